@@ -1,0 +1,58 @@
+"""What is kept of a response: its head, its content, and the times and request fields its reuse depends on."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Optional, Tuple
+
+from api_relaying_server.http1.message import Fields
+
+Selecting = Tuple[Tuple[str, Optional[str]], ...]
+
+
+class StoredResponse(NamedTuple):
+    """One stored response (a variant of its key). Immutable: freshening makes a new one.
+
+    `fields` are the end-to-end fields to send; `body` is the content as the upstream encoded it.
+    `first` and `complete_length` place `body` in the representation: a whole response has `first` 0 and
+    `complete_length` equal to the length of `body`; anything else is partial content (RFC 9111, 3.3, 3.4),
+    `complete_length` None where the origin did not tell it.
+    `selecting` holds the request fields named by `Vary` (and `Origin`) with their normalised values, sorted by
+    name, None for one that was absent. Times are seconds of Unix time: `request_time` when the request
+    that fetched or last validated it was sent, `response_time` when its head arrived.
+    `must_validate` is set by an invalidation or a soft purge (RFC 9111, 4.4).
+    """
+
+    status: int
+    reason: str
+    fields: Fields
+    body: bytes
+    request_time: float
+    response_time: float
+    selecting: Selecting = ()
+    first: int = 0
+    complete_length: Optional[int] = None
+    must_validate: bool = False
+
+    @property
+    def is_partial(self) -> bool:
+        """True where `body` is not the whole representation."""
+        return self.first != 0 or self.complete_length != len(self.body)
+
+    def changed(self, **values: Any) -> StoredResponse:
+        """A copy with some attributes replaced."""
+        return self._replace(**values)
+
+
+class Record(NamedTuple):
+    """All that is stored under one key: its variants, the most recently stored first.
+
+    `expires` is the Unix time until which any of them is of use, stale use included: a store may forget it after.
+    """
+
+    variants: Tuple[StoredResponse, ...]
+    expires: float
+
+    @property
+    def size(self) -> int:
+        """Bytes of content in all variants, with an allowance for their heads."""
+        return sum(len(v.body) + 64 * len(v.fields) + 256 for v in self.variants)

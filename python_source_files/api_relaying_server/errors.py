@@ -1,0 +1,111 @@
+"""Our exceptions. Each one that a client can meet knows its HTTP status and how it is told (RFC 9457, RFC 9209)."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+
+class RelayError(Exception):
+    """Something that ends in an answer of the relay's own.
+
+    `status` is the HTTP status, `title` the short human text of the problem document, `detail` what happened this
+    time, `proxy_error` the error type of `Proxy-Status` (RFC 9209, 2.3) where there is one, `retry_after` whole seconds.
+    """
+
+    status = 500
+    title = "Internal error"
+    proxy_error: Optional[str] = None
+
+    def __init__(
+        self, detail: str = "", *, retry_after: Optional[int] = None, status: Optional[int] = None
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.retry_after = retry_after
+        if status is not None:
+            self.status = status
+
+
+class BadRequest(RelayError):
+    """The request is malformed or means something that a strict server must not guess (RFC 9112)."""
+
+    status = 400
+    title = "Malformed request"
+    proxy_error = "http_request_error"
+
+
+class NotCached(RelayError):
+    """Only a stored response was wanted, and none fits (RFC 9111, 5.2.1.7)."""
+
+    status = 504
+    title = "Not in the cache"
+
+
+class Overloaded(RelayError):
+    """The relay has as many requests in hand as it may."""
+
+    status = 503
+    title = "Too many requests in hand"
+    proxy_error = "connection_limit_reached"
+
+
+class UpstreamError(RelayError):
+    """The upstream did not give an answer that may be passed on."""
+
+    status = 502
+    title = "The upstream failed"
+    proxy_error = "http_protocol_error"
+
+
+class UpstreamRefused(UpstreamError):
+    """No connection to the upstream could be made."""
+
+    title = "The upstream cannot be reached"
+    proxy_error = "connection_refused"
+
+
+class UpstreamNameUnknown(UpstreamError):
+    """The upstream's name does not resolve."""
+
+    title = "The upstream's name is not known"
+    proxy_error = "dns_error"
+
+
+class UpstreamTimeout(UpstreamError):
+    """The upstream did not connect or answer within its time."""
+
+    status = 504
+    title = "The upstream took too long"
+    proxy_error = "http_response_timeout"
+
+
+class UpstreamConnectTimeout(UpstreamTimeout):
+    """The upstream did not accept a connection within its time."""
+
+    proxy_error = "connection_timeout"
+
+
+class UpstreamCut(UpstreamError):
+    """The upstream closed the connection before its answer was whole."""
+
+    title = "The upstream's answer was cut"
+    proxy_error = "http_response_incomplete"
+
+
+class UpstreamTlsError(UpstreamError):
+    """The upstream's certificate or TLS handshake failed."""
+
+    title = "No secure connection to the upstream"
+    proxy_error = "tls_protocol_error"
+
+
+class UpstreamResting(UpstreamError):
+    """The upstream is being left alone: a cool-down, or its budget is spent."""
+
+    status = 503
+    title = "The upstream is being left alone"
+    proxy_error = "destination_unavailable"
+
+
+class ConfigError(Exception):
+    """A setting is wrong; the text names it and the mend."""

@@ -1,0 +1,129 @@
+"""Messages as objects: field sections, request heads, response heads.
+
+Text is latin-1 throughout, so that every byte that came in can go out again unchanged (RFC 9110, 5.5).
+Nothing here knows a socket, a clock or a caching rule.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+
+Field = Tuple[str, str]
+
+
+class Fields:
+    """A field section: (name, value) pairs in the order and number in which they arrived.
+
+    Names keep the letters they came with and are compared without regard to case (RFC 9110, 5.1).
+    Instances are never changed; the methods that edit return a new section.
+    """
+
+    __slots__ = ("_index", "items")
+
+    def __init__(self, items: Iterable[Field] = ()) -> None:
+        self.items: Tuple[Field, ...] = tuple(items)
+        self._index: Optional[Dict[str, List[str]]] = None
+
+    def _by_name(self) -> Dict[str, List[str]]:
+        index = self._index
+        if index is None:
+            index = {}
+            for name, value in self.items:
+                index.setdefault(name.lower(), []).append(value)
+            self._index = index
+        return index
+
+    def all(self, name: str) -> List[str]:
+        """The values of every field line called `name` (given in lower case), in order."""
+        return self._by_name().get(name, [])
+
+    def get(self, name: str) -> Optional[str]:
+        """The one value of `name` (lower case): several lines joined by a comma (RFC 9110, 5.3), None if absent."""
+        values = self._by_name().get(name)
+        if values is None:
+            return None
+        return values[0] if len(values) == 1 else ", ".join(values)
+
+    def first(self, name: str) -> Optional[str]:
+        """The value of the first field line called `name` (lower case), None if absent."""
+        values = self._by_name().get(name)
+        return values[0] if values else None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name()
+
+    def __iter__(self) -> Iterator[Field]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Fields) and self.items == other.items
+
+    def __hash__(self) -> int:
+        return hash(self.items)
+
+    def __repr__(self) -> str:
+        return f"Fields({list(self.items)!r})"
+
+    def names(self) -> List[str]:
+        """Every field name once, lower case, in order of first appearance."""
+        return list(self._by_name())
+
+    def without(self, drop: Callable[[str], bool]) -> Fields:
+        """The section less the fields for whose lower-case name `drop` is true."""
+        return Fields(item for item in self.items if not drop(item[0].lower()))
+
+    def plus(self, *more: Field) -> Fields:
+        """The section with `more` behind it."""
+        return Fields(self.items + more)
+
+    def replaced(self, name: str, value: str) -> Fields:
+        """The section with one field `name` of this value in place of all that it had by that name."""
+        lower = name.lower()
+        return self.without(lambda had: had == lower).plus((name, value))
+
+
+class RequestHead:
+    """The head of a request as it was received.
+
+    `target` is the request target as the path and query of the origin-form, percent-encoding untouched;
+    `version` is (major, minor); `raw` holds the bytes of the whole head where they are known.
+    """
+
+    __slots__ = ("fields", "method", "raw", "target", "version")
+
+    def __init__(
+        self,
+        method: str,
+        target: str,
+        fields: Fields,
+        version: Tuple[int, int] = (1, 1),
+        raw: Optional[bytes] = None,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.fields = fields
+        self.version = version
+        self.raw = raw
+
+    def __repr__(self) -> str:
+        return f"RequestHead({self.method} {self.target} {self.fields!r})"
+
+
+class ResponseHead:
+    """The head of a response: status code, reason phrase, field section, version (major, minor)."""
+
+    __slots__ = ("fields", "reason", "status", "version")
+
+    def __init__(
+        self, status: int, reason: str, fields: Fields, version: Tuple[int, int] = (1, 1)
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.fields = fields
+        self.version = version
+
+    def __repr__(self) -> str:
+        return f"ResponseHead({self.status} {self.reason!r} {self.fields!r})"

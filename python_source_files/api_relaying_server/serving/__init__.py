@@ -1,0 +1,1 @@
+"""Connections of clients: the event loop in front, the threads behind it."""
