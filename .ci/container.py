@@ -1,0 +1,109 @@
+"""Run the image as `docker run IMAGE --demo` would, and check that it does what it promises.
+
+Meant for a network of its own, without a way out: then the port is free, and `--demo` shows that
+it needs nothing from outside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from answers import CheckFailed, check, restaurants_from
+
+IMAGE = "api_relaying_server"
+PORT = 8000
+CACHE_FILE = "var/cache/api_relaying_server/cache.sqlite3"
+FIRST_ANSWER_SECONDS = 30.0
+# Nothing is in flight when it is told to stop, so there is nothing to wait for.
+STOP_SECONDS = 5.0
+
+
+def image_tool(*arguments: str) -> list[str]:
+    """Return the buildah command line that works on the images of this run."""
+    work = os.environ["WORK"]
+    storage = ["--root", f"{work}/images", "--runroot", f"{work}/images-run"]
+    return ["buildah", "--storage-driver", "vfs", *storage, *arguments]
+
+
+def output_of(command: list[str]) -> str:
+    """Return what the command prints; raise CalledProcessError if it fails."""
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def inside(container: str, command: list[str]) -> list[str]:
+    """Return the command line that runs a command in the container, with the image's settings."""
+    return image_tool(
+        "run", "--isolation", "chroot", "--network", "host", container, "--", *command
+    )
+
+
+def processes_below(pid: int) -> Iterator[int]:
+    """Yield the ids of all descendants, parents before children."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        yield int(child)
+        yield from processes_below(int(child))
+
+
+def relay_process(container_run: subprocess.Popen[bytes]) -> int:
+    """Return the id of the first process in the container: below those of buildah itself."""
+    for pid in processes_below(container_run.pid):
+        name = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0", 1)[0]
+        if b"buildah" not in name:
+            return pid
+    raise CheckFailed("no process runs in the container")
+
+
+def check_answers(container_run: subprocess.Popen[bytes]) -> None:
+    """The first request is answered in time; the second comes from the cache."""
+    restaurants_from(PORT, container_run, FIRST_ANSWER_SECONDS)
+    fields = restaurants_from(PORT, container_run, FIRST_ANSWER_SECONDS)
+    status = fields.get("Cache-Status", "")
+    check("; hit" in status, f"the second answer is no hit: Cache-Status: {status}")
+
+
+def check_user(pid: int) -> None:
+    """The relay is not root, and the cache in the volume is its own."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    user = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("Uid:"))
+    check(user != 0, "the relay runs as root")
+    cache = Path(f"/proc/{pid}/root") / CACHE_FILE
+    check(cache.exists(), f"no cache at /{CACHE_FILE}")
+    check(cache.stat().st_uid == user, f"/{CACHE_FILE} belongs to {cache.stat().st_uid}")
+
+
+def main() -> None:
+    """Do what the module says."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    inspect = image_tool("inspect", "--type", "image", IMAGE)
+    config: dict[str, Any] = json.loads(output_of(inspect))["Docker"]["config"]
+    check(config["User"] not in ("", "0", "root"), "the image's user is root")
+    check(list(config["Volumes"]) == [f"/{CACHE_FILE.rpartition('/')[0]}"], "no volume for it")
+    container = output_of(image_tool("from", "--pull-never", IMAGE))
+    health = inside(container, config["Healthcheck"]["Test"][1:])
+    container_run = subprocess.Popen(inside(container, [*config["Entrypoint"], "--demo"]))
+    check_answers(container_run)
+    relay = relay_process(container_run)
+    check_user(relay)
+    check(subprocess.run(health).returncode == 0, "HEALTHCHECK fails while the relay is well")
+    started = time.monotonic()
+    os.kill(relay, signal.SIGTERM)
+    code = container_run.wait(STOP_SECONDS)
+    sys.stdout.write(f"stopped after {time.monotonic() - started:.1f} s\n")
+    check(code == 0, f"SIGTERM: the relay ended with {code}")
+    gone = subprocess.run(health, stderr=subprocess.DEVNULL).returncode
+    check(gone != 0, "HEALTHCHECK passes without a relay")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (CheckFailed, OSError, subprocess.SubprocessError) as error:
+        sys.exit(f"container.py: {error}")

@@ -1,0 +1,31 @@
+ARG PYTHON_IMAGE=python:3.13-slim
+
+FROM ${PYTHON_IMAGE} AS build
+# A venv without pip of its own: what leaves this stage is the relay and its libraries, no tools.
+RUN python -m venv --without-pip /opt/relay
+WORKDIR /src
+# The libraries first: this layer is built anew only when requirements.txt changes.
+COPY requirements.txt ./
+RUN pip --python /opt/relay/bin/python install --no-cache-dir -r requirements.txt
+COPY pyproject.toml ./
+COPY python_source_files python_source_files
+RUN pip --python /opt/relay/bin/python install --no-cache-dir --no-deps .
+
+FROM ${PYTHON_IMAGE}
+RUN useradd --uid 10001 --user-group --no-create-home \
+        --home-dir /var/cache/api_relaying_server --shell /usr/sbin/nologin relay \
+    && install --directory --owner relay --group relay /var/cache/api_relaying_server
+COPY --from=build /opt/relay /opt/relay
+# Flags given to `docker run` and variables set with `-e RELAY_...` override these.
+ENV PATH=/opt/relay/bin:$PATH \
+    RELAY_HOST=0.0.0.0 \
+    RELAY_PORT=8000 \
+    RELAY_CACHE=sqlite:////var/cache/api_relaying_server/cache.sqlite3
+# By number, for platforms that must see that it is not root.
+USER 10001:10001
+VOLUME /var/cache/api_relaying_server
+EXPOSE 8000
+# `only-if-cached` is answered by the relay itself (200 or 504) and costs the upstream nothing, so
+# any answer means that the relay is well, whatever the upstream does.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["python", "-c", "import http.client, os; relay = http.client.HTTPConnection('localhost', int(os.environ['RELAY_PORT']), timeout=4); relay.request('GET', '/', headers={'Cache-Control': 'only-if-cached'}); relay.getresponse()"]
+ENTRYPOINT ["api-relaying-server"]
