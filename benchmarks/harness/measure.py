@@ -1,0 +1,165 @@
+"""One measurement of one server: a load for some seconds, and what the server spent on it meanwhile."""
+
+from __future__ import annotations
+
+import http.client
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Sequence
+
+from .load import Generator, Load, children_cpu_seconds, wrk_words
+from .processes import BenchmarkError, core_busy_seconds, cpu_seconds, pss_mib, wait_for
+from .servers import Bench, Origin, Server
+
+# A measured value by its name; the names are explained where report.COLUMNS prints them.
+Sample = dict[str, float]
+WARM_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A request and the answer that a correct cache gives to it. ``body`` names a file of the origin."""
+
+    path: str
+    method: str = "GET"
+    headers: tuple[tuple[str, str], ...] = ()
+    status: int = 200
+    body: str | None = "small.json"
+    first_byte: int = 0
+    last_byte: int | None = None
+
+    def expected(self, files: Path) -> bytes:
+        """The body that must arrive."""
+        if self.body is None:
+            return b""
+        end = None if self.last_byte is None else self.last_byte + 1
+        return (files / self.body).read_bytes()[self.first_byte : end]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server sent."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+
+def ask(port: int, probe: Probe) -> Answer:
+    """Send the request on a new connection; BenchmarkError when no answer comes."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        # putrequest, because request() would add an Accept-Encoding of its own
+        connection.putrequest(probe.method, probe.path, skip_accept_encoding=True)
+        for name, value in probe.headers:
+            connection.putheader(name, value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        return Answer(answer.status, answer.headers, answer.read())
+    except (OSError, http.client.HTTPException) as error:
+        raise BenchmarkError(f"{probe.method} {probe.path}: {error!r}") from error
+    finally:
+        connection.close()
+
+
+@dataclass
+class Run:
+    """The fixed parts of a run: bench, origin, and how long and large everything is."""
+
+    bench: Bench
+    origin: Origin
+    seconds: int = 3
+    urls: int = 100_000
+    idle_connections: int = 10_000
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def wrong(self, server: Server, probe: Probe) -> str | None:
+        """What is wrong with the answer to ``probe``, or None."""
+        answer = ask(server.port, probe)
+        if answer.status != probe.status:
+            return f"answers {answer.status} where {probe.status} is right"
+        if answer.body != probe.expected(self.origin.files):
+            return f"sends another body than the origin ({len(answer.body)} bytes)"
+        return None
+
+    def origin_calls(self, server: Server, probes: Sequence[Probe]) -> int:
+        """How many calls to the origin these requests to the server cost."""
+        before = self.origin.requests()
+        for probe in probes:
+            ask(server.port, probe)
+        # the second question is itself a request
+        return self.origin.requests() - before - 1
+
+    def require_hit(self, server: Server, probe: Probe) -> None:
+        """Warm the server for ``probe``; BenchmarkError when the answer is wrong or no cache hit."""
+        plain = Probe(probe.path, headers=tuple(h for h in probe.headers if h[0] not in _OWN))
+        ask(server.port, plain)
+        if not wait_for(lambda: self.origin_calls(server, [plain]) == 0, 3):
+            raise BenchmarkError("does not answer from its cache")
+        problem = self.wrong(server, probe)
+        if problem:
+            raise BenchmarkError(problem)
+        if self.origin_calls(server, [probe]):
+            raise BenchmarkError("does not answer from its cache")
+
+    def load(self, server: Server, words: Sequence[str]) -> Sample:
+        """Run the load generator and return rate, latency, CPU, memory and calls to the origin."""
+        sample, _ = self.loads(server, [words])
+        return sample
+
+    def wrk(self, server: Server, script: str, *arguments: str) -> Sample:
+        """The same with one wrk."""
+        return self.load(server, wrk_words(server.port, script, arguments, self.seconds))
+
+    def loads(self, server: Server, commands: Sequence[Sequence[str]]) -> tuple[Sample, list[Load]]:
+        """Run several load generators at once; the sample's rate and latency are the first one's."""
+        meter = Meter(self, server)
+        generators = [Generator(words, self.bench.load_core, self.seconds) for words in commands]
+        loads = [generator.result() for generator in generators]
+        return meter.read(loads), loads
+
+
+# Fields that make a request conditional or partial: the cache is warmed without them.
+_OWN = ("If-None-Match", "Range", "Connection")
+
+
+class Meter:
+    """Reads a server's counters at the start of a load and again at its end."""
+
+    def __init__(self, run: Run, server: Server) -> None:
+        self.run, self.server = run, server
+        self.pids = server.child.pids()
+        self.before = self._read()
+        self.began = time.monotonic()
+
+    def _read(self) -> tuple[float, float, float, int]:
+        return (
+            cpu_seconds(self.pids),
+            core_busy_seconds(self.run.bench.server_core),
+            children_cpu_seconds(),
+            self.run.origin.requests(),
+        )
+
+    def read(self, loads: Sequence[Load]) -> Sample:
+        """The sample of the loads that have ended since."""
+        wall = time.monotonic() - self.began
+        cpu, busy, generator, calls = (
+            now - then for now, then in zip(self._read(), self.before)
+        )
+        requests = sum(load.requests for load in loads)
+        if not requests:
+            raise BenchmarkError("answered no request at all under load")
+        return {
+            "rate": loads[0].rate,
+            "p50": loads[0].p50,
+            "p99": loads[0].p99,
+            "cpu": cpu / requests * 1e6,
+            "pss": pss_mib(self.pids),
+            "errors": sum(load.errors + load.not_2xx for load in loads),
+            "requests": requests,
+            "origin": (calls - 1) / requests * 100,
+            "server_busy": cpu / wall * 100,
+            "generator_busy": generator / wall * 100,
+            "foreign": max(0.0, busy - cpu) / wall * 100,
+        }
