@@ -1,0 +1,501 @@
+#!/usr/bin/env python3
+"""List restaurants and their dishes, as a relay of the menu API tells them.
+
+The command: its flags, the order of its steps, its exit codes. What the steps do stands in the
+private modules beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NamedTuple, NoReturn
+
+if not __package__:  # run as a plain file: let its package be found where the file is
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+from dish_shell_tool import _choosing, _completion, _fetching, _menu_api, _showing, _terminal
+from dish_shell_tool._outcome import Exit, Failure
+from dish_shell_tool._relay_http import (
+    DEFAULT_RELAY,
+    Asker,
+    Freshness,
+    NoRelay,
+    RelayAddress,
+    RelayError,
+    parse_relay_url,
+)
+from dish_shell_tool._text import Search, clean
+
+PROGRAM = "list-dishes"
+DEFAULT_TIMEOUT_S = 30.0
+DEFAULT_WATCH_S = 60.0
+_EPILOG = """\
+Exit codes: 0 found, 1 failed, 2 wrong usage, 3 nothing found, 4 unknown restaurant,
+5 no answer from the relay or its upstream, 130 interrupted.
+Environment: RELAY_URL, NO_COLOR, CLICOLOR, CLICOLOR_FORCE, COLUMNS.
+"""
+
+
+class Options(argparse.Namespace):
+    """The flags, checked."""
+
+    restaurant: list[str]
+    all: bool
+    find: list[str]
+    region: list[str]
+    near: str | None
+    within: float | None
+    vegetarian: bool
+    json: bool
+    format: str | None
+    relay: str | None
+    start: bool
+    timeout: float
+    watch: float | None
+    open: str | None
+    completion: str | None
+    address: RelayAddress
+    search: Search | None
+    position: tuple[float, float] | None
+
+    @property
+    def with_dishes(self) -> bool:
+        """Whether menus are wanted, not only the list."""
+        return bool(self.restaurant or self.all or self.find or self.vegetarian)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Failure(Exit.USAGE, f"{message} (-h shows the flags)")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command; its complaints are Failures."""
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Lists restaurants; with a flag that asks for dishes, what they serve today.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    choose = parser.add_argument_group("which restaurants and dishes")
+    _add_list(choose, "--restaurant", "ID", "the dishes of these, in this order")
+    choose.add_argument("--all", action="store_true", help="the dishes of every restaurant")
+    _add_list(
+        choose,
+        "--find",
+        "TEXT",
+        "only dishes with all words of one TEXT; words count from their start, case and accents"
+        ' do not; "…" inside a TEXT holds words together',
+    )
+    choose.add_argument("--vegetarian", action="store_true", help="only dishes that sound so")
+    _add_list(choose, "--region", "R", "only restaurants of these regions")
+    choose.add_argument(
+        "--near", metavar="ID|LAT,LON", help="nearest first, with the distance from there"
+    )
+    choose.add_argument(
+        "--within", metavar="M", type=_positive, help="with --near: not farther than M metres"
+    )
+    _add_output_flags(parser)
+    _add_relay_flags(parser)
+    return parser
+
+
+def _add_list(group: argparse._ArgumentGroup, flag: str, metavar: str, words: str) -> None:
+    group.add_argument(flag, metavar=metavar, nargs="+", action="extend", default=[], help=words)
+
+
+def _add_output_flags(parser: argparse.ArgumentParser) -> None:
+    output = parser.add_argument_group("how they are shown")
+    output.add_argument("--json", action="store_true", help="one JSON document")
+    output.add_argument(
+        "--format",
+        choices=("table", "plain", "markdown"),
+        help="table on a terminal, else plain (tab-separated); markdown to paste into a chat",
+    )
+    output.add_argument(
+        "--watch",
+        metavar="S",
+        nargs="?",
+        type=_positive,
+        const=DEFAULT_WATCH_S,
+        help=f"ask again every S seconds (default {DEFAULT_WATCH_S:g}), show what changed",
+    )
+    output.add_argument("--open", metavar="ID", help="open its menu page or homepage instead")
+    output.add_argument(
+        "--completion", choices=_completion.SHELLS, help="print a completion script and end"
+    )
+
+
+def _add_relay_flags(parser: argparse.ArgumentParser) -> None:
+    relay = parser.add_argument_group("the relay")
+    relay.add_argument(
+        "--relay", metavar="URL", help=f"where it listens (default: RELAY_URL, {DEFAULT_RELAY})"
+    )
+    relay.add_argument(
+        "--start", action="store_true", help="start one in the background if none answers"
+    )
+    relay.add_argument(
+        "--timeout",
+        metavar="S",
+        type=_positive,
+        default=DEFAULT_TIMEOUT_S,
+        help=f"seconds to wait for one list or menu (default {DEFAULT_TIMEOUT_S:g})",
+    )
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number) or number <= 0:
+        raise ValueError
+    return number
+
+
+_positive.__name__ = "positive number"  # argparse names the type in its complaint
+
+
+def read_options(arguments: Sequence[str]) -> Options:
+    """Return the checked flags; Failure names the one that is wrong."""
+    options = make_parser().parse_args(_with_negative_latitude(arguments), Options())
+    for flag, value, excluded in (
+        ("--within", options.within, not options.near and "is of use with --near only"),
+        ("--all", options.all, options.restaurant and "and --restaurant exclude each other"),
+        ("--watch", options.watch, options.json and "cannot give one JSON document"),
+        ("--format", options.format, options.json and "and --json exclude each other"),
+        (
+            "--open",
+            options.open,
+            (options.with_dishes or options.watch or options.json)
+            and "goes with --relay, --start and --timeout only",
+        ),
+    ):
+        if value and excluded:
+            raise Failure(Exit.USAGE, f"{flag} {excluded}")
+    options.address = _address(options)
+    try:
+        options.search = Search(options.find) if options.find else None
+    except ValueError as error:
+        raise Failure(Exit.USAGE, f"--find: {error}") from None
+    try:
+        options.position = _choosing.parse_position(options.near or "")
+    except ValueError as error:
+        raise Failure(Exit.USAGE, f"--near: {error}") from None
+    return options
+
+
+def _with_negative_latitude(arguments: Sequence[str]) -> list[str]:
+    """Join `--near -33.9,18.4` into one argument: argparse would take the second for a flag."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--near" and argument[:1] == "-" and "," in argument:
+            joined[-1] = f"--near={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _address(options: Options) -> RelayAddress:
+    source = "--relay" if options.relay is not None else "RELAY_URL"
+    text = options.relay if options.relay is not None else os.environ.get("RELAY_URL")
+    try:
+        address = parse_relay_url(text or DEFAULT_RELAY)
+    except ValueError as error:
+        raise Failure(Exit.USAGE, f"{source} {clean(text or '', 100)!r}: {error}") from None
+    if options.start:
+        from dish_shell_tool import _starting
+
+        if not _starting.can_start(address):
+            raise Failure(Exit.USAGE, f"--start cannot start a relay at {address.url}")
+    return address
+
+
+# Steps of a call
+
+
+class _Source(NamedTuple):
+    """The API as it answered, and its list."""
+
+    api: _menu_api.MenuApi
+    listing: _menu_api.Listing
+
+
+def _new_get(options: Options) -> _menu_api.Get:
+    return Asker(options.address, options.timeout).get
+
+
+def _fetch_list(options: Options) -> _Source:
+    """Return the list of restaurants; start a relay before, if none answers and one may."""
+    path = _completion.memory_path(os.environ)
+    last = _completion.recall(path)
+    remembered = last.form if last.relay == options.address.url else ""
+    try:
+        source = _Source(*_menu_api.find_form(_new_get(options), remembered))
+    except NoRelay as error:
+        if not options.start:
+            raise Failure(Exit.NO_ANSWER, f"{error}; {_how_to_start(options)}") from None
+        _start(options, path)
+        source = _Source(*_menu_api.find_form(_new_get(options)))
+    _completion.remember(path, options.address.url, source.api.form, source.listing)
+    return source
+
+
+def _how_to_start(options: Options) -> str:
+    from dish_shell_tool import _starting
+
+    if not _starting.can_start(options.address):
+        return "is the address right?"
+    return "add --start, or start one with: python -m api_relaying_server" + (
+        "" if options.address.url == DEFAULT_RELAY else f" --port {options.address.port}"
+    )
+
+
+def _start(options: Options, memory: str) -> None:
+    from dish_shell_tool import _starting
+
+    log = os.path.join(os.path.dirname(memory), "relay.log")
+    process_id = _starting.start_relay(options.address, log)
+    _say(f"started a relay at {options.address.url} (process {process_id}, log {log})")
+
+
+def _list_or_nothing(options: Options) -> _Source:
+    """Return the list; where it failed but restaurants are named, an empty, incomplete one."""
+    try:
+        return _fetch_list(options)
+    except RelayError as error:
+        message = f"the list of restaurants did not come: {error}"
+        if not options.restaurant or options.region or options.near:
+            raise Failure(Exit.NO_ANSWER, message) from None
+        unknown_age = Freshness(None, stale=False, received=time.time())
+        nothing = _menu_api.Listing([], unknown_age, [message], complete=False)
+        return _Source(_menu_api.FirstForm(), nothing)
+
+
+def _choose(options: Options, listing: _menu_api.Listing) -> list[_choosing.Entry]:
+    """Return the entries that the flags ask for, without menus."""
+    if options.restaurant:
+        entries = _choosing.restaurants_called(options.restaurant, listing)
+    else:
+        entries = [_choosing.Entry(restaurant) for restaurant in listing.restaurants]
+    if options.region:
+        kept = _choosing.in_regions(entries, options.region)
+        if not kept:
+            regions = sorted({r.region for r in listing.restaurants if r.region})
+            there = f"; there are {', '.join(regions)}" if regions else ""
+            raise Failure(Exit.NOTHING_FOUND, f"no restaurant in that region{there}")
+        entries = kept + [entry for entry in entries if entry.unknown]
+    if options.near:
+        position = options.position or _position_of(options.near, listing)
+        entries = _choosing.by_distance(entries, position, options.within)
+    return entries
+
+
+def _position_of(name: str, listing: _menu_api.Listing) -> tuple[float, float]:
+    entry = _choosing.restaurants_called([name], listing)[0]
+    if entry.restaurant not in listing.restaurants:
+        message = _choosing.unknown_message(name, listing.restaurants)
+        raise Failure(Exit.UNKNOWN_RESTAURANT, f"--near: {message}")
+    if entry.restaurant.coordinate is None:
+        raise Failure(Exit.FAILED, f"--near: the place of {entry.restaurant.name} is not known")
+    return entry.restaurant.coordinate
+
+
+def make_view(options: Options) -> _showing.View:
+    """Ask the relay and return all that is to be shown; Failure where there is nothing."""
+    source = _list_or_nothing(options)
+    entries = _choose(options, source.listing)
+    if options.with_dishes:
+        wanted = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        with _terminal.ProgressBar(wanted) as progress:
+            entries = _fetching.with_menus(
+                entries,
+                source.api,
+                lambda: _new_get(options),
+                source.listing.restaurants,
+                progress,
+            )
+        entries = [
+            _choosing.with_dishes(entry, options.search, options.vegetarian) for entry in entries
+        ]
+    return _showing.View(
+        relay=options.address.url,
+        entries=entries,
+        with_dishes=options.with_dishes,
+        with_distance=bool(options.near),
+        mark_vegetarian=options.vegetarian,
+        searching=bool(options.search or options.vegetarian),
+        list_freshness=source.listing.freshness,
+        list_notes=source.listing.notes,
+        now=time.time(),
+    )
+
+
+def _outcome(view: _showing.View) -> Exit:
+    if any(entry.unknown for entry in view.entries):
+        return Exit.UNKNOWN_RESTAURANT
+    if any(entry.dishes or not view.with_dishes for entry in view.entries):
+        return Exit.FOUND
+    if view.entries and all(entry.error for entry in view.entries):
+        return Exit.NO_ANSWER
+    return Exit.NOTHING_FOUND
+
+
+# Output
+
+
+def _say(message: str) -> None:
+    """Write one line to standard error."""
+    sys.stderr.write(f"{PROGRAM}: {message}\n")
+
+
+def _width() -> int:
+    import shutil  # late: a pipe has no width
+
+    return shutil.get_terminal_size().columns
+
+
+def _write_json(document: dict[str, object]) -> None:
+    ascii_only = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    sys.stdout.write(_showing.json_text(document, ascii_only))
+    sys.stdout.flush()
+
+
+def _show(options: Options, view: _showing.View) -> None:
+    """Write data to standard output and notes to standard error."""
+    form = options.format or ("table" if sys.stdout.isatty() else "plain")
+    colour = _terminal.colour_wanted(os.environ, sys.stdout.isatty())
+    if options.json:
+        _write_json(_showing.json_document(view))
+    elif form == "markdown":
+        sys.stdout.write(_showing.markdown(view))
+    elif form == "table":
+        try:
+            _terminal.draw(view, sys.stdout, _width(), colour)
+        except ImportError:
+            _say("tables need the package rich; plain lines instead")
+            form = "plain"
+    if form == "plain" and not options.json:
+        marks = (_terminal.MATCH_ON, _terminal.MATCH_OFF) if colour else ("", "")
+        sys.stdout.write(_showing.plain(view, *marks))
+    sys.stdout.flush()
+    in_words = form != "plain" and not options.json
+    for note in _showing.notes(view, in_words):
+        _say(note)
+    if _outcome(view) is Exit.NOTHING_FOUND and (view.searching or not view.entries):
+        _say("nothing found")
+
+
+def _watch(options: Options) -> NoReturn:
+    """Show the menus, and again whenever they have changed, until interrupted."""
+    before: object = None
+    on_terminal = sys.stdout.isatty()
+    while True:
+        try:
+            view = make_view(options)
+        except Failure as failure:
+            if before is None:
+                raise
+            _say(f"{_showing.clock_time(time.time(), time.time())} {failure}")
+        else:
+            after = (_content(view), _width() if on_terminal else 0)
+            if after != before:
+                if on_terminal:
+                    sys.stdout.write("\x1b[H\x1b[2J")
+                elif before is not None:
+                    sys.stdout.write("\n")
+                before = after
+                _show(options, view)
+        time.sleep(options.watch or DEFAULT_WATCH_S)
+
+
+def _content(view: _showing.View) -> list[object]:
+    """Return of a view what makes it worth drawing again: all but the age of the data."""
+    return [
+        (entry.restaurant, entry.dishes, entry.error, entry.menu and entry.menu.freshness.stale)
+        for entry in view.entries
+    ]
+
+
+def _open_page(options: Options) -> Exit:
+    assert options.open is not None
+    source = _list_or_nothing(options)
+    entry = _choosing.restaurants_called([options.open], source.listing)[0]
+    if entry.restaurant not in source.listing.restaurants:
+        message = _choosing.unknown_message(options.open, source.listing.restaurants)
+        raise Failure(Exit.UNKNOWN_RESTAURANT, message)
+    url = entry.restaurant.menu_url or entry.restaurant.homepage
+    if not url:
+        raise Failure(Exit.NOTHING_FOUND, f"{entry.restaurant.name} has no page")
+    import webbrowser  # late: it loads much
+
+    if not webbrowser.open(url):
+        raise Failure(Exit.FAILED, f"no browser could be started; the page is {url}")
+    _say(f"opened {url}")
+    return Exit.FOUND
+
+
+def _call(options: Options) -> Exit:
+    if options.completion:
+        sys.stdout.write(_completion.completion_script(options.completion, make_parser()))
+        return Exit.FOUND
+    if options.open:
+        return _open_page(options)
+    if options.watch:
+        _watch(options)
+    view = make_view(options)
+    _show(options, view)
+    return _outcome(view)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; whatever fails is one line."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Callable[..., None] | None = getattr(stream, "reconfigure", None)
+        if reconfigure:
+            reconfigure(errors="replace")  # a character the terminal has not is no reason to fail
+    relay = os.environ.get("RELAY_URL") or DEFAULT_RELAY
+    try:
+        options = read_options(arguments)
+        relay = options.address.url
+        code = _call(options)
+        sys.stdout.flush()
+        return code
+    except Failure as failure:
+        return _end(arguments, relay, failure.exit_code, str(failure))
+    except KeyboardInterrupt:
+        return _end(arguments, relay, Exit.INTERRUPTED, "interrupted")
+    except BrokenPipeError:  # the reader, such as head, has what it wanted
+        _silence_output()
+        return Exit.FOUND
+    except OSError as error:  # a full disk
+        _silence_output()
+        return _end(arguments, relay, Exit.FAILED, f"failed: {error.strerror or error}")
+    except Exception as error:  # whatever it is, the user gets one line
+        return _end(arguments, relay, Exit.FAILED, f"failed: {type(error).__name__}: {error}")
+
+
+def _silence_output() -> None:
+    """Let what could not be written go nowhere, so that the end of the process says no more."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _end(arguments: Sequence[str], relay: str, code: Exit, message: str) -> int:
+    """Say why the call ends, in a JSON document too where one was asked for."""
+    _say(message)
+    if "--json" in arguments:
+        _write_json(_showing.failure_document(clean(relay), message))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
