@@ -93,7 +93,8 @@ def parse_when(text: str) -> When:
         # Not found, not relative, a directory, another kind of file: each version raises its own.
         except (KeyError, ValueError, OSError):
             raise ValueError(
-                f"{zone!r} is not a time zone of this system; give one such as Europe/Stockholm"
+                f"{zone[:60]!r} is not a time zone that this system knows; "
+                "give one such as Europe/Stockholm, or install tzdata"
             ) from None
         return LocalMidnight(zone)
     try:

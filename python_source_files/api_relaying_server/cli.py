@@ -1,0 +1,273 @@
+"""The command: read the settings, say what would run or run it, and stop as asked."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from api_relaying_server import __version__
+from api_relaying_server.configuration import command_line
+from api_relaying_server.configuration.sources import from_environment, from_file
+from api_relaying_server.configuration.values import cache_file
+from api_relaying_server.errors import ConfigError
+from api_relaying_server.process import Signals, Stoppable, configure_logging, notify_systemd
+from api_relaying_server.settings import (
+    FOREIGN_VARIABLES,
+    TABLE,
+    Settings,
+    by_group,
+    place_of,
+    resolve,
+)
+
+PROGRAM = "api-relaying-server"
+
+STOPPED_AS_ASKED, FAILED, WRONG_USAGE = 0, 1, 2
+
+EXAMPLES = f"""\
+A caching relay in front of one slow, rate-limited HTTP API.
+
+  {PROGRAM} --demo      relay to a sample API: no network needed
+  {PROGRAM} --upstream https://example.org/api --ttl '/news/*=5m'
+  curl -i http://localhost:8000/restaurant"""
+
+NOTES = """\
+WHEN is SECONDS or midnight@Area/City: until the next local midnight there.
+GLOB has to match the whole path; * stands for anything. The first match counts.
+SECONDS: 90, 1.5, 5m, 1h or 1d. SIZE: 4096, 32KiB, 1.5GiB or 10MB.
+A flag counts before its variable (RELAY_TIMEOUT_READ=10), that before its key
+in the file (timeout-read = 10). --no-NAME turns a flag without value off again."""
+
+_log = logging.getLogger(__name__)
+
+
+class Worker(Stoppable, Protocol):
+    """A relay that listens already and answers while it serves."""
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """The URLs it listens on."""
+
+    def serve(self) -> None:
+        """Answer requests until stopped."""
+
+
+Build = Callable[[Settings, str], Worker]
+
+
+def main(
+    argv: Sequence[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    build: Build | None = None,
+) -> int:
+    """Run the command line `argv` and return its exit code; `build` makes the worker.
+
+    Nothing is raised: what goes wrong is one line on standard error.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = COMMANDS[words.pop(0)] if words[:1] and words[0] in COMMANDS else serve
+    try:
+        return command(words, os.environ if environ is None else environ, build)
+    except ConfigError as wrong:
+        return _complain(str(wrong), FAILED)
+    except KeyboardInterrupt:
+        return STOPPED_AS_ASKED
+    except ModuleNotFoundError as missing:
+        return _complain(f"{missing}; install requirements.txt", FAILED)
+    except Exception as wrong:
+        _log.debug("failed", exc_info=True)
+        return _complain(f"{type(wrong).__name__}: {wrong}; --log-level debug tells more", FAILED)
+
+
+def serve(words: Sequence[str], environ: Mapping[str, str], build: Build | None) -> int:
+    """The command `serve`, and what is run without a command."""
+    parser = command_line.make_parser(list(by_group()), PROGRAM, EXAMPLES, NOTES)
+    try:
+        asked = command_line.parse(parser, words, TABLE)
+        if asked.help:
+            return _print(parser.format_help())
+        if asked.version:
+            return _print(f"{PROGRAM} {__version__}\n")
+        settings, warnings = read_settings(asked, environ)
+    except ConfigError as wrong:
+        return _complain(str(wrong), WRONG_USAGE)
+    for warning in warnings:
+        _say(f"{PROGRAM}: warning: {warning}")
+    if settings.check:
+        _look_at_cache(settings)
+        return _print(_what_would_run(settings))
+    return _run(settings, build)
+
+
+COMMANDS = {"serve": serve}
+
+
+def read_settings(
+    asked: command_line.Asked, environ: Mapping[str, str]
+) -> tuple[Settings, list[str]]:
+    """The settings from flags, environment, file and defaults, in this order; and warnings."""
+    environment, warnings = from_environment(environ, TABLE, FOREIGN_VARIABLES)
+    given = {**environment, **asked.given}
+    config = given.get("config")
+    if config is not None:
+        given = {**from_file(config.texts[-1], config.place, TABLE), **given}
+    return resolve(given), warnings
+
+
+def _run(settings: Settings, build: Build | None) -> int:
+    configure_logging(settings.log_level, settings.log_format)
+    signals = Signals()
+    with signals.handled(), _upstream(settings) as upstream:
+        _make_cache_folder(settings)
+        try:
+            worker = (build or _assemble)(settings, upstream)
+        except OSError as wrong:
+            raise ConfigError(_why_not(wrong, settings)) from wrong
+        with signals.delivered_to(worker):
+            _announce(settings, upstream, worker.addresses)
+            notify_systemd("READY=1")
+            worker.serve()
+    return STOPPED_AS_ASKED
+
+
+def _assemble(settings: Settings, upstream: str) -> Worker:
+    # Imported only now: help and errors need not wait for the libraries of the relay.
+    from api_relaying_server.assembly import build
+
+    return build(settings, upstream)
+
+
+@contextmanager
+def _upstream(settings: Settings) -> Iterator[str]:
+    """The URL of the upstream; that of the sample API, running, where it was asked for."""
+    if not settings.demo:
+        yield settings.upstream
+        return
+    from sample_menu_api.server import SampleMenuApi
+
+    sample = SampleMenuApi(host="127.0.0.1", port=0)
+    sample.start()
+    try:
+        yield sample.url
+    finally:
+        sample.close()
+
+
+def _why_not(wrong: OSError, settings: Settings) -> str:
+    """The line for a relay that cannot be set up, with the mend where there is a known one."""
+    host, port = settings.host, settings.port
+    at_host, at_port = (place_of(row, settings.written) for row in (Settings.host, Settings.port))
+    if isinstance(wrong, socket.gaierror):
+        return f"{at_host}: {host!r} is not known ({wrong.strerror}); give an address instead"
+    if wrong.filename is not None:
+        return f"{wrong.filename}: {wrong.strerror}"
+    if wrong.errno == errno.EADDRINUSE:
+        return f"{at_port}: {port} is in use; stop who uses it, or give another (0: any free one)"
+    if wrong.errno in (errno.EACCES, errno.EPERM):
+        return f"{at_port}: {port} may not be listened on by this user; give one above 1023"
+    if wrong.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        return f"{at_host}: {host!r} is no address of this machine; give one of its own"
+    return wrong.strerror or str(wrong)
+
+
+# --- the cache's folder
+
+
+def _make_cache_folder(settings: Settings) -> None:
+    """Make the folder of the store's file, for this user alone, where it is missing."""
+    path = cache_file(settings.cache)
+    folder = os.path.dirname(path) if path else ""
+    if folder:
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        except OSError as wrong:
+            raise ConfigError(_no_cache(settings, folder, wrong.strerror)) from wrong
+
+
+def _look_at_cache(settings: Settings) -> None:
+    """Raise ConfigError if the store's file could not be written; nothing is made or changed."""
+    path = cache_file(settings.cache)
+    if path is None:
+        return
+    if os.path.isdir(path):
+        raise ConfigError(_no_cache(settings, path, os.strerror(errno.EISDIR)))
+    if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
+        raise ConfigError(_no_cache(settings, path, os.strerror(errno.EACCES)))
+    folder = os.path.dirname(os.path.abspath(path))
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise ConfigError(_no_cache(settings, folder, os.strerror(errno.ENOTDIR)))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(_no_cache(settings, folder, os.strerror(errno.EACCES)))
+
+
+def _no_cache(settings: Settings, path: str, why: str | None) -> str:
+    place = place_of(Settings.cache, settings.written)
+    return f"{place}: {path} cannot be used ({why}); give another --cache, such as memory://"
+
+
+# --- what is told
+
+
+def _what_would_run(settings: Settings) -> str:
+    lines = [f"{PROGRAM} {__version__} would run with these settings:"]
+    rows = [row for row in TABLE if row.in_file]
+    shown = {row.name: " ".join(settings.written[row.name].texts) or "-" for row in rows}
+    if settings.demo:
+        shown["upstream"] = "the sample API"
+    name_width = max(len(row.flag) for row in rows)
+    value_width = max(len(text) for text in shown.values() if len(text) <= 60)
+    for row in rows:
+        place = settings.written[row.name].place
+        lines.append(f"  {row.flag:{name_width}}  {shown[row.name]:{value_width}}  {place}")
+    return "\n".join(lines) + "\n"
+
+
+def _announce(settings: Settings, upstream: str, addresses: Sequence[str]) -> None:
+    """Say on standard error what runs: the URLs to ask, the upstream, the cache."""
+    if settings.log_format == "json":
+        extra = {"addresses": list(addresses), "upstream": upstream, "cache": settings.cache}
+        _log.info("listening on %s", " ".join(addresses), extra=extra)
+        return
+    kind = " (sample data)" if settings.demo else ""
+    _say(f"{PROGRAM} {__version__}")
+    for address in addresses:
+        _say(f"  listening  {address}")
+    _say(f"  upstream   {upstream}{kind}")
+    _say(f"  cache      {settings.cache}")
+
+
+def _complain(text: str, code: int) -> int:
+    """Say what is wrong in one line and return the exit code."""
+    _say(f"{PROGRAM}: {' '.join(text.split())}")
+    return code
+
+
+def _say(line: str) -> None:
+    """Write a line to standard error, if anybody is there to read it."""
+    if sys.stderr is not None:
+        try:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+        except OSError:
+            pass
+
+
+def _print(text: str) -> int:
+    """Write to standard output as far as somebody reads it; return the exit code."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        # A value may have letters that the terminal's encoding has not.
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whatever is still buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return STOPPED_AS_ASKED

@@ -1,0 +1,424 @@
+"""The settings: one table, in which each is written once.
+
+The class body of `Settings` is the table. A row is all there is to a setting: its flag, its
+variable `RELAY_<NAME>`, its key in the file, its help, its line in the README and its typed
+attribute derive from it, and go when it goes. Defaults are written as a user would write them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from api_relaying_server.caching.wallclock import parse_path_rule
+from api_relaying_server.configuration import values
+from api_relaying_server.configuration.setting import Given, Setting, maybe, one, several, switch
+from api_relaying_server.errors import ConfigError
+
+DEFAULT_UPSTREAM = "https://menu.dckube.scilifelab.se/api"
+MENUS_END_AT_MIDNIGHT = "/restaurant/*=midnight@Europe/Stockholm"
+
+UPSTREAM = "upstream"
+LISTENING = "listening"
+CACHE = "cache"
+FRESHNESS = "freshness"
+PROTECTION = "protection of the upstream"
+LIMITS = "limits"
+LOGS = "logs"
+OTHER = "other"
+GROUPS = (UPSTREAM, LISTENING, CACHE, FRESHNESS, PROTECTION, LIMITS, LOGS, OTHER)
+
+BY_DEFAULT = "default"
+
+# Variables of the same prefix that belong to the dish tool.
+FOREIGN_VARIABLES = frozenset(("RELAY_URL",))
+
+# Below a millisecond a time-out is a mistake in the unit.
+_timeout = values.duration(0.001, values.LONGEST_TIMEOUT)
+
+
+def _default_cache(so_far: Mapping[str, Any]) -> str:
+    """A store in the user's cache folder; by default no two upstreams share one."""
+    from os.path import join
+
+    from platformdirs import user_cache_dir
+
+    upstream = so_far["upstream"]
+    name = "cache" if upstream == DEFAULT_UPSTREAM else "cache-" + values.file_slug(upstream)
+    if so_far.get("demo"):
+        name = "demo"
+    return "sqlite:///" + join(user_cache_dir("api_relaying_server"), name + ".sqlite3")
+
+
+def _default_max_ttl(so_far: Mapping[str, Any]) -> str | None:
+    """A menu is of today: known of the default upstream and of the sample, of no other."""
+    return MENUS_END_AT_MIDNIGHT if so_far["upstream"] == DEFAULT_UPSTREAM else None
+
+
+class Settings:
+    """The value of every setting, as attributes of their types; never changed.
+
+    `as_dict` has the same values by name; `written` the texts they were read from and where those
+    stand, which is BY_DEFAULT for what nobody gave.
+    """
+
+    __slots__ = ("as_dict", "written")
+
+    as_dict: Mapping[str, Any]
+    written: Mapping[str, Given]
+
+    upstream = one(
+        UPSTREAM,
+        "the API to relay to",
+        metavar="URL",
+        parse=values.upstream_url,
+        default=DEFAULT_UPSTREAM,
+        more="A request's path and query are appended to it; nothing else is ever asked.",
+    )
+    demo = switch(
+        UPSTREAM,
+        "relay to a sample menu API of its own",
+        more="Started on a free loopback port: works with no network at all.",
+    )
+    timeout_connect = one(
+        UPSTREAM,
+        "longest wait for a connection there",
+        metavar="SECONDS",
+        parse=_timeout,
+        default="5",
+    )
+    timeout_read = one(
+        UPSTREAM,
+        "longest silence of the upstream",
+        metavar="SECONDS",
+        parse=_timeout,
+        default="30",
+    )
+    public_host = maybe(
+        UPSTREAM,
+        "name told it as X-Forwarded-Host",
+        metavar="NAME",
+        parse=values.host_and_port,
+        more="Without it the field is not sent; what a client calls the relay is never passed on.",
+    )
+
+    host = one(
+        LISTENING,
+        "where to listen",
+        metavar="NAME",
+        parse=values.host,
+        default="localhost",
+        more="`localhost` is every loopback address it resolves to, `0.0.0.0` every IPv4 address, "
+        "`::` every address.",
+    )
+    port = one(
+        LISTENING,
+        "port; 0: a free one, told at the start",
+        metavar="N",
+        parse=values.number(0, 65535, "a port number"),
+        default="8000",
+    )
+    threads = one(
+        LISTENING,
+        "most requests handled in threads at once",
+        metavar="N",
+        parse=values.number(1, 10_000, "a number of threads"),
+        default="64",
+        more="Fresh answers from memory need no thread. Beyond it a short queue, then 503 with "
+        "`Retry-After`.",
+    )
+    trust_forwarded = several(
+        LISTENING,
+        "proxies in front whose X-Forwarded fields count",
+        metavar="ADDRESS",
+        parse=values.network,
+        separator=",",
+        more="Addresses or blocks such as `10.0.0.0/8`, repeated or with commas between. From all "
+        "others these fields are dropped.",
+    )
+
+    cache = one(
+        CACHE,
+        "store: " + ", ".join(values.CACHE_FORMS),
+        metavar="URL",
+        parse=values.cache_url,
+        default=_default_cache,
+        shown="SQLite in the user's cache folder",
+        more="A path is `sqlite:///relative` or `sqlite:////absolute`. By default each upstream "
+        "has a file of its own.",
+    )
+    cache_size = one(
+        CACHE,
+        "bound of the store",
+        metavar="SIZE",
+        parse=values.size(low=1024**2),
+        default="1GiB",
+        more="The least useful entries leave first.",
+    )
+    hot_size = one(
+        CACHE,
+        "bound of the answers ready in memory",
+        metavar="SIZE",
+        parse=values.size(),
+        default="128MiB",
+    )
+    offline = switch(
+        CACHE,
+        "answer from the store only, stale or not",
+        more="What is not there is a 504.",
+    )
+
+    default_ttl = one(
+        FRESHNESS,
+        "freshness where the upstream tells none",
+        metavar="SECONDS",
+        parse=values.duration(),
+        default="300",
+        more="0: the heuristics of RFC 9111 alone.",
+    )
+    negative_ttl = one(
+        FRESHNESS,
+        "the same for 404 and 410",
+        metavar="SECONDS",
+        parse=values.duration(off=True),
+        default="10",
+    )
+    ttl = several(
+        FRESHNESS,
+        "freshness of paths, whatever the upstream tells",
+        metavar="GLOB=WHEN",
+        parse=parse_path_rule,
+        more="May be repeated; the first match counts. A `*` in GLOB stands for anything; WHEN is "
+        "a number of seconds (also `5m`, `1h`, `1d`) or `midnight@Area/City`.",
+    )
+    max_ttl = several(
+        FRESHNESS,
+        "most freshness",
+        metavar="[GLOB=]WHEN",
+        parse=lambda text: parse_path_rule(text, "*"),
+        default=_default_max_ttl,
+        shown="menus end at midnight",
+        more="Of anything, or of paths that match. May be repeated; the first match counts. An "
+        "answer that it shortens tells its client so. "
+        "By default, but only with the default upstream or `--demo`: "
+        f"`{MENUS_END_AT_MIDNIGHT}`.",
+    )
+    stale_if_error = one(
+        FRESHNESS,
+        "how long stale answers may hide failures",
+        metavar="SECONDS",
+        parse=values.duration(off=True),
+        default="86400",
+        more="Counted from the end of its freshness; an upstream that forbids it is obeyed.",
+    )
+    refresh_ahead = one(
+        FRESHNESS,
+        "refetch what is in demand this early",
+        metavar="SECONDS",
+        parse=values.duration(off=True),
+        default="off",
+    )
+    client_refresh = switch(
+        FRESHNESS,
+        "let clients ask for fresh answers",
+        more="Obeys and passes on their `no-cache`, `no-store`, `max-age` and `Pragma`, which "
+        "otherwise cost the upstream nothing.",
+    )
+
+    upstream_rate = one(
+        PROTECTION,
+        "most upstream calls: 5/s, 60/m or 100/h",
+        metavar="N/s",
+        parse=values.rate,
+        default="off",
+        more="Answers from the cache run free. Past it a stale answer, or 503 with `Retry-After`. "
+        "The burst (`60/m,10`) is one second's worth by default.",
+    )
+    upstream_connections = one(
+        PROTECTION,
+        "most upstream calls at the same time",
+        metavar="N",
+        parse=values.number(1, 10_000, "a number of connections"),
+        default="32",
+    )
+    cool_down = one(
+        PROTECTION,
+        "upstream's rest after a failure; 0: none",
+        metavar="SECONDS",
+        parse=values.duration(off=True),
+        default="5",
+        more="After a 429, a 5xx, a refused connection or a time-out. Meanwhile stale answers go "
+        "out; at its end one request tries again. A `Retry-After` is always obeyed.",
+    )
+
+    max_body = one(
+        LIMITS,
+        "longest body of a request",
+        metavar="SIZE",
+        parse=values.size(),
+        default="64MiB",
+        more="Past it 413.",
+    )
+    max_head = one(
+        LIMITS,
+        "longest head of a request",
+        metavar="SIZE",
+        parse=values.size(low=1024),
+        default="32KiB",
+        more="Past it 431.",
+    )
+    timeout_head = one(
+        LIMITS,
+        "time for a client to send a head",
+        metavar="SECONDS",
+        parse=_timeout,
+        default="10",
+    )
+    timeout_idle = one(
+        LIMITS,
+        "time for a client between two requests",
+        metavar="SECONDS",
+        parse=_timeout,
+        default="60",
+    )
+    drain = one(
+        LIMITS,
+        "time for running requests when stopped",
+        metavar="SECONDS",
+        parse=values.duration(0.0, values.LONGEST_TIMEOUT),
+        default="15",
+    )
+    connections_per_client = one(
+        LIMITS,
+        "most connections from one address",
+        metavar="N",
+        parse=values.number(1, 1_000_000, "a number of connections", off=True),
+        default="off",
+    )
+
+    access_log = one(
+        LOGS,
+        "a line per request; -: standard output",
+        metavar="FILE",
+        parse=values.log_file,
+        default="off",
+    )
+    access_log_format = one(
+        LOGS,
+        "combined or json",
+        metavar="FORMAT",
+        parse=values.choice("combined", "json"),
+        default="combined",
+    )
+    log_level = one(
+        LOGS,
+        "debug, info, warning or error",
+        metavar="LEVEL",
+        parse=values.choice("debug", "info", "warning", "error"),
+        default="info",
+        more="To standard error.",
+    )
+    log_format = one(
+        LOGS,
+        "text or json",
+        metavar="FORMAT",
+        parse=values.choice("text", "json"),
+        default="text",
+    )
+
+    config = maybe(
+        OTHER,
+        "a TOML file with the names of the flags",
+        metavar="FILE",
+        parse=values.file_name,
+        in_file=False,
+        more='Such as `port = 8000`, `demo = true`, `ttl = ["/a/*=1h", "*=60"]`.',
+    )
+    check = switch(
+        OTHER,
+        "say what would run, and exit",
+        in_file=False,
+    )
+
+    def __init__(self, as_dict: Mapping[str, Any], written: Mapping[str, Given]) -> None:
+        object.__setattr__(self, "as_dict", as_dict)
+        object.__setattr__(self, "written", written)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"settings are never changed: {name}")
+
+    def __repr__(self) -> str:
+        return f"Settings({self.as_dict})"
+
+    @classmethod
+    def of(cls, **texts: str) -> Settings:
+        """Settings from texts by name, all else by default: `Settings.of(port="0", demo="on")`."""
+        return resolve({name: Given((text,), name) for name, text in texts.items()})
+
+
+TABLE: tuple[Setting[Any], ...] = tuple(
+    row for row in vars(Settings).values() if isinstance(row, Setting)
+)
+
+
+def resolve(given: Mapping[str, Given]) -> Settings:
+    """The settings when `given` (by name) is all that somebody wrote.
+
+    ConfigError names the place of a text that is wrong, and the mend.
+    """
+    as_dict: dict[str, Any] = {}
+    written: dict[str, Given] = {}
+    # Those whose default depends on others come after them.
+    for row in sorted(TABLE, key=lambda row: callable(row.default)):
+        if row.name in given:
+            written[row.name] = given[row.name]
+        else:
+            text = row.default(as_dict) if callable(row.default) else row.default
+            written[row.name] = Given(() if text is None else (text,), BY_DEFAULT)
+        try:
+            as_dict[row.name] = row.read(written[row.name].texts)
+        except ValueError as wrong:
+            raise ConfigError(f"{place_of(row, written)}: {wrong}") from None
+    _refuse_contradictions(as_dict, given)
+    return Settings(as_dict, written)
+
+
+def place_of(row: Setting[Any], written: Mapping[str, Given]) -> str:
+    """What leads a message about a setting: where it stands, else the flag that would change it."""
+    place = written[row.name].place
+    return row.flag if place == BY_DEFAULT else place
+
+
+def _refuse_contradictions(as_dict: Mapping[str, Any], given: Mapping[str, Given]) -> None:
+    if as_dict.get("demo") and "upstream" in given:
+        raise ConfigError(
+            f"{given['demo'].place}: relays to a sample, not to the upstream given by "
+            f"{given['upstream'].place}; leave one of the two out"
+        )
+    if as_dict.get("offline") and as_dict["cache"] == "none://":
+        raise ConfigError(
+            f"{given['offline'].place}: nothing can be answered with the cache none://; "
+            "give another cache, or leave it out"
+        )
+
+
+def by_group(rows: Sequence[Setting[Any]] = TABLE) -> Iterator[tuple[str, list[Setting[Any]]]]:
+    """The groups that have settings, in their order, with their rows."""
+    for group in GROUPS:
+        members = [row for row in rows if row.group == group]
+        if members:
+            yield group, members
+
+
+def markdown_table() -> str:
+    """The table of settings for the README, in Markdown."""
+    lines = ["| flag | default | meaning |", "|---|---|---|"]
+    for group, rows in by_group():
+        lines.append(f"| **{group}** | | |")
+        for row in rows:
+            flag = f"{row.flag} {row.metavar}".strip()
+            default = f"`{row.shown}`" if row.shown == row.default else row.shown
+            meaning = " ".join(part for part in (row.help + ".", row.more) if part)
+            cells = (f"`{flag}`", default, meaning[0].upper() + meaning[1:])
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
