@@ -47,9 +47,11 @@ def inside(container: str, command: list[str]) -> list[str]:
 
 def processes_below(pid: int) -> Iterator[int]:
     """Yield the ids of all descendants, parents before children."""
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        yield int(child)
-        yield from processes_below(int(child))
+    # Each thread has its own children.
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            yield int(child)
+            yield from processes_below(int(child))
 
 
 def relay_process(container_run: subprocess.Popen[bytes]) -> int:
