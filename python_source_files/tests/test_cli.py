@@ -1,0 +1,612 @@
+"""The command: what it says, what it returns, and how it starts, stops and is told to."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import logging
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from unittest import mock
+
+from api_relaying_server import __version__, cli
+from api_relaying_server.errors import ConfigError
+from api_relaying_server.process import (
+    JsonLines,
+    Signals,
+    TextLines,
+    configure_logging,
+    notify_systemd,
+)
+from api_relaying_server.settings import TABLE, Settings
+
+SOURCES = Path(__file__).resolve().parents[1]
+
+# Seconds after which something that has to happen has failed to.
+DEADLINE = 20.0
+
+# A relay in a process of its own whose worker only tells what is asked of it. It waits for the file
+# named by its first argument before it is built.
+CHILD = """
+import os, sys, threading, time
+from api_relaying_server.cli import main
+
+def tell(text):
+    sys.stdout.write(text + "\\n")
+    sys.stdout.flush()
+
+class Worker:
+    addresses = ["http://127.0.0.1:1"]
+
+    def __init__(self):
+        self.stopped = threading.Event()
+
+    def serve(self):
+        tell("serving")
+        self.stopped.wait(20)
+
+    def stop(self):
+        tell("stop")
+        if "drain" not in sys.argv:
+            self.stopped.set()
+
+    def stop_now(self):
+        tell("stop_now")
+        self.stopped.set()
+
+    def reopen_logs(self):
+        tell("reopen_logs")
+        if "broken" in sys.argv:
+            raise OSError("no such folder")
+
+def build(settings, upstream):
+    tell("building")
+    deadline = time.monotonic() + 20
+    while os.path.exists(sys.argv[1]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return Worker()
+
+sys.exit(main(["--cache", "memory://"], {}, build))
+"""
+
+
+class FakeWorker:
+    """A worker that has stopped as soon as it serves, after doing `during` meanwhile."""
+
+    addresses = ("http://127.0.0.1:8000", "http://[::1]:8000")
+
+    def __init__(self, during: Callable[[], None] = lambda: None) -> None:
+        self.during = during
+
+    def serve(self) -> None:
+        self.during()
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+    def stop_now(self) -> None:
+        raise NotImplementedError
+
+    def reopen_logs(self) -> None:
+        raise NotImplementedError
+
+
+@contextlib.contextmanager
+def logging_kept() -> Iterator[None]:
+    """Give logging back as it was."""
+    root, package = logging.getLogger(), logging.getLogger("api_relaying_server")
+    before = root.handlers[:], root.level, package.level, logging.raiseExceptions
+    root.handlers = []
+    try:
+        yield
+    finally:
+        root.handlers, logging.raiseExceptions = before[0], before[3]
+        root.setLevel(before[1])
+        package.setLevel(before[2])
+
+
+class CommandTest(unittest.TestCase):
+    """The command within this process, with its two outputs caught."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.built: list[tuple[Settings, str]] = []
+
+    def build(self, settings: Settings, upstream: str) -> FakeWorker:
+        self.built.append((settings, upstream))
+        return FakeWorker()
+
+    def run_command(
+        self,
+        *words: str,
+        build: cli.Build | None = None,
+        environ: dict[str, str] | None = None,
+    ) -> tuple[int, str, str]:
+        """The exit code and what went to standard output and error."""
+        out, err = io.StringIO(), io.StringIO()
+        with logging_kept(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = cli.main(list(words), environ or {}, build or self.build)
+        return code, out.getvalue(), err.getvalue()
+
+    def assert_one_line(self, text: str, *parts: str) -> None:
+        self.assertEqual(text.count("\n"), 1, text)
+        self.assertTrue(text.startswith("api-relaying-server: "), text)
+        for part in parts:
+            self.assertIn(part, text)
+
+
+class UsageTest(CommandTest):
+    def test_help_tells_every_flag_in_two_screens(self) -> None:
+        with mock.patch.dict(os.environ, {"COLUMNS": "80", "NO_COLOR": "1"}):
+            code, out, err = self.run_command("-h")
+        self.assertEqual((code, err, self.built), (0, "", []))
+        for row in TABLE:
+            with self.subTest(flag=row.flag):
+                self.assertIn(f"  {row.flag} {row.metavar}".rstrip(), out)
+        self.assertLessEqual(max(map(len, out.splitlines())), 80)
+        self.assertLessEqual(len(out.splitlines()), 90)
+        self.assertNotIn("--no-demo", out)
+        self.assertIn("(https://menu.dckube.scilifelab.se/api)", out)
+
+    def test_help_even_among_other_flags(self) -> None:
+        for words in (["--port", "1", "--help"], ["serve", "-h"]):
+            self.assertIn("usage:", self.run_command(*words)[1])
+
+    def test_help_and_its_unusual_terminals(self) -> None:
+        for columns in ("1", "30", "1000", "x", ""):
+            with self.subTest(columns=columns), mock.patch.dict(os.environ, {"COLUMNS": columns}):
+                code, out, _ = self.run_command("-h")
+                self.assertEqual(code, 0)
+                self.assertLessEqual(max(map(len, out.splitlines())), 100)
+
+    def test_version(self) -> None:
+        expected = (0, f"api-relaying-server {__version__}\n", "")
+        self.assertEqual(self.run_command("--version"), expected)
+
+    def test_wrong_usage_is_one_line_and_exit_code_2(self) -> None:
+        for words, environ, parts in (
+            (["--port", "80x"], {}, ["--port: '80x' is not", "0 to 65535"]),
+            (["--prot", "80"], {}, ["'--prot'", "did you mean --port?"]),
+            (["serve", "--prot", "80"], {}, ["did you mean --port?"]),
+            (["status"], {}, ["'status'"]),
+            (["--port"], {}, ["--port: "]),
+            (["--demo", "--upstream", "http://x"], {}, ["--demo", "--upstream"]),
+            ([], {"RELAY_PORT": "80x"}, ["RELAY_PORT: '80x'"]),
+            (["--config", "/nowhere/relay.toml"], {}, ["--config: /nowhere/relay.toml"]),
+            (["--port", "a\nb"], {}, ["--port"]),
+            (["\udcff"], {}, ["is no command"]),
+        ):
+            with self.subTest(words=words):
+                code, out, err = self.run_command(*words, environ=environ)
+                self.assertEqual((code, out, self.built), (2, "", []))
+                self.assert_one_line(err, *parts)
+
+
+class CheckTest(CommandTest):
+    def test_it_says_what_would_run_and_runs_nothing(self) -> None:
+        file = self.folder / "relay.toml"
+        file.write_text("threads = 3\nttl = ['/a=1', '*=2']")
+        code, out, err = self.run_command(
+            "--check", "--port", "9", "--config", str(file), environ={"RELAY_HOST": "::1"}
+        )
+        self.assertEqual((code, err, self.built), (0, "", []))
+        lines = {tuple(line.split()) for line in out.splitlines()}
+        for line in (
+            ("--port", "9", "--port"),
+            ("--host", "::1", "RELAY_HOST"),
+            ("--threads", "3", f"{file}:", "threads"),
+            ("--ttl", "/a=1", "*=2", f"{file}:", "ttl"),
+            ("--drain", "15", "default"),
+            ("--public-host", "-", "default"),
+        ):
+            self.assertIn(line, lines)
+        self.assertEqual(len(out.splitlines()), 1 + len([row for row in TABLE if row.in_file]))
+
+    def test_a_sample_takes_the_place_of_the_upstream(self) -> None:
+        _, out, _ = self.run_command("--check", "--demo")
+        self.assertRegex(out, r"--upstream +the sample API")
+        self.assertNotIn("http", out.partition("--demo")[0])
+
+    def test_a_variable_that_means_nothing_is_a_warning(self) -> None:
+        code, _, err = self.run_command("--check", environ={"RELAY_PROT": "1"})
+        self.assertEqual(code, 0)
+        self.assert_one_line(err, "warning: RELAY_PROT", "did you mean RELAY_PORT?")
+
+    def test_it_makes_no_folder(self) -> None:
+        path = self.folder / "a" / "b" / "cache.sqlite3"
+        self.assertEqual(self.run_command("--check", "--cache", f"sqlite:///{path}")[0], 0)
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_a_cache_that_cannot_be_written_is_told(self) -> None:
+        file = self.folder / "file"
+        file.touch()
+        for path in (self.folder, file / "cache", file / "a" / "cache"):
+            with self.subTest(path=path):
+                code, out, err = self.run_command("--check", "--cache", f"sqlite:///{path}")
+                self.assertEqual((code, out), (1, ""))
+                self.assert_one_line(err, "--cache: ", str(self.folder), "memory://")
+
+    def test_permissions_are_asked_for(self) -> None:
+        # Root may do anything, so the answer is the test's.
+        path = self.folder / "cache"
+        for exists in (False, True):
+            if exists:
+                path.touch()
+            with self.subTest(exists=exists), mock.patch("os.access", return_value=False):
+                code, _, err = self.run_command("--check", "--cache", f"sqlite:///{path}")
+                self.assertEqual(code, 1)
+                self.assert_one_line(err, "Permission denied")
+
+    def test_a_relative_cache_and_one_without_a_file(self) -> None:
+        for cache in ("sqlite:///a-file-that-is-not-there.db", "memory://", "none://"):
+            self.assertEqual(self.run_command("--check", "--cache", cache)[0], 0)
+
+
+class RunTest(CommandTest):
+    def test_the_start_is_told_on_standard_error(self) -> None:
+        code, out, err = self.run_command("--upstream", "http://x/api", "--cache", "memory://")
+        self.assertEqual((code, out), (0, ""))
+        self.assertEqual(
+            err,
+            f"api-relaying-server {__version__}\n"
+            "  listening  http://127.0.0.1:8000\n"
+            "  listening  http://[::1]:8000\n"
+            "  upstream   http://x/api\n"
+            "  cache      memory://\n",
+        )
+        [(settings, upstream)] = self.built
+        self.assertEqual((settings.cache, upstream), ("memory://", "http://x/api"))
+
+    def test_the_start_is_a_record_where_the_log_is_json(self) -> None:
+        _, _, err = self.run_command("--cache", "memory://", "--log-format", "json")
+        record = json.loads(err)
+        self.assertEqual(record["level"], "info")
+        self.assertEqual(record["addresses"], list(FakeWorker.addresses))
+        self.assertEqual(record["cache"], "memory://")
+        self.assertEqual(record["upstream"], "https://menu.dckube.scilifelab.se/api")
+
+    def test_the_sample_runs_as_long_as_the_relay(self) -> None:
+        answers: list[int] = []
+
+        def build(settings: Settings, upstream: str) -> FakeWorker:
+            self.built.append((settings, upstream))
+
+            def ask() -> None:
+                with urllib.request.urlopen(upstream + "/restaurant", timeout=DEADLINE) as answer:
+                    answers.append(answer.status)
+
+            return FakeWorker(ask)
+
+        code, _, err = self.run_command("--demo", "--cache", "memory://", build=build)
+        self.assertEqual((code, answers), (0, [200]))
+        upstream = self.built[0][1]
+        self.assertIn(f"upstream   {upstream} (sample data)", err)
+        port = int(upstream.rpartition(":")[2].partition("/")[0])
+        with self.assertRaises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=DEADLINE).close()
+
+    def test_the_folder_of_the_cache_is_made_for_the_user_alone(self) -> None:
+        folder = self.folder / "a" / "b"
+        self.assertEqual(self.run_command("--cache", f"sqlite:///{folder}/cache.sqlite3")[0], 0)
+        self.assertEqual(stat.S_IMODE(folder.stat().st_mode), 0o700)
+
+    def test_a_folder_that_is_there_stays_as_it_is(self) -> None:
+        self.folder.chmod(0o755)
+        self.assertEqual(self.run_command("--cache", f"sqlite:///{self.folder}/cache")[0], 0)
+        self.assertEqual(stat.S_IMODE(self.folder.stat().st_mode), 0o755)
+
+    def test_a_folder_that_cannot_be_made(self) -> None:
+        (self.folder / "file").touch()
+        code, _, err = self.run_command("--cache", f"sqlite:///{self.folder}/file/a/cache")
+        self.assertEqual((code, self.built), (1, []))
+        self.assert_one_line(err, "--cache: ", "Not a directory")
+
+    def test_what_fails_at_the_start_is_one_line_and_exit_code_1(self) -> None:
+        for wrong, parts in (
+            (OSError(errno.EADDRINUSE, "in use"), ["--port: 8000 is in use", "another"]),
+            (OSError(errno.EACCES, "denied"), ["--port: 8000", "above 1023"]),
+            (OSError(errno.EADDRNOTAVAIL, "no"), ["--host: 'localhost' is no address"]),
+            (socket.gaierror(-2, "not known"), ["--host: 'localhost' is not known"]),
+            (OSError(errno.EACCES, "denied", "/a.log"), ["/a.log: denied"]),
+            (OSError(errno.EMFILE, "Too many open files"), ["Too many open files"]),
+            (OSError("odd"), ["odd"]),
+            (ConfigError("--cache: broken; mend it"), ["--cache: broken; mend it"]),
+            (ModuleNotFoundError("No module named 'x'"), ["'x'", "requirements.txt"]),
+            (ValueError("a bug\nin two lines"), ["ValueError: a bug in two lines", "debug"]),
+        ):
+            with self.subTest(wrong=wrong):
+                build = mock.Mock(side_effect=wrong)
+                code, _, err = self.run_command("--cache", "memory://", build=build)
+                self.assertEqual(code, 1)
+                self.assert_one_line(err, *parts)
+
+    def test_what_fails_later_too(self) -> None:
+        for wrong in (RuntimeError("x"), OSError(errno.ENOSPC, "x")):
+            build = mock.Mock(return_value=FakeWorker(mock.Mock(side_effect=wrong)))
+            code, _, err = self.run_command("--cache", "memory://", build=build)
+            self.assertEqual(code, 1)
+            self.assertNotIn("Traceback", err)
+            self.assert_one_line(err.splitlines(keepends=True)[-1], type(wrong).__name__)
+
+    def test_an_interrupt_is_a_stop(self) -> None:
+        build = mock.Mock(side_effect=KeyboardInterrupt)
+        self.assertEqual(self.run_command("--cache", "memory://", build=build), (0, "", ""))
+
+    def test_the_place_is_named_where_a_port_is_in_use(self) -> None:
+        build = mock.Mock(side_effect=OSError(errno.EADDRINUSE, "in use"))
+        _, _, err = self.run_command(build=build, environ={"RELAY_PORT": "81"})
+        self.assert_one_line(err, "RELAY_PORT: 81 is in use")
+
+    def test_a_traceback_is_for_those_who_ask_for_it(self) -> None:
+        build = mock.Mock(side_effect=ValueError("a bug"))
+        _, _, err = self.run_command("--cache", "memory://", "--log-level", "debug", build=build)
+        self.assertIn("Traceback", err)
+        self.assert_one_line(err.splitlines(keepends=True)[-1], "a bug")
+
+    def test_the_handlers_of_signals_are_given_back(self) -> None:
+        before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        self.run_command("--cache", "memory://")
+        after = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        self.assertEqual(after, before)
+
+    def test_it_runs_in_any_thread(self) -> None:
+        codes: list[int] = []
+        with contextlib.redirect_stderr(io.StringIO()), logging_kept():
+            words = ["--cache", "memory://"]
+            thread = threading.Thread(
+                target=lambda: codes.append(cli.main(words, {}, lambda *_: FakeWorker()))
+            )
+            thread.start()
+            thread.join(DEADLINE)
+        self.assertEqual(codes, [0])
+
+
+class ChildTest(unittest.TestCase):
+    """The command in a process of its own, where signals can be sent to it."""
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.hold = Path(folder.name) / "hold"
+
+    def start(self, *words: str, environ: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(self.hold), *words],
+            cwd=SOURCES,
+            env={**os.environ, **(environ or {})},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        # Nothing waits longer than this for a child that says nothing.
+        killer = threading.Timer(DEADLINE, child.kill)
+        killer.start()
+        self.addCleanup(killer.cancel)
+        self.addCleanup(child.wait)
+        self.addCleanup(child.kill)
+        for stream in (child.stdout, child.stderr):
+            assert stream is not None
+            self.addCleanup(stream.close)
+        return child
+
+    def hears(self, child: subprocess.Popen[str], *expected: str) -> None:
+        assert child.stdout is not None
+        for line in expected:
+            self.assertEqual(child.stdout.readline(), line + "\n")
+
+    def ends(self, child: subprocess.Popen[str], code: int) -> str:
+        """Wait for the exit code and return what it said on standard error."""
+        assert child.stdout is not None and child.stderr is not None
+        self.assertEqual(child.stdout.read(), "")
+        self.assertEqual(child.wait(DEADLINE), code)
+        return child.stderr.read()
+
+    def test_each_signal_that_stops(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with self.subTest(signal=number):
+                child = self.start()
+                self.hears(child, "building", "serving")
+                child.send_signal(number)
+                self.hears(child, "stop")
+                err = self.ends(child, 0)
+                self.assertIn("listening  http://127.0.0.1:1\n", err)
+                self.assertNotIn("Traceback", err)
+
+    def test_the_second_signal_stops_at_once(self) -> None:
+        child = self.start("drain")
+        self.hears(child, "building", "serving")
+        child.send_signal(signal.SIGTERM)
+        self.hears(child, "stop")
+        child.send_signal(signal.SIGINT)
+        self.hears(child, "stop_now")
+        self.ends(child, 0)
+
+    def test_logs_are_reopened_and_an_error_in_that_stops_nothing(self) -> None:
+        child = self.start("broken")
+        self.hears(child, "building", "serving")
+        for _ in range(2):
+            child.send_signal(signal.SIGHUP)
+            self.hears(child, "reopen_logs")
+        child.send_signal(signal.SIGTERM)
+        self.hears(child, "stop")
+        self.assertIn("could not be obeyed", self.ends(child, 0))
+
+    def test_a_signal_during_the_start_waits_for_its_end(self) -> None:
+        self.hold.touch()
+        child = self.start()
+        self.hears(child, "building")
+        child.send_signal(signal.SIGTERM)
+        self.hold.unlink()
+        assert child.stdout is not None
+        self.assertEqual(sorted(child.stdout.read().split()), ["serving", "stop"])
+        self.assertEqual(child.wait(DEADLINE), 0)
+
+    def test_a_third_signal_kills(self) -> None:
+        self.hold.touch()
+        child = self.start()
+        self.hears(child, "building")
+        # Signals of one kind merge while they are pending, and the child blocks in its start.
+        child.send_signal(signal.SIGINT)
+        child.send_signal(signal.SIGTERM)
+        code = None
+        for _ in range(2000):
+            child.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = child.wait(0.01)
+                break
+        self.assertEqual(code, -signal.SIGTERM)
+
+    def test_the_service_manager_is_told(self) -> None:
+        path = str(self.hold.parent / "notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(path)
+            manager.settimeout(DEADLINE)
+            child = self.start(environ={"NOTIFY_SOCKET": path})
+            self.assertEqual(manager.recv(100), b"READY=1")
+            child.send_signal(signal.SIGTERM)
+            self.assertEqual(manager.recv(100), b"STOPPING=1")
+            self.assertEqual(child.wait(DEADLINE), 0)
+
+    def run_module(
+        self, *words: str, code: str = "", stdout: int = subprocess.PIPE
+    ) -> subprocess.CompletedProcess[str]:
+        first = ["-c", code] if code else ["-m", "api_relaying_server"]
+        return subprocess.run(
+            [sys.executable, "-W", "error", *first, *words],
+            cwd=SOURCES,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+
+    def test_the_module_is_the_command(self) -> None:
+        done = self.run_module("--version")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertEqual(done.stdout, f"api-relaying-server {__version__}\n")
+        self.assertEqual(self.run_module("--prot").returncode, 2)
+
+    def test_a_reader_who_has_left_is_no_failure(self) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        try:
+            done = self.run_module("-h", stdout=writer)
+        finally:
+            os.close(writer)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_help_and_mistakes_wait_for_no_library(self) -> None:
+        code = (
+            "import sys; from api_relaying_server.cli import main; main(['-h']); main(['--x']);"
+            "heavy = {'requests', 'requests_cache', 'urllib3', 'sqlite3', 'rich', 'http.server'};"
+            "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+        )
+        done = self.run_module(code=code)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+
+class SystemdTest(unittest.TestCase):
+    def test_an_abstract_socket(self) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            name = f"api-relaying-server-test-{os.getpid()}"
+            manager.bind("\0" + name)
+            manager.settimeout(DEADLINE)
+            notify_systemd("READY=1", {"NOTIFY_SOCKET": "@" + name})
+            self.assertEqual(manager.recv(100), b"READY=1")
+
+    def test_a_manager_that_is_not_there(self) -> None:
+        notify_systemd("READY=1", {})
+        notify_systemd("READY=1", {"NOTIFY_SOCKET": "vsock:2:1"})
+        with self.assertLogs("api_relaying_server.process", "WARNING"):
+            notify_systemd("READY=1", {"NOTIFY_SOCKET": "/nowhere/at/all"})
+
+
+class LogTest(unittest.TestCase):
+    def lines(self, form: str, level: str, speak: Callable[[], None]) -> Sequence[str]:
+        err = io.StringIO()
+        with logging_kept(), contextlib.redirect_stderr(err):
+            configure_logging(level, form)
+            speak()
+        return err.getvalue().splitlines()
+
+    def test_the_level_is_for_the_relay_alone(self) -> None:
+        def speak() -> None:
+            for name in ("api_relaying_server.x", "urllib3"):
+                logging.getLogger(name).info("told %d", 1)
+                logging.getLogger(name).warning("told %d", 2)
+
+        said = [line.split(" ", 1)[1] for line in self.lines("text", "info", speak)]
+        self.assertEqual(
+            said,
+            [
+                "info    api_relaying_server.x: told 1",
+                "warning api_relaying_server.x: told 2",
+                "warning urllib3: told 2",
+            ],
+        )
+        self.assertEqual(len(self.lines("text", "error", speak)), 1)
+
+    def test_a_message_stays_one_line(self) -> None:
+        [line] = self.lines(
+            "text", "info", lambda: logging.getLogger("api_relaying_server").info("a\r\n\x1b[1mb")
+        )
+        self.assertTrue(line.endswith(": a\\x0d\\x0a\\x1b[1mb"), line)
+        self.assertRegex(line, r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z info ")
+
+    def test_json_lines_have_what_was_added(self) -> None:
+        record = logging.makeLogRecord(
+            {"name": "a", "levelname": "INFO", "msg": "b %s", "args": ("c",), "key": {1}}
+        )
+        record.created = 0.25
+        self.assertEqual(
+            json.loads(JsonLines().format(record)),
+            {
+                "time": "1970-01-01T00:00:00.250Z",
+                "level": "info",
+                "logger": "a",
+                "message": "b c",
+                "key": "{1}",
+            },
+        )
+
+    def test_tracebacks(self) -> None:
+        try:
+            raise ValueError("x")
+        except ValueError:
+            record = logging.makeLogRecord({"exc_info": sys.exc_info()})
+        self.assertIn("ValueError: x", json.loads(JsonLines().format(record))["traceback"])
+        self.assertIn("\nTraceback", TextLines().format(record))
+
+
+class SignalsTest(unittest.TestCase):
+    def test_all_that_arrived_is_delivered_in_order(self) -> None:
+        worker = mock.Mock()
+        done = threading.Event()
+        worker.stop.side_effect = done.set
+        signals = Signals()
+        with mock.patch("signal.signal"):
+            for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+                signals.arrive(number)
+        with signals.delivered_to(worker):
+            self.assertTrue(done.wait(DEADLINE))
+        called = [call[0] for call in worker.method_calls]
+        self.assertEqual(called, ["reopen_logs", "reopen_logs", "stop"])
+
+
+if __name__ == "__main__":
+    unittest.main()
