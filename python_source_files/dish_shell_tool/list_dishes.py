@@ -394,25 +394,45 @@ def _show(options: Options, view: _showing.View) -> None:
 
 def _watch(options: Options) -> NoReturn:
     """Show the menus, and again whenever they have changed, until interrupted."""
-    before: object = None
-    on_terminal = sys.stdout.isatty()
+    shown: _showing.View | None = None
+    width, troubles = 0, ""
     while True:
         try:
             view = make_view(options)
         except Failure as failure:
-            if before is None:
+            if shown is None:
                 raise
-            _say(f"{_showing.clock_time(time.time(), time.time())} {failure}")
+            view = shown
+            failed = str(failure)
         else:
-            after = (_content(view), _width() if on_terminal else 0)
-            if after != before:
-                if on_terminal:
-                    sys.stdout.write("\x1b[H\x1b[2J")
-                elif before is not None:
-                    sys.stdout.write("\n")
-                before = after
-                _show(options, view)
+            failed = "; ".join(sorted({entry.error for entry in view.entries if entry.error}))
+        if shown is not None:
+            view = _without_gaps(view, shown)
+            if failed and failed != troubles:
+                _say(f"{_showing.clock_time(time.time(), time.time())} {failed}")
+        troubles = failed
+        if shown is None or _content(view) != _content(shown) or width != _width():
+            _redraw(options, view, first=shown is None)
+            shown, width = view, _width()
         time.sleep(options.watch or DEFAULT_WATCH_S)
+
+
+def _without_gaps(view: _showing.View, shown: _showing.View) -> _showing.View:
+    """Return the view with what was shown before in the place of what failed this time."""
+    before = {entry.restaurant.identifier: entry for entry in shown.entries}
+    entries = [
+        before.get(entry.restaurant.identifier, entry) if entry.error else entry
+        for entry in view.entries
+    ]
+    return view._replace(entries=entries)
+
+
+def _redraw(options: Options, view: _showing.View, first: bool) -> None:
+    if sys.stdout.isatty():
+        sys.stdout.write("\x1b[H\x1b[2J")
+    elif not first:
+        sys.stdout.write("\n")
+    _show(options, view)
 
 
 def _content(view: _showing.View) -> list[object]:

@@ -1,0 +1,175 @@
+"""The dish tool against relays that send anything but what they should: one line, no traceback."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import subprocess
+import time
+from typing import NamedTuple
+
+from tests import dish_tool_support as support
+from tests.dish_tool_support import FakeRelay, Reply, ToolTestCase, answer, listed, menu
+
+TOO_SLOW = "no answer within 0.5 s"
+_NOT_SHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+CHUNK = b"10000\r\n" + b" " * 65536 + b"\r\n"
+UNTIL_CLOSE = HEAD + b"\r\n"
+
+
+class Case(NamedTuple):
+    """A bad answer, and what the tool has to say of it."""
+
+    name: str
+    reply: Reply
+    words: str
+
+
+def broken_answers(relay: FakeRelay) -> list[Case]:
+    """Return answers of which nothing can be shown."""
+    return [
+        Case("html", answer("<html>404</html>"), "not JSON"),
+        Case("empty", answer(b""), "not JSON"),
+        Case("half a document", answer('{"restaurants": ['), "not JSON"),
+        Case("not UTF-8", answer(b'{"restaurants": ["\xff"]}'), "not JSON"),
+        Case("too deep", answer("[" * 200_000), "not JSON"),
+        Case("a number of 100,000 digits", answer("[" + "9" * 100_000 + "]"), "not JSON|shape"),
+        Case("a list", answer([]), "unknown shape"),
+        Case("null", answer(None), "unknown shape"),
+        Case("a word in place of the list", answer({"restaurants": "x"}), "unknown shape"),
+        Case("another document", answer({"message": "hello"}), "unknown shape"),
+        Case("ten megabytes", answer(b'{"x": "' + b"x" * 10_000_000 + b'"}'), "larger than 8 MiB"),
+        Case("endless", relay.endless(UNTIL_CLOSE, b" " * 65536), "larger than 8 MiB"),
+        Case(
+            "endless chunks", relay.endless(CHUNKED, b"1000\r\n" + b" " * 4096 + b"\r\n"), "8 MiB"
+        ),
+        Case("endless head", relay.endless(HEAD, b"X: y\r\n"), "not HTTP"),
+        Case("endless line", relay.endless(b"HTTP/1.1 200 OK\r\nX: ", b"y" * 4096), "not HTTP"),
+        Case("endless 100", relay.dripping(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), TOO_SLOW),
+        Case("a dripping head", relay.dripping(HEAD, b"X"), TOO_SLOW),
+        Case("a dripping body", relay.dripping(UNTIL_CLOSE, b" "), TOO_SLOW),
+        Case("silence", relay.silence, TOO_SLOW),
+        Case("no answer", b"", "cut off"),
+        Case("cut", HEAD + b"Content-Length: 99\r\n\r\n{}", "cut off"),
+        Case("cut in a chunk", CHUNKED + b"99\r\n{}", "cut off"),
+        Case("a bad chunk", CHUNKED + b"zz\r\n{}", "cut off"),
+        Case("not HTTP", b"SSH-2.0-server\r\n\r\n", "not HTTP"),
+        Case("an odd status", b"HTTP/1.1 xyz\r\n\r\n", "not HTTP"),
+        Case("a redirect", answer("", "Location: /x", status="307 Go"), "redirect"),
+        Case("no content", answer("", status="204 No Content"), "status 204"),
+        Case("an error", answer("\x1b[2J", status="500 \x1b[31mOops"), "status 500"),
+        Case("not gzip", answer("{}", "Content-Encoding: gzip"), "gzip"),
+        Case("a bomb", answer(gzip.compress(bytes(9 << 20)), "Content-Encoding: gzip"), "8 MiB"),
+        Case("an unknown coding", answer("{}", "Content-Encoding: \x1bbr"), "encoded as"),
+    ]
+
+
+class BrokenAnswerTest(ToolTestCase):
+    """A relay of which no answer can be used."""
+
+    AT_ONCE = 4
+
+    def test_one_clear_line_and_exit_5(self) -> None:
+        with FakeRelay({}) as template:
+            names = [case.name for case in broken_answers(template)]
+        for first in range(0, len(names), self.AT_ONCE):
+            self.run_some(list(range(first, min(first + self.AT_ONCE, len(names)))))
+
+    def run_some(self, numbers: list[int]) -> None:
+        """Run several cases side by side: most of their time is spent waiting."""
+        running: list[tuple[Case, FakeRelay, subprocess.Popen[bytes]]] = []
+        for number in numbers:
+            replies: dict[str, Reply] = {}
+            relay = FakeRelay(replies)
+            self.addCleanup(relay.close)
+            case = broken_answers(relay)[number]
+            replies["/restaurant"] = case.reply
+            # On a busy machine only those cases may be short of time that are meant to be.
+            timeout = "0.5" if case.words == TOO_SLOW else str(support.TIMEOUT)
+            arguments = ("--json", "--timeout", timeout, "--relay", relay.url)
+            running.append((case, relay, self.start(*arguments)))
+        for case, relay, process in running:
+            with self.subTest(case=case.name):
+                result = self.finish(process)
+                relay.close()
+                self.assertEqual(result.code, 5)
+                self.assertRegex(result.err, case.words)
+                self.assertEqual(result.err.count("\n"), 1)
+                self.assertIsNone(_NOT_SHOWN.search(result.err))
+                self.assertRegex(json.loads(result.out)["error"], case.words)
+                self.assertEqual(set(relay.targets), {"/restaurant"})
+
+
+class OddDataTest(ToolTestCase):
+    """Answers of the right shape, with odd things in them."""
+
+    def show(self, replies: dict[str, Reply], *arguments: str) -> tuple[support.Result, list[str]]:
+        """Run the tool on a terminal and return what it wrote, and what it asked for."""
+        with FakeRelay(replies) as relay:
+            result = self.run_on_terminal("--relay", relay.url, *arguments)
+            return result, relay.targets
+
+    def test_control_characters_never_reach_the_terminal(self) -> None:
+        evil = "\x1b]0;owned\x07\x1b[2JLax\u202e\u0007\x9b31m\r\nmed\x00 dill \ud800\u200f"
+        entries = listed("a", name=evil, region=evil, homepage=evil)
+        replies: dict[str, Reply] = {
+            "/restaurant": answer(entries),
+            "/restaurant/a": answer(menu(evil), "Cache-Status: \x1b[31m; detail=\x1b[5m"),
+        }
+        for arguments in (
+            *([], ["--all"], ["--all", "--json"], ["--all", "--format", "plain"]),
+            *(["--all", "--format", "markdown"], ["--find", "lax"], ["--restaurant", evil[:30]]),
+        ):
+            with self.subTest(arguments=arguments):
+                result, _ = self.show(dict(replies), *(a.replace("\x00", "") for a in arguments))
+                shown = support.without_colour(result.out)
+                self.assertIsNone(_NOT_SHOWN.search(shown), repr(shown))
+                self.assertIn("Lax", shown)
+
+    def test_an_identifier_leads_to_no_other_path(self) -> None:
+        names = ["../version", "..", ".", "a/../../b", "%2e%2e%2f", "a b", "a?b#c", "..\\x", "å"]
+        replies: dict[str, Reply] = {"/restaurant": answer(listed(*names))}
+        allowed = {"%252e%252e%252f", "a%20b", "a%3Fb%23c", "%C3%A5"}
+        result, targets = self.show(replies, "--all", "--format", "plain")
+        self.assertEqual(set(targets), {"/restaurant", *(f"/restaurant/{a}" for a in allowed)})
+        self.assertIn("cannot stand in a path", result.out)
+        _, targets = self.show({}, "--restaurant", *names, "x/y", "/", "../restaurant")
+        lists = {"/restaurant", "/restaurants?limit=100&offset=0"}
+        self.assertEqual(set(targets) - lists, {f"/restaurant/{a}" for a in allowed})
+
+    def test_null_dishes_and_duplicates(self) -> None:
+        entries = listed("a", "a", None, "b")
+        assert isinstance(entries["restaurants"], list)
+        entries["restaurants"] += [None, "x", {"name": "nameless"}]
+        replies: dict[str, Reply] = {
+            "/restaurant": answer(entries),
+            "/restaurant/a": answer(menu(None, "Lax", "Lax", 5, ["x"])),
+            "/restaurant/b": answer({"restaurant": {"menu": [None, {"dish": None}]}}),
+        }
+        with FakeRelay(replies) as relay:
+            result = self.run_tool("--relay", relay.url, "--all")
+        self.assertEqual((result.code, result.out), (0, "a\tMatsal a\tLax\n"))
+        self.assertIn("could not be read: 4", result.err)
+        self.assertIn("that was there before: 1", result.err)
+        self.assertIn("Matsal b: closed today", result.err)
+
+    def test_five_thousand_restaurants(self) -> None:
+        entries = listed(*range(5000))
+        with FakeRelay({"/restaurant": answer(entries)}) as relay:
+            start = time.monotonic()
+            plain = self.run_tool("--relay", relay.url)
+            self.assertEqual(len(plain.rows), 5000)
+            table = self.run_on_terminal("--relay", relay.url)
+            self.assertEqual(table.out.count("Matsal"), 5000)
+            self.assertLess(time.monotonic() - start, support.TIMEOUT)
+
+    def test_five_hundred_menus(self) -> None:
+        replies: dict[str, Reply] = {"/restaurant": answer(listed(*range(500)))}
+        replies.update({f"/restaurant/{n}": answer(menu(f"Rätt {n}")) for n in range(500)})
+        with FakeRelay(replies) as relay:
+            result = self.run_tool("--relay", relay.url, "--all")
+        self.assertEqual((result.code, len(result.rows)), (0, 500))
+        self.assertEqual([row[0] for row in result.rows], [str(n) for n in range(500)])
