@@ -154,10 +154,8 @@ def _menu_title(view: View, entry: Entry) -> RenderableType:
         title.append(f" · {word}" if word else "", style="not bold default")
     if entry.menu is not None:
         words = age_words(entry.menu.freshness, view.now)
-        if words:
-            title.append(
-                f"\n{words}", style="not bold yellow" if "stale" in words else "not bold dim"
-            )
+        colour = "yellow" if entry.menu.freshness.stale else "dim default"
+        title.append(f"\n{words}" if words else "", style=f"not bold {colour}")
     return title
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import io
 import json
 import signal
 import socket
@@ -11,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dish_shell_tool import list_dishes
 from sample_menu_api import data
 from sample_menu_api.server import SampleMenuApi
 from tests import dish_tool_support as support
@@ -262,16 +265,26 @@ class FailureTest(ToolTestCase):
             ["--relay", "http://localhost:8000/api", "--start"],
             ["--relay", "x\x1b[2Jy:z"],
         )
-        running = [(call, self.start(*call)) for call in calls]
-        running.append((["RELAY_URL"], self.start(RELAY_URL="http://a:b")))
-        for call, process in running:
+        for call in calls:
             with self.subTest(call=call):
-                code, out, err = self.finish(process)
+                code, out, err = self.run_here(*call)
                 self.assertEqual(code, 2)
                 self.assertEqual(bool(out), "--json" in call)
                 self.assertEqual(err.count("\n"), 1)
                 self.assertNotIn("\x1b", err)
                 self.assertIn(call[0].lstrip("-"), err)
+
+    def run_here(self, *arguments: str) -> Result:
+        """Run the command in this process, where a call that asks no relay costs little."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = list_dishes.main(arguments)
+        return Result(code, out.getvalue(), err.getvalue())
+
+    def test_a_wrong_url_in_the_environment_is_named(self) -> None:
+        result = self.run_tool(RELAY_URL="http://a:b")
+        self.assertEqual((result.code, result.out), (2, ""))
+        self.assertIn("RELAY_URL 'http://a:b': the port", result.err)
 
     def test_json_of_wrong_usage_is_json(self) -> None:
         result = self.run_tool("--json", "--find", "&")

@@ -76,8 +76,10 @@ class TerminalTest(ToolTestCase):
 
     def test_a_menu_with_prices_lines_up(self) -> None:
         with SampleMenuApi(api="v2", today=THURSDAY) as api:
-            for columns in WIDTHS:
-                result = self.run_on_terminal("--relay", api.url, "--restaurant", "1")
+            for columns in (40, 80):
+                result = self.run_on_terminal(
+                    "--relay", api.url, "--restaurant", "1", columns=columns
+                )
                 lines = without_colour(result.out).splitlines()
                 priced = [line for line in lines if line.endswith(" kr")]
                 self.assertEqual(len(priced), len(data.menu(data.RESTAURANTS[0], THURSDAY)))
