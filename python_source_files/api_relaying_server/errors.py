@@ -1,23 +1,24 @@
-"""Our exceptions. Each one that a client can meet knows its HTTP status and how it is told (RFC 9457, RFC 9209)."""
+"""Our exceptions. Each one that a client can meet knows its HTTP status and how it is told (RFC
+9457, RFC 9209).
+"""
 
 from __future__ import annotations
-
-from typing import Optional
 
 
 class RelayError(Exception):
     """Something that ends in an answer of the relay's own.
 
-    `status` is the HTTP status, `title` the short human text of the problem document, `detail` what happened this
-    time, `proxy_error` the error type of `Proxy-Status` (RFC 9209, 2.3) where there is one, `retry_after` whole seconds.
+    `status` is the HTTP status, `title` the short human text of the problem document, `detail`
+    what happened this time, `proxy_error` the error type of `Proxy-Status` (RFC 9209, 2.3) where
+    there is one, `retry_after` whole seconds.
     """
 
     status = 500
     title = "Internal error"
-    proxy_error: Optional[str] = None
+    proxy_error: str | None = None
 
     def __init__(
-        self, detail: str = "", *, retry_after: Optional[int] = None, status: Optional[int] = None
+        self, detail: str = "", *, retry_after: int | None = None, status: int | None = None
     ) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -27,7 +28,9 @@ class RelayError(Exception):
 
 
 class BadRequest(RelayError):
-    """The request is malformed or means something that a strict server must not guess (RFC 9112)."""
+    """The request is malformed or means something that a strict server must not guess (RFC
+    9112).
+    """
 
     status = 400
     title = "Malformed request"

@@ -1,23 +1,25 @@
-"""What is kept of a response: its head, its content, and the times and request fields its reuse depends on."""
+"""What is kept of a response: its head, its content, and the times and request fields its reuse
+depends on.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple, Optional
 
 from api_relaying_server.http1.message import Fields
 
-Selecting = Tuple[Tuple[str, Optional[str]], ...]
+Selecting = tuple[tuple[str, Optional[str]], ...]
 
 
 class StoredResponse(NamedTuple):
     """One stored response (a variant of its key). Immutable: freshening makes a new one.
 
     `fields` are the end-to-end fields to send; `body` is the content as the upstream encoded it.
-    `first` and `complete_length` place `body` in the representation: a whole response has `first` 0 and
-    `complete_length` equal to the length of `body`; anything else is partial content (RFC 9111, 3.3, 3.4),
-    `complete_length` None where the origin did not tell it.
-    `selecting` holds the request fields named by `Vary` (and `Origin`) with their normalised values, sorted by
-    name, None for one that was absent. Times are seconds of Unix time: `request_time` when the request
+    `first` and `complete_length` place `body` in the representation: a whole response has `first`
+    0 and `complete_length` equal to the length of `body`; anything else is partial content (RFC
+    9111, 3.3, 3.4), `complete_length` None where the origin did not tell it. `selecting` holds the
+    request fields named by `Vary` (and `Origin`) with their normalised values, sorted by name,
+    None for one that was absent. Times are seconds of Unix time: `request_time` when the request
     that fetched or last validated it was sent, `response_time` when its head arrived.
     `must_validate` is set by an invalidation or a soft purge (RFC 9111, 4.4).
     """
@@ -30,7 +32,7 @@ class StoredResponse(NamedTuple):
     response_time: float
     selecting: Selecting = ()
     first: int = 0
-    complete_length: Optional[int] = None
+    complete_length: int | None = None
     must_validate: bool = False
 
     @property
@@ -46,10 +48,11 @@ class StoredResponse(NamedTuple):
 class Record(NamedTuple):
     """All that is stored under one key: its variants, the most recently stored first.
 
-    `expires` is the Unix time until which any of them is of use, stale use included: a store may forget it after.
+    `expires` is the Unix time until which any of them is of use, stale use included: a store may
+    forget it after.
     """
 
-    variants: Tuple[StoredResponse, ...]
+    variants: tuple[StoredResponse, ...]
     expires: float
 
     @property

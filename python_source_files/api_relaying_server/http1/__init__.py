@@ -1,1 +1,3 @@
-"""HTTP/1.1 messages as bytes and as objects (RFC 9112, RFC 9110): no sockets, no clock, no caching."""
+"""HTTP/1.1 messages as bytes and as objects (RFC 9112, RFC 9110): no sockets, no clock, no
+caching.
+"""

@@ -1,14 +1,15 @@
 """Messages as objects: field sections, request heads, response heads.
 
-Text is latin-1 throughout, so that every byte that came in can go out again unchanged (RFC 9110, 5.5).
-Nothing here knows a socket, a clock or a caching rule.
+Text is latin-1 throughout, so that every byte that came in can go out again unchanged (RFC 9110,
+5.5). Nothing here knows a socket, a clock or a caching rule.
 """
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Tuple
+from collections.abc import Iterable, Iterator
+from typing import Callable
 
-Field = Tuple[str, str]
+Field = tuple[str, str]
 
 
 class Fields:
@@ -21,10 +22,10 @@ class Fields:
     __slots__ = ("_index", "items")
 
     def __init__(self, items: Iterable[Field] = ()) -> None:
-        self.items: Tuple[Field, ...] = tuple(items)
-        self._index: Optional[Dict[str, List[str]]] = None
+        self.items: tuple[Field, ...] = tuple(items)
+        self._index: dict[str, list[str]] | None = None
 
-    def _by_name(self) -> Dict[str, List[str]]:
+    def _by_name(self) -> dict[str, list[str]]:
         index = self._index
         if index is None:
             index = {}
@@ -33,18 +34,20 @@ class Fields:
             self._index = index
         return index
 
-    def all(self, name: str) -> List[str]:
+    def all(self, name: str) -> list[str]:
         """The values of every field line called `name` (given in lower case), in order."""
         return self._by_name().get(name, [])
 
-    def get(self, name: str) -> Optional[str]:
-        """The one value of `name` (lower case): several lines joined by a comma (RFC 9110, 5.3), None if absent."""
+    def get(self, name: str) -> str | None:
+        """The one value of `name` (lower case): several lines joined by a comma (RFC 9110, 5.3),
+        None if absent.
+        """
         values = self._by_name().get(name)
         if values is None:
             return None
         return values[0] if len(values) == 1 else ", ".join(values)
 
-    def first(self, name: str) -> Optional[str]:
+    def first(self, name: str) -> str | None:
         """The value of the first field line called `name` (lower case), None if absent."""
         values = self._by_name().get(name)
         return values[0] if values else None
@@ -67,7 +70,7 @@ class Fields:
     def __repr__(self) -> str:
         return f"Fields({list(self.items)!r})"
 
-    def names(self) -> List[str]:
+    def names(self) -> list[str]:
         """Every field name once, lower case, in order of first appearance."""
         return list(self._by_name())
 
@@ -80,7 +83,9 @@ class Fields:
         return Fields(self.items + more)
 
     def replaced(self, name: str, value: str) -> Fields:
-        """The section with one field `name` of this value in place of all that it had by that name."""
+        """The section with one field `name` of this value in place of all that it had by that
+        name.
+        """
         lower = name.lower()
         return self.without(lambda had: had == lower).plus((name, value))
 
@@ -88,8 +93,9 @@ class Fields:
 class RequestHead:
     """The head of a request as it was received.
 
-    `target` is the request target as the path and query of the origin-form, percent-encoding untouched;
-    `version` is (major, minor); `raw` holds the bytes of the whole head where they are known.
+    `target` is the request target as the path and query of the origin-form, percent-encoding
+    untouched; `version` is (major, minor); `raw` holds the bytes of the whole head where they are
+    known.
     """
 
     __slots__ = ("fields", "method", "raw", "target", "version")
@@ -99,8 +105,8 @@ class RequestHead:
         method: str,
         target: str,
         fields: Fields,
-        version: Tuple[int, int] = (1, 1),
-        raw: Optional[bytes] = None,
+        version: tuple[int, int] = (1, 1),
+        raw: bytes | None = None,
     ) -> None:
         self.method = method
         self.target = target
@@ -118,7 +124,7 @@ class ResponseHead:
     __slots__ = ("fields", "reason", "status", "version")
 
     def __init__(
-        self, status: int, reason: str, fields: Fields, version: Tuple[int, int] = (1, 1)
+        self, status: int, reason: str, fields: Fields, version: tuple[int, int] = (1, 1)
     ) -> None:
         self.status = status
         self.reason = reason

@@ -1,0 +1,139 @@
+"""Building one worker's objects: the only place, beside the command, that sees the settings.
+
+Everything with a socket, a lock, a connection or a thread is made here, that is after any fork.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+
+from api_relaying_server.caching.policy import Policy
+from api_relaying_server.fetching import Fetcher
+from api_relaying_server.keeping import Keeper
+from api_relaying_server.relay import Relay
+from api_relaying_server.serving.front import Limits
+from api_relaying_server.serving.server import RelayServer, listen
+from api_relaying_server.settings import Settings
+from api_relaying_server.tiers.hot import HotTier
+from api_relaying_server.tiers.notes import Notes
+from api_relaying_server.tiers.refresh import Refresher
+from api_relaying_server.tiers.store import Store, open_store
+from api_relaying_server.upstream.session import RelaySession, Upstream
+from api_relaying_server.upstream.translation import parse_base
+
+SPARE_DESCRIPTORS = 256
+"""Descriptors that are not for clients: the store, the upstream, logs."""
+
+MAX_OBJECT = 32 * 1024 * 1024
+"""Bytes of the largest response that is stored; a tenth of the store if that is less."""
+
+
+class Worker:
+    """A relay that listens and serves."""
+
+    def __init__(
+        self, server: RelayServer, store: Store, refresher: Refresher, drain: float
+    ) -> None:
+        self._server = server
+        self._store = store
+        self._refresher = refresher
+        self._drain = drain
+        self.addresses: Sequence[str] = _urls(server)
+
+    def serve(self) -> None:
+        """Answers requests until stopped."""
+        try:
+            self._server.serve_forever()
+        finally:
+            self._refresher.close()
+            self._store.close(self._drain)
+
+    def stop(self) -> None:
+        """Begins to stop: takes nothing new, finishes what runs."""
+        self._server.stop(self._drain)
+
+    def stop_now(self) -> None:
+        """Stops at once, whatever runs."""
+        self._server.front.stop_now()
+
+    def reopen_logs(self) -> None:
+        """Opens the log files anew."""
+
+
+def build(settings: Settings, upstream_url: str) -> Worker:
+    """One worker, listening already. Raises OSError and ConfigError where it cannot be built."""
+    listeners = listen(settings.host, settings.port)
+    try:
+        store = open_store(settings.cache, settings.cache_size)
+    except BaseException:
+        for sock in listeners:
+            sock.close()
+        raise
+    policy = _policy(settings)
+    hot = HotTier(settings.hot_size)
+    keeper = Keeper(hot, store, Notes(), policy, time.time)
+    session = RelaySession(store.backend, settings.upstream_connections)
+    upstream = Upstream(
+        session, parse_base(upstream_url), settings.timeout_connect, settings.timeout_read
+    )
+    fetcher = Fetcher(upstream, keeper, policy, settings.public_host)
+    refresher = Refresher()
+    relay = Relay(policy, keeper, fetcher, refresher)
+    server = RelayServer(
+        listeners,
+        relay,
+        hot.heads,
+        _limits(settings),
+        settings.threads,
+        settings.max_body,
+        settings.trust_forwarded,
+    )
+    return Worker(server, store, refresher, settings.drain)
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        default_ttl=settings.default_ttl,
+        negative_ttl=settings.negative_ttl or 0.0,
+        ttl_rules=tuple(settings.ttl),
+        max_ttl_rules=tuple(settings.max_ttl),
+        stale_if_error=settings.stale_if_error or 0.0,
+        client_refresh=settings.client_refresh,
+        offline=settings.offline,
+        max_object=min(MAX_OBJECT, settings.cache_size // 10),
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_head=settings.max_head,
+        timeout_head=settings.timeout_head,
+        timeout_idle=settings.timeout_idle,
+        connections=_most_connections(),
+        per_client=settings.connections_per_client or None,
+    )
+
+
+def _most_connections() -> int:
+    """As many as this process may have descriptors for; the soft limit is raised to the hard
+    one.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (OSError, ValueError):
+            pass
+    return max(64, min(soft, 65536) - SPARE_DESCRIPTORS)
+
+
+def _urls(server: RelayServer) -> list[str]:
+    urls = []
+    for sock in server.front.listeners:
+        host, port = sock.getsockname()[:2]
+        urls.append(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+    return urls

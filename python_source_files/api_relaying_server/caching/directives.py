@@ -1,0 +1,169 @@
+"""`Cache-Control` and its relatives as objects (RFC 9111, 5.2; RFC 9213).
+
+A directive that is there but has no usable argument stays distinguishable from one that is absent:
+what cannot be read counts against reuse, never for it (RFC 9111, 4.2.1).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Union
+
+from api_relaying_server.http1.grammar import delta_seconds, split_list, split_lists, unquote
+from api_relaying_server.http1.message import Fields
+
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+MAX_DIRECTIVES = 1000
+"""Directives that are looked at in one field; the rest is left unread, as if it had not been
+sent.
+"""
+
+
+class _Invalid:
+    """The argument of a directive that has one which no grammar allows."""
+
+
+INVALID = _Invalid()
+Argument = Union[str, None, _Invalid]
+
+
+class Directives:
+    """The directives of a message, by lower-case name; of a repeated one the first counts (RFC
+    9111, 4.2.1).
+    """
+
+    __slots__ = ("_arguments",)
+
+    def __init__(self, arguments: dict[str, Argument]) -> None:
+        self._arguments = arguments
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._arguments
+
+    def __bool__(self) -> bool:
+        return bool(self._arguments)
+
+    def seconds(self, name: str) -> int | None:
+        """The delta-seconds of a directive, quoted or not; 0 where it is there but invalid, None
+        where it is absent.
+        """
+        if name not in self._arguments:
+            return None
+        argument = self._arguments[name]
+        found = delta_seconds(argument) if isinstance(argument, str) else None
+        return 0 if found is None else found
+
+    def is_unqualified(self, name: str) -> bool:
+        """True where the directive is there and not limited to the field names in its argument
+        (5.2.2.4, 5.2.2.7).
+        """
+        return name in self._arguments and not self.field_names(name)
+
+    def field_names(self, name: str) -> frozenset[str]:
+        """The lower-case field names that qualify `no-cache` or `private`; empty where it is
+        absent or unqualified.
+        """
+        argument = self._arguments.get(name)
+        if not isinstance(argument, str):
+            return frozenset()
+        return frozenset(member.lower() for member in split_list(argument))
+
+    def limit(self, name: str) -> int | None:
+        """The delta-seconds of a request directive whose argument may be left out; None without a
+        usable number.
+        """
+        argument = self._arguments.get(name)
+        return delta_seconds(argument) if isinstance(argument, str) else None
+
+
+NONE = Directives({})
+
+
+def parse_cache_control(values: list[str]) -> Directives:
+    """The directives in the lines of a `Cache-Control` field."""
+    if not values:
+        return NONE
+    arguments: dict[str, Argument] = {}
+    for member in split_lists(values)[:MAX_DIRECTIVES]:
+        found = _NAME.match(member)
+        if found is not None:
+            arguments.setdefault(found[0].lower(), _argument(member[found.end() :]))
+    return Directives(arguments)
+
+
+def _argument(rest: str) -> Argument:
+    if not rest:
+        return None
+    text = rest[1:]
+    if not rest.startswith("=") or not text:
+        return INVALID
+    if text.startswith('"'):
+        # RFC 9111, 5.2: both forms are to be accepted, whichever the directive's definition uses.
+        content = unquote(text)
+        return INVALID if content is None else content
+    return text if _NAME.fullmatch(text) else INVALID
+
+
+def targeted_directives(fields: Fields) -> Directives | None:
+    """The directives of a valid, non-empty `CDN-Cache-Control`, None without one (RFC 9213,
+    2.2).
+    """
+    values = fields.all("cdn-cache-control")
+    if not values:
+        return None
+    # Imported here: most upstreams never send the field, and the parser costs 20 ms at start.
+    from http_sf import parse
+
+    try:
+        members = parse(", ".join(values).encode("latin-1"), tltype="dictionary")
+    except (ValueError, UnicodeError):
+        return None  # an invalid structured field is ignored as a whole (RFC 9651, 4.2)
+    if not isinstance(members, dict) or not members:
+        return None
+    return Directives({str(name): _item_argument(item) for name, item in members.items()})
+
+
+def _item_argument(item: object) -> Argument:
+    value = item[0] if isinstance(item, tuple) else item
+    if value is True:
+        return None
+    if isinstance(value, bool):
+        return INVALID
+    if isinstance(value, int):
+        return str(value) if value >= 0 else INVALID
+    return str(value) if isinstance(value, str) else INVALID
+
+
+class ResponseDirectives:
+    """What a response's origin says to this cache.
+
+    `targeted` is true where `CDN-Cache-Control` says it, in place of `Cache-Control` and `Expires`
+    (RFC 9213, 2.2).
+    """
+
+    __slots__ = ("directives", "targeted")
+
+    def __init__(self, fields: Fields) -> None:
+        targeted = targeted_directives(fields)
+        self.targeted = targeted is not None
+        self.directives = (
+            parse_cache_control(fields.all("cache-control")) if targeted is None else targeted
+        )
+
+
+def response_directives(fields: Fields) -> Directives:
+    """The directives that bind this cache for a response with these fields."""
+    return ResponseDirectives(fields).directives
+
+
+def request_directives(fields: Fields) -> Directives:
+    """The directives of a request; `Pragma: no-cache` stands for `no-cache` where there are none
+    (RFC 9111, 5.4).
+    """
+    values = fields.all("cache-control")
+    if values:
+        return parse_cache_control(values)
+    if any(member.lower() == "no-cache" for member in split_lists(fields.all("pragma"))):
+        return Directives({"no-cache": None})
+    return NONE

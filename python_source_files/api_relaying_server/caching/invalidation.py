@@ -1,0 +1,49 @@
+"""What an unsafe request makes doubtful (RFC 9111, 4.4)."""
+
+from __future__ import annotations
+
+from urllib.parse import urljoin, urlsplit
+
+from api_relaying_server.http1.message import Fields, RequestHead
+
+SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
+"""RFC 9110, 9.2.1; a method that is not known counts as unsafe."""
+
+
+def targets_to_invalidate(
+    request: RequestHead, status: int, fields: Fields, upstream: str = ""
+) -> list[str]:
+    """The targets whose stored responses may not be reused unvalidated after this answer.
+
+    That is the request's own, and those that `Location` and `Content-Location` name on the same
+    origin: below the relay's own authority (the request's `Host`) or below the `upstream` base
+    URL. Empty unless the request was unsafe and the answer no error.
+    """
+    if request.method in SAFE_METHODS or not 200 <= status < 400:
+        return []
+    targets = [request.target]
+    for name in ("location", "content-location"):
+        for reference in fields.all(name):
+            target = same_origin_target(reference, request, upstream)
+            if target is not None and target not in targets:
+                targets.append(target)
+    return targets
+
+
+def same_origin_target(reference: str, request: RequestHead, upstream: str = "") -> str | None:
+    """The relay's target that a URI reference in a response names, None where it is another
+    origin's.
+    """
+    try:
+        own = f"http://{request.fields.get('host') or 'localhost'}"
+        parts = urlsplit(urljoin(own + request.target, reference))
+    except ValueError:
+        return None
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    authority = f"//{parts.netloc.lower()}"
+    if authority == own.partition(":")[2].lower():
+        return path
+    base = urlsplit(upstream)
+    if parts.netloc.lower() == base.netloc.lower() and path.startswith(base.path + "/"):
+        return path[len(base.path) :]
+    return None

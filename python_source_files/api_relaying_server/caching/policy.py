@@ -1,0 +1,64 @@
+"""What the operator has decided about caching, in the form in which the rules ask for it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+
+class When(Protocol):
+    """A span of freshness that may depend on the wall clock."""
+
+    def until(self, now: float) -> float:
+        """Seconds of freshness for something received at `now` (Unix time)."""
+
+
+class PathLimit(Protocol):
+    """A span of freshness for the paths that match."""
+
+    @property
+    def when(self) -> When:
+        """The span."""
+
+    def matches(self, path: str) -> bool:
+        """True where the rule is about this path (without its query)."""
+
+
+class Policy(NamedTuple):
+    """The operator's decisions; times in seconds.
+
+    `default_ttl` and `negative_ttl` 0 leave it to heuristics; `ttl_rules` replace what the origin
+    says, `max_ttl_rules` cap it, first match wins in both. `stale_if_error` is how long past its
+    freshness a response may answer for a failing upstream. `client_refresh` obeys directives of a
+    request that cost the upstream a call. `offline` never asks the upstream. `max_object` is the
+    most bytes of content that are kept of one response.
+    """
+
+    default_ttl: float = 300.0
+    negative_ttl: float = 10.0
+    ttl_rules: tuple[PathLimit, ...] = ()
+    max_ttl_rules: tuple[PathLimit, ...] = ()
+    stale_if_error: float = 86400.0
+    client_refresh: bool = False
+    offline: bool = False
+    max_object: int = 32 * 1024 * 1024
+
+    def ttl_for(self, target: str, received: float) -> float | None:
+        """Seconds of freshness that the operator sets for this target, None where the origin
+        decides.
+        """
+        return _first_match(self.ttl_rules, target, received)
+
+    def max_ttl_for(self, target: str, received: float) -> float | None:
+        """The most seconds of freshness that the operator allows for this target, None without a
+        cap.
+        """
+        return _first_match(self.max_ttl_rules, target, received)
+
+
+def _first_match(rules: tuple[PathLimit, ...], target: str, received: float) -> float | None:
+    if rules:
+        path = target.partition("?")[0]
+        for rule in rules:
+            if rule.matches(path):
+                return rule.when.until(received)
+    return None

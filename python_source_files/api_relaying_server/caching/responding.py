@@ -1,0 +1,186 @@
+"""What a client is sent of a stored response (RFC 9111, 4; RFC 9110, 13, 14): whole, head only,
+304, one range or several.
+
+The answer depends on the request and the stored response alone; `Age` and `Cache-Status` are added
+when it is sent.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import NamedTuple
+
+from api_relaying_server.caching.conditional import fields_of_304, if_range_holds, is_not_modified
+from api_relaying_server.caching.directives import parse_cache_control
+from api_relaying_server.caching.ranges import Part, asked_ranges, cut, is_excessive, resolve
+from api_relaying_server.caching.reuse import Assessed
+from api_relaying_server.caching.stored import StoredResponse
+from api_relaying_server.http1.grammar import split_lists
+from api_relaying_server.http1.message import Field, Fields, RequestHead
+from api_relaying_server.http1.rendering import reason_phrase, render_fields
+
+Shape = tuple[str, tuple[Part, ...]]
+"""What tells two answers from the same stored response apart: their kind, and the parts they
+hold.
+"""
+
+BODILESS_STATUSES = frozenset((204, 304))
+
+
+class Prepared(NamedTuple):
+    """An answer from a stored response: `body` is what is sent behind the head; `shape` tells it
+    from the others.
+    """
+
+    status: int
+    reason: str
+    fields: Fields
+    body: bytes
+    shape: Shape
+
+
+def shape_of(request: RequestHead, stored: StoredResponse) -> Shape:
+    """Which answer a request gets from a stored response that covers it (RFC 9110, 13.2.2: this
+    order).
+    """
+    fields, made = request.fields, stored.response_time
+    if is_not_modified(fields, stored.status, stored.fields, made):
+        return "not-modified", ()
+    if request.method == "HEAD":
+        return "head", ()
+    if stored.status in (200, 206):
+        specs = asked_ranges(fields)
+        if specs is not None and if_range_holds(fields, stored.status, stored.fields, made):
+            return _range_shape(specs, stored)
+    return "whole", ()
+
+
+def _range_shape(specs: list[tuple[int | None, int | None]], stored: StoredResponse) -> Shape:
+    length = stored.complete_length
+    if length is None:
+        parts = [Part(f, n) for f, n in specs if f is not None and n is not None]
+    else:
+        parts = resolve(specs, length)
+    if not parts:
+        return "unsatisfiable", ()
+    if is_excessive(parts):
+        return "whole", ()
+    return "range", tuple(parts)
+
+
+def prepare(request: RequestHead, found: Assessed) -> Prepared:
+    """The answer that a request gets from a stored response that covers it."""
+    return build(shape_of(request, found.stored), found)
+
+
+def build(shape: Shape, found: Assessed) -> Prepared:
+    """The answer of this shape."""
+    stored = found.stored
+    kind, parts = shape
+    fields = shortened(stored.fields, found.lifetime) if found.capped else stored.fields
+    if kind == "not-modified":
+        return Prepared(304, reason_phrase(304), fields_of_304(fields), b"", shape)
+    if kind == "unsatisfiable":
+        return _unsatisfiable(fields, stored, shape)
+    if kind == "range":
+        return _ranged(fields, stored, parts, shape)
+    status = 200 if stored.status == 206 else stored.status
+    reason = reason_phrase(200) if stored.status == 206 else stored.reason
+    fields = _whole(fields, stored)
+    body = b"" if kind == "head" or status in BODILESS_STATUSES else stored.body
+    return Prepared(status, reason, fields, body, shape)
+
+
+def _whole(fields: Fields, stored: StoredResponse) -> Fields:
+    if stored.status == 206:
+        fields = fields.without(lambda name: name == "content-range")
+    if stored.status in BODILESS_STATUSES:
+        return fields
+    return with_length(fields, len(stored.body))
+
+
+def with_length(fields: Fields, length: int) -> Fields:
+    """The fields with this `Content-Length`, in the place of the one they had."""
+    if fields.all("content-length") == [str(length)]:
+        return fields
+    items: list[Field] = []
+    placed = False
+    for name, value in fields:
+        if name.lower() != "content-length":
+            items.append((name, value))
+        elif not placed:
+            items.append((name, str(length)))
+            placed = True
+    if not placed:
+        items.append(("Content-Length", str(length)))
+    return Fields(items)
+
+
+def _unsatisfiable(fields: Fields, stored: StoredResponse, shape: Shape) -> Prepared:
+    kept = fields.without(
+        lambda name: not (name in ("date", "etag") or name.startswith("access-control-"))
+    )
+    kept = kept.plus(
+        ("Content-Range", f"bytes */{stored.complete_length}"), ("Content-Length", "0")
+    )
+    return Prepared(416, reason_phrase(416), kept, b"", shape)  # RFC 9110, 15.5.17
+
+
+def _ranged(
+    fields: Fields, stored: StoredResponse, parts: tuple[Part, ...], shape: Shape
+) -> Prepared:
+    fields = fields.without(lambda name: name in ("content-range", "content-length"))
+    if len(parts) == 1:
+        body = cut(stored, parts[0])
+        fields = fields.plus(
+            ("Content-Range", _content_range(parts[0], stored)), ("Content-Length", str(len(body)))
+        )
+    else:
+        boundary, body = _multipart(fields.first("content-type"), stored, parts)
+        fields = fields.replaced("Content-Type", f"multipart/byteranges; boundary={boundary}")
+        fields = fields.plus(("Content-Length", str(len(body))))
+    return Prepared(206, reason_phrase(206), fields, body, shape)
+
+
+def _content_range(part: Part, stored: StoredResponse) -> str:
+    total = "*" if stored.complete_length is None else str(stored.complete_length)
+    return f"bytes {part.first}-{part.last}/{total}"
+
+
+def _multipart(
+    content_type: str | None, stored: StoredResponse, parts: tuple[Part, ...]
+) -> tuple[str, bytes]:
+    """The boundary and body of a `multipart/byteranges` (RFC 9110, 14.6)."""
+    boundary = f"{zlib.crc32(stored.body):08x}"
+    while boundary.encode() in stored.body:  # RFC 2046, 5.1.1: it must not appear in a part
+        boundary = f"{zlib.crc32(boundary.encode()):08x}{boundary}"
+    pieces = []
+    for part in parts:
+        head: list[Field] = [("Content-Type", content_type)] if content_type is not None else []
+        head.append(("Content-Range", _content_range(part, stored)))
+        pieces.append(
+            b"--%b\r\n%b\r\n%b\r\n" % (boundary.encode(), render_fields(head), cut(stored, part))
+        )
+    return boundary, b"".join(pieces) + b"--%b--\r\n" % boundary.encode()
+
+
+def shortened(fields: Fields, lifetime: float) -> Fields:
+    """Response fields whose freshness ends after `lifetime` seconds for every cache that reads
+    them.
+
+    `max-age` says so, `s-maxage` too where it was there; `Expires` and targeted fields go.
+    """
+    seconds = max(0, int(lifetime))
+    said = parse_cache_control(fields.all("cache-control"))
+    members = [f"max-age={seconds}"]
+    if "s-maxage" in said:
+        members.append(f"s-maxage={seconds}")
+    for member in split_lists(fields.all("cache-control")):
+        if member.partition("=")[0].lower().strip() not in (
+            "max-age",
+            "s-maxage",
+            "stale-while-revalidate",
+        ):
+            members.append(member)
+    rest = fields.without(lambda name: name in ("cache-control", "expires", "cdn-cache-control"))
+    return rest.plus(("Cache-Control", ", ".join(members)))

@@ -1,0 +1,279 @@
+"""Whether a stored response answers a request, and if not, what is to be done (RFC 9111, 4).
+
+`decide` is the one entry. Its answer is one of the small classes below; the relay performs it.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple, Union
+
+from api_relaying_server.caching.conditional import CONDITIONS_FOR_ORIGINS, if_range_holds
+from api_relaying_server.caching.directives import (
+    Directives,
+    request_directives,
+    response_directives,
+)
+from api_relaying_server.caching.freshness import initial_age, lifetime
+from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.ranges import asked_ranges, covers, missing_range
+from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.caching.storing import may_answer_stale
+from api_relaying_server.caching.validation import to_validate
+from api_relaying_server.caching.vary import select
+from api_relaying_server.http1.message import RequestHead
+
+CACHED_METHODS = frozenset(("GET", "HEAD"))
+"""Methods that a stored response can answer here."""
+
+PASSING_BY = CONDITIONS_FOR_ORIGINS | frozenset(
+    (
+        "x-http-method",
+        "x-http-method-override",
+        "x-method-override",
+        "x-original-url",
+        "x-rewrite-url",
+    )
+)
+"""Fields with which a request passes by the store: conditions that only the origin can judge, and
+those that make some origins answer another request than the one that the key tells of.
+"""
+
+
+class Assessed(NamedTuple):
+    """A stored response with the times that its use depends on; `age` and `lifetime` in seconds.
+
+    `born` is the Unix time at which its age was 0; it is fresh before `born + lifetime` (RFC 9111,
+    4.2).
+    """
+
+    stored: StoredResponse
+    directives: Directives
+    lifetime: float
+    capped: bool
+    born: float
+
+    def age(self, now: float) -> float:
+        """current_age (RFC 9111, 4.2.3); a clock that was set back makes nothing younger than it
+        arrived.
+        """
+        return max(now - self.born, self.stored.response_time - self.born, 0.0)
+
+    def fresh_for(self, now: float) -> float:
+        """Seconds of freshness left; negative: how long it has been stale."""
+        return self.lifetime - self.age(now)
+
+
+class Fresh(NamedTuple):
+    """Answer with this; `stale` tells that it is not fresh but allowed, `refresh` that it is to be
+    renewed meanwhile.
+    """
+
+    assessed: Assessed
+    stale: bool = False
+    refresh: bool = False
+    why: str = ""
+
+
+class Ask(NamedTuple):
+    """Ask the upstream. `reason` is the `fwd` of `Cache-Status` (RFC 9211, 2.2).
+
+    `validate` are the variants to validate; `fallback` is what may answer if the upstream fails,
+    until `fallback_until`; `complete` is a stored part and the `Range` that would make it whole.
+    """
+
+    reason: str
+    validate: tuple[StoredResponse, ...] = ()
+    fallback: Assessed | None = None
+    fallback_until: float = 0.0
+    complete: tuple[StoredResponse, str] | None = None
+
+
+class Bypass(NamedTuple):
+    """Pass the request on; nothing stored can answer it. `reason` is the `fwd` of
+    `Cache-Status`.
+    """
+
+    reason: str
+
+
+class Refuse(NamedTuple):
+    """Answer 504: only a stored response was wanted and none fits (RFC 9111, 5.2.1.7)."""
+
+    why: str
+
+
+Verdict = Union[Fresh, Ask, Bypass, Refuse]
+
+
+def assess(stored: StoredResponse, target: str, policy: Policy) -> Assessed:
+    """A stored response with its lifetime and birth."""
+    span = lifetime(
+        stored.status, stored.fields, target, stored.request_time, stored.response_time, policy
+    )
+    arrived_at_age = initial_age(stored.fields, stored.request_time, stored.response_time)
+    return Assessed(
+        stored,
+        response_directives(stored.fields),
+        span.seconds,
+        span.capped,
+        stored.response_time - arrived_at_age,
+    )
+
+
+class Case(NamedTuple):
+    """A stored response held against a request."""
+
+    found: Assessed
+    asked: Directives
+    policy: Policy
+    now: float
+
+    @property
+    def fresh_for(self) -> float:
+        """Seconds of freshness left."""
+        return self.found.fresh_for(self.now)
+
+
+class Demand(NamedTuple):
+    """One reason to validate before reuse: the `fwd` it gives, where it stands, its test."""
+
+    reason: str
+    source: str
+    holds: Callable[[Case], bool]
+
+
+def _request_no_cache(c: Case) -> bool:
+    return c.policy.client_refresh and ("no-cache" in c.asked or "no-store" in c.asked)
+
+
+def _request_max_age(c: Case) -> bool:
+    limit = c.asked.seconds("max-age")
+    return c.policy.client_refresh and limit is not None and c.found.age(c.now) > limit
+
+
+def _request_min_fresh(c: Case) -> bool:
+    wanted = c.asked.limit("min-fresh")
+    return c.policy.client_refresh and wanted is not None and c.fresh_for < wanted
+
+
+DEMANDS: tuple[Demand, ...] = (
+    Demand("stale", "RFC 9111, 4.4: invalidated", lambda c: c.found.stored.must_validate),
+    Demand("stale", "RFC 9111, 5.2.2.4", lambda c: c.found.directives.is_unqualified("no-cache")),
+    Demand("request", "RFC 9111, 5.2.1.4", _request_no_cache),
+    Demand("request", "RFC 9111, 5.2.1.1", _request_max_age),
+    Demand("request", "RFC 9111, 5.2.1.3", _request_min_fresh),
+)
+"""What makes even a fresh response wait for the origin's word."""
+
+
+def decide(request: RequestHead, record: Record | None, now: float, policy: Policy) -> Verdict:
+    """What to do about a request when these variants are stored for its target (None: nothing
+    is).
+    """
+    if request.method not in CACHED_METHODS:
+        return Bypass("method")
+    if any(name in request.fields for name in PASSING_BY):
+        return Bypass("bypass")
+    asked = request_directives(request.fields)
+    verdict = _among(request, record, asked, now, policy)
+    if isinstance(verdict, Ask) and (policy.offline or "only-if-cached" in asked):
+        return _without_upstream(verdict, now, policy)
+    return verdict
+
+
+def _among(
+    request: RequestHead, record: Record | None, asked: Directives, now: float, policy: Policy
+) -> Verdict:
+    if record is None or not record.variants:
+        return Ask("uri-miss")
+    fitting = select(record.variants, request.fields)
+    if not fitting:
+        return Ask("vary-miss", tuple(to_validate(None, record.variants)))
+    usable = [stored for stored in fitting if _covers(request, stored)]
+    if not usable:
+        return _partial(request, fitting)
+    return _judge(request, assess(usable[0], request.target, policy), asked, now, policy)
+
+
+def _covers(request: RequestHead, stored: StoredResponse) -> bool:
+    if not stored.is_partial:
+        return True
+    if request.method == "HEAD":
+        return False
+    holds = if_range_holds(request.fields, stored.status, stored.fields, stored.response_time)
+    return covers(stored, asked_ranges(request.fields) if holds else None)
+
+
+def _partial(request: RequestHead, fitting: list[StoredResponse]) -> Ask:
+    if request.method == "GET" and "range" not in request.fields:
+        wanted = missing_range(fitting[0])
+        if wanted is not None:
+            return Ask("partial", complete=(fitting[0], wanted))
+    return Ask("partial")
+
+
+def _judge(
+    request: RequestHead, found: Assessed, asked: Directives, now: float, policy: Policy
+) -> Verdict:
+    case = Case(found, asked, policy, now)
+    for demand in DEMANDS:
+        if demand.holds(case):
+            return _ask(demand.reason, request, case)
+    if case.fresh_for > 0:
+        return Fresh(found)
+    if may_answer_stale(found.directives):
+        staleness = -case.fresh_for
+        if _client_accepts_stale(asked, staleness):
+            return Fresh(found, stale=True, why="max-stale")
+        window = found.directives.seconds("stale-while-revalidate")
+        if window is not None and staleness <= window:  # RFC 5861, 3
+            return Fresh(found, stale=True, refresh=True, why="stale-while-revalidate")
+    return _ask("stale", request, case)
+
+
+def _client_accepts_stale(asked: Directives, staleness: float) -> bool:
+    if "max-stale" not in asked:
+        return False
+    limit = asked.limit("max-stale")
+    return staleness <= limit if limit is not None else asked.is_unqualified("max-stale")
+
+
+def _ask(reason: str, request: RequestHead, case: Case) -> Ask:
+    found = case.found
+    until = stale_if_error_until(found, case.policy)
+    fallback = found if until > case.now else None
+    candidates = tuple(to_validate(found.stored, ()))
+    return Ask(reason, candidates, fallback, until)
+
+
+def stale_if_error_until(found: Assessed, policy: Policy) -> float:
+    """Unix time until which a response may answer for a failing upstream; 0 where its origin
+    forbids it.
+
+    The origin's `stale-if-error` (RFC 5861, 4) sets the span in place of the operator's.
+    """
+    if found.stored.must_validate or not may_answer_stale(found.directives):
+        return 0.0
+    if policy.offline:
+        return float("inf")
+    said = found.directives.seconds("stale-if-error")
+    span = policy.stale_if_error if said is None else float(said)
+    return found.born + found.lifetime + span
+
+
+def _without_upstream(ask: Ask, now: float, policy: Policy) -> Verdict:
+    if policy.offline and ask.fallback is not None:
+        return Fresh(ask.fallback, stale=True, why="offline")
+    return Refuse("offline" if policy.offline else "only-if-cached")
+
+
+def useful_until(stored: StoredResponse, target: str, policy: Policy) -> float:
+    """Unix time until which keeping a response can pay: while fresh, valid for an outage, or to be
+    validated.
+    """
+    found = assess(stored, target, policy)
+    fresh_until = found.born + found.lifetime
+    keep = max(
+        policy.stale_if_error, float(found.directives.seconds("stale-if-error") or 0), 86400.0
+    )
+    return max(fresh_until, stored.response_time) + keep

@@ -1,0 +1,224 @@
+"""Which responses may be kept, and what of them (RFC 9111, 3).
+
+`why_not` walks a table of small rules; each says when a response must not or need not be stored.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple
+
+from api_relaying_server.caching.directives import (
+    Directives,
+    request_directives,
+    response_directives,
+)
+from api_relaying_server.caching.freshness import HEURISTIC_STATUSES, Lifetime
+from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.vary import selecting_names
+from api_relaying_server.http1.grammar import parse_content_range, split_lists
+from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
+
+UNDERSTOOD_STATUSES = frozenset(
+    (200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 406, 409, 410, 411)
+    + (412, 413, 414, 415, 417, 421, 422, 426, 500, 501, 502, 503, 504, 505)
+)
+"""Status codes whose caching requirements are known here (RFC 9111, 5.2.2.3); 206 by
+`partial_content`, 304 never.
+"""
+
+NEVER_STORED_STATUSES = frozenset((304, 428, 429, 431, 511))
+"""A 304 is not an answer but news of one; the others must not be stored at all (RFC 6585)."""
+
+HOP_BY_HOP = frozenset(
+    (
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authentication-info",
+        "proxy-authorization",
+    )
+    + ("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
+)
+"""Fields for one connection (RFC 9110, 7.6.1) and fields for one proxy (RFC 9111, 3.1): neither
+passed on nor kept.
+"""
+
+
+class Fetched(NamedTuple):
+    """A response as it was fetched, with what deciding about it takes."""
+
+    request: RequestHead
+    head: ResponseHead
+    directives: Directives
+    lifetime: Lifetime
+    policy: Policy
+
+    @property
+    def understood(self) -> bool:
+        """True where `must-understand` is met: it then outdoes `no-store` (RFC 9111, 5.2.2.3)."""
+        return "must-understand" in self.directives and self.head.status in UNDERSTOOD_STATUSES
+
+
+class Rule(NamedTuple):
+    """One reason not to store: its short name for `Cache-Status`, where it stands, and its test."""
+
+    name: str
+    source: str
+    forbids: Callable[[Fetched], bool]
+
+
+def _method_is_not_cacheable(f: Fetched) -> bool:
+    if f.request.method == "GET":
+        return False
+    # RFC 9110, 9.3.3: a POST answers later GETs only with explicit freshness and a Content-Location
+    # that is its target.
+    named = f.head.fields.get("content-location")
+    return not (
+        f.request.method == "POST"
+        and f.head.status == 200
+        and f.lifetime.explicit
+        and f.lifetime.seconds > 0
+        and named is not None
+        and names_target(named, f.request)
+    )
+
+
+def names_target(reference: str, request: RequestHead) -> bool:
+    """True where a URI reference in a response is the request's own target, as path or as whole
+    URL.
+    """
+    host = request.fields.get("host") or ""
+    if reference == request.target:
+        return True
+    scheme, found, rest = reference.partition("://")
+    return bool(found) and scheme.lower() in ("http", "https") and rest == host + request.target
+
+
+def _is_bad_partial(f: Fetched) -> bool:
+    if f.head.status != 206:
+        return False
+    values = f.head.fields.all("content-range")
+    # Several ranges in one multipart body are not taken apart: relayed, not stored (RFC 9111, 3.3
+    # leaves it open).
+    return len(values) != 1 or parse_content_range(values[0]) is None
+
+
+def _is_not_understood(f: Fetched) -> bool:
+    return "must-understand" in f.directives and f.head.status not in UNDERSTOOD_STATUSES
+
+
+def _says_no_store(f: Fetched) -> bool:
+    return "no-store" in f.directives and not f.understood
+
+
+def _is_private(f: Fetched) -> bool:
+    return f.directives.is_unqualified("private")
+
+
+def _is_for_authorized(f: Fetched) -> bool:
+    if "authorization" not in f.request.fields:
+        return False
+    return not any(name in f.directives for name in ("public", "must-revalidate", "s-maxage"))
+
+
+def _has_no_ground(f: Fetched) -> bool:
+    if f.lifetime.explicit or "public" in f.directives:
+        return False
+    return f.head.status not in HEURISTIC_STATUSES
+
+
+def _is_personal_by_default(f: Fetched) -> bool:
+    if f.lifetime.explicit:
+        return False
+    asked = f.request.fields
+    return "cookie" in asked or "authorization" in asked or "set-cookie" in f.head.fields
+
+
+def _varies_by_everything(f: Fetched) -> bool:
+    return selecting_names(f.head.fields) is None
+
+
+def _is_of_no_use(f: Fetched) -> bool:
+    if f.lifetime.seconds > 0 or has_validator(f.head.fields):
+        return False
+    return not (f.lifetime.explicit and may_answer_stale(f.directives))
+
+
+def _client_forbids(f: Fetched) -> bool:
+    return f.policy.client_refresh and "no-store" in request_directives(f.request.fields)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("method", "RFC 9111, 3: the method defines caching", _method_is_not_cacheable),
+    Rule(
+        "status",
+        "RFC 6585; RFC 9111, 3: a final status",
+        lambda f: f.head.status in NEVER_STORED_STATUSES,
+    ),
+    Rule("partial", "RFC 9111, 3.3", _is_bad_partial),
+    Rule("must-understand", "RFC 9111, 5.2.2.3", _is_not_understood),
+    Rule("no-store", "RFC 9111, 5.2.2.5", _says_no_store),
+    Rule("private", "RFC 9111, 5.2.2.7", _is_private),
+    Rule("authorization", "RFC 9111, 3.5", _is_for_authorized),
+    Rule("no-ground", "RFC 9111, 3: explicit freshness, public, or a heuristic", _has_no_ground),
+    Rule(
+        "personal", "no default or heuristic for cookies and credentials", _is_personal_by_default
+    ),
+    Rule("vary-star", "RFC 9111, 4.1: it would never match", _varies_by_everything),
+    Rule("no-use", "neither fresh nor to be validated nor good for an outage", _is_of_no_use),
+    Rule("request-no-store", "RFC 9111, 5.2.1.5", _client_forbids),
+)
+
+
+def why_not(
+    request: RequestHead, head: ResponseHead, lifetime: Lifetime, policy: Policy
+) -> str | None:
+    """The name of the first rule that forbids storing, None where the response may be stored."""
+    fetched = Fetched(request, head, response_directives(head.fields), lifetime, policy)
+    for rule in RULES:
+        if rule.forbids(fetched):
+            return rule.name
+    return None
+
+
+def has_validator(fields: Fields) -> bool:
+    """True where the response can be validated (RFC 9111, 4.3.1)."""
+    return "etag" in fields or "last-modified" in fields
+
+
+def may_answer_stale(directives: Directives) -> bool:
+    """True unless the origin forbids this cache to answer stale (RFC 9111, 4.2.4, 5.2.2.2, .4, .8,
+    .10).
+    """
+    if directives.is_unqualified("no-cache"):
+        return False
+    return not any(
+        name in directives for name in ("must-revalidate", "proxy-revalidate", "s-maxage")
+    )
+
+
+def connection_options(fields: Fields) -> frozenset[str]:
+    """The lower-case field names that `Connection` declares to be for this connection alone (RFC
+    9110, 7.6.1).
+    """
+    return frozenset(member.lower() for member in split_lists(fields.all("connection")))
+
+
+def end_to_end(fields: Fields) -> Fields:
+    """The fields of a message less those for one connection or one proxy (RFC 9110, 7.6.1; RFC
+    9111, 3.1).
+    """
+    listed = connection_options(fields)
+    return fields.without(lambda name: name in HOP_BY_HOP or name in listed)
+
+
+def stored_fields(fields: Fields) -> Fields:
+    """What is kept of a response's end-to-end fields: not those that its origin keeps from caches,
+    and not `Age`.
+
+    Fields named by `private` or `no-cache` must not be reused as they are (RFC 9111, 5.2.2.4,
+    5.2.2.7); `Age` is computed anew on every use.
+    """
+    directives = response_directives(fields)
+    kept_back = directives.field_names("private") | directives.field_names("no-cache")
+    return fields.without(lambda name: name == "age" or name in kept_back)

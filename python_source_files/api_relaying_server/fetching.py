@@ -1,0 +1,431 @@
+"""What a request becomes on its way to the upstream, and what becomes of the response that
+arrives.
+
+A 304 freshens what is stored, a part is combined with the part that is there, a HEAD response
+freshens too, and what may be stored is stored while it streams to its readers. The rules are those
+of `caching/`; here is their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Callable, NamedTuple, Protocol
+
+from api_relaying_server.caching.conditional import fields_of_304, is_not_modified
+from api_relaying_server.caching.freshness import Lifetime, lifetime
+from api_relaying_server.caching.invalidation import targets_to_invalidate
+from api_relaying_server.caching.key import cache_key
+from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.ranges import has_strong_identity
+from api_relaying_server.caching.responding import shortened
+from api_relaying_server.caching.reuse import Ask
+from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.caching.storing import end_to_end, stored_fields, why_not
+from api_relaying_server.caching.validation import (
+    conditions,
+    freshened,
+    head_still_describes,
+    validated,
+)
+from api_relaying_server.caching.vary import selecting_names, selecting_values
+from api_relaying_server.errors import UpstreamCut, UpstreamError
+from api_relaying_server.http1.grammar import parse_content_range
+from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
+from api_relaying_server.keeping import Keeper
+from api_relaying_server.tiers.flight import Reader, SharedBody
+from api_relaying_server.upstream.exchange import OnInterim
+from api_relaying_server.upstream.session import Fetch
+from api_relaying_server.upstream.translation import (
+    Client,
+    UpstreamBase,
+    fields_for_upstream,
+    localised,
+    target_for_upstream,
+)
+
+FAILURE_STATUSES = frozenset((429, 500, 502, 503, 504))
+"""Answers that are a failure of the upstream unless it gave them freshness: a stale one is better
+(RFC 5861, 4).
+"""
+
+_CONDITIONS = ("if-none-match", "if-modified-since")
+_RANGE = ("range", "if-range")
+
+
+class Caller(NamedTuple):
+    """Who asks, with the body of the request (its length None for chunked) and where interim
+    responses go.
+    """
+
+    client: Client
+    body: Iterable[bytes] | None = None
+    length: int | None = None
+    on_interim: OnInterim | None = None
+
+
+class UpstreamLike(Protocol):
+    """The upstream, or what guards it."""
+
+    @property
+    def base(self) -> UpstreamBase:
+        """Where requests go."""
+
+    def fetch(
+        self,
+        method: str,
+        target: str,
+        fields: Sequence[Field],
+        body: Iterable[bytes] | None = None,
+        *,
+        chunked: bool = False,
+        on_interim: OnInterim | None = None,
+    ) -> Fetch:
+        """The response to one request, once its head is here."""
+
+
+class Arrived:
+    """A response whose head has arrived.
+
+    `head` has the end-to-end fields, with references to the upstream made the relay's own. `kept`
+    is what will be stored (its body not yet there), None where nothing is. `renewed` and `variant`
+    are the record and the stored response that it confirmed or completed: those answer then.
+    `failed` tells that a stale response would be better.
+    """
+
+    def __init__(
+        self,
+        head: ResponseHead,
+        response_time: float,
+        *,
+        kept: StoredResponse | None = None,
+        capped: float | None = None,
+        body: SharedBody | None = None,
+        reader: Reader | None = None,
+        renewed: Record | None = None,
+        variant: StoredResponse | None = None,
+        failed: bool = False,
+        unstored: str = "",
+    ) -> None:
+        self.head = head
+        self.status = head.status
+        self.response_time = response_time
+        self.kept = kept
+        self.body = body
+        self.reader = reader
+        self.renewed = renewed
+        self.variant = variant
+        self.failed = failed
+        self.unstored = unstored
+        self._capped = capped
+
+    def is_not_modified_for(self, request: RequestHead) -> bool:
+        """True where the client's own condition, which was kept from the upstream, makes this a
+        304.
+        """
+        return (
+            self.kept is not None
+            and request.method in ("GET", "HEAD")
+            and is_not_modified(request.fields, self.status, self.head.fields, self.response_time)
+        )
+
+    def fields_for(self, request: RequestHead) -> Fields:
+        """The fields that a client is sent, less what the relay adds."""
+        fields = self.head.fields
+        if self._capped is not None:
+            fields = shortened(fields, self._capped)
+        return fields_of_304(fields) if self.is_not_modified_for(request) else fields
+
+    def close(self) -> None:
+        """Nobody wants the body."""
+        if self.reader is not None:
+            self.reader.close()
+
+
+class Plan(NamedTuple):
+    """How the upstream is asked: method, the client's fields that stay behind, fields of ours."""
+
+    method: str
+    drop: tuple[str, ...]
+    add: tuple[Field, ...]
+
+
+class Fetcher:
+    """Asks the upstream on behalf of a request and keeps what may be kept."""
+
+    def __init__(
+        self,
+        upstream: UpstreamLike,
+        keeper: Keeper,
+        policy: Policy,
+        public_host: str | None = None,
+    ) -> None:
+        self._upstream = upstream
+        self._keeper = keeper
+        self._policy = policy
+        self._public_host = public_host
+
+    # For a request that a stored response could answer...
+
+    def fetch(
+        self,
+        request: RequestHead,
+        caller: Caller,
+        ask: Ask,
+        passes: bool,
+        on_end: Callable[[], None],
+    ) -> Arrived:
+        """The upstream's word on a GET or HEAD. `on_end` is called when its body has come to an
+        end, however it ends.
+
+        `passes` leaves the client's own conditions in the request: for keys whose answers are not
+        stored.
+        """
+        plan = self._plan(request, ask, passes)
+        fetch, head = self._send(request, caller, plan)
+        if head.status == 304 and ask.validate:
+            renewed = self._freshen(request, ask, fetch, head)
+            if renewed is not None:
+                return renewed
+            return self.fetch(request, caller, Ask(ask.reason), False, on_end)
+        if ask.complete is not None and head.status in (206, 416):
+            completed = self._complete(request, ask.complete[0], fetch, head)
+            if completed is not None:
+                return completed
+            return self.fetch(request, caller, Ask(ask.reason), False, on_end)
+        if plan.method == "HEAD":
+            self._freshen_by_head(request, fetch, head)
+        asked = RequestHead(plan.method, request.target, request.fields, request.version)
+        return self._take(asked, fetch, head, on_end)
+
+    def _plan(self, request: RequestHead, ask: Ask, passes: bool) -> Plan:
+        if ask.validate:
+            return Plan("GET", _CONDITIONS + _RANGE, tuple(conditions(ask.validate)))
+        if ask.complete is not None:
+            stored, wanted = ask.complete
+            add: list[Field] = [("Range", wanted)]
+            tag = stored.fields.first("etag")
+            if tag is not None and has_strong_identity(stored.fields):
+                add.append(("If-Range", tag))
+            return Plan("GET", _CONDITIONS + _RANGE, tuple(add))
+        return Plan(request.method, () if passes else _CONDITIONS, ())
+
+    def _send(self, request: RequestHead, caller: Caller, plan: Plan) -> tuple[Fetch, ResponseHead]:
+        base = self._upstream.base
+        fields = fields_for_upstream(
+            request,
+            caller.client,
+            base,
+            drop=plan.drop,
+            add=plan.add + _framing(caller),
+            public_host=self._public_host,
+            pass_refresh=self._policy.client_refresh,
+        )
+        fetch = self._upstream.fetch(
+            plan.method,
+            target_for_upstream(request.target, base),
+            fields,
+            caller.body,
+            chunked=caller.body is not None and caller.length is None,
+            on_interim=caller.on_interim,
+        )
+        head = fetch.exchange.head
+        return fetch, ResponseHead(
+            head.status, head.reason, localised(end_to_end(head.fields), base)
+        )
+
+    # ...a 304 freshens...
+
+    def _freshen(
+        self, request: RequestHead, ask: Ask, fetch: Fetch, head: ResponseHead
+    ) -> Arrived | None:
+        fetch.exchange.read()  # a 304 has no body: this gives the connection back
+        stored = validated(ask.validate, head.fields)
+        if stored is None:
+            return None
+        new = freshened(stored, head.fields, fetch.request_time, fetch.response_time)
+        names = selecting_names(new.fields)
+        if names is not None and stored.selecting != (
+            chosen := selecting_values(names, request.fields)
+        ):
+            if ask.reason == "vary-miss":
+                new = new.changed(selecting=chosen)  # RFC 9111, 4.3.4: this request selects it now
+        verdict = self._why_not(
+            RequestHead("GET", request.target, request.fields), new.status, new, fetch
+        )
+        if verdict is not None:
+            self._keeper.forget(request.target)
+            record = Record((new,), fetch.response_time)
+        elif ask.reason == "vary-miss":
+            record = self._keeper.add(request.target, new)
+        else:
+            record = self._keeper.replace(request.target, [(stored, new)]) or self._keeper.add(
+                request.target, new
+            )
+        return Arrived(
+            head, fetch.response_time, renewed=record, variant=new, unstored=verdict or ""
+        )
+
+    def _why_not(
+        self, request: RequestHead, status: int, new: StoredResponse, fetch: Fetch
+    ) -> str | None:
+        span = self._lifetime(request, status, new.fields, fetch)
+        return why_not(request, ResponseHead(status, new.reason, new.fields), span, self._policy)
+
+    def _lifetime(
+        self, request: RequestHead, status: int, fields: Fields, fetch: Fetch
+    ) -> Lifetime:
+        return lifetime(
+            status, fields, request.target, fetch.request_time, fetch.response_time, self._policy
+        )
+
+    # ...a missing part completes...
+
+    def _complete(
+        self, request: RequestHead, part: StoredResponse, fetch: Fetch, head: ResponseHead
+    ) -> Arrived | None:
+        try:
+            template = self._template(request, fetch, head) if head.status == 206 else None
+            if template is None:
+                return None
+            template = template.changed(body=_read_all(fetch, self._policy.max_object))
+        except UpstreamError:
+            return None
+        finally:
+            fetch.exchange.close()
+        record = self._keeper.add(request.target, template)
+        whole = next((v for v in record.variants if v.selecting == template.selecting), None)
+        if whole is None or whole.is_partial:
+            return None
+        return Arrived(head, fetch.response_time, renewed=record, variant=whole)
+
+    # ...a HEAD response freshens or makes doubtful...
+
+    def _freshen_by_head(self, request: RequestHead, fetch: Fetch, head: ResponseHead) -> None:
+        record = self._keeper.read(cache_key(request.target))
+        if record is None or head.status in FAILURE_STATUSES or head.status == 304:
+            return
+        changes = []
+        names = selecting_names(head.fields)
+        for stored in record.variants:
+            if names is None or stored.selecting != selecting_values(names, request.fields):
+                continue
+            if head_still_describes(stored, head.status, head.fields):
+                new = freshened(stored, head.fields, fetch.request_time, fetch.response_time)
+            else:
+                new = stored.changed(must_validate=True)  # RFC 9111, 4.3.5
+            changes.append((stored, new))
+        if changes:
+            self._keeper.replace(request.target, changes)
+
+    # ...and anything else is a response of its own.
+
+    def _take(
+        self, request: RequestHead, fetch: Fetch, head: ResponseHead, on_end: Callable[[], None]
+    ) -> Arrived:
+        span = self._lifetime(request, head.status, head.fields, fetch)
+        unstored = why_not(request, head, span, self._policy)
+        length = fetch.exchange.length
+        if unstored is None and length is not None and length > self._policy.max_object:
+            unstored = "too-large"
+        kept = self._template(request, fetch, head) if unstored is None else None
+
+        def keep(whole: bytes) -> None:
+            if kept is not None:
+                partial = kept.status == 206
+                self._keeper.add(
+                    request.target,
+                    kept.changed(
+                        body=whole, complete_length=kept.complete_length if partial else len(whole)
+                    ),
+                )
+
+        body = SharedBody(
+            fetch.exchange, self._policy.max_object, keep if kept is not None else None, on_end
+        )
+        return Arrived(
+            head,
+            fetch.response_time,
+            kept=kept,
+            capped=span.seconds if span.capped else None,
+            body=body,
+            reader=body.attach(),
+            failed=head.status in FAILURE_STATUSES and not (span.explicit and span.seconds > 0),
+            unstored=unstored or "",
+        )
+
+    def _template(
+        self, request: RequestHead, fetch: Fetch, head: ResponseHead
+    ) -> StoredResponse | None:
+        names = selecting_names(head.fields)
+        if names is None:
+            return None
+        first, complete = 0, None
+        if head.status == 206:
+            placed = parse_content_range(head.fields.get("content-range") or "")
+            if placed is None:
+                return None
+            first, complete = placed[0], placed[2]
+        return StoredResponse(
+            head.status,
+            head.reason,
+            stored_fields(head.fields),
+            b"",
+            fetch.request_time,
+            fetch.response_time,
+            selecting_values(names, request.fields),
+            first,
+            complete,
+        )
+
+    # For a request that passes by the store...
+
+    def pass_by(self, request: RequestHead, caller: Caller) -> Arrived:
+        """The upstream's answer to a request as it came, and what it makes doubtful (RFC 9111,
+        4.4).
+        """
+        fetch, head = self._send(request, caller, Plan(request.method, (), ()))
+        for target in targets_to_invalidate(
+            request, head.status, head.fields, self._upstream.base.url
+        ):
+            self._keeper.invalidate(target)
+        if caller.body is not None and request.method != "POST":
+            return self._relay_only(request, fetch, head)
+        return self._take(request, fetch, head, _nothing)
+
+    def _relay_only(self, request: RequestHead, fetch: Fetch, head: ResponseHead) -> Arrived:
+        body = SharedBody(fetch.exchange)
+        span = self._lifetime(request, head.status, head.fields, fetch)
+        capped = span.seconds if span.capped else None
+        return Arrived(
+            head,
+            fetch.response_time,
+            capped=capped,
+            body=body,
+            reader=body.attach(),
+            unstored="bypass",
+        )
+
+
+def _nothing() -> None:
+    """Nobody follows a request that passes by."""
+
+
+def _framing(caller: Caller) -> tuple[Field, ...]:
+    if caller.body is None:
+        return ()
+    if caller.length is None:
+        return (("Transfer-Encoding", "chunked"),)
+    return (("Content-Length", str(caller.length)),)
+
+
+def _read_all(fetch: Fetch, limit: int) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        piece, done = fetch.exchange.read()
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise UpstreamCut("the missing part is larger than what is kept of one response")
+        if done:
+            return b"".join(pieces)

@@ -1,0 +1,31 @@
+"""Heads of messages as bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from http import HTTPStatus
+
+from api_relaying_server.http1.message import Field
+
+
+def render_fields(fields: Iterable[Field]) -> bytes:
+    """Field lines, each with its CRLF, without the blank line behind them."""
+    return "".join([f"{name}: {value}\r\n" for name, value in fields]).encode("latin-1")
+
+
+def render_status_line(status: int, reason: str) -> bytes:
+    """The status line of a response, in the version that we speak (RFC 9112, 4)."""
+    return f"HTTP/1.1 {status} {reason}\r\n".encode("latin-1")
+
+
+def render_request_line(method: str, target: str) -> bytes:
+    """The request line (RFC 9112, 3)."""
+    return f"{method} {target} HTTP/1.1\r\n".encode("latin-1")
+
+
+def reason_phrase(status: int) -> str:
+    """The registered phrase of a status code, empty where there is none."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""

@@ -1,0 +1,367 @@
+"""The order of things: how a request is answered.
+
+request -> decide (caching.reuse) -> fresh: from memory or store -> ask:   one fetch per key
+(tiers.flight) -> upstream -> store -> answer -> pass:  straight to the upstream and back, what it
+invalidates is marked -> refuse: 504
+
+Everything that decides is a pure function of `caching/`; everything that waits belongs to `tiers/`
+and `upstream/`. This module only says what comes after what. It knows no socket and no flag.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Callable, NamedTuple, Union
+
+from api_relaying_server.answer import Answer
+from api_relaying_server.caching import status
+from api_relaying_server.caching.key import cache_key
+from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.responding import Prepared, build, prepare, shape_of
+from api_relaying_server.caching.reuse import Ask, Assessed, Bypass, Fresh, Refuse, decide
+from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.caching.vary import matches, selecting_values
+from api_relaying_server.errors import NotCached, UpstreamError, UpstreamTimeout
+from api_relaying_server.fetching import Arrived, Caller, Fetcher
+from api_relaying_server.http1.grammar import format_date
+from api_relaying_server.http1.heads import wants_close
+from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
+from api_relaying_server.http1.rendering import render_fields
+from api_relaying_server.keeping import Keeper
+from api_relaying_server.tiers.flight import Flight, Landing, SharedBody
+from api_relaying_server.tiers.hot import Reply
+from api_relaying_server.tiers.refresh import Refresher
+from api_relaying_server.upstream.translation import VIA, Client
+
+UNSHARED_FOR = 120.0
+"""Seconds for which a key whose answer could not be shared lets its clients through side by
+side.
+"""
+
+FOLLOW_AT_MOST = 60.0
+"""Seconds that a request waits for another one's fetch before it gives up with 504."""
+
+_PLAIN_METHODS = frozenset(("GET", "HEAD"))
+_NEVER_FROM_MEMORY = frozenset(
+    ("content-length", "transfer-encoding", "expect", "upgrade", "max-forwards")
+)
+
+
+class Shared(NamedTuple):
+    """A leader's outcome: this response is on its way and may be given to all whom it fits."""
+
+    stored: StoredResponse
+    body: SharedBody
+
+
+class Look(NamedTuple):
+    """A leader's outcome: what is stored has been renewed."""
+
+    record: Record
+
+
+class Alone(NamedTuple):
+    """A leader's outcome: its answer is its own; ask for yourselves."""
+
+
+class Failed(NamedTuple):
+    """A leader's outcome: the upstream failed."""
+
+    error: UpstreamError
+
+
+Outcome = Union[Shared, Look, Alone, Failed]
+
+
+class Relay:
+    """Answers requests. Thread-safe; times in seconds."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        keeper: Keeper,
+        fetcher: Fetcher,
+        refresher: Refresher,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._policy = policy
+        self._keeper = keeper
+        self._fetcher = fetcher
+        self._refresher = refresher
+        self._flight: Flight[Outcome] = Flight()
+        self._clock = clock
+
+    # The second line: heads that are new, answers that are in memory. Never blocks; the event loop
+    # calls it.
+
+    def from_memory(self, request: RequestHead, now: float) -> Reply | None:
+        """The reply to a request if a fresh one is in memory; the hot tier then learns its
+        bytes.
+        """
+        if request.method not in _PLAIN_METHODS or not _NEVER_FROM_MEMORY.isdisjoint(
+            request.fields.names()
+        ):
+            return None
+        entry = self._keeper.hot.get(cache_key(request.target))
+        if entry is None:
+            return None
+        verdict = decide(request, entry.record, now, self._policy)
+        if not isinstance(verdict, Fresh) or verdict.stale:
+            return None
+        reply = self._reply(request, verdict.assessed)
+        if reply is not None and request.raw is not None:
+            self._keeper.hot.learn(request.raw, reply)
+        return reply
+
+    def _reply(self, request: RequestHead, found: Assessed) -> Reply | None:
+        entry = self._keeper.hot.get(cache_key(request.target))
+        if entry is None:
+            return None
+        closes = wants_close(request.version, request.fields)
+        extra = [("Via", VIA)]
+        if closes:
+            extra.append(("Connection", "close"))
+        elif request.version < (1, 1):
+            extra.append(("Connection", "keep-alive"))
+        shape = shape_of(request, found.stored)
+        lines = render_fields(extra)
+        return self._keeper.hot.reply(
+            entry, found, shape, lines, closes, lambda: build(shape, found)
+        )
+
+    # The straight path.
+
+    def answer(self, request: RequestHead, caller: Caller) -> Answer:
+        """The answer to a request. Raises RelayError where the answer is the relay's own."""
+        now = self._clock()
+        if caller.body is not None:
+            return self._pass_by(
+                request,
+                caller,
+                Bypass("method" if request.method not in _PLAIN_METHODS else "bypass"),
+            )
+        key = cache_key(request.target)
+        record = self._keeper.read(key) if request.method in _PLAIN_METHODS else None
+        verdict = decide(request, record, now, self._policy)
+        if isinstance(verdict, Fresh):
+            return self._from_stored(request, verdict, now)
+        if isinstance(verdict, Refuse):
+            raise NotCached(
+                f"nothing stored fits this request, and the upstream is not asked ({verdict.why})"
+            )
+        if isinstance(verdict, Bypass):
+            return self._pass_by(request, caller, verdict)
+        return self._ask(request, caller, verdict, key)
+
+    def _from_stored(self, request: RequestHead, verdict: Fresh, now: float) -> Answer:
+        found = verdict.assessed
+        if verdict.refresh:
+            self._renew_meanwhile(request, found)
+        told = status.hit(found.fresh_for(now), verdict.why)
+        return stored_answer(prepare(request, found), found, now, told)
+
+    def _renew_meanwhile(self, request: RequestHead, found: Assessed) -> None:
+        plain = RequestHead("GET", request.target, _for_refresh(request.fields))
+        self._refresher.submit(
+            self._flight_key(plain, cache_key(request.target)), lambda: self._refresh(plain)
+        )
+
+    def _refresh(self, request: RequestHead) -> None:
+        key = cache_key(request.target)
+        verdict = decide(request, self._keeper.read(key), self._clock(), self._policy)
+        if isinstance(verdict, Fresh) and verdict.refresh:
+            verdict = Ask("stale", fallback=verdict.assessed)
+            verdict = verdict._replace(
+                validate=(verdict.fallback.stored,) if verdict.fallback else ()
+            )
+        if isinstance(verdict, Ask):
+            answer = self._ask(request, Caller(Client("127.0.0.1")), verdict, key)
+            for _ in answer.pieces():
+                pass
+            answer.close()
+
+    # Asking the upstream, once for all who want the same.
+
+    def _flight_key(self, request: RequestHead, key: str) -> str:
+        names = self._keeper.notes.selecting(key)
+        parts = [key, request.method, repr(selecting_values(names, request.fields))]
+        parts += [repr(request.fields.all(name)) for name in ("range", "if-range", "authorization")]
+        return " ".join(parts)
+
+    def _ask(self, request: RequestHead, caller: Caller, ask: Ask, key: str) -> Answer:
+        flight_key = self._flight_key(request, key)
+        if self._keeper.notes.is_unshared(flight_key, self._clock()):
+            return self._lead(request, caller, ask, None, flight_key, passes=not ask.validate)
+        landing, leads = self._flight.join(flight_key)
+        if leads:
+            return self._lead(request, caller, ask, landing, flight_key)
+        return self._follow(request, caller, ask, landing, flight_key)
+
+    def _lead(
+        self,
+        request: RequestHead,
+        caller: Caller,
+        ask: Ask,
+        landing: Landing[Outcome] | None,
+        flight_key: str,
+        passes: bool = False,
+    ) -> Answer:
+        outcome: Outcome = Alone()
+        try:
+            arrived = self._fetcher.fetch(
+                request, caller, ask, passes, self._done(flight_key, landing)
+            )
+            outcome = self._outcome(request, arrived, flight_key)
+            return self._of_arrived(request, ask, arrived)
+        except UpstreamError as error:
+            outcome = Failed(error)
+            return self._instead(request, ask, error)
+        finally:
+            if landing is not None:
+                landing.deliver(outcome)
+                if not isinstance(outcome, Shared):
+                    self._flight.leave(flight_key, landing)
+
+    def _done(self, flight_key: str, landing: Landing[Outcome] | None) -> Callable[[], None]:
+        def leave() -> None:
+            if landing is not None:
+                self._flight.leave(flight_key, landing)
+
+        return leave
+
+    def _outcome(self, request: RequestHead, arrived: Arrived, flight_key: str) -> Outcome:
+        if arrived.renewed is not None:
+            return Look(arrived.renewed)
+        if arrived.body is not None and arrived.kept is not None and request.method == "GET":
+            self._keeper.notes.mark_shared(flight_key)
+            return Shared(arrived.kept, arrived.body)
+        if arrived.kept is None:
+            self._keeper.notes.mark_unshared(flight_key, self._clock() + UNSHARED_FOR)
+        return Alone()
+
+    def _of_arrived(self, request: RequestHead, ask: Ask, arrived: Arrived) -> Answer:
+        now = self._clock()
+        if arrived.renewed is not None and arrived.variant is not None:
+            found = self._keeper.assess(request.target, arrived.variant)
+            told = status.forwarded(
+                ask.reason, arrived.status, stored=not arrived.unstored, ttl=found.fresh_for(now)
+            )
+            return stored_answer(prepare(request, found), found, now, told, arrived.status)
+        if arrived.failed and ask.fallback is not None:
+            arrived.close()
+            return self._stale(request, ask, f"upstream-{arrived.status}", arrived.status)
+        return fetched_answer(request, ask.reason, arrived, collapsed=False)
+
+    def _instead(self, request: RequestHead, ask: Ask, error: UpstreamError) -> Answer:
+        if ask.fallback is None or self._clock() >= ask.fallback_until:
+            raise error
+        return self._stale(request, ask, error.proxy_error or "upstream-error", None)
+
+    def _stale(self, request: RequestHead, ask: Ask, why: str, upstream: int | None) -> Answer:
+        if ask.fallback is None:
+            raise UpstreamError("the upstream failed and nothing is stored")
+        now = self._clock()
+        told = status.hit(ask.fallback.fresh_for(now), why)
+        return stored_answer(prepare(request, ask.fallback), ask.fallback, now, told, upstream)
+
+    def _follow(
+        self,
+        request: RequestHead,
+        caller: Caller,
+        ask: Ask,
+        landing: Landing[Outcome],
+        flight_key: str,
+    ) -> Answer:
+        outcome = landing.wait(FOLLOW_AT_MOST)
+        if outcome is None:
+            return self._instead(
+                request,
+                ask,
+                UpstreamTimeout("waited too long for the same request of another client"),
+            )
+        if isinstance(outcome, Failed):
+            return self._instead(request, ask, outcome.error)
+        if isinstance(outcome, Shared) and matches(outcome.stored, request.fields):
+            shared = self._of_shared(request, ask, outcome)
+            if shared is not None:
+                return shared
+        if isinstance(outcome, Look):
+            verdict = decide(request, outcome.record, self._clock(), self._policy)
+            if isinstance(verdict, Fresh):
+                found, now = verdict.assessed, self._clock()
+                told = status.forwarded(ask.reason, collapsed=True, ttl=found.fresh_for(now))
+                return stored_answer(prepare(request, found), found, now, told)
+        return self._lead(request, caller, ask, None, flight_key)
+
+    def _of_shared(self, request: RequestHead, ask: Ask, outcome: Shared) -> Answer | None:
+        reader = outcome.body.attach()
+        if reader is None:
+            return None
+        stored = outcome.stored
+        head = ResponseHead(stored.status, stored.reason, stored.fields)
+        arrived = Arrived(head, stored.response_time, kept=stored, reader=reader)
+        return fetched_answer(request, ask.reason, arrived, collapsed=True)
+
+    # Straight to the upstream.
+
+    def _pass_by(self, request: RequestHead, caller: Caller, verdict: Bypass) -> Answer:
+        if self._policy.offline:
+            raise NotCached(
+                "the relay is offline and this request cannot be answered from the store"
+            )
+        arrived = self._fetcher.pass_by(request, caller)
+        return fetched_answer(request, verdict.reason, arrived, collapsed=False)
+
+
+def _for_refresh(fields: Fields) -> Fields:
+    """A client's fields less what is about this one request of its."""
+    personal = (
+        "range",
+        "if-range",
+        "if-none-match",
+        "if-modified-since",
+        "authorization",
+        "cookie",
+        "cache-control",
+    )
+    return fields.without(lambda name: name in personal)
+
+
+def stored_answer(
+    prepared: Prepared,
+    found: Assessed,
+    now: float,
+    told: Field,
+    upstream: int | None = None,
+) -> Answer:
+    """The answer that a stored response gives, told in `Cache-Status`."""
+    fields = prepared.fields.plus(("Via", VIA), ("Age", str(int(found.age(now)))), told)
+    return Answer(prepared.status, prepared.reason, fields, prepared.body, upstream_status=upstream)
+
+
+def fetched_answer(request: RequestHead, reason: str, arrived: Arrived, collapsed: bool) -> Answer:
+    """The answer that a response on its way gives: streamed, with 304 where the client's condition
+    asks for it.
+    """
+    told = status.forwarded(
+        reason,
+        None if collapsed else arrived.status,
+        stored=arrived.kept is not None and not collapsed,
+        collapsed=collapsed,
+        detail=arrived.unstored,
+    )
+    fields = arrived.fields_for(request)
+    fields = fields.plus(("Via", VIA), told)
+    if "date" not in fields:
+        fields = fields.plus(
+            ("Date", format_date(arrived.response_time or time.time()))
+        )  # RFC 9110, 6.6.1
+    upstream = None if collapsed else arrived.status
+    if arrived.is_not_modified_for(request):
+        answer = Answer(
+            304, "Not Modified", fields, stream=arrived.reader, upstream_status=upstream
+        )
+        return answer
+    return Answer(
+        arrived.status, arrived.head.reason, fields, stream=arrived.reader, upstream_status=upstream
+    )

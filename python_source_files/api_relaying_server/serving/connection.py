@@ -1,0 +1,49 @@
+"""A client's connection, as the front keeps it and lends it to a handler."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from api_relaying_server.http1.message import RequestHead
+
+READING, WRITING, LENT, LINGERING, CLOSED = range(5)
+"""Where a connection stands: waiting for a request, with bytes to send, with a handler, waiting
+for the client's end of it, gone.
+"""
+
+
+class Connection:
+    """One client's connection.
+
+    `buffer` holds bytes that have come and belong to no answered request; `out` bytes that are
+    still to be sent; `deadline` the Unix time at which the front closes it; `request` the request
+    whose head has come, for its handler. `recv` and `send` are the socket's own, bound once.
+    """
+
+    __slots__ = (
+        "address",
+        "buffer",
+        "closes",
+        "deadline",
+        "fd",
+        "out",
+        "recv",
+        "request",
+        "send",
+        "sock",
+        "state",
+    )
+
+    def __init__(self, sock: socket.socket, address: Any, deadline: float) -> None:
+        self.sock = sock
+        self.address: str = address[0] if isinstance(address, tuple) else ""
+        self.fd = sock.fileno()
+        self.recv = sock.recv
+        self.send = sock.send
+        self.buffer = b""
+        self.out: memoryview | None = None
+        self.closes = False
+        self.deadline = deadline
+        self.state = READING
+        self.request: RequestHead | None = None

@@ -1,0 +1,536 @@
+"""The front: one event loop that owns every connection no handler has, and answers fresh hits
+itself.
+
+readable -> these very bytes are known, their reply is fresh -> send               (a hit: two
+system calls) -> a whole head -> a fresh reply is in memory        -> send               (a hit
+that had to be read) -> anything else                     -> lent to a thread, given back when it
+is done
+
+It never blocks: sockets are non-blocking while they are here, replies come from memory alone, and
+what a client does not take at once waits for the socket to be writable. Handler threads talk to it
+through `give_back` and a wake-up pipe.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Callable, Optional
+
+from api_relaying_server.errors import BadRequest, RelayError
+from api_relaying_server.http1.heads import END_OF_HEAD, parse_request_head
+from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.serving.connection import (
+    CLOSED,
+    LENT,
+    LINGERING,
+    READING,
+    WRITING,
+    Connection,
+)
+from api_relaying_server.serving.poller import READ, WRITE, make_poller
+from api_relaying_server.serving.problems import problem_bytes
+from api_relaying_server.tiers.hot import Reply
+
+LOG = logging.getLogger("api_relaying_server.front")
+
+RECEIVE = 16384
+"""Bytes asked of a socket at a time: room for any usual head and several pipelined ones."""
+
+LINGER = 2.0
+"""Seconds to wait for a client to read a last answer before its connection is closed for good (RFC
+9112, 9.6).
+"""
+
+LINGER_READS = 262144
+"""Bytes of a request nobody wants that are read and dropped so that the client can read the
+answer.
+"""
+
+ACCEPTS = 128
+"""Connections accepted in one go."""
+
+ACCEPT_PAUSE = 0.5
+"""Seconds without accepting when descriptors have run out."""
+
+Lookup = Callable[[RequestHead, float], Optional[Reply]]
+Dispatch = Callable[[Connection], None]
+OnHit = Callable[[Connection, bytes, Reply, float], None]
+
+
+class Limits:
+    """What a client may take, in bytes, seconds and connections; None for no bound per client."""
+
+    def __init__(
+        self,
+        max_head: int = 32768,
+        timeout_head: float = 10.0,
+        timeout_idle: float = 60.0,
+        connections: int = 16384,
+        per_client: int | None = None,
+    ) -> None:
+        self.max_head = max_head
+        self.timeout_head = timeout_head
+        self.timeout_idle = timeout_idle
+        self.connections = connections
+        self.per_client = per_client
+
+
+class Front:
+    """The event loop. `heads` maps request heads to replies; `lookup` finds one for a head that is
+    not in it.
+
+    `dispatch` lends a connection to a handler and raises RelayError where there is none for it.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        heads: dict[bytes, Reply],
+        lookup: Lookup,
+        dispatch: Dispatch,
+        limits: Limits,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._listeners = {sock.fileno(): sock for sock in listeners}
+        self._heads = heads
+        self._lookup = lookup
+        self._dispatch = dispatch
+        self._limits = limits
+        self._clock = clock
+        self.on_hit: OnHit | None = None
+        self._connections: dict[int, Connection] = {}
+        self._per_client: dict[str, int] = {}
+        self._poller = make_poller()
+        self._returned: deque[Connection] = deque()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_in, False)
+        os.set_blocking(self._wake_out, False)
+        self._poller.register(self._wake_in, READ)
+        self._running = True
+        self._stopping = False
+        self._drain_until = 0.0
+        self._next_sweep = 0.0
+        self._accept_again = 0.0
+        self._said_full = False
+        self.beat = 0.0
+
+    @property
+    def listeners(self) -> list[socket.socket]:
+        """The listening sockets."""
+        return list(self._listeners.values())
+
+    # The loop.
+
+    def run(self) -> None:
+        """Serves until it is stopped and drained."""
+        for fd, sock in self._listeners.items():
+            sock.setblocking(False)
+            self._poller.register(fd, READ)
+        while self._running:
+            self._pass(self._poller.poll(0.05 if self._stopping else 1.0))
+        self._close_everything()
+
+    def _pass(self, events: list[tuple[int, int]]) -> None:
+        now = self.beat = self._clock()
+        connections, heads, on_hit = self._connections, self._heads, self.on_hit
+        idle_until = now + self._limits.timeout_idle
+        for fd, _ in events:
+            conn = connections.get(fd)
+            if conn is None or conn.state != READING:
+                self._other_event(conn, fd, now)
+                continue
+            try:
+                data = conn.recv(RECEIVE)
+            except (BlockingIOError, InterruptedError):
+                continue
+            except OSError:
+                self._close(conn)
+                continue
+            reply = heads.get(data)
+            # The straight path of a hit: keep it free of calls, allocations and locks.
+            if (
+                reply is not None
+                and not conn.buffer
+                and (now < reply.valid_until or reply.renew(now))
+                and reply.tail is None
+                and not reply.closes
+            ):
+                try:
+                    sent = conn.send(reply.wire)
+                except OSError:
+                    sent = -1
+                reply.hits += 1
+                if on_hit is not None:
+                    on_hit(conn, data, reply, now)
+                if sent == len(reply.wire):
+                    conn.deadline = idle_until
+                    continue
+                self._sent_partly(conn, reply, sent, now)
+                continue
+            self._received(conn, data, now)
+        if now >= self._next_sweep:
+            self._sweep(now)
+
+    def _other_event(self, conn: Connection | None, fd: int, now: float) -> None:
+        if conn is not None:
+            self._not_reading_event(conn, now)
+        elif fd == self._wake_in:
+            self._woken(now)
+        elif fd in self._listeners:
+            self._accept(self._listeners[fd], now)
+
+    # Requests.
+
+    def _received(self, conn: Connection, data: bytes, now: float) -> None:
+        if not data:
+            self._close(conn)
+            return
+        if not conn.buffer:
+            conn.deadline = now + self._limits.timeout_head
+        conn.buffer += data
+        self._advance(conn, now)
+
+    def _advance(self, conn: Connection, now: float) -> None:
+        """Answers what stands in the buffer, request by request, as far as memory can."""
+        while conn.state == READING and conn.buffer:
+            try:
+                head = self._next_head(conn)
+                if head is None:
+                    return
+                self._answer(conn, head, now)
+            except RelayError as error:
+                self._refuse(conn, error, now)
+                return
+
+    def _next_head(self, conn: Connection) -> bytes | None:
+        buffer = conn.buffer
+        if (
+            buffer[:2] == b"\r\n"
+        ):  # RFC 9112, 2.2: an empty line before a request line is ignored; one, not many
+            buffer = conn.buffer = buffer[2:]
+        end = buffer.find(END_OF_HEAD)
+        if end < 0:
+            # A bare LF ends no line here; without this check such a client would wait for its
+            # time-out.
+            if b"\n\n" in buffer or b"\n\r\n" in buffer or buffer[:1] in (b"\n", b"\0"):
+                raise BadRequest("a line does not end in CRLF")
+            if len(buffer) > self._limits.max_head:
+                raise BadRequest(
+                    f"the head is longer than {self._limits.max_head} bytes", status=431
+                )
+            return None
+        end += 4
+        if end > self._limits.max_head:
+            raise BadRequest(f"the head is longer than {self._limits.max_head} bytes", status=431)
+        conn.buffer = buffer[end:]
+        return buffer[:end]
+
+    def _answer(self, conn: Connection, head: bytes, now: float) -> None:
+        reply = self._heads.get(head)
+        if reply is None or not (now < reply.valid_until or reply.renew(now)):
+            request = parse_request_head(head)
+            reply = self._lookup(request, now) if not self._stopping else None
+            if reply is None or not (now < reply.valid_until or reply.renew(now)):
+                self._lend(conn, request, now)
+                return
+        reply.hits += 1
+        if self.on_hit is not None:
+            self.on_hit(conn, head, reply, now)
+        conn.closes = reply.closes
+        self._send(conn, reply.wire, reply.tail, now)
+
+    # Sending.
+
+    def _sent_partly(self, conn: Connection, reply: Reply, sent: int, now: float) -> None:
+        if sent < 0:
+            sent = 0  # a full socket buffer, or a dead client: writing again tells
+        self._wait_to_write(conn, memoryview(reply.wire)[sent:], now)
+
+    def _send(self, conn: Connection, data: bytes, tail: bytes | None, now: float) -> None:
+        total = len(data) + (len(tail) if tail is not None else 0)
+        try:
+            sent = conn.send(data) if tail is None else conn.sock.sendmsg((data, tail))
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self._close(conn)
+            return
+        if sent == total:
+            self._sent_all(conn, now)
+        elif tail is None or sent < len(data):
+            whole = data if tail is None else data + tail
+            self._wait_to_write(conn, memoryview(whole)[sent:], now)
+        else:
+            self._wait_to_write(conn, memoryview(tail)[sent - len(data) :], now)
+
+    def _wait_to_write(self, conn: Connection, rest: memoryview, now: float) -> None:
+        conn.out = rest
+        conn.state = WRITING
+        conn.deadline = now + self._limits.timeout_idle
+        self._poller.modify(conn.fd, WRITE)
+
+    def _sent_all(self, conn: Connection, now: float) -> None:
+        if conn.closes or self._stopping:
+            self._close(conn)
+            return
+        conn.deadline = now + self._limits.timeout_idle
+
+    def _not_reading_event(self, conn: Connection, now: float) -> None:
+        if conn.state == LINGERING:
+            self._read_and_drop(conn)
+        elif conn.state == WRITING and conn.out is not None:
+            try:
+                sent = conn.send(conn.out)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self._close(conn)
+                return
+            conn.deadline = now + self._limits.timeout_idle
+            conn.out = conn.out[sent:]
+            if not conn.out:
+                conn.out = None
+                conn.state = READING
+                self._poller.modify(conn.fd, READ)
+                self._sent_all(conn, now)
+                self._advance(conn, now)
+
+    # Handlers.
+
+    def _lend(self, conn: Connection, request: RequestHead, now: float) -> None:
+        conn.request = request
+        conn.state = LENT
+        self._poller.unregister(conn.fd)
+        conn.deadline = float("inf")
+        try:
+            self._dispatch(conn)
+        except RelayError as error:
+            conn.state = READING
+            self._poller.register(conn.fd, READ)
+            self._refuse(conn, error, now)
+
+    def give_back(self, conn: Connection) -> None:
+        """A handler is done with a connection; `closes` tells whether it ends. From any thread."""
+        self._returned.append(conn)
+        self._wake()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Has the loop call a function. From any thread."""
+        self._calls.append(function)
+        self._wake()
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_out, b"!")
+        except BlockingIOError:
+            pass  # the pipe is full of calls to wake up: that is enough
+        except OSError:
+            pass  # the loop has ended
+
+    def _woken(self, now: float) -> None:
+        try:
+            os.read(self._wake_in, 4096)
+        except BlockingIOError:
+            pass
+        while self._calls:
+            self._calls.popleft()()
+        while self._returned:
+            conn = self._returned.popleft()
+            if conn.state == LENT:
+                self._take_back(conn, now)
+
+    def _take_back(self, conn: Connection, now: float) -> None:
+        conn.request = None
+        if conn.closes or self._stopping:
+            self._linger(conn, now, registered=False)
+            return
+        conn.state = READING
+        conn.deadline = now + (
+            self._limits.timeout_head if conn.buffer else self._limits.timeout_idle
+        )
+        try:
+            conn.sock.setblocking(False)
+            self._poller.register(conn.fd, READ)
+        except OSError:
+            self._close(conn)
+            return
+        self._advance(conn, now)
+
+    # Ends.
+
+    def _refuse(self, conn: Connection, error: RelayError, now: float) -> None:
+        """Tells the client what is wrong and ends the connection: nothing behind it can be trusted
+        (RFC 9112, 9.6).
+        """
+        LOG.debug("refused a request from %s: %s", conn.address, error.detail)
+        try:
+            conn.send(problem_bytes(error))
+        except OSError:
+            self._close(conn)
+            return
+        self._linger(conn, now, registered=True)
+
+    def _linger(self, conn: Connection, now: float, registered: bool) -> None:
+        try:
+            conn.sock.setblocking(False)
+            conn.sock.shutdown(socket.SHUT_WR)
+            if not registered:
+                self._poller.register(conn.fd, READ)
+        except OSError:
+            self._close(conn, registered)
+            return
+        conn.state = LINGERING
+        conn.buffer = b""
+        conn.deadline = now + LINGER
+
+    def _read_and_drop(self, conn: Connection) -> None:
+        dropped = 0
+        while dropped < LINGER_READS:
+            try:
+                data = conn.recv(65536)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._close(conn)
+                return
+            dropped += len(data)
+
+    def _close(self, conn: Connection, registered: bool = True) -> None:
+        if conn.state == CLOSED:
+            return
+        conn.state = CLOSED
+        self._connections.pop(conn.fd, None)
+        if self._limits.per_client is not None:
+            left = self._per_client.get(conn.address, 1) - 1
+            if left:
+                self._per_client[conn.address] = left
+            else:
+                self._per_client.pop(conn.address, None)
+        if registered:
+            self._poller.forget(conn.fd)
+        conn.sock.close()
+
+    # Accepting.
+
+    def _accept(self, listener: socket.socket, now: float) -> None:
+        if now < self._accept_again:
+            return
+        for _ in range(ACCEPTS):
+            try:
+                sock, address = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    self._out_of_descriptors(now, error)
+                    return
+                continue  # the client left before it was accepted
+            self._welcome(sock, address, now)
+
+    def _welcome(self, sock: socket.socket, address: tuple[str, int], now: float) -> None:
+        limits = self._limits
+        if limits.per_client is not None:
+            count = self._per_client.get(address[0], 0)
+            if count >= limits.per_client:
+                sock.close()
+                return
+            self._per_client[address[0]] = count + 1
+        if len(self._connections) >= limits.connections:
+            self._close_oldest_idle()
+        sock.setblocking(False)
+        conn = Connection(sock, address, now + limits.timeout_head)
+        self._connections[conn.fd] = conn
+        self._poller.register(conn.fd, READ)
+
+    def _close_oldest_idle(self) -> None:
+        idle = [conn for conn in self._connections.values() if conn.state in (READING, LINGERING)]
+        idle.sort(key=lambda conn: conn.deadline)
+        for conn in idle[: max(1, len(idle) // 64)]:
+            self._close(conn)
+
+    def _out_of_descriptors(self, now: float, error: OSError) -> None:
+        if not self._said_full:
+            self._said_full = True
+            LOG.warning("no more connections for now: %s", error.strerror)
+        self._close_oldest_idle()
+        self._accept_again = now + ACCEPT_PAUSE
+        for fd in self._listeners:
+            self._poller.forget(fd)
+
+    # Time.
+
+    def _sweep(self, now: float) -> None:
+        """Once a second: closes what is past its deadline, accepts again, ends the drain."""
+        self._next_sweep = now + 1.0
+        late = [conn for conn in self._connections.values() if conn.deadline < now]
+        for conn in late:
+            if conn.state == READING and conn.buffer:
+                self._refuse(conn, BadRequest("the head did not come in time", status=408), now)
+            else:
+                self._close(conn)
+        if self._accept_again and now >= self._accept_again and not self._stopping:
+            self._accept_again = 0.0
+            for fd in self._listeners:
+                self._poller.register(fd, READ)
+        elif not self._accept_again and self._said_full:
+            self._said_full = False
+        if self._stopping:
+            self._end_if_drained(now)
+
+    # The end.
+
+    def stop(self, drain: float) -> None:
+        """Takes nothing new, closes idle connections, ends when handlers are done or `drain`
+        seconds are over.
+        """
+
+        def begin() -> None:
+            now = self._clock()
+            self._stopping = True
+            self._drain_until = now + drain
+            for fd, sock in self._listeners.items():
+                self._poller.forget(fd)
+                sock.close()
+            self._listeners = {}
+            for conn in list(self._connections.values()):
+                if conn.state == READING and not conn.buffer:
+                    self._close(conn)
+            self._end_if_drained(now)
+
+        self.call(begin)
+
+    def stop_now(self) -> None:
+        """Ends the loop at once."""
+
+        def end() -> None:
+            self._running = False
+
+        self.call(end)
+
+    def _end_if_drained(self, now: float) -> None:
+        if not self._connections or now >= self._drain_until:
+            self._running = False
+        else:
+            self._next_sweep = min(self._next_sweep, now + 0.05)
+
+    def _close_everything(self) -> None:
+        for conn in list(self._connections.values()):
+            self._close(conn, registered=conn.state != LENT)
+        for sock in self._listeners.values():
+            sock.close()
+        self._poller.close()
+        os.close(self._wake_in)
+        os.close(self._wake_out)
+
+    def __len__(self) -> int:
+        """How many connections there are."""
+        return len(self._connections)

@@ -1,0 +1,194 @@
+"""One request in a thread: its body, its answer, its errors.
+
+A `BaseHTTPRequestHandler` whose reading is ours: the front has read and checked the head, so
+`parse_request` of the standard library (HTTP/1.0 by default, `//path` rewritten, lenient) is not
+used. Head and first piece of the body leave in one write. The connection is given back to the
+front when the answer is out.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+import uuid
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING
+
+from api_relaying_server.answer import Answer
+from api_relaying_server.caching.storing import end_to_end
+from api_relaying_server.errors import BadRequest, RelayError, UpstreamError
+from api_relaying_server.fetching import Caller
+from api_relaying_server.http1.chunked import LAST_CHUNK, encode_chunk
+from api_relaying_server.http1.heads import body_framing, wants_close
+from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
+from api_relaying_server.http1.rendering import render_fields, render_status_line
+from api_relaying_server.serving.body import ClientGone, RequestBody
+from api_relaying_server.serving.connection import Connection
+from api_relaying_server.serving.problems import problem_answer
+
+if TYPE_CHECKING:
+    from api_relaying_server.serving.server import RelayServer
+
+LOG = logging.getLogger("api_relaying_server.handler")
+
+WRITE_TIMEOUT = 30.0
+"""Seconds in which a client must take a piece of an answer; then it is taken for gone."""
+
+_BODILESS = frozenset((204, 304))
+
+
+class RelayHandler(BaseHTTPRequestHandler):
+    """Answers the one request that `request`, a connection lent by the front, has ready."""
+
+    protocol_version = "HTTP/1.1"
+    request: Connection
+    server: RelayServer
+
+    def setup(self) -> None:
+        """Nothing to set up: the connection reads and writes itself."""
+        self.conn: Connection = self.request
+
+    def handle(self) -> None:
+        """Answers the request. The connection's `closes` tells the front what becomes of it."""
+        conn = self.conn
+        request = conn.request
+        conn.closes = True
+        if request is None:
+            return
+        started = time.time()
+        try:
+            conn.sock.settimeout(WRITE_TIMEOUT)
+            answer, keeps = self._answer(request)
+            self._log(request, answer, started)
+            conn.closes = not keeps
+        except ClientGone as error:
+            LOG.debug("the client %s left: %s", conn.address, error)
+
+    def finish(self) -> None:
+        """Nothing is buffered here."""
+
+    # The request...
+
+    def _answer(self, request: RequestHead) -> tuple[Answer, bool]:
+        """Answers; the second value tells whether the connection can go on."""
+        body: RequestBody | None = None
+        try:
+            body = self._body_of(request)
+            answer = self.server.relay.answer(request, self._caller(request, body))
+        except RelayError as error:
+            answer = problem_answer(error)
+        except ClientGone:
+            raise
+        except Exception:
+            answer = self._of_a_bug(request)
+        keeps = not wants_close(request.version, request.fields) and not self.server.stopping
+        if body is not None and not body.done:
+            keeps = (
+                False  # a peer that is still sending cannot tell where its next request would begin
+            )
+        try:
+            whole = self._write(request, answer, keeps)
+        finally:
+            answer.close()
+        return answer, keeps and whole
+
+    def _body_of(self, request: RequestHead) -> RequestBody | None:
+        length = body_framing(request)
+        if length == 0:
+            return None
+        expectation = request.fields.get("expect")
+        if expectation is not None and expectation.lower() != "100-continue":
+            raise BadRequest("the only expectation known here is 100-continue", status=417)
+        expects = expectation is not None and request.version >= (1, 1)
+        return RequestBody(self.conn, length, self.server.max_body, expects)
+
+    def _caller(self, request: RequestHead, body: RequestBody | None) -> Caller:
+        return Caller(
+            self.server.client_at(self.conn.address),
+            body,
+            body.length if body is not None else None,
+            self._send_interim if request.version >= (1, 1) else None,
+        )
+
+    def _of_a_bug(self, request: RequestHead) -> Answer:
+        number = uuid.uuid4().hex[:12]
+        LOG.exception("request %s (%s %s) failed", number, request.method, request.target)
+        self.server.count_bug()
+        return problem_answer(
+            RelayError(f"a fault of the relay; its log tells more under {number}")
+        )
+
+    # ...and the answer.
+
+    def _send_interim(self, head: ResponseHead) -> None:
+        """An interim response goes out at once (RFC 9110, 15.2)."""
+        fields = render_fields(end_to_end(head.fields))
+        self._send(render_status_line(head.status, head.reason) + fields + b"\r\n")
+
+    def _write(self, request: RequestHead, answer: Answer, keeps: bool) -> bool:
+        """Writes the answer; False where the connection cannot go on after it."""
+        has_body = request.method != "HEAD" and answer.status not in _BODILESS
+        framing, chunked, until_close = self._framing(request, answer, has_body)
+        keeps = keeps and not until_close
+        head = render_status_line(answer.status, answer.reason) + render_fields(answer.fields)
+        head += render_fields(framing + _connection_fields(request, keeps)) + b"\r\n"
+        if not has_body:
+            self._send(head)
+            return keeps
+        pending = head
+        try:
+            for piece in answer.pieces():
+                self._send(pending + (encode_chunk(piece) if chunked else piece))
+                pending = b""
+        except UpstreamError as error:
+            return self._cut(request, answer, error, pending == head)
+        if chunked:
+            pending += LAST_CHUNK
+        if pending:
+            self._send(pending)
+        return keeps
+
+    def _cut(
+        self, request: RequestHead, answer: Answer, error: UpstreamError, unsent: bool
+    ) -> bool:
+        """The upstream's answer broke off: told in full while nothing is out, else by cutting the
+        connection.
+        """
+        LOG.warning("the answer to %s %s was cut: %s", request.method, request.target, error.detail)
+        if unsent:
+            self._write(request, problem_answer(error), False)
+        return False
+
+    @staticmethod
+    def _framing(
+        request: RequestHead, answer: Answer, has_body: bool
+    ) -> tuple[list[Field], bool, bool]:
+        """(fields, chunked, until close): how the client can tell where the body ends (RFC 9112,
+        6).
+        """
+        if answer.stream is None:
+            known = "content-length" in answer.fields or answer.status in _BODILESS
+            return ([] if known else [("Content-Length", str(len(answer.body)))]), False, False
+        if not has_body or "content-length" in answer.fields:
+            return [], False, False
+        if request.version >= (1, 1):
+            return [("Transfer-Encoding", "chunked")], True, False
+        return [], False, True
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self.conn.sock.sendall(data)
+        except (OSError, socket.timeout) as error:
+            raise ClientGone(str(error)) from error
+
+    def _log(self, request: RequestHead, answer: Answer, started: float) -> None:
+        log = self.server.on_answer
+        if log is not None:
+            log(self.conn, request, answer, started)
+
+
+def _connection_fields(request: RequestHead, keeps: bool) -> list[Field]:
+    if not keeps:
+        return [("Connection", "close")]
+    return [("Connection", "keep-alive")] if request.version < (1, 1) else []

@@ -1,0 +1,49 @@
+"""The relay's own errors as answers: small JSON problem documents (RFC 9457) with `Proxy-Status`
+(RFC 9209).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from http import HTTPStatus
+
+from api_relaying_server.answer import Answer
+from api_relaying_server.errors import RelayError
+from api_relaying_server.http1.grammar import format_date
+from api_relaying_server.http1.message import Fields
+from api_relaying_server.http1.rendering import reason_phrase, render_fields, render_status_line
+
+NAME = "api-relaying-server"
+
+
+def problem_answer(error: RelayError) -> Answer:
+    """The answer that tells a client of an error."""
+    document = {
+        "type": "about:blank",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+    }
+    body = json.dumps(document).encode() + b"\n"
+    fields = [
+        ("Content-Type", "application/problem+json"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        ("Date", format_date(time.time())),
+        ("Via", f"1.1 {NAME}"),
+    ]
+    if error.proxy_error is not None:
+        fields.append(("Proxy-Status", f"{NAME}; error={error.proxy_error}"))
+    if error.retry_after is not None:
+        fields.append(("Retry-After", str(error.retry_after)))
+    if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        fields.append(("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
+    return Answer(error.status, reason_phrase(error.status), Fields(fields), body)
+
+
+def problem_bytes(error: RelayError, with_body: bool = True) -> bytes:
+    """The same as bytes, for a connection that ends after it."""
+    answer = problem_answer(error)
+    head = render_status_line(answer.status, answer.reason) + render_fields(answer.fields)
+    return head + b"Connection: close\r\n\r\n" + (answer.body if with_body else b"")

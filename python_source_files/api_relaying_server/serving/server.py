@@ -1,0 +1,212 @@
+"""The server: `http.server` with threads, behind the front.
+
+Where the standard library's defaults do not fit a relay, this is where they are answered: HTTP/1.1
+with keep-alive, a backlog, no name look-up at bind, a bounded number of threads that are used
+again, nothing written to standard error.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import queue
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from http.server import HTTPServer
+from socketserver import ThreadingMixIn
+from typing import Any, Callable, Union
+
+from api_relaying_server.answer import Answer
+from api_relaying_server.errors import Overloaded
+from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.relay import Relay
+from api_relaying_server.serving.connection import Connection
+from api_relaying_server.serving.front import Front, Limits
+from api_relaying_server.serving.handler import RelayHandler
+from api_relaying_server.tiers.hot import Reply
+from api_relaying_server.upstream.translation import Client
+
+LOG = logging.getLogger("api_relaying_server.server")
+
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
+
+IDLE_THREAD = 10.0
+"""Seconds after which a handler thread without work ends."""
+
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+OnAnswer = Callable[[Connection, RequestHead, Answer, float], None]
+Job = tuple[Connection, str]
+
+
+class RelayServer(ThreadingMixIn, HTTPServer):
+    """Listens, and runs a handler in a thread for each request that the front does not answer
+    itself.
+
+    At most `threads` handlers run at once; as many requests again may wait, then `Overloaded` is
+    raised.
+    """
+
+    daemon_threads = True
+
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        relay: Relay,
+        heads: dict[bytes, Reply],
+        limits: Limits,
+        threads: int,
+        max_body: int,
+        trusted: Sequence[Network] = (),
+    ) -> None:
+        super().__init__(listeners[0].getsockname()[:2], RelayHandler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listeners[0]
+        self.relay = relay
+        self.max_body = max_body
+        self.stopping = False
+        self.bugs = 0
+        self.on_answer: OnAnswer | None = None
+        self.front = Front(listeners, heads, relay.from_memory, self._dispatch, limits)
+        self._trusted = tuple(trusted)
+        self._most_threads = threads
+        self._lock = threading.Lock()  # guards the two counts
+        self._threads = 0
+        self._spare = 0
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+
+    # What ThreadingMixIn gives, with a bound.
+
+    def _dispatch(self, conn: Connection) -> None:
+        self.process_request(conn, conn.address)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Has a thread run the handler: a spare one, a new one, or the first that is free. Raises
+        Overloaded.
+        """
+        with self._lock:
+            if self._spare > 0:
+                self._spare -= 1
+                self._jobs.put((request, client_address))
+                return
+            if self._threads >= self._most_threads:
+                if self._jobs.qsize() >= self._most_threads:
+                    raise Overloaded("every thread is busy and the queue is full", retry_after=1)
+                self._jobs.put((request, client_address))
+                return
+            self._threads += 1
+        job = (request, client_address)
+        threading.Thread(target=self._work, args=(job,), name="handler", daemon=True).start()
+
+    def _work(self, job: Job | None) -> None:
+        while job is not None:
+            connection: Any = job[0]
+            self.process_request_thread(connection, job[1])
+            job = self._next_job()
+
+    def _next_job(self) -> Job | None:
+        try:
+            return self._jobs.get_nowait()
+        except queue.Empty:
+            pass
+        with self._lock:
+            self._spare += 1
+        try:
+            return self._jobs.get(timeout=IDLE_THREAD)
+        except queue.Empty:
+            pass
+        with self._lock:
+            if self._spare > 0:
+                self._spare -= 1
+                self._threads -= 1
+                return None
+        return self._jobs.get()  # a job was promised to this thread meanwhile
+
+    def shutdown_request(self, request: Any) -> None:
+        """The handler is done: the connection goes back to the front."""
+        self.front.give_back(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A handler died of a bug that it could not answer."""
+        self.count_bug()
+        LOG.error("a handler failed", exc_info=sys.exc_info())
+
+    def count_bug(self) -> None:
+        """One more fault of our own."""
+        with self._lock:
+            self.bugs += 1
+
+    def client_at(self, address: str) -> Client:
+        """The client at a peer's address."""
+        if not self._trusted:
+            return Client(address)
+        peer = ipaddress.ip_address(address.partition("%")[0])
+        mapped = getattr(peer, "ipv4_mapped", None)
+        return Client(address, any((mapped or peer) in network for network in self._trusted))
+
+    # Life.
+
+    def serve_forever(self, poll_interval: float = 0.5) -> None:
+        """Serves until it is stopped and drained."""
+        self.front.run()
+
+    def stop(self, drain: float) -> None:
+        """Takes nothing new and ends when what runs is done, at the latest after `drain`
+        seconds.
+        """
+        self.stopping = True
+        self.front.stop(drain)
+
+    def server_close(self) -> None:
+        """The front has closed the sockets; daemon threads are not waited for."""
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets on every address that a name stands for, all with the same port; 0 finds a
+    free one.
+
+    Raises OSError where none can be had. An address family that this machine does not have is left
+    out.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    addresses.sort(key=lambda item: item[0] != socket.AF_INET)
+    listeners: list[socket.socket] = []
+    failure: OSError | None = None
+    for family, address in addresses:
+        chosen = listeners[0].getsockname()[1] if listeners and port == 0 else port
+        try:
+            listeners.append(_listener(family, (address[0], chosen, *address[2:])))
+        except OSError as error:
+            failure = error
+    if not listeners or (failure is not None and failure.errno in _FATAL):
+        for sock in listeners:
+            sock.close()
+        raise failure or OSError(f"no address for {host}")
+    return listeners
+
+
+def _listener(family: int, address: tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1 if address[0] != "::" else 0)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _fatal_errors() -> frozenset[int]:
+    import errno
+
+    return frozenset((errno.EADDRINUSE, errno.EACCES, errno.EPERM))
+
+
+_FATAL = _fatal_errors()

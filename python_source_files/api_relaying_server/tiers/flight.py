@@ -1,0 +1,262 @@
+"""Who fetches: one fetch for all requests that want the same, and one body for all that read it.
+
+`Flight` gives each key one leader; the others follow and learn what became of it. `SharedBody` is
+a response body that any number of readers take at their own pace while it arrives. There is no
+thread of its own behind it: the reader that needs the next piece and finds nobody fetching it
+fetches it for all. So a leader whose client is slow or leaves holds nobody up.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Callable, Generic, Protocol, TypeVar
+
+from api_relaying_server.errors import UpstreamCut, UpstreamError
+
+Outcome = TypeVar("Outcome")
+
+DRAIN_LIMIT = 1024 * 1024
+"""Bytes of a body that are still fetched for the store when all its readers have left."""
+
+WINDOW = 4 * 1024 * 1024
+"""Bytes by which the fastest reader of a body that is too large to keep may be ahead of the
+slowest.
+"""
+
+
+class Landing(Generic[Outcome]):
+    """What the followers of one fetch wait for: its outcome, given once by the leader."""
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self._outcome: Outcome | None = None
+
+    def deliver(self, outcome: Outcome) -> None:
+        """The leader's word; the first one counts."""
+        if not self._done.is_set():
+            self._outcome = outcome
+            self._done.set()
+
+    def wait(self, seconds: float) -> Outcome | None:
+        """The outcome, None if it is not there in time."""
+        self._done.wait(seconds)
+        return self._outcome
+
+    @property
+    def delivered(self) -> bool:
+        """True once the outcome is known."""
+        return self._done.is_set()
+
+
+class Flight(Generic[Outcome]):
+    """The fetches that are under way, by key."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards _landings
+        self._landings: dict[str, Landing[Outcome]] = {}
+
+    def join(self, key: str) -> tuple[Landing[Outcome], bool]:
+        """(landing, True) for the one that is to fetch, (landing, False) for those that follow."""
+        with self._lock:
+            landing = self._landings.get(key)
+            if landing is not None:
+                return landing, False
+            landing = self._landings[key] = Landing()
+            return landing, True
+
+    def leave(self, key: str, landing: Landing[Outcome]) -> None:
+        """Ends a fetch: who asks for the key from now on looks in the store first and else fetches
+        anew.
+        """
+        with self._lock:
+            if self._landings.get(key) is landing:
+                del self._landings[key]
+
+    def __len__(self) -> int:
+        return len(self._landings)
+
+
+class Source(Protocol):
+    """Where a body comes from."""
+
+    @property
+    def length(self) -> int | None:
+        """Bytes still to come, None where only the end will tell."""
+
+    def read(self) -> tuple[bytes, bool]:
+        """The next piece, and whether it was the last. Raises UpstreamError."""
+
+    def close(self) -> None:
+        """No more is wanted."""
+
+
+class SharedBody:
+    """A body under way to several readers, kept whole while it is to be stored and not longer than
+    `limit` bytes.
+
+    `on_whole` gets the whole content before any reader gets its last piece, so that whoever has
+    seen the end finds the response stored; `on_end` is called once, whatever the end is.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        limit: int = 0,
+        on_whole: Callable[[bytes], None] | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        self._source = source
+        self._limit = limit
+        self._on_whole = on_whole
+        self._on_end = on_end
+        self._changed = threading.Condition()  # guards all that follows
+        self._pieces: list[bytes] = []  # those from index _dropped on
+        self._dropped = 0
+        self._held = 0  # bytes in _pieces
+        self._size = 0  # bytes so far
+        self._fetching = False
+        self._finished = False
+        self._error: UpstreamError | None = None
+        self._readers: list[Reader] = []
+
+    @property
+    def _keeps_all(self) -> bool:
+        return self._on_whole is not None and self._size <= self._limit
+
+    def attach(self) -> Reader | None:
+        """A reader from the first byte on; None where the beginning is gone or the body has
+        failed.
+        """
+        with self._changed:
+            if self._dropped or self._error is not None:
+                return None
+            reader = Reader(self)
+            self._readers.append(reader)
+            return reader
+
+    def next_piece(self, reader: Reader) -> bytes:
+        """The piece that follows what this reader has had; empty at the end. Raises UpstreamError
+        where it is cut.
+        """
+        while True:
+            with self._changed:
+                index = reader.position - self._dropped
+                if index < len(self._pieces):
+                    return self._take(reader, index)
+                if self._error is not None:
+                    raise self._error
+                if self._finished:
+                    return b""
+                if self._fetching or self._must_wait_for_others():
+                    self._changed.wait()
+                    continue
+                self._fetching = True
+            self._fetch_one()
+
+    def _take(self, reader: Reader, index: int) -> bytes:
+        piece = self._pieces[index]
+        reader.position += 1
+        if not self._keeps_all:
+            self._forget_what_all_have()
+        return piece
+
+    def _forget_what_all_have(self) -> None:
+        slowest = min(
+            (r.position for r in self._readers), default=self._dropped + len(self._pieces)
+        )
+        done = slowest - self._dropped
+        if done > 0:
+            self._held -= sum(map(len, self._pieces[:done]))
+            del self._pieces[:done]
+            self._dropped = slowest
+            self._changed.notify_all()
+
+    def _must_wait_for_others(self) -> bool:
+        return not self._keeps_all and self._held > WINDOW
+
+    def _fetch_one(self) -> None:
+        """Fetches the next piece; the caller has set `_fetching`."""
+        try:
+            piece, done = self._source.read()
+        except UpstreamError as error:
+            self._end(error)
+            return
+        except Exception as error:
+            self._source.close()
+            self._end(UpstreamCut(f"reading the answer failed: {type(error).__name__}"))
+            raise
+        with self._changed:
+            self._size += len(piece)
+            whole = b"".join([*self._pieces, piece]) if done and self._keeps_all else None
+        if whole is not None and self._on_whole is not None:
+            self._on_whole(whole)
+        with self._changed:
+            if piece:
+                self._pieces.append(piece)
+                self._held += len(piece)
+            self._finished = done
+            self._fetching = False
+            if not self._keeps_all:
+                self._forget_what_all_have()
+            self._changed.notify_all()
+        if done and self._on_end is not None:
+            self._on_end()
+
+    def _end(self, error: UpstreamError) -> None:
+        with self._changed:
+            self._error = error
+            self._fetching = False
+            self._changed.notify_all()
+        self._source.close()
+        if self._on_end is not None:
+            self._on_end()
+
+    def detach(self, reader: Reader) -> None:
+        """A reader leaves. The last one fetches a little more if that makes a response whole that
+        is to be stored.
+        """
+        with self._changed:
+            if reader not in self._readers:
+                return
+            self._readers.remove(reader)
+            if self._readers or self._finished or self._error is not None:
+                if not self._keeps_all:
+                    self._forget_what_all_have()
+                return
+            stop_at = self._size + DRAIN_LIMIT
+        self._drain(stop_at)
+
+    def _drain(self, stop_at: int) -> None:
+        while True:
+            with self._changed:
+                if self._readers or self._finished or self._error is not None or self._fetching:
+                    return
+                left = self._source.length
+                worth_it = self._keeps_all and self._size <= stop_at
+                if not worth_it or (left is not None and self._size + left > stop_at):
+                    break
+                self._fetching = True
+            self._fetch_one()
+        self._end(UpstreamCut("nobody reads the answer any more"))
+
+
+class Reader:
+    """One reader of a shared body: iterate over it, close it at the end."""
+
+    __slots__ = ("_body", "position")
+
+    def __init__(self, body: SharedBody) -> None:
+        self._body = body
+        self.position = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            piece = self._body.next_piece(self)
+            if not piece:
+                return
+            yield piece
+
+    def close(self) -> None:
+        """This reader wants no more."""
+        self._body.detach(self)

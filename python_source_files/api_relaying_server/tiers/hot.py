@@ -1,0 +1,292 @@
+"""The hot tier: stored responses in memory, and the bytes that answer for them.
+
+An HTTP client repeats its request heads byte for byte, and the answer to a head is a pure function
+of the head, the stored response and the second. So `heads` maps whole request heads straight to a
+`Reply`, whose bytes are rendered once a second; the event loop looks there first. All heads that
+mean the same answer share one reply.
+
+What bounds it: bytes of stored responses with all that hangs on them, and the number and size of
+heads. A head is remembered only when it has been seen twice, so heads that never repeat (request
+ids, tracing) take no room. Entries leave in the order in which they came, but one that was used
+since it was last looked at stays another round.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Callable
+
+from api_relaying_server.caching.responding import Prepared, Shape
+from api_relaying_server.caching.reuse import Assessed
+from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.http1.rendering import render_fields, render_status_line
+
+MAX_HEADS = 65536
+"""Request heads remembered; with `MAX_HEAD_SIZE` at most 128 MiB, in practice a hundredth."""
+
+MAX_HEAD_SIZE = 2048
+"""Bytes of the longest head that is remembered; a browser sends 300 to 800 without cookies."""
+
+JOINED_BODY = 65536
+"""Bytes up to which head and body are kept as one piece, so that a hit is one `send`."""
+
+ENTRY_COST = 2048
+"""Bytes reckoned for an entry beside its content: objects, fields, rendered head."""
+
+ALWAYS = float("inf")
+
+
+class Reply:
+    """A ready answer: `wire` is what is sent until `valid_until` (Unix time), `tail` what follows
+    it uncopied.
+
+    `hits` counts how often it went out; the event loop alone counts. `closes` tells that the
+    connection ends after it.
+    """
+
+    __slots__ = (
+        "_age_at_zero",
+        "_before",
+        "_body",
+        "_fresh_until",
+        "_lifetime",
+        "closes",
+        "entry",
+        "hits",
+        "kept",
+        "size",
+        "status",
+        "tail",
+        "valid_until",
+        "wire",
+    )
+
+    def __init__(
+        self, entry: Entry, found: Assessed, prepared: Prepared, extra: bytes, closes: bool
+    ) -> None:
+        self.entry = entry
+        self.status = prepared.status
+        self.closes = closes
+        self.hits = 0
+        self.kept = False
+        self.wire = b""
+        self.valid_until = 0.0
+        self._before = (
+            render_status_line(prepared.status, prepared.reason)
+            + render_fields(prepared.fields)
+            + extra
+        )
+        joined = len(prepared.body) <= JOINED_BODY
+        self._body = prepared.body if joined else b""
+        self.tail: bytes | None = None if joined else prepared.body
+        self._age_at_zero = found.born
+        self._lifetime = found.lifetime
+        self._fresh_until = found.born + found.lifetime
+        self.size = 2 * len(self._before) + 2 * len(self._body) + 128
+
+    def renew(self, now: float) -> bool:
+        """Renders the bytes for this second; False where the entry is no longer fresh or no longer
+        there.
+        """
+        born = self._age_at_zero
+        if now >= self._fresh_until or self.entry.gone:
+            self.valid_until = 0.0
+            return False
+        age = max(int(now - born), 0)  # RFC 9111, 5.1: whole seconds
+        self.wire = b"%bAge: %d\r\nCache-Status: api-relaying-server; hit; ttl=%d\r\n\r\n%b" % (
+            self._before,
+            age,
+            self._lifetime - age,
+            self._body,
+        )
+        self.valid_until = min(born + age + 1, self._fresh_until)
+        if self.entry.gone:  # dropped by another thread meanwhile
+            self.valid_until = 0.0
+            return False
+        return True
+
+
+class Entry:
+    """What is in memory of one key: its record, and what has been made of it."""
+
+    __slots__ = (
+        "_hits_seen",
+        "assessed",
+        "gone",
+        "heads",
+        "key",
+        "record",
+        "replies",
+        "size",
+        "used",
+    )
+
+    def __init__(self, key: str, record: Record) -> None:
+        self.key = key
+        self.record = record
+        self.assessed: dict[int, Assessed] = {}
+        self.replies: dict[tuple[int, Shape, bytes], Reply] = {}
+        self.heads: list[bytes] = []
+        self.size = record.size + ENTRY_COST
+        self.used = False
+        self.gone = False
+        self._hits_seen = 0
+
+    def hits(self) -> int:
+        """How often its replies went out."""
+        return sum(reply.hits for reply in self.replies.values())
+
+    def was_used(self) -> bool:
+        """True if it answered anything since this was asked last."""
+        hits = self.hits()
+        used = self.used or hits != self._hits_seen
+        self.used, self._hits_seen = False, hits
+        return used
+
+    def assess(
+        self, stored: StoredResponse, make: Callable[[StoredResponse], Assessed]
+    ) -> Assessed:
+        """The stored response with its times, computed once."""
+        found = self.assessed.get(id(stored))
+        if found is None or found.stored is not stored:
+            found = self.assessed[id(stored)] = make(stored)
+        return found
+
+
+class HotTier:
+    """Entries by key and replies by request head, within `limit` bytes. Safe to use from any
+    thread.
+
+    `heads` may be read without a lock; whoever takes a reply from it looks at `valid_until` and
+    calls `renew`.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.heads: dict[bytes, Reply] = {}
+        self.size = 0
+        self.evicted = 0
+        self.retired_hits = 0
+        self._entries: dict[str, Entry] = {}
+        self._seen_once: set[int] = set()
+        self._lock = threading.RLock()  # guards every change of the above
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of a key."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            entry.used = True
+        return entry
+
+    def put(self, key: str, record: Record) -> Entry | None:
+        """Keeps a record in place of what was kept under its key; None where it is too large to be
+        kept.
+        """
+        entry = Entry(key, record)
+        with self._lock:
+            self._remove(key)
+            if entry.size > self.limit // 4:
+                return None
+            self._entries[key] = entry
+            self.size += entry.size
+            self._make_room()
+        return entry
+
+    def drop(self, key: str) -> None:
+        """Forgets a key: from now on none of its replies goes out."""
+        with self._lock:
+            self._remove(key)
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        with self._lock:
+            for key in list(self._entries):
+                self._remove(key)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def keys(self) -> list[str]:
+        """All keys, those that came first at the front."""
+        return list(self._entries)
+
+    def _remove(self, key: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return
+        entry.gone = True
+        for reply in entry.replies.values():
+            reply.valid_until = 0.0
+        self.retired_hits += entry.hits()
+        for head in entry.heads:
+            self.heads.pop(head, None)
+        self.size -= entry.size
+
+    def _make_room(self) -> None:
+        rounds = 2 * len(self._entries)
+        while self.size > self.limit and rounds > 0:
+            rounds -= 1
+            key, entry = next(iter(self._entries.items()))
+            if entry.was_used():
+                del self._entries[key]  # to the end of the order
+                self._entries[key] = entry
+            else:
+                self._remove(key)
+                self.evicted += 1
+
+    def reply(
+        self,
+        entry: Entry,
+        found: Assessed,
+        shape: Shape,
+        extra: bytes,
+        closes: bool,
+        make: Callable[[], Prepared],
+    ) -> Reply:
+        """The reply of this shape from an entry, made once; `extra` are rendered field lines that
+        go with it.
+        """
+        name = (id(found.stored), shape, extra)
+        known = entry.replies.get(name)
+        if known is not None:
+            return known
+        made = Reply(entry, found, make(), extra, closes)
+        with self._lock:
+            if not entry.gone and len(entry.replies) < 64:
+                entry.replies[name] = made
+                made.kept = True
+                entry.size += made.size
+                self.size += made.size
+                self._make_room()
+        return made
+
+    def learn(self, head: bytes, reply: Reply) -> None:
+        """Remembers that these bytes are answered by this reply, if they were seen before."""
+        if len(head) > MAX_HEAD_SIZE:
+            return
+        mark = hash(head)
+        if mark not in self._seen_once:
+            if len(self._seen_once) >= MAX_HEADS:
+                self._seen_once.clear()
+            self._seen_once.add(mark)
+            return
+        with self._lock:
+            if reply.entry.gone or not reply.kept:
+                return
+            if len(self.heads) >= MAX_HEADS:
+                self._forget_heads()
+            self.heads[head] = reply
+            reply.entry.heads.append(head)
+            cost = len(head) + 160
+            reply.entry.size += cost
+            self.size += cost
+            self._make_room()
+
+    def _forget_heads(self) -> None:
+        """All heads are forgotten at once; those in use are back within two requests."""
+        self.heads.clear()
+        for entry in self._entries.values():
+            cost = sum(len(head) + 160 for head in entry.heads)
+            entry.heads.clear()
+            entry.size -= cost
+            self.size -= cost

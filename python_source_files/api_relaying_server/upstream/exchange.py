@@ -1,0 +1,237 @@
+"""One request and its response on one connection to the upstream, in our own strict HTTP/1.1 (RFC
+9112).
+
+The connection comes from the session's pool and goes back to it when the response has been read to
+its end; where there is any doubt about the framing it is closed instead. `http.client` is not used
+for reading: it takes a 103 for the final response, accepts what a strict reader must refuse, and
+folds repeated fields.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from typing import Callable
+
+from urllib3.connection import HTTPConnection
+from urllib3.util.wait import wait_for_read
+
+from api_relaying_server.errors import BadRequest, UpstreamCut, UpstreamError, UpstreamTimeout
+from api_relaying_server.http1.chunked import LAST_CHUNK, ChunkedDecoder, encode_chunk
+from api_relaying_server.http1.heads import (
+    END_OF_HEAD,
+    parse_response_head,
+    response_framing,
+    wants_close,
+)
+from api_relaying_server.http1.message import ResponseHead
+
+MAX_RESPONSE_HEAD = 65536
+"""Bytes of one response head; nginx's default holds 4 or 8 KiB, Node's client 16 KiB."""
+
+MAX_INTERIM = 32
+"""Interim responses before the final one; more is a fault."""
+
+_PIECE = 65536
+"""Bytes asked of the socket at a time."""
+
+OnInterim = Callable[[ResponseHead], None]
+
+
+class ConnectionLost(UpstreamError):
+    """The connection broke before the first byte of an answer: on a reused one, the request may be
+    tried again.
+    """
+
+    proxy_error = "connection_terminated"
+
+
+class Exchange:
+    """One response as it arrives. `head` is there once `receive_head` has returned; then `read`
+    gives the body.
+    """
+
+    def __init__(
+        self,
+        connection: HTTPConnection,
+        method: str,
+        read_timeout: float,
+        release: Callable[[bool], None],
+    ) -> None:
+        sock = connection.sock
+        if sock is None:
+            raise ConnectionLost("the connection is not open")
+        self._sock: socket.socket = sock
+        self._method = method
+        self._read_timeout = read_timeout
+        self._release: Callable[[bool], None] | None = release
+        self._buffer = b""
+        self._keep_alive = False
+        self._chunks: ChunkedDecoder | None = None
+        self._left: int | None = None
+        self.head: ResponseHead
+
+    # Sending the request...
+
+    def send(self, head: bytes, body: Iterable[bytes] | None, chunked: bool) -> bool:
+        """Sends a request; False where the upstream answered before the body was out, which then
+        is not sent on.
+
+        Raises ConnectionLost, UpstreamTimeout, and whatever reading the body from the client
+        raises.
+        """
+        if body is None:
+            self._send_all(head)
+            return True
+        pending = head
+        for piece in body:
+            pending += encode_chunk(piece) if chunked else piece
+            if wait_for_read(self._sock, timeout=0):
+                return False
+            if not self._send_body(pending):
+                return False
+            pending = b""
+        return self._send_body(pending + LAST_CHUNK if chunked else pending)
+
+    def _send_all(self, data: bytes) -> None:
+        try:
+            self._sock.sendall(data)
+        except socket.timeout as error:
+            raise UpstreamTimeout("the upstream did not take the request in time") from error
+        except OSError as error:
+            raise ConnectionLost(f"the upstream closed the connection: {error}") from error
+
+    def _send_body(self, data: bytes) -> bool:
+        if not data:
+            return True
+        try:
+            self._send_all(data)
+        except ConnectionLost:
+            # An upstream that has answered may close its reading side: its answer counts (RFC 9112,
+            # 9.5).
+            if wait_for_read(self._sock, timeout=0):
+                return False
+            raise
+        return True
+
+    # Receiving the response head...
+
+    def receive_head(self, on_interim: OnInterim | None = None) -> ResponseHead:
+        """Reads to the final head; interim ones (1xx) go to `on_interim` as they come (RFC 9110,
+        15.2).
+        """
+        for _ in range(MAX_INTERIM):
+            head = self._read_head()
+            if head.status >= 200:
+                self.head = head
+                self._begin_body(head)
+                return head
+            if head.status == 101:
+                raise UpstreamError("the upstream switched protocols unasked")
+            if head.status != 100 and on_interim is not None:
+                on_interim(head)
+        raise UpstreamError(f"more than {MAX_INTERIM} interim responses")
+
+    def _read_head(self) -> ResponseHead:
+        while True:
+            end = self._buffer.find(END_OF_HEAD)
+            if end >= 0:
+                break
+            if len(self._buffer) > MAX_RESPONSE_HEAD:
+                raise UpstreamError("the response head is too large")
+            data = self._receive()
+            if not data:
+                if not self._buffer:
+                    raise ConnectionLost("the upstream closed the connection without an answer")
+                raise UpstreamCut("the upstream closed the connection within the response head")
+            self._buffer += data
+        raw, self._buffer = self._buffer[: end + 4], self._buffer[end + 4 :]
+        try:
+            return parse_response_head(raw)
+        except BadRequest as error:
+            raise UpstreamError(f"the upstream's response is malformed: {error.detail}") from error
+
+    def _receive(self) -> bytes:
+        try:
+            return self._sock.recv(_PIECE)
+        except socket.timeout as error:
+            raise UpstreamTimeout("the upstream did not answer in time") from error
+        except OSError as error:
+            if not self._buffer and not hasattr(self, "head"):
+                raise ConnectionLost(f"the upstream broke the connection: {error}") from error
+            raise UpstreamCut(f"the upstream broke the connection: {error}") from error
+
+    def _begin_body(self, head: ResponseHead) -> None:
+        try:
+            chunked, self._left = response_framing(self._method, head)
+        except BadRequest as error:
+            raise UpstreamError(error.detail) from error
+        if chunked:
+            self._chunks = ChunkedDecoder()
+        self._keep_alive = not wants_close(head.version, head.fields)
+
+    # Receiving the body...
+
+    @property
+    def length(self) -> int | None:
+        """Bytes of the body that are still to come, None where only its end will tell."""
+        return self._left
+
+    def read(self) -> tuple[bytes, bool]:
+        """(bytes, done): the next piece of the body, and whether it was the last. Raises
+        UpstreamCut and its like.
+        """
+        if self._chunks is not None:
+            return self._read_chunked(self._chunks)
+        if self._left == 0:
+            return self._finish(b"")
+        data, self._buffer = self._buffer, b""
+        if not data:
+            data = self._receive()
+        if self._left is None:
+            if data:
+                return data, False
+            self._keep_alive = False
+            return self._finish(b"")
+        if not data:
+            raise UpstreamCut("the upstream closed the connection before the body was whole")
+        data, self._buffer = data[: self._left], data[self._left :]
+        self._left -= len(data)
+        return (data, False) if self._left else self._finish(data)
+
+    def _read_chunked(self, chunks: ChunkedDecoder) -> tuple[bytes, bool]:
+        data, self._buffer = self._buffer, b""
+        while True:
+            if not data:
+                data = self._receive()
+                if not data:
+                    raise UpstreamCut("the upstream closed the connection before the last chunk")
+            try:
+                piece = b"".join(chunks.feed(data))
+            except BadRequest as error:
+                raise UpstreamCut(f"the upstream's chunks are malformed: {error.detail}") from error
+            if chunks.done:
+                self._buffer = chunks.rest
+                return self._finish(piece)
+            if piece:
+                return piece, False
+            data = b""
+
+    def _finish(self, piece: bytes) -> tuple[bytes, bool]:
+        # Bytes behind the response belong to no request of ours: such a connection is not used
+        # again.
+        self._close(reusable=self._keep_alive and not self._buffer)
+        return piece, True
+
+    def close(self) -> None:
+        """Ends the exchange where it stands; the connection of an unfinished one is closed."""
+        self._close(reusable=False)
+
+    def _close(self, reusable: bool) -> None:
+        release, self._release = self._release, None
+        if release is not None:
+            release(reusable)
+
+    def forbid_reuse(self) -> None:
+        """The connection is closed after this response: the request was not sent whole."""
+        self._keep_alive = False

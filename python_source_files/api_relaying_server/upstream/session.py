@@ -1,0 +1,166 @@
+"""The session to the upstream: a `requests_cache.CachedSession` whose pool connects and whose
+backend is the store.
+
+Its own `send` is not used. requests-cache decides like a private cache and lets a request's fields
+steer it; requests follows redirects, keeps cookies and rewrites targets. So the pool under the
+session gives connections, the backend keeps records, and every rule in between is ours.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import requests
+from requests_cache import CachedSession
+from urllib3.connection import HTTPConnection
+from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    NameResolutionError,
+    NewConnectionError,
+    SSLError,
+)
+
+from api_relaying_server.errors import (
+    UpstreamConnectTimeout,
+    UpstreamError,
+    UpstreamNameUnknown,
+    UpstreamRefused,
+    UpstreamTlsError,
+)
+from api_relaying_server.http1.message import Field
+from api_relaying_server.http1.rendering import render_fields, render_request_line
+from api_relaying_server.upstream.exchange import ConnectionLost, Exchange, OnInterim
+from api_relaying_server.upstream.translation import UpstreamBase
+
+IDEMPOTENT_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
+"""RFC 9110, 9.2.2: these may be sent again where nothing of an answer was seen."""
+
+
+class RelaySession(CachedSession):
+    """A `CachedSession` that keeps records in `backend` and never answers or decides by itself."""
+
+    def __init__(self, backend: Any, connections: int) -> None:
+        super().__init__(backend=backend)
+        self.trust_env = (
+            False  # no proxies and no netrc: the relay talks to its upstream and to nobody else
+        )
+        adapter = requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=connections)
+        self.mount("http://", adapter)
+        self.mount("https://", adapter)
+
+    def pool_for(self, base: UpstreamBase) -> HTTPConnectionPool:
+        """The connection pool for the upstream, with certificates checked."""
+        prepared = requests.Request("GET", base.url + "/").prepare()
+        adapter = self.get_adapter(base.url)
+        if not isinstance(adapter, requests.adapters.HTTPAdapter):
+            raise TypeError(f"no pool under {adapter!r}")
+        pool = adapter.get_connection_with_tls_context(prepared, verify=True)
+        if not isinstance(pool, HTTPConnectionPool):
+            raise TypeError(f"no connections under {pool!r}")
+        return pool
+
+
+class Fetch:
+    """A response on its way: its exchange, and when its request was sent and its head arrived
+    (Unix time).
+    """
+
+    __slots__ = ("exchange", "request_time", "response_time")
+
+    def __init__(self, exchange: Exchange, request_time: float, response_time: float) -> None:
+        self.exchange = exchange
+        self.request_time = request_time
+        self.response_time = response_time
+
+
+class Upstream:
+    """Sends requests to the remote API. Time limits in seconds."""
+
+    def __init__(
+        self, session: RelaySession, base: UpstreamBase, connect_timeout: float, read_timeout: float
+    ) -> None:
+        self.base = base
+        self._pool = session.pool_for(base)
+        self._connect_timeout = connect_timeout
+        self._read_timeout = read_timeout
+
+    def fetch(
+        self,
+        method: str,
+        target: str,
+        fields: Sequence[Field],
+        body: Iterable[bytes] | None = None,
+        *,
+        chunked: bool = False,
+        on_interim: OnInterim | None = None,
+    ) -> Fetch:
+        """The upstream's response to one request, once its head is here. Raises the errors of
+        `errors.Upstream…`.
+
+        `target` and `fields` go out as they are. A connection that turns out dead is replaced
+        once, where the method is idempotent and there is no body to send again.
+        """
+        head = render_request_line(method, target) + render_fields(fields) + b"\r\n"
+        again = body is None and method in IDEMPOTENT_METHODS
+        while True:
+            connection, reused = self._connect()
+            exchange = self._begin(connection, method)
+            try:
+                request_time = time.time()
+                if not exchange.send(head, body, chunked):
+                    exchange.forbid_reuse()
+                exchange.receive_head(on_interim)
+                return Fetch(exchange, request_time, time.time())
+            except ConnectionLost:
+                exchange.close()
+                if not (reused and again):
+                    raise
+            except BaseException:
+                exchange.close()
+                raise
+
+    def _connect(self) -> tuple[HTTPConnection, bool]:
+        connection: HTTPConnection = self._pool._get_conn()  # type: ignore[assignment]
+        if connection.sock is not None:
+            return connection, True
+        try:
+            connection.timeout = self._connect_timeout
+            connection.connect()
+        except (HTTPError, OSError) as error:
+            connection.close()
+            self._pool._put_conn(connection)
+            raise named(error) from error
+        if connection.sock is not None:
+            connection.sock.settimeout(self._read_timeout)
+        return connection, False
+
+    def _begin(self, connection: HTTPConnection, method: str) -> Exchange:
+        def release(reusable: bool) -> None:
+            if not reusable:
+                connection.close()
+            self._pool._put_conn(connection)
+
+        return Exchange(connection, method, self._read_timeout, release)
+
+    def close(self) -> None:
+        """Closes the idle connections."""
+        self._pool.close()
+
+
+def named(error: Exception) -> UpstreamError:
+    """Our name for what a library says of a connection that could not be made."""
+    if isinstance(error, NameResolutionError):
+        return UpstreamNameUnknown("the upstream's name does not resolve")
+    if isinstance(error, NewConnectionError):  # before its parent class, the time-out
+        return UpstreamRefused("the upstream refuses connections")
+    if isinstance(error, (ConnectTimeoutError, socket.timeout)):
+        return UpstreamConnectTimeout("the upstream did not accept a connection in time")
+    if isinstance(error, (SSLError, ssl.SSLError)):
+        return UpstreamTlsError(f"no secure connection to the upstream: {error}")
+    return UpstreamRefused(f"the upstream cannot be reached: {error}")

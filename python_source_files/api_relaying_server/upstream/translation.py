@@ -1,0 +1,159 @@
+"""What a message becomes on its way between client and upstream: which fields pass, which are ours
+(RFC 9110, 7.6).
+
+Pure functions over fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from api_relaying_server.caching.storing import HOP_BY_HOP, connection_options
+from api_relaying_server.http1.message import Field, Fields, RequestHead
+
+PSEUDONYM = "api-relaying-server"
+"""Our name in `Via`, `Cache-Status` and `Proxy-Status`."""
+
+VIA = f"1.1 {PSEUDONYM}"
+
+_OURS = frozenset(
+    ("host", "content-length", "via", "expect", "forwarded", "x-forwarded-for", "x-forwarded-host")
+    + (
+        "x-forwarded-proto",
+        "x-forwarded-port",
+        "x-forwarded-server",
+        "x-forwarded-prefix",
+        "x-real-ip",
+    )
+)
+"""Request fields that the relay writes itself or that would let one client write into everybody's
+answer.
+"""
+
+_REFRESH = frozenset(("cache-control", "pragma"))
+
+
+class UpstreamBase(NamedTuple):
+    """Where requests go: the only place they can. `path` has no slash at its end."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def authority(self) -> str:
+        """Host and, where it is not the scheme's own, port, as `Host` has them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        usual = 443 if self.scheme == "https" else 80
+        return host if self.port == usual else f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The base as a URL without a slash at its end."""
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+
+def parse_base(url: str) -> UpstreamBase:
+    """The base that a checked http or https URL names."""
+    parts = urlsplit(url)
+    usual = 443 if parts.scheme == "https" else 80
+    return UpstreamBase(
+        parts.scheme, parts.hostname or "", parts.port or usual, parts.path.rstrip("/")
+    )
+
+
+class Client(NamedTuple):
+    """Who asks: the peer's address, and whether it is a proxy of ours whose forwarding fields
+    count.
+    """
+
+    address: str
+    trusted: bool = False
+    scheme: str = "http"
+
+
+def fields_for_upstream(
+    request: RequestHead,
+    client: Client,
+    base: UpstreamBase,
+    *,
+    drop: Sequence[str] = (),
+    add: Sequence[Field] = (),
+    public_host: str | None = None,
+    pass_refresh: bool = False,
+) -> list[Field]:
+    """The fields that a request carries to the upstream.
+
+    The client's end-to-end fields in their order, less `drop` (lower case), with our own before
+    and behind them. `Cache-Control` and `Pragma` go along only with `pass_refresh`: to some
+    upstreams they mean costly work.
+    """
+    gone = _OURS | HOP_BY_HOP | connection_options(request.fields) | frozenset(drop)
+    if not pass_refresh:
+        gone |= _REFRESH
+    fields: list[Field] = [("Host", base.authority)]
+    fields += [item for item in request.fields if item[0].lower() not in gone]
+    fields += add
+    before = request.fields.get("via")
+    fields.append(("Via", f"{before}, {VIA}" if before else VIA))
+    fields += _forwarded(request, client)
+    if public_host is not None:
+        fields.append(("X-Forwarded-Host", public_host))
+    return fields
+
+
+def _forwarded(request: RequestHead, client: Client) -> list[Field]:
+    told_for = request.fields.get("x-forwarded-for") if client.trusted else None
+    told_proto = request.fields.first("x-forwarded-proto") if client.trusted else None
+    return [
+        ("X-Forwarded-For", f"{told_for}, {client.address}" if told_for else client.address),
+        ("X-Forwarded-Proto", told_proto or client.scheme),
+    ]
+
+
+def target_for_upstream(target: str, base: UpstreamBase) -> str:
+    """The request target that reaches the upstream: the base's path and, behind it, the client's
+    target as it came.
+    """
+    return target if target == "*" else base.path + target
+
+
+def localised(fields: Fields, base: UpstreamBase) -> Fields:
+    """Response fields with `Location` and `Content-Location` below the upstream's base made the
+    relay's own.
+    """
+    if "location" not in fields and "content-location" not in fields:
+        return fields
+    return Fields(
+        (name, _localise(value, base))
+        if name.lower() in ("location", "content-location")
+        else (name, value)
+        for name, value in fields
+    )
+
+
+def _localise(reference: str, base: UpstreamBase) -> str:
+    own, rest = _strip_authority(reference, base)
+    if not own or not base.path:
+        return rest if own else reference
+    if rest == base.path or rest.startswith((base.path + "/", base.path + "?", base.path + "#")):
+        below = rest[len(base.path) :]
+        return below if below.startswith("/") else "/" + below
+    return reference
+
+
+def _strip_authority(reference: str, base: UpstreamBase) -> tuple[bool, str]:
+    """(True, path and what follows) of a reference to the upstream's own host; (False, reference)
+    of any other.
+    """
+    if reference.startswith("/") and not reference.startswith("//"):
+        return True, reference
+    scheme, found, rest = reference.partition("://")
+    authority, slash, path = rest.partition("/")
+    names = {base.authority.lower(), f"{base.host}:{base.port}".lower()}
+    if found and scheme.lower() == base.scheme and authority.lower() in names:
+        return True, slash + path or "/"
+    return False, reference
