@@ -129,10 +129,10 @@ def _run(settings: Settings, build: Build | None) -> int:
             worker = (build or _assemble)(settings, upstream)
         except OSError as wrong:
             raise ConfigError(_why_not(wrong, settings)) from wrong
-        with signals.delivered_to(worker):
-            _announce(settings, upstream, worker.addresses)
-            notify_systemd("READY=1")
-            worker.serve()
+        _announce(settings, upstream, worker.addresses)
+        notify_systemd("READY=1")
+        signals.act_on(worker)
+        worker.serve()
     return STOPPED_AS_ASKED
 
 

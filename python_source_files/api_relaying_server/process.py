@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import queue
 import signal
 import socket
 import sys
@@ -17,6 +16,9 @@ from types import FrameType
 from typing import Protocol
 
 PACKAGE = "api_relaying_server"
+
+_STOP = (signal.SIGTERM, signal.SIGINT)
+_REOPEN = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 
 _log = logging.getLogger(f"{PACKAGE}.process")
 
@@ -100,68 +102,78 @@ def notify_systemd(state: str, environ: Mapping[str, str] = os.environ) -> None:
 
 
 class Signals:
-    """Signals that arrived, in order, and what is done about them.
+    """What is done about signals, in a thread of its own.
 
-    The handler only puts the signal's number into a queue, so that nothing is ever called in the
-    middle of something else; a thread takes them out and calls the worker. So a signal that comes
-    before there is a worker waits for it.
+    The interpreter writes the number of each signal to a socket as it arrives, and the thread reads
+    them there: whatever the main thread waits for or holds locked, the worker is told at once.
     """
 
     def __init__(self) -> None:
-        # Its put may interrupt another of its own calls, as a signal handler does.
-        self._arrived: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # guards the two below; the worker is called under it
+        self._worker: Stoppable | None = None
         self._stops = 0
-
-    def arrive(self, number: int, frame: FrameType | None = None) -> None:
-        """Note a signal; the handler. The second that stops makes the third one kill."""
-        if number != getattr(signal, "SIGHUP", None):
-            self._stops += 1
-            if self._stops == 2:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                signal.signal(signal.SIGINT, signal.SIG_DFL)
-        self._arrived.put(number)
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Take the signals of this process; give them back at the end."""
+        """Take the signals of this process while the block runs; give them back at its end."""
         if threading.current_thread() is not threading.main_thread():
             # Python lets the main thread alone set handlers: whoever called us keeps theirs.
             yield
             return
-        names = ("SIGTERM", "SIGINT", "SIGHUP")
-        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        before = {number: signal.signal(number, self.arrive) for number in numbers}
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        thread = threading.Thread(target=self._listen, args=(reader,), name="signals", daemon=True)
+        thread.start()
+        fd_before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        before = {number: signal.signal(number, _do_nothing) for number in (*_STOP, *_REOPEN)}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    @contextmanager
-    def delivered_to(self, worker: Stoppable) -> Iterator[None]:
-        """Act on the signals, past ones first, while the block runs."""
-        thread = threading.Thread(target=self._deliver, args=(worker,), name="signals", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._arrived.put(None)
+            signal.set_wakeup_fd(fd_before)
+            writer.close()
             thread.join()
+            reader.close()
 
-    def _deliver(self, worker: Stoppable) -> None:
-        stopping = False
-        while True:
-            number = self._arrived.get()
-            if number is None:
-                return
+    def act_on(self, worker: Stoppable) -> None:
+        """Tell the worker from now on, and what arrived before there was one."""
+        with self._lock:
+            self._worker = worker
+            if self._stops:
+                self._tell_stop()
+
+    def arrive(self, number: int) -> None:
+        """Do what is due for one signal: stop, stop at once, leave; or open logs anew."""
+        with self._lock:
             try:
-                if number == getattr(signal, "SIGHUP", None):
-                    worker.reopen_logs()
-                elif stopping:
-                    worker.stop_now()
-                else:
-                    stopping = True
-                    notify_systemd("STOPPING=1")
-                    worker.stop()
+                if number in _STOP:
+                    self._stops += 1
+                    self._tell_stop()
+                elif number in _REOPEN and self._worker is not None:
+                    self._worker.reopen_logs()
             except Exception:
                 _log.exception("signal %d could not be obeyed", number)
+
+    def _listen(self, reader: socket.socket) -> None:
+        while True:
+            for number in reader.recv(64) or (0,):
+                if number == 0:
+                    return
+                self.arrive(number)
+
+    def _tell_stop(self) -> None:
+        if self._stops == 1:
+            notify_systemd("STOPPING=1")
+        if self._stops > 2:
+            # Asked three times: nothing may hold it up any more.
+            os._exit(1)
+        if self._worker is not None:
+            if self._stops == 1:
+                self._worker.stop()
+            else:
+                self._worker.stop_now()
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """The handler: the number has gone to the socket already."""

@@ -249,9 +249,9 @@ class TableTest(unittest.TestCase):
     def test_settings_are_never_changed(self) -> None:
         read_only = Settings.of(port="0")
         with self.assertRaises(AttributeError):
-            read_only.port = 1  # type: ignore[misc, assignment]
+            read_only.port = 1
         with self.assertRaises(AttributeError):
-            read_only.other = 1  # type: ignore[attr-defined]
+            read_only.other = 1
         self.assertEqual(read_only.port, 0)
 
     def test_every_row_is_told_and_grouped(self) -> None:
