@@ -1,0 +1,87 @@
+"""Whether a storage works, and when one that does not may be tried again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Callable
+
+from api_relaying_server.tiers.storage import StorageFault
+
+RETRY_FIRST = 0.1  # seconds until a failing storage is tried again
+RETRY_MOST = 2.0  # seconds to which that grows, doubled at each failure
+
+_log = logging.getLogger("api_relaying_server.store")
+
+
+class Way:
+    """One way to the storage, reading or writing: whether it fails, and when it may be tried."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()  # guards everything below; `fault` is read without it
+        self.fault: StorageFault | None = None
+        self._pause = RETRY_FIRST
+        self._retry_at = 0.0
+
+    def may_try(self) -> bool:
+        """True if it works, or if it fails and the next try is due; then for one caller only."""
+        if self.fault is None:
+            return True
+        with self._lock:
+            now = self._clock()
+            if now < self._retry_at:
+                return False
+            self._pause = min(self._pause * 2, RETRY_MOST)
+            self._retry_at = now + self._pause
+            return True
+
+    def failed(self, fault: StorageFault) -> None:
+        with self._lock:
+            if self.fault is None:  # else the one who tried has set the time of the next try
+                self._pause = RETRY_FIRST
+                self._retry_at = self._clock() + RETRY_FIRST
+            self.fault = fault
+
+    def worked(self) -> None:
+        with self._lock:
+            self.fault = None
+
+    def pause(self) -> float:
+        """Seconds until the next try."""
+        with self._lock:
+            return max(0.0, self._retry_at - self._clock())
+
+
+class Health:
+    """Whether the storage works; says so in the log when that changes, not at every failure."""
+
+    def __init__(self, url: str, clock: Callable[[], float]) -> None:
+        self._url = url
+        self._clock = clock
+        self._lock = threading.Lock()  # guards `_since`
+        self._since: float | None = None
+        self.reading = Way(clock)
+        self.writing = Way(clock)
+
+    @property
+    def fault(self) -> StorageFault | None:
+        return self.writing.fault or self.reading.fault
+
+    def failed(self, way: Way, fault: StorageFault) -> None:
+        way.failed(fault)
+        with self._lock:
+            first = self._since is None
+            if first:
+                self._since = self._clock()
+        level = logging.WARNING if first else logging.DEBUG
+        _log.log(level, "the store %s fails: %s; going on without it", self._url, fault)
+
+    def worked(self, way: Way) -> None:
+        way.worked()
+        if self.fault is not None:
+            return
+        with self._lock:
+            since, self._since = self._since, None
+        if since is not None:
+            _log.warning("the store %s works again after %.1f s", self._url, self._clock() - since)

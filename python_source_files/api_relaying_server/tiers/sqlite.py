@@ -1,0 +1,391 @@
+"""Records in a SQLite file: requests-cache's SQLite backend, mended for a server with many threads.
+
+What differs from the backend as it is: readers have connections of their own and never wait for a
+writer of this process; every wait has a deadline; a failed write is rolled back and raised; the
+file is bounded; and a file that is damaged, deleted or replaced while it is open is noticed and
+opened anew.
+
+Who may hold what: a reading connection belongs to one thread at a time, from `Readers.take` to
+`give`; the writing connection belongs to whoever holds `_lock`. Nothing here knows a queue, a log
+or when to try again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Callable
+
+from requests_cache.backends.base import BaseCache, DictStorage
+from requests_cache.backends.sqlite import SQLiteCache, SQLiteDict
+
+from api_relaying_server.caching.stored import Record
+from api_relaying_server.tiers.record import pipeline
+from api_relaying_server.tiers.sqlite_file import (
+    FIND,
+    LAYOUT,
+    LOG_ENDINGS,
+    REFUSALS,
+    Identity,
+    bytes_used,
+    connect,
+    create,
+    delete_least,
+    fault_of,
+    folder_locked,
+    identity_of,
+    least_worth,
+    log_identity_of,
+    make_tables,
+    name_aside,
+    pragma,
+    put,
+    raise_worth,
+    settle,
+    transaction,
+)
+from api_relaying_server.tiers.sqlite_readers import Readers
+from api_relaying_server.tiers.storage import Change, Extent, RecordStorage, StorageFault, Trouble
+
+READER_CACHE = 1024  # KiB of pages that each may keep; the system keeps all of them too
+WRITE_DEADLINE = 1.0  # seconds that a write waits for another process's
+OPEN_DEADLINE = 0.5  # seconds that opening waits for another process
+MOST_EVICTED = 256  # entries in one transaction, so that no other writer waits for long
+VACUUMED_AT_ONCE = 128  # pages given back to the file system in one step
+MOST_BLOB = 900_000_000  # bytes: as SQLite is usually built, a row ends at 1,000,000,000
+SMALLEST_LIMIT = 256 << 10  # bytes: below it the tables themselves take most of the room
+
+_SELECT = "SELECT value FROM responses WHERE key=?"
+
+
+class SQLiteRecordCache(SQLiteCache):
+    """The requests-cache backend for a session. It keeps no redirects: the relay follows none."""
+
+    responses: SQLiteRecords
+
+    def __init__(self, path: Path, limit: int, **options: Any) -> None:
+        BaseCache.__init__(self, cache_name=str(path))
+        self.responses = SQLiteRecords(path, limit, **options)
+        self.redirects = DictStorage()  # type: ignore[assignment, no-untyped-call]
+
+    def clear(self) -> None:
+        """Delete all entries."""
+        self.responses.clear()
+
+    def _prune_redirects(self) -> None:
+        """There are none."""
+
+
+class SQLiteRecords(SQLiteDict, RecordStorage):
+    """The table of records. Not opened by being made: `open` does that, and may be tried again.
+
+    `limit` bounds the pages in use, in bytes; `read_deadline` is in seconds; `now` gives the Unix
+    time.
+
+    An entry's worth is what it may save, one fetch per use, over the pages it takes, above the
+    worth of the last one that had to leave (the GreedyDual-Size-Frequency rule): so what is not
+    asked for grows old. Whether an entry is fresh plays no part. A stale one in demand is what an
+    outage of the upstream needs.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        limit: int,
+        *,
+        read_deadline: float = 0.05,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._readers: Readers | None = None
+        self._identity: Identity | None = None  # of the file that is open, or could not be
+        self._log_identity: Identity | None = None  # of its write-ahead log
+        self._depth = 0  # of nested uses of the writing connection by the thread that holds `_lock`
+        self._limit = limit
+        self._opening = 0  # how often it has been opened
+        self.largest = min(limit // 2, MOST_BLOB)
+        self._used = 0  # bytes in use when last looked at
+        self._read_deadline = read_deadline
+        self._now = now
+        # Not the path, which requests-cache would lengthen and make folders for.
+        super().__init__(":memory:", table_name="responses", serializer=pipeline(), wal=True)
+        self.db_path = path
+
+    def init_db(self) -> None:
+        """Nothing yet; requests-cache calls it while the object is being made."""
+
+    # Opening and closing
+
+    def open(self, deadline: float = OPEN_DEADLINE) -> None:
+        """Open the file, or make it. `deadline`: seconds to wait for other processes."""
+        with self._writing(opening=True):
+            if self._connection is not None:
+                return
+            try:
+                self._connection = self._open_writer(time.monotonic() + deadline)
+            except (sqlite3.Error, OSError) as error:
+                raise fault_of(error) from error
+            self._opening += 1
+            self._readers = Readers(self._connect_reader, self._read_deadline, self._opening)
+
+    def close(self) -> None:
+        """Close every connection; those in other threads' hands are closed when they come back."""
+        with self._lock:
+            self._shut()
+
+    def _shut(self) -> None:
+        readers, self._readers = self._readers, None
+        if readers is not None:
+            readers.close()
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def _open_writer(self, until: float) -> sqlite3.Connection:
+        path = Path(self.db_path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with folder_locked(path.parent, until):
+            create(path)
+            self._identity = identity_of(path)
+        connection = connect(path, max(0.0, until - time.monotonic()))
+        try:
+            settle(connection, until)
+            self._used = bytes_used(connection)
+            self._log_identity = log_identity_of(path)
+        except BaseException:
+            connection.close()
+            raise
+        connection.execute(f"PRAGMA busy_timeout={int(WRITE_DEADLINE * 1000)}")
+        return connection
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        connection = connect(Path(self.db_path), self._read_deadline)
+        connection.execute("PRAGMA query_only=1")
+        connection.execute(f"PRAGMA cache_size=-{READER_CACHE}")
+        return connection
+
+    def _open_readers(self) -> Readers:
+        opening, readers = self._opening, self._readers
+        if readers is None:
+            raise StorageFault(Trouble.UNREACHABLE, "it is not open", opening)
+        return readers
+
+    # Reading
+
+    def fetch(self, key: str) -> bytes | None:
+        """The bytes stored for `key`, None if there are none."""
+        readers = self._open_readers()
+        connection = readers.take()
+        try:
+            row = connection.execute(_SELECT, (key,)).fetchone()
+        except BaseException as error:
+            readers.discard(connection)
+            if isinstance(error, (sqlite3.Error, *REFUSALS)):
+                raise fault_of(error, readers.opening) from error
+            raise
+        readers.give(connection)
+        return None if row is None else row[0]
+
+    def keys_after(self, key: str, prefix: str, limit: int) -> list[str]:
+        """At most `limit` keys in order, all behind `key`, none before `prefix`.
+
+        Each call is a read of its own, for a long one would keep the write-ahead log from
+        shrinking.
+        """
+        select = "SELECT key FROM responses WHERE key > ? AND key >= ? ORDER BY key LIMIT ?"
+        with self.connection() as connection:
+            return [row[0] for row in connection.execute(select, (key, prefix, limit)).fetchall()]
+
+    def extent(self) -> Extent:
+        """Entries, and the bytes of the pages in use."""
+        with self.connection() as connection:
+            entries = connection.execute("SELECT COUNT(*) FROM responses").fetchone()[0]
+            return Extent(entries, bytes_used(connection), self._limit)
+
+    # Writing
+
+    def apply(self, changes: Sequence[Change], clear: bool = False) -> int:
+        """Write all of `changes` or none, if `clear` to an empty table; the number evicted."""
+        with self.connection(commit=True) as connection:
+            if clear:
+                make_tables(connection, anew=True)
+            floor = least_worth(connection)
+            for change in changes:
+                if change.data is None:
+                    connection.execute("DELETE FROM responses WHERE key=?", (change.key,))
+                else:
+                    put(connection, change.key, change.data, change.expires, floor)
+            return self._evict(connection)
+
+    def trim(self) -> int:
+        """Evict a few entries if too much is stored; else shrink a file that is too large."""
+        evicted = 0
+        if self._used > self._limit:
+            with self.connection(commit=True) as connection:
+                evicted = self._evict(connection)
+        if not evicted:
+            self.vacuum()
+        return evicted
+
+    def vacuum(self) -> None:
+        """Give back a few free pages if the file is well above its limit; never all at once."""
+        with self._writing() as connection:
+            try:
+                pages = pragma(connection, "page_count") * pragma(connection, "page_size")
+                if pages > self._limit + self._limit // 8 and pragma(connection, "freelist_count"):
+                    # Each row that is fetched frees a page.
+                    connection.execute(f"PRAGMA incremental_vacuum({VACUUMED_AT_ONCE})").fetchall()
+            except sqlite3.Error as error:
+                raise fault_of(error) from error
+
+    @property
+    def wants_credit(self) -> bool:
+        """True once the file is half full; before that, noting uses would be waste."""
+        return self._used * 2 > self._limit
+
+    def credit(self, uses: Mapping[str, int]) -> None:
+        """Note how often keys were used."""
+        with self.connection(commit=True) as connection:
+            floor = least_worth(connection)
+            for key, times in uses.items():
+                row = connection.execute(FIND, (key,)).fetchone()
+                if row is not None:
+                    raise_worth(connection, row[0], times, floor)
+
+    def probe(self) -> None:
+        """Raise if nothing can be written: writes one page and changes nothing."""
+        with self.connection(commit=True) as connection:
+            connection.execute(f"PRAGMA user_version={LAYOUT}")
+
+    def _evict(self, connection: sqlite3.Connection) -> int:
+        """Evict until the limit is kept: entries of no more use first, then the least worth."""
+        evicted = 0
+        used = bytes_used(connection)
+        if used > self._limit:
+            enough = self._limit - self._limit // 64  # so that the next write need not evict again
+            while used > enough and evicted < MOST_EVICTED:
+                gone = delete_least(connection, int(self._now()))
+                if not gone:
+                    break
+                evicted += gone
+                used = bytes_used(connection)
+        self._used = used
+        return evicted
+
+    # Mending
+
+    def check(self) -> None:
+        """Raise if the name leads to another file: SQLite would go on writing to the lost one."""
+        opening, path = self._opening, Path(self.db_path)
+        if self._connection is None:
+            raise StorageFault(Trouble.UNREACHABLE, "it is not open", opening)
+        try:
+            identity = identity_of(path)
+            log_identity = log_identity_of(path)
+            size = os.path.getsize(path)
+        except FileNotFoundError as error:
+            raise StorageFault(Trouble.MISSING, str(error), opening) from error
+        except OSError as error:
+            raise fault_of(error, opening) from error
+        if identity != self._identity:
+            raise StorageFault(Trouble.MISSING, f"{path} is another file now", opening)
+        if size == 0 or self._log_identity not in (None, log_identity):
+            raise StorageFault(Trouble.MISSING, f"{path} or its log was emptied", opening)
+
+    def mend(self, fault: StorageFault) -> str:
+        """Open the file anew. A damaged one is set aside first, if no other process has done so."""
+        note = ""
+        with self._writing(opening=True):
+            if fault.opening not in (None, self._opening):
+                return note  # that was about the file before
+            if fault.trouble is Trouble.CORRUPT:
+                # Before it is closed: SQLite leaves the log of a file alone that has been moved.
+                note = self._set_aside()
+            self._shut()
+            try:
+                self.open()
+            except StorageFault as again:
+                if again.trouble is not Trouble.CORRUPT or note:
+                    raise
+                note = self._set_aside()
+                self.open()
+        return note
+
+    def _set_aside(self) -> str:
+        """Rename the damaged file with its log, never delete it; where it is, if it was there."""
+        path = Path(self.db_path)
+        try:
+            with folder_locked(path.parent, time.monotonic() + OPEN_DEADLINE):
+                if self._identity is None or identity_of(path) != self._identity:
+                    return ""  # another process has done it, and the file there now is a new one
+                target = name_aside(path, self._now())
+                os.rename(path, target)
+                for ending in LOG_ENDINGS:
+                    if os.path.exists(f"{path}{ending}"):
+                        os.rename(f"{path}{ending}", f"{target}{ending}")
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise fault_of(error) from error
+        return f"the damaged file is kept as {target}"
+
+    # What requests-cache's own methods stand on
+
+    @contextmanager
+    def connection(self, commit: bool = False) -> Iterator[sqlite3.Connection]:
+        """One from the pool to read with, or the writing one inside a transaction."""
+        if commit:
+            with self._writing() as connection, transaction(connection, self._depth == 1):
+                yield connection
+            return
+        readers = self._open_readers()
+        connection = readers.take()
+        try:
+            yield connection
+        except BaseException as error:
+            readers.discard(connection)
+            if isinstance(error, (sqlite3.Error, *REFUSALS)):
+                raise fault_of(error, readers.opening) from error
+            raise
+        readers.give(connection)
+
+    @contextmanager
+    def _writing(self, opening: bool = False) -> Iterator[sqlite3.Connection]:
+        """The writing connection, for this thread alone."""
+        if not self._lock.acquire(timeout=WRITE_DEADLINE):
+            raise StorageFault(Trouble.STALLED, "another thread is writing")
+        self._depth += 1
+        try:
+            connection = self._connection
+            if connection is None and not opening:
+                raise StorageFault(Trouble.UNREACHABLE, "it is not open")
+            yield connection  # type: ignore[misc]  # None only where `opening` makes it
+        except StorageFault as fault:
+            if fault.opening is None:
+                fault.opening = self._opening
+            raise
+        finally:
+            self._depth -= 1
+            self._lock.release()
+
+    @contextmanager
+    def bulk_commit(self) -> Iterator[None]:
+        """Everything written inside by this thread is one transaction."""
+        with self.connection(commit=True):
+            yield
+
+    def __getitem__(self, key: str) -> Record:
+        data = self.fetch(key)
+        if data is None:
+            raise KeyError(key)
+        return self.decode(key, data)
+
+    def _write(self, key: str, value: Record) -> None:
+        self.apply([Change(key, self.encode(key, value), value.expires)])
+
+    def clear(self) -> None:
+        """Delete all entries."""
+        self.apply([], clear=True)

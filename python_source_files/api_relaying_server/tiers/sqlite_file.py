@@ -1,0 +1,285 @@
+"""What is said to SQLite: how a file becomes ours, what its tables hold, its errors by our names.
+
+Functions over a connection that the caller holds alone; nothing here keeps one or knows a thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote_from_bytes
+
+from api_relaying_server.tiers.storage import StorageFault, Trouble
+
+APPLICATION_ID = 0x52_4C_59_31  # "RLY1": marks the file as ours (SQLite, PRAGMA application_id)
+LAYOUT = 1  # of the tables; a file of ours with another one is emptied, for it is only a cache
+
+EVICTED_AT_ONCE = 32  # entries between two looks at how much is stored
+MOST_USES = 15  # more are not counted: an entry no longer asked for has to be able to leave
+WAL_LIMIT = 16 << 20  # bytes to which SQLite cuts its write-ahead log after a large transaction
+
+FIND = "SELECT id FROM responses WHERE key=?"
+Identity = tuple[int, int]  # device and inode
+LOG_ENDINGS = ("-wal", "-shm")  # of the files that SQLite keeps beside a database
+MOST_SET_ASIDE = 8  # damaged files kept beside the store; then it stays off, lest it fill the disk
+PAGE = 4096
+_TABLES = (
+    "CREATE TABLE IF NOT EXISTS responses ("
+    "id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, "
+    "value BLOB NOT NULL, expires INTEGER NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS expires_idx ON responses(expires)",
+    # How useful an entry is stands apart from it: to change it must not rewrite a large body.
+    "CREATE TABLE IF NOT EXISTS usage ("
+    "id INTEGER PRIMARY KEY, pages INTEGER NOT NULL, uses INTEGER NOT NULL, worth REAL NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS worth_idx ON usage(worth)",
+    "CREATE TRIGGER IF NOT EXISTS forget AFTER DELETE ON responses "
+    "BEGIN DELETE FROM usage WHERE id=OLD.id; END",
+)
+_TROUBLE_BY_TEXT = (
+    ("locked", Trouble.LOCKED),
+    ("busy", Trouble.LOCKED),
+    ("is full", Trouble.FULL),
+    ("readonly", Trouble.READ_ONLY),
+    ("malformed", Trouble.CORRUPT),
+    ("not a database", Trouble.CORRUPT),
+    ("no such table", Trouble.MISSING),
+    ("unable to open", Trouble.UNREACHABLE),
+    ("too big", Trouble.REFUSED),
+)
+# A key or a value that SQLite cannot take, whatever the state of the file.
+REFUSALS = (UnicodeError, OverflowError, MemoryError, sqlite3.DataError)
+
+
+def fault_of(error: Exception, opening: int | None = None) -> StorageFault:
+    """`error`, raised by sqlite3 or the file system, under our name."""
+    text = str(error)
+    if isinstance(error, REFUSALS):
+        return StorageFault(Trouble.REFUSED, f"{type(error).__name__}: {text}", opening)
+    for words, trouble in _TROUBLE_BY_TEXT:
+        if words in text:
+            return StorageFault(trouble, text, opening)
+    return StorageFault(Trouble.FAILING, text or type(error).__name__, opening)
+
+
+def connect(path: Path, deadline: float) -> sqlite3.Connection:
+    """A connection to a file that exists (`mode=rw` makes none); each statement commits itself."""
+    name = quote_from_bytes(os.fsencode(path))
+    return sqlite3.connect(
+        f"file:{name}?mode=rw",
+        uri=True,
+        timeout=deadline,
+        isolation_level=None,
+        check_same_thread=False,  # lent from thread to thread, never shared
+        cached_statements=16,
+    )
+
+
+def settle(connection: sqlite3.Connection, until: float) -> None:
+    """Make the file ours, or find that it is: log, tables, marks. `until` is monotonic time."""
+    ours = pragma(connection, "application_id") == APPLICATION_ID
+    if not ours and connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+        raise StorageFault(Trouble.FOREIGN, "it holds other tables than ours")
+    connection.execute(f"PRAGMA page_size={PAGE}")
+    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts only before the first table
+    insist(connection, "PRAGMA journal_mode=WAL", until)
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT}")
+    if ours and pragma(connection, "user_version") == LAYOUT and count_tables(connection) == 2:
+        return
+    insist(connection, "BEGIN IMMEDIATE", until)
+    try:
+        make_tables(connection, anew=pragma(connection, "user_version") not in (0, LAYOUT))
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version={LAYOUT}")
+        connection.execute("COMMIT")
+    except BaseException:
+        roll_back(connection)
+        raise
+
+
+def insist(connection: sqlite3.Connection, statement: str, until: float) -> None:
+    """Execute what SQLite gives up at once when another process is at it, until it works."""
+    while True:
+        try:
+            connection.execute(statement)
+            return
+        except sqlite3.OperationalError as error:
+            if fault_of(error).trouble is not Trouble.LOCKED or time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
+
+
+def make_tables(connection: sqlite3.Connection, anew: bool) -> None:
+    if anew:  # faster than deleting the rows
+        connection.execute("DROP TABLE IF EXISTS responses")
+        connection.execute("DROP TABLE IF EXISTS usage")
+    for statement in _TABLES:
+        connection.execute(statement)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, outermost: bool) -> Iterator[None]:
+    """All or nothing: what fails is rolled back and raised. An inner one joins the outermost."""
+    if not outermost:
+        yield
+        return
+    try:
+        connection.execute("BEGIN IMMEDIATE")  # waits for its busy_timeout at the longest
+        yield
+        connection.execute("COMMIT")
+    except BaseException as error:
+        roll_back(connection)
+        if isinstance(error, (sqlite3.Error, *REFUSALS)):
+            raise fault_of(error) from error
+        raise
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except sqlite3.Error:
+        pass  # the first error is the one to tell; opening anew ends the transaction
+
+
+def put(
+    connection: sqlite3.Connection, key: str, data: bytes, expires: float, floor: float
+) -> None:
+    """Insert or replace one entry. Written again counts as used again: somebody asked for it."""
+    pages = max(1, -(-len(data) // PAGE))
+    until = int(min(max(0.0, expires), 2.0**53))  # infinity and worse have a place in a column too
+    row = connection.execute(FIND, (key,)).fetchone()
+    if row is None:
+        cursor = connection.execute(
+            "INSERT INTO responses(key, value, expires) VALUES(?,?,?)", (key, data, until)
+        )
+        connection.execute(
+            "INSERT OR REPLACE INTO usage(id, pages, uses, worth) VALUES(?,?,1,?)",
+            (cursor.lastrowid, pages, floor + 1.0 / pages),
+        )
+        return
+    connection.execute("UPDATE responses SET value=?, expires=? WHERE id=?", (data, until, row[0]))
+    connection.execute("UPDATE usage SET pages=? WHERE id=?", (pages, row[0]))
+    raise_worth(connection, row[0], 1, floor)
+
+
+def raise_worth(connection: sqlite3.Connection, entry: int, times: int, floor: float) -> None:
+    """Note that the entry with this id was used `times` times more."""
+    row = connection.execute("SELECT uses, pages FROM usage WHERE id=?", (entry,)).fetchone()
+    if row is not None:
+        uses = min(row[0] + times, MOST_USES)
+        connection.execute(
+            "UPDATE usage SET uses=?, worth=? WHERE id=?", (uses, floor + uses / row[1], entry)
+        )
+
+
+def delete_least(connection: sqlite3.Connection, now: int) -> int:
+    """Delete the few entries of least use; how many there were."""
+    rows = connection.execute(
+        "SELECT id FROM responses WHERE expires < ? ORDER BY expires LIMIT ?",
+        (now, EVICTED_AT_ONCE),
+    ).fetchall()
+    if not rows:
+        rows = connection.execute(
+            "SELECT id FROM usage ORDER BY worth LIMIT ?", (EVICTED_AT_ONCE,)
+        ).fetchall()
+    connection.executemany("DELETE FROM responses WHERE id=?", rows)
+    return len(rows)
+
+
+def least_worth(connection: sqlite3.Connection) -> float:
+    """The least worth of all: near that of the last one evicted, and the same in every process."""
+    return float(connection.execute("SELECT MIN(worth) FROM usage").fetchone()[0] or 0.0)
+
+
+def bytes_used(connection: sqlite3.Connection) -> int:
+    pages = pragma(connection, "page_count") - pragma(connection, "freelist_count")
+    return pages * pragma(connection, "page_size")
+
+
+def pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def count_tables(connection: sqlite3.Connection) -> int:
+    select = "SELECT COUNT(*) FROM sqlite_master WHERE name IN ('responses', 'usage')"
+    return int(connection.execute(select).fetchone()[0])
+
+
+# The file itself
+
+
+def identity_of(path: Path) -> Identity:
+    """What the name `path` leads to."""
+    status = os.stat(path)
+    return (status.st_dev, status.st_ino)
+
+
+def log_identity_of(path: Path) -> Identity | None:
+    """The same for the write-ahead log of the database at `path`, None if there is none."""
+    try:
+        return identity_of(path.with_name(path.name + LOG_ENDINGS[0]))
+    except FileNotFoundError:
+        return None
+
+
+def create(path: Path) -> None:
+    """Make an empty file if there is none. To be called with the folder locked."""
+    if os.path.exists(path):
+        return
+    for (
+        ending
+    ) in LOG_ENDINGS:  # the log of a file that was deleted must not be taken for this one's
+        try:
+            os.unlink(f"{path}{ending}")
+        except FileNotFoundError:
+            pass
+    # Answers may be private to the users of this relay: nobody else reads the file.
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def name_aside(path: Path, now: float) -> Path:
+    """A name that is free, beside `path`, for a damaged file. `now`: Unix time."""
+    beside = f"{path.name}.corrupt-"
+    taken = {n for n in os.listdir(path.parent) if n.startswith(beside)}
+    taken -= {n for n in taken if n.endswith(LOG_ENDINGS)}
+    if len(taken) >= MOST_SET_ASIDE:
+        text = f"{len(taken)} damaged files lie beside {path} already; remove them"
+        raise StorageFault(Trouble.FAILING, text)
+    stamp = name = beside + time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+    count = 1
+    while name in taken:
+        count += 1
+        name = f"{stamp}-{count}"
+    return path.with_name(name)
+
+
+@contextmanager
+def folder_locked(folder: Path, until: float) -> Iterator[None]:
+    """Keep our other processes from making or renaming files in `folder`. `until`: monotonic time.
+
+    The lock is on the folder, for closing the database beside SQLite would lose SQLite's locks.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        while not _lock(handle):
+            if time.monotonic() >= until:
+                raise StorageFault(Trouble.LOCKED, f"{folder} is locked")
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)  # else it cannot be locked at all
+    return True

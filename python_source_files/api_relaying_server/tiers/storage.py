@@ -1,0 +1,153 @@
+"""What a store keeps its records in: the interface of every backend, and how each one fails.
+
+A storage holds bytes by key. Where it fails it raises `StorageFault` alone; `store.py` is what
+never raises. SQLite is one storage; a Redis or a MongoDB has to offer the same few operations,
+nothing else. Nothing here knows a database, a queue or a thread.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from requests_cache.backends.base import BaseStorage
+
+from api_relaying_server.caching.stored import Record
+
+
+class Trouble(enum.Enum):
+    """Why a storage did not do what it was asked; the value is how a log line says it."""
+
+    LOCKED = "locked by another process"
+    FULL = "no space left"
+    READ_ONLY = "it is read-only"
+    UNREACHABLE = "it cannot be opened"
+    MISSING = "it was deleted or replaced"
+    CORRUPT = "it is damaged"
+    FOREIGN = "it belongs to another program"
+    STALLED = "it does not answer in time"
+    BUSY = "too many at once"
+    FAILING = "input or output fails"
+    REFUSED = "this one entry is refused"
+
+
+HARMLESS = frozenset((Trouble.BUSY, Trouble.REFUSED))
+"""The troubles that concern one call, while the storage works for others."""
+
+MENDABLE = frozenset(Trouble) - HARMLESS - {Trouble.LOCKED, Trouble.FULL, Trouble.STALLED}
+"""The troubles that opening the storage anew may end; the others end by themselves."""
+
+
+class StorageFault(Exception):
+    """A storage could not do what it was asked.
+
+    `trouble` says why, `detail` says it in the backend's own words. `opening` counts how often the
+    storage had been opened when this happened: a fault from before the last opening is mended
+    already.
+    """
+
+    def __init__(self, trouble: Trouble, detail: str, opening: int | None = None) -> None:
+        super().__init__(f"{trouble.value} ({detail})")
+        self.trouble = trouble
+        self.detail = detail
+        self.opening = opening
+
+
+class Change(NamedTuple):
+    """One thing to write: the bytes for `key`, or None to delete what is there.
+
+    `expires` is the Unix time after which the entry is of no use to anybody.
+    """
+
+    key: str
+    data: bytes | None
+    expires: float
+
+
+class Extent(NamedTuple):
+    """How much is stored: entries, the bytes that they take, and the bytes that they may take."""
+
+    entries: int
+    bytes: int
+    limit: int
+
+
+class RecordStorage(BaseStorage[str, Record]):
+    """A requests-cache storage of records, with what the store needs beside a mapping's operations.
+
+    Every method may be called from any thread, keeps to its deadline where it has to wait for
+    others, and raises `StorageFault` where it fails; after that the storage is as it was before the
+    call.
+    """
+
+    largest: int
+    """Bytes of the largest record that it takes."""
+
+    @abstractmethod
+    def fetch(self, key: str) -> bytes | None:
+        """The bytes stored for `key`, None if there are none."""
+
+    @abstractmethod
+    def apply(self, changes: Sequence[Change], clear: bool = False) -> int:
+        """Write all of `changes` or none, if `clear` to an empty table; the number evicted."""
+
+    @abstractmethod
+    def trim(self) -> int:
+        """Evict a few entries if more is stored than may be; their number, 0 if all is well."""
+
+    @abstractmethod
+    def credit(self, uses: Mapping[str, int]) -> None:
+        """Note how often keys were used, so that those in demand are evicted last."""
+
+    @abstractmethod
+    def keys_after(self, key: str, prefix: str, limit: int) -> list[str]:
+        """At most `limit` keys in order, all behind `key`, none before `prefix`."""
+
+    @abstractmethod
+    def extent(self) -> Extent:
+        """How much is stored."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise if what is open is no longer what its name leads to. Cheap."""
+
+    @abstractmethod
+    def probe(self) -> None:
+        """Raise if nothing can be written."""
+
+    @abstractmethod
+    def mend(self, fault: StorageFault) -> str:
+        """Open the storage anew after `fault`; says what was done if an operator should know."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close every connection."""
+
+    @property
+    @abstractmethod
+    def wants_credit(self) -> bool:
+        """True where it is of use to note uses, for entries will have to leave."""
+
+    def encode(self, key: str, record: Record) -> bytes:
+        """`record` as the bytes to store under `key`."""
+        data: bytes = self._pipeline.dumps((key, record))
+        return data
+
+    def decode(self, key: str, data: bytes) -> Record:
+        """The record in `data`; ValueError where there is none of this key."""
+        record: Record = self._pipeline.loads((key, data))
+        return record
+
+    def serialize(self, value: Record) -> bytes:
+        """Refused: a record is only ever encoded together with its key."""
+        raise TypeError("a record is stored under a key; use encode(key, record)")
+
+    def deserialize(self, key: str, value: Any) -> Record:
+        """The record in `value`; unlike requests-cache's, raises ValueError if unreadable."""
+        return self.decode(key, value)
+
+    @property
+    def _pipeline(self) -> Any:
+        return self.serializer
