@@ -1,8 +1,8 @@
-"""What `requests` alone can do: GETs of ever new URLs in N threads, each with a session of its own.
+"""What `requests` alone can do: GETs of ever new URLs in N threads, a session in each of them.
 
-``bare_session.py ORIGIN THREADS SECONDS PREFIX`` prints one line of JSON: requests, duration_us and the
-median and 99th percentile of the latency in microseconds. No cache, no server: a relay's miss does this
-and more, so this is its floor.
+``bare_session.py ORIGIN THREADS SECONDS PREFIX`` prints one line of JSON: requests, duration_us and
+the median and 99th percentile of the latency in microseconds. No cache, no server: a relay's miss
+does this and more, so this is its floor.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The floor under a cache hit in Python: the loop of ``floor.c`` with `select.epoll`.
 
-What lies between this and the C loop is the interpreter; what lies between this and the relay is the
-relay. ``floor.py PORT ANSWER_FILE``; port 0 picks a free one, which is printed. Ends at SIGTERM.
+What lies between this and the C loop is the interpreter; what lies between this and the relay is
+the relay. ``floor.py PORT ANSWER_FILE``; port 0 picks a free one, which is printed.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import select
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 BACKLOG = 1024
 HEAD_BYTES = 16384

@@ -1,5 +1,5 @@
 /*
- * A load generator for answers without a body (HEAD), for which wrk would wait until the time is up.
+ * A load generator for answers without a body (to HEAD; 304), for which wrk may wait in vain.
  *
  *     heads PORT CONNECTIONS SECONDS REQUEST_FILE
  *

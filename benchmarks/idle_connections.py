@@ -1,6 +1,6 @@
 """Opens keep-alive connections, gets one answer on each, and holds them until standard input ends.
 
-``idle_connections.py PORT COUNT PATH`` prints ``held COUNT`` when all of them have had their answer.
+``idle_connections.py PORT COUNT PATH`` prints ``held COUNT`` when all have had their answer.
 """
 
 from __future__ import annotations

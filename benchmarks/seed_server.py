@@ -1,7 +1,8 @@
 """The design this project started from, as the thing to be faster than.
 
-Each request gets a thread, in which ``requests.get`` asks the upstream through the SQLite cache that
-``requests_cache.install_cache`` has put under every session: ``seed_server.py PORT UPSTREAM DATABASE``.
+Each request is answered in a thread by ``requests.get``, through the SQLite cache that
+``requests_cache.install_cache`` has put under every session.
+``seed_server.py PORT UPSTREAM DATABASE``.
 """
 
 from __future__ import annotations

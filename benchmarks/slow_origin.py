@@ -1,7 +1,7 @@
 """An origin that takes its time: every GET is answered after a fixed delay with 336 bytes of JSON.
 
-``slow_origin.py PORT MILLISECONDS``. One event loop, so that thousands of waiting requests cost next to
-nothing. Requests are expected whole, without a body; it is for loopback only.
+``slow_origin.py PORT MILLISECONDS``. One event loop, so that waiting requests cost next
+to nothing. Requests have no body. It is for loopback only.
 """
 
 from __future__ import annotations

@@ -11,15 +11,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Iterator, Sequence
 
 from . import report
 from .machine import describe
 from .measure import Run
 from .processes import BenchmarkError
 from .runner import Outcome, run_scenario
-from .scenarios import SCENARIOS, SESSION, Scenario
+from .scenarios import SESSION, Scenario, scenarios
 from .servers import BUILDERS, CHECKOUT, HERE, PROGRAMS, Bench, Origin, program
 
 RESULTS = HERE / "results"
@@ -40,9 +40,7 @@ def parser() -> argparse.ArgumentParser:
         help="only these, in this order; relay@DIR is the relay of another checkout",
     )
     parse.add_argument("--rounds", type=_positive, default=5, help="per server (default: 5)")
-    parse.add_argument(
-        "--seconds", type=_positive, default=3, help="per measurement (default: 3)"
-    )
+    parse.add_argument("--seconds", type=_positive, default=3, help="per measurement (default: 3)")
     parse.add_argument(
         "--urls", type=_positive, default=100_000, help="stored URLs of zipf (default: 100000)"
     )
@@ -63,8 +61,8 @@ def parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="DIR",
-        help="write compare.json and compare.svg there (default: benchmarks/results for a whole run;"
-        " a partial one writes only if told where)",
+        help="write compare.json and compare.svg there (default: benchmarks/results for a whole"
+        " run; a partial one writes only if told where)",
     )
     return parse
 
@@ -81,8 +79,8 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-def _list() -> None:
-    for scenario in SCENARIOS:
+def _list(urls: int) -> None:
+    for scenario in scenarios(urls):
         sys.stdout.write(f"{scenario.name:13} {scenario.title} ({', '.join(scenario.labels)})\n")
     for name, (package, _) in PROGRAMS.items():
         state = program(name) or f"missing (Debian package {package})"
@@ -104,20 +102,18 @@ def _install() -> None:
         raise BenchmarkError(f"apt-get could not install {' '.join(missing)}")
 
 
-def _chosen(names: Sequence[str] | None) -> list[Scenario]:
-    known = {scenario.name: scenario for scenario in SCENARIOS}
+def _chosen(names: Sequence[str] | None, urls: int) -> list[Scenario]:
+    known = {scenario.name: scenario for scenario in scenarios(urls)}
     for name in names or ():
         if name not in known:
             raise BenchmarkError(f"no scenario {name!r}; there are {', '.join(known)}")
-    return [known[name] for name in names] if names else list(SCENARIOS)
+    return [known[name] for name in names] if names else list(known.values())
 
 
 def _labels(scenario: Scenario, servers: str | None) -> list[str]:
     if servers is None:
         return list(scenario.labels)
-    return [
-        label for label in servers.split(",") if label.partition("@")[0] in scenario.labels
-    ]
+    return [label for label in servers.split(",") if label.partition("@")[0] in scenario.labels]
 
 
 def _check_servers(servers: str | None) -> None:
@@ -149,7 +145,12 @@ def _work_directory() -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _write(directory: Path, machine: dict[str, object], outcomes: Sequence[Outcome], args: argparse.Namespace) -> None:
+def _write(
+    directory: Path,
+    machine: dict[str, object],
+    outcomes: Sequence[Outcome],
+    args: argparse.Namespace,
+) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     data = {
         "machine": machine,
@@ -164,7 +165,7 @@ def _write(directory: Path, machine: dict[str, object], outcomes: Sequence[Outco
 
 def _compare(args: argparse.Namespace) -> None:
     _check_servers(args.servers)
-    scenarios = _chosen(args.only)
+    chosen = _chosen(args.only, args.urls)
     server_core, load_core = _cores(args.cores)
     if args.install:
         _install()
@@ -173,7 +174,12 @@ def _compare(args: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(_work_directory())
         bench = Bench(
-            directory, server_core, load_core, args.python, args.relay_tree.resolve(), tuple(args.relay_arg)
+            directory,
+            server_core,
+            load_core,
+            args.python,
+            args.relay_tree.resolve(),
+            tuple(args.relay_arg),
         )
         os.sched_setaffinity(0, {load_core})
         origin = Origin(bench)
@@ -183,9 +189,11 @@ def _compare(args: argparse.Namespace) -> None:
         machine = describe(bench, (args.servers or "relay").split(","))
         sys.stdout.write(_heading(machine, args))
         outcomes = []
-        for scenario in scenarios:
+        for scenario in chosen:
             _say(f"{scenario.name} ...")
-            outcome = run_scenario(run, scenario, _labels(scenario, args.servers), args.rounds, _say)
+            outcome = run_scenario(
+                run, scenario, _labels(scenario, args.servers), args.rounds, _say
+            )
             outcomes.append(outcome)
             sys.stdout.write("\n" + report.table(outcome))
             sys.stdout.flush()
@@ -206,14 +214,18 @@ def _interrupted(number: int, frame: object) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 could not, 2 wrong usage, 130 interrupted."""
     args = parser().parse_args(arguments)
-    if args.list:
-        _list()
-        return 0
     signal.signal(signal.SIGTERM, _interrupted)
     try:
-        _compare(args)
+        if args.list:
+            _list(args.urls)
+        else:
+            _compare(args)
     except BenchmarkError as error:
         _say(f"compare: {error}")
+        return 1
+    except BrokenPipeError:
+        # the reader of the output has left; nothing more can be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         _say("compare: interrupted, everything stopped")

@@ -6,8 +6,8 @@ import json
 import os
 import resource
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 from .processes import BenchmarkError
 from .servers import HERE, program
@@ -72,10 +72,16 @@ class Generator:
         except subprocess.TimeoutExpired as error:
             raise BenchmarkError("the load generator hangs") from error
         finally:
-            if self.process.poll() is None:
-                self.process.kill()
-                self.process.wait()
+            self.end()
         return parse_report(output)
+
+    def end(self) -> None:
+        """Stop it before its time, and wait until it has."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
 
 def wrk_words(

@@ -1,12 +1,14 @@
-"""One measurement of one server: a load for some seconds, and what the server spent on it meanwhile."""
+"""One measurement of one server: a load for some seconds, and what the server spent on it."""
 
 from __future__ import annotations
 
 import http.client
+import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Sequence
+from typing import NamedTuple
 
 from .load import Generator, Load, children_cpu_seconds, wrk_words
 from .processes import BenchmarkError, core_busy_seconds, cpu_seconds, pss_mib, wait_for
@@ -19,7 +21,7 @@ WARM_TRIES = 5
 
 @dataclass(frozen=True)
 class Probe:
-    """A request and the answer that a correct cache gives to it. ``body`` names a file of the origin."""
+    """A request and the right answer to it. ``body`` names a file of the origin."""
 
     path: str
     method: str = "GET"
@@ -92,7 +94,7 @@ class Run:
         return self.origin.requests() - before - 1
 
     def require_hit(self, server: Server, probe: Probe) -> None:
-        """Warm the server for ``probe``; BenchmarkError when the answer is wrong or no cache hit."""
+        """Warm the server for ``probe``; BenchmarkError if the answer is wrong or no cache hit."""
         plain = Probe(probe.path, headers=tuple(h for h in probe.headers if h[0] not in _OWN))
         ask(server.port, plain)
         if not wait_for(lambda: self.origin_calls(server, [plain]) == 0, 3):
@@ -113,7 +115,7 @@ class Run:
         return self.load(server, wrk_words(server.port, script, arguments, self.seconds))
 
     def loads(self, server: Server, commands: Sequence[Sequence[str]]) -> tuple[Sample, list[Load]]:
-        """Run several load generators at once; the sample's rate and latency are the first one's."""
+        """Run load generators at once; the sample's rate and latency are the first one's."""
         meter = Meter(self, server)
         generators = [Generator(words, self.bench.load_core, self.seconds) for words in commands]
         loads = [generator.result() for generator in generators]
@@ -130,36 +132,53 @@ class Meter:
     def __init__(self, run: Run, server: Server) -> None:
         self.run, self.server = run, server
         self.pids = server.child.pids()
+        self.origin_pids = [pid for child in run.origin.children for pid in child.pids()]
         self.before = self._read()
         self.began = time.monotonic()
 
-    def _read(self) -> tuple[float, float, float, int]:
-        return (
-            cpu_seconds(self.pids),
-            core_busy_seconds(self.run.bench.server_core),
-            children_cpu_seconds(),
-            self.run.origin.requests(),
+    def _read(self) -> Readings:
+        bench = self.run.bench
+        return Readings(
+            calls=self.run.origin.requests(),
+            server=cpu_seconds(self.pids),
+            generator=children_cpu_seconds(),
+            helpers=cpu_seconds([*self.origin_pids, os.getpid()]),
+            server_core=core_busy_seconds(bench.server_core),
+            load_core=core_busy_seconds(bench.load_core),
         )
 
     def read(self, loads: Sequence[Load]) -> Sample:
         """The sample of the loads that have ended since."""
         wall = time.monotonic() - self.began
-        cpu, busy, generator, calls = (
-            now - then for now, then in zip(self._read(), self.before)
-        )
+        used = Readings(*(now - then for now, then in zip(self._read(), self.before)))
         requests = sum(load.requests for load in loads)
+        self.server.answered += requests
         if not requests:
             raise BenchmarkError("answered no request at all under load")
+        foreign = (
+            used.server_core - used.server,
+            used.load_core - used.generator - used.helpers,
+        )
         return {
             "rate": loads[0].rate,
             "p50": loads[0].p50,
             "p99": loads[0].p99,
-            "cpu": cpu / requests * 1e6,
+            "cpu": used.server / requests * 1e6,
             "pss": pss_mib(self.pids),
             "errors": sum(load.errors + load.not_2xx for load in loads),
             "requests": requests,
-            "origin": (calls - 1) / requests * 100,
-            "server_busy": cpu / wall * 100,
-            "generator_busy": generator / wall * 100,
-            "foreign": max(0.0, busy - cpu) / wall * 100,
+            "origin": (used.calls - 1) / requests * 100,
+            "generator_busy": used.generator / wall * 100,
+            "foreign": max(0.0, *foreign) / wall * 100,
         }
+
+
+class Readings(NamedTuple):
+    """Counters at one moment: calls to the origin, and CPU seconds of whom or of which core."""
+
+    calls: float
+    server: float
+    generator: float
+    helpers: float
+    server_core: float
+    load_core: float

@@ -11,8 +11,8 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Callable, Mapping, Sequence
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 STOP_SECONDS = 5.0
@@ -20,7 +20,7 @@ POLL_SECONDS = 0.002
 
 
 class BenchmarkError(Exception):
-    """Something that the person who runs the benchmark can read and mend; its text is the message."""
+    """Something that whoever runs the benchmark can read and mend; its text is the message."""
 
 
 def free_port() -> int:
@@ -30,13 +30,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+def wait_for(condition: Callable[[], bool], seconds: float, pause: float = POLL_SECONDS) -> bool:
     """True as soon as ``condition()`` holds, False when it has not within ``seconds``."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
             return False
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
     return True
 
 
@@ -104,7 +104,7 @@ def core_busy_seconds(core: int) -> float:
 
 
 class Child:
-    """One program, in a process group of its own, pinned to ``core``; its output goes to ``log``."""
+    """One program in a session of its own, pinned to ``core``; its output goes to ``log``."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class Child:
         return tree(self.process.pid) if self.running else []
 
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Return when ``ready()``; BenchmarkError with the program's last words when it is not in time."""
+        """Return when ``ready()``; BenchmarkError with the program's last words if it fails to."""
         wait_for(lambda: not self.running or ready(), seconds)
         if self.running and ready():
             return

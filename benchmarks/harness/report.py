@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 from xml.sax.saxutils import escape
 
 from .measure import Sample
@@ -25,11 +26,13 @@ COLUMNS = {
     "first": ("first answer ms", "{:,.0f}"),
 }
 LEGEND = """\
-Medians of the rounds; (least .. most) of the first column. x nginx, x haproxy: ratio of the first column's medians.
-CPU us: user and system time of the server's processes per request. PSS: memory, shared pages counted once.
-load %: how busy the load generator was (near 100 it is the limit, then CPU us is what tells).
-others %: time on the server's core that neither it nor idling took; a row marked ! had more than 5 % of it.
-kept %: rate with the idle connections as a share of the rate without. stored %: misses that were hits when asked again.
+Medians of the rounds. spread: least and most of the first column. x nginx: ratio of the medians.
+CPU us: user and system time of the server's processes per request.
+PSS MiB: memory of the server's processes, shared pages counted once.
+load %: how busy the load generator was. Near 100 it is the limit: then CPU us is what tells.
+others %: time that other programs or the host took from the more disturbed core; above 5: marked !
+kept %: rate with the idle connections as a share of the rate without them.
+stored %: misses that were hits when asked for again. miss %: hits that were none.
 """
 COLOURS = {
     "relay": "#0b6e4f",
@@ -99,7 +102,18 @@ def table(outcome: Outcome) -> str:
     """The scenario as text."""
     scenario = outcome.scenario
     headings = [COLUMNS[metric][0] for metric in scenario.columns]
-    rows = [["server", headings[0], "(spread)", "x nginx", "x haproxy", *headings[1:], "load %", "others %"]]
+    rows = [
+        [
+            "server",
+            headings[0],
+            "(spread)",
+            "x nginx",
+            "x haproxy",
+            *headings[1:],
+            "load %",
+            "others %",
+        ]
+    ]
     rows += [_row(outcome, label) for label in outcome.samples]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [f"{scenario.name}: {scenario.title}"]
@@ -153,7 +167,7 @@ FULL = 460  # length of the longest bar
 
 
 def chart(outcomes: Sequence[Outcome], subtitle: str) -> str:
-    """An SVG picture: per scenario and server a bar, requests per second as a multiple of nginx's."""
+    """An SVG: per scenario and server a bar, requests per second as a multiple of nginx's."""
     groups = [_group(outcome) for outcome in outcomes]
     groups = [group for group in groups if group[1]]
     longest = max((ratio for _, bars in groups for _, ratio, _ in bars), default=1.0)
@@ -168,14 +182,16 @@ def chart(outcomes: Sequence[Outcome], subtitle: str) -> str:
             parts.append(_text(LEFT - 8, y + 11, label, anchor="end"))
             length = max(1.0, ratio * scale)
             parts.append(
-                f'<rect x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR - 2}" fill="{colour}"/>'
+                f'<rect x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR - 2}"'
+                f' fill="{colour}"/>'
             )
             parts.append(_text(LEFT + length + 6, y + 11, f"{ratio:.2f}  ({rate:,.0f}/s)"))
             y += BAR
         y += 10
     line = LEFT + scale
     parts.append(
-        f'<line x1="{line:.1f}" y1="{TOP}" x2="{line:.1f}" y2="{y}" stroke="#52606d" stroke-dasharray="3 3"/>'
+        f'<line x1="{line:.1f}" y1="{TOP}" x2="{line:.1f}" y2="{y}" stroke="#52606d"'
+        ' stroke-dasharray="3 3"/>'
     )
     head = _text(8, 22, "Requests per second on one core, nginx = 1", size=16, weight="bold")
     head += _text(8, 40, subtitle, colour="#52606d")

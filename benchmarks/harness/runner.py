@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Callable, Sequence, cast
+from typing import cast
 
 from .measure import Run, Sample
 from .processes import BenchmarkError
 from .scenarios import SESSION, Scenario
 from .servers import Server
 
-# A sample during which others used more of the server's core than this (percent) is taken again.
+# A sample during which others used more of either core than this (percent) is taken again.
 FOREIGN_LIMIT = 5.0
 RETRIES = 2
 
@@ -51,7 +52,9 @@ def _start(run: Run, scenario: Scenario, label: str) -> Server:
     return server
 
 
-def _sample(run: Run, scenario: Scenario, label: str, running: dict[str, Server], turn: int) -> Sample:
+def _sample(
+    run: Run, scenario: Scenario, label: str, running: dict[str, Server], turn: int
+) -> Sample:
     if scenario.keeps_server:
         return scenario.measure(run, running[label], turn)
     server = _start(run, scenario, label)
@@ -121,5 +124,4 @@ def _stop_all(run: Run, outcome: Outcome, running: dict[str, Server]) -> None:
         server.stop()
         with contextlib.suppress(OSError):
             if remark := outcome.scenario.finish(run, server):
-                measured = sum(s.get("requests", 0) for s in outcome.samples.get(label, ()))
-                outcome.remarks[label] = f"{remark}, {measured:,.0f} requests measured"
+                outcome.remarks[label] = remark

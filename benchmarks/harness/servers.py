@@ -1,8 +1,8 @@
 """The servers that are compared, and the origin behind them: how each is configured and started.
 
-A server is known by its label: ``relay``, ``relay@DIRECTORY`` (the relay of another checkout), ``nginx``,
-``haproxy``, ``varnish``, ``squid``, ``seed``, ``floor-c``, ``floor-python``. This file holds all that is
-particular to one of them; the tuning itself is in ``peers/``.
+A server is known by its label: ``relay``, ``relay@DIRECTORY`` (the relay of another checkout),
+``nginx``, ``haproxy``, ``varnish``, ``squid``, ``seed``, ``floor-c``, ``floor-python``. This file
+holds all that is particular to one of them; the tuning itself is in ``peers/``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import shutil
 import socket
 import subprocess
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable
 
 from .processes import BenchmarkError, Child, accepts, free_port
 
@@ -70,7 +70,7 @@ class Bench:
 
 
 def program(name: str) -> str | None:
-    """Where the program for ``name`` (a key of PROGRAMS) is installed, also outside a user's PATH."""
+    """Where the program for ``name`` (a key of PROGRAMS) is, also outside a user's PATH."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
     return shutil.which(PROGRAMS[name][1], path=path)
 
@@ -144,7 +144,7 @@ class Origin:
             child.wait_until(lambda port=port: accepts(port), START_SECONDS)  # type: ignore[misc]
 
     def requests(self) -> int:
-        """How many requests the origin has taken, this question not counted among the answers' causes."""
+        """How many requests the origin has taken; each call of this method is one of them."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.status_port}/", timeout=10) as answer:
             numbers = re.findall(r"\d+", answer.read().decode())
         # "Active connections: N", then accepted, handled, requests
@@ -172,6 +172,8 @@ class Server:
 
     def __init__(self, label: str, bench: Bench, origin: Origin, options: Options) -> None:
         self.label = label
+        # answers that load generators have counted
+        self.answered = 0
         self.port = free_port()
         self.directory = bench.directory / re.sub(r"\W+", "_", f"{label}_{self.port}")
         self.directory.mkdir()
@@ -189,7 +191,7 @@ class Server:
         )
 
     def wait(self) -> None:
-        """Return when connections are accepted; BenchmarkError with the server's words if it fails."""
+        """Return when connections are accepted; BenchmarkError if the server fails to start."""
         self.child.wait_until(lambda: accepts(self.port), START_SECONDS)
 
     def stop(self) -> None:
@@ -230,9 +232,7 @@ def _program(name: str) -> str:
 def _nginx(server: Server, bench: Bench, origin: Origin, options: Options) -> Command:
     log = f"{server.access_log} combined buffer=64k flush=1s" if options.log else "off"
     template = HERE / "peers" / "nginx.conf"
-    config = fill_template(
-        template, server.directory / template.name, _values(server, origin, log)
-    )
+    config = fill_template(template, server.directory / template.name, _values(server, origin, log))
     return Command([_program("nginx"), "-c", str(config)])
 
 
@@ -264,9 +264,7 @@ def _varnish(server: Server, bench: Bench, origin: Origin, options: Options) -> 
 def _squid(server: Server, bench: Bench, origin: Origin, options: Options) -> Command:
     log = f"stdio:{server.access_log} combined" if options.log else "none"
     template = HERE / "peers" / "squid.conf"
-    config = fill_template(
-        template, server.directory / template.name, _values(server, origin, log)
-    )
+    config = fill_template(template, server.directory / template.name, _values(server, origin, log))
     return Command([_program("squid"), "-N", "-f", str(config)])
 
 

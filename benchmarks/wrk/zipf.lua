@@ -2,10 +2,11 @@
 dofile(os.getenv("WRK_SCRIPTS") .. "/report.lua")
 
 local DRAWS = 262144
-local drawn, position = {}, 0
+local drawn, position, tail = {}, 0, nil
 
 function init(args)
     local count = tonumber(args[1])
+    tail = " HTTP/1.1\r\nHost: " .. wrk.headers["Host"] .. "\r\nAccept-Encoding: gzip, deflate, br\r\n\r\n"
     math.randomseed(tonumber(args[2]))
     local upto, total = {}, 0
     for rank = 1, count do
@@ -24,6 +25,5 @@ end
 
 function request()
     position = position % DRAWS + 1
-    return "GET /item/" .. drawn[position]
-        .. " HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept-Encoding: gzip, deflate, br\r\n\r\n"
+    return "GET /item/" .. drawn[position] .. tail
 end
