@@ -16,7 +16,7 @@ from api_relaying_server.caching.freshness import Lifetime, lifetime
 from api_relaying_server.caching.invalidation import targets_to_invalidate
 from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
-from api_relaying_server.caching.ranges import has_strong_identity
+from api_relaying_server.caching.ranges import has_strong_identity, with_content
 from api_relaying_server.caching.responding import shortened
 from api_relaying_server.caching.reuse import Ask
 from api_relaying_server.caching.stored import Record, StoredResponse
@@ -287,7 +287,7 @@ class Fetcher:
             template = self._template(request, fetch, head) if head.status == 206 else None
             if template is None:
                 return None
-            template = template.changed(body=_read_all(fetch, self._policy.max_object))
+            template = with_content(template, _read_all(fetch, self._policy.max_object))
         except UpstreamError:
             return None
         finally:
@@ -331,13 +331,8 @@ class Fetcher:
 
         def keep(whole: bytes) -> None:
             if kept is not None:
-                partial = kept.status == 206
-                self._keeper.add(
-                    request.target,
-                    kept.changed(
-                        body=whole, complete_length=kept.complete_length if partial else len(whole)
-                    ),
-                )
+                stored = with_content(kept, whole)
+                self._keeper.add(request.target, stored, news=request.method == "POST")
 
         body = SharedBody(
             fetch.exchange, self._policy.max_object, keep if kept is not None else None, on_end

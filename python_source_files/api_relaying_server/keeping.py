@@ -71,11 +71,14 @@ class Keeper:
         """A stored response with its times."""
         return assess(stored, target, self.policy)
 
-    def add(self, target: str, stored: StoredResponse) -> Record:
-        """Stores a response in place of the variant that the same requests select."""
+    def add(self, target: str, stored: StoredResponse, *, news: bool = False) -> Record:
+        """Stores a response in place of the variant that the same requests select.
+
+        `news` marks the answer of the very request that invalidated the target.
+        """
         key = cache_key(target)
         self.notes.remember_selecting(key, tuple(name for name, _ in stored.selecting))
-        if self.notes.was_invalidated_since(key, stored.request_time):
+        if not news and self.notes.was_invalidated_since(key, stored.request_time):
             stored = stored.changed(
                 must_validate=True
             )  # RFC 9111, 4.4: it may be of before the change

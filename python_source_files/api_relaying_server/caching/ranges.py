@@ -7,7 +7,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from api_relaying_server.caching.stored import StoredResponse
-from api_relaying_server.http1.grammar import RangeSpec, parse_entity_tag, parse_range
+from api_relaying_server.http1.grammar import (
+    RangeSpec,
+    parse_content_range,
+    parse_entity_tag,
+    parse_range,
+)
 from api_relaying_server.http1.message import Fields
 
 MAX_RANGES = 16
@@ -96,6 +101,21 @@ def has_strong_identity(fields: Fields) -> bool:
     """
     tag = fields.first("etag")
     return tag is None or not parse_entity_tag(tag.strip(" \t")).weak
+
+
+def with_content(template: StoredResponse, content: bytes) -> StoredResponse:
+    """A stored response's head with the content that came behind it.
+
+    Where a `Content-Range` promised the end of the representation and the content is of another
+    length, the content is believed: it is what there is to give.
+    """
+    if template.status != 206:
+        return template.changed(body=content, complete_length=len(content))
+    told = parse_content_range(template.fields.get("content-range") or "")
+    complete = template.complete_length
+    if told is not None and complete is not None and told[1] == complete - 1:
+        complete = template.first + len(content)
+    return template.changed(body=content, complete_length=complete)
 
 
 def same_strong_validator(a: Fields, b: Fields) -> bool:

@@ -78,6 +78,8 @@ def build(shape: Shape, found: Assessed) -> Prepared:
     stored = found.stored
     kind, parts = shape
     fields = shortened(stored.fields, found.lifetime) if found.capped else stored.fields
+    if "age" in fields:
+        fields = fields.without(lambda name: name == "age")  # told anew on every use
     if kind == "not-modified":
         return Prepared(304, reason_phrase(304), fields_of_304(fields), b"", shape)
     if kind == "unsatisfiable":

@@ -213,12 +213,11 @@ def end_to_end(fields: Fields) -> Fields:
 
 
 def stored_fields(fields: Fields) -> Fields:
-    """What is kept of a response's end-to-end fields: not those that its origin keeps from caches,
-    and not `Age`.
+    """What is kept of a response's end-to-end fields: not those that its origin keeps from caches.
 
     Fields named by `private` or `no-cache` must not be reused as they are (RFC 9111, 5.2.2.4,
-    5.2.2.7); `Age` is computed anew on every use.
+    5.2.2.7).
     """
     directives = response_directives(fields)
     kept_back = directives.field_names("private") | directives.field_names("no-cache")
-    return fields.without(lambda name: name == "age" or name in kept_back)
+    return fields.without(lambda name: name in kept_back) if kept_back else fields

@@ -75,6 +75,7 @@ def freshened(
     """
     news = stored_fields(fields)
     replaced = {name for name in news.names() if name not in _NOT_UPDATED}
+    replaced.add("age")  # the age of what is confirmed counts from the confirmation
     merged = stored.fields.without(lambda name: name in replaced)
     merged = merged.plus(*(item for item in news if item[0].lower() in replaced))
     return stored.changed(

@@ -233,6 +233,23 @@ def parse_response_head(head: bytes) -> ResponseHead:
     return ResponseHead(int(found[2]), found[3] or "", fields, (1, min(int(found[1]), 1)))
 
 
+_REAL_CODINGS = frozenset(("chunked", "gzip", "x-gzip", "deflate", "compress", "x-compress"))
+
+
+def _response_coding(values: list[str]) -> bool:
+    """True for chunked. Raises BadRequest for a coding that would have to be undone.
+
+    A name that no registry knows changes nothing: such a body ends with the connection (RFC 9112,
+    6.3).
+    """
+    members = [member.strip(" \t").lower() for value in values for member in value.split(",")]
+    if members == ["chunked"]:
+        return True
+    if len(members) > 1 or members[0] in _REAL_CODINGS or not is_token(members[0]):
+        raise BadRequest("the response's transfer coding is not chunked")
+    return False
+
+
 def response_framing(method: str, head: ResponseHead) -> tuple[bool, int | None]:
     """(chunked, length) of a response's body (RFC 9112, 6.3); length None with chunked False
     means: until close.
@@ -245,9 +262,9 @@ def response_framing(method: str, head: ResponseHead) -> tuple[bool, int | None]
     if method == "HEAD" or head.status in (204, 304) or head.status < 200:
         return False, 0
     if codings:
-        if lengths or head.version < (1, 1) or len(codings) > 1 or codings[0].lower() != "chunked":
+        if lengths or head.version < (1, 1):
             raise BadRequest("the response's framing fields contradict each other")
-        return True, None
+        return _response_coding(codings), None
     if lengths:
         length = content_length(lengths)
         if length is None:
