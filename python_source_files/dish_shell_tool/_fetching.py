@@ -86,11 +86,17 @@ def _ask(
             entry = entry._replace(menu=api.menu(new_get(), entry.restaurant))
             work.note(silent=False)
         except UnknownRestaurant:
-            message = unknown_message(entry.restaurant.identifier, known)
-            entry = entry._replace(error=message, unknown=True)
+            entry = _not_there(entry, known)
         except RelayError as error:
             work.note(silent=isinstance(error, (NoAnswer, NoRelay)))
             entry = entry._replace(error=str(error))
         except Exception as error:  # the caller waits for this entry, whatever happens
             entry = entry._replace(error=f"failed ({type(error).__name__})")
         work.done.put((at, entry))
+
+
+def _not_there(entry: Entry, known: Sequence[Restaurant]) -> Entry:
+    if entry.restaurant in known:
+        return entry._replace(error="is in the list, but the API has no menu of it (status 404)")
+    message = unknown_message(entry.restaurant.identifier, known)
+    return entry._replace(error=message, unknown=True)

@@ -148,15 +148,19 @@ class SecondForm:
         return entries, oldest, False
 
 
+def form_called(name: str) -> MenuApi:
+    """Return the form of that name; the first one for any other name."""
+    return SecondForm() if name == SecondForm.form else FirstForm()
+
+
 def find_form(get: Get, remembered: str = "") -> tuple[MenuApi, Listing]:
     """Return the form of the API that answers, and its list; RelayError.
 
     The `remembered` form is asked first, which saves the API one request for a path it has not.
     """
-    forms: list[MenuApi] = [FirstForm(), SecondForm()]
-    if remembered == SecondForm.form:
-        forms.reverse()
-    for api in forms:
+    first = form_called(remembered)
+    other = FirstForm() if isinstance(first, SecondForm) else SecondForm()
+    for api in (first, other):
         try:
             return api, api.listing(get)
         except (UnknownRestaurant, BadStatus) as error:

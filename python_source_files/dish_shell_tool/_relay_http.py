@@ -115,8 +115,8 @@ class Freshness(NamedTuple):
     """Whether it is past its freshness, that is, the upstream gave nothing newer."""
     received: float
     """When it came, seconds since the epoch."""
-    renewing: bool = False
-    """Whether a stale answer is being renewed at this moment (the upstream may be well)."""
+    detail: str = ""
+    """What the cache adds, in its own words (RFC 9211 section 2.8)."""
 
 
 class Answer(NamedTuple):
@@ -329,7 +329,7 @@ def freshness(field: FieldReader, now: float) -> Freshness:
     elif age is not None and field("Age"):
         lifetime = _lifetime(field("Cache-Control"))
         stale = lifetime is not None and age > lifetime
-    return Freshness(age, stale, now, "revalidat" in status.get("detail", "").lower())
+    return Freshness(age, stale, now, clean(status.get("detail", ""), 80))
 
 
 def _age(field: FieldReader, now: float) -> int | None:

@@ -76,15 +76,30 @@ def clock_time(moment: float, now: float) -> str:
 def age_words(freshness: Freshness, now: float, what: str = "menu") -> str:
     """Return what is known of the age of the data, as in `menu from 09:12, 2 h old`."""
     parts = []
-    if freshness.age_s is not None:
-        made = freshness.received - freshness.age_s
-        age_s = int(now - made)
+    made = _made(freshness)
+    if made is not None:
         parts.append(f"{what} from {clock_time(made, now)}")
-        parts.append("new" if age_s < _NEW_S else f"{duration(age_s)} old")
+        if now - made >= _NEW_S:
+            parts.append(f"{duration(int(now - made))} old")
+        elif not freshness.stale:
+            parts.append("new")
     if freshness.stale:
-        reason = "being renewed" if freshness.renewing else "the upstream does not answer"
-        parts.append(f"stale: {reason}")
+        parts.append(stale_words(freshness))
     return ", ".join(parts)
+
+
+def _made(freshness: Freshness) -> float | None:
+    """Return when the API made the data, seconds since the epoch."""
+    return None if freshness.age_s is None else freshness.received - freshness.age_s
+
+
+def stale_words(freshness: Freshness) -> str:
+    """Return why the relay has nothing newer."""
+    if "while-revalidate" in freshness.detail:  # RFC 5861 section 3: the upstream may be well
+        return "stale: being renewed"
+    if "offline" in freshness.detail:
+        return "stale: the relay is offline"
+    return "stale: the upstream does not answer"
 
 
 def closed_words(now: float) -> str:
@@ -140,13 +155,27 @@ def notes(view: View, in_words: bool) -> list[str]:
         unknown = message.startswith("unknown restaurant")
         lines.append(message if unknown else f"{names}: {message}")
     if view.with_dishes and not in_words:
-        menus = [(entry, entry.menu) for entry in view.entries if entry.menu is not None]
         if not view.searching:
-            closed = [entry for entry, menu in menus if not menu.dishes]
+            closed = [e for e in view.entries if e.menu is not None and not e.menu.dishes]
             words = closed_words(view.now)
             lines += [f"{names}: {said}" for said, names in _grouped((words, e) for e in closed)]
-        old = [(age_words(m.freshness, view.now), e) for e, m in menus if m.freshness.stale]
-        lines += [f"{names}: {said}" for said, names in _grouped(old)]
+        lines += _stale_notes(view)
+    return lines
+
+
+def _stale_notes(view: View) -> list[str]:
+    """Return a line for each reason for which menus are stale, with the oldest one's age."""
+    groups: dict[str, list[tuple[str, Freshness]]] = {}
+    for entry in view.entries:
+        if entry.menu is not None and entry.menu.freshness.stale:
+            about = (entry.restaurant.name, entry.menu.freshness)
+            groups.setdefault(stale_words(entry.menu.freshness), []).append(about)
+    lines = []
+    for menus in groups.values():
+        names = _name_list([name for name, _ in menus])
+        oldest = max((freshness for _, freshness in menus), key=lambda f: f.age_s or 0)
+        what = "menu" if len(menus) == 1 else "oldest menu"
+        lines.append(f"{names}: {age_words(oldest, view.now, what)}")
     return lines
 
 

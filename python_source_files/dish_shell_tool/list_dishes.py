@@ -74,7 +74,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose complaint is one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise Failure(Exit.USAGE, f"{message} (-h shows the flags)")
+        raise Failure(Exit.USAGE, f"{clean(message)} (-h shows the flags)")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -234,10 +234,8 @@ def _new_get(options: Options) -> _menu_api.Get:
 def _fetch_list(options: Options) -> _Source:
     """Return the list of restaurants; start a relay before, if none answers and one may."""
     path = _completion.memory_path(os.environ)
-    last = _completion.recall(path)
-    remembered = last.form if last.relay == options.address.url else ""
     try:
-        source = _Source(*_menu_api.find_form(_new_get(options), remembered))
+        source = _Source(*_menu_api.find_form(_new_get(options), _remembered_form(options)))
     except NoRelay as error:
         if not options.start:
             raise Failure(Exit.NO_ANSWER, f"{error}; {_how_to_start(options)}") from None
@@ -245,6 +243,11 @@ def _fetch_list(options: Options) -> _Source:
         source = _Source(*_menu_api.find_form(_new_get(options)))
     _completion.remember(path, options.address.url, source.api.form, source.listing)
     return source
+
+
+def _remembered_form(options: Options) -> str:
+    last = _completion.recall(_completion.memory_path(os.environ))
+    return last.form if last.relay == options.address.url else ""
 
 
 def _how_to_start(options: Options) -> str:
@@ -275,7 +278,7 @@ def _list_or_nothing(options: Options) -> _Source:
             raise Failure(Exit.NO_ANSWER, message) from None
         unknown_age = Freshness(None, stale=False, received=time.time())
         nothing = _menu_api.Listing([], unknown_age, [message], complete=False)
-        return _Source(_menu_api.FirstForm(), nothing)
+        return _Source(_menu_api.form_called(_remembered_form(options)), nothing)
 
 
 def _choose(options: Options, listing: _menu_api.Listing) -> list[_choosing.Entry]:
@@ -312,7 +315,7 @@ def make_view(options: Options) -> _showing.View:
     source = _list_or_nothing(options)
     entries = _choose(options, source.listing)
     if options.with_dishes:
-        wanted = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        wanted = sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not options.watch
         with _terminal.ProgressBar(wanted) as progress:
             entries = _fetching.with_menus(
                 entries,
@@ -500,7 +503,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _silence_output()
         return _end(arguments, relay, Exit.FAILED, f"failed: {error.strerror or error}")
     except Exception as error:  # whatever it is, the user gets one line
-        return _end(arguments, relay, Exit.FAILED, f"failed: {type(error).__name__}: {error}")
+        message = f"failed: {type(error).__name__}: {clean(str(error), 300)}"
+        return _end(arguments, relay, Exit.FAILED, message)
 
 
 def _silence_output() -> None:
@@ -513,7 +517,8 @@ def _end(arguments: Sequence[str], relay: str, code: Exit, message: str) -> int:
     """Say why the call ends, in a JSON document too where one was asked for."""
     _say(message)
     if "--json" in arguments:
-        _write_json(_showing.failure_document(clean(relay), message))
+        with suppress(OSError, ValueError, AttributeError):  # there may be no output to write to
+            _write_json(_showing.failure_document(clean(relay), message))
     return code
 
 

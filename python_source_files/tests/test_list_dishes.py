@@ -8,6 +8,8 @@ import io
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -368,6 +370,40 @@ class FailureTest(ToolTestCase):
             process.stdout.close()
             self.assertEqual(process.stderr.read(), b"")
             self.assertEqual(process.wait(support.TIMEOUT), 0)
+
+    def test_a_listed_restaurant_without_a_menu(self) -> None:
+        with FakeRelay({"/restaurant": answer(listed("a"))}) as relay:
+            result = self.run_tool("--restaurant", "a", "--relay", relay.url)
+        self.assertEqual((result.code, result.out), (5, ""))
+        self.assertIn("Matsal a: is in the list, but the API has no menu of it", result.err)
+
+    def test_the_second_form_is_asked_even_without_its_list(self) -> None:
+        url = "/restaurants?limit=100&offset=0"
+        listing = answer({"restaurants": [{"id": 1}], "total": 1})
+        dishes = answer({"menu_items": [{"name": "Lax"}], "total": 1})
+        replies: dict[str, support.Reply | Sequence[support.Reply]] = {
+            url: [listing, answer("", status="503 X")],
+            "/restaurants/1/menu?limit=100&offset=0": dishes,
+        }
+        with FakeRelay(replies) as relay:
+            for _ in range(2):
+                result = self.run_tool("--restaurant", "1", "--relay", relay.url)
+                self.assertEqual((result.code, result.out), (0, "1\t1\tLax\n"))
+        self.assertIn("the list of restaurants did not come", result.err)
+
+    def test_output_that_cannot_be_written(self) -> None:
+        with FakeRelay({"/restaurant": answer(listed("a"))}) as relay:
+            for output, words in ((">/dev/full", "No space left"), (">&-", "failed")):
+                for flag in ("", "--json"):
+                    command = f'exec "$0" "$1" --relay {relay.url} {flag} {output}'
+                    done = subprocess.run(
+                        ["sh", "-c", command, sys.executable, str(support.SCRIPT)],
+                        env=self.environment({}),
+                        stderr=subprocess.PIPE,
+                        timeout=support.TIMEOUT,
+                    )
+                    self.assertEqual(done.returncode, 1)
+                    self.assertRegex(done.stderr.decode(), f"^list-dishes: .*{words}.*\n$")
 
 
 class OtherCallsTest(ToolTestCase):

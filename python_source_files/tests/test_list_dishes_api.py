@@ -142,21 +142,30 @@ class FreshnessTest(TimeZoneTestCase):
             with self.subTest(fields=fields):
                 self.assertIs(self.read(*fields)[1], stale)
 
+    def test_the_detail_is_kept_and_cleaned(self) -> None:
+        value = 'api-relaying-server; hit; ttl=-3; detail="off\x1b[1mline"'
+        self.assertEqual(
+            freshness(lambda name: value if name == "Cache-Status" else "", NOON).detail, "offline"
+        )
+
     def test_words(self) -> None:
-        for age, stale, renewing, now, words in (
-            (0, False, False, NOON, "menu from 12:00, new"),
-            (59, False, False, NOON, "menu from 11:59, new"),
-            (60, False, False, NOON, "menu from 11:59, 1 min old"),
-            (2 * 3600 + 2880, False, False, NOON, "menu from 09:12, 2 h old"),
-            (26 * 3600, False, False, NOON, "menu from Wed 10:00, 1 day old"),
-            (12 * 86400, False, False, NOON, "menu from 2026-02-21 12:00, 12 days old"),
-            (0, False, False, NOON + 7200, "menu from 12:00, 2 h old"),
-            (None, False, False, NOON, ""),
-            (None, True, False, NOON, "stale: the upstream does not answer"),
-            (300, True, True, NOON, "menu from 11:55, 5 min old, stale: being renewed"),
+        silent = "stale: the upstream does not answer"
+        for age, stale, detail, now, words in (
+            (0, False, "", NOON, "menu from 12:00, new"),
+            (59, False, "", NOON, "menu from 11:59, new"),
+            (60, False, "", NOON, "menu from 11:59, 1 min old"),
+            (2 * 3600 + 2880, False, "", NOON, "menu from 09:12, 2 h old"),
+            (26 * 3600, False, "", NOON, "menu from Wed 10:00, 1 day old"),
+            (12 * 86400, False, "", NOON, "menu from 2026-02-21 12:00, 12 days old"),
+            (0, False, "", NOON + 7200, "menu from 12:00, 2 h old"),
+            (None, False, "", NOON, ""),
+            (None, True, "", NOON, silent),
+            (9, True, "connection_refused", NOON, f"menu from 11:59, {silent}"),
+            (9, True, "stale-while-revalidate", NOON, "menu from 11:59, stale: being renewed"),
+            (300, True, "offline", NOON, "menu from 11:55, 5 min old, stale: the relay is offline"),
         ):
             with self.subTest(words=words):
-                said = _showing.age_words(Freshness(age, stale, NOON, renewing), now)
+                said = _showing.age_words(Freshness(age, stale, NOON, detail), now)
                 self.assertEqual(said, words)
 
 
@@ -462,6 +471,16 @@ class FormatTest(TimeZoneTestCase):
             entries = [entry._replace(restaurant=about)] * count
             notes = _showing.notes(self.view()._replace(entries=entries), in_words=True)
             self.assertEqual(notes, [f"{names}: no answer"])
+
+    def test_stale_menus_share_a_note(self) -> None:
+        entry = self.view(Dish("Lax")).entries[0]
+        entries = [
+            entry._replace(menu=Menu([Dish("Lax")], Freshness(age, True, NOON)))
+            for age in (60, None, 7200)
+        ]
+        notes = _showing.notes(self.view()._replace(entries=entries), in_words=False)
+        words = "oldest menu from 10:00, 2 h old, stale: the upstream does not answer"
+        self.assertEqual(notes, [f"Matsal *A*, Matsal *A*, Matsal *A*: {words}"])
 
     def test_colour(self) -> None:
         for environ, on_terminal, in_pipe in (

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import re
 import resource
+import signal
+import socket
 import subprocess
 import sys
+import time
+import unittest
+from pathlib import Path
 
+from dish_shell_tool import _text, list_dishes
+from dish_shell_tool._outcome import Exit
+from sample_menu_api.server import SampleMenuApi
 from tests import dish_tool_support as support
 from tests.dish_tool_support import FakeRelay, ToolTestCase, answer, listed, menu
 
@@ -41,6 +50,51 @@ class RunTest(ToolTestCase):
                         timeout=support.TIMEOUT,
                     )
                     self.assertEqual((done.returncode, done.stdout), (0, b"a\tMatsal a\tSolna\n"))
+
+
+class StartRelayTest(ToolTestCase):
+    """`--start`, and the tool in front of the real relay."""
+
+    def test_a_relay_is_started_for_this_call_and_the_next_ones(self) -> None:
+        day = datetime.date(2026, 3, 5)
+        with SampleMenuApi(today=day) as api, socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            taken.close()
+            url = f"http://127.0.0.1:{port}"
+            environment = {"RELAY_UPSTREAM": api.url, "RELAY_CACHE": "memory://"}
+            first = self.run_tool("--relay", url, "--start", "--all", **environment)
+            started = re.search(r"started a relay at (\S+) \(process (\d+), log (\S+)\)", first.err)
+            assert started, first
+            self.addCleanup(self.stop, int(started.group(2)), port)
+            self.assertEqual(started.group(1), url)
+            self.assertIn(api.url, Path(started.group(3)).read_text(encoding="utf-8"))
+            self.assertEqual(first.code, 0)
+            self.assertTrue(first.out)
+            asked = api.request_count
+            second = self.run_tool("--relay", url, "--start", "--all")
+            self.assertEqual((second.code, second.out), (0, first.out))
+            self.assertNotIn("started", second.err)
+            self.assertEqual(api.request_count, asked)
+
+    def stop(self, process_id: int, port: int) -> None:
+        """Stop a relay that is no child of this process, and wait until it is gone."""
+        os.kill(process_id, signal.SIGTERM)
+        deadline = time.monotonic() + support.TIMEOUT
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            except OSError:
+                return
+            time.sleep(0.02)
+        raise AssertionError("the relay goes on")
+
+    def test_a_relay_that_does_not_start_says_why(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        result = self.run_tool("--relay", url, "--start", RELAY_UPSTREAM="nonsense")
+        self.assertEqual((result.code, result.out), (1, ""))
+        self.assertRegex(result.err, "the relay did not start: .*RELAY_UPSTREAM")
+        self.assertEqual(result.err.count("\n"), 1)
 
 
 class CompletionTest(ToolTestCase):
@@ -159,3 +213,31 @@ class StartUpTest(ToolTestCase):
             )
         self.assertEqual((done.returncode, done.stdout), (0, b"a\tMatsal a\tSolna\n"))
         self.assertIn(b"rich", done.stderr)
+
+
+class PageTest(unittest.TestCase):
+    """The page in `docs/` says what the tool does."""
+
+    def setUp(self) -> None:
+        docs = support.FOLDER.parent.parent / "docs"
+        self.folder = docs
+        self.page = (docs / "dish_tool.md").read_text(encoding="utf-8")
+
+    def test_every_flag_and_exit_code_is_explained(self) -> None:
+        flags = re.findall(r"(?<![\w-])--[a-z]+", list_dishes.make_parser().format_help())
+        for flag in set(flags) - {"--help"}:
+            self.assertRegex(self.page, rf"`[^`]*{flag}\b|{flag} (bash|fish)")
+        for code in Exit:
+            self.assertIn(f"\n| {code.value} |", self.page)
+
+    def test_the_words_that_sound_vegetarian_are_named(self) -> None:
+        for word in _text.VEGETARIAN_WORDS:
+            self.assertIn(f"`{word.rstrip('*')}`", self.page)
+
+    def test_every_picture_is_there(self) -> None:
+        pictures = re.findall(r"\]\((pictures/[^)]+)\)", self.page)
+        self.assertGreaterEqual(len(pictures), 4)
+        for picture in pictures:
+            svg = (self.folder / picture).read_text(encoding="utf-8")
+            self.assertTrue(svg.startswith("<svg"))
+            self.assertNotIn("@font-face", svg)
