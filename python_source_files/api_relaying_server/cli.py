@@ -262,6 +262,8 @@ def _say(line: str) -> None:
 
 def _print(text: str) -> int:
     """Write to standard output as far as somebody reads it; return the exit code."""
+    if sys.stdout is None:
+        return STOPPED_AS_ASKED
     encoding = sys.stdout.encoding or "utf-8"
     try:
         # A value may have letters that the terminal's encoding has not.

@@ -486,6 +486,8 @@ class ChildTest(unittest.TestCase):
         return subprocess.run(
             [sys.executable, "-W", "error", *first, *words],
             cwd=SOURCES,
+            # Unbuffered output fails sooner than that of most users.
+            env={name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"},
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
