@@ -384,8 +384,12 @@ class ChildTest(unittest.TestCase):
         self.hold = Path(folder.name) / "hold"
 
     def start(self, *words: str, environ: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """The command with a worker that only tells what is asked of it."""
+        return self.spawn("-c", CHILD, str(self.hold), *words, environ=environ)
+
+    def spawn(self, *words: str, environ: dict[str, str] | None = None) -> subprocess.Popen[str]:
         child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(self.hold), *words],
+            [sys.executable, *words],
             cwd=SOURCES,
             env={**os.environ, **(environ or {})},
             stdout=subprocess.PIPE,
@@ -396,11 +400,11 @@ class ChildTest(unittest.TestCase):
         killer = threading.Timer(DEADLINE, child.kill)
         killer.start()
         self.addCleanup(killer.cancel)
-        self.addCleanup(child.wait)
-        self.addCleanup(child.kill)
         for stream in (child.stdout, child.stderr):
             assert stream is not None
             self.addCleanup(stream.close)
+        self.addCleanup(child.wait)
+        self.addCleanup(child.kill)
         return child
 
     def hears(self, child: subprocess.Popen[str], *expected: str) -> None:
@@ -500,6 +504,28 @@ class ChildTest(unittest.TestCase):
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertEqual(done.stdout, f"api-relaying-server {__version__}\n")
         self.assertEqual(self.run_module("--prot").returncode, 2)
+
+    def test_the_whole_relay_with_its_sample(self) -> None:
+        flags = ["-m", "api_relaying_server", "--demo", "--host", "127.0.0.1", "--port"]
+        cache = ["--cache", f"sqlite:///{self.hold.parent}/new/cache.sqlite3"]
+        child = self.spawn(*flags, "0", *cache)
+        assert child.stderr is not None
+        address = ""
+        for line in child.stderr:
+            if line.startswith("  listening"):
+                address = line.split()[1]
+                break
+        with urllib.request.urlopen(f"{address}/restaurant", timeout=DEADLINE) as answer:
+            self.assertIn("restaurants", json.load(answer))
+
+        port = address.rpartition(":")[2]
+        second = self.spawn(*flags, port, "--cache", "memory://")
+        line = self.ends(second, 1)
+        self.assertEqual(line.count("\n"), 1, line)
+        self.assertIn(f"--port: {port} is in use", line)
+
+        child.send_signal(signal.SIGTERM)
+        self.assertNotIn("Traceback", self.ends(child, 0))
 
     def test_a_reader_who_has_left_is_no_failure(self) -> None:
         reader, writer = os.pipe()
