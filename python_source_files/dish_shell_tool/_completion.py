@@ -69,6 +69,8 @@ class _Flag(NamedTuple):
     names: list[str]
     takes: str
     """What follows it: `identifier`, `region`, words to choose from, `value` or nothing."""
+    many: bool
+    """Whether several may follow."""
     help: str
 
 
@@ -79,8 +81,8 @@ def completion_script(shell: str, parser: argparse.ArgumentParser) -> str:
 
 
 def _flag(action: argparse.Action) -> _Flag:
-    help_text = (action.help or "").split(";")[0].replace("%%", "%")
-    if action.nargs == 0:
+    help_text = re.sub(r" \(.*\)", "", (action.help or "").split(";")[0])
+    if action.nargs in (0, "?"):
         takes = ""
     elif action.choices:
         takes = " ".join(map(str, action.choices))
@@ -88,7 +90,8 @@ def _flag(action: argparse.Action) -> _Flag:
         takes = {"restaurant": "identifier", "open": "identifier", "near": "identifier"}.get(
             action.dest, "region" if action.dest == "region" else "value"
         )
-    return _Flag(list(action.option_strings), takes, re.sub(r"[^\w ,.|-]", "", help_text))
+    words = re.sub(r"[^\w ,.|-]", "", help_text)
+    return _Flag(list(action.option_strings), takes, action.nargs == "+", words)
 
 
 _MEMORY = '"${XDG_CACHE_HOME:-$HOME/.cache}/list-dishes/last-answer"'
@@ -169,22 +172,30 @@ compdef _list_dishes list-dishes list_dishes.py
 
 def _fish(flags: list[_Flag]) -> str:
     memory = "(set -q XDG_CACHE_HOME; and echo $XDG_CACHE_HOME; or echo $HOME/.cache)"
+    command = "complete -c list-dishes -c list_dishes.py"
     lines = [
         "# Completion for list-dishes: list-dishes --completion fish | source",
         "function __list_dishes_words",
         f"    set -l file {memory}/list-dishes/last-answer",
         "    test -r $file; and string replace -rf \"^$argv\\t\" '' <$file",
         "end",
+        "function __list_dishes_after",
+        "    set -l flags (commandline -opc | string match -- '-*')",
+        "    set -q flags[1]; and contains -- $flags[-1] $argv",
+        "end",
+        f"{command} -f",
     ]
     for flag in flags:
-        takes = flag.takes
         names = " ".join(f"-l {n[2:]}" if n.startswith("--") else f"-s {n[1:]}" for n in flag.names)
-        values = ""
-        if takes in ("identifier", "region"):
-            values = f" -xa '(__list_dishes_words {takes})'"
-        elif takes == "value":
-            values = " -r"
-        elif takes:
-            values = f" -xa '{takes}'"
-        lines.append(f"complete -c list-dishes -c list_dishes.py {names}{values} -d '{flag.help}'")
+        values = f" -xa '{_fish_words(flag.takes)}'" if flag.takes else ""
+        lines.append(f"{command} {names}{values} -d '{flag.help}'")
+        if flag.many and flag.takes != "value":  # the second and later ones
+            after = f"-n '__list_dishes_after {' '.join(flag.names)}'"
+            lines.append(f"{command} {after} -a '{_fish_words(flag.takes)}'")
     return "\n".join([*lines, ""])
+
+
+def _fish_words(takes: str) -> str:
+    if takes == "value":
+        return ""
+    return f"(__list_dishes_words {takes})" if takes in ("identifier", "region") else takes

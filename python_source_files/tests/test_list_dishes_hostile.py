@@ -17,6 +17,8 @@ _NOT_SHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 CHUNK = b"10000\r\n" + b" " * 65536 + b"\r\n"
+TEN_MEGABYTES = b'{"x": "' + b"x" * 10_000_000 + b'"}'
+BOMB = gzip.compress(bytes(9 << 20))
 UNTIL_CLOSE = HEAD + b"\r\n"
 
 
@@ -41,7 +43,7 @@ def broken_answers(relay: FakeRelay) -> list[Case]:
         Case("null", answer(None), "unknown shape"),
         Case("a word in place of the list", answer({"restaurants": "x"}), "unknown shape"),
         Case("another document", answer({"message": "hello"}), "unknown shape"),
-        Case("ten megabytes", answer(b'{"x": "' + b"x" * 10_000_000 + b'"}'), "larger than 8 MiB"),
+        Case("ten megabytes", answer(TEN_MEGABYTES), "larger than 8 MiB"),
         Case("endless", relay.endless(UNTIL_CLOSE, b" " * 65536), "larger than 8 MiB"),
         Case(
             "endless chunks", relay.endless(CHUNKED, b"1000\r\n" + b" " * 4096 + b"\r\n"), "8 MiB"
@@ -62,7 +64,7 @@ def broken_answers(relay: FakeRelay) -> list[Case]:
         Case("no content", answer("", status="204 No Content"), "status 204"),
         Case("an error", answer("\x1b[2J", status="500 \x1b[31mOops"), "status 500"),
         Case("not gzip", answer("{}", "Content-Encoding: gzip"), "gzip"),
-        Case("a bomb", answer(gzip.compress(bytes(9 << 20)), "Content-Encoding: gzip"), "8 MiB"),
+        Case("a bomb", answer(BOMB, "Content-Encoding: gzip"), "8 MiB"),
         Case("an unknown coding", answer("{}", "Content-Encoding: \x1bbr"), "encoded as"),
     ]
 
@@ -70,7 +72,7 @@ def broken_answers(relay: FakeRelay) -> list[Case]:
 class BrokenAnswerTest(ToolTestCase):
     """A relay of which no answer can be used."""
 
-    AT_ONCE = 4
+    AT_ONCE = 8
 
     def test_one_clear_line_and_exit_5(self) -> None:
         with FakeRelay({}) as template:
