@@ -14,7 +14,7 @@ from .servers import Server
 
 # A sample during which others used more of either core than this (percent) is taken again.
 FOREIGN_LIMIT = 5.0
-RETRIES = 2
+RETRIES = 1
 
 Say = Callable[[str], None]
 
