@@ -29,7 +29,7 @@ from api_relaying_server.http1.message import Field, Fields, RequestHead, Respon
 from api_relaying_server.http1.rendering import render_fields
 from api_relaying_server.keeping import Keeper
 from api_relaying_server.tiers.flight import Flight, Landing, SharedBody
-from api_relaying_server.tiers.hot import Reply
+from api_relaying_server.tiers.hot import Entry, Reply
 from api_relaying_server.tiers.refresh import Refresher
 from api_relaying_server.upstream.translation import VIA, Client
 
@@ -98,25 +98,43 @@ class Relay:
         """The reply to a request if a fresh one is in memory; the hot tier then learns its
         bytes.
         """
-        if request.method not in _PLAIN_METHODS or not _NEVER_FROM_MEMORY.isdisjoint(
-            request.fields.names()
-        ):
-            return None
-        entry = self._keeper.hot.get(cache_key(request.target))
+        hot = self._keeper.hot
+        entry = hot.get(cache_key(request.target))
         if entry is None:
+            return None
+        influential = entry.influential
+        picked = tuple([(n, value) for n, _, value in request.lines if n in influential])
+        quick = (request.method, request.version, picked)
+        reply = entry.quick.get(quick)
+        if reply is None or not (now < reply.valid_until or reply.renew(now)):
+            reply = self._decide_in_memory(request, entry, now)
+            if reply is None:
+                return None
+            if not self._depends_on_the_moment(request):
+                hot.remember(entry, quick, reply)
+        if request.raw is not None and not self._depends_on_the_moment(request):
+            hot.learn(request.raw, reply)
+        return reply
+
+    def _decide_in_memory(self, request: RequestHead, entry: Entry, now: float) -> Reply | None:
+        if request.method not in _PLAIN_METHODS:
+            return None
+        if not _NEVER_FROM_MEMORY.isdisjoint(request.fields.names()):
             return None
         verdict = decide(request, entry.record, now, self._policy)
         if not isinstance(verdict, Fresh) or verdict.stale:
             return None
-        reply = self._reply(request, verdict.assessed)
-        if reply is not None and request.raw is not None:
-            self._keeper.hot.learn(request.raw, reply)
-        return reply
+        return self._reply(request, entry, verdict.assessed)
 
-    def _reply(self, request: RequestHead, found: Assessed) -> Reply | None:
-        entry = self._keeper.hot.get(cache_key(request.target))
-        if entry is None:
-            return None
+    def _depends_on_the_moment(self, request: RequestHead) -> bool:
+        """True where the same request may be answered otherwise a second later though nothing has
+        changed: a client's `max-age` or `min-fresh` is obeyed.
+        """
+        if not self._policy.client_refresh:
+            return False
+        return "cache-control" in request.fields or "pragma" in request.fields
+
+    def _reply(self, request: RequestHead, entry: Entry, found: Assessed) -> Reply:
         closes = wants_close(request.version, request.fields)
         extra = [("Via", VIA)]
         if closes:

@@ -6,8 +6,7 @@ Text is latin-1 throughout, so that every byte that came in can go out again unc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 Field = tuple[str, str]
 
@@ -95,10 +94,11 @@ class RequestHead:
 
     `target` is the request target as the path and query of the origin-form, percent-encoding
     untouched; `version` is (major, minor); `raw` holds the bytes of the whole head where they are
-    known.
+    known. `lines` are (lower-case name, name, value); `fields` is the same as a section, made when
+    it is first asked for.
     """
 
-    __slots__ = ("fields", "method", "raw", "target", "version")
+    __slots__ = ("_fields", "lines", "method", "raw", "target", "version")
 
     def __init__(
         self,
@@ -110,9 +110,36 @@ class RequestHead:
     ) -> None:
         self.method = method
         self.target = target
-        self.fields = fields
+        self.lines: Sequence[tuple[str, str, str]] = [(n.lower(), n, v) for n, v in fields]
         self.version = version
         self.raw = raw
+        self._fields: Fields | None = fields
+
+    @classmethod
+    def of_lines(
+        cls,
+        method: str,
+        target: str,
+        lines: Sequence[tuple[str, str, str]],
+        version: tuple[int, int],
+        raw: bytes,
+    ) -> RequestHead:
+        """A head whose field lines have been read."""
+        head = cls.__new__(cls)
+        head.method = method
+        head.target = target
+        head.lines = lines
+        head.version = version
+        head.raw = raw
+        head._fields = None
+        return head
+
+    @property
+    def fields(self) -> Fields:
+        """The field section."""
+        if self._fields is None:
+            self._fields = Fields([(name, value) for _, name, value in self.lines])
+        return self._fields
 
     def __repr__(self) -> str:
         return f"RequestHead({self.method} {self.target} {self.fields!r})"

@@ -35,7 +35,7 @@ class Connection:
         "state",
     )
 
-    def __init__(self, sock: socket.socket, address: Any, deadline: float) -> None:
+    def __init__(self, sock: socket.SocketType, address: Any, deadline: float) -> None:
         self.sock = sock
         self.address: str = address[0] if isinstance(address, tuple) else ""
         self.fd = sock.fileno()

@@ -20,7 +20,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from api_relaying_server.errors import BadRequest, RelayError
 from api_relaying_server.http1.heads import END_OF_HEAD, parse_request_head
@@ -57,6 +57,15 @@ ACCEPTS = 128
 
 ACCEPT_PAUSE = 0.5
 """Seconds without accepting when descriptors have run out."""
+
+
+def accept(listener: socket.socket, family: int) -> tuple[socket.SocketType, Any]:
+    """A connection as a plain socket of the C module, without the wrapper that `accept` makes,
+    which asks for the listener's properties every time (measured: 1.8 us against 3.2 us).
+    """
+    fd, address = listener._accept()  # type: ignore[attr-defined]
+    return socket.SocketType(family, socket.SOCK_STREAM, 0, fd), address
+
 
 Lookup = Callable[[RequestHead, float], Optional[Reply]]
 Dispatch = Callable[[Connection], None]
@@ -194,8 +203,22 @@ class Front:
             return
         if not conn.buffer:
             conn.deadline = now + self._limits.timeout_head
+            if data.find(END_OF_HEAD) == len(data) - 4 and data[0] > 32:
+                self._answer_alone(conn, data, now)
+                return
         conn.buffer += data
         self._advance(conn, now)
+
+    def _answer_alone(self, conn: Connection, head: bytes, now: float) -> None:
+        """Answers a head that came alone and whole, as most do: nothing has to be put together."""
+        try:
+            if len(head) > self._limits.max_head:
+                raise BadRequest(
+                    f"the head is longer than {self._limits.max_head} bytes", status=431
+                )
+            self._answer(conn, head, now)
+        except RelayError as error:
+            self._refuse(conn, error, now)
 
     def _advance(self, conn: Connection, now: float) -> None:
         """Answers what stands in the buffer, request by request, as far as memory can."""
@@ -424,9 +447,10 @@ class Front:
     def _accept(self, listener: socket.socket, now: float) -> None:
         if now < self._accept_again:
             return
+        family = int(listener.family)
         for _ in range(ACCEPTS):
             try:
-                sock, address = listener.accept()
+                sock, address = accept(listener, family)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -436,7 +460,7 @@ class Front:
                 continue  # the client left before it was accepted
             self._welcome(sock, address, now)
 
-    def _welcome(self, sock: socket.socket, address: tuple[str, int], now: float) -> None:
+    def _welcome(self, sock: socket.SocketType, address: tuple[str, int], now: float) -> None:
         limits = self._limits
         if limits.per_client is not None:
             count = self._per_client.get(address[0], 0)
@@ -449,7 +473,41 @@ class Front:
         sock.setblocking(False)
         conn = Connection(sock, address, now + limits.timeout_head)
         self._connections[conn.fd] = conn
+        # Most clients have sent their request by now: trying saves a round of the loop.
+        try:
+            data = conn.recv(RECEIVE)
+        except (BlockingIOError, InterruptedError):
+            self._poller.register(conn.fd, READ)
+            return
+        except OSError:
+            self._close(conn, registered=False)
+            return
+        reply = self._heads.get(data)
+        if reply is not None and reply.closes and (now < reply.valid_until or reply.renew(now)):
+            if self._answer_and_close(conn, data, reply, now):
+                return
         self._poller.register(conn.fd, READ)
+        self._received(conn, data, now)
+
+    def _answer_and_close(self, conn: Connection, head: bytes, reply: Reply, now: float) -> bool:
+        """Answers the only request of a connection; False where that takes more than one call."""
+        if reply.tail is not None:
+            return False
+        try:
+            sent = conn.send(reply.wire)
+        except OSError:
+            sent = 0
+        if sent != len(reply.wire):
+            if sent:
+                self._poller.register(conn.fd, READ)
+                conn.closes = True
+                self._sent_partly(conn, reply, sent, now)
+            return sent > 0
+        reply.hits += 1
+        if self.on_hit is not None:
+            self.on_hit(conn, head, reply, now)
+        self._close(conn, registered=False)
+        return True
 
     def _close_oldest_idle(self) -> None:
         idle = [conn for conn in self._connections.values() if conn.state in (READING, LINGERING)]

@@ -17,7 +17,7 @@ import threading
 from typing import Callable
 
 from api_relaying_server.caching.responding import Prepared, Shape
-from api_relaying_server.caching.reuse import Assessed
+from api_relaying_server.caching.reuse import PASSING_BY, Assessed
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.rendering import render_fields, render_status_line
 
@@ -33,7 +33,21 @@ JOINED_BODY = 65536
 ENTRY_COST = 2048
 """Bytes reckoned for an entry beside its content: objects, fields, rendered head."""
 
-ALWAYS = float("inf")
+HEAD_COST = 160
+"""Bytes reckoned for a remembered head or field beside its text."""
+
+
+QuickKey = tuple[str, tuple[int, int], tuple[tuple[str, str], ...]]
+
+MAX_QUICK = 256
+"""Decisions remembered for one entry; beyond it they start anew."""
+
+ALWAYS_INFLUENTIAL = PASSING_BY | frozenset(
+    ("accept-encoding", "cache-control", "connection", "content-length", "expect", "if-match")
+    + ("if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "max-forwards")
+    + ("pragma", "range", "transfer-encoding", "upgrade")
+)
+"""Fields of a request on which the choice of its answer can depend, beside the selecting ones."""
 
 
 class Reply:
@@ -111,6 +125,9 @@ class Entry:
 
     __slots__ = (
         "_hits_seen",
+        "influential",
+        "quick",
+        "quick_size",
         "assessed",
         "gone",
         "heads",
@@ -130,6 +147,14 @@ class Entry:
         self.size = record.size + ENTRY_COST
         self.used = False
         self.gone = False
+        # Replies by all that can matter in a request: method, version, and the field lines whose
+        # names are influential, as they came. One look-up then decides what the rules decided
+        # before.
+        self.quick: dict[QuickKey, Reply] = {}
+        self.quick_size = 0
+        self.influential: frozenset[str] = ALWAYS_INFLUENTIAL.union(
+            name for stored in record.variants for name, _ in stored.selecting
+        )
         self._hits_seen = 0
 
     def hits(self) -> int:
@@ -255,10 +280,24 @@ class HotTier:
             if not entry.gone and len(entry.replies) < 64:
                 entry.replies[name] = made
                 made.kept = True
-                entry.size += made.size
-                self.size += made.size
+                self._grow(entry, made.size)
                 self._make_room()
         return made
+
+    def remember(self, entry: Entry, quick: QuickKey, reply: Reply) -> None:
+        """Remembers what was decided for requests that are alike in all that matters."""
+        cost = HEAD_COST + sum(len(name) + len(value) + HEAD_COST for name, value in quick[2])
+        with self._lock:
+            if entry.gone or not reply.kept:
+                return
+            if len(entry.quick) >= MAX_QUICK:
+                entry.quick = {}
+                self._grow(entry, -entry.quick_size)
+                entry.quick_size = 0
+            entry.quick[quick] = reply
+            entry.quick_size += cost
+            self._grow(entry, cost)
+            self._make_room()
 
     def learn(self, head: bytes, reply: Reply) -> None:
         """Remembers that these bytes are answered by this reply, if they were seen before."""
@@ -277,16 +316,17 @@ class HotTier:
                 self._forget_heads()
             self.heads[head] = reply
             reply.entry.heads.append(head)
-            cost = len(head) + 160
-            reply.entry.size += cost
-            self.size += cost
+            self._grow(reply.entry, len(head) + HEAD_COST)
             self._make_room()
 
     def _forget_heads(self) -> None:
         """All heads are forgotten at once; those in use are back within two requests."""
         self.heads.clear()
         for entry in self._entries.values():
-            cost = sum(len(head) + 160 for head in entry.heads)
+            cost = sum(len(head) + HEAD_COST for head in entry.heads)
             entry.heads.clear()
-            entry.size -= cost
-            self.size -= cost
+            self._grow(entry, -cost)
+
+    def _grow(self, entry: Entry, size: int) -> None:
+        entry.size += size
+        self.size += size
