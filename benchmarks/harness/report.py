@@ -23,6 +23,7 @@ COLUMNS = {
     "miss_rate": ("miss req/s", "{:,.0f}"),
     "miss_p99": ("miss p99 ms", "{:,.0f}"),
     "kept": ("kept %", "{:.0f}"),
+    "logged": ("logged %", "{:.1f}"),
     "first": ("first answer ms", "{:,.0f}"),
 }
 LEGEND = """\
@@ -33,6 +34,7 @@ load %: how busy the load generator was. Near 100 it is the limit: then CPU us i
 others %: time that other programs or the host took from the more disturbed core; above 5: marked !
 kept %: rate with the idle connections as a share of the rate without them.
 stored %: misses that were hits when asked for again. miss %: hits that were none.
+logged %: answers that are in the access log after the server's end.
 """
 COLOURS = {
     "relay": "#0b6e4f",
@@ -122,7 +124,6 @@ def table(outcome: Outcome) -> str:
         cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]
         lines.append("  " + "  ".join(cells))
     lines += [f"  {label}: not measured, {why}" for label, why in outcome.absent.items()]
-    lines += [f"  {label}: {remark}" for label, remark in outcome.remarks.items()]
     lines += [f"  {label}: {text}" for label, text in _errors(outcome)]
     for label in relays(outcome):
         lines += [f"  bar, {label}: {verdict(outcome, bar, label)[0]}" for bar in scenario.bars]
@@ -151,7 +152,6 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
             for label, samples in outcome.samples.items()
         },
         "absent": outcome.absent,
-        "remarks": outcome.remarks,
         "bars": [
             {"server": label, "text": text, "met": met}
             for label in relays(outcome)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -26,7 +25,6 @@ class Outcome:
     scenario: Scenario
     samples: dict[str, list[Sample]] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
-    remarks: dict[str, str] = field(default_factory=dict)
 
 
 class Outsider:
@@ -122,6 +120,6 @@ def run_scenario(
 def _stop_all(run: Run, outcome: Outcome, running: dict[str, Server]) -> None:
     for label, server in running.items():
         server.stop()
-        with contextlib.suppress(OSError):
-            if remark := outcome.scenario.finish(run, server):
-                outcome.remarks[label] = remark
+        extra = outcome.scenario.finish(run, server)
+        for sample in outcome.samples.get(label, ()):
+            sample.update(extra)
