@@ -194,7 +194,7 @@ class Fetcher:
             return self.fetch(request, caller, Ask(ask.reason), False, on_end)
         if plan.method == "HEAD":
             self._freshen_by_head(request, fetch, head)
-        asked = RequestHead(plan.method, request.target, request.fields, request.version)
+        asked = RequestHead(plan.method, request.target, request.lines, request.version)
         return self._take(asked, fetch, head, on_end)
 
     def _plan(self, request: RequestHead, ask: Ask, passes: bool) -> Plan:
@@ -250,7 +250,7 @@ class Fetcher:
             if ask.reason == "vary-miss":
                 new = new.changed(selecting=chosen)  # RFC 9111, 4.3.4: this request selects it now
         verdict = self._why_not(
-            RequestHead("GET", request.target, request.fields), new.status, new, fetch
+            RequestHead("GET", request.target, request.lines), new.status, new, fetch
         )
         if verdict is not None:
             self._keeper.forget(request.target)

@@ -103,16 +103,17 @@ class Relay:
         if entry is None:
             return None
         influential = entry.influential
-        picked = tuple([(n, value) for n, _, value in request.lines if n in influential])
+        picked = tuple([(line[0], line[2]) for line in request.lines if line[0] in influential])
         quick = (request.method, request.version, picked)
         reply = entry.quick.get(quick)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
             reply = self._decide_in_memory(request, entry, now)
             if reply is None:
                 return None
-            if not self._depends_on_the_moment(request):
-                hot.remember(entry, quick, reply)
-        if request.raw is not None and not self._depends_on_the_moment(request):
+            if self._policy.client_refresh and _limits_age(request):
+                return reply
+            hot.remember(entry, quick, reply)
+        if request.raw is not None:
             hot.learn(request.raw, reply)
         return reply
 
@@ -125,14 +126,6 @@ class Relay:
         if not isinstance(verdict, Fresh) or verdict.stale:
             return None
         return self._reply(request, entry, verdict.assessed)
-
-    def _depends_on_the_moment(self, request: RequestHead) -> bool:
-        """True where the same request may be answered otherwise a second later though nothing has
-        changed: a client's `max-age` or `min-fresh` is obeyed.
-        """
-        if not self._policy.client_refresh:
-            return False
-        return "cache-control" in request.fields or "pragma" in request.fields
 
     def _reply(self, request: RequestHead, entry: Entry, found: Assessed) -> Reply:
         closes = wants_close(request.version, request.fields)
@@ -179,7 +172,7 @@ class Relay:
         return stored_answer(prepare(request, found), found, now, told)
 
     def _renew_meanwhile(self, request: RequestHead, found: Assessed) -> None:
-        plain = RequestHead("GET", request.target, _for_refresh(request.fields))
+        plain = RequestHead.of("GET", request.target, _for_refresh(request.fields))
         self._refresher.submit(
             self._flight_key(plain, cache_key(request.target)), lambda: self._refresh(plain)
         )
@@ -329,6 +322,13 @@ class Relay:
             )
         arrived = self._fetcher.pass_by(request, caller)
         return fetched_answer(request, verdict.reason, arrived, collapsed=False)
+
+
+def _limits_age(request: RequestHead) -> bool:
+    """True where the same request may be answered otherwise a second later though nothing has
+    changed: where a client's `max-age` or `min-fresh` is obeyed.
+    """
+    return "cache-control" in request.fields or "pragma" in request.fields
 
 
 def _for_refresh(fields: Fields) -> Fields:

@@ -10,12 +10,10 @@ or a caching rule.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Generic, TypeVar
 
 from api_relaying_server.errors import BadRequest
 from api_relaying_server.http1.grammar import FIELD_VALUE_FORBIDDEN, TOKEN, content_length, is_token
-from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
+from api_relaying_server.http1.message import Fields, Line, RequestHead, ResponseHead
 
 END_OF_HEAD = b"\r\n\r\n"
 
@@ -39,94 +37,126 @@ _AUTHORITY = re.compile(
 )
 
 
-Line = TypeVar("Line")
+HOST_MARK, FRAMING_MARK = 1, 1 << 16
+"""Marks of the fields that a head must hold once, or that tell where its body ends; a sum of marks
+tells both how many there are of one and whether there is any of the other.
+"""
+
+_MARKS = {"host": HOST_MARK, "content-length": FRAMING_MARK, "transfer-encoding": FRAMING_MARK}
+
+KNOWN_LINES = 8192
+"""Lines remembered; when there are so many, all are forgotten."""
+
+KNOWN_LINES_OF_A_NAME = 512
+"""Field lines remembered of one name: request ids do not crowd out what repeats."""
+
+KNOWN_LENGTH = 512
+"""Bytes of the longest line that is remembered."""
 
 
-class Remembered(Generic[Line]):
-    """Reads lines, and remembers those it has read.
+class KnownLines:
+    """Lines that have been read before, with what they mean.
 
-    Clients repeat their lines byte for byte, so one look-up replaces the parsing of most of them
-    (measured on one core: 0.06 us against 0.45 us for a field line). The memory is bounded: when it
-    is full it starts anew, and long lines are not taken in. A line that is refused is never
-    remembered.
+    Clients repeat their lines byte for byte, so one look-up replaces the reading of most of them
+    (measured on one core: 0.05 us against 0.6 us for a field line). Bounded, and what is refused is
+    never remembered.
     """
 
-    LIMIT = 8192
-    LONGEST = 512
+    def __init__(self) -> None:
+        self.fields: dict[bytes, Line] = {}
+        self.requests: dict[bytes, tuple[str, str, tuple[int, int]]] = {}
+        self._names: dict[str, int] = {}
+        self._lowered: dict[str, str] = {}
 
-    def __init__(self, read_anew: Callable[[bytes], Line]) -> None:
-        self._read_anew = read_anew
-        self._known: dict[bytes, Line] = {}
-
-    def read(self, line: bytes) -> Line:
-        """What one line without its line end means. Raises BadRequest."""
-        known = self._known.get(line)
+    def read_field(self, line: bytes) -> Line:
+        """One field line without its line end. Raises BadRequest."""
+        known = self.fields.get(line)
         if known is not None:
             return known
-        found = self._read_anew(line)
-        if len(line) <= self.LONGEST:
-            if len(self._known) >= self.LIMIT:
-                self._known = {}
-            self._known[line] = found
+        field = self._parse_field(line)
+        count = self._names.get(field[0], 0)
+        if count < KNOWN_LINES_OF_A_NAME and len(line) <= KNOWN_LENGTH:
+            if len(self.fields) >= KNOWN_LINES:
+                self.fields, self._names, count = {}, {}, 0
+            self._names[field[0]] = count + 1
+            self.fields[line] = field
+        return field
+
+    def _parse_field(self, line: bytes) -> Line:
+        name, colon, value = line.decode("latin-1").partition(":")
+        lower = self._lowered.get(name) or self._checked_name(name)
+        if not colon:
+            raise BadRequest("a field line has no valid name")
+        value = value.strip(" \t")
+        # Printable ASCII is what nearly all values are; the rest is looked at byte by byte.
+        if not (value.isascii() and value.isprintable()):
+            if FIELD_VALUE_FORBIDDEN.search(value) is not None:
+                raise BadRequest(f"the field {name[:64]} holds a control character")
+        if lower == "host" and value and _AUTHORITY.fullmatch(value) is None:
+            raise BadRequest("the Host field is not a host and port")
+        return lower, name, value, _MARKS.get(lower, 0)
+
+    def _checked_name(self, name: str) -> str:
+        # RFC 9112, 5.1: no white space before the colon; 5.2: no obs-fold, which starts with it.
+        if TOKEN.fullmatch(name) is None:
+            raise BadRequest("a field line has no valid name")
+        lower = name.lower()
+        if len(self._lowered) < KNOWN_LINES and len(name) <= KNOWN_LENGTH:
+            self._lowered[name] = lower
+        return lower
+
+    def read_request(self, line: bytes) -> tuple[str, str, tuple[int, int]]:
+        """A request line: (method, path and query, version). Raises BadRequest."""
+        known = self.requests.get(line)
+        if known is not None:
+            return known
+        found = _parse_request_line(line)
+        if len(line) <= KNOWN_LENGTH:
+            if len(self.requests) >= KNOWN_LINES:
+                self.requests = {}
+            self.requests[line] = found
         return found
 
 
-FieldLine = tuple[str, str, str]
-"""(lower-case name, name, value)."""
-
-
-def _read_field_line(line: bytes) -> FieldLine:
-    name, colon, value = line.decode("latin-1").partition(":")
-    # RFC 9112, 5.1: no white space between name and colon; 5.2: no obs-fold, which starts with it.
-    if not colon or TOKEN.fullmatch(name) is None:
-        raise BadRequest("a field line has no valid name")
-    value = value.strip(" \t")
-    if FIELD_VALUE_FORBIDDEN.search(value) is not None:
-        raise BadRequest(f"the field {name[:64]} holds a control character")
-    lower = name.lower()
-    if lower == "host" and value and _AUTHORITY.fullmatch(value) is None:
-        raise BadRequest("the Host field is not a host and port")
-    return lower, name, value
-
-
-read_field_line = Remembered(_read_field_line).read
-
-
-def _split_head(head: bytes) -> list[bytes]:
-    # A CR or LF that is not part of a CRLF stays within a line and is refused there as a control
-    # character.
-    return head[:-4].split(b"\r\n")
-
-
-def read_field_lines(lines: list[bytes]) -> list[FieldLine]:
-    """These field lines. Raises BadRequest."""
-    if len(lines) > MAX_FIELDS:
-        raise BadRequest(f"more than {MAX_FIELDS} field lines", status=431)
-    return [read_field_line(line) for line in lines]
+_known = KnownLines()
+read_field_line = _known.read_field
 
 
 def parse_fields(lines: list[bytes]) -> Fields:
     """The field section in these lines. Raises BadRequest."""
-    return Fields([(name, value) for _, name, value in read_field_lines(lines)])
+    return Fields([(name, value) for _, name, value, _ in _read_fields(lines)])
+
+
+def _read_fields(lines: list[bytes]) -> list[Line]:
+    if len(lines) > MAX_FIELDS:
+        raise BadRequest(f"more than {MAX_FIELDS} field lines", status=431)
+    known, read = _known.fields, _known.read_field
+    return [known.get(line) or read(line) for line in lines]
 
 
 def parse_request_head(head: bytes) -> RequestHead:
     """The request that a whole head means. Raises BadRequest with the status that fits."""
-    lines = _split_head(head)
-    method, target, version = read_request_line(lines[0])
-    read = read_field_lines(lines[1:])
-    names = [line[0] for line in read]
-    # RFC 9112, 3.2: exactly one Host in HTTP/1.1, at most one in HTTP/1.0.
-    hosts = names.count("host")
-    if hosts > 1 or (not hosts and version >= (1, 1)):
-        raise BadRequest("a request needs exactly one Host field")
-    request = RequestHead.of_lines(method, target, read, version, head)
-    if "content-length" in names or "transfer-encoding" in names:
-        _check_framing(request)
+    # A CR or LF that is not part of a CRLF stays within its line and is refused there.
+    first, _, rest = head[:-4].partition(b"\r\n")
+    method, target, version = _known.requests.get(first) or _known.read_request(first)
+    lines = _read_fields(rest.split(b"\r\n") if rest else [])
+    request = RequestHead(method, target, lines, version, head)
+    marks = sum([line[3] for line in lines])
+    if marks != HOST_MARK:
+        _check_marks(request, marks)
     return request
 
 
-def _read_request_line(line: bytes) -> tuple[str, str, tuple[int, int]]:
+def _check_marks(request: RequestHead, marks: int) -> None:
+    hosts = marks % FRAMING_MARK
+    # RFC 9112, 3.2: exactly one Host in HTTP/1.1, at most one in HTTP/1.0.
+    if hosts > 1 or (not hosts and request.version >= (1, 1)):
+        raise BadRequest("a request needs exactly one Host field")
+    if marks >= FRAMING_MARK:
+        _check_framing(request)
+
+
+def _parse_request_line(line: bytes) -> tuple[str, str, tuple[int, int]]:
     """(method, path and query, version)."""
     words = line.decode("latin-1").split(" ")
     found = _VERSION.fullmatch(words[2]) if len(words) == 3 else None
@@ -142,9 +172,6 @@ def _read_request_line(line: bytes) -> tuple[str, str, tuple[int, int]]:
         raise BadRequest(f"the target is longer than {MAX_TARGET} bytes", status=414)
     # RFC 9110, 2.5: a minor version that is not known is treated as the highest that is.
     return method, _origin_form(method, target), (1, min(minor, 1))
-
-
-read_request_line = Remembered(_read_request_line).read
 
 
 def _origin_form(method: str, target: str) -> str:
@@ -232,7 +259,7 @@ def parse_response_head(head: bytes) -> ResponseHead:
     """The response head that the upstream's bytes mean. Raises BadRequest where they are not
     one.
     """
-    lines = _split_head(head)
+    lines = head[:-4].split(b"\r\n")
     found = _STATUS_LINE.fullmatch(lines[0].decode("latin-1"))
     if found is None:
         raise BadRequest("the status line is not one of HTTP/1")

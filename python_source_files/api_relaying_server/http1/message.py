@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 Field = tuple[str, str]
 
+Line = tuple[str, str, str, int]
+"""A field line as it was read: lower-case name, name, value, and the reader's mark."""
+
 
 class Fields:
     """A field section: (name, value) pairs in the order and number in which they arrived.
@@ -94,8 +97,8 @@ class RequestHead:
 
     `target` is the request target as the path and query of the origin-form, percent-encoding
     untouched; `version` is (major, minor); `raw` holds the bytes of the whole head where they are
-    known. `lines` are (lower-case name, name, value); `fields` is the same as a section, made when
-    it is first asked for.
+    known. `lines` are as they were read; `fields` is the same as a section, made when it is first
+    asked for.
     """
 
     __slots__ = ("_fields", "lines", "method", "raw", "target", "version")
@@ -104,41 +107,31 @@ class RequestHead:
         self,
         method: str,
         target: str,
-        fields: Fields,
+        lines: Sequence[Line],
         version: tuple[int, int] = (1, 1),
         raw: bytes | None = None,
     ) -> None:
         self.method = method
         self.target = target
-        self.lines: Sequence[tuple[str, str, str]] = [(n.lower(), n, v) for n, v in fields]
+        self.lines = lines
         self.version = version
         self.raw = raw
-        self._fields: Fields | None = fields
+        self._fields: Fields | None = None
 
     @classmethod
-    def of_lines(
-        cls,
-        method: str,
-        target: str,
-        lines: Sequence[tuple[str, str, str]],
-        version: tuple[int, int],
-        raw: bytes,
+    def of(
+        cls, method: str, target: str, fields: Fields, version: tuple[int, int] = (1, 1)
     ) -> RequestHead:
-        """A head whose field lines have been read."""
-        head = cls.__new__(cls)
-        head.method = method
-        head.target = target
-        head.lines = lines
-        head.version = version
-        head.raw = raw
-        head._fields = None
+        """A head that was not received, with these fields."""
+        head = cls(method, target, [(n.lower(), n, v, 0) for n, v in fields], version)
+        head._fields = fields
         return head
 
     @property
     def fields(self) -> Fields:
         """The field section."""
         if self._fields is None:
-            self._fields = Fields([(name, value) for _, name, value in self.lines])
+            self._fields = Fields([(name, value) for _, name, value, _ in self.lines])
         return self._fields
 
     def __repr__(self) -> str:
