@@ -33,14 +33,12 @@ def start_relay(address: RelayAddress, log_path: str) -> int:
     folder = os.path.dirname(os.path.abspath(spec.submodule_search_locations[0]))
     command = [sys.executable, "-m", _PACKAGE]
     command += ["--host", address.host, "--port", str(address.port)]
-    environment = {name: value for name, value in os.environ.items() if name != "RELAY_URL"}
     try:
         os.makedirs(os.path.dirname(log_path), exist_ok=True)
         with open(log_path, "wb") as log:
             process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -265,8 +265,15 @@ class SecondFormTest(unittest.TestCase):
 
     def test_a_server_that_does_not_page_is_read_once(self) -> None:
         document = {"restaurants": [{"id": 1}, {"id": 2}]}
-        listing = self.listing(lambda _: Answer(document, NEW))
+        asked: list[str] = []
+
+        def get(path: str) -> Answer:
+            asked.append(path)
+            return Answer(document, NEW)
+
+        listing = self.listing(get)
         self.assertEqual([r.identifier for r in listing.restaurants], ["1", "2"])
+        self.assertEqual((len(asked), listing.complete), (2, True))
 
     def test_pages_without_end_are_bounded(self) -> None:
         numbers = iter(range(10**9))

@@ -39,7 +39,7 @@ def broken_answers(relay: FakeRelay) -> list[Case]:
         Case("not UTF-8", answer(b'{"restaurants": ["\xff"]}'), "not JSON"),
         Case("too deep", answer("[" * 200_000), "not JSON"),
         Case("a number of 100,000 digits", answer("[" + "9" * 100_000 + "]"), "not JSON|shape"),
-        Case("a list", answer([]), "unknown shape"),
+        Case("a list in place of an object", answer([]), "unknown shape"),
         Case("null", answer(None), "unknown shape"),
         Case("a word in place of the list", answer({"restaurants": "x"}), "unknown shape"),
         Case("another document", answer({"message": "hello"}), "unknown shape"),
@@ -70,39 +70,62 @@ def broken_answers(relay: FakeRelay) -> list[Case]:
 
 
 class BrokenAnswerTest(ToolTestCase):
-    """A relay of which no answer can be used."""
+    """Answers that cannot be used: one line each, and exit 5 where there is nothing else."""
 
-    AT_ONCE = 8
+    AS_A_LIST = ("html", "null", "ten megabytes", "silence", "cut", "not HTTP", "a redirect")
 
-    def test_one_clear_line_and_exit_5(self) -> None:
-        with FakeRelay({}) as template:
-            names = [case.name for case in broken_answers(template)]
-        for first in range(0, len(names), self.AT_ONCE):
-            self.run_some(list(range(first, min(first + self.AT_ONCE, len(names)))))
+    def ask(self, relay: FakeRelay, *arguments: str, slow: bool) -> subprocess.Popen[bytes]:
+        """Start the tool; only those cases may be short of time that are meant to be."""
+        timeout = "0.5" if slow else str(support.TIMEOUT)
+        return self.start("--json", "--timeout", timeout, "--relay", relay.url, *arguments)
 
-    def run_some(self, numbers: list[int]) -> None:
-        """Run several cases side by side: most of their time is spent waiting."""
-        running: list[tuple[Case, FakeRelay, subprocess.Popen[bytes]]] = []
-        for number in numbers:
+    def check(self, error: str, case: Case) -> None:
+        self.assertRegex(error, case.words)
+        self.assertIsNone(_NOT_SHOWN.search(error))
+
+    def test_as_the_list(self) -> None:
+        running = []
+        for name in self.AS_A_LIST:
             replies: dict[str, Reply] = {}
             relay = FakeRelay(replies)
             self.addCleanup(relay.close)
-            case = broken_answers(relay)[number]
+            case = next(case for case in broken_answers(relay) if case.name == name)
             replies["/restaurant"] = case.reply
-            # On a busy machine only those cases may be short of time that are meant to be.
-            timeout = "0.5" if case.words == TOO_SLOW else str(support.TIMEOUT)
-            arguments = ("--json", "--timeout", timeout, "--relay", relay.url)
-            running.append((case, relay, self.start(*arguments)))
+            running.append((case, relay, self.ask(relay, slow=case.words == TOO_SLOW)))
         for case, relay, process in running:
             with self.subTest(case=case.name):
                 result = self.finish(process)
-                relay.close()
                 self.assertEqual(result.code, 5)
-                self.assertRegex(result.err, case.words)
                 self.assertEqual(result.err.count("\n"), 1)
+                self.check(result.err.rstrip("\n"), case)
+                self.check(json.loads(result.out)["error"], case)
+                self.assertEqual(relay.targets, ["/restaurant"])
+
+    def test_as_menus(self) -> None:
+        replies: dict[str, Reply] = {}
+        with FakeRelay(replies) as relay:
+            cases = broken_answers(relay)
+            replies["/restaurant"] = answer(listed(*range(len(cases)), "good"))
+            replies.update({f"/restaurant/{n}": case.reply for n, case in enumerate(cases)})
+            replies["/restaurant/good"] = answer(menu("Lax"))
+            slow = [n for n, case in enumerate(cases) if case.words == TOO_SLOW]
+            quick = [n for n, case in enumerate(cases) if case.words != TOO_SLOW]
+            running = [
+                self.ask(relay, "--restaurant", *map(str, quick), "good", slow=False),
+                self.ask(relay, "--restaurant", *map(str, slow), slow=True),
+            ]
+            codes = []
+            for process in running:
+                result = self.finish(process)
+                codes.append(result.code)
+                for about in json.loads(result.out)["restaurants"]:
+                    if about["identifier"] != "good":
+                        case = cases[int(about["identifier"])]
+                        with self.subTest(case=case.name):
+                            self.check(about["error"], case)
                 self.assertIsNone(_NOT_SHOWN.search(result.err))
-                self.assertRegex(json.loads(result.out)["error"], case.words)
-                self.assertEqual(set(relay.targets), {"/restaurant"})
+            self.assertEqual(codes, [0, 5])
+            self.assertEqual(len(relay.targets), 2 + len(cases) + 1)
 
 
 class OddDataTest(ToolTestCase):

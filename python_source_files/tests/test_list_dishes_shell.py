@@ -14,7 +14,7 @@ import time
 import unittest
 from pathlib import Path
 
-from dish_shell_tool import _text, list_dishes
+from dish_shell_tool import _options, _text
 from dish_shell_tool._outcome import Exit
 from sample_menu_api.server import SampleMenuApi
 from tests import dish_tool_support as support
@@ -224,7 +224,7 @@ class PageTest(unittest.TestCase):
         self.page = (docs / "dish_tool.md").read_text(encoding="utf-8")
 
     def test_every_flag_and_exit_code_is_explained(self) -> None:
-        flags = re.findall(r"(?<![\w-])--[a-z]+", list_dishes.make_parser().format_help())
+        flags = re.findall(r"(?<![\w-])--[a-z]+", _options.make_parser().format_help())
         for flag in set(flags) - {"--help"}:
             self.assertRegex(self.page, rf"`[^`]*{flag}\b|{flag} (bash|fish)")
         for code in Exit:
