@@ -10,6 +10,7 @@ from api_relaying_server.tiers.storage import StorageFault
 
 RETRY_FIRST = 0.1  # seconds until a failing storage is tried again
 RETRY_MOST = 2.0  # seconds to which that grows, doubled at each failure
+STEADY = 1.0  # seconds without a failure until the log says that it works again
 
 _log = logging.getLogger("api_relaying_server.store")
 
@@ -37,6 +38,7 @@ class Way:
             return True
 
     def failed(self, fault: StorageFault) -> None:
+        """Note that it did not do what it was asked, and why."""
         with self._lock:
             if self.fault is None:  # else the one who tried has set the time of the next try
                 self._pause = RETRY_FIRST
@@ -44,8 +46,10 @@ class Way:
             self.fault = fault
 
     def worked(self) -> None:
-        with self._lock:
-            self.fault = None
+        """Note that it does what it is asked."""
+        if self.fault is not None:
+            with self._lock:
+                self.fault = None
 
     def pause(self) -> float:
         """Seconds until the next try."""
@@ -59,29 +63,37 @@ class Health:
     def __init__(self, url: str, clock: Callable[[], float]) -> None:
         self._url = url
         self._clock = clock
-        self._lock = threading.Lock()  # guards `_since`
+        self._lock = threading.Lock()  # guards everything below
         self._since: float | None = None
+        self._last = 0.0  # when something failed
         self.reading = Way(clock)
         self.writing = Way(clock)
 
     @property
     def fault(self) -> StorageFault | None:
+        """Why it does not work, if so."""
         return self.writing.fault or self.reading.fault
 
     def failed(self, way: Way, fault: StorageFault) -> None:
+        """Note that `way` failed, and say so if it is the first failure."""
         way.failed(fault)
         with self._lock:
             first = self._since is None
+            self._last = self._clock()
             if first:
-                self._since = self._clock()
+                self._since = self._last
         level = logging.WARNING if first else logging.DEBUG
         _log.log(level, "the store %s fails: %s; going on without it", self._url, fault)
 
-    def worked(self, way: Way) -> None:
-        way.worked()
-        if self.fault is not None:
+    def tell(self) -> None:
+        """Say that it works again, once it has done so for a while. To be called now and then."""
+        if self._since is None or self.fault is not None:
             return
         with self._lock:
-            since, self._since = self._since, None
-        if since is not None:
-            _log.warning("the store %s works again after %.1f s", self._url, self._clock() - since)
+            since, now = self._since, self._clock()
+            if since is None or now < self._last + STEADY:
+                return
+            self._since = None
+        _log.warning(
+            "the store %s works again; it failed for %.1f s", self._url, self._last - since
+        )

@@ -92,7 +92,7 @@ class QueuedStore(Store):
             self._read_failed(_as_fault(error))
             return None
         if failing:  # only a read that began after the failure tells that it is over
-            self._health.worked(self._health.reading)
+            self._health.reading.worked()
         if data is None:
             self._count_read("misses")
             return None
@@ -247,7 +247,7 @@ class QueuedStore(Store):
         with self._lock:
             self.counters.writes += sum(change.data is not None for change in changes)
             self.counters.evicted += evicted
-        self._write_worked()
+        self._health.writing.worked()
         return None
 
     def _write_failed(self, fault: StorageFault) -> None:
@@ -260,10 +260,6 @@ class QueuedStore(Store):
         if fault.trouble in MENDABLE:
             self._mend(fault)
 
-    def _write_worked(self) -> None:
-        if self._health.writing.fault is not None:
-            self._health.worked(self._health.writing)
-
     def _look_after(self) -> None:
         """What is to be done from time to time, whether or not there are changes."""
         now = self._clock()
@@ -271,6 +267,7 @@ class QueuedStore(Store):
             self._next_check = now + CHECK_EVERY
             self._examine()
         self._try_again()
+        self._health.tell()
         if self._health.writing.fault is not None:
             return
         if now >= self._next_credit and self._uses:
@@ -286,14 +283,14 @@ class QueuedStore(Store):
         writing, reading = self._health.writing, self._health.reading
         if writing.fault is not None and writing.may_try():
             self._storage.probe()
-            self._health.worked(writing)
+            writing.worked()
         if reading.fault is not None and reading.may_try():
             try:
                 self._storage.fetch("")
             except StorageFault as fault:
                 self._read_failed(fault)
             else:
-                self._health.worked(reading)
+                reading.worked()
 
     def _examine(self) -> None:
         """Mend what a reader ran into; look whether what is open is what the name leads to."""

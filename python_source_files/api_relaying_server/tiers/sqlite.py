@@ -35,10 +35,11 @@ from api_relaying_server.tiers.sqlite_file import (
     connect,
     create,
     delete_least,
+    delete_log,
     fault_of,
+    floor_of,
     folder_locked,
     identity_of,
-    least_worth,
     log_identity_of,
     make_tables,
     name_aside,
@@ -55,10 +56,11 @@ READER_CACHE = 1024  # KiB of pages that each may keep; the system keeps all of 
 WRITE_DEADLINE = 1.0  # seconds that a write waits for another process's
 OPEN_DEADLINE = 0.5  # seconds that opening waits for another process
 MOST_EVICTED = 256  # entries in one transaction, so that no other writer waits for long
-VACUUMED_AT_ONCE = 128  # pages given back to the file system in one step
+VACUUMED_AT_ONCE = 512  # pages given back to the file system in one step
 MOST_BLOB = 900_000_000  # bytes: as SQLite is usually built, a row ends at 1,000,000,000
 SMALLEST_LIMIT = 256 << 10  # bytes: below it the tables themselves take most of the room
 
+EFFECTIVE = os.access in os.supports_effective_ids
 _SELECT = "SELECT value FROM responses WHERE key=?"
 
 
@@ -103,6 +105,7 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         self._readers: Readers | None = None
         self._identity: Identity | None = None  # of the file that is open, or could not be
         self._log_identity: Identity | None = None  # of its write-ahead log
+        self._why_closed = "it is not open"
         self._depth = 0  # of nested uses of the writing connection by the thread that holds `_lock`
         self._limit = limit
         self._opening = 0  # how often it has been opened
@@ -126,8 +129,10 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
                 return
             try:
                 self._connection = self._open_writer(time.monotonic() + deadline)
-            except (sqlite3.Error, OSError) as error:
-                raise fault_of(error) from error
+            except (sqlite3.Error, OSError, StorageFault) as error:
+                fault = error if isinstance(error, StorageFault) else fault_of(error)
+                self._why_closed = str(fault)
+                raise fault from error
             self._opening += 1
             self._readers = Readers(self._connect_reader, self._read_deadline, self._opening)
 
@@ -149,7 +154,13 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         path.parent.mkdir(parents=True, exist_ok=True)
         with folder_locked(path.parent, until):
             create(path)
-            self._identity = identity_of(path)
+            identity = identity_of(path)
+            if identity != self._identity and log_identity_of(path) == self._log_identity:
+                delete_log(path)  # that of the file that was open and is gone
+            self._identity, self._log_identity = identity, None
+        if not os.access(path, os.R_OK | os.W_OK, effective_ids=EFFECTIVE):
+            # Opened all the same, it would get a log that stays read-only when it no longer is.
+            raise StorageFault(Trouble.READ_ONLY, f"{path} may not be written")
         connection = connect(path, max(0.0, until - time.monotonic()))
         try:
             settle(connection, until)
@@ -162,15 +173,22 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         return connection
 
     def _connect_reader(self) -> sqlite3.Connection:
-        connection = connect(Path(self.db_path), self._read_deadline)
-        connection.execute("PRAGMA query_only=1")
-        connection.execute(f"PRAGMA cache_size=-{READER_CACHE}")
+        path = Path(self.db_path)
+        connection = connect(path, self._read_deadline)
+        try:
+            # With another file, it would take the log of the one that is open for that file's.
+            self._require_same(path)
+            connection.execute("PRAGMA query_only=1")
+            connection.execute(f"PRAGMA cache_size=-{READER_CACHE}")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _open_readers(self) -> Readers:
         opening, readers = self._opening, self._readers
         if readers is None:
-            raise StorageFault(Trouble.UNREACHABLE, "it is not open", opening)
+            raise StorageFault(Trouble.UNREACHABLE, self._why_closed, opening)
         return readers
 
     # Reading
@@ -212,7 +230,7 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         with self.connection(commit=True) as connection:
             if clear:
                 make_tables(connection, anew=True)
-            floor = least_worth(connection)
+            floor = floor_of(connection)
             for change in changes:
                 if change.data is None:
                     connection.execute("DELETE FROM responses WHERE key=?", (change.key,))
@@ -236,8 +254,8 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
             try:
                 pages = pragma(connection, "page_count") * pragma(connection, "page_size")
                 if pages > self._limit + self._limit // 8 and pragma(connection, "freelist_count"):
-                    # Each row that is fetched frees a page.
-                    connection.execute(f"PRAGMA incremental_vacuum({VACUUMED_AT_ONCE})").fetchall()
+                    # `execute` would take one step of it, which is one page.
+                    connection.executescript(f"PRAGMA incremental_vacuum({VACUUMED_AT_ONCE})")
             except sqlite3.Error as error:
                 raise fault_of(error) from error
 
@@ -249,7 +267,7 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
     def credit(self, uses: Mapping[str, int]) -> None:
         """Note how often keys were used."""
         with self.connection(commit=True) as connection:
-            floor = least_worth(connection)
+            floor = floor_of(connection)
             for key, times in uses.items():
                 row = connection.execute(FIND, (key,)).fetchone()
                 if row is not None:
@@ -281,19 +299,25 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         """Raise if the name leads to another file: SQLite would go on writing to the lost one."""
         opening, path = self._opening, Path(self.db_path)
         if self._connection is None:
-            raise StorageFault(Trouble.UNREACHABLE, "it is not open", opening)
+            raise StorageFault(Trouble.UNREACHABLE, self._why_closed, opening)
+        self._require_same(path)
         try:
-            identity = identity_of(path)
-            log_identity = log_identity_of(path)
-            size = os.path.getsize(path)
-        except FileNotFoundError as error:
-            raise StorageFault(Trouble.MISSING, str(error), opening) from error
+            emptied = os.path.getsize(path) == 0
+            emptied |= self._log_identity not in (None, log_identity_of(path))
         except OSError as error:
             raise fault_of(error, opening) from error
-        if identity != self._identity:
-            raise StorageFault(Trouble.MISSING, f"{path} is another file now", opening)
-        if size == 0 or self._log_identity not in (None, log_identity):
+        if emptied:
             raise StorageFault(Trouble.MISSING, f"{path} or its log was emptied", opening)
+
+    def _require_same(self, path: Path) -> None:
+        """Raise if `path` does not lead to the file that is open."""
+        opening = self._opening
+        try:
+            same = identity_of(path) == self._identity
+        except OSError as error:
+            raise fault_of(error, opening) from error
+        if not same:
+            raise StorageFault(Trouble.MISSING, f"{path} is another file now", opening)
 
     def mend(self, fault: StorageFault) -> str:
         """Open the file anew. A damaged one is set aside first, if no other process has done so."""
@@ -361,7 +385,7 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         try:
             connection = self._connection
             if connection is None and not opening:
-                raise StorageFault(Trouble.UNREACHABLE, "it is not open")
+                raise StorageFault(Trouble.UNREACHABLE, self._why_closed)
             yield connection  # type: ignore[misc]  # None only where `opening` makes it
         except StorageFault as fault:
             if fault.opening is None:

@@ -29,7 +29,8 @@ Identity = tuple[int, int]  # device and inode
 LOG_ENDINGS = ("-wal", "-shm")  # of the files that SQLite keeps beside a database
 MOST_SET_ASIDE = 8  # damaged files kept beside the store; then it stays off, lest it fill the disk
 PAGE = 4096
-_TABLES = (
+TABLES = ("responses", "usage", "aging")
+_MAKE_TABLES = (
     "CREATE TABLE IF NOT EXISTS responses ("
     "id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, "
     "value BLOB NOT NULL, expires INTEGER NOT NULL)",
@@ -38,6 +39,8 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS usage ("
     "id INTEGER PRIMARY KEY, pages INTEGER NOT NULL, uses INTEGER NOT NULL, worth REAL NOT NULL)",
     "CREATE INDEX IF NOT EXISTS worth_idx ON usage(worth)",
+    "CREATE TABLE IF NOT EXISTS aging (id INTEGER PRIMARY KEY, floor REAL NOT NULL)",
+    "INSERT OR IGNORE INTO aging VALUES(1, 0.0)",
     "CREATE TRIGGER IF NOT EXISTS forget AFTER DELETE ON responses "
     "BEGIN DELETE FROM usage WHERE id=OLD.id; END",
 )
@@ -52,6 +55,15 @@ _TROUBLE_BY_TEXT = (
     ("unable to open", Trouble.UNREACHABLE),
     ("too big", Trouble.REFUSED),
 )
+_TROUBLE_BY_ERRNO = {
+    errno.ENOENT: Trouble.MISSING,
+    errno.ENOTDIR: Trouble.MISSING,
+    errno.EACCES: Trouble.UNREACHABLE,
+    errno.EPERM: Trouble.UNREACHABLE,
+    errno.EROFS: Trouble.READ_ONLY,
+    errno.ENOSPC: Trouble.FULL,
+    errno.EDQUOT: Trouble.FULL,
+}
 # A key or a value that SQLite cannot take, whatever the state of the file.
 REFUSALS = (UnicodeError, OverflowError, MemoryError, sqlite3.DataError)
 
@@ -61,10 +73,12 @@ def fault_of(error: Exception, opening: int | None = None) -> StorageFault:
     text = str(error)
     if isinstance(error, REFUSALS):
         return StorageFault(Trouble.REFUSED, f"{type(error).__name__}: {text}", opening)
-    for words, trouble in _TROUBLE_BY_TEXT:
-        if words in text:
-            return StorageFault(trouble, text, opening)
-    return StorageFault(Trouble.FAILING, text or type(error).__name__, opening)
+    trouble = Trouble.FAILING
+    if isinstance(error, OSError):
+        trouble = _TROUBLE_BY_ERRNO.get(error.errno or 0, trouble)
+    else:
+        trouble = next((each for words, each in _TROUBLE_BY_TEXT if words in text), trouble)
+    return StorageFault(trouble, text or type(error).__name__, opening)
 
 
 def connect(path: Path, deadline: float) -> sqlite3.Connection:
@@ -82,15 +96,16 @@ def connect(path: Path, deadline: float) -> sqlite3.Connection:
 
 def settle(connection: sqlite3.Connection, until: float) -> None:
     """Make the file ours, or find that it is: log, tables, marks. `until` is monotonic time."""
+    tables = tables_of(connection)  # first, for another process may be making them now
     ours = pragma(connection, "application_id") == APPLICATION_ID
-    if not ours and connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+    if tables and not ours:
         raise StorageFault(Trouble.FOREIGN, "it holds other tables than ours")
     connection.execute(f"PRAGMA page_size={PAGE}")
     connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts only before the first table
     insist(connection, "PRAGMA journal_mode=WAL", until)
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT}")
-    if ours and pragma(connection, "user_version") == LAYOUT and count_tables(connection) == 2:
+    if tables.issuperset(TABLES) and pragma(connection, "user_version") == LAYOUT:
         return
     insist(connection, "BEGIN IMMEDIATE", until)
     try:
@@ -117,9 +132,9 @@ def insist(connection: sqlite3.Connection, statement: str, until: float) -> None
 
 def make_tables(connection: sqlite3.Connection, anew: bool) -> None:
     if anew:  # faster than deleting the rows
-        connection.execute("DROP TABLE IF EXISTS responses")
-        connection.execute("DROP TABLE IF EXISTS usage")
-    for statement in _TABLES:
+        for name in TABLES:
+            connection.execute(f"DROP TABLE IF EXISTS {name}")
+    for statement in _MAKE_TABLES:
         connection.execute(statement)
 
 
@@ -186,16 +201,20 @@ def delete_least(connection: sqlite3.Connection, now: int) -> int:
         (now, EVICTED_AT_ONCE),
     ).fetchall()
     if not rows:
-        rows = connection.execute(
-            "SELECT id FROM usage ORDER BY worth LIMIT ?", (EVICTED_AT_ONCE,)
+        least = connection.execute(
+            "SELECT id, worth FROM usage ORDER BY worth LIMIT ?", (EVICTED_AT_ONCE,)
         ).fetchall()
+        if least:
+            connection.execute("UPDATE aging SET floor=?", (least[-1][1],))
+        rows = [(entry,) for entry, _ in least]
     connection.executemany("DELETE FROM responses WHERE id=?", rows)
     return len(rows)
 
 
-def least_worth(connection: sqlite3.Connection) -> float:
-    """The least worth of all: near that of the last one evicted, and the same in every process."""
-    return float(connection.execute("SELECT MIN(worth) FROM usage").fetchone()[0] or 0.0)
+def floor_of(connection: sqlite3.Connection) -> float:
+    """The worth of the last entry that was evicted for its worth, by whichever process."""
+    row = connection.execute("SELECT floor FROM aging").fetchone()
+    return 0.0 if row is None else float(row[0])
 
 
 def bytes_used(connection: sqlite3.Connection) -> int:
@@ -207,9 +226,9 @@ def pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def count_tables(connection: sqlite3.Connection) -> int:
-    select = "SELECT COUNT(*) FROM sqlite_master WHERE name IN ('responses', 'usage')"
-    return int(connection.execute(select).fetchone()[0])
+def tables_of(connection: sqlite3.Connection) -> set[str]:
+    names = connection.execute("SELECT name FROM sqlite_master WHERE type='table'").fetchall()
+    return {name for (name,) in names}
 
 
 # The file itself
@@ -231,17 +250,19 @@ def log_identity_of(path: Path) -> Identity | None:
 
 def create(path: Path) -> None:
     """Make an empty file if there is none. To be called with the folder locked."""
-    if os.path.exists(path):
-        return
-    for (
-        ending
-    ) in LOG_ENDINGS:  # the log of a file that was deleted must not be taken for this one's
+    if not os.path.exists(path):
+        delete_log(path)
+        # Answers may be private to the users of this relay: nobody else reads the file.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+def delete_log(path: Path) -> None:
+    """Delete a log that is not of the file at `path`, lest SQLite take it for its own."""
+    for ending in LOG_ENDINGS:
         try:
             os.unlink(f"{path}{ending}")
         except FileNotFoundError:
             pass
-    # Answers may be private to the users of this relay: nobody else reads the file.
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
 def name_aside(path: Path, now: float) -> Path:
