@@ -36,7 +36,7 @@ class Worker:
     def __init__(
         self, server: RelayServer, store: Store, refresher: Refresher, drain: float
     ) -> None:
-        self._server = server
+        self.server = server
         self._store = store
         self._refresher = refresher
         self._drain = drain
@@ -45,18 +45,18 @@ class Worker:
     def serve(self) -> None:
         """Answers requests until stopped."""
         try:
-            self._server.serve_forever()
+            self.server.serve_forever()
         finally:
             self._refresher.close()
             self._store.close(self._drain)
 
     def stop(self) -> None:
         """Begins to stop: takes nothing new, finishes what runs."""
-        self._server.stop(self._drain)
+        self.server.stop(self._drain)
 
     def stop_now(self) -> None:
         """Stops at once, whatever runs."""
-        self._server.front.stop_now()
+        self.server.front.stop_now()
 
     def reopen_logs(self) -> None:
         """Opens the log files anew."""

@@ -133,6 +133,11 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.count_bug()
         LOG.error("a handler failed", exc_info=sys.exc_info())
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a thread."""
+        return self._jobs.qsize()
+
     def count_bug(self) -> None:
         """One more fault of our own."""
         with self._lock:
