@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument(
         "--servers",
         metavar="A,B,...",
-        help="only these, in this order; relay@DIR is the relay of another checkout",
+        help="only these, in this order; relay@X is the relay of another checkout or of a commit",
     )
     parse.add_argument("--rounds", type=_positive, default=5, help="per server (default: 5)")
     parse.add_argument("--seconds", type=_positive, default=3, help="per measurement (default: 3)")

@@ -41,6 +41,8 @@ def version(name: str) -> str:
 
 def commit(tree: Path) -> str:
     """The commit of a checkout, with a note when files differ from it."""
+    if not (tree / ".git").exists():
+        return tree.name
     name = _output(["git", "rev-parse", "--short=12", "HEAD"], tree).strip() or "unknown"
     changed = _output(["git", "status", "--porcelain", "-uno"], tree).strip()
     return f"{name} with changes" if changed else name

@@ -1,8 +1,8 @@
 """The servers that are compared, and the origin behind them: how each is configured and started.
 
-A server is known by its label: ``relay``, ``relay@DIRECTORY`` (the relay of another checkout),
-``nginx``, ``haproxy``, ``varnish``, ``squid``, ``seed``, ``floor-c``, ``floor-python``. This file
-holds all that is particular to one of them; the tuning itself is in ``peers/``.
+A server is known by its label: ``relay``, ``relay@PLACE`` (the relay of another checkout or of a
+commit), ``nginx``, ``haproxy``, ``varnish``, ``squid``, ``seed``, ``floor-c``, ``floor-python``.
+This file holds all that is particular to one of them; the tuning itself is in ``peers/``.
 """
 
 from __future__ import annotations
@@ -269,12 +269,30 @@ def _squid(server: Server, bench: Bench, origin: Origin, options: Options) -> Co
 
 
 def relay_tree(label: str, bench: Bench) -> Path:
-    """The checkout whose relay ``label`` means."""
-    directory = label.partition("@")[2]
-    tree = Path(directory).resolve() if directory else bench.relay_tree
+    """The checkout whose relay ``label`` means; a commit is unpacked into the run's directory."""
+    place = label.partition("@")[2]
+    tree = bench.relay_tree
+    if place:
+        tree = Path(place).resolve() if Path(place).is_dir() else _unpacked(place, bench)
     if not (tree / "python_source_files" / "api_relaying_server" / "__main__.py").is_file():
         raise BenchmarkError(f"{tree} holds no relay that can be started")
     return tree
+
+
+def _unpacked(commit: str, bench: Bench) -> Path:
+    if shutil.which("git") is None:
+        raise BenchmarkError(f"{commit} is no directory, and without git it cannot be a commit")
+    git = ["git", "-C", str(bench.relay_tree)]
+    words = [*git, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"]
+    found = subprocess.run(words, capture_output=True, text=True)
+    if found.returncode:
+        raise BenchmarkError(f"{commit} is neither a directory nor a commit of {bench.relay_tree}")
+    target = bench.directory / found.stdout.strip()
+    if not target.exists():
+        archive = subprocess.run([*git, "archive", target.name], capture_output=True, check=True)
+        target.mkdir()
+        subprocess.run(["tar", "-x", "-C", str(target)], input=archive.stdout, check=True)
+    return target
 
 
 def _known_flags(tree: Path, bench: Bench) -> frozenset[str]:

@@ -135,6 +135,24 @@ class Configurations(unittest.TestCase):
                 self.assertNotRegex(target.read_text(), r"@[A-Z_]+@")
 
 
+class Trees(unittest.TestCase):
+    """Which relay a label means."""
+
+    def test_a_directory_a_default_and_what_is_neither(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            package = Path(directory, "python_source_files", "api_relaying_server")
+            package.mkdir(parents=True)
+            bench = servers.Bench(Path(directory), 0, 1, sys.executable, Path(directory))
+            with self.assertRaisesRegex(processes.BenchmarkError, "holds no relay"):
+                servers.relay_tree("relay", bench)
+            (package / "__main__.py").touch()
+            expected = Path(directory).resolve()
+            self.assertEqual(servers.relay_tree("relay", bench).resolve(), expected)
+            self.assertEqual(servers.relay_tree(f"relay@{directory}", bench), expected)
+            with self.assertRaisesRegex(processes.BenchmarkError, "nonsense is n"):
+                servers.relay_tree("relay@nonsense", bench)
+
+
 class Rounds(unittest.TestCase):
     """The order of measurements and what is kept of them."""
 
