@@ -1,0 +1,76 @@
+"""What workers and nodes that share a store tell each other: who fetches, what has changed.
+
+`Flight` settles both within one process. Where several processes share a store, a `Coordinator`
+stands behind it: between the workers of one machine (shared memory and file locks) and between
+nodes (the database they share). A coordinator never raises and never blocks for longer than it is
+told; one that cannot do its work lets everybody fetch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Lease(Protocol):
+    """The right to fetch a key, until it is released or its holder dies."""
+
+    @property
+    def waited(self) -> bool:
+        """True where somebody else held it first: what was fetched then is in the store by now."""
+
+    def release(self) -> None:
+        """Others may fetch. Safe to call twice, from any thread."""
+
+
+class Coordinator(Protocol):
+    """What the processes that share a store know of each other."""
+
+    def lease(self, key: str, wait: float) -> Lease | None:
+        """The right to fetch a key, waiting for whoever has it for at most `wait` seconds; None
+        past that.
+        """
+
+    def tell_changed(self, key: str) -> None:
+        """The record of a key was written, made doubtful or deleted here; all others drop
+        theirs from memory.
+
+        Called after the store has it.
+        """
+
+    def on_change(self, drop: Callable[[str | None], None]) -> None:
+        """`drop` is called for each key that another process has changed, with None for all of
+        them.
+        """
+
+    def close(self) -> None:
+        """Ends its threads and connections."""
+
+
+class _Own:
+    """A lease where nobody else could hold it."""
+
+    waited = False
+
+    def release(self) -> None:
+        """Nobody waits."""
+
+
+class Alone:
+    """The coordinator of a process that shares with nobody."""
+
+    def lease(self, key: str, wait: float) -> Lease | None:
+        """Always, at once."""
+        return _OWN
+
+    def tell_changed(self, key: str) -> None:
+        """Nobody else is there."""
+
+    def on_change(self, drop: Callable[[str | None], None]) -> None:
+        """Nobody else changes anything."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+_OWN = _Own()
