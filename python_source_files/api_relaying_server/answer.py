@@ -30,6 +30,11 @@ class Answer(NamedTuple):
             return self.stream
         return (self.body,) if self.body else ()
 
+    def finish_unsent(self) -> None:
+        """The client gets no body; what is stored of it is fetched all the same."""
+        if self.stream is not None:
+            self.stream.finish()
+
     def close(self) -> None:
         """The client has it, or is gone."""
         if self.stream is not None:

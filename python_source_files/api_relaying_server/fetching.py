@@ -29,7 +29,7 @@ from api_relaying_server.caching.validation import (
 )
 from api_relaying_server.caching.vary import selecting_names, selecting_values
 from api_relaying_server.errors import UpstreamCut, UpstreamError
-from api_relaying_server.http1.grammar import parse_content_range
+from api_relaying_server.http1.grammar import format_date, parse_content_range
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.keeping import Keeper
 from api_relaying_server.tiers.flight import Reader, SharedBody
@@ -229,9 +229,10 @@ class Fetcher:
             on_interim=caller.on_interim,
         )
         head = fetch.exchange.head
-        return fetch, ResponseHead(
-            head.status, head.reason, localised(end_to_end(head.fields), base)
-        )
+        received = localised(end_to_end(head.fields), base)
+        if "date" not in received:  # RFC 9110, 6.6.1
+            received = received.plus(("Date", format_date(fetch.response_time)))
+        return fetch, ResponseHead(head.status, head.reason, received)
 
     # ...a 304 freshens...
 
@@ -337,13 +338,16 @@ class Fetcher:
         body = SharedBody(
             fetch.exchange, self._policy.max_object, keep if kept is not None else None, on_end
         )
+        reader = body.attach()
+        if length == 0:
+            body.settle()
         return Arrived(
             head,
             fetch.response_time,
             kept=kept,
             capped=span.seconds if span.capped else None,
             body=body,
-            reader=body.attach(),
+            reader=reader,
             failed=head.status in FAILURE_STATUSES and not (span.explicit and span.seconds > 0),
             unstored=unstored or "",
         )
@@ -389,6 +393,9 @@ class Fetcher:
 
     def _relay_only(self, request: RequestHead, fetch: Fetch, head: ResponseHead) -> Arrived:
         body = SharedBody(fetch.exchange)
+        reader = body.attach()
+        if fetch.exchange.length == 0:
+            body.settle()
         span = self._lifetime(request, head.status, head.fields, fetch)
         capped = span.seconds if span.capped else None
         return Arrived(
@@ -396,7 +403,7 @@ class Fetcher:
             fetch.response_time,
             capped=capped,
             body=body,
-            reader=body.attach(),
+            reader=reader,
             unstored="bypass",
         )
 

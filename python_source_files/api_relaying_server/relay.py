@@ -23,15 +23,14 @@ from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import matches, selecting_values
 from api_relaying_server.errors import NotCached, UpstreamError, UpstreamTimeout
 from api_relaying_server.fetching import Arrived, Caller, Fetcher
-from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.heads import wants_close
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
-from api_relaying_server.http1.rendering import render_fields
+from api_relaying_server.http1.rendering import reason_phrase, render_fields, render_request_line
 from api_relaying_server.keeping import Keeper
 from api_relaying_server.tiers.flight import Flight, Landing, SharedBody
 from api_relaying_server.tiers.hot import Entry, Reply
 from api_relaying_server.tiers.refresh import Refresher
-from api_relaying_server.upstream.translation import VIA, Client
+from api_relaying_server.upstream.translation import VIA, Client, forwards_left
 
 UNSHARED_FOR = 120.0
 """Seconds for which a key whose answer could not be shared lets its clients through side by
@@ -40,6 +39,9 @@ side.
 
 FOLLOW_AT_MOST = 60.0
 """Seconds that a request waits for another one's fetch before it gives up with 504."""
+
+ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"
+"""What a relay passes on, told to an OPTIONS that goes no further."""
 
 _PLAIN_METHODS = frozenset(("GET", "HEAD"))
 _NEVER_FROM_MEMORY = frozenset(
@@ -320,8 +322,26 @@ class Relay:
             raise NotCached(
                 "the relay is offline and this request cannot be answered from the store"
             )
+        if forwards_left(request) == 0:
+            return final_answer(request)
         arrived = self._fetcher.pass_by(request, caller)
         return fetched_answer(request, verdict.reason, arrived, collapsed=False)
+
+
+def final_answer(request: RequestHead) -> Answer:
+    """The answer to a TRACE or OPTIONS that may not be forwarded (RFC 9110, 7.6.2, 9.3.7,
+    9.3.8).
+    """
+    if request.method == "OPTIONS":
+        fields = Fields([("Allow", ALLOWED), ("Content-Length", "0"), ("Via", VIA)])
+        return Answer(204, reason_phrase(204), fields)
+    secret = ("authorization", "cookie", "proxy-authorization")
+    shown = request.fields.without(lambda name: name in secret)
+    body = render_request_line(request.method, request.target) + render_fields(shown) + b"\r\n"
+    fields = Fields(
+        [("Content-Type", "message/http"), ("Content-Length", str(len(body))), ("Via", VIA)]
+    )
+    return Answer(200, reason_phrase(200), fields, body)
 
 
 def _limits_age(request: RequestHead) -> bool:
@@ -370,16 +390,8 @@ def fetched_answer(request: RequestHead, reason: str, arrived: Arrived, collapse
     )
     fields = arrived.fields_for(request)
     fields = fields.plus(("Via", VIA), told)
-    if "date" not in fields:
-        fields = fields.plus(
-            ("Date", format_date(arrived.response_time or time.time()))
-        )  # RFC 9110, 6.6.1
-    upstream = None if collapsed else arrived.status
+    status_now, reason = arrived.status, arrived.head.reason
     if arrived.is_not_modified_for(request):
-        answer = Answer(
-            304, "Not Modified", fields, stream=arrived.reader, upstream_status=upstream
-        )
-        return answer
-    return Answer(
-        arrived.status, arrived.head.reason, fields, stream=arrived.reader, upstream_status=upstream
-    )
+        status_now, reason = 304, reason_phrase(304)
+    upstream = None if collapsed else arrived.status
+    return Answer(status_now, reason, fields, stream=arrived.reader, upstream_status=upstream)

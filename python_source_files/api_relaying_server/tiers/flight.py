@@ -124,6 +124,11 @@ class SharedBody:
     def _keeps_all(self) -> bool:
         return self._on_whole is not None and self._size <= self._limit
 
+    @property
+    def is_kept(self) -> bool:
+        """True while the whole is to be stored."""
+        return self._keeps_all and not self._finished
+
     def attach(self) -> Reader | None:
         """A reader from the first byte on; None where the beginning is gone or the body has
         failed.
@@ -134,6 +139,11 @@ class SharedBody:
             reader = Reader(self)
             self._readers.append(reader)
             return reader
+
+    def settle(self) -> None:
+        """Ends a body that is empty, so that its connection is free at once."""
+        self._fetching = True
+        self._fetch_one()
 
     def next_piece(self, reader: Reader) -> bytes:
         """The piece that follows what this reader has had; empty at the end. Raises UpstreamError
@@ -256,6 +266,12 @@ class Reader:
             if not piece:
                 return
             yield piece
+
+    def finish(self) -> None:
+        """This reader's client needs no body, but the store does: fetches to the end for it."""
+        if self._body.is_kept:
+            for _ in self:
+                pass
 
     def close(self) -> None:
         """This reader wants no more."""

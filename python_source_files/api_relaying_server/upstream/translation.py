@@ -11,6 +11,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from api_relaying_server.caching.storing import HOP_BY_HOP, connection_options
+from api_relaying_server.http1.grammar import delta_seconds
 from api_relaying_server.http1.message import Field, Fields, RequestHead
 
 PSEUDONYM = "api-relaying-server"
@@ -19,14 +20,9 @@ PSEUDONYM = "api-relaying-server"
 VIA = f"1.1 {PSEUDONYM}"
 
 _OURS = frozenset(
-    ("host", "content-length", "via", "expect", "forwarded", "x-forwarded-for", "x-forwarded-host")
-    + (
-        "x-forwarded-proto",
-        "x-forwarded-port",
-        "x-forwarded-server",
-        "x-forwarded-prefix",
-        "x-real-ip",
-    )
+    ("host", "content-length", "via", "expect", "max-forwards", "forwarded", "x-real-ip")
+    + ("x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix")
+    + ("x-forwarded-proto", "x-forwarded-server")
 )
 """Request fields that the relay writes itself or that would let one client write into everybody's
 answer.
@@ -96,6 +92,7 @@ def fields_for_upstream(
         gone |= _REFRESH
     fields: list[Field] = [("Host", base.authority)]
     fields += [item for item in request.fields if item[0].lower() not in gone]
+    fields += _one_forward_less(request)
     fields += add
     before = request.fields.get("via")
     fields.append(("Via", f"{before}, {VIA}" if before else VIA))
@@ -103,6 +100,22 @@ def fields_for_upstream(
     if public_host is not None:
         fields.append(("X-Forwarded-Host", public_host))
     return fields
+
+
+def forwards_left(request: RequestHead) -> int | None:
+    """How often a TRACE or OPTIONS may still be forwarded, None without a limit (RFC 9110,
+    7.6.2).
+    """
+    if request.method not in ("TRACE", "OPTIONS"):
+        return None
+    return delta_seconds(request.fields.get("max-forwards") or "")
+
+
+def _one_forward_less(request: RequestHead) -> list[Field]:
+    left = forwards_left(request)
+    if left is None:
+        return [item for item in request.fields if item[0].lower() == "max-forwards"]
+    return [("Max-Forwards", str(left - 1))]
 
 
 def _forwarded(request: RequestHead, client: Client) -> list[Field]:
