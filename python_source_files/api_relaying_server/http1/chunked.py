@@ -13,6 +13,11 @@ MAX_LINE = 4096
 MAX_TRAILERS = 16384
 """Bytes of all trailer lines."""
 
+MAX_OVERHEAD = 16384
+"""Bytes of chunk-size lines beyond 16 a chunk and one for each byte of content: without a bound,
+extensions make a small body as large as its sender likes.
+"""
+
 _QUOTED = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _SIZE_LINE = re.compile(
@@ -27,16 +32,19 @@ class ChunkedDecoder:
     """Takes the bytes of a chunked body in any pieces and gives its content back.
 
     Trailer fields are checked and dropped (RFC 9110, 6.5.1: they may be discarded). `done` turns
-    true after the last byte of the body; `rest` then holds what came behind it. Extensions are
-    checked and ignored (RFC 9112, 7.1.1).
+    true after the last byte of the body; `rest` then holds what came behind it; `announced` is the
+    content that the chunks so far have told of, in bytes. Extensions are checked and ignored (RFC
+    9112, 7.1.1).
     """
 
     def __init__(self) -> None:
         self.done = False
         self.rest = b""
+        self.announced = 0
         self._buffer = bytearray()
         self._state = _SIZE
         self._left = 0
+        self._overhead = 0
         self._trailers = 0
         self._trailer_lines = 0
 
@@ -84,6 +92,10 @@ class ChunkedDecoder:
         if found is None:
             raise BadRequest("a chunk size is not a hexadecimal number")
         self._left = int(found[1], 16)
+        self.announced += self._left
+        self._overhead = max(self._overhead + len(line) - 16 - self._left, 0)
+        if self._overhead > MAX_OVERHEAD:
+            raise BadRequest("the chunks have more extensions than content")
         self._state = _DATA if self._left else _TRAILER
 
     def _take_data(self, pieces: list[bytes]) -> bool:

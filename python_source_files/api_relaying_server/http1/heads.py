@@ -29,11 +29,16 @@ _STATUS_LINE = re.compile("HTTP/1\\.([0-9]) ([1-9][0-9][0-9])(?: ([^\x00-\x08\x0
 # angle brackets, backslashes. Browsers send | ^ ` and braces raw in queries, so those pass.
 _TARGET_FORBIDDEN = re.compile(r"[^\x21\x23-\x3b\x3d\x3f-\x5b\x5d-\x7e]|#")
 _DOT_SEGMENT = re.compile(r"(?:/|%2f|%5c)(?:\.|%2e){1,2}(?:[/;]|%2f|%5c|%3b|$)", re.IGNORECASE)
-_ENCODED_CONTROL = re.compile(r"%(?:[01][0-9a-f]|7f)", re.IGNORECASE)
-_ENCODED_BACKSLASH = re.compile(r"%5c", re.IGNORECASE)
+# Controls, a backslash; dot, slash and backslash in the overlong UTF-8 that careless decoders take;
+# and a percent sign that encodes nothing, such as %u002e.
+_ENCODED_FORBIDDEN = re.compile(
+    r"%(?:[01][0-9a-f]|7f|5c|c0%a[ef]|c1%9c|e0%80%a[ef]|e0%81%9c|f0%80%80%a[ef]|f0%80%81%9c"
+    r"|(?![0-9a-f]{2}))",
+    re.IGNORECASE,
+)
 _ABSOLUTE = re.compile(r"(https?)://([^/?#]*)(.*)", re.IGNORECASE)
 _AUTHORITY = re.compile(
-    r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::[0-9]{0,5})?"
+    r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::(?:[0-5]?[0-9]{0,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
 )
 
 
@@ -147,6 +152,21 @@ def parse_request_head(head: bytes) -> RequestHead:
     return request
 
 
+def check_beginning(data: bytes) -> None:
+    """Raises BadRequest where no head can begin with these bytes: a client that speaks something
+    else learns it at once, not when its time is over.
+    """
+    ends = data.count(b"\r\n")
+    bare = data.count(b"\r") - ends - data.endswith(b"\r")
+    if bare or data.count(b"\n") != ends or b"\0" in data:
+        raise BadRequest("a line does not end in CRLF, or a byte is NUL")
+    line, end, _ = data.partition(b"\r\n")
+    if end:
+        _known.read_request(line)
+    elif line and not is_token(line[:1].decode("latin-1")) and line != b"\r":
+        raise BadRequest("a request line begins with its method")
+
+
 def _check_marks(request: RequestHead, marks: int) -> None:
     hosts = marks % FRAMING_MARK
     # RFC 9112, 3.2: exactly one Host in HTTP/1.1, at most one in HTTP/1.0.
@@ -180,6 +200,8 @@ def _origin_form(method: str, target: str) -> str:
     """
     if method == "CONNECT":
         raise BadRequest("this relay makes no tunnels", status=405)
+    if method == "TRACE":  # it would show a client what its proxies add (RFC 9110, 9.3.8)
+        raise BadRequest("this relay echoes no requests", status=405)
     if target == "*":
         if method != "OPTIONS":
             raise BadRequest("the target * is for OPTIONS alone")
@@ -206,8 +228,8 @@ def check_target(target: str) -> None:
     if "%" in path or "." in path:
         if _DOT_SEGMENT.search(path) is not None:
             raise BadRequest("the target has a dot segment")
-        if _ENCODED_CONTROL.search(path) or _ENCODED_BACKSLASH.search(path):
-            raise BadRequest("the target's path holds an encoded control character or backslash")
+        if _ENCODED_FORBIDDEN.search(path) is not None:
+            raise BadRequest("the target's path holds an encoding that no path needs")
 
 
 def _check_framing(request: RequestHead) -> None:

@@ -80,6 +80,8 @@ class RequestBody:
         data = self._take()
         if self._chunks is not None:
             piece = b"".join(self._chunks.feed(data))
+            if self._chunks.announced > self._limit:
+                raise TooLarge(f"a body may have {self._limit} bytes here")
             if self._chunks.done:
                 self.done = True
                 self._conn.buffer = self._chunks.rest

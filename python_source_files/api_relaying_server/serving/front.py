@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
 from api_relaying_server.errors import BadRequest, RelayError
-from api_relaying_server.http1.heads import END_OF_HEAD, parse_request_head
+from api_relaying_server.http1.heads import END_OF_HEAD, check_beginning, parse_request_head
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.serving.connection import (
     CLOSED,
@@ -202,6 +202,8 @@ class Front:
             self._close(conn)
             return
         if not conn.buffer:
+            if data == b"\r\n":
+                return  # an old client's extra line end (RFC 9112, 2.2): it buys no time
             conn.deadline = now + self._limits.timeout_head
             if data.find(END_OF_HEAD) == len(data) - 4 and data[0] > 32:
                 self._answer_alone(conn, data, now)
@@ -218,42 +220,34 @@ class Front:
                 )
             self._answer(conn, head, now)
         except RelayError as error:
-            self._refuse(conn, error, now)
+            self._refuse(conn, error, now, head)
 
     def _advance(self, conn: Connection, now: float) -> None:
         """Answers what stands in the buffer, request by request, as far as memory can."""
         while conn.state == READING and conn.buffer:
+            head: bytes | None = conn.buffer
             try:
                 head = self._next_head(conn)
                 if head is None:
                     return
                 self._answer(conn, head, now)
             except RelayError as error:
-                self._refuse(conn, error, now)
+                self._refuse(conn, error, now, head)
                 return
 
     def _next_head(self, conn: Connection) -> bytes | None:
         buffer = conn.buffer
-        if (
-            buffer[:2] == b"\r\n"
-        ):  # RFC 9112, 2.2: an empty line before a request line is ignored; one, not many
-            buffer = conn.buffer = buffer[2:]
-        end = buffer.find(END_OF_HEAD)
-        if end < 0:
-            # A bare LF ends no line here; without this check such a client would wait for its
-            # time-out.
-            if b"\n\n" in buffer or b"\n\r\n" in buffer or buffer[:1] in (b"\n", b"\0"):
-                raise BadRequest("a line does not end in CRLF")
-            if len(buffer) > self._limits.max_head:
-                raise BadRequest(
-                    f"the head is longer than {self._limits.max_head} bytes", status=431
-                )
-            return None
-        end += 4
-        if end > self._limits.max_head:
+        # RFC 9112, 2.2: an empty line before a request line is ignored; one, not many.
+        start = 2 if buffer[:2] == b"\r\n" else 0
+        end = buffer.find(END_OF_HEAD, start) + 4
+        size = end - start if end > 3 else len(buffer) - start
+        if size > self._limits.max_head:
             raise BadRequest(f"the head is longer than {self._limits.max_head} bytes", status=431)
+        if end < 4:
+            check_beginning(buffer[start:])
+            return None
         conn.buffer = buffer[end:]
-        return buffer[:end]
+        return buffer[start:end]
 
     def _answer(self, conn: Connection, head: bytes, now: float) -> None:
         reply = self._heads.get(head)
@@ -301,7 +295,10 @@ class Front:
 
     def _sent_all(self, conn: Connection, now: float) -> None:
         if conn.closes or self._stopping:
-            self._close(conn)
+            if conn.buffer:  # there may be more, and closing on unread bytes is a reset
+                self._linger(conn, now, registered=True)
+            else:
+                self._close(conn)
             return
         conn.deadline = now + self._limits.timeout_idle
 
@@ -337,7 +334,7 @@ class Front:
         except RelayError as error:
             conn.state = READING
             self._poller.register(conn.fd, READ)
-            self._refuse(conn, error, now)
+            self._refuse(conn, error, now, request.raw)
 
     def give_back(self, conn: Connection) -> None:
         """A handler is done with a connection; `closes` tells whether it ends. From any thread."""
@@ -388,13 +385,16 @@ class Front:
 
     # Ends.
 
-    def _refuse(self, conn: Connection, error: RelayError, now: float) -> None:
+    def _refuse(
+        self, conn: Connection, error: RelayError, now: float, head: bytes | None = None
+    ) -> None:
         """Tells the client what is wrong and ends the connection: nothing behind it can be trusted
-        (RFC 9112, 9.6).
+        (RFC 9112, 9.6). `head` is the request's, as far as it came.
         """
         LOG.debug("refused a request from %s: %s", conn.address, error.detail)
+        with_body = head is None or not head.startswith(b"HEAD ")
         try:
-            conn.send(problem_bytes(error))
+            conn.send(problem_bytes(error, with_body))
         except OSError:
             self._close(conn)
             return

@@ -8,6 +8,7 @@ front when the answer is out.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import time
@@ -83,10 +84,8 @@ class RelayHandler(BaseHTTPRequestHandler):
         except Exception:
             answer = self._of_a_bug(request)
         keeps = not wants_close(request.version, request.fields) and not self.server.stopping
-        if body is not None and not body.done:
-            keeps = (
-                False  # a peer that is still sending cannot tell where its next request would begin
-            )
+        # What is left of a body, or all of one that was refused, must never be read as a request.
+        keeps = keeps and (body_framing(request) == 0 if body is None else body.done)
         try:
             whole = self._write(request, answer, keeps)
         finally:
@@ -135,6 +134,8 @@ class RelayHandler(BaseHTTPRequestHandler):
         head += render_fields(framing + _connection_fields(request, keeps)) + b"\r\n"
         if not has_body:
             self._send(head)
+            with contextlib.suppress(UpstreamError):
+                answer.finish_unsent()
             return keeps
         pending = head
         try:
