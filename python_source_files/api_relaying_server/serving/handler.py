@@ -26,7 +26,7 @@ from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import render_fields, render_status_line
 from api_relaying_server.serving.body import ClientGone, RequestBody
 from api_relaying_server.serving.connection import Connection
-from api_relaying_server.serving.problems import problem_answer
+from api_relaying_server.serving.problems import problem_answer, problem_bytes
 
 if TYPE_CHECKING:
     from api_relaying_server.serving.server import RelayServer
@@ -68,6 +68,13 @@ class RelayHandler(BaseHTTPRequestHandler):
 
     def finish(self) -> None:
         """Nothing is buffered here."""
+
+    @staticmethod
+    def refuse(conn: Connection, error: RelayError) -> None:
+        """Tells a client, without handling its request, what is wrong; its connection ends."""
+        conn.closes = True
+        with contextlib.suppress(OSError):
+            conn.send(problem_bytes(error))
 
     # The request...
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import queue
 import socket
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Sequence
 from http.server import HTTPServer
 from socketserver import ThreadingMixIn
@@ -36,17 +37,24 @@ BACKLOG = 1024
 IDLE_THREAD = 10.0
 """Seconds after which a handler thread without work ends."""
 
+QUEUE_PER_THREAD = 8
+"""Requests that may wait for each thread; a browser's or a test's burst fits, a flood does not."""
+
+QUEUE_WAIT = 10.0
+"""Seconds after which a request that found no thread is refused: its client has had enough."""
+
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 OnAnswer = Callable[[Connection, RequestHead, Answer, float], None]
-Job = tuple[Connection, str]
+Job = tuple[Connection, str, float]
+"""A connection with a request, its client's address, and since when it waits."""
 
 
 class RelayServer(ThreadingMixIn, HTTPServer):
     """Listens, and runs a handler in a thread for each request that the front does not answer
     itself.
 
-    At most `threads` handlers run at once; as many requests again may wait, then `Overloaded` is
-    raised.
+    At most `threads` handlers run at once; `QUEUE_PER_THREAD` times as many requests may wait, for
+    at most `QUEUE_WAIT` seconds; beyond that they are refused with 503.
     """
 
     daemon_threads = True
@@ -67,15 +75,15 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.relay = relay
         self.max_body = max_body
         self.stopping = False
-        self.bugs = 0
         self.on_answer: OnAnswer | None = None
         self.front = Front(listeners, heads, relay.from_memory, self._dispatch, limits)
         self._trusted = tuple(trusted)
         self._most_threads = threads
-        self._lock = threading.Lock()  # guards the two counts
+        self._work_to_do = threading.Condition()  # guards the four below
+        self._jobs: deque[Job] = deque()
         self._threads = 0
-        self._spare = 0
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self._idle = 0
+        self.bugs = 0
 
     # What ThreadingMixIn gives, with a bound.
 
@@ -83,46 +91,43 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.process_request(conn, conn.address)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Has a thread run the handler: a spare one, a new one, or the first that is free. Raises
+        """Has a thread run the handler: an idle one, a new one, or the first that is free. Raises
         Overloaded.
         """
-        with self._lock:
-            if self._spare > 0:
-                self._spare -= 1
-                self._jobs.put((request, client_address))
-                return
-            if self._threads >= self._most_threads:
-                if self._jobs.qsize() >= self._most_threads:
+        job = (request, client_address, time.monotonic())
+        with self._work_to_do:
+            if len(self._jobs) >= self._idle:  # each idle thread has a job coming already
+                if self._threads < self._most_threads:
+                    self._threads += 1
+                    threading.Thread(
+                        target=self._work, args=(job,), name="handler", daemon=True
+                    ).start()
+                    return
+                if len(self._jobs) >= QUEUE_PER_THREAD * self._most_threads:
                     raise Overloaded("every thread is busy and the queue is full", retry_after=1)
-                self._jobs.put((request, client_address))
-                return
-            self._threads += 1
-        job = (request, client_address)
-        threading.Thread(target=self._work, args=(job,), name="handler", daemon=True).start()
+            self._jobs.append(job)
+            self._work_to_do.notify()
 
     def _work(self, job: Job | None) -> None:
         while job is not None:
             connection: Any = job[0]
-            self.process_request_thread(connection, job[1])
+            if time.monotonic() - job[2] < QUEUE_WAIT:
+                self.process_request_thread(connection, job[1])
+            else:
+                RelayHandler.refuse(connection, Overloaded("no thread was free", retry_after=1))
+                self.shutdown_request(connection)
             job = self._next_job()
 
     def _next_job(self) -> Job | None:
-        try:
-            return self._jobs.get_nowait()
-        except queue.Empty:
-            pass
-        with self._lock:
-            self._spare += 1
-        try:
-            return self._jobs.get(timeout=IDLE_THREAD)
-        except queue.Empty:
-            pass
-        with self._lock:
-            if self._spare > 0:
-                self._spare -= 1
+        with self._work_to_do:
+            self._idle += 1
+            try:
+                if self._work_to_do.wait_for(lambda: self._jobs, IDLE_THREAD):
+                    return self._jobs.popleft()
                 self._threads -= 1
                 return None
-        return self._jobs.get()  # a job was promised to this thread meanwhile
+            finally:
+                self._idle -= 1
 
     def shutdown_request(self, request: Any) -> None:
         """The handler is done: the connection goes back to the front."""
@@ -136,11 +141,11 @@ class RelayServer(ThreadingMixIn, HTTPServer):
     @property
     def waiting(self) -> int:
         """Requests that wait for a thread."""
-        return self._jobs.qsize()
+        return len(self._jobs)
 
     def count_bug(self) -> None:
         """One more fault of our own."""
-        with self._lock:
+        with self._work_to_do:
             self.bugs += 1
 
     def client_at(self, address: str) -> Client:
