@@ -208,12 +208,16 @@ def _heading(machine: dict[str, object], args: argparse.Namespace) -> str:
 
 
 def _interrupted(number: int, frame: object) -> None:
+    # the clean-up that follows must not be interrupted in its turn
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 could not, 2 wrong usage, 130 interrupted."""
     args = parser().parse_args(arguments)
+    signal.signal(signal.SIGINT, _interrupted)
     signal.signal(signal.SIGTERM, _interrupted)
     try:
         if args.list:

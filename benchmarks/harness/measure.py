@@ -16,7 +16,7 @@ from .servers import Bench, Origin, Server
 
 # A measured value by its name; the names are explained where report.COLUMNS prints them.
 Sample = dict[str, float]
-WARM_TRIES = 5
+QUIET_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,19 @@ class Run:
             ask(server.port, probe)
         # the second question is itself a request
         return self.origin.requests() - before - 1
+
+    def quiet(self, seconds: float) -> bool:
+        """Wait until nobody asks the origin any more; False when that is not so in time.
+
+        A server may still be fetching what its clients asked for before they left.
+        """
+
+        def nobody_asks() -> bool:
+            before = self.origin.requests()
+            time.sleep(QUIET_SECONDS)
+            return self.origin.requests() == before + 1
+
+        return wait_for(nobody_asks, seconds)
 
     def require_hit(self, server: Server, probe: Probe) -> None:
         """Warm the server for ``probe``; BenchmarkError if the answer is wrong or no cache hit."""
