@@ -48,6 +48,9 @@ FAILURE_STATUSES = frozenset((429, 500, 502, 503, 504))
 (RFC 5861, 4).
 """
 
+SMALL_BODY = 65536
+"""Bytes of a request's body that is read whole before the upstream is asked."""
+
 _CONDITIONS = ("if-none-match", "if-modified-since")
 _RANGE = ("range", "if-range")
 
@@ -224,7 +227,7 @@ class Fetcher:
             plan.method,
             target_for_upstream(request.target, base),
             fields,
-            caller.body,
+            _body_to_send(request, caller),
             chunked=caller.body is not None and caller.length is None,
             on_interim=caller.on_interim,
         )
@@ -410,6 +413,15 @@ class Fetcher:
 
 def _nothing() -> None:
     """Nobody follows a request that passes by."""
+
+
+def _body_to_send(request: RequestHead, caller: Caller) -> Iterable[bytes] | None:
+    """The request's body, a small one whole so that it can be sent again."""
+    if caller.body is None or caller.length is None or caller.length > SMALL_BODY:
+        return caller.body
+    if "expect" in request.fields:
+        return caller.body  # its client waits for the upstream's word
+    return (b"".join(caller.body),)
 
 
 def _framing(caller: Caller) -> tuple[Field, ...]:

@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import requests
 from requests_cache import CachedSession
@@ -33,13 +34,22 @@ from api_relaying_server.errors import (
     UpstreamRefused,
     UpstreamTlsError,
 )
-from api_relaying_server.http1.message import Field
+from api_relaying_server.http1.grammar import delta_seconds, split_list
+from api_relaying_server.http1.message import Field, Fields
 from api_relaying_server.http1.rendering import render_fields, render_request_line
 from api_relaying_server.upstream.exchange import ConnectionLost, Exchange, OnInterim
 from api_relaying_server.upstream.translation import UpstreamBase
 
 IDEMPOTENT_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 """RFC 9110, 9.2.2: these may be sent again where nothing of an answer was seen."""
+
+
+IDLE_MAX = 55.0
+"""Seconds for which an idle connection is used again where the upstream says nothing; nginx and
+Apache close theirs after 75 and 5."""
+
+IDLE_MAX_ONCE = 1.0
+"""The same for a request that cannot be sent twice: the upstream may be closing it right now."""
 
 
 class RelaySession(CachedSession):
@@ -89,6 +99,8 @@ class Upstream:
         self._pool = session.pool_for(base)
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
+        # When each idle connection became so, and until when it may be used (monotonic).
+        self._idle: WeakKeyDictionary[HTTPConnection, tuple[float, float]] = WeakKeyDictionary()
 
     def fetch(
         self,
@@ -103,13 +115,14 @@ class Upstream:
         """The upstream's response to one request, once its head is here. Raises the errors of
         `errors.Upstream…`.
 
-        `target` and `fields` go out as they are. A connection that turns out dead is replaced
-        once, where the method is idempotent and there is no body to send again.
+        `target` and `fields` go out as they are; a body that is a tuple is there whole. An idle
+        connection that turns out dead is replaced, where the method is idempotent and the body can
+        be sent again; other requests get none that was idle for long.
         """
         head = render_request_line(method, target) + render_fields(fields) + b"\r\n"
-        again = body is None and method in IDEMPOTENT_METHODS
+        again = (body is None or isinstance(body, tuple)) and method in IDEMPOTENT_METHODS
         while True:
-            connection, reused = self._connect()
+            connection, reused = self._connect(IDLE_MAX if again else IDLE_MAX_ONCE)
             exchange = self._begin(connection, method)
             try:
                 request_time = time.time()
@@ -125,10 +138,13 @@ class Upstream:
                 exchange.close()
                 raise
 
-    def _connect(self) -> tuple[HTTPConnection, bool]:
+    def _connect(self, idle_max: float) -> tuple[HTTPConnection, bool]:
         connection: HTTPConnection = self._pool._get_conn()  # type: ignore[assignment]
         if connection.sock is not None:
-            return connection, True
+            since, until = self._idle.get(connection, (0.0, 0.0))
+            if time.monotonic() < min(until, since + idle_max):
+                return connection, True
+            connection.close()
         try:
             connection.timeout = self._connect_timeout
             connection.connect()
@@ -142,15 +158,30 @@ class Upstream:
 
     def _begin(self, connection: HTTPConnection, method: str) -> Exchange:
         def release(reusable: bool) -> None:
-            if not reusable:
+            if reusable:
+                now = time.monotonic()
+                self._idle[connection] = now, now + keep_alive_seconds(exchange.head.fields)
+            else:
                 connection.close()
             self._pool._put_conn(connection)
 
-        return Exchange(connection, method, self._read_timeout, release)
+        exchange = Exchange(connection, method, self._read_timeout, release)
+        return exchange
 
     def close(self) -> None:
         """Closes the idle connections."""
         self._pool.close()
+
+
+def keep_alive_seconds(fields: Fields) -> float:
+    """How long the upstream says that it keeps an idle connection, a second less for safety."""
+    for value in fields.all("keep-alive"):
+        for member in split_list(value):
+            name, _, number = member.partition("=")
+            seconds = delta_seconds(number.strip()) if name.strip().lower() == "timeout" else None
+            if seconds is not None:
+                return max(0.0, seconds - 1.0)
+    return IDLE_MAX
 
 
 def named(error: Exception) -> UpstreamError:
