@@ -10,12 +10,14 @@ import time
 from collections.abc import Sequence
 
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.errors import ConfigError
 from api_relaying_server.fetching import Fetcher
 from api_relaying_server.keeping import Keeper
+from api_relaying_server.operations.access_log import AccessLog
 from api_relaying_server.relay import Relay
 from api_relaying_server.serving.front import Limits
 from api_relaying_server.serving.server import RelayServer, listen
-from api_relaying_server.settings import Settings
+from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.refresh import Refresher
@@ -26,6 +28,9 @@ from api_relaying_server.upstream.translation import parse_base
 SPARE_DESCRIPTORS = 256
 """Descriptors that are not for clients: the store, the upstream, logs."""
 
+LOG_DRAIN = 5.0
+"""Seconds for the last lines of the access log when the relay ends."""
+
 MAX_OBJECT = 32 * 1024 * 1024
 """Bytes of the largest response that is stored; a tenth of the store if that is less."""
 
@@ -34,9 +39,15 @@ class Worker:
     """A relay that listens and serves."""
 
     def __init__(
-        self, server: RelayServer, store: Store, refresher: Refresher, drain: float
+        self,
+        server: RelayServer,
+        store: Store,
+        refresher: Refresher,
+        drain: float,
+        log: AccessLog | None = None,
     ) -> None:
         self.server = server
+        self._log = log
         self._store = store
         self._refresher = refresher
         self._drain = drain
@@ -47,6 +58,9 @@ class Worker:
         try:
             self.server.serve_forever()
         finally:
+            # First what cannot be had again: the store would only have to be filled anew.
+            if self._log is not None:
+                self._log.close(LOG_DRAIN)
             self._refresher.close()
             self._store.close(self._drain)
 
@@ -60,12 +74,15 @@ class Worker:
 
     def reopen_logs(self) -> None:
         """Opens the log files anew."""
+        if self._log is not None:
+            self._log.reopen()
 
 
 def build(settings: Settings, upstream_url: str) -> Worker:
     """One worker, listening already. Raises OSError and ConfigError where it cannot be built."""
     listeners = listen(settings.host, settings.port)
     try:
+        log = _access_log(settings)
         store = open_store(settings.cache, settings.cache_size)
     except BaseException:
         for sock in listeners:
@@ -90,7 +107,25 @@ def build(settings: Settings, upstream_url: str) -> Worker:
         settings.max_body,
         settings.trust_forwarded,
     )
-    return Worker(server, store, refresher, settings.drain)
+    if log is not None:
+        server.observers.append(log.answered)
+        server.front.on_hit = log.hit
+    return Worker(server, store, refresher, settings.drain, log)
+
+
+def _access_log(settings: Settings) -> AccessLog | None:
+    """The access log that is wanted. Raises ConfigError where its file cannot be opened."""
+    path = settings.access_log
+    if path is None:
+        return None
+    try:
+        return AccessLog(path, settings.access_log_format, settings.trust_forwarded)
+    except OSError as error:
+        place = place_of(Settings.access_log, settings.written)
+        raise ConfigError(
+            f"{place}: {path} cannot be opened ({error.strerror}); "
+            "give another file, or - for standard output"
+        ) from error
 
 
 def _policy(settings: Settings) -> Policy:

@@ -8,6 +8,7 @@ of `caching/`; here is their order.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Callable, NamedTuple, Protocol
 
@@ -28,7 +29,7 @@ from api_relaying_server.caching.validation import (
     validated,
 )
 from api_relaying_server.caching.vary import selecting_names, selecting_values
-from api_relaying_server.errors import UpstreamCut, UpstreamError
+from api_relaying_server.errors import UpstreamCut, UpstreamError, UpstreamResting
 from api_relaying_server.http1.grammar import format_date, parse_content_range
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.keeping import Keeper
@@ -56,14 +57,16 @@ _RANGE = ("range", "if-range")
 
 
 class Caller(NamedTuple):
-    """Who asks, with the body of the request (its length None for chunked) and where interim
-    responses go.
+    """Who asks, with the body of the request (its length None for chunked), where interim
+    responses go, and who is told how many seconds a call of the upstream took up to the response's
+    head or its failure.
     """
 
     client: Client
     body: Iterable[bytes] | None = None
     length: int | None = None
     on_interim: OnInterim | None = None
+    on_upstream: Callable[[float], None] | None = None
 
 
 class UpstreamLike(Protocol):
@@ -223,14 +226,22 @@ class Fetcher:
             public_host=self._public_host,
             pass_refresh=self._policy.client_refresh,
         )
-        fetch = self._upstream.fetch(
-            plan.method,
-            target_for_upstream(request.target, base),
-            fields,
-            _body_to_send(request, caller),
-            chunked=caller.body is not None and caller.length is None,
-            on_interim=caller.on_interim,
-        )
+        began, asked = time.monotonic(), True
+        try:
+            fetch = self._upstream.fetch(
+                plan.method,
+                target_for_upstream(request.target, base),
+                fields,
+                _body_to_send(request, caller),
+                chunked=caller.body is not None and caller.length is None,
+                on_interim=caller.on_interim,
+            )
+        except UpstreamResting:
+            asked = False
+            raise
+        finally:
+            if asked and caller.on_upstream is not None:
+                caller.on_upstream(time.monotonic() - began)
         head = fetch.exchange.head
         received = localised(end_to_end(head.fields), base)
         if "date" not in received:  # RFC 9110, 6.6.1

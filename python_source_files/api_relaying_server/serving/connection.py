@@ -18,7 +18,8 @@ class Connection:
 
     `buffer` holds bytes that have come and belong to no answered request; `out` bytes that are
     still to be sent; `deadline` the Unix time at which the front closes it; `request` the request
-    whose head has come, for its handler. `recv` and `send` are the socket's own, bound once.
+    whose head has come, for its handler, `since` when (Unix time). `recv` and `send` are the
+    socket's own, bound once.
     """
 
     __slots__ = (
@@ -31,6 +32,7 @@ class Connection:
         "recv",
         "request",
         "send",
+        "since",
         "sock",
         "state",
     )
@@ -46,4 +48,5 @@ class Connection:
         self.closes = False
         self.deadline = deadline
         self.state = READING
+        self.since = 0.0
         self.request: RequestHead | None = None

@@ -25,6 +25,7 @@ from typing import Any, Callable, Optional
 from api_relaying_server.errors import BadRequest, RelayError
 from api_relaying_server.http1.heads import END_OF_HEAD, check_beginning, parse_request_head
 from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.operations.served import NONE, Observer, OnHit, Served
 from api_relaying_server.serving.connection import (
     CLOSED,
     LENT,
@@ -69,7 +70,6 @@ def accept(listener: socket.socket, family: int) -> tuple[socket.SocketType, Any
 
 Lookup = Callable[[RequestHead, float], Optional[Reply]]
 Dispatch = Callable[[Connection], None]
-OnHit = Callable[[Connection, bytes, Reply, float], None]
 
 
 class Limits:
@@ -113,6 +113,7 @@ class Front:
         self._limits = limits
         self._clock = clock
         self.on_hit: OnHit | None = None
+        self.on_refusal: Observer | None = None
         self._connections: dict[int, Connection] = {}
         self._per_client: dict[str, int] = {}
         self._poller = make_poller()
@@ -171,13 +172,14 @@ class Front:
                 and reply.tail is None
                 and not reply.closes
             ):
+                # Counted before the system call, in which another thread may retire the entry.
+                reply.hits += 1
                 try:
                     sent = conn.send(reply.wire)
                 except OSError:
                     sent = -1
-                reply.hits += 1
                 if on_hit is not None:
-                    on_hit(conn, data, reply, now)
+                    on_hit((conn.address, data, reply, now))
                 if sent == len(reply.wire):
                     conn.deadline = idle_until
                     continue
@@ -259,7 +261,7 @@ class Front:
                 return
         reply.hits += 1
         if self.on_hit is not None:
-            self.on_hit(conn, head, reply, now)
+            self.on_hit((conn.address, head, reply, now))
         conn.closes = reply.closes
         self._send(conn, reply.wire, reply.tail, now)
 
@@ -326,6 +328,7 @@ class Front:
 
     def _lend(self, conn: Connection, request: RequestHead, now: float) -> None:
         conn.request = request
+        conn.since = now
         conn.state = LENT
         self._poller.unregister(conn.fd)
         conn.deadline = float("inf")
@@ -393,8 +396,14 @@ class Front:
         """
         LOG.debug("refused a request from %s: %s", conn.address, error.detail)
         with_body = head is None or not head.startswith(b"HEAD ")
+        answer = problem_bytes(error, with_body)
+        if self.on_refusal is not None:
+            size = len(answer) - answer.index(END_OF_HEAD) - len(END_OF_HEAD)
+            self.on_refusal(
+                Served(conn.address, head or b"", error.status, size, NONE, None, 0.0, now)
+            )
         try:
-            conn.send(problem_bytes(error, with_body))
+            conn.send(answer)
         except OSError:
             self._close(conn)
             return
@@ -505,7 +514,7 @@ class Front:
             return sent > 0
         reply.hits += 1
         if self.on_hit is not None:
-            self.on_hit(conn, head, reply, now)
+            self.on_hit((conn.address, head, reply, now))
         self._close(conn, registered=False)
         return True
 
@@ -532,7 +541,8 @@ class Front:
         late = [conn for conn in self._connections.values() if conn.deadline < now]
         for conn in late:
             if conn.state == READING and conn.buffer:
-                self._refuse(conn, BadRequest("the head did not come in time", status=408), now)
+                late_head = BadRequest("the head did not come in time", status=408)
+                self._refuse(conn, late_head, now, conn.buffer)
             else:
                 self._close(conn)
         if self._accept_again and now >= self._accept_again and not self._stopping:

@@ -24,6 +24,7 @@ from api_relaying_server.http1.chunked import LAST_CHUNK, encode_chunk
 from api_relaying_server.http1.heads import body_framing, wants_close
 from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import render_fields, render_status_line
+from api_relaying_server.operations.served import CLIENT_LEFT, NONE, Served, result_of
 from api_relaying_server.serving.body import ClientGone, RequestBody
 from api_relaying_server.serving.connection import Connection
 from api_relaying_server.serving.problems import problem_answer, problem_bytes
@@ -49,6 +50,10 @@ class RelayHandler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         """Nothing to set up: the connection reads and writes itself."""
         self.conn: Connection = self.request
+        self._told: Answer | None = None  # the answer whose head is out
+        self._sent = 0  # bytes of body that are out
+        self._upstream: float | None = None
+        self._number = ""
 
     def handle(self) -> None:
         """Answers the request. The connection's `closes` tells the front what becomes of it."""
@@ -57,29 +62,35 @@ class RelayHandler(BaseHTTPRequestHandler):
         conn.closes = True
         if request is None:
             return
-        started = time.time()
         try:
             conn.sock.settimeout(WRITE_TIMEOUT)
-            answer, keeps = self._answer(request)
-            self._log(request, answer, started)
-            conn.closes = not keeps
+            conn.closes = not self._answer(request)
         except ClientGone as error:
             LOG.debug("the client %s left: %s", conn.address, error)
+        finally:
+            self.server.tell(self._served(request))
 
     def finish(self) -> None:
         """Nothing is buffered here."""
 
     @staticmethod
-    def refuse(conn: Connection, error: RelayError) -> None:
+    def refuse(conn: Connection, error: RelayError) -> Served:
         """Tells a client, without handling its request, what is wrong; its connection ends."""
         conn.closes = True
+        request = conn.request
+        with_body = request is None or request.method != "HEAD"
         with contextlib.suppress(OSError):
-            conn.send(problem_bytes(error))
+            conn.send(problem_bytes(error, with_body))
+        now = time.time()
+        head = (request.raw if request is not None else None) or b""
+        size = len(problem_answer(error).body) if with_body else 0
+        took = max(0.0, now - conn.since)
+        return Served(conn.address, head, error.status, size, NONE, None, took, now)
 
     # The request...
 
-    def _answer(self, request: RequestHead) -> tuple[Answer, bool]:
-        """Answers; the second value tells whether the connection can go on."""
+    def _answer(self, request: RequestHead) -> bool:
+        """Answers; False where the connection cannot go on."""
         body: RequestBody | None = None
         try:
             body = self._body_of(request)
@@ -97,7 +108,7 @@ class RelayHandler(BaseHTTPRequestHandler):
             whole = self._write(request, answer, keeps)
         finally:
             answer.close()
-        return answer, keeps and whole
+        return keeps and whole
 
     def _body_of(self, request: RequestHead) -> RequestBody | None:
         length = body_framing(request)
@@ -115,10 +126,14 @@ class RelayHandler(BaseHTTPRequestHandler):
             body,
             body.length if body is not None else None,
             self._send_interim if request.version >= (1, 1) else None,
+            self._count_upstream,
         )
 
+    def _count_upstream(self, seconds: float) -> None:
+        self._upstream = (self._upstream or 0.0) + seconds
+
     def _of_a_bug(self, request: RequestHead) -> Answer:
-        number = uuid.uuid4().hex[:12]
+        number = self._number = uuid.uuid4().hex[:12]
         LOG.exception("request %s (%s %s) failed", number, request.method, request.target)
         self.server.count_bug()
         return problem_answer(
@@ -141,6 +156,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         head += render_fields(framing + _connection_fields(request, keeps)) + b"\r\n"
         if not has_body:
             self._send(head)
+            self._told = answer
             with contextlib.suppress(UpstreamError):
                 answer.finish_unsent()
             return keeps
@@ -149,12 +165,15 @@ class RelayHandler(BaseHTTPRequestHandler):
             for piece in answer.pieces():
                 self._send(pending + (encode_chunk(piece) if chunked else piece))
                 pending = b""
+                self._told = answer
+                self._sent += len(piece)
         except UpstreamError as error:
             return self._cut(request, answer, error, pending == head)
         if chunked:
             pending += LAST_CHUNK
         if pending:
             self._send(pending)
+            self._told = answer
         return keeps
 
     def _cut(
@@ -190,10 +209,21 @@ class RelayHandler(BaseHTTPRequestHandler):
         except (OSError, socket.timeout) as error:
             raise ClientGone(str(error)) from error
 
-    def _log(self, request: RequestHead, answer: Answer, started: float) -> None:
-        log = self.server.on_answer
-        if log is not None:
-            log(self.conn, request, answer, started)
+    def _served(self, request: RequestHead) -> Served:
+        """What those who watch are told of the request."""
+        now = time.time()
+        told = self._told
+        return Served(
+            self.conn.address,
+            request.raw or b"",
+            told.status if told is not None else CLIENT_LEFT,
+            self._sent,
+            result_of(told.fields) if told is not None else NONE,
+            self._upstream,
+            max(0.0, now - self.conn.since),
+            now,
+            self._number,
+        )
 
 
 def _connection_fields(request: RequestHead, keeps: bool) -> list[Field]:

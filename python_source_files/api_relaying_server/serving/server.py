@@ -17,11 +17,10 @@ from collections import deque
 from collections.abc import Sequence
 from http.server import HTTPServer
 from socketserver import ThreadingMixIn
-from typing import Any, Callable, Union
+from typing import Any, Union
 
-from api_relaying_server.answer import Answer
 from api_relaying_server.errors import Overloaded
-from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.operations.served import Observer, Served
 from api_relaying_server.relay import Relay
 from api_relaying_server.serving.connection import Connection
 from api_relaying_server.serving.front import Front, Limits
@@ -44,7 +43,6 @@ QUEUE_WAIT = 10.0
 """Seconds after which a request that found no thread is refused: its client has had enough."""
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
-OnAnswer = Callable[[Connection, RequestHead, Answer, float], None]
 Job = tuple[Connection, str, float]
 """A connection with a request, its client's address, and since when it waits."""
 
@@ -75,8 +73,9 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.relay = relay
         self.max_body = max_body
         self.stopping = False
-        self.on_answer: OnAnswer | None = None
+        self.observers: list[Observer] = []
         self.front = Front(listeners, heads, relay.from_memory, self._dispatch, limits)
+        self.front.on_refusal = self.tell
         self._trusted = tuple(trusted)
         self._most_threads = threads
         self._work_to_do = threading.Condition()  # guards the four below
@@ -114,7 +113,8 @@ class RelayServer(ThreadingMixIn, HTTPServer):
             if time.monotonic() - job[2] < QUEUE_WAIT:
                 self.process_request_thread(connection, job[1])
             else:
-                RelayHandler.refuse(connection, Overloaded("no thread was free", retry_after=1))
+                busy = Overloaded("no thread was free", retry_after=1)
+                self.tell(RelayHandler.refuse(connection, busy))
                 self.shutdown_request(connection)
             job = self._next_job()
 
@@ -142,6 +142,11 @@ class RelayServer(ThreadingMixIn, HTTPServer):
     def waiting(self) -> int:
         """Requests that wait for a thread."""
         return len(self._jobs)
+
+    def tell(self, served: Served) -> None:
+        """Tells those who watch of an answered request."""
+        for observer in self.observers:
+            observer(served)
 
     def count_bug(self) -> None:
         """One more fault of our own."""

@@ -54,7 +54,8 @@ class Reply:
     """A ready answer: `wire` is what is sent until `valid_until` (Unix time), `tail` what follows
     it uncopied.
 
-    `hits` counts how often it went out; the event loop alone counts. `closes` tells that the
+    `body_size` is the length of its body. `hits` counts how often it went out; the event loop alone
+    counts. `closes` tells that the
     connection ends after it.
     """
 
@@ -64,6 +65,7 @@ class Reply:
         "_body",
         "_fresh_until",
         "_lifetime",
+        "body_size",
         "closes",
         "entry",
         "hits",
@@ -80,6 +82,7 @@ class Reply:
     ) -> None:
         self.entry = entry
         self.status = prepared.status
+        self.body_size = len(prepared.body)
         self.closes = closes
         self.hits = 0
         self.kept = False

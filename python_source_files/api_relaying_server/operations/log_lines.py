@@ -1,0 +1,309 @@
+"""The lines of the access log: Combined, with the cache's part behind it, or JSON.
+
+What a client sent stands in a line only between quotation marks and with nothing in it that could
+end them, forge a line or steer a terminal.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, Union
+
+from api_relaying_server.operations.served import HIT, Served
+from api_relaying_server.tiers.hot import Reply
+
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+LONGEST_TEXT = 4096
+"""Bytes of what a client sent that a line holds of one field, before they are escaped."""
+
+MOST_LINES = 256
+"""Lines of a head that are looked at; more than it may have."""
+
+REMEMBERED = 4096
+"""Heads, and lines of heads, that are remembered with what they come to in a log: clients repeat
+them. When there are so many, all are forgotten.
+"""
+
+LONGEST_REMEMBERED = 2048
+"""Bytes of the longest that is remembered."""
+
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_UNSAFE = re.compile(r"[^ !#-\[\]-~]")
+_NUMBER = re.compile(r"[0-9A-Za-z._:@/+=-]{1,128}")
+# W3C Trace Context: version, trace-id, parent-id, flags.
+_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-.*")
+
+OTHER, REFERER, AGENT, REQUEST_ID, TRACE, FORWARDED_FOR = range(6)
+"""Lines of a head, by what they are to a log."""
+
+_NAMES = {
+    b"referer": REFERER,
+    b"user-agent": AGENT,
+    b"x-request-id": REQUEST_ID,
+    b"traceparent": TRACE,
+    b"x-forwarded-for": FORWARDED_FOR,
+}
+
+_OTHER_LINE = (OTHER, "")
+
+
+class Known(NamedTuple):
+    """What a head comes to: three parts of its lines, rendered; the number that the client gave
+    the request, empty without a usable one; who it says has asked.
+    """
+
+    request: str
+    referer: str
+    agent: str
+    number: str
+    forwarded_for: str
+
+
+class Form(Protocol):
+    """How a line is written."""
+
+    nothing: str
+    """What stands for the time of an upstream that was not asked."""
+
+    def request(self, line: str) -> str:
+        """The part about the request line, which is text of bytes (latin-1), as all here."""
+
+    def text(self, text: str) -> str:
+        """A text that may be empty."""
+
+    def clock(self, second: int) -> str:
+        """The part about the time, the same for all lines of a second."""
+
+    def line(
+        self,
+        clock: str,
+        address: str,
+        known: Known,
+        status: int,
+        size: int,
+        result: str,
+        upstream: str,
+        took: str,
+        at: float,
+        number: str,
+    ) -> str:
+        """The line with its end."""
+
+
+class Combined:
+    """The Combined format of Apache and nginx, then `cache=`, `upstream=`, `time=`, `id=`."""
+
+    nothing = "-"
+
+    def request(self, line: str) -> str:
+        """The request line in quotation marks."""
+        return self.text(line)
+
+    def text(self, text: str) -> str:
+        """A text in quotation marks: as nginx does, what may not stand there is written as \\xNN,
+        and what is not there as a hyphen.
+        """
+        return f'"{escaped(text)}"' if text else '"-"'
+
+    def clock(self, second: int) -> str:
+        """Local time, with its distance from UTC."""
+        at = time.localtime(second)
+        hours, minutes = divmod(abs(at.tm_gmtoff) // 60, 60)
+        sign = "-" if at.tm_gmtoff < 0 else "+"
+        day = f"{at.tm_mday:02d}/{_MONTHS[at.tm_mon - 1]}/{at.tm_year}"
+        return (
+            f"{day}:{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} {sign}{hours:02d}{minutes:02d}"
+        )
+
+    def line(
+        self,
+        clock: str,
+        address: str,
+        known: Known,
+        status: int,
+        size: int,
+        result: str,
+        upstream: str,
+        took: str,
+        at: float,
+        number: str,
+    ) -> str:
+        """The line with its end."""
+        return (
+            f"{address} - - [{clock}] {known.request} {status} {size} {known.referer} {known.agent}"
+            f" cache={result} upstream={upstream} time={took} id={number}\n"
+        )
+
+
+def escaped(text: str) -> str:
+    """Text of bytes with everything but printable ASCII, and `"` and `\\`, written as \\xNN."""
+    if _UNSAFE.search(text) is None:
+        return text
+    return _UNSAFE.sub(lambda found: f"\\x{ord(found[0]):02X}", text)
+
+
+class JsonObjects:
+    """One JSON object a line. Bytes that are not UTF-8 stand as \\xNN in its texts."""
+
+    nothing = "null"
+
+    def request(self, line: str) -> str:
+        """The request line, and its three words where it has three."""
+        words = line.split(" ")
+        method, target, protocol = map(self.text, words if len(words) == 3 else ("", "", ""))
+        return (
+            f'"request":{self.text(line)},"method":{method},"target":{target},"protocol":{protocol}'
+        )
+
+    def text(self, text: str) -> str:
+        """A JSON string, null for an empty text."""
+        if not text:
+            return "null"
+        return json.dumps(text.encode("latin-1").decode("utf-8", "backslashreplace"))
+
+    def clock(self, second: int) -> str:
+        """UTC up to the second."""
+        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+    def line(
+        self,
+        clock: str,
+        address: str,
+        known: Known,
+        status: int,
+        size: int,
+        result: str,
+        upstream: str,
+        took: str,
+        at: float,
+        number: str,
+    ) -> str:
+        """The line with its end."""
+        return (
+            f'{{"time":"{clock}.{int(at % 1 * 1000):03d}Z","client":"{address}",{known.request}'
+            f',"status":{status},"bytes":{size},"referer":{known.referer}'
+            f',"user_agent":{known.agent},"cache":"{result}","upstream":{upstream},"duration":{took},"id":"{number}"}}\n'
+        )
+
+
+class Lines:
+    """Renders lines in one form. Not for several threads at once.
+
+    A peer in `trusted` is a proxy: the client is then the last address in `X-Forwarded-For` that
+    is none of those.
+    """
+
+    def __init__(self, form: Form, trusted: Sequence[Network] = ()) -> None:
+        self._form = form
+        self._trusted = tuple(trusted)
+        self._known: dict[bytes, Known] = {}
+        self._known_lines: dict[bytes, tuple[int, str]] = {}
+        # Numbers for requests that brought none: they differ from process to process.
+        self._prefix = os.urandom(4).hex()
+        self._count = itertools.count(1)
+        self._second = -1
+        self._clock = ""
+
+    def hit(self, address: str, head: bytes, reply: Reply, now: float) -> str:
+        """The line of an answer from memory."""
+        known = self._known.get(head) or self._learn(head)
+        return self._form.line(
+            self._clock if int(now) == self._second else self._next_clock(now),
+            address if not self._trusted else self._client(address, known),
+            known,
+            reply.status,
+            reply.body_size,
+            HIT,
+            self._form.nothing,
+            "0.000",
+            now,
+            known.number or f"{self._prefix}{next(self._count):x}",
+        )
+
+    def served(self, served: Served) -> str:
+        """The line of any other answer."""
+        known = self._known.get(served.head) or self._learn(served.head)
+        return self._form.line(
+            self._clock if int(served.at) == self._second else self._next_clock(served.at),
+            served.address if not self._trusted else self._client(served.address, known),
+            known,
+            served.status,
+            served.size,
+            served.result,
+            self._form.nothing if served.upstream is None else f"{served.upstream:.3f}",
+            f"{served.took:.3f}",
+            served.at,
+            served.number or known.number or f"{self._prefix}{next(self._count):x}",
+        )
+
+    def _learn(self, head: bytes) -> Known:
+        """Reads a head as far as it came, whatever it is."""
+        first, *lines = head.split(b"\r\n", MOST_LINES)
+        found = [""] * 6
+        for line in lines:
+            place, text = self._known_lines.get(line) or self._read_line(line)
+            if place and not found[place]:
+                found[place] = text
+        number = found[REQUEST_ID] or found[TRACE]
+        request = self._form.request(first[:LONGEST_TEXT].decode("latin-1"))
+        nothing = self._form.text("")
+        known = Known(
+            request,
+            found[REFERER] or nothing,
+            found[AGENT] or nothing,
+            number,
+            found[FORWARDED_FOR],
+        )
+        if len(head) <= LONGEST_REMEMBERED:
+            if len(self._known) >= REMEMBERED:
+                self._known.clear()
+            self._known[head] = known
+        return known
+
+    def _read_line(self, line: bytes) -> tuple[int, str]:
+        """What a field line is to a log, and its text: rendered, or as it came."""
+        name, _, rest = line.partition(b":")
+        place = _NAMES.get(name.lower(), OTHER)
+        value = rest[:LONGEST_TEXT].decode("latin-1").strip(" \t") if place else ""
+        if place == REQUEST_ID:
+            return place, value if _NUMBER.fullmatch(value) else ""
+        if place == TRACE:
+            found = _TRACE.fullmatch(value)
+            return place, found[1] if found is not None else ""
+        told = (place, value if place == FORWARDED_FOR else self._form.text(value))
+        if not place:
+            told = _OTHER_LINE
+        if len(line) <= LONGEST_REMEMBERED:
+            if len(self._known_lines) >= REMEMBERED:
+                self._known_lines.clear()
+            self._known_lines[line] = told
+        return told
+
+    def _next_clock(self, now: float) -> str:
+        self._second = int(now)
+        self._clock = self._form.clock(self._second)
+        return self._clock
+
+    def _client(self, address: str, known: Known) -> str:
+        if not known.forwarded_for or not self._is_trusted(address):
+            return address
+        for word in reversed(known.forwarded_for.split(",")):
+            try:
+                address = str(ipaddress.ip_address(word.strip(" \t")))
+            except ValueError:
+                break  # nothing left of a word that is no address can be believed
+            if not self._is_trusted(address):
+                break
+        return address
+
+    def _is_trusted(self, address: str) -> bool:
+        peer = ipaddress.ip_address(address.partition("%")[0])
+        mapped = getattr(peer, "ipv4_mapped", None)
+        return any((mapped or peer) in network for network in self._trusted)
