@@ -95,7 +95,7 @@ class RoundTrip(unittest.TestCase):
 
 
 class NothingElse(unittest.TestCase):
-    @settings(max_examples=300)
+    @settings(max_examples=150)
     @given(st.binary(max_size=60))
     def test_any_bytes(self, data: bytes) -> None:
         with self.assertRaises(ValueError):
@@ -103,7 +103,7 @@ class NothingElse(unittest.TestCase):
         with self.assertRaises(ValueError):
             loads(MAGIC + data)
 
-    @settings(max_examples=300)
+    @settings(max_examples=150)
     @given(JSON, st.binary(max_size=20))
     def test_any_head_with_a_right_checksum(self, head: object, bodies: bytes) -> None:
         for form in (head, [1, head], [1, [head]]):
@@ -113,7 +113,7 @@ class NothingElse(unittest.TestCase):
                 continue
             self.assertEqual(loads(dumps(record)), record)
 
-    @settings(max_examples=200)
+    @settings(max_examples=150)
     @given(st.integers(0, 9), JSON)
     def test_any_value_in_a_head_that_is_right_else(self, place: int, value: object) -> None:
         head = json.loads(head_of())

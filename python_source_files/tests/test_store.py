@@ -7,6 +7,7 @@ import os
 import random
 import sqlite3
 import threading
+import time
 import unittest
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -486,10 +487,12 @@ class Reading(StoreCase):
         store = self.open(read_deadline=PATIENCE)
         records = self.fill(store)
         found: list[Record | None] = []
+        readers = store.backend.responses._readers  # type: ignore[attr-defined]
         with self.all_lent(store):
             thread = threading.Thread(target=lambda: found.append(store.read("GET /1")))
             thread.start()
-        thread.join(PATIENCE)
+            eventually(lambda: readers._waiting, "the read waits")
+        thread.join(PATIENCE / 2)
         self.assertEqual(found, [records["GET /1"]])
 
     def test_keys_that_no_table_can_hold(self) -> None:
@@ -640,6 +643,14 @@ class Queue(unittest.TestCase):
         self.assertEqual(set(batch.changes.values()), {None})
         self.assertEqual(len(batch.changes), 5)
 
+    def test_a_changed_entry_counts_once(self) -> None:
+        self.queue = self.make(most_writes=2, most_bytes=5000)
+        for number in range(20):
+            self.queue.put("a", make_record(number, 2000))
+            self.queue.put("b", make_record(number, 1000))
+            self.queue.delete("b")
+        self.assertEqual((self.dropped, len(self.queue)), (0, 2))
+
     def test_what_is_dropped_is_remembered_within_bounds(self) -> None:
         with mock.patch.object(write_queue, "MOST_DROPPED", 2):
             self.queue = self.make(most_writes=0)
@@ -685,11 +696,20 @@ class Queue(unittest.TestCase):
     def test_the_first_change_waits_for_company(self) -> None:
         self.queue = self.make(linger=PATIENCE)
         taken: list[object] = []
-        thread = threading.Thread(target=lambda: taken.append(self.queue.take(PATIENCE)))
-        thread.start()
-        for number in range(write_queue.BATCH_WRITES):
-            self.queue.put(str(number), make_record(0, 1))
-        thread.join(PATIENCE / 2)
+        waits = threading.Event()
+
+        def clock() -> float:
+            waits.set()
+            return time.monotonic()
+
+        with mock.patch.object(write_queue, "time", mock.Mock(monotonic=clock)):
+            thread = threading.Thread(target=lambda: taken.append(self.queue.take(PATIENCE)))
+            thread.start()
+            self.queue.put("0", make_record(0, 1))
+            self.assertTrue(waits.wait(PATIENCE))
+            for number in range(1, write_queue.BATCH_WRITES):
+                self.queue.put(str(number), make_record(0, 1))
+            thread.join(PATIENCE / 2)
         self.assertFalse(thread.is_alive())
         self.assertEqual(len(taken[0].changes), write_queue.BATCH_WRITES)  # type: ignore[attr-defined]
 

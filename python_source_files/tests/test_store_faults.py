@@ -339,6 +339,14 @@ class Lost(FaultCase):
             self.assertIn(store.read(f"GET /{number}"), (None, make_record(number)))
         self.stores_again(store, "GET /more")
 
+    def test_emptied_while_all_is_in_its_log(self) -> None:
+        store = self.open()
+        self.fill(store)
+        os.truncate(self.path, 0)
+        eventually(lambda: self.lines, "noticed though nobody asks")
+        self.stores_again(store)
+        eventually(lambda: not store.fault, "healed")
+
     def test_cut_short(self) -> None:
         store = self.open()
         records = self.fill(store, 500, 2000)
@@ -526,11 +534,13 @@ class Unforeseen(FaultCase):
         store = self.open()
         records = self.fill(store)
         storage = self.storage(store)
+        opening = storage._opening
         broken = StorageFault(Trouble.FAILING, "disk I/O error", storage._opening)
         with mock.patch.object(storage, "fetch", side_effect=broken) as fetch:
             for _ in range(200):
                 self.assertIsNone(self.in_time(store, "GET /1"))
             self.assertLess(fetch.call_count, 20)  # left alone, not asked each time
+            eventually(lambda: storage._opening > opening, "opened anew, though nothing is written")
         eventually(lambda: not store.fault, "healed")
         self.assertEqual(store.read("GET /1"), records["GET /1"])
         self.assertGreater(store.counters.read_errors, 190)
