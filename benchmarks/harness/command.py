@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from pathlib import Path
 from . import report
 from .machine import describe
 from .measure import Run
-from .processes import BenchmarkError
+from .processes import BenchmarkError, end_all, interrupts
 from .runner import Outcome, run_scenario
 from .scenarios import SESSION, Scenario, scenarios
 from .servers import BUILDERS, CHECKOUT, HERE, PROGRAMS, Bench, Origin, program
@@ -173,6 +172,7 @@ def _compare(args: argparse.Namespace) -> None:
     output = args.output or (RESULTS if whole else None)
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(_work_directory())
+        stack.callback(end_all)
         bench = Bench(
             directory,
             server_core,
@@ -183,7 +183,6 @@ def _compare(args: argparse.Namespace) -> None:
         )
         os.sched_setaffinity(0, {load_core})
         origin = Origin(bench)
-        stack.callback(origin.stop)
         origin.wait()
         run = Run(bench, origin, args.seconds, args.urls)
         machine = describe(bench, (args.servers or "relay").split(","))
@@ -207,18 +206,10 @@ def _heading(machine: dict[str, object], args: argparse.Namespace) -> str:
     return "\n".join([*lines, f"rounds: {args.rounds} of {args.seconds} s"]) + "\n"
 
 
-def _interrupted(number: int, frame: object) -> None:
-    # the clean-up that follows must not be interrupted in its turn
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 done, 1 could not, 2 wrong usage, 130 interrupted."""
     args = parser().parse_args(arguments)
-    signal.signal(signal.SIGINT, _interrupted)
-    signal.signal(signal.SIGTERM, _interrupted)
+    interrupts.listen()
     try:
         if args.list:
             _list(args.urls)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .processes import BenchmarkError
+from .processes import BenchmarkError, end, launch
 from .servers import HERE, program
 
 CONNECTIONS = 50
@@ -56,8 +57,9 @@ class Generator:
 
     def __init__(self, words: Sequence[str], core: int, seconds: float) -> None:
         self.seconds = seconds
-        self.process = subprocess.Popen(
-            ["taskset", "-c", str(core), *words],
+        self.process = launch(
+            words,
+            core,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -77,9 +79,7 @@ class Generator:
 
     def end(self) -> None:
         """Stop it before its time, and wait until it has."""
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        end(self.process, signal.SIGKILL)
         if self.process.stdout is not None:
             self.process.stdout.close()
 

@@ -11,8 +11,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 STOP_SECONDS = 5.0
@@ -103,6 +104,78 @@ def core_busy_seconds(core: int) -> float:
     raise BenchmarkError(f"this machine has no core {core}")
 
 
+class Interrupts:
+    """Turns SIGINT and SIGTERM into KeyboardInterrupt, but never while a process is being started.
+
+    A process whose starter was interrupted before it knew the id would stay for ever.
+    """
+
+    def __init__(self) -> None:
+        self._held = self._came = self._over = False
+
+    def listen(self) -> None:
+        """Take the signals; to be called on the main thread."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._take)
+
+    def _take(self, number: int, frame: object) -> None:
+        self._came = True
+        self._give()
+
+    def _give(self) -> None:
+        # only once: the clean-up that follows must not be interrupted in its turn
+        if self._came and not self._held and not self._over:
+            self._over = True
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Signals that come meanwhile act at the end."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            self._give()
+
+
+interrupts = Interrupts()
+# Any: text or bytes, as the starter chose
+Process = subprocess.Popen[Any]
+_launched: list[Process] = []
+
+
+def launch(words: Sequence[str], core: int, **more: Any) -> Process:
+    """Start a program on this core; ``more`` is for Popen. It ends when this process is killed."""
+    pinned = ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(core), *words]
+    with interrupts.hold():
+        process = subprocess.Popen(pinned, **more)
+        _launched.append(process)
+    return process
+
+
+def end(process: Process, signal_number: int = signal.SIGTERM) -> None:
+    """End a program and every process it began: asked first, killed after a few seconds."""
+    if process.poll() is not None:
+        return
+    began = _stats()
+    members = [(pid, began[pid][2]) for pid in tree(process.pid) if pid in began]
+    process.send_signal(signal_number)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    wait_for(lambda: not _alive(members), STOP_SECONDS)
+    for pid, _ in _alive(members):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def end_all() -> None:
+    """End whatever `launch` has started and nobody has ended."""
+    for process in _launched:
+        end(process)
+
+
 class Child:
     """One program in a session of its own, pinned to ``core``; its output goes to ``log``."""
 
@@ -118,8 +191,9 @@ class Child:
         self.command = list(command)
         self.started = time.monotonic()
         with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                ["taskset", "-c", str(core), *command],
+            self.process = launch(
+                command,
+                core,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -153,18 +227,8 @@ class Child:
         return "it wrote nothing"
 
     def stop(self) -> None:
-        """End the program and every process it began: asked first, killed after a few seconds."""
-        began = _stats()
-        members = [(pid, began[pid][2]) for pid in self.pids() if pid in began]
-        if self.running:
-            self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(STOP_SECONDS)
-        wait_for(lambda: not _alive(members), STOP_SECONDS)
-        for pid, _ in _alive(members):
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait()
+        """End the program and every process it began."""
+        end(self.process)
 
 
 def _alive(members: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .load import CONNECTIONS, Generator, children_cpu_seconds, wrk_words
 from .measure import Probe, Run, Sample, ask
-from .processes import BenchmarkError, pss_mib, wait_for
+from .processes import BenchmarkError, end, launch, pss_mib, wait_for
 from .servers import HERE, Options, Server, compiled
 
 CACHES = ("relay", "nginx", "haproxy", "varnish", "squid")
@@ -229,28 +229,22 @@ def _measure_mixed(run: Run, server: Server, turn: int) -> Sample:
 def _measure_idle(run: Run, server: Server, turn: int) -> Sample:
     alone = run.wrk(server, "fixed", "GET", "/small.json")
     words = [sys.executable, str(HERE / "idle_connections.py"), str(server.port)]
-    holder = subprocess.Popen(
-        [
-            "taskset",
-            "-c",
-            str(run.bench.load_core),
-            *words,
-            str(run.idle_connections),
-            "/small.json",
-        ],
+    with launch(
+        [*words, str(run.idle_connections), "/small.json"],
+        run.bench.load_core,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    try:
+    ) as holder:
         assert holder.stdout is not None and holder.stderr is not None
-        if not holder.stdout.readline().startswith("held"):
-            last = holder.stderr.read().strip().splitlines()[-1:]
-            raise BenchmarkError(f"does not hold {run.idle_connections:,} connections: {last}")
-        sample = run.wrk(server, "fixed", "GET", "/small.json")
-    finally:
-        holder.communicate()
+        try:
+            if not holder.stdout.readline().startswith("held"):
+                last = holder.stderr.read().strip().splitlines()[-1:]
+                raise BenchmarkError(f"does not hold {run.idle_connections:,} connections: {last}")
+            sample = run.wrk(server, "fixed", "GET", "/small.json")
+        finally:
+            end(holder)
     return {**sample, "kept": sample["rate"] / alone["rate"] * 100}
 
 

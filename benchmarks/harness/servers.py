@@ -161,11 +161,6 @@ class Origin:
                     return data.replace(b"Connection: close", b"Connection: keep-alive", 1)
                 data += part
 
-    def stop(self) -> None:
-        """End both."""
-        for child in self.children:
-            child.stop()
-
 
 class Server:
     """One running server; ``port`` is where it listens on loopback."""
@@ -265,7 +260,8 @@ def _squid(server: Server, bench: Bench, origin: Origin, options: Options) -> Co
     log = f"stdio:{server.access_log} combined" if options.log else "none"
     template = HERE / "peers" / "squid.conf"
     config = fill_template(template, server.directory / template.name, _values(server, origin, log))
-    return Command([_program("squid"), "-N", "-f", str(config)])
+    # the name keeps its shared memory apart from that of another Squid on this machine
+    return Command([_program("squid"), "-N", "-n", f"bench{server.port}", "-f", str(config)])
 
 
 def relay_tree(label: str, bench: Bench) -> Path:
