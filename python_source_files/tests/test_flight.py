@@ -1,0 +1,199 @@
+"""One fetch for all who want the same, one body for all who read it."""
+
+from __future__ import annotations
+
+import threading
+import unittest
+from concurrent.futures import ThreadPoolExecutor
+
+from api_relaying_server.errors import UpstreamCut, UpstreamError
+from api_relaying_server.tiers import flight
+from api_relaying_server.tiers.flight import Flight, Landing, SharedBody
+
+
+class Pieces:
+    """A source that gives these pieces; an exception among them is raised. `gate` holds each back."""
+
+    def __init__(self, *pieces: bytes | Exception, length: int | None = None) -> None:
+        self.pieces = list(pieces)
+        self.length = length
+        self.reads = 0
+        self.closed = False
+        self.gate: threading.Semaphore | None = None
+
+    def read(self) -> tuple[bytes, bool]:
+        if self.gate is not None:
+            self.gate.acquire(timeout=10)
+        self.reads += 1
+        piece = self.pieces.pop(0)
+        if isinstance(piece, Exception):
+            raise piece
+        return piece, not self.pieces
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FlightTest(unittest.TestCase):
+    def test_the_first_leads_and_the_rest_follow(self) -> None:
+        flights: Flight[str] = Flight()
+        landing, leads = flights.join("k")
+        again, follows = flights.join("k")
+        self.assertTrue(leads)
+        self.assertFalse(follows)
+        self.assertIs(landing, again)
+        self.assertTrue(flights.join("other")[1])
+        self.assertEqual(len(flights), 2)
+
+    def test_after_the_end_the_next_one_leads(self) -> None:
+        flights: Flight[str] = Flight()
+        landing, _ = flights.join("k")
+        flights.leave("k", landing)
+        newer, leads = flights.join("k")
+        self.assertTrue(leads)
+        flights.leave("k", landing)  # an old leader does not end a newer fetch
+        self.assertFalse(flights.join("k")[1])
+        flights.leave("k", newer)
+        self.assertEqual(len(flights), 0)
+
+    def test_the_first_outcome_counts(self) -> None:
+        landing: Landing[str] = Landing()
+        self.assertIsNone(landing.wait(0))
+        landing.deliver("a")
+        landing.deliver("b")
+        self.assertEqual(landing.wait(0), "a")
+
+
+class SharedBodyTest(unittest.TestCase):
+    def test_every_reader_gets_all_of_it(self) -> None:
+        body = SharedBody(Pieces(b"ab", b"c", b"d"), 100, lambda whole: None)
+        readers = [body.attach() for _ in range(3)]
+        self.assertEqual({b"".join(reader or ()) for reader in readers}, {b"abcd"})
+
+    def test_each_piece_is_fetched_once_and_by_whoever_needs_it(self) -> None:
+        source = Pieces(*[b"%d," % n for n in range(200)])
+        body = SharedBody(source, 10_000, lambda whole: None)
+        readers = [body.attach() for _ in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            wholes = list(pool.map(lambda reader: b"".join(reader or ()), readers))
+        self.assertEqual(set(wholes), {b"".join(b"%d," % n for n in range(200))})
+        self.assertEqual(source.reads, 200)
+
+    def test_it_is_stored_before_the_last_piece_is_seen(self) -> None:
+        stored: list[bytes] = []
+        body = SharedBody(Pieces(b"a", b"b"), 2, stored.append)
+        reader = iter(body.attach() or ())
+        self.assertEqual((next(reader), stored), (b"a", []))
+        self.assertEqual((next(reader), stored), (b"b", [b"ab"]))
+
+    def test_the_limit_is_exact(self) -> None:
+        for limit, kept in ((0, []), (3, []), (4, [b"abcd"]), (5, [b"abcd"])):
+            stored: list[bytes] = []
+            body = SharedBody(Pieces(b"ab", b"cd"), limit, stored.append)
+            self.assertEqual(b"".join(body.attach() or ()), b"abcd")
+            self.assertEqual(stored, kept, f"limit {limit}")
+
+    def test_too_large_to_keep_it_is_forgotten_as_it_goes(self) -> None:
+        body = SharedBody(Pieces(b"ab", b"cd", b"ef"), 3, lambda whole: None)
+        reader = iter(body.attach() or ())
+        next(reader), next(reader)
+        self.assertIsNone(body.attach())
+        self.assertEqual(list(reader), [b"ef"])
+
+    def test_a_cut_reaches_every_reader_after_what_came(self) -> None:
+        ended: list[bool] = []
+        stored: list[bytes] = []
+        source = Pieces(b"ab", UpstreamCut("gone"))
+        body = SharedBody(source, 100, stored.append, lambda: ended.append(True))
+        readers = [body.attach(), body.attach()]
+        for reader in readers:
+            got = []
+            with self.assertRaises(UpstreamError):
+                for piece in reader or ():
+                    got.append(piece)
+            self.assertEqual(got, [b"ab"])
+        self.assertEqual((stored, ended, source.closed), ([], [True], True))
+        self.assertIsNone(body.attach())
+
+    def test_a_bug_in_the_source_ends_the_others_too(self) -> None:
+        body = SharedBody(Pieces(b"ab", ZeroDivisionError()), 100, lambda whole: None)
+        first, second = body.attach(), body.attach()
+        with self.assertRaises(ZeroDivisionError):
+            b"".join(first or ())
+        with self.assertRaises(UpstreamCut):
+            b"".join(second or ())
+
+    def test_the_last_to_leave_completes_what_is_nearly_whole(self) -> None:
+        stored: list[bytes] = []
+        body = SharedBody(Pieces(b"ab", b"cd", length=2), 100, stored.append)
+        reader = body.attach()
+        assert reader is not None
+        next(iter(reader))
+        reader.close()
+        reader.close()
+        self.assertEqual(stored, [b"abcd"])
+
+    def test_the_last_to_leave_cuts_what_is_far_from_whole_or_not_kept(self) -> None:
+        far = flight.DRAIN_LIMIT + 1
+        for source, on_whole in (
+            (Pieces(b"ab", b"cd", length=far), lambda whole: None),
+            (Pieces(b"ab", b"cd", length=2), None),
+        ):
+            ended: list[bool] = []
+            body = SharedBody(source, 1 << 30, on_whole, lambda: ended.append(True))  # noqa: B023
+            reader = body.attach()
+            assert reader is not None
+            next(iter(reader))
+            reader.close()
+            self.assertEqual((source.reads, source.closed, ended), (1, True, [True]))
+
+    def test_one_that_leaves_does_not_stop_the_others(self) -> None:
+        source = Pieces(b"ab", b"cd", b"ef")
+        body = SharedBody(source, 100, None)
+        leaver, stayer = body.attach(), body.attach()
+        assert leaver is not None and stayer is not None
+        next(iter(leaver))
+        leaver.close()
+        self.assertEqual(b"".join(stayer), b"abcdef")
+
+    def test_a_client_without_a_body_leaves_it_stored(self) -> None:
+        stored: list[bytes] = []
+        body = SharedBody(
+            Pieces(b"a" * 10, b"b", length=flight.DRAIN_LIMIT * 2), 100, stored.append
+        )
+        reader = body.attach()
+        assert reader is not None
+        reader.finish()
+        reader.close()
+        self.assertEqual(stored, [b"a" * 10 + b"b"])
+
+    def test_the_fast_one_waits_for_the_slow_one_when_nothing_is_kept(self) -> None:
+        piece = b"x" * (flight.WINDOW // 2)
+        source = Pieces(*[piece] * 6)
+        body = SharedBody(source, 0, None)
+        fast, slow = body.attach(), body.attach()
+        assert fast is not None and slow is not None
+        done = threading.Event()
+        sizes: list[int] = []
+
+        def run() -> None:
+            sizes.extend(map(len, fast))
+            done.set()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        self.assertEqual(sum(map(len, slow)), 6 * len(piece))
+        thread.join(10)
+        self.assertTrue(done.is_set())
+        self.assertEqual(sum(sizes), 6 * len(piece))
+
+    def test_an_empty_body_settles_at_once(self) -> None:
+        stored: list[bytes] = []
+        body = SharedBody(Pieces(b"", length=0), 100, stored.append)
+        reader = body.attach()
+        body.settle()
+        self.assertEqual((stored, list(reader or ())), ([b""], []))
+
+
+if __name__ == "__main__":
+    unittest.main()

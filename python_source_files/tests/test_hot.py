@@ -1,0 +1,172 @@
+"""The hot tier: what it answers, what it forgets, how much it holds."""
+
+from __future__ import annotations
+
+import unittest
+
+from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.responding import build
+from api_relaying_server.caching.reuse import assess
+from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.http1.message import Fields
+from api_relaying_server.tiers import hot as hot_tier
+from api_relaying_server.tiers.hot import Entry, HotTier, Reply
+
+NOW = 1_800_000_000.0
+POLICY = Policy()
+WHOLE = ("whole", ())
+
+
+def stored(body: bytes = b"hello", max_age: int = 60) -> StoredResponse:
+    fields = Fields([("Cache-Control", f"max-age={max_age}"), ("X-A", "1")])
+    return StoredResponse(200, "OK", fields, body, NOW, NOW, (("origin", None),), 0, len(body))
+
+
+def keep(hot: HotTier, key: str, body: bytes = b"hello", max_age: int = 60) -> Entry | None:
+    return hot.put(key, Record((stored(body, max_age),), NOW + 1000))
+
+
+def reply_of(hot: HotTier, entry: Entry, extra: bytes = b"") -> Reply:
+    found = assess(entry.record.variants[0], "/x", POLICY)
+    return hot.reply(entry, found, WHOLE, extra, False, lambda: build(WHOLE, found))
+
+
+def learn(hot: HotTier, head: bytes, reply: Reply) -> None:
+    hot.learn(head, reply)
+    hot.learn(head, reply)
+
+
+class ReplyTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.hot = HotTier(1 << 20)
+        entry = keep(self.hot, "GET /x")
+        assert entry is not None
+        self.entry = entry
+        self.reply = reply_of(self.hot, entry, b"Via: 1.1 me\r\n")
+
+    def test_bytes_tell_age_and_remaining_freshness(self) -> None:
+        self.assertTrue(self.reply.renew(NOW + 7.9))
+        head, _, body = self.reply.wire.partition(b"\r\n\r\n")
+        self.assertEqual(body, b"hello")
+        lines = head.split(b"\r\n")
+        self.assertEqual(lines[0], b"HTTP/1.1 200 OK")
+        self.assertEqual(
+            lines[-3:],
+            [
+                b"Via: 1.1 me",
+                b"Age: 7",
+                b"Cache-Status: api-relaying-server; hit; ttl=53",
+            ],
+        )
+
+    def test_it_holds_for_the_second_and_not_beyond_freshness(self) -> None:
+        self.reply.renew(NOW + 7.5)
+        self.assertEqual(self.reply.valid_until, NOW + 8)
+        self.reply.renew(NOW + 59.5)
+        self.assertEqual(self.reply.valid_until, NOW + 60)
+        self.assertFalse(self.reply.renew(NOW + 60))
+        self.assertEqual(self.reply.valid_until, 0)
+
+    def test_a_dropped_entry_answers_no_more(self) -> None:
+        self.reply.renew(NOW)
+        learn(self.hot, b"head", self.reply)
+        self.assertIs(self.hot.heads[b"head"], self.reply)
+        self.hot.drop("GET /x")
+        self.assertEqual((self.reply.valid_until, self.hot.heads), (0.0, {}))
+        self.assertFalse(self.reply.renew(NOW))
+        self.assertEqual((self.hot.size, len(self.hot)), (0, 0))
+
+    def test_one_reply_for_all_heads_of_one_meaning(self) -> None:
+        self.assertIs(reply_of(self.hot, self.entry, b"Via: 1.1 me\r\n"), self.reply)
+        self.assertIsNot(reply_of(self.hot, self.entry, b"Connection: close\r\n"), self.reply)
+
+    def test_a_large_body_is_not_copied(self) -> None:
+        body = b"x" * (hot_tier.JOINED_BODY + 1)
+        hot = HotTier(1 << 24)
+        entry = keep(hot, "GET /large", body)
+        assert entry is not None
+        reply = reply_of(hot, entry)
+        reply.renew(NOW)
+        self.assertIs(reply.tail, entry.record.variants[0].body)
+        self.assertTrue(reply.wire.endswith(b"\r\n\r\n"))
+
+
+class BoundsTest(unittest.TestCase):
+    def test_a_head_is_learned_the_second_time(self) -> None:
+        hot = HotTier(1 << 20)
+        entry = keep(hot, "GET /x")
+        assert entry is not None
+        reply = reply_of(hot, entry)
+        hot.learn(b"head", reply)
+        self.assertEqual(hot.heads, {})
+        hot.learn(b"head", reply)
+        self.assertEqual(hot.heads, {b"head": reply})
+
+    def test_heads_that_never_repeat_take_no_room(self) -> None:
+        hot = HotTier(1 << 20)
+        entry = keep(hot, "GET /x")
+        assert entry is not None
+        reply = reply_of(hot, entry)
+        size = hot.size
+        for number in range(2000):
+            hot.learn(b"head %d" % number, reply)
+        self.assertEqual((hot.heads, hot.size), ({}, size))
+
+    def test_a_long_head_is_not_learned(self) -> None:
+        hot = HotTier(1 << 20)
+        entry = keep(hot, "GET /x")
+        assert entry is not None
+        for length, known in ((hot_tier.MAX_HEAD_SIZE, True), (hot_tier.MAX_HEAD_SIZE + 1, False)):
+            head = b"h" * length
+            learn(hot, head, reply_of(hot, entry))
+            self.assertEqual(head in hot.heads, known)
+
+    def test_size_stays_within_the_limit(self) -> None:
+        hot = HotTier(100_000)
+        for number in range(500):
+            entry = keep(hot, f"GET /{number}", b"x" * 500)
+            assert entry is not None
+            learn(hot, b"head %d" % number, reply_of(hot, entry))
+            self.assertLessEqual(hot.size, hot.limit)
+        self.assertGreater(hot.evicted, 400)
+        self.assertEqual(len(hot.heads), len(hot))
+
+    def test_what_is_too_large_for_the_tier_is_not_taken(self) -> None:
+        hot = HotTier(10_000)
+        self.assertIsNone(keep(hot, "GET /x", b"x" * 10_000))
+        self.assertEqual((len(hot), hot.size), (0, 0))
+        self.assertIsNone(keep(HotTier(0), "GET /x", b""))
+
+    def test_what_is_in_use_outlives_a_scan(self) -> None:
+        hot = HotTier(100_000)
+        used = keep(hot, "GET /used", b"x" * 500)
+        assert used is not None
+        reply = reply_of(hot, used)
+        for number in range(500):
+            reply.hits += 1
+            keep(hot, f"GET /{number}", b"x" * 500)
+        self.assertIs(hot.get("GET /used"), used)
+
+    def test_everything_is_accounted_for_when_all_is_forgotten(self) -> None:
+        hot = HotTier(1 << 20)
+        for number in range(50):
+            entry = keep(hot, f"GET /{number}")
+            assert entry is not None
+            reply = reply_of(hot, entry)
+            learn(hot, b"head %d" % number, reply)
+            for n in range(300):
+                hot.remember(entry, ("GET", (1, 1), (("range", f"bytes={n}-"),)), reply)
+        hot.clear()
+        self.assertEqual((hot.size, len(hot), hot.heads), (0, 0, {}))
+
+    def test_hits_are_counted_beyond_the_entry(self) -> None:
+        hot = HotTier(1 << 20)
+        entry = keep(hot, "GET /x")
+        assert entry is not None
+        reply_of(hot, entry).hits += 3
+        hot.drop("GET /x")
+        self.assertEqual(hot.retired_hits, 3)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,151 @@
+"""What a message becomes between client and upstream."""
+
+from __future__ import annotations
+
+import unittest
+
+from api_relaying_server.http1.message import Fields, RequestHead
+from api_relaying_server.upstream.session import IDLE_MAX, keep_alive_seconds
+from api_relaying_server.upstream.translation import (
+    Client,
+    fields_for_upstream,
+    localised,
+    parse_base,
+    target_for_upstream,
+)
+
+BASE = parse_base("https://api.example:8443/v1/")
+
+
+def sent(
+    fields: list[tuple[str, str]],
+    method: str = "GET",
+    client: Client = Client("192.0.2.7"),
+    **options,
+) -> list[tuple[str, str]]:
+    request = RequestHead.of(method, "/x", Fields(fields))
+    return fields_for_upstream(request, client, BASE, **options)
+
+
+class BaseTest(unittest.TestCase):
+    def test_urls(self) -> None:
+        for url, authority, path in (
+            ("http://a", "a", ""),
+            ("http://a:80/", "a", ""),
+            ("http://a:8080/api", "a:8080", "/api"),
+            ("https://a:443/api/", "a", "/api"),
+            ("http://[::1]:8000/api", "[::1]:8000", "/api"),
+        ):
+            base = parse_base(url)
+            self.assertEqual((base.authority, base.path), (authority, path), url)
+
+    def test_the_target_is_appended_as_it_came(self) -> None:
+        self.assertEqual(target_for_upstream("/a%2F?b'", BASE), "/v1/a%2F?b'")
+        self.assertEqual(target_for_upstream("*", BASE), "*")
+
+
+class RequestFieldsTest(unittest.TestCase):
+    def test_own_fields_around_the_clients(self) -> None:
+        self.assertEqual(
+            sent([("Host", "relay:8000"), ("X-b", "2"), ("Accept", "a"), ("X-b", "1")]),
+            [
+                ("Host", "api.example:8443"),
+                ("X-b", "2"),
+                ("Accept", "a"),
+                ("X-b", "1"),
+                ("Via", "1.1 api-relaying-server"),
+                ("X-Forwarded-For", "192.0.2.7"),
+                ("X-Forwarded-Proto", "http"),
+            ],
+        )
+
+    def test_what_is_for_one_connection_stays_behind(self) -> None:
+        names = (
+            "Connection",
+            "Keep-Alive",
+            "TE",
+            "Upgrade",
+            "Proxy-Authorization",
+            "X-Mine",
+            "Trailer",
+        )
+        fields = [(name, "x-mine, close" if name == "Connection" else "v") for name in names]
+        self.assertEqual([name for name, _ in sent(fields)][1:-3], [])
+
+    def test_a_client_cannot_name_itself(self) -> None:
+        fields = [
+            ("X-Forwarded-For", "10.0.0.1"),
+            ("X-Forwarded-Host", "evil"),
+            ("Forwarded", "for=evil"),
+            ("X-Forwarded-Proto", "https"),
+            ("X-Real-IP", "1"),
+            ("X-Forwarded-Prefix", "/evil"),
+        ]
+        got = dict(sent(fields))
+        self.assertEqual(got["X-Forwarded-For"], "192.0.2.7")
+        self.assertEqual(got["X-Forwarded-Proto"], "http")
+        self.assertNotIn("evil", "".join(got.values()))
+
+    def test_a_trusted_proxy_can(self) -> None:
+        fields = [("X-Forwarded-For", "10.0.0.1"), ("X-Forwarded-Proto", "https")]
+        got = dict(sent(fields, client=Client("192.0.2.7", trusted=True)))
+        self.assertEqual(got["X-Forwarded-For"], "10.0.0.1, 192.0.2.7")
+        self.assertEqual(got["X-Forwarded-Proto"], "https")
+
+    def test_a_public_host_is_told_only_when_set(self) -> None:
+        self.assertNotIn("X-Forwarded-Host", dict(sent([])))
+        self.assertEqual(
+            dict(sent([], public_host="lunch.example"))["X-Forwarded-Host"], "lunch.example"
+        )
+
+    def test_directives_pass_only_with_client_refresh(self) -> None:
+        fields = [("Cache-Control", "no-cache"), ("Pragma", "no-cache")]
+        self.assertNotIn("Cache-Control", dict(sent(fields)))
+        self.assertEqual(dict(sent(fields, pass_refresh=True))["Cache-Control"], "no-cache")
+
+    def test_via_grows(self) -> None:
+        self.assertEqual(dict(sent([("Via", "1.0 a")]))["Via"], "1.0 a, 1.1 api-relaying-server")
+
+    def test_max_forwards_counts_down_for_trace_and_options_alone(self) -> None:
+        for method, before, after in (
+            ("OPTIONS", "3", "2"),
+            ("TRACE", "1", "0"),
+            ("GET", "3", "3"),
+        ):
+            got = dict(sent([("Max-Forwards", before)], method))
+            self.assertEqual(got.get("Max-Forwards"), after, method)
+
+
+class ResponseFieldsTest(unittest.TestCase):
+    def test_references_below_the_base_become_the_relays_own(self) -> None:
+        for came, goes in (
+            ("https://api.example:8443/v1/new?x=1#y", "/new?x=1#y"),
+            ("HTTPS://API.EXAMPLE:8443/v1/new", "/new"),
+            ("/v1/new", "/new"),
+            ("/v1", "/"),
+            ("/v1?x", "/?x"),
+            ("/v10/new", "/v10/new"),
+            ("new", "new"),
+            ("../new", "../new"),
+            ("//api.example:8443/v1/new", "//api.example:8443/v1/new"),
+            ("https://other.example/v1/new", "https://other.example/v1/new"),
+            ("http://api.example:8443/v1/new", "http://api.example:8443/v1/new"),
+        ):
+            fields = Fields([("Location", came), ("X", came), ("Content-Location", came)])
+            expected = Fields([("Location", goes), ("X", came), ("Content-Location", goes)])
+            self.assertEqual(localised(fields, BASE), expected, came)
+
+    def test_the_upstreams_keep_alive_time_is_believed_less_a_second(self) -> None:
+        for value, seconds in (
+            ("timeout=5", 4.0),
+            ("max=3, Timeout = 20", 19.0),
+            ("timeout=0", 0.0),
+        ):
+            self.assertEqual(keep_alive_seconds(Fields([("Keep-Alive", value)])), seconds)
+        for value in ("timeout=x", "max=3", ""):
+            self.assertEqual(keep_alive_seconds(Fields([("Keep-Alive", value)])), IDLE_MAX)
+        self.assertEqual(keep_alive_seconds(Fields()), IDLE_MAX)
+
+
+if __name__ == "__main__":
+    unittest.main()
