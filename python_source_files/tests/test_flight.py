@@ -12,18 +12,15 @@ from api_relaying_server.tiers.flight import Flight, Landing, SharedBody
 
 
 class Pieces:
-    """A source that gives these pieces; an exception among them is raised. `gate` holds each back."""
+    """A source that gives these pieces; an exception among them is raised."""
 
     def __init__(self, *pieces: bytes | Exception, length: int | None = None) -> None:
         self.pieces = list(pieces)
         self.length = length
         self.reads = 0
         self.closed = False
-        self.gate: threading.Semaphore | None = None
 
     def read(self) -> tuple[bytes, bool]:
-        if self.gate is not None:
-            self.gate.acquire(timeout=10)
         self.reads += 1
         piece = self.pieces.pop(0)
         if isinstance(piece, Exception):

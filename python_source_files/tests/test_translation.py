@@ -15,12 +15,13 @@ from api_relaying_server.upstream.translation import (
 )
 
 BASE = parse_base("https://api.example:8443/v1/")
+CLIENT = Client("192.0.2.7")
 
 
 def sent(
     fields: list[tuple[str, str]],
     method: str = "GET",
-    client: Client = Client("192.0.2.7"),
+    client: Client = CLIENT,
     **options,
 ) -> list[tuple[str, str]]:
     request = RequestHead.of(method, "/x", Fields(fields))

