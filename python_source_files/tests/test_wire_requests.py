@@ -33,7 +33,7 @@ def _test(probe: Any, check: Callable[[Any, Any], None]) -> Callable[[Any], None
     def test(self: Any) -> None:
         check(self, probe)
 
-    test.__doc__ = f"{probe.name}: {probe.data[:60]!r}"
+    test.__doc__ = f"{probe.name}: {probe[1]!r:.80}"
     return test
 
 

@@ -8,6 +8,7 @@ import contextlib
 import re
 import socket
 import threading
+import time
 import unittest
 from types import TracebackType
 from typing import Callable, NamedTuple
@@ -57,6 +58,10 @@ class Talk:
         """Sends each piece by itself."""
         for piece in pieces:
             self.connection.sendall(piece)
+
+    def pause(self, seconds: float = 0.01) -> None:
+        """Lets what was sent arrive by itself."""
+        time.sleep(seconds)
 
     def reset(self) -> bool:
         """The connection will end with a reset."""

@@ -156,15 +156,26 @@ def check_beginning(data: bytes) -> None:
     """Raises BadRequest where no head can begin with these bytes: a client that speaks something
     else learns it at once, not when its time is over.
     """
-    ends = data.count(b"\r\n")
-    bare = data.count(b"\r") - ends - data.endswith(b"\r")
-    if bare or data.count(b"\n") != ends or b"\0" in data:
-        raise BadRequest("a line does not end in CRLF, or a byte is NUL")
+    _check_line_ends(data)
     line, end, _ = data.partition(b"\r\n")
     if end:
         _known.read_request(line)
     elif line and not is_token(line[:1].decode("latin-1")) and line != b"\r":
         raise BadRequest("a request line begins with its method")
+
+
+def check_response_beginning(data: bytes) -> None:
+    """The same for the head of a response."""
+    if not data.startswith(b"HTTP/1.") and not b"HTTP/1.".startswith(data):
+        raise BadRequest("this is not HTTP/1")
+    _check_line_ends(data)
+
+
+def _check_line_ends(data: bytes) -> None:
+    ends = data.count(b"\r\n")
+    bare = data.count(b"\r") - ends - data.endswith(b"\r")
+    if bare or data.count(b"\n") != ends or b"\0" in data:
+        raise BadRequest("a line does not end in CRLF, or a byte is NUL")
 
 
 def _check_marks(request: RequestHead, marks: int) -> None:
@@ -285,8 +296,23 @@ def parse_response_head(head: bytes) -> ResponseHead:
     found = _STATUS_LINE.fullmatch(lines[0].decode("latin-1"))
     if found is None:
         raise BadRequest("the status line is not one of HTTP/1")
-    fields = parse_fields(lines[1:])
-    return ResponseHead(int(found[2]), found[3] or "", fields, (1, min(int(found[1]), 1)))
+    status = int(found[2])
+    fields = _with_one_length(status, parse_fields(lines[1:]))
+    return ResponseHead(status, found[3] or "", fields, (1, min(int(found[1]), 1)))
+
+
+def _with_one_length(status: int, fields: Fields) -> Fields:
+    """The fields with one number for all that tell the length; none where there must be none."""
+    lengths = fields.all("content-length")
+    if not lengths:
+        return fields
+    # RFC 9110, 8.6: never in a 1xx or 204, and equal values become one before they go on.
+    if status < 200 or status == 204:
+        return fields.without(lambda name: name == "content-length")
+    length = content_length(lengths)
+    if length is None:
+        raise BadRequest("the Content-Length is not one number")
+    return fields if lengths == [str(length)] else fields.replaced("content-length", str(length))
 
 
 _REAL_CODINGS = frozenset(("chunked", "gzip", "x-gzip", "deflate", "compress", "x-compress"))
@@ -321,9 +347,4 @@ def response_framing(method: str, head: ResponseHead) -> tuple[bool, int | None]
         if lengths or head.version < (1, 1):
             raise BadRequest("the response's framing fields contradict each other")
         return _response_coding(codings), None
-    if lengths:
-        length = content_length(lengths)
-        if length is None:
-            raise BadRequest("the response's Content-Length is not one number")
-        return False, length
-    return False, None
+    return False, content_length(lengths)

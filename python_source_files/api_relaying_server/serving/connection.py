@@ -17,9 +17,10 @@ class Connection:
     """One client's connection.
 
     `buffer` holds bytes that have come and belong to no answered request; `out` bytes that are
-    still to be sent; `deadline` the Unix time at which the front closes it; `request` the request
-    whose head has come, for its handler, `since` when (Unix time). `recv` and `send` are the
-    socket's own, bound once.
+    still to be sent; `closes` tells that it ends after this answer, `resets` that it ends with a
+    reset, so that its client sees that something is missing; `deadline` the Unix time at which the
+    front closes it; `request` the request whose head has come, for its handler, `since` when (Unix
+    time). `recv` and `send` are the socket's own, bound once.
     """
 
     __slots__ = (
@@ -31,6 +32,7 @@ class Connection:
         "out",
         "recv",
         "request",
+        "resets",
         "send",
         "since",
         "sock",
@@ -46,6 +48,7 @@ class Connection:
         self.buffer = b""
         self.out: memoryview | None = None
         self.closes = False
+        self.resets = False
         self.deadline = deadline
         self.state = READING
         self.since = 0.0

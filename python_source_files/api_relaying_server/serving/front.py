@@ -17,6 +17,7 @@ import errno
 import logging
 import os
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -67,6 +68,9 @@ def accept(listener: socket.socket, family: int) -> tuple[socket.SocketType, Any
     fd, address = listener._accept()  # type: ignore[attr-defined]
     return socket.SocketType(family, socket.SOCK_STREAM, 0, fd), address
 
+
+_NO_LINGER = struct.pack("ii", 1, 0)
+"""For SO_LINGER: closing is a reset."""
 
 Lookup = Callable[[RequestHead, float], Optional[Reply]]
 Dispatch = Callable[[Connection], None]
@@ -411,6 +415,10 @@ class Front:
 
     def _linger(self, conn: Connection, now: float, registered: bool) -> None:
         try:
+            if conn.resets:
+                conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+                self._close(conn, registered)
+                return
             conn.sock.setblocking(False)
             conn.sock.shutdown(socket.SHUT_WR)
             if not registered:

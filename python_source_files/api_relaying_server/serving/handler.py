@@ -168,6 +168,7 @@ class RelayHandler(BaseHTTPRequestHandler):
                 self._told = answer
                 self._sent += len(piece)
         except UpstreamError as error:
+            self.conn.resets = until_close and pending != head
             return self._cut(request, answer, error, pending == head)
         if chunked:
             pending += LAST_CHUNK

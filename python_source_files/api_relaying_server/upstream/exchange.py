@@ -9,8 +9,12 @@ folds repeated fields.
 
 from __future__ import annotations
 
+import select
 import socket
-from collections.abc import Iterable
+import ssl
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Callable
 
 from urllib3.connection import HTTPConnection
@@ -20,6 +24,7 @@ from api_relaying_server.errors import BadRequest, UpstreamCut, UpstreamError, U
 from api_relaying_server.http1.chunked import LAST_CHUNK, ChunkedDecoder, encode_chunk
 from api_relaying_server.http1.heads import (
     END_OF_HEAD,
+    check_response_beginning,
     parse_response_head,
     response_framing,
     wants_close,
@@ -32,8 +37,18 @@ MAX_RESPONSE_HEAD = 65536
 MAX_INTERIM = 32
 """Interim responses before the final one; more is a fault."""
 
+WAIT_FOR_CONTINUE = 1.0
+"""Seconds in which an upstream may say what it thinks of a request before its body is asked for
+(RFC 9110, 10.1.1); curl waits as long.
+"""
+
+HOLD_HEAD = 0.1
+"""Seconds that a request's head waits for the body to begin: most clients send both at once, and a
+body that is refused at its first bytes then leaves no trace at the upstream.
+"""
+
 _PIECE = 65536
-"""Bytes asked of the socket at a time."""
+"""Bytes asked of the socket, or given to it, at a time."""
 
 OnInterim = Callable[[ResponseHead], None]
 
@@ -44,6 +59,30 @@ class ConnectionLost(UpstreamError):
     """
 
     proxy_error = "connection_terminated"
+
+
+class PacedBody:
+    """A request's body that comes at its own pace. Iterating gives its pieces.
+
+    `waits` is true where its sender sends nothing before it has been asked for it.
+    """
+
+    waits = False
+
+    def __init__(self, pieces: Iterable[bytes] = ()) -> None:
+        self._pieces = iter(pieces)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while piece := self.take(None):
+            yield piece
+
+    def comes_within(self, seconds: float) -> bool:
+        """True where some of it, or its end, is here in that time."""
+        return True
+
+    def take(self, answers: socket.socket | None) -> bytes | None:
+        """The next piece, empty at the end; None where something comes on `answers` before it."""
+        return next(self._pieces, b"")
 
 
 class Exchange:
@@ -66,6 +105,8 @@ class Exchange:
         self._read_timeout = read_timeout
         self._release: Callable[[bool], None] | None = release
         self._buffer = b""
+        self._heads: deque[ResponseHead] = deque()
+        self._heard = False
         self._keep_alive = False
         self._chunks: ChunkedDecoder | None = None
         self._left: int | None = None
@@ -83,12 +124,40 @@ class Exchange:
         if body is None:
             self._send_all(head)
             return True
-        pending = head
-        for piece in body:
-            pending += encode_chunk(piece) if chunked else piece
-            if wait_for_read(self._sock, timeout=0):
+        paced = body if isinstance(body, PacedBody) else PacedBody(body)
+        if paced.waits:
+            self._send_all(head[:-2] + b"Expect: 100-continue\r\n\r\n")
+            if not self._may_go_on():
                 return False
-            if not self._send_body(pending):
+            head = b""
+        elif not paced.comes_within(HOLD_HEAD):
+            self._send_all(head)
+            head = b""
+        return self._send_paced(head, paced, chunked)
+
+    def _may_go_on(self) -> bool:
+        """False where the upstream's answer comes in place of a word to go on."""
+        until = time.monotonic() + WAIT_FOR_CONTINUE
+        while (left := until - time.monotonic()) > 0:
+            if not self._is_heard(left):
+                continue
+            head = self._read_head()
+            if head.status == 100:
+                break
+            if self._is_final(head):
+                return False
+        return True
+
+    def _send_paced(self, pending: bytes, body: PacedBody, chunked: bool) -> bool:
+        while True:
+            piece = body.take(self._sock)
+            if piece is None:
+                if self._is_answered():
+                    return False
+                continue
+            if not piece:
+                break
+            if not self._send_body(pending + (encode_chunk(piece) if chunked else piece)):
                 return False
             pending = b""
         return self._send_body(pending + LAST_CHUNK if chunked else pending)
@@ -102,17 +171,60 @@ class Exchange:
             raise ConnectionLost(f"the upstream closed the connection: {error}") from error
 
     def _send_body(self, data: bytes) -> bool:
-        if not data:
-            return True
-        try:
-            self._send_all(data)
-        except ConnectionLost:
-            # An upstream that has answered may close its reading side: its answer counts (RFC 9112,
-            # 9.5).
-            if wait_for_read(self._sock, timeout=0):
+        """Sends a piece; False where the upstream has answered meanwhile."""
+        rest = memoryview(data)
+        while rest:
+            if not self._wait_to_send() and self._is_answered():
                 return False
-            raise
+            try:
+                rest = rest[self._sock.send(rest[:_PIECE]) :]
+            except socket.timeout as error:
+                raise UpstreamTimeout("the upstream did not take the request in time") from error
+            except OSError as error:
+                # An upstream that has answered may close its reading side: its answer counts (RFC
+                # 9112, 9.5).
+                if wait_for_read(self._sock, timeout=0):
+                    return False
+                raise ConnectionLost(f"the upstream closed the connection: {error}") from error
         return True
+
+    def _wait_to_send(self) -> bool:
+        """False where something has come from the upstream. Raises UpstreamTimeout."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN | select.POLLOUT)
+        ready = poll.poll(self._read_timeout * 1000)
+        if not ready:
+            raise UpstreamTimeout("the upstream did not take the request in time")
+        return not ready[0][1] & select.POLLIN
+
+    def _is_answered(self) -> bool:
+        """Reads what the upstream says while it is sent a body; True for its final answer."""
+        while self._is_heard(0):
+            if self._is_final(self._read_head()):
+                return True
+        return False
+
+    def _is_heard(self, seconds: float) -> bool:
+        """True where bytes of an answer come in that time. Raises ConnectionLost at an end."""
+        if self._buffer:
+            return True
+        if not wait_for_read(self._sock, timeout=seconds):
+            return False
+        self._sock.settimeout(0)
+        try:
+            self._buffer = self._receive()
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False  # TLS speaks of itself: a session ticket, part of a record
+        finally:
+            self._sock.settimeout(self._read_timeout)
+        if not self._buffer:
+            raise self._lost("the upstream closed the connection within the request")
+        return True
+
+    def _is_final(self, head: ResponseHead) -> bool:
+        """Keeps a head for `receive_head`; True where no other will come."""
+        self._heads.append(head)
+        return head.status >= 200
 
     # Receiving the response head...
 
@@ -121,7 +233,7 @@ class Exchange:
         15.2).
         """
         for _ in range(MAX_INTERIM):
-            head = self._read_head()
+            head = self._heads.popleft() if self._heads else self._read_head()
             if head.status >= 200:
                 self.head = head
                 self._begin_body(head)
@@ -133,33 +245,43 @@ class Exchange:
         raise UpstreamError(f"more than {MAX_INTERIM} interim responses")
 
     def _read_head(self) -> ResponseHead:
-        while True:
-            end = self._buffer.find(END_OF_HEAD)
-            if end >= 0:
-                break
-            if len(self._buffer) > MAX_RESPONSE_HEAD:
-                raise UpstreamError("the response head is too large")
+        while (end := self._buffer.find(END_OF_HEAD) + 4) < 4:
+            self._check_beginning()
             data = self._receive()
             if not data:
-                if not self._buffer:
-                    raise ConnectionLost("the upstream closed the connection without an answer")
-                raise UpstreamCut("the upstream closed the connection within the response head")
+                raise self._lost("the upstream closed the connection without an answer")
             self._buffer += data
-        raw, self._buffer = self._buffer[: end + 4], self._buffer[end + 4 :]
+        if end > MAX_RESPONSE_HEAD:
+            raise UpstreamError("the response head is too large")
+        raw, self._buffer = self._buffer[:end], self._buffer[end:]
         try:
             return parse_response_head(raw)
         except BadRequest as error:
             raise UpstreamError(f"the upstream's response is malformed: {error.detail}") from error
 
+    def _check_beginning(self) -> None:
+        if len(self._buffer) > MAX_RESPONSE_HEAD:
+            raise UpstreamError("the response head is too large")
+        try:
+            check_response_beginning(self._buffer)
+        except BadRequest as error:
+            raise UpstreamError(f"the upstream's response is malformed: {error.detail}") from error
+
     def _receive(self) -> bytes:
         try:
-            return self._sock.recv(_PIECE)
+            data = self._sock.recv(_PIECE)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            raise  # asked without waiting
         except socket.timeout as error:
             raise UpstreamTimeout("the upstream did not answer in time") from error
         except OSError as error:
-            if not self._buffer and not hasattr(self, "head"):
-                raise ConnectionLost(f"the upstream broke the connection: {error}") from error
-            raise UpstreamCut(f"the upstream broke the connection: {error}") from error
+            raise self._lost(f"the upstream broke the connection: {error}") from error
+        self._heard = self._heard or bool(data)
+        return data
+
+    def _lost(self, how: str) -> UpstreamError:
+        """The error of a connection that has ended: another where part of an answer was seen."""
+        return UpstreamCut(how) if self._heard else ConnectionLost(how)
 
     def _begin_body(self, head: ResponseHead) -> None:
         try:

@@ -1,0 +1,254 @@
+"""An upstream that does wrong: what the client sees, and that nothing of it is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import re
+import socket
+import threading
+import unittest
+
+from tests.relay_support import PATIENCE, RunningRelay
+from tests.test_wire_requests import tests_of
+from tests.wire_faults import CLOSE, CUT, EVIL, FAULTS, HANG, RESET, WHOLE, Fault
+from tests.wire_support import (
+    Client,
+    Got,
+    Play,
+    Talk,
+    WireTestCase,
+    Wrong,
+    answer,
+    ok,
+    request,
+)
+
+FLAGS = ("--default-ttl", "60", "--cool-down", "0", "--timeout-read", "0.3")
+
+
+class Playing:
+    """Plays a fault to the first request, and answers the next ones well."""
+
+    def __init__(self, fault: Fault) -> None:
+        self._fault = fault
+        self._begun = False
+        self.sent = threading.Event()
+
+    def __call__(self, talk: Talk) -> bool:
+        if self._begun:
+            talk.send(ok(b"good"))
+            return True
+        self._begun = True
+        for piece in self._fault.sent:
+            talk.send(piece)
+            talk.pause()
+        self.sent.set()
+        if self._fault.then == HANG:
+            talk.wait_for_end()
+        if self._fault.then == RESET:
+            return talk.reset()
+        return self._fault.then not in (CLOSE, HANG)
+
+
+def check_fault(case: WireTestCase, fault: Fault) -> None:
+    """What is seen; then the same again, which is answered anew unless the first was whole."""
+    path = "/" + re.sub(r"[^a-z0-9]+", "-", fault.name.lower())
+    playing = Playing(fault)
+    case.play(path, playing)
+    case.origin.drop_connections()
+    client = case.client(request(path))
+    if fault.seen == CUT:
+        with case.assertRaises(Wrong):
+            client.final()
+        case.assertTrue(client.ended)
+    else:
+        got = client.final()
+        assert_seen(case, fault, got)
+        case.assertTrue(playing.sent.wait(PATIENCE))
+        if got.get("connection") == "close":
+            client = case.client()
+        client.send(request("/after"))
+        case.assertEqual(client.final().body, b"GET /after HTTP/1.1\n")
+    again = case.client(request(path)).final()
+    case.assertEqual(again.body, fault.body if fault.seen == WHOLE else b"good")
+    asked = len(case.origin.heard(path))
+    case.assertEqual(asked, 1 if fault.seen == WHOLE else 2)
+
+
+def assert_seen(case: unittest.TestCase, fault: Fault, got: Got) -> None:
+    """The final reply is what the fault says."""
+    if fault.seen == WHOLE:
+        case.assertEqual((got.status, got.body), (200, fault.body))
+        return
+    case.assertEqual(str(got.status), fault.seen)
+    case.assertEqual(got.get("content-type"), "application/problem+json")
+    case.assertEqual(str(json.loads(got.body)["status"]), fault.seen)
+    case.assertIn("api-relaying-server; error=", got.get("proxy-status") or "")
+
+
+@tests_of(FAULTS, check_fault)
+class FaultTest(WireTestCase):
+    """Each fault once, on a path of its own."""
+
+    flags = FLAGS
+
+    def test_nothing_listens(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as gone:
+            url = f"http://127.0.0.1:{gone.getsockname()[1]}"
+        with RunningRelay(url, *FLAGS) as relay, Client(relay.port, request()) as client:
+            got = client.final()
+            self.assertEqual(got.status, 502)
+            self.assertIn("error=connection_refused", got.get("proxy-status") or "")
+            client.send(request("/y"))
+            self.assertEqual(client.final().status, 502)
+
+    def test_interim_responses_reach_the_client(self) -> None:
+        """All but 100, in order, before the final one (RFC 9110, 15.2)."""
+        hints = b"HTTP/1.1 103 Early Hints\r\nLink: </%d>; rel=preload\r\n\r\n"
+        sent = b"HTTP/1.1 100 Continue\r\n\r\n" + hints % 1
+        sent += b"HTTP/1.1 102 Processing\r\n\r\n" + hints % 2 + ok(b"hello")
+        self.play("/hints", sent)
+        client = self.client(request("/hints"))
+        got = [client.reply() for _ in range(4)]
+        self.assertEqual([reply.status for reply in got], [103, 102, 103, 200])
+        self.assertEqual(got[0].get("link"), "</1>; rel=preload")
+        self.assertEqual(got[3].body, b"hello")
+
+    def test_interim_responses_spare_old_clients(self) -> None:
+        """RFC 9110, 15.2: none is sent to a client of HTTP/1.0."""
+        self.play("/old", b"HTTP/1.1 103 Early Hints\r\n\r\n" + ok(b"hello"))
+        client = self.client(b"GET /old HTTP/1.0\r\n\r\n")
+        self.assertEqual(client.reply().status, 200)
+
+    def test_bodies_where_none_may_be(self) -> None:
+        """What follows a head that has no body is no answer to anything."""
+        for method, status in (("HEAD", "200 OK"), ("GET", "204 No Content"), ("GET", "304 No")):
+            for body in (b"hello", EVIL):
+                with self.subTest(method=method, status=status, body=body):
+                    path = f"/bodiless-{method}-{status[:3]}-{len(body)}"
+                    self.play(path, ok(body, status=status))
+                    client = self.client(request(path, method=method))
+                    got = client.final(method)
+                    self.assertEqual((str(got.status), got.body), (status[:3], b""))
+                    client.send(request("/behind"))
+                    self.assertEqual(client.final().body, b"GET /behind HTTP/1.1\n")
+
+    def test_an_old_client_can_tell_that_a_body_is_cut(self) -> None:
+        """Where the end of the connection is the end of the body, a cut one ends with a reset."""
+
+        def play(talk: Talk) -> bool:
+            talk.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+            talk.pause()
+            return talk.reset()
+
+        self.play("/cut", play)
+        client = self.client(b"GET /cut HTTP/1.0\r\n\r\n")
+        with contextlib.suppress(Wrong):
+            client.final()
+        self.assertTrue(client.was_reset)
+
+    def test_many_bodies_arrive_unchanged(self) -> None:
+        """In both framings, of sizes about the limits of buffers."""
+        for size in (0, 1, 65535, 65536, 65537, 1_000_000, 3_000_001):
+            body = random.Random(size).randbytes(size)
+            chunks = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in pieces(body, 70_001))
+            chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks
+            for name, sent in (("length", ok(body)), ("chunks", chunked + b"0\r\n\r\n")):
+                with self.subTest(framing=name, size=size):
+                    self.play(f"/{name}-{size}", sent)
+                    got = self.client(request(f"/{name}-{size}")).final()
+                    self.assertEqual(got.body, body)
+
+
+class ConnectionTest(WireTestCase):
+    """Connections to the upstream: kept, closed, lost."""
+
+    flags = FLAGS
+
+    def fresh(self, path: str, play: Play) -> Client:
+        """A client, after one good request has left an idle connection to the origin."""
+        self.play(path, play)
+        client = self.client(request("/warm"))
+        client.final()
+        return client
+
+    def test_one_is_used_again(self) -> None:
+        client = self.client(request("/again?1") + request("/again?2"))
+        client.final(), client.final()
+        first, second = self.origin.heard("/again")
+        self.assertEqual(first.connection, second.connection)
+
+    def test_close_is_obeyed(self) -> None:
+        self.play("/close", ok(b"hello", ("Connection", "close")))
+        client = self.client(request("/close") + request("/behind-close"))
+        client.final(), client.final()
+        (closed,), (behind,) = self.origin.heard("/close"), self.origin.heard("/behind-close")
+        self.assertNotEqual(closed.connection, behind.connection)
+
+    def test_one_that_died_while_idle(self) -> None:
+        client = self.client(request("/idle?1"))
+        client.final()
+        self.origin.drop_connections()
+        for method in ("GET", "POST"):
+            client.send(request("/idle?2", method=method))
+            self.assertEqual(client.final(method).status, 200)
+
+    def test_one_that_dies_with_the_next_request(self) -> None:
+        """A safe or idempotent request is tried again, once."""
+        for method in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE"):
+            for end in (lambda talk: False, Talk.reset):
+                with self.subTest(method):
+                    path = f"/dies-{method}-{end is Talk.reset}"
+                    client = self.fresh(path, Dying(end))
+                    client.send(request(path, method=method))
+                    self.assertEqual(client.final(method).status, 200)
+                    self.assertEqual(len(self.origin.heard(path)), 2)
+
+    def test_a_post_is_not_sent_twice(self) -> None:
+        for fields, body in ((), b""), (("Content-Length: 5",), b"hello"):
+            path = f"/post-{len(body)}"
+            client = self.fresh(path, Dying(lambda talk: False))
+            client.send(request(path, *fields, method="POST", body=body))
+            self.assertEqual(client.final("POST").status, 502)
+            self.assertEqual(len(self.origin.heard(path)), 1)
+
+    def test_not_again_where_part_of_an_answer_was_seen(self) -> None:
+        parts = (b"H", b"HTTP/1.1 200 OK\r\nX", b"HTTP/1.1 100 Continue\r\n\r\n")
+        for number, part in enumerate(parts):
+            with self.subTest(part):
+
+                def end(talk: Talk, part: bytes = part) -> bool:
+                    talk.send(part)
+                    return False
+
+                client = self.fresh(f"/part-{number}", Dying(end))
+                client.send(request(f"/part-{number}"))
+                self.assertEqual(client.final().status, 502)
+                self.assertEqual(len(self.origin.heard(f"/part-{number}")), 1)
+
+    def test_not_again_and_again(self) -> None:
+        client = self.fresh("/always", lambda talk: False)
+        client.send(request("/always"))
+        self.assertEqual(client.final().status, 502)
+        self.assertEqual(len(self.origin.heard("/always")), 2)
+
+
+class Dying:
+    """Ends the connection at the first request, answers the next ones."""
+
+    def __init__(self, end: Play) -> None:
+        self._end = end
+        self._died = False
+
+    def __call__(self, talk: Talk) -> bool:
+        if self._died:
+            return answer(talk)
+        self._died = True
+        return self._end(talk)
+
+
+def pieces(body: bytes, size: int) -> list[bytes]:
+    """The body in pieces of a size."""
+    return [body[at : at + size] for at in range(0, len(body), size)]
