@@ -23,7 +23,7 @@ from api_relaying_server.tiers import sqlite, sqlite_file, sqlite_readers, write
 from api_relaying_server.tiers.health import RETRY_FIRST, RETRY_MOST, STEADY, Health
 from api_relaying_server.tiers.queued_store import QueuedStore
 from api_relaying_server.tiers.sqlite import SQLiteRecords
-from api_relaying_server.tiers.storage import Change, StorageFault, Trouble
+from api_relaying_server.tiers.storage import Change, StorageFault, Tidying, Trouble
 from api_relaying_server.tiers.store import MemoryStore, NoStore, Store, open_store
 from api_relaying_server.tiers.write_queue import UNQUEUED, WriteQueue
 from tests.store_support import MIB, PATIENCE, StoreCase, eventually, make_record
@@ -281,9 +281,9 @@ class Bound(StoreCase):
         assert isinstance(responses, SQLiteRecords)
         return responses
 
-    def put(self, storage: SQLiteRecords, key: str, length: int, expires: float = 4e9) -> None:
+    def put(self, storage: SQLiteRecords, key: str, length: int, expires: float = 4e9) -> int:
         record = make_record(key, length, expires)
-        storage.apply([Change(key, storage.encode(key, record), expires)])
+        return storage.apply([Change(key, storage.encode(key, record), expires)])
 
     def test_neither_table_nor_file_grows_past_it(self) -> None:
         store = self.open()
@@ -394,6 +394,36 @@ class Bound(StoreCase):
                 )
 
         eventually(is_small, "free pages given back")
+
+    def test_what_was_cleared_is_deleted_bit_by_bit(self) -> None:
+        store = self.open()
+        self.fill(store, 300)
+        storage = self.records(store)
+        with mock.patch.object(storage, "trim", return_value=Tidying(0, False)):
+            store.clear()
+            self.assertTrue(store.flush(PATIENCE))
+            self.assertEqual((store.size().entries, list(store.keys())), (0, []))
+            self.assertIsNone(store.read("GET /1"))
+            records = self.fill(store, 20)
+            for _ in range(12):
+                store.clear()
+                records = self.fill(store, 10)
+        used = store.size().bytes
+        eventually(lambda: store.size().bytes < used // 2, "the room is free again")
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            eventually(
+                lambda: sqlite_file.tables_of(connection) == set(sqlite_file.TABLES), "all gone"
+            )
+        self.assertEqual({key: store.read(key) for key in records}, records)
+        self.assertEqual(store.counters.evicted, 0)
+
+    def test_what_was_cleared_leaves_before_anything_is_evicted(self) -> None:
+        storage = self.records(self.open())
+        for number in range(200):
+            self.put(storage, f"old {number}", 3000)
+        storage.apply([], clear=True)
+        self.assertEqual(sum(self.put(storage, f"new {n}", 3000) for n in range(150)), 0)
+        self.assertEqual(len(storage), 150)
 
     def test_a_large_share_of_large_bodies(self) -> None:
         store = self.open()

@@ -31,6 +31,7 @@ from api_relaying_server.tiers.write_queue import Batch, Unqueued, WriteQueue
 
 GIVE_UP = 1.5  # seconds for what is under way at the end; longer than a write waits for a lock
 CHECK_EVERY = 1.0  # seconds between two looks whether the file is still the one that is open
+TRIM_EVERY = 0.02  # seconds between two steps of tidying, so that others can write too
 CREDIT_EVERY = 10.0  # seconds between two notes of what was used
 MOST_CREDITED = 4096  # keys in one such note; more are left out
 KEYS_AT_ONCE = 1000  # keys in one read of `keys`
@@ -40,6 +41,8 @@ _log = logging.getLogger("api_relaying_server.store")
 
 class QueuedStore(Store):
     """A store over a storage that can fail. One thread, started here, does all its writing."""
+
+    shared = True
 
     def __init__(
         self,
@@ -61,6 +64,7 @@ class QueuedStore(Store):
         self._suspicion: StorageFault | None = None  # a reader's, for the writing thread to mend
         self._uses: dict[str, int] = {}
         self._said_unreadable = False
+        self._more_to_trim = False
         self._next_check = self._next_credit = 0.0
         self._given_up = threading.Event()
         if fault is not None:
@@ -166,6 +170,11 @@ class QueuedStore(Store):
     def clear(self) -> None:
         self._queue.clear()
 
+    def after_write(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
+        self._queue.after(key, then, hurry)
+        if self._health.writing.fault is not None:
+            self._queue.forsake()
+
     def flush(self, deadline: float) -> bool:
         return self._queue.flush(deadline)
 
@@ -174,6 +183,7 @@ class QueuedStore(Store):
         self._thread.join(deadline)
         self._given_up.set()
         self._thread.join(GIVE_UP)
+        self._queue.forsake()
         lost = len(self._queue)
         if lost:
             self._count_dropped(lost)
@@ -199,7 +209,7 @@ class QueuedStore(Store):
         """Seconds to wait for changes before looking after the storage."""
         health = self._health
         pauses = [way.pause() for way in (health.reading, health.writing) if way.fault is not None]
-        return min([CHECK_EVERY, *pauses])
+        return min([TRIM_EVERY if self._more_to_trim else CHECK_EVERY, *pauses])
 
     def _save(self, batch: Batch) -> None:
         """Write a batch, however long the storage fails; what the storage refuses is left out."""
@@ -211,6 +221,7 @@ class QueuedStore(Store):
                 parts.pop(0)
                 clear = False
             elif fault.trouble is not Trouble.REFUSED:
+                self._queue.forsake()
                 if self._given_up.wait(self._health.writing.pause()):
                     return
                 self._health.writing.may_try()
@@ -274,7 +285,7 @@ class QueuedStore(Store):
             self._next_credit = now + CREDIT_EVERY
             uses, self._uses = self._uses, {}
             self._storage.credit(dict(uses))  # a reader may still be adding to the other
-        evicted = self._storage.trim()
+        evicted, self._more_to_trim = self._storage.trim()
         with self._lock:
             self.counters.evicted += evicted
 

@@ -26,6 +26,7 @@ from requests_cache.backends.sqlite import SQLiteCache, SQLiteDict
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.tiers.record import pipeline
 from api_relaying_server.tiers.sqlite_file import (
+    EVICTED_AT_ONCE,
     FIND,
     LAYOUT,
     LOG_ENDINGS,
@@ -36,21 +37,29 @@ from api_relaying_server.tiers.sqlite_file import (
     create,
     delete_least,
     delete_log,
+    drop_retired,
     fault_of,
     floor_of,
     folder_locked,
     identity_of,
     log_identity_of,
-    make_tables,
     name_aside,
     pragma,
     put,
     raise_worth,
+    retire_tables,
     settle,
     transaction,
 )
 from api_relaying_server.tiers.sqlite_readers import Readers
-from api_relaying_server.tiers.storage import Change, Extent, RecordStorage, StorageFault, Trouble
+from api_relaying_server.tiers.storage import (
+    Change,
+    Extent,
+    RecordStorage,
+    StorageFault,
+    Tidying,
+    Trouble,
+)
 
 READER_CACHE = 1024  # KiB of pages that each may keep; the system keeps all of them too
 WRITE_DEADLINE = 1.0  # seconds that a write waits for another process's
@@ -110,6 +119,7 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         self._limit = limit
         self._opening = 0  # how often it has been opened
         self.largest = min(limit // 2, MOST_BLOB)
+        self._has_retired = False  # whether entries that were cleared wait to be deleted
         self._used = 0  # bytes in use when last looked at
         self._read_deadline = read_deadline
         self._now = now
@@ -154,8 +164,8 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         path.parent.mkdir(parents=True, exist_ok=True)
         with folder_locked(path.parent, until):
             create(path)
-            identity = identity_of(path)
-            if identity != self._identity and log_identity_of(path) == self._log_identity:
+            identity, log = identity_of(path), self._log_identity
+            if identity != self._identity and log is not None and log_identity_of(path) == log:
                 delete_log(path)  # that of the file that was open and is gone
             self._identity, self._log_identity = identity, None
         if not os.access(path, os.R_OK | os.W_OK, effective_ids=EFFECTIVE):
@@ -165,6 +175,7 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         try:
             settle(connection, until)
             self._used = bytes_used(connection)
+            self._has_retired = True  # perhaps; the first step of tidying tells
             self._log_identity = log_identity_of(path)
         except BaseException:
             connection.close()
@@ -229,7 +240,8 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         """Write all of `changes` or none, if `clear` to an empty table; the number evicted."""
         with self.connection(commit=True) as connection:
             if clear:
-                make_tables(connection, anew=True)
+                retire_tables(connection)
+                self._has_retired = True
             floor = floor_of(connection)
             for change in changes:
                 if change.data is None:
@@ -238,24 +250,32 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
                     put(connection, change.key, change.data, change.expires, floor)
             return self._evict(connection)
 
-    def trim(self) -> int:
-        """Evict a few entries if too much is stored; else shrink a file that is too large."""
-        evicted = 0
-        if self._used > self._limit:
+    def trim(self) -> Tidying:
+        """Delete a few entries if too much is stored; else shrink a file that is too large."""
+        if self._has_retired or self._used > self._limit:
             with self.connection(commit=True) as connection:
                 evicted = self._evict(connection)
-        if not evicted:
-            self.vacuum()
-        return evicted
+                if self._has_retired:
+                    self._has_retired = drop_retired(connection, MOST_EVICTED) > 0
+            return Tidying(evicted, self._has_retired or self._used > self._limit)
+        return Tidying(0, self._shrink())
 
     def vacuum(self) -> None:
-        """Give back a few free pages if the file is well above its limit; never all at once."""
+        """A short step of it, where it is needed; all at once it would hold up every writer."""
+        self._shrink()
+
+    def _shrink(self) -> bool:
+        """Give back a few free pages if the file is well above its limit; whether it was."""
         with self._writing() as connection:
             try:
                 pages = pragma(connection, "page_count") * pragma(connection, "page_size")
-                if pages > self._limit + self._limit // 8 and pragma(connection, "freelist_count"):
-                    # `execute` would take one step of it, which is one page.
-                    connection.executescript(f"PRAGMA incremental_vacuum({VACUUMED_AT_ONCE})")
+                if pages <= self._limit + self._limit // 8:
+                    return False
+                if not pragma(connection, "freelist_count"):
+                    return False
+                # `execute` would take one step of it, which is one page.
+                connection.executescript(f"PRAGMA incremental_vacuum({VACUUMED_AT_ONCE})")
+                return True
             except sqlite3.Error as error:
                 raise fault_of(error) from error
 
@@ -285,10 +305,11 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         if used > self._limit:
             enough = self._limit - self._limit // 64  # so that the next write need not evict again
             while used > enough and evicted < MOST_EVICTED:
-                gone = delete_least(connection, int(self._now()))
-                if not gone:
-                    break
-                evicted += gone
+                if not self._has_retired or not drop_retired(connection, EVICTED_AT_ONCE):
+                    gone = delete_least(connection, int(self._now()))
+                    if not gone:
+                        break
+                    evicted += gone
                 used = bytes_used(connection)
         self._used = used
         return evicted

@@ -30,6 +30,7 @@ LOG_ENDINGS = ("-wal", "-shm")  # of the files that SQLite keeps beside a databa
 MOST_SET_ASIDE = 8  # damaged files kept beside the store; then it stays off, lest it fill the disk
 PAGE = 4096
 TABLES = ("responses", "usage", "aging")
+RETIRED = "retired_"  # begins the name of a table whose entries are to be deleted
 _MAKE_TABLES = (
     "CREATE TABLE IF NOT EXISTS responses ("
     "id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, "
@@ -128,6 +129,33 @@ def insist(connection: sqlite3.Connection, statement: str, until: float) -> None
             if fault_of(error).trouble is not Trouble.LOCKED or time.monotonic() >= until:
                 raise
             time.sleep(0.01)
+
+
+def retire_tables(connection: sqlite3.Connection) -> None:
+    """Put every entry out of sight at once; `drop_retired` deletes them, for that takes long."""
+    number = 1 + max(_retired(connection), default=0)
+    connection.execute("DROP TRIGGER IF EXISTS forget")
+    connection.execute("DROP INDEX IF EXISTS expires_idx")
+    connection.execute("DROP TABLE IF EXISTS usage")
+    connection.execute(f"ALTER TABLE responses RENAME TO {RETIRED}{number}")
+    make_tables(connection, anew=False)
+
+
+def drop_retired(connection: sqlite3.Connection, most: int) -> int:
+    """Delete at most `most` entries of those that were retired; how many there were."""
+    for number in _retired(connection):
+        name = f"{RETIRED}{number}"
+        some = f"SELECT id FROM {name} LIMIT {most}"
+        deleted = connection.execute(f"DELETE FROM {name} WHERE id IN ({some})").rowcount
+        if deleted:
+            return deleted
+        connection.execute(f"DROP TABLE {name}")
+    return 0
+
+
+def _retired(connection: sqlite3.Connection) -> list[int]:
+    tables = tables_of(connection)
+    return [int(name[len(RETIRED) :]) for name in tables if name.startswith(RETIRED)]
 
 
 def make_tables(connection: sqlite3.Connection, anew: bool) -> None:

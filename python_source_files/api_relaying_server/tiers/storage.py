@@ -74,6 +74,13 @@ class Extent(NamedTuple):
     limit: int
 
 
+class Tidying(NamedTuple):
+    """What one step of tidying did: entries evicted, and whether there is more to do soon."""
+
+    evicted: int
+    more: bool
+
+
 class RecordStorage(BaseStorage[str, Record]):
     """A requests-cache storage of records, with what the store needs beside a mapping's operations.
 
@@ -94,8 +101,8 @@ class RecordStorage(BaseStorage[str, Record]):
         """Write all of `changes` or none, if `clear` to an empty table; the number evicted."""
 
     @abstractmethod
-    def trim(self) -> int:
-        """Evict a few entries if more is stored than may be; their number, 0 if all is well."""
+    def trim(self) -> Tidying:
+        """Do a short step of what keeps the storage within its bound, if anything is to be done."""
 
     @abstractmethod
     def credit(self, uses: Mapping[str, int]) -> None:
