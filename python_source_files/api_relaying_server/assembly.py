@@ -14,6 +14,7 @@ from api_relaying_server.errors import ConfigError
 from api_relaying_server.fetching import Fetcher
 from api_relaying_server.keeping import Keeper
 from api_relaying_server.operations.access_log import AccessLog
+from api_relaying_server.operations.counters import CountedUpstream, Counters
 from api_relaying_server.relay import Relay
 from api_relaying_server.serving.front import Limits
 from api_relaying_server.serving.server import RelayServer, listen
@@ -22,6 +23,9 @@ from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.refresh import Refresher
 from api_relaying_server.tiers.store import Store, open_store
+from api_relaying_server.upstream.budget import Slots, TokenBucket
+from api_relaying_server.upstream.cooldown import CoolDown
+from api_relaying_server.upstream.guards import GuardedUpstream, UpstreamLike
 from api_relaying_server.upstream.session import RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 
@@ -44,9 +48,11 @@ class Worker:
         store: Store,
         refresher: Refresher,
         drain: float,
+        counters: Counters,
         log: AccessLog | None = None,
     ) -> None:
         self.server = server
+        self.counters = counters
         self._log = log
         self._store = store
         self._refresher = refresher
@@ -92,10 +98,15 @@ def build(settings: Settings, upstream_url: str) -> Worker:
     hot = HotTier(settings.hot_size)
     keeper = Keeper(hot, store, Notes(), policy, time.time)
     session = RelaySession(store.backend, settings.upstream_connections)
-    upstream = Upstream(
-        session, parse_base(upstream_url), settings.timeout_connect, settings.timeout_read
+    counters = Counters(hot.answered)
+    upstream = CountedUpstream(
+        Upstream(
+            session, parse_base(upstream_url), settings.timeout_connect, settings.timeout_read
+        ),
+        counters,
     )
-    fetcher = Fetcher(upstream, keeper, policy, settings.public_host)
+    guarded = _guarded(upstream, settings)
+    fetcher = Fetcher(guarded, keeper, policy, settings.public_host)
     refresher = Refresher()
     relay = Relay(policy, keeper, fetcher, refresher)
     server = RelayServer(
@@ -107,10 +118,11 @@ def build(settings: Settings, upstream_url: str) -> Worker:
         settings.max_body,
         settings.trust_forwarded,
     )
+    server.observers.append(counters.answered)
     if log is not None:
         server.observers.append(log.answered)
         server.front.on_hit = log.hit
-    return Worker(server, store, refresher, settings.drain, log)
+    return Worker(server, store, refresher, settings.drain, counters, log)
 
 
 def _access_log(settings: Settings) -> AccessLog | None:
@@ -126,6 +138,15 @@ def _access_log(settings: Settings) -> AccessLog | None:
             f"{place}: {path} cannot be opened ({error.strerror}); "
             "give another file, or - for standard output"
         ) from error
+
+
+def _guarded(upstream: UpstreamLike, settings: Settings) -> GuardedUpstream:
+    # Calls that wait hold threads, and answers from the store need some too.
+    waiting = max(1, settings.threads // 4)
+    rate = settings.upstream_rate
+    tokens = None if rate is None else TokenBucket(rate.per_second, rate.burst, waiting)
+    slots = Slots(settings.upstream_connections, waiting)
+    return GuardedUpstream(upstream, CoolDown(settings.cool_down or 0.0), slots, tokens)
 
 
 def _policy(settings: Settings) -> Policy:

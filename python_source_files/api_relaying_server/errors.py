@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class RelayError(Exception):
     """Something that ends in an answer of the relay's own.
@@ -53,11 +55,15 @@ class Overloaded(RelayError):
 
 
 class UpstreamError(RelayError):
-    """The upstream did not give an answer that may be passed on."""
+    """The upstream did not give an answer that may be passed on.
+
+    `reason` is a token that says why in `Cache-Status`, where `proxy_error` does not say it well.
+    """
 
     status = 502
     title = "The upstream failed"
     proxy_error = "http_protocol_error"
+    reason: str | None = None
 
 
 class UpstreamRefused(UpstreamError):
@@ -103,11 +109,18 @@ class UpstreamTlsError(UpstreamError):
 
 
 class UpstreamResting(UpstreamError):
-    """The upstream is being left alone: a cool-down, or its budget is spent."""
+    """The upstream is being left alone: a cool-down, or its budget is spent; `retry_after` is
+    known.
+    """
 
     status = 503
     title = "The upstream is being left alone"
     proxy_error = "destination_unavailable"
+
+    def __init__(self, detail: str, reason: str, seconds: float) -> None:
+        # Whole seconds, at least one: who came back sooner would be refused again.
+        super().__init__(detail, retry_after=max(1, math.ceil(seconds)))
+        self.reason = reason
 
 
 class ConfigError(Exception):

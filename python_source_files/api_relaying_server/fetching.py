@@ -9,8 +9,8 @@ of `caching/`; here is their order.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from typing import Callable, NamedTuple, Protocol
+from collections.abc import Iterable
+from typing import Callable, NamedTuple
 
 from api_relaying_server.caching.conditional import fields_of_304, is_not_modified
 from api_relaying_server.caching.freshness import Lifetime, lifetime
@@ -35,10 +35,10 @@ from api_relaying_server.http1.message import Field, Fields, RequestHead, Respon
 from api_relaying_server.keeping import Keeper
 from api_relaying_server.tiers.flight import Reader, SharedBody
 from api_relaying_server.upstream.exchange import OnInterim
+from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import (
     Client,
-    UpstreamBase,
     fields_for_upstream,
     localised,
     target_for_upstream,
@@ -67,26 +67,6 @@ class Caller(NamedTuple):
     length: int | None = None
     on_interim: OnInterim | None = None
     on_upstream: Callable[[float], None] | None = None
-
-
-class UpstreamLike(Protocol):
-    """The upstream, or what guards it."""
-
-    @property
-    def base(self) -> UpstreamBase:
-        """Where requests go."""
-
-    def fetch(
-        self,
-        method: str,
-        target: str,
-        fields: Sequence[Field],
-        body: Iterable[bytes] | None = None,
-        *,
-        chunked: bool = False,
-        on_interim: OnInterim | None = None,
-    ) -> Fetch:
-        """The response to one request, once its head is here."""
 
 
 class Arrived:

@@ -26,7 +26,8 @@ from api_relaying_server.fetching import Arrived, Caller, Fetcher
 from api_relaying_server.http1.heads import wants_close
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import reason_phrase, render_fields, render_request_line
-from api_relaying_server.keeping import Keeper
+from api_relaying_server.keeping import Keeper, Seen
+from api_relaying_server.tiers.coordination import ALONE, Coordinator, Lease
 from api_relaying_server.tiers.flight import Flight, Landing, SharedBody
 from api_relaying_server.tiers.hot import Entry, Reply
 from api_relaying_server.tiers.refresh import Refresher
@@ -36,6 +37,9 @@ UNSHARED_FOR = 120.0
 """Seconds for which a key whose answer could not be shared lets its clients through side by
 side.
 """
+
+LEASE_AT_MOST = 30.0
+"""Seconds that a request waits for another process's fetch before it fetches for itself."""
 
 FOLLOW_AT_MOST = 60.0
 """Seconds that a request waits for another one's fetch before it gives up with 504."""
@@ -85,6 +89,7 @@ class Relay:
         fetcher: Fetcher,
         refresher: Refresher,
         clock: Callable[[], float] = time.time,
+        coordinator: Coordinator = ALONE,
     ) -> None:
         self._policy = policy
         self._keeper = keeper
@@ -92,6 +97,7 @@ class Relay:
         self._refresher = refresher
         self._flight: Flight[Outcome] = Flight()
         self._clock = clock
+        self._coordinator = coordinator
 
     # The second line: heads that are new, answers that are in memory. Never blocks; the event loop
     # calls it.
@@ -154,8 +160,8 @@ class Relay:
                 Bypass("method" if request.method not in _PLAIN_METHODS else "bypass"),
             )
         key = cache_key(request.target)
-        record = self._keeper.read(key) if request.method in _PLAIN_METHODS else None
-        verdict = decide(request, record, now, self._policy)
+        seen = self._keeper.see(key) if request.method in _PLAIN_METHODS else None
+        verdict = decide(request, seen.record if seen is not None else None, now, self._policy)
         if isinstance(verdict, Fresh):
             return self._from_stored(request, verdict, now)
         if isinstance(verdict, Refuse):
@@ -164,7 +170,7 @@ class Relay:
             )
         if isinstance(verdict, Bypass):
             return self._pass_by(request, caller, verdict)
-        return self._ask(request, caller, verdict, key)
+        return self._ask(request, caller, verdict, key, seen)
 
     def _from_stored(self, request: RequestHead, verdict: Fresh, now: float) -> Answer:
         found = verdict.assessed
@@ -181,14 +187,15 @@ class Relay:
 
     def _refresh(self, request: RequestHead) -> None:
         key = cache_key(request.target)
-        verdict = decide(request, self._keeper.read(key), self._clock(), self._policy)
+        seen = self._keeper.see(key)
+        verdict = decide(request, seen.record, self._clock(), self._policy)
         if isinstance(verdict, Fresh) and verdict.refresh:
             verdict = Ask("stale", fallback=verdict.assessed)
             verdict = verdict._replace(
                 validate=(verdict.fallback.stored,) if verdict.fallback else ()
             )
         if isinstance(verdict, Ask):
-            answer = self._ask(request, Caller(Client("127.0.0.1")), verdict, key)
+            answer = self._ask(request, Caller(Client("127.0.0.1")), verdict, key, seen)
             for _ in answer.pieces():
                 pass
             answer.close()
@@ -201,13 +208,15 @@ class Relay:
         parts += [repr(request.fields.all(name)) for name in ("range", "if-range", "authorization")]
         return " ".join(parts)
 
-    def _ask(self, request: RequestHead, caller: Caller, ask: Ask, key: str) -> Answer:
+    def _ask(
+        self, request: RequestHead, caller: Caller, ask: Ask, key: str, seen: Seen | None
+    ) -> Answer:
         flight_key = self._flight_key(request, key)
         if self._keeper.notes.is_unshared(flight_key, self._clock()):
             return self._lead(request, caller, ask, None, flight_key, passes=not ask.validate)
         landing, leads = self._flight.join(flight_key)
         if leads:
-            return self._lead(request, caller, ask, landing, flight_key)
+            return self._lead(request, caller, ask, landing, flight_key, seen)
         return self._follow(request, caller, ask, landing, flight_key)
 
     def _lead(
@@ -217,13 +226,21 @@ class Relay:
         ask: Ask,
         landing: Landing[Outcome] | None,
         flight_key: str,
+        seen: Seen | None = None,
         passes: bool = False,
     ) -> Answer:
         outcome: Outcome = Alone()
+        lease = self._coordinator.lease(flight_key, LEASE_AT_MOST) if landing is not None else None
+        leave = self._leave(request, flight_key, landing, lease)
         try:
-            arrived = self._fetcher.fetch(
-                request, caller, ask, passes, self._done(flight_key, landing)
-            )
+            record = self._found_meanwhile(request, seen, lease)
+            if record is not None:
+                answer = self._of_renewed(request, ask, record)
+                if answer is not None:
+                    outcome = Look(record)
+                    return answer
+                ask = self._ask_anew(request, ask, record)
+            arrived = self._fetcher.fetch(request, caller, ask, passes, leave)
             outcome = self._outcome(request, arrived, flight_key)
             return self._of_arrived(request, ask, arrived)
         except UpstreamError as error:
@@ -232,15 +249,50 @@ class Relay:
         finally:
             if landing is not None:
                 landing.deliver(outcome)
-                if not isinstance(outcome, Shared):
-                    self._flight.leave(flight_key, landing)
+            if not isinstance(outcome, Shared):
+                leave()
 
-    def _done(self, flight_key: str, landing: Landing[Outcome] | None) -> Callable[[], None]:
+    def _leave(
+        self,
+        request: RequestHead,
+        flight_key: str,
+        landing: Landing[Outcome] | None,
+        lease: Lease | None,
+    ) -> Callable[[], None]:
+        """What ends a fetch: here at once, for other processes when they can read what it
+        brought.
+        """
+
         def leave() -> None:
             if landing is not None:
                 self._flight.leave(flight_key, landing)
+            if lease is not None:
+                self._keeper.when_stored(cache_key(request.target), lease.release)
 
         return leave
+
+    def _found_meanwhile(
+        self, request: RequestHead, seen: Seen | None, lease: Lease | None
+    ) -> Record | None:
+        """What was stored since the leader looked, by another thread or process."""
+        if seen is None:
+            return None
+        waited = lease is not None and lease.waited
+        return self._keeper.changed_since(cache_key(request.target), seen, surely=waited)
+
+    def _ask_anew(self, request: RequestHead, ask: Ask, record: Record) -> Ask:
+        verdict = decide(request, record, self._clock(), self._policy)
+        return verdict if isinstance(verdict, Ask) else ask
+
+    def _of_renewed(self, request: RequestHead, ask: Ask, record: Record) -> Answer | None:
+        """The answer that somebody else's fetch has made possible, if so."""
+        now = self._clock()
+        verdict = decide(request, record, now, self._policy)
+        if not isinstance(verdict, Fresh):
+            return None
+        found = verdict.assessed
+        told = status.forwarded(ask.reason, collapsed=True, ttl=found.fresh_for(now))
+        return stored_answer(prepare(request, found), found, now, told)
 
     def _outcome(self, request: RequestHead, arrived: Arrived, flight_key: str) -> Outcome:
         if arrived.renewed is not None:
@@ -248,7 +300,7 @@ class Relay:
         if arrived.body is not None and arrived.kept is not None and request.method == "GET":
             self._keeper.notes.mark_shared(flight_key)
             return Shared(arrived.kept, arrived.body)
-        if arrived.kept is None:
+        if arrived.kept is None and not arrived.failed:
             self._keeper.notes.mark_unshared(flight_key, self._clock() + UNSHARED_FOR)
         return Alone()
 
@@ -268,7 +320,8 @@ class Relay:
     def _instead(self, request: RequestHead, ask: Ask, error: UpstreamError) -> Answer:
         if ask.fallback is None or self._clock() >= ask.fallback_until:
             raise error
-        return self._stale(request, ask, error.proxy_error or "upstream-error", None)
+        why = error.reason or error.proxy_error or "upstream-error"
+        return self._stale(request, ask, why, None)
 
     def _stale(self, request: RequestHead, ask: Ask, why: str, upstream: int | None) -> Answer:
         if ask.fallback is None:
@@ -299,11 +352,9 @@ class Relay:
             if shared is not None:
                 return shared
         if isinstance(outcome, Look):
-            verdict = decide(request, outcome.record, self._clock(), self._policy)
-            if isinstance(verdict, Fresh):
-                found, now = verdict.assessed, self._clock()
-                told = status.forwarded(ask.reason, collapsed=True, ttl=found.fresh_for(now))
-                return stored_answer(prepare(request, found), found, now, told)
+            renewed = self._of_renewed(request, ask, outcome.record)
+            if renewed is not None:
+                return renewed
         return self._lead(request, caller, ask, None, flight_key)
 
     def _of_shared(self, request: RequestHead, ask: Ask, outcome: Shared) -> Answer | None:

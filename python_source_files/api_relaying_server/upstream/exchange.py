@@ -354,6 +354,21 @@ class Exchange:
         if release is not None:
             release(reusable)
 
+    def then(self, done: Callable[[], None]) -> None:
+        """Has `done` called once, as soon as the connection is given back: at once where it is."""
+        release = self._release
+        if release is None:
+            done()
+            return
+
+        def both(reusable: bool) -> None:
+            try:
+                release(reusable)
+            finally:
+                done()
+
+        self._release = both
+
     def forbid_reuse(self) -> None:
         """The connection is closed after this response: the request was not sent whole."""
         self._keep_alive = False

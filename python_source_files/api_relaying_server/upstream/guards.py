@@ -1,0 +1,163 @@
+"""What stands before the upstream: the order in which a call asks whether it may be made.
+
+    cool-down -> slot -> token -> the call -> what it told
+
+`cooldown` lets the upstream rest after failures, `budget` bounds how much it is asked, `told` reads
+what it says of itself. Each refusal is an UpstreamResting, on which the relay gives a stale answer
+where it has one. Nothing is locked while a call is under way.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Callable, Protocol
+
+from api_relaying_server.errors import UpstreamError, UpstreamResting
+from api_relaying_server.http1.message import Field
+from api_relaying_server.upstream.budget import Slots, TokenBucket
+from api_relaying_server.upstream.cooldown import Call, CoolDown
+from api_relaying_server.upstream.exchange import OnInterim
+from api_relaying_server.upstream.session import Fetch
+from api_relaying_server.upstream.told import Told, told_by_error, told_by_response
+from api_relaying_server.upstream.translation import UpstreamBase
+
+PATIENCE = 3.0
+"""Seconds that a call waits for a slot and a token together; a client's own patience is longer,
+and the thread that waits is wanted by others.
+"""
+
+
+class UpstreamLike(Protocol):
+    """The upstream, or what guards it."""
+
+    @property
+    def base(self) -> UpstreamBase:
+        """Where requests go."""
+
+    def fetch(
+        self,
+        method: str,
+        target: str,
+        fields: Sequence[Field],
+        body: Iterable[bytes] | None = None,
+        *,
+        chunked: bool = False,
+        on_interim: OnInterim | None = None,
+    ) -> Fetch:
+        """The response to one request, once its head is here."""
+
+
+class GuardedUpstream:
+    """An upstream that is asked no more than it can bear. Thread-safe.
+
+    `tokens` None: no limit in time. `refused` counts refusals by their reason.
+    """
+
+    def __init__(
+        self,
+        upstream: UpstreamLike,
+        cooldown: CoolDown,
+        slots: Slots,
+        tokens: TokenBucket | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.base = upstream.base
+        self.cooldown = cooldown
+        self.slots = slots
+        self.tokens = tokens
+        self.refused: Counter[str | None] = Counter()
+        self._lock = threading.Lock()  # guards that one
+        self._upstream = upstream
+        self._clock = clock
+
+    def fetch(
+        self,
+        method: str,
+        target: str,
+        fields: Sequence[Field],
+        body: Iterable[bytes] | None = None,
+        *,
+        chunked: bool = False,
+        on_interim: OnInterim | None = None,
+    ) -> Fetch:
+        """The upstream's response, as `Upstream.fetch` gives it. Raises UpstreamResting where the
+        upstream is not to be asked now, and what `Upstream.fetch` raises.
+
+        The call counts until the body has come to its end or is closed.
+        """
+        path = target.partition("?")[0]
+        call = self._enter(path, quick=body is None or isinstance(body, tuple))
+        try:
+            fetch = self._upstream.fetch(
+                method, target, fields, body, chunked=chunked, on_interim=on_interim
+            )
+        except BaseException as error:
+            self._settle(call, told_by_error(error) if isinstance(error, UpstreamError) else None)
+            self._leave(call)
+            raise
+        fetch.exchange.then(lambda: self._leave(call))
+        head = fetch.exchange.head
+        self._settle(
+            call, told_by_response(method, target, head, fetch.request_time, fetch.response_time)
+        )
+        return fetch
+
+    # Before the call...
+
+    def _enter(self, path: str, quick: bool) -> Call:
+        """Waits for a slot and a token where that is worth it."""
+        try:
+            call = self.cooldown.admit(path, quick)
+            try:
+                waited = self._take()
+            except BaseException:
+                self.cooldown.settle(call, None)
+                raise
+            return self._admit_again(path, quick) if waited and not call.is_probe else call
+        except UpstreamResting as refusal:
+            with self._lock:
+                self.refused[refusal.reason] += 1
+            raise
+
+    def _take(self) -> bool:
+        began = self._clock()
+        waited = self.slots.take(PATIENCE)
+        if self.tokens is None:
+            return waited
+        try:
+            patience = PATIENCE - (self._clock() - began) if waited else PATIENCE
+            return self.tokens.take(patience) or waited
+        except BaseException:
+            self.slots.give_back()
+            raise
+
+    def _admit_again(self, path: str, quick: bool) -> Call:
+        """Much may have happened while it waited."""
+        try:
+            return self.cooldown.admit(path, quick)
+        except BaseException:
+            self.slots.give_back()
+            raise
+
+    # ...and after it.
+
+    def _settle(self, call: Call, told: Told | None) -> None:
+        self.cooldown.settle(call, told)
+        if told is not None and told.limits and self.tokens is not None:
+            # The upstream reckons otherwise than we do: go on as if we had nothing saved either.
+            self.tokens.empty(self.cooldown.seconds_left)
+
+    def _leave(self, call: Call) -> None:
+        self.slots.give_back(self._clock() - call.at)
+
+    # For work that can wait.
+
+    def spare(self) -> int:
+        """How many calls could be made at once without anybody waiting for them."""
+        if not self.cooldown.is_open or self.slots.waiting:
+            return 0
+        free = self.slots.free
+        return free if self.tokens is None else min(free, self.tokens.left)
