@@ -2,13 +2,19 @@
 
 Reading looks in memory first and brings what the store has into it; writing goes to both. Every
 change makes a new record: readers hold theirs undisturbed.
+
+Where other processes use the same store, a record is changed by one of them at a time, from what
+lies in the store; the others are told as soon as the change lies there, and forget what they have
+in memory.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Sequence
-from typing import Callable, Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Callable, NamedTuple, Protocol
 
 from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
@@ -16,6 +22,7 @@ from api_relaying_server.caching.ranges import combine
 from api_relaying_server.caching.reuse import Assessed, assess, useful_until
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.validation import is_newer_or_same
+from api_relaying_server.tiers.coordination import ALONE, Alone, Coordinator, Lease
 from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.notes import Notes
 
@@ -25,9 +32,33 @@ MAX_VARIANTS = 32
 _STRIPES = 64
 """Locks that keys share, so that two changes of one record do not undo each other."""
 
+CLAIM_AT_MOST = 0.5
+"""Seconds that a change waits for another process's change of the same record."""
+
+TELL_AT_MOST = 0.1
+"""Seconds that the change of a record which others may have in memory waits until they are told."""
+
+DOUBT = "doubt "
+"""Stands before a key that others are told of when it is made doubtful, before anything is stored.
+No key begins like this."""
+
+
+class Seen(NamedTuple):
+    """A record as it was found, and a mark that is another one after any change of it."""
+
+    record: Record | None
+    when: tuple[int, int]
+
 
 class RecordStore(Protocol):
     """The store as it is seen from here: it never raises and never blocks for long."""
+
+    shared: bool
+    """True where other processes find what is written here."""
+
+    @property
+    def fault(self) -> str:
+        """Why nothing can be read or written at the moment, empty if it can."""
 
     def read(self, key: str) -> Record | None:
         """The record of a key."""
@@ -38,9 +69,18 @@ class RecordStore(Protocol):
     def delete(self, key: str) -> None:
         """Forgets a key."""
 
+    def clear(self) -> None:
+        """Forgets everything."""
+
+    def after_write(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
+        """Calls `then` when the last change of a key is stored, or will not be for long."""
+
 
 class Keeper:
-    """Records by target. Thread-safe."""
+    """Records by target. Thread-safe.
+
+    `news` gives a number that is another one after anything that other processes have told.
+    """
 
     def __init__(
         self,
@@ -49,23 +89,59 @@ class Keeper:
         notes: Notes,
         policy: Policy,
         clock: Callable[[], float],
+        coordinator: Coordinator = ALONE,
+        news: Callable[[], int] = lambda: 0,
     ) -> None:
         self.hot = hot
         self.notes = notes
         self.policy = policy
         self._store = store
         self._clock = clock
+        self._coordinator = coordinator
+        self._news = news
+        self._alone = isinstance(coordinator, Alone)
+        self._shares = store.shared and not self._alone
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
+        self._ticks = itertools.count(1)
+        self._changes = [0] * _STRIPES  # the tick of the last change of any key of a stripe
+        coordinator.on_change(self._changed_elsewhere)
 
     def read(self, key: str) -> Record | None:
         """What is stored under a key, from memory or from the store."""
         entry = self.hot.get(key)
         if entry is not None:
             return entry.record
+        stripe = hash(key) % _STRIPES
+        before = self._changes[stripe]
         record = self._store.read(key)
         if record is not None:
+            if self._shares:
+                self._learn_selecting(key, record)
             self.hot.put(key, record)
+            if self._changes[stripe] != before:
+                self.hot.drop(key)  # it may be older than that change
         return record
+
+    def see(self, key: str) -> Seen:
+        """What is stored under a key, and when that was so."""
+        when = self._changes[hash(key) % _STRIPES], self._news()
+        return Seen(self.read(key), when)
+
+    def changed_since(self, key: str, seen: Seen, surely: bool) -> Record | None:
+        """The record of a key if it is another one by now. With `surely` the store is asked though
+        nobody has told of a change.
+        """
+        now = self._changes[hash(key) % _STRIPES], self._news()
+        if not surely and now == seen.when:
+            return None
+        if self._shares:
+            self.hot.drop(key)
+        record = self.read(key)
+        return None if record == seen.record else record
+
+    def when_stored(self, key: str, then: Callable[[], None]) -> None:
+        """Calls `then` when others can read what was last changed of a key."""
+        self._store.after_write(key, then)
 
     def assess(self, target: str, stored: StoredResponse) -> Assessed:
         """A stored response with its times."""
@@ -82,8 +158,7 @@ class Keeper:
             stored = stored.changed(
                 must_validate=True
             )  # RFC 9111, 4.4: it may be of before the change
-        with self._lock_of(key):
-            record = self.read(key)
+        with self._changing(key) as record:
             others = record.variants if record is not None else ()
             same = [variant for variant in others if variant.selecting == stored.selecting]
             for variant in same:
@@ -100,8 +175,7 @@ class Keeper:
         more.
         """
         key = cache_key(target)
-        with self._lock_of(key):
-            record = self.read(key)
+        with self._changing(key) as record:
             if record is None:
                 return None
             variants = list(record.variants)
@@ -116,27 +190,100 @@ class Keeper:
         (RFC 9111, 4.4).
         """
         key = cache_key(target)
-        self.notes.mark_invalidated(key, self._clock())
-        with self._lock_of(key):
-            record = self.read(key)
-            if record is not None:
+        self._doubt(key)
+        with self._changing(key) as record:
+            if record is None:
+                self._drop(key)
+            else:
                 self._put(key, target, [v.changed(must_validate=True) for v in record.variants])
 
     def forget(self, target: str) -> bool:
         """Removes all variants of a target; True where there was something."""
         key = cache_key(target)
-        with self._lock_of(key):
-            there = self.read(key) is not None
-            self.hot.drop(key)
+        self._doubt(key)
+        with self._changing(key) as record:
             self._store.delete(key)
+            self._drop(key)
+        return record is not None
+
+    @contextmanager
+    def _changing(self, key: str) -> Iterator[Record | None]:
+        """The record of a key, which nobody else changes meanwhile."""
+        if not self._shares:
+            with self._lock_of(key):
+                yield self.read(key)
+            return
+        claim = self._coordinator.lease(f"record {key}", CLAIM_AT_MOST)
+        known = False
+        try:
+            with self._lock_of(key):
+                record = self._store.read(key)
+                if record is None and self._store.fault:
+                    record = self.read(key)
+                known = record is not None
+                yield record
+        finally:
+            self._tell(key, claim, known)
+
+    def _tell(self, key: str, claim: Lease | None, known: bool) -> None:
+        """Tells others of a change when it is stored, and lets them change the record; waits for
+        that where they may have what it replaces in memory.
+        """
+        told = threading.Event()
+
+        def tell() -> None:
+            self._coordinator.tell_changed(key)
+            if claim is not None:
+                claim.release()
+            told.set()
+
+        self._store.after_write(key, tell, hurry=known)
+        if known:
+            told.wait(TELL_AT_MOST)
+
+    def _doubt(self, key: str) -> None:
+        self.notes.mark_invalidated(key, self._clock())
+        if not self._alone:
+            self._coordinator.tell_changed(DOUBT + key)
+
+    def _changed_elsewhere(self, told: str | None) -> None:
+        """Forgets what another process has changed, None for everything; never blocks."""
+        if told is None:
+            if not self._shares:
+                self._store.clear()
+            self.notes.mark_all_invalidated(self._clock())
+            self._changes[:] = [next(self._ticks)] * _STRIPES
+            self.hot.clear()
+            return
+        key = told
+        if told.startswith(DOUBT):
+            key = told[len(DOUBT) :]
             self.notes.mark_invalidated(key, self._clock())
-        return there
+        if not self._shares:
+            self._store.delete(key)
+        self._drop(key)
+
+    # A reader that has read the store before a change puts that into memory before it looks
+    # whether the stripe has changed. So the stripe changes after the store and before the memory.
+
+    def _drop(self, key: str) -> None:
+        self._touch(key)
+        self.hot.drop(key)
+
+    def _touch(self, key: str) -> None:
+        self._changes[hash(key) % _STRIPES] = next(self._ticks)
+
+    def _learn_selecting(self, key: str, record: Record) -> None:
+        """So that who asks for the same as another process's clients waits for their answer."""
+        for variant in record.variants[:1]:
+            self.notes.remember_selecting(key, tuple(name for name, _ in variant.selecting))
 
     def _put(self, key: str, target: str, variants: list[StoredResponse]) -> Record:
         kept = tuple(variants[:MAX_VARIANTS])
         record = Record(kept, max(useful_until(variant, target, self.policy) for variant in kept))
-        self.hot.put(key, record)
         self._store.write(key, record)
+        self._touch(key)
+        self.hot.put(key, record)
         return record
 
     def _lock_of(self, key: str) -> threading.Lock:

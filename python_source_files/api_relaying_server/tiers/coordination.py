@@ -74,3 +74,4 @@ class Alone:
 
 
 _OWN = _Own()
+ALONE = Alone()

@@ -96,7 +96,8 @@ class SharedBody:
     `limit` bytes.
 
     `on_whole` gets the whole content before any reader gets its last piece, so that whoever has
-    seen the end finds the response stored; `on_end` is called once, whatever the end is.
+    seen the end finds the response stored. `on_end` is called once: at the end, whatever it is, or
+    as soon as the body turns out too large to be kept.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class SharedBody:
         self._size = 0  # bytes so far
         self._fetching = False
         self._finished = False
+        self._told_end = False
         self._error: UpstreamError | None = None
         self._readers: list[Reader] = []
 
@@ -210,7 +212,14 @@ class SharedBody:
             if not self._keeps_all:
                 self._forget_what_all_have()
             self._changed.notify_all()
-        if done and self._on_end is not None:
+            too_large = self._on_whole is not None and not self._keeps_all
+        if done or too_large:
+            self._tell_end()
+
+    def _tell_end(self) -> None:
+        with self._changed:
+            told, self._told_end = self._told_end, True
+        if not told and self._on_end is not None:
             self._on_end()
 
     def _end(self, error: UpstreamError) -> None:
@@ -219,8 +228,7 @@ class SharedBody:
             self._fetching = False
             self._changed.notify_all()
         self._source.close()
-        if self._on_end is not None:
-            self._on_end()
+        self._tell_end()
 
     def detach(self, reader: Reader) -> None:
         """A reader leaves. The last one fetches a little more if that makes a response whole that

@@ -49,6 +49,7 @@ class Notes:
         self._unshared: BoundedMap[float] = BoundedMap()
         self._invalidated: BoundedMap[float] = BoundedMap()
         self._selecting: BoundedMap[Names] = BoundedMap()
+        self._all_invalidated = 0.0
 
     def mark_unshared(self, key: str, until: float) -> None:
         """Answers for this key are not for sharing until then (Unix time)."""
@@ -67,11 +68,15 @@ class Notes:
         """The key was made doubtful at this time."""
         self._invalidated.put(key, now)
 
+    def mark_all_invalidated(self, now: float) -> None:
+        """Any key may have been made doubtful up to this time."""
+        self._all_invalidated = now
+
     def was_invalidated_since(self, key: str, asked_at: float) -> bool:
         """True where an answer that was asked for at this time may be older than what invalidated
         the key.
         """
-        return self._invalidated.get(key, 0.0) >= asked_at
+        return max(self._invalidated.get(key, 0.0), self._all_invalidated) >= asked_at
 
     def remember_selecting(self, key: str, names: Names) -> None:
         """The key's answers are selected by these request fields."""

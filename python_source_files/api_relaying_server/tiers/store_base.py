@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Callable
 
 from requests_cache.backends.base import BaseCache
 
@@ -51,6 +52,9 @@ class StoreCounters:
 class Store(ABC):
     """Responses by key. Every method may be called from any thread, and none of them raises."""
 
+    shared = False
+    """True where other processes find what is written here."""
+
     def __init__(self, url: str, backend: BaseCache) -> None:
         self.url = url
         self.backend = backend
@@ -88,6 +92,13 @@ class Store(ABC):
     @abstractmethod
     def note_use(self, key: str, times: int = 1) -> None:
         """Tell that `key` was answered from a tier above, lest the store take it for unused."""
+
+    def after_write(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
+        """Have `then` called when the last change of `key` is stored, or will not be for long.
+
+        It is called at once, or later on another thread. `hurry`: somebody waits for it.
+        """
+        then()
 
     def flush(self, deadline: float) -> bool:
         """Wait until every change is stored, at most `deadline` seconds; whether all are."""

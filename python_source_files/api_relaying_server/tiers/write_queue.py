@@ -7,10 +7,11 @@ Nothing here knows a storage.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Callable, NamedTuple
 
 from api_relaying_server.caching.stored import Record
@@ -25,6 +26,8 @@ BATCH_DELETES = 512  # keys deleted in one transaction
 LINGER = (
     0.01  # seconds that the first change waits for company; a crash of the process loses as much
 )
+
+_log = logging.getLogger("api_relaying_server.store")
 
 
 class Batch(NamedTuple):
@@ -69,6 +72,8 @@ class WriteQueue:
         self._clear = False
         self._taken = _EMPTY
         self._woken = False
+        self._hurried = False
+        self._after: dict[str, list[Callable[[], None]]] = {}
         self.closed = False
 
     def __len__(self) -> int:
@@ -142,6 +147,26 @@ class WriteQueue:
             keys.update(dict.fromkeys(self._writes, True))
             return keys, self._clear or self._taken.clear
 
+    def after(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
+        """Call `then` when no change of `key` waits any more: now, or later on the thread that
+        calls `done` or `forsake`. `hurry`: let the next batch wait for no company.
+        """
+        with self._lock:
+            waits = self._waits_for(key)
+            if waits:
+                self._after.setdefault(key, []).append(then)
+                self._hurried |= hurry
+                if hurry:
+                    self._filled.notify()
+        if not waits:
+            then()
+
+    def forsake(self) -> None:
+        """What waits will not be written soon: call whatever was to be called after it."""
+        with self._lock:
+            forsaken, self._after = self._after, {}
+        _call_all(forsaken.values())
+
     def flush(self, deadline: float) -> bool:
         """Wait until nothing waits, at most `deadline` seconds; whether that came true."""
         with self._lock:
@@ -176,14 +201,24 @@ class WriteQueue:
     def done(self) -> None:
         """The batch that was taken is written, or given up."""
         with self._lock:
-            self._taken = _EMPTY
+            taken, self._taken = self._taken, _EMPTY
+            keys = (
+                list(self._after) if taken.clear else [k for k in taken.changes if k in self._after]
+            )
+            settled = [self._after.pop(key) for key in keys if not self._waits_for(key)]
             if self._is_empty():
                 self._emptied.notify_all()
+        _call_all(settled)
 
     # Under the lock
 
     def _waits(self) -> bool:
         return bool(self._writes or self._deletes or self._dropped or self._clear)
+
+    def _waits_for(self, key: str) -> bool:
+        taken = self._taken
+        waiting = (self._writes, self._deletes, self._dropped, taken.changes)
+        return self._clear or taken.clear or any(key in changes for changes in waiting)
 
     def _is_empty(self) -> bool:
         return not self._waits() and self._taken is _EMPTY
@@ -217,7 +252,7 @@ class WriteQueue:
 
     def _await_company(self) -> None:
         until = time.monotonic() + self._linger
-        while len(self._writes) < BATCH_WRITES and not self.closed:
+        while len(self._writes) < BATCH_WRITES and not (self.closed or self._hurried):
             left = until - time.monotonic()
             if left <= 0 or not self._filled.wait(left):
                 return
@@ -236,5 +271,13 @@ class WriteQueue:
             taken += size
         self._bytes -= taken
         batch = Batch(changes, self._clear)
-        self._clear = False
+        self._clear = self._hurried = False
         return batch
+
+
+def _call_all(lists: Iterable[list[Callable[[], None]]]) -> None:
+    for then in [then for several in lists for then in several]:
+        try:
+            then()
+        except Exception:
+            _log.exception("what was to follow a change failed")
