@@ -194,7 +194,9 @@ class HotTier:
         self.heads: dict[bytes, Reply] = {}
         self.size = 0
         self.evicted = 0
-        self.retired_hits = 0
+        # Answers from what is no longer here, by status: how many, and the bytes of their bodies.
+        self._retired: dict[int, tuple[int, int]] = {}
+        self._loose: Reply | None = None
         self._entries: dict[str, Entry] = {}
         self._seen_once: set[int] = set()
         self._lock = threading.RLock()  # guards every change of the above
@@ -245,7 +247,7 @@ class HotTier:
         entry.gone = True
         for reply in entry.replies.values():
             reply.valid_until = 0.0
-        self.retired_hits += entry.hits()
+            _count(self._retired, reply)
         for head in entry.heads:
             self.heads.pop(head, None)
         self.size -= entry.size
@@ -285,7 +287,25 @@ class HotTier:
                 made.kept = True
                 self._grow(entry, made.size)
                 self._make_room()
+            else:
+                # It answers one request. The one before has done that: the event loop alone asks.
+                if self._loose is not None:
+                    _count(self._retired, self._loose)
+                self._loose = made
         return made
+
+    def answered(self) -> dict[int, tuple[int, int]]:
+        """Answers that went out from here since the start, by status: how many, and the bytes of
+        their bodies.
+        """
+        with self._lock:
+            counts = dict(self._retired)
+            for entry in self._entries.values():
+                for reply in entry.replies.values():
+                    _count(counts, reply)
+            if self._loose is not None:
+                _count(counts, self._loose)
+        return counts
 
     def remember(self, entry: Entry, quick: QuickKey, reply: Reply) -> None:
         """Remembers what was decided for requests that are alike in all that matters."""
@@ -333,3 +353,8 @@ class HotTier:
     def _grow(self, entry: Entry, size: int) -> None:
         entry.size += size
         self.size += size
+
+
+def _count(counts: dict[int, tuple[int, int]], reply: Reply) -> None:
+    answers, size = counts.get(reply.status, (0, 0))
+    counts[reply.status] = (answers + reply.hits, size + reply.hits * reply.body_size)
