@@ -15,9 +15,10 @@ from api_relaying_server.http1.message import Fields
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 MAX_DIRECTIVES = 1000
-"""Directives that are looked at in one field; the rest is left unread, as if it had not been
-sent.
-"""
+"""Directives that are looked at in one field; what is left unread may be the worst: `no-store`."""
+
+_QUALIFIABLE = frozenset(("no-cache", "private"))
+"""Directives that field names in their argument limit to these fields."""
 
 
 class _Invalid:
@@ -29,8 +30,9 @@ Argument = Union[str, None, _Invalid]
 
 
 class Directives:
-    """The directives of a message, by lower-case name; of a repeated one the first counts (RFC
-    9111, 4.2.1).
+    """The directives of a message, by lower-case name.
+
+    Of a repeated one the first counts, of repeated limits all: the strictest (RFC 9111, 4.2.1).
     """
 
     __slots__ = ("_arguments",)
@@ -85,11 +87,23 @@ def parse_cache_control(values: list[str]) -> Directives:
     if not values:
         return NONE
     arguments: dict[str, Argument] = {}
-    for member in split_lists(values)[:MAX_DIRECTIVES]:
+    members = split_lists(values)
+    for member in members[:MAX_DIRECTIVES]:
         found = _NAME.match(member)
         if found is not None:
-            arguments.setdefault(found[0].lower(), _argument(member[found.end() :]))
+            name, argument = found[0].lower(), _argument(member[found.end() :])
+            if name in _QUALIFIABLE and name in arguments:
+                argument = _stricter(arguments.pop(name), argument)
+            arguments.setdefault(name, argument)
+    if len(members) > MAX_DIRECTIVES:
+        arguments.setdefault("no-store", None)
     return Directives(arguments)
+
+
+def _stricter(one: Argument, other: Argument) -> Argument:
+    """The field names of both arguments; None, which limits nothing, where one of them has none."""
+    both = isinstance(one, str) and isinstance(other, str) and split_list(one) and split_list(other)
+    return f"{one}, {other}" if both else None
 
 
 def _argument(rest: str) -> Argument:
@@ -121,7 +135,8 @@ def targeted_directives(fields: Fields) -> Directives | None:
         return None  # an invalid structured field is ignored as a whole (RFC 9651, 4.2)
     if not isinstance(members, dict) or not members:
         return None
-    return Directives({str(name): _item_argument(item) for name, item in members.items()})
+    said = {str(name): _item_argument(item) for name, item in members.items()}
+    return Directives({name: said[name] for name, item in members.items() if item[0] is not False})
 
 
 def _item_argument(item: object) -> Argument:
