@@ -4,6 +4,10 @@ codings.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+
+from api_relaying_server.caching.freshness import date_value
 from api_relaying_server.caching.stored import Selecting, StoredResponse
 from api_relaying_server.http1.grammar import split_lists
 from api_relaying_server.http1.message import Fields
@@ -14,38 +18,48 @@ ALWAYS_SELECTING = "origin"
 """
 
 _PREFERENCES = frozenset(("accept", "accept-charset", "accept-encoding", "accept-language"))
-"""Fields whose members mean a preference: their order, letters' case and white space mean nothing
-(RFC 9110, 12.5).
+"""Fields whose members mean a preference: their order, white space and the letters' case of what
+is preferred mean nothing (RFC 9110, 12.5).
 """
 
-_KNOWN_CODINGS = frozenset(("gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress"))
+_KNOWN_CODINGS = frozenset(("gzip", "deflate", "br", "zstd", "compress"))
+_OLD_CODINGS = {"x-gzip": "gzip", "x-compress": "compress"}
+"""RFC 9110, 8.4.1.1, 8.4.1.3: the same codings by other names."""
+
+_WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
+_PIECE = re.compile(r'(?:[^";]|"(?:[^"\\]|\\.?)*"?)+', re.DOTALL)
 
 QValues = dict[str, float]
 
 
-def qvalues(values: list[str]) -> QValues:
-    """The members of a preference field in lower case with their weights (RFC 9110, 12.4.2); an
-    invalid weight is 0.
+def _members(values: list[str]) -> Iterator[tuple[str, str]]:
+    """What is preferred and its `q` as it stands ("1" where there is none), for each member.
+
+    Names are in lower case; the values of parameters keep theirs.
     """
-    found: QValues = {}
     for member in split_lists(values):
-        pieces = [piece.strip(" \t") for piece in member.lower().split(";")]
-        weight = 1.0
-        kept = []
-        for piece in pieces:
-            if piece.startswith("q="):
-                weight = _weight(piece[2:])
+        pieces = _PIECE.findall(member) if '"' in member else member.split(";")
+        kept, weight = [pieces[0].strip(" \t").lower()], "1"
+        for piece in pieces[1:]:
+            name, equals, value = piece.strip(" \t").partition("=")
+            if equals and name.lower() == "q":
+                weight = value
             else:
-                kept.append(piece)
-        found.setdefault(";".join(kept), weight)
+                kept.append(name.lower() + equals + value)
+        yield ";".join(kept), weight
+
+
+def _weight(text: str) -> float | None:
+    """The weight that a `q` gives (RFC 9110, 12.4.2), None where it is invalid."""
+    return float(text) if _WEIGHT.fullmatch(text) is not None else None
+
+
+def qvalues(values: list[str]) -> QValues:
+    """What a preference field names, in lower case, with its weight; an invalid weight is 0."""
+    found: QValues = {}
+    for name, weight in _members(values):
+        found.setdefault(name, _weight(weight) or 0.0)
     return found
-
-
-def _weight(text: str) -> float:
-    if not 1 <= len(text) <= 5 or not text.replace(".", "", 1).isdigit() or not text.isascii():
-        return 0.0
-    weight = float(text)
-    return weight if weight <= 1.0 else 0.0
 
 
 def normalised(name: str, values: list[str]) -> str | None:
@@ -58,11 +72,17 @@ def normalised(name: str, values: list[str]) -> str | None:
     if not values:
         return None
     if name in _PREFERENCES:
-        ranked = sorted(qvalues(values).items(), key=lambda item: (-item[1], item[0]))
-        return ",".join(
-            member if weight == 1.0 else f"{member};q={weight:g}" for member, weight in ranked
-        )
+        return ",".join(text for _, text in sorted(set(map(_ranked, _members(values)))))
     return ",".join(split_lists(values))
+
+
+def _ranked(member: tuple[str, str]) -> tuple[float, str]:
+    """A sorting key, the greatest weight first, and the member with its weight in one spelling."""
+    name, text = member
+    weight = _weight(text)
+    if weight is None:
+        return 0.0, f"{name};q={text}"  # not known to mean the same as any other
+    return -weight, name if weight == 1.0 else f"{name};q={weight:g}"
 
 
 def selecting_names(response_fields: Fields) -> tuple[str, ...] | None:
@@ -75,7 +95,7 @@ def selecting_names(response_fields: Fields) -> tuple[str, ...] | None:
     if "*" in names:
         return None
     names.add(ALWAYS_SELECTING)
-    if content_coding(response_fields) is not None:
+    if content_codings(response_fields):
         names.add("accept-encoding")
     return tuple(sorted(names))
 
@@ -85,17 +105,22 @@ def selecting_values(names: tuple[str, ...], request_fields: Fields) -> Selectin
     return tuple((name, normalised(name, request_fields.all(name))) for name in names)
 
 
-def content_coding(fields: Fields) -> str | None:
-    """The known content coding that a response is in, None for none or one that nobody knows."""
-    codings = split_lists(fields.all("content-encoding"))
-    return codings[-1].lower() if codings and codings[-1].lower() in _KNOWN_CODINGS else None
+def content_codings(fields: Fields) -> list[str]:
+    """The known content codings that a response is in; empty for none or those nobody knows."""
+    named = (member.lower() for member in split_lists(fields.all("content-encoding")))
+    return [coding for coding in map(_new_name, named) if coding in _KNOWN_CODINGS]
+
+
+def _new_name(coding: str) -> str:
+    return _OLD_CODINGS.get(coding, coding)
 
 
 def accepts_coding(request_fields: Fields, coding: str) -> bool:
     """True where a request names the coding as welcome; silence is not a welcome here, though RFC
     9110, 12.5.3 lets it be: a client that cannot decode sends nothing.
     """
-    weights = qvalues(request_fields.all("accept-encoding"))
+    asked = qvalues(request_fields.all("accept-encoding"))
+    weights = {_new_name(name): weight for name, weight in asked.items()}
     return weights.get(coding, weights.get("*", 0.0)) > 0
 
 
@@ -117,8 +142,8 @@ def _equivalent(name: str, stored: StoredResponse, request_fields: Fields, named
     response.
     """
     if name == "accept-encoding" and not named:
-        coding = content_coding(stored.fields)
-        return coding is not None and accepts_coding(request_fields, coding)
+        codings = content_codings(stored.fields)
+        return bool(codings) and all(accepts_coding(request_fields, one) for one in codings)
     if name == "accept-language":
         return _is_first_choice(stored.fields.get("content-language"), request_fields)
     return False
@@ -140,5 +165,10 @@ def select(variants: tuple[StoredResponse, ...], request_fields: Fields) -> list
     """The variants that fit a request, the most recently made first (RFC 9111, 4.1: by `Date`)."""
     fitting = [variant for variant in variants if matches(variant, request_fields)]
     if len(fitting) > 1:
-        fitting.sort(key=lambda variant: variant.response_time, reverse=True)
+        fitting.sort(key=made_at, reverse=True)
     return fitting
+
+
+def made_at(variant: StoredResponse) -> tuple[float, float]:
+    """A key by which the most recently made response is the greatest: `Date`, then arrival."""
+    return date_value(variant.fields, variant.response_time), variant.response_time
