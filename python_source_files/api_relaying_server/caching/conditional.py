@@ -31,7 +31,7 @@ def is_not_modified(request: Fields, status: int, stored: Fields, response_time:
     """True where a request's condition finds its own copy still current: the answer is 304 (RFC
     9110, 13.2.2).
     """
-    if not 200 <= status < 300 or status == 206:
+    if not 200 <= status < 300:
         return False  # RFC 9110, 13.2.1: a condition is for what would have been a success
     if "if-none-match" in request:
         # RFC 9110, 13.1.3: If-Modified-Since does not count beside If-None-Match.
