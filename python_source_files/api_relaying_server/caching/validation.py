@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from api_relaying_server.caching.ranges import same_strong_validator
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.caching.storing import stored_fields
-from api_relaying_server.http1.grammar import parse_date, parse_entity_tag
+from api_relaying_server.caching.vary import made_at
+from api_relaying_server.http1.grammar import (
+    EntityTag,
+    content_length,
+    parse_date,
+    parse_entity_tag,
+)
 from api_relaying_server.http1.message import Field, Fields
 
 _NOT_UPDATED = frozenset(
@@ -53,15 +58,23 @@ def validated(candidates: Sequence[StoredResponse], fields: Fields) -> StoredRes
     """The variant that a 304 with these fields is about (RFC 9111, 4.3.3, 4.3.4), None where that
     is not known.
     """
-    tag = fields.first("etag")
-    if tag is not None:
-        wanted = parse_entity_tag(tag.strip(" \t")).opaque
-        for candidate in candidates:
-            own = candidate.fields.first("etag")
-            if own is not None and parse_entity_tag(own.strip(" \t")).opaque == wanted:
-                return candidate
-    # A 304 to a request that asked about one response is about that one, whatever its fields say.
-    return candidates[0] if len(candidates) == 1 else None
+    if len(candidates) == 1:
+        # Whoever was asked about this one response and says 304 means it, whatever its fields say.
+        return candidates[0]
+    tags = _tags(fields)
+    strong = {tag for tag in tags if not tag.weak}
+    if strong:  # RFC 9111, 4.3.4: a strong tag of no stored response must not update any
+        return _newest([c for c in candidates if not strong.isdisjoint(_tags(c.fields))])
+    opaque = {tag.opaque for tag in tags}
+    return _newest([c for c in candidates if any(t.opaque in opaque for t in _tags(c.fields))])
+
+
+def _tags(fields: Fields) -> set[EntityTag]:
+    return {parse_entity_tag(text.strip(" \t")) for text in fields.all("etag")}
+
+
+def _newest(candidates: Sequence[StoredResponse]) -> StoredResponse | None:
+    return max(candidates, key=made_at, default=None)
 
 
 def freshened(
@@ -73,13 +86,15 @@ def freshened(
     `fields` are end-to-end fields. A field that comes anew replaces all of its name; the rest
     stays.
     """
-    news = stored_fields(fields)
-    replaced = {name for name in news.names() if name not in _NOT_UPDATED}
+    replaced = {name for name in fields.names() if name not in _NOT_UPDATED}
     replaced.add("age")  # the age of what is confirmed counts from the confirmation
     merged = stored.fields.without(lambda name: name in replaced)
-    merged = merged.plus(*(item for item in news if item[0].lower() in replaced))
+    merged = merged.plus(*(item for item in fields if item[0].lower() in replaced))
     return stored.changed(
-        fields=merged, request_time=request_time, response_time=response_time, must_validate=False
+        fields=stored_fields(merged),
+        request_time=request_time,
+        response_time=response_time,
+        must_validate=False,
     )
 
 
@@ -89,14 +104,19 @@ def head_still_describes(stored: StoredResponse, status: int, fields: Fields) ->
     """
     if status != stored.status:
         return False
-    length = fields.first("content-length")
-    if length is not None and stored.complete_length is not None:
-        if not length.isdigit() or int(length) != stored.complete_length:
+    if "content-length" in fields and stored.complete_length is not None:
+        if content_length(fields.all("content-length")) != stored.complete_length:
             return False
-    if "etag" in fields or "etag" in stored.fields:
-        tag, own = fields.first("etag"), stored.fields.first("etag")
-        return tag == own or same_strong_validator(fields, stored.fields)
-    return fields.first("last-modified") == stored.fields.first("last-modified")
+    return _same_validators(stored.fields, fields)
+
+
+def _same_validators(own: Fields, told: Fields) -> bool:
+    if "etag" in own or "etag" in told:
+        if own.first("etag") != told.first("etag"):
+            return False
+        if "last-modified" not in told:
+            return True
+    return own.first("last-modified") == told.first("last-modified")
 
 
 def is_newer_or_same(old: StoredResponse, fields: Fields, response_time: float) -> bool:

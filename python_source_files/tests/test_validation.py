@@ -1,0 +1,191 @@
+"""Validating what is stored, and freshening it (RFC 9111, 4.3, 3.2)."""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Sequence
+
+from api_relaying_server.caching.stored import StoredResponse
+from api_relaying_server.caching.validation import (
+    conditions,
+    freshened,
+    head_still_describes,
+    is_newer_or_same,
+    to_validate,
+    validated,
+)
+from tests.caching_support import NOW, date, fields, stored
+
+
+class Asking(unittest.TestCase):
+    """The conditions that are sent."""
+
+    def test_tag_and_date_of_the_one(self) -> None:
+        variant = stored('ETag: "a"', f"Last-Modified: {date(-9)}")
+        expected = [("If-None-Match", '"a"'), ("If-Modified-Since", date(-9))]
+        self.assertEqual(conditions([variant]), expected)
+
+    def test_a_tag_goes_back_as_it_came(self) -> None:
+        for tag in ('W/"a"', "W/5489959347462667728", "x y"):
+            self.assertEqual(conditions([stored(f"ETag: {tag}")]), [("If-None-Match", tag)])
+
+    def test_the_tags_of_all_variants_and_no_date(self) -> None:
+        variants = [
+            stored('ETag: "a"', f"Last-Modified: {date(-9)}"),
+            stored('ETag: "b"'),
+            stored('ETag: "a"'),
+            stored(f"Last-Modified: {date(-9)}"),
+        ]
+        self.assertEqual(conditions(variants), [("If-None-Match", '"a", "b"')])
+
+    def test_nothing_to_ask_with(self) -> None:
+        self.assertEqual(conditions([stored()]), [])
+        self.assertEqual(to_validate(stored(), ()), [])
+
+    def test_which_are_validated(self) -> None:
+        one, two, bare = stored('ETag: "a"'), stored(f"Last-Modified: {date()}"), stored()
+        part = stored('ETag: "p"', status=206, body=b"01", length=9)
+        self.assertEqual(to_validate(two, (one, two)), [two])
+        self.assertEqual(to_validate(None, (one, two, bare, part)), [one])
+        self.assertEqual(len(to_validate(None, (one,) * 20)), 8)
+
+
+class Selecting(unittest.TestCase):
+    """Which stored response a 304 is about (4.3.4)."""
+
+    def about(self, candidates: Sequence[StoredResponse], *lines: str) -> StoredResponse | None:
+        return validated(candidates, fields(*lines))
+
+    def test_by_a_strong_tag(self) -> None:
+        a, b = stored('ETag: "a"'), stored('ETag: "b"')
+        self.assertIs(self.about([a, b], 'ETag: "b"'), b)
+        self.assertIs(self.about([a], 'ETag: "a"'), a)
+
+    def test_a_strong_tag_of_no_stored_response_updates_none(self) -> None:
+        a, b = stored('ETag: "a"'), stored('ETag: "b"')
+        self.assertIsNone(self.about([a, b], 'ETag: "c"'))
+        self.assertIsNone(self.about([stored('ETag: W/"c"'), b], 'ETag: "c"'))
+
+    def test_by_a_weak_tag(self) -> None:
+        a, b = stored('ETag: W/"a"'), stored('ETag: "b"')
+        self.assertIs(self.about([b, a], 'ETag: W/"a"'), a)
+        self.assertIs(self.about([a, b], 'ETag: W/"b"'), b)
+        self.assertIsNone(self.about([a, b], 'ETag: W/"c"'))
+
+    def test_the_most_recent_of_those_with_the_same_weak_tag(self) -> None:
+        older, newer = (stored('ETag: W/"a"', f"Date: {date(n)}") for n in (-9, -5))
+        self.assertIs(self.about([older, newer], 'ETag: W/"a"'), newer)
+        self.assertIs(self.about([newer, older], 'ETag: W/"a"'), newer)
+
+    def test_a_tag_without_quotes(self) -> None:
+        a, b = stored("ETag: W/1"), stored("ETag: W/2")
+        self.assertIs(self.about([a, b], "ETag: W/2"), b)
+
+    def test_one_of_several_tags(self) -> None:
+        a, b = stored('ETag: "x"', 'ETag: "a"'), stored('ETag: "b"')
+        self.assertIs(self.about([b, a], 'ETag: "y"', 'ETag: "a"'), a)
+
+    def test_the_one_that_was_asked_about(self) -> None:
+        for lines in ((), ('ETag: "c"',), ('ETag: W/"c"',), (f"Last-Modified: {date(-5)}",)):
+            for own in ('ETag: "a"', f"Last-Modified: {date(-9)}"):
+                with self.subTest(lines=lines, own=own):
+                    only = stored(own)
+                    self.assertIs(self.about([only], *lines), only)
+
+    def test_without_tag_none_of_several(self) -> None:
+        self.assertIsNone(self.about([stored('ETag: "a"'), stored('ETag: "b"')]))
+
+
+class Freshening(unittest.TestCase):
+    """What a 304 changes (3.2)."""
+
+    def fresh(self, variant: StoredResponse, *lines: str) -> StoredResponse:
+        return freshened(variant, fields(*lines), NOW + 99, NOW + 100)
+
+    def test_what_comes_replaces_and_the_rest_stays(self) -> None:
+        old = stored("A: 1", "B: 2", "b: 3", "C: 4")
+        new = self.fresh(old, "B: 5", "D: 6", "d: 7")
+        self.assertEqual(new.fields, fields("A: 1", "C: 4", "B: 5", "D: 6", "d: 7"))
+        self.assertEqual(new.body, old.body)
+        self.assertEqual((new.request_time, new.response_time), (NOW + 99, NOW + 100))
+
+    def test_the_content_keeps_what_describes_it(self) -> None:
+        for name in (
+            "Content-Length",
+            "Content-Encoding",
+            "Content-Range",
+            "ETag",
+            "Content-Digest",
+        ):
+            with self.subTest(name):
+                new = self.fresh(stored(f"{name}: 1"), f"{name}: 2", "X: y")
+                self.assertEqual(new.fields.all(name.lower()), ["1"])
+
+    def test_other_content_fields_are_updated(self) -> None:
+        for name in (
+            "Content-Type",
+            "Content-Location",
+            "Content-Language",
+            "Cache-Control",
+            "Expires",
+        ):
+            with self.subTest(name):
+                new = self.fresh(stored(f"{name}: 1"), f"{name}: 2")
+                self.assertEqual(new.fields.all(name.lower()), ["2"])
+
+    def test_age_is_told_anew(self) -> None:
+        self.assertNotIn("age", self.fresh(stored("Age: 50")).fields)
+        self.assertEqual(self.fresh(stored("Age: 50"), "Age: 3").fields.all("age"), ["3"])
+
+    def test_doubt_ends(self) -> None:
+        self.assertFalse(self.fresh(stored(must_validate=True)).must_validate)
+
+    def test_what_the_origin_keeps_from_caches_is_not_kept(self) -> None:
+        new = self.fresh(stored("A: 1"), 'Cache-Control: private="a, b"', "B: 2")
+        self.assertEqual(new.fields.names(), ["cache-control"])
+        old = stored('Cache-Control: no-cache="set-cookie"')
+        self.assertNotIn("set-cookie", self.fresh(old, "Set-Cookie: a=b").fields)
+
+
+class ByHead(unittest.TestCase):
+    """Whether a HEAD response is still about what is stored (4.3.5)."""
+
+    def test_length_and_validators_must_agree(self) -> None:
+        old = stored('ETag: "a"', f"Last-Modified: {date(-9)}")
+        same = ('ETag: "a"', f"Last-Modified: {date(-9)}", "Content-Length: 10")
+        self.assertTrue(head_still_describes(old, 200, fields(*same)))
+        self.assertTrue(head_still_describes(old, 200, fields('ETag: "a"')))
+        for lines in (
+            ('ETag: "b"', *same[1:]),
+            (same[0], f"Last-Modified: {date(-5)}", same[2]),
+            (*same[:2], "Content-Length: 11"),
+            (*same[:2], "Content-Length: x"),
+            (*same[:2], "Content-Length: \xb2"),
+        ):
+            with self.subTest(lines):
+                self.assertFalse(head_still_describes(old, 200, fields(*lines)))
+
+    def test_another_status_is_another_response(self) -> None:
+        self.assertFalse(head_still_describes(stored(), 404, fields()))
+        self.assertTrue(head_still_describes(stored(status=404), 404, fields()))
+
+    def test_a_length_that_is_not_known_does_not_count(self) -> None:
+        part = stored(status=206, body=b"01", length=None)
+        self.assertTrue(head_still_describes(part, 206, fields("Content-Length: 5")))
+
+
+class Newer(unittest.TestCase):
+    """An older response does not replace a newer one (4: by `Date`)."""
+
+    def test_by_date(self) -> None:
+        old = stored(f"Date: {date(-50)}")
+        for offset, newer in ((-51, False), (-50, True), (-49, True)):
+            self.assertEqual(is_newer_or_same(old, fields(f"Date: {date(offset)}"), NOW), newer)
+
+    def test_without_dates_what_comes_later_is_newer(self) -> None:
+        for mine, other in (
+            ("X: y", f"Date: {date(-50)}"),
+            (f"Date: {date()}", "Date: x"),
+            ("Date: x", "X: y"),
+        ):
+            self.assertTrue(is_newer_or_same(stored(mine), fields(other), NOW))
