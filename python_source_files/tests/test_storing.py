@@ -1,0 +1,236 @@
+"""Which responses may be kept, and what of them (RFC 9111, 3)."""
+
+from __future__ import annotations
+
+import unittest
+
+from api_relaying_server.caching.directives import response_directives
+from api_relaying_server.caching.freshness import HEURISTIC_STATUSES, lifetime
+from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.storing import (
+    NEVER_STORED_STATUSES,
+    UNDERSTOOD_STATUSES,
+    end_to_end,
+    may_answer_stale,
+    names_target,
+    stored_fields,
+    why_not,
+)
+from api_relaying_server.http1.message import RequestHead
+from tests.caching_support import NOW, PLAIN, REFRESHING, date, fields, request, response
+
+FRESH = "Cache-Control: max-age=60"
+
+
+def reason(
+    *lines: str,
+    status: int = 200,
+    asked: RequestHead | None = None,
+    policy: Policy = PLAIN,
+) -> str | None:
+    """Why a response with these fields is not stored, None where it is."""
+    head = response(*lines, status=status)
+    asked = asked or request()
+    span = lifetime(status, head.fields, asked.target, NOW, NOW, policy)
+    return why_not(asked, head, span, policy)
+
+
+class Storing(unittest.TestCase):
+    """The conditions of RFC 9111, 3, and the directives behind them."""
+
+    def test_a_get_with_freshness_is_stored(self) -> None:
+        for status in (200, 203, 204, 301, 302, 307, 308, 400, 403, 404, 410, 500, 503, 299, 599):
+            with self.subTest(status):
+                self.assertIsNone(reason(FRESH, status=status))
+
+    def test_methods_that_do_not_define_caching(self) -> None:
+        for method in ("HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "QUERY", "get"):
+            with self.subTest(method):
+                self.assertEqual(reason(FRESH, asked=request(method=method)), "method")
+
+    def test_statuses_that_are_never_stored(self) -> None:
+        self.assertEqual(NEVER_STORED_STATUSES, {304, 428, 429, 431, 511})
+        for status in NEVER_STORED_STATUSES:
+            with self.subTest(status):
+                self.assertEqual(reason(FRESH, status=status), "status")
+
+    def test_a_ground_is_needed(self) -> None:
+        for status in HEURISTIC_STATUSES - {206}:
+            with self.subTest(status):
+                self.assertIsNone(reason('ETag: "a"', status=status))
+        for status in (302, 303, 307, 400, 403, 500, 503, 299):
+            with self.subTest(status):
+                self.assertEqual(reason('ETag: "a"', status=status), "no-ground")
+                self.assertIsNone(reason('ETag: "a"', "Cache-Control: public", status=status))
+                self.assertIsNone(reason(f"Expires: {date(60)}", status=status))
+
+    def test_no_store(self) -> None:
+        self.assertEqual(reason("Cache-Control: max-age=60, no-store"), "no-store")
+        self.assertEqual(reason(FRESH, "Cache-Control: No-Store=x"), "no-store")
+        self.assertEqual(reason("Cache-Control: no-store", "CDN-Cache-Control: max-age=60"), None)
+        self.assertEqual(reason(FRESH, "CDN-Cache-Control: no-store"), "no-store")
+
+    def test_private(self) -> None:
+        self.assertEqual(reason("Cache-Control: private, max-age=60"), "private")
+        self.assertEqual(reason('Cache-Control: private="", max-age=60'), "private")
+        self.assertIsNone(reason('Cache-Control: private="x", max-age=60'))
+        self.assertEqual(reason(FRESH, "CDN-Cache-Control: private"), "private")
+
+    def test_must_understand(self) -> None:
+        said = "Cache-Control: max-age=60, must-understand, no-store"
+        self.assertIsNone(reason(said))
+        self.assertEqual(reason(said, status=299), "must-understand")
+        self.assertEqual(
+            reason("Cache-Control: must-understand, max-age=60", status=499), "must-understand"
+        )
+        self.assertNotIn(299, UNDERSTOOD_STATUSES)
+        self.assertNotIn(304, UNDERSTOOD_STATUSES)
+
+    def test_authorization(self) -> None:
+        asked = request("Authorization: Basic x")
+        self.assertEqual(reason(FRESH, asked=asked), "authorization")
+        for directive in ("public", "s-maxage=60", "must-revalidate", "must-revalidate=x"):
+            with self.subTest(directive):
+                self.assertIsNone(reason(f"Cache-Control: max-age=60, {directive}", asked=asked))
+        self.assertEqual(
+            reason("Cache-Control: max-age=60, proxy-revalidate", asked=asked), "authorization"
+        )
+
+    def test_users_are_not_mixed_by_a_guess(self) -> None:
+        policy = PLAIN._replace(default_ttl=300.0)
+        self.assertIsNone(reason(policy=policy))
+        for asked, line in (
+            (request("Cookie: a=b"), "X: y"),
+            (request("Authorization: x"), "Cache-Control: public"),
+            (request(), "Set-Cookie: a=b"),
+        ):
+            with self.subTest(asked=asked, line=line):
+                self.assertEqual(reason(line, asked=asked, policy=policy), "personal")
+        self.assertIsNone(reason(FRESH, "Set-Cookie: a=b", asked=request("Cookie: a=b")))
+
+    def test_vary_star_is_not_stored(self) -> None:
+        for value in ("*", "Accept, *", "*, *"):
+            self.assertEqual(reason(FRESH, f"Vary: {value}"), "vary-star")
+
+    def test_what_can_never_answer_is_not_stored(self) -> None:
+        self.assertEqual(reason(), "no-use")
+        self.assertEqual(reason("Cache-Control: no-cache"), "no-use")
+        self.assertEqual(reason("Cache-Control: max-age=0, must-revalidate"), "no-use")
+        self.assertIsNone(reason("Cache-Control: max-age=0"))  # good for an outage
+        self.assertIsNone(reason("Cache-Control: no-cache", 'ETag: "a"'))
+        self.assertIsNone(reason(f"Last-Modified: {date(10)}"))
+
+    def test_a_clients_no_store_counts_if_the_operator_says_so(self) -> None:
+        asked = request("Cache-Control: no-store")
+        self.assertIsNone(reason(FRESH, asked=asked))
+        self.assertEqual(reason(FRESH, asked=asked, policy=REFRESHING), "request-no-store")
+
+    def test_partial_content_needs_its_place(self) -> None:
+        self.assertIsNone(reason(FRESH, "Content-Range: bytes 0-4/10", status=206))
+        self.assertIsNone(reason(FRESH, "Content-Range: bytes 0-4/*", status=206))
+        for line in (
+            "X: y",
+            "Content-Range: bytes */10",
+            "Content-Range: items 0-4/10",
+            "Content-Range: bytes 4-0/10",
+            "Content-Range: bytes 0-10/10",
+            "Content-Range: bytes 0-4",
+            "Content-Range: bytes 0-" + "9" * 40 + "/*",
+        ):
+            with self.subTest(line):
+                self.assertEqual(reason(FRESH, line, status=206), "partial")
+        two = ("Content-Range: bytes 0-4/10", "Content-Range: bytes 5-9/10")
+        self.assertEqual(reason(FRESH, *two, status=206), "partial")
+
+
+class Posting(unittest.TestCase):
+    """A POST that answers later GETs (RFC 9110, 9.3.3)."""
+
+    def test_only_with_freshness_and_its_own_location(self) -> None:
+        asked = request(method="POST")
+        self.assertIsNone(reason(FRESH, "Content-Location: /x", asked=asked))
+        self.assertIsNone(reason(FRESH, "Content-Location: http://relay.test/x", asked=asked))
+        for lines in (
+            (FRESH,),
+            (FRESH, "Content-Location: /y"),
+            (FRESH, "Content-Location: http://other.test/x"),
+            ("Content-Location: /x", 'ETag: "a"'),
+            ("Content-Location: /x", "Cache-Control: max-age=0"),
+        ):
+            with self.subTest(lines):
+                self.assertEqual(reason(*lines, asked=asked), "method")
+        self.assertEqual(reason(FRESH, "Content-Location: /x", status=201, asked=asked), "method")
+        self.assertEqual(
+            reason(FRESH, "Content-Location: /x", asked=request(method="PUT")), "method"
+        )
+
+    def test_a_guess_is_no_freshness_for_it(self) -> None:
+        policy = PLAIN._replace(default_ttl=300.0)
+        asked = request(method="POST")
+        self.assertEqual(reason("Content-Location: /x", asked=asked, policy=policy), "method")
+
+    def test_names_target(self) -> None:
+        asked = request(target="/x?a=b")
+        for reference in ("/x?a=b", "http://relay.test/x?a=b", "HTTPS://relay.test/x?a=b"):
+            self.assertTrue(names_target(reference, asked), reference)
+        for reference in (
+            "/x",
+            "x?a=b",
+            "//relay.test/x?a=b",
+            "ftp://relay.test/x?a=b",
+            "",
+            "http:",
+        ):
+            self.assertFalse(names_target(reference, asked), reference)
+
+
+class Kept(unittest.TestCase):
+    """The fields that are kept (RFC 9111, 3.1)."""
+
+    def test_fields_for_one_connection_or_one_proxy_are_not(self) -> None:
+        lines = (
+            "Connection: X-One, close",
+            "X-One: 1",
+            "Keep-Alive: 5",
+            "Proxy-Authenticate: Basic",
+            "Proxy-Authentication-Info: x",
+            "Proxy-Authorization: x",
+            "Proxy-Connection: x",
+            "TE: trailers",
+            "Trailer: X",
+            "Transfer-Encoding: chunked",
+            "Upgrade: h2c",
+            "X-Two: 2",
+        )
+        self.assertEqual(end_to_end(fields(*lines)), fields("X-Two: 2"))
+
+    def test_order_and_number_of_the_others_stay(self) -> None:
+        lines = ("b: 1", "A: 2", "B: 3", "Set-Cookie: x", "Set-Cookie: y", "Unknown-Field: \xff")
+        self.assertEqual(stored_fields(end_to_end(fields(*lines))), fields(*lines))
+
+    def test_fields_that_are_private_or_need_validation_are_not(self) -> None:
+        lines = (
+            'Cache-Control: private="x-a, X-B", no-cache=x-c, max-age=9',
+            "x-b: 1",
+            "X-C: 2",
+            "D: 3",
+        )
+        self.assertEqual(stored_fields(fields(*lines)), fields(lines[0], "D: 3"))
+
+    def test_stale_answers_are_forbidden_by(self) -> None:
+        for said in (
+            "no-cache",
+            "must-revalidate",
+            "proxy-revalidate",
+            "s-maxage=9",
+            "no-cache=x, no-cache",
+        ):
+            with self.subTest(said):
+                self.assertFalse(
+                    may_answer_stale(response_directives(fields(f"Cache-Control: {said}")))
+                )
+        for said in ("max-age=9", 'no-cache="x"', "private=x", "immutable", ""):
+            with self.subTest(said):
+                self.assertTrue(
+                    may_answer_stale(response_directives(fields(f"Cache-Control: {said}")))
+                )
