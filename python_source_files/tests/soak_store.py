@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.tiers.store import open_store
-from tests.store_support import MIB, make_record
+from tests.store_support import MIB, eventually, make_record
 
 SOURCES = Path(__file__).resolve().parents[1]
 KEYS = 300
@@ -112,11 +112,11 @@ def write_past_a_quota(path: str) -> dict[str, object]:
     store = open_store(f"sqlite:///{path}", LIMIT)
     for number in range(300):
         store.write(f"GET /{number}", make_record(number, 10_000))
-    full = not store.flush(1.0)
-    report: dict[str, object] = {"full": full, "fault": store.fault}
+    eventually(lambda: store.fault, "the quota is met")
+    report: dict[str, object] = {"fault": store.fault, "full": not store.flush(0)}
     began = time.monotonic()
     report["right"] = all(
-        store.read(f"GET /{number}") == make_record(number, 10_000) for number in range(300)
+        store.read(f"GET /{number}") in (None, make_record(number, 10_000)) for number in range(300)
     )
     report["seconds"] = time.monotonic() - began
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)

@@ -15,6 +15,7 @@ import threading
 import time
 import unittest
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -164,6 +165,7 @@ class Full(FaultCase):
         report = json.loads(done.stdout)
         self.assertEqual((report["full"], report["right"], report["healed"]), (True, True, True))
         self.assertEqual((report["entries"], report["counters"]["dropped"]), (300, 0))
+        self.assertLess(report["seconds"], 2.0)
         self.assertNotEqual(report["fault"], "")
         self.assertEqual(done.stderr.count(b"going on without it"), 1, done.stderr)
 
@@ -578,8 +580,10 @@ class Unforeseen(FaultCase):
 
 class Killed(FaultCase):
     def test_what_was_written_a_second_before_is_there_and_nothing_is_wrong(self) -> None:
-        for _ in range(2):
-            result = play_round(str(self.path), 1.2)
+        names = [f"{self.path}.{number}" for number in range(3)]
+        with ThreadPoolExecutor(len(names)) as pool:
+            results = list(pool.map(lambda name: play_round(name, 1.2), names))
+        for result in results:
             self.assertEqual((result.wrong, result.lost), (0, 0), result)
             self.assertGreater(result.entries, 10, result)
 
