@@ -6,8 +6,10 @@ Everything with a socket, a lock, a connection or a thread is made here, that is
 from __future__ import annotations
 
 import resource
+import socket
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.errors import ConfigError
@@ -19,9 +21,12 @@ from api_relaying_server.relay import Relay
 from api_relaying_server.serving.front import Limits
 from api_relaying_server.serving.server import RelayServer, listen
 from api_relaying_server.settings import Settings, place_of
+from api_relaying_server.tiers.coordination import ALONE
 from api_relaying_server.tiers.hot import HotTier
+from api_relaying_server.tiers.neighbours import Neighbours
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.refresh import Refresher
+from api_relaying_server.tiers.shared_memory import SharedMemory
 from api_relaying_server.tiers.store import Store, open_store
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.cooldown import CoolDown
@@ -84,9 +89,23 @@ class Worker:
             self._log.reopen()
 
 
-def build(settings: Settings, upstream_url: str) -> Worker:
-    """One worker, listening already. Raises OSError and ConfigError where it cannot be built."""
-    listeners = listen(settings.host, settings.port)
+class Place(NamedTuple):
+    """What one of several workers has from their parent, made before the fork.
+
+    `listeners` are its own, `memory` and `lock_file` everybody's; `slot` is its place in memory.
+    """
+
+    listeners: Sequence[socket.socket]
+    memory: SharedMemory
+    slot: int
+    lock_file: int
+
+
+def build(settings: Settings, upstream_url: str, place: Place | None = None) -> Worker:
+    """One worker, listening already; one of several where it is given its place. Raises OSError
+    and ConfigError where it cannot be built.
+    """
+    listeners = listen(settings.host, settings.port) if place is None else place.listeners
     try:
         log = _access_log(settings)
         store = open_store(settings.cache, settings.cache_size)
@@ -96,7 +115,8 @@ def build(settings: Settings, upstream_url: str) -> Worker:
         raise
     policy = _policy(settings)
     hot = HotTier(settings.hot_size)
-    keeper = Keeper(hot, store, Notes(), policy, time.time)
+    neighbours = Neighbours(place.memory, place.slot, place.lock_file) if place else None
+    keeper = _keeper(hot, store, policy, neighbours)
     session = RelaySession(store.backend, settings.upstream_connections)
     counters = Counters(hot.answered)
     upstream = CountedUpstream(
@@ -108,7 +128,9 @@ def build(settings: Settings, upstream_url: str) -> Worker:
     guarded = _guarded(upstream, settings)
     fetcher = Fetcher(guarded, keeper, policy, settings.public_host)
     refresher = Refresher()
-    relay = Relay(policy, keeper, fetcher, refresher)
+    # Who cannot read what another has fetched need not wait for it.
+    coordinator = neighbours if neighbours is not None and store.shared else ALONE
+    relay = Relay(policy, keeper, fetcher, refresher, coordinator=coordinator)
     server = RelayServer(
         listeners,
         relay,
@@ -118,11 +140,19 @@ def build(settings: Settings, upstream_url: str) -> Worker:
         settings.max_body,
         settings.trust_forwarded,
     )
+    if neighbours is not None:
+        server.front.watch(neighbours.bell, neighbours.catch_up)
     server.observers.append(counters.answered)
     if log is not None:
         server.observers.append(log.answered)
         server.front.on_hit = log.hit
     return Worker(server, store, refresher, settings.drain, counters, log)
+
+
+def _keeper(hot: HotTier, store: Store, policy: Policy, neighbours: Neighbours | None) -> Keeper:
+    if neighbours is None:
+        return Keeper(hot, store, Notes(), policy, time.time)
+    return Keeper(hot, store, Notes(), policy, time.time, neighbours, neighbours.news)
 
 
 def _access_log(settings: Settings) -> AccessLog | None:

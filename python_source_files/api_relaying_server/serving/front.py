@@ -133,12 +133,22 @@ class Front:
         self._next_sweep = 0.0
         self._accept_again = 0.0
         self._said_full = False
+        self._bell: Sequence[int] = (0,)
+        self._bell_seen = 0
+        self._on_bell: Callable[[], None] | None = None
         self.beat = 0.0
 
     @property
     def listeners(self) -> list[socket.socket]:
         """The listening sockets."""
         return list(self._listeners.values())
+
+    def watch(self, bell: Sequence[int], on_bell: Callable[[], None]) -> None:
+        """Has `on_bell` called, before anything is answered, whenever the first number of `bell`
+        is another one.
+        """
+        self._bell, self._on_bell = bell, on_bell
+        self._bell_seen = -1  # what was told before is heard on the first pass
 
     # The loop.
 
@@ -148,7 +158,10 @@ class Front:
             sock.setblocking(False)
             self._poller.register(fd, READ)
         while self._running:
-            self._pass(self._poller.poll(0.05 if self._stopping else 1.0))
+            events = self._poller.poll(0.05 if self._stopping else 1.0)
+            if self._bell[0] != self._bell_seen:
+                self._hear_bell()
+            self._pass(events)
         self._close_everything()
 
     def _pass(self, events: list[tuple[int, int]]) -> None:
@@ -192,6 +205,11 @@ class Front:
             self._received(conn, data, now)
         if now >= self._next_sweep:
             self._sweep(now)
+
+    def _hear_bell(self) -> None:
+        self._bell_seen = self._bell[0]  # first: whoever rings meanwhile is heard next time
+        if self._on_bell is not None:
+            self._on_bell()
 
     def _other_event(self, conn: Connection | None, fd: int, now: float) -> None:
         if conn is not None:

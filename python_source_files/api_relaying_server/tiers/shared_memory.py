@@ -1,0 +1,152 @@
+"""Memory that the workers of one relay share, and what they tell each other in it.
+
+It is mapped before the fork, so that all workers have it and nobody else. Each worker has a place
+of its own in it, its slot, which it alone writes: so nobody waits for a lock there, and none is
+left locked by a worker that is killed. A slot is a row of numbers and a ring of notes.
+
+    bell | slot 0: numbers, ring | slot 1: numbers, ring | ...
+
+A worker that tells something writes a note into its ring, and then a number into the bell that was
+never there before. The others compare the bell with what they saw last, on each pass of their event
+loops; where it differs they read on in all rings. A reader that is a whole ring behind has missed
+something and is told so: then all that it has in memory may be out of date.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import threading
+import zlib
+from collections.abc import Iterator
+
+RING = 256 * 1024
+"""Bytes of the notes that a worker may be behind: thousands, where it reads them a hundred times a
+second.
+"""
+
+NUMBERS = 128
+"""Numbers in a slot beside its ring: the first two are the ring's, the others anybody's."""
+
+MOST_SLOTS = 1024
+"""Slots in one mapping; the bell has room for so many."""
+
+_WORD = 8
+_BELL_BITS = 10  # of the bell's number, for the slot
+_HEAD = struct.Struct("<II")  # of a note: its length, and a checksum over the text
+_WRITTEN, _RESERVED = 0, 1  # bytes ever written to the ring, and those as far as they may be spoilt
+FIRST_FREE = 2
+"""The first number of a slot that is anybody's."""
+
+EVERYTHING = ""
+"""The note that all of it may have changed."""
+
+
+class SharedMemory:
+    """The mapping: made once, before any fork; never closed, it ends with the processes."""
+
+    def __init__(self, slots: int) -> None:
+        if not 0 < slots <= MOST_SLOTS:
+            raise ValueError(f"{slots} slots: 1 to {MOST_SLOTS} are possible")
+        self.slots = slots
+        self._size = NUMBERS * _WORD + RING
+        # Pages are given by the system when they are first written, zeroed.
+        self._view = memoryview(mmap.mmap(-1, mmap.PAGESIZE + slots * self._size))
+        self.bell = self._view[:_WORD].cast("Q")
+
+    def numbers(self, slot: int) -> memoryview:
+        """The numbers of a slot, unsigned and 64 bits wide. One is written or read as a whole."""
+        at = self._start(slot)
+        return self._view[at : at + NUMBERS * _WORD].cast("Q")
+
+    def ring(self, slot: int) -> memoryview:
+        """The bytes of a slot's ring."""
+        at = self._start(slot) + NUMBERS * _WORD
+        return self._view[at : at + RING]
+
+    def _start(self, slot: int) -> int:
+        if not 0 <= slot < self.slots:
+            raise ValueError(f"there is no slot {slot}")
+        return mmap.PAGESIZE + slot * self._size
+
+
+class Teller:
+    """Writes notes into the ring of one slot. Thread-safe; one process at a time may have a slot.
+
+    Who takes over the slot of a process that has ended goes on where that one stopped.
+    """
+
+    def __init__(self, memory: SharedMemory, slot: int) -> None:
+        self._numbers = memory.numbers(slot)
+        self._ring = memory.ring(slot)
+        self._bell = memory.bell
+        self._slot = slot
+        self._lock = threading.Lock()  # guards the ring against the other threads here
+
+    def tell(self, text: str) -> None:
+        """Others will read this text; one that no ring could hold is told as EVERYTHING."""
+        data = text.encode("utf-8", "surrogatepass")
+        if len(data) > RING // 4:
+            data = b""
+        note = _HEAD.pack(len(data), zlib.crc32(data)) + data
+        with self._lock:
+            start = self._numbers[_WRITTEN]
+            end = start + len(note)
+            self._numbers[_RESERVED] = end  # first, so that a reader knows what is spoilt
+            at = start % RING
+            whole = min(len(note), RING - at)
+            self._ring[at : at + whole] = note[:whole]
+            self._ring[: len(note) - whole] = note[whole:]
+            self._numbers[_WRITTEN] = end
+            # Each slot's ends only grow, so no number comes twice.
+            self._bell[0] = (end << _BELL_BITS | self._slot) & 0xFFFFFFFFFFFFFFFF
+
+
+class Listener:
+    """Reads what others have told since it was made. For one thread at a time.
+
+    `mine` is the slot whose notes are its own and left out.
+    """
+
+    def __init__(self, memory: SharedMemory, mine: int) -> None:
+        self.bell = memory.bell
+        others = [slot for slot in range(memory.slots) if slot != mine]
+        self._numbers = [memory.numbers(slot) for slot in others]
+        self._rings = [memory.ring(slot) for slot in others]
+        self._read = [numbers[_WRITTEN] for numbers in self._numbers]
+
+    def notes(self) -> Iterator[str]:
+        """The notes that are new; EVERYTHING where some are lost."""
+        for index, numbers in enumerate(self._numbers):
+            written = numbers[_WRITTEN]
+            if written != self._read[index]:
+                start, self._read[index] = self._read[index], written
+                yield from self._between(index, start, written)
+
+    def _between(self, index: int, start: int, end: int) -> list[str]:
+        if end - start > RING:
+            return [EVERYTHING]
+        ring, at = self._rings[index], start % RING
+        data = bytes(ring[at : at + end - start])
+        data += bytes(ring[: end - start - len(data)])
+        if self._numbers[index][_RESERVED] - start > RING:
+            return [EVERYTHING]  # overwritten while it was read
+        try:
+            return list(_split(data))
+        except ValueError:
+            return [EVERYTHING]
+
+
+def _split(data: bytes) -> Iterator[str]:
+    """The texts of whole notes. Raises ValueError for anything else."""
+    at = 0
+    while at < len(data):
+        if at + _HEAD.size > len(data):
+            raise ValueError("a note is cut")
+        length, checksum = _HEAD.unpack_from(data, at)
+        at += _HEAD.size
+        text = data[at : at + length]
+        if len(text) != length or zlib.crc32(text) != checksum:
+            raise ValueError("a note is spoilt")
+        yield text.decode("utf-8", "surrogatepass")
+        at += length
