@@ -271,7 +271,7 @@ class Lines:
         """What a field line is to a log, and its text: rendered, or as it came."""
         name, _, rest = line.partition(b":")
         place = _NAMES.get(name.lower(), OTHER)
-        value = rest[:LONGEST_TEXT].decode("latin-1").strip(" \t") if place else ""
+        value = rest.strip(b" \t")[:LONGEST_TEXT].decode("latin-1") if place else ""
         if place == REQUEST_ID:
             return place, value if _NUMBER.fullmatch(value) else ""
         if place == TRACE:
