@@ -158,6 +158,20 @@ class SQLiteContract(Contract, StoreCase):
         super().setUp()
         self.store = self.open()
 
+    def test_upkeep_by_the_methods_of_requests_cache(self) -> None:
+        cache = self.store.backend
+        assert isinstance(cache, sqlite.SQLiteRecordCache)
+        for key, expires in (("old", 5.0), ("new", 4e9), ("other", 4e9)):
+            cache.responses[key] = make_record(key, expires=expires)
+        self.assertEqual((cache.count(), cache.count(expired=False)), (3, 2))
+        self.assertEqual(len(list(cache.sorted())), 3)
+        cache.delete(expired=True)
+        self.assertEqual(list(cache.responses), ["new", "other"])
+        cache.responses.bulk_delete(["new", "never there"])
+        self.assertEqual(list(cache.responses.values()), [make_record("other")])
+        with cache.responses.connection() as connection:
+            self.assertEqual(connection.execute("SELECT COUNT(*) FROM usage").fetchone(), (1,))
+
 
 class MemoryContract(Contract, unittest.TestCase):
     def setUp(self) -> None:
