@@ -145,7 +145,7 @@ class TokenBucket:
             if now >= self._full_at + LATE:
                 self._full_at, self._taken = now, 0
             wait = self._wait(now)
-            if wait > max(_TINY, min(patience, self._longest_queue)):
+            if wait > min(max(patience, 0.0), self._longest_queue) + _TINY:
                 raise UpstreamResting(self._shown(), "budget", wait)
             self._full_at = max(self._full_at, now) + self._interval
             self._taken += 1

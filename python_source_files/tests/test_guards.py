@@ -1,0 +1,267 @@
+"""The guarded upstream: the order of its questions, and that nothing it lends is lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import unittest
+from typing import Callable
+
+from api_relaying_server.errors import (
+    BadRequest,
+    UpstreamRefused,
+    UpstreamResting,
+    UpstreamTimeout,
+)
+from api_relaying_server.upstream.budget import LATE, Slots, SlotsTaken, TokenBucket
+from api_relaying_server.upstream.cooldown import LOG, CoolDown
+from api_relaying_server.upstream.guards import PATIENCE as LONGEST_WAIT
+from api_relaying_server.upstream.guards import GuardedUpstream
+from api_relaying_server.upstream.session import Fetch
+from api_relaying_server.upstream.told import Scope, Told
+from tests.relay_support import PATIENCE, eventually
+from tests.upstream_support import BASE, HandClock, MemoryUpstream, Outcome, answered
+
+
+class GuardCase(unittest.TestCase):
+    """A guarded upstream in memory, by a clock that is set by hand."""
+
+    def setUp(self) -> None:
+        self.clock = HandClock()
+        self.level = LOG.level
+        LOG.setLevel(logging.CRITICAL)
+        self.addCleanup(LOG.setLevel, self.level)
+
+    def guard(
+        self,
+        outcome: Callable[[str], Outcome] = lambda target: answered(),
+        *,
+        limit: int = 4,
+        waiting: int = 4,
+        rate: tuple[float, int] | None = None,
+    ) -> GuardedUpstream:
+        """The guard of an upstream, which is kept as `upstream`."""
+        self.upstream = MemoryUpstream(outcome)
+        tokens = None
+        if rate is not None:
+            tokens = TokenBucket(*rate, waiting, self.clock, self.clock.sleep)
+        return GuardedUpstream(
+            self.upstream,
+            CoolDown(5.0, self.clock, lambda: 1.0),
+            Slots(limit, waiting, self.clock),
+            tokens,
+            self.clock,
+        )
+
+
+def get(guarded: GuardedUpstream, target: str = "/api/x") -> Fetch:
+    """A GET whose answer has not been read yet."""
+    return guarded.fetch("GET", target, [])
+
+
+class PassingTest(GuardCase):
+    """While all is well."""
+
+    def test_the_answer_comes_through(self):
+        guarded = self.guard(lambda target: answered(404))
+        self.assertEqual(guarded.base, BASE)
+        self.assertEqual(get(guarded).exchange.head.status, 404)
+        self.assertEqual(self.upstream.asked, ["/api/x"])
+
+    def test_errors_come_through(self):
+        guarded = self.guard(lambda target: UpstreamTimeout("slow"))
+        with self.assertRaises(UpstreamTimeout):
+            get(guarded)
+
+
+class OrderTest(GuardCase):
+    """Cool-down, slot, token, call: what refuses first is asked first and costs nothing after."""
+
+    def test_what_rests_takes_no_slot_and_no_token(self):
+        guarded = self.guard(lambda target: UpstreamRefused(), limit=1, rate=(1.0, 1))
+        with self.assertRaises(UpstreamRefused):
+            get(guarded)
+        self.clock.advance(2.0)
+        for _ in range(3):
+            with self.assertRaises(UpstreamResting) as refused:
+                get(guarded)
+            self.assertEqual(refused.exception.reason, "cool-down")
+        self.assertEqual(guarded.slots.free, 1)
+        assert guarded.tokens is not None
+        self.assertEqual(guarded.tokens.left, 1)
+        self.assertEqual(len(self.upstream.asked), 1)
+        self.assertEqual(guarded.refused["cool-down"], 3)
+
+    def test_without_a_slot_no_token(self):
+        guarded = self.guard(limit=1, waiting=0, rate=(1.0, 2))
+        get(guarded)
+        with self.assertRaises(SlotsTaken):
+            get(guarded)
+        assert guarded.tokens is not None
+        self.assertEqual(guarded.tokens.left, 1)
+        self.assertEqual(guarded.refused["upstream-connections"], 1)
+
+    def test_without_a_token_the_slot_is_given_back(self):
+        guarded = self.guard(limit=3, rate=(0.01, 1))
+        get(guarded).exchange.close()
+        for _ in range(5):
+            with self.assertRaises(UpstreamResting) as refused:
+                get(guarded)
+        self.assertEqual(refused.exception.retry_after, 101)
+        self.assertEqual(guarded.slots.free, 3)
+        self.assertEqual(guarded.refused["budget"], 5)
+
+    def test_a_probe_that_finds_no_token_leaves_it_to_the_next(self):
+        outcomes: list[Outcome] = [answered(503), answered()]
+        guarded = self.guard(lambda target: outcomes.pop(0), rate=(0.01, 1))
+        get(guarded).exchange.close()
+        self.clock.advance(50.0)
+        with self.assertRaises(UpstreamResting) as refused:
+            get(guarded)
+        self.assertEqual(refused.exception.reason, "budget")
+        self.clock.advance(50.0 + LATE)
+        get(guarded)
+        self.assertEqual(guarded.cooldown.resting(), [])
+
+    def test_who_waits_for_a_token_sleeps(self):
+        guarded = self.guard(rate=(1.0, 1))
+        for _ in range(3):
+            get(guarded).exchange.close()
+        self.assertEqual([round(slept, 6) for slept in self.clock.slept], [1.0 + LATE, 1.0])
+
+    def test_but_not_longer_than_is_bearable(self):
+        guarded = self.guard(rate=(1.0 / (LONGEST_WAIT - LATE - 0.01), 1))
+        get(guarded)
+        get(guarded)
+        guarded = self.guard(rate=(1.0 / (LONGEST_WAIT - LATE + 0.01), 1))
+        get(guarded)
+        with self.assertRaises(UpstreamResting):
+            get(guarded)
+
+    def test_what_happened_meanwhile_counts(self):
+        guarded = self.guard(rate=(1.0, 1))
+        other = guarded.cooldown.admit("/api/y")
+        get(guarded).exchange.close()
+        sleep = self.clock.sleep
+
+        def sleep_while_another_fails(seconds: float) -> None:
+            sleep(seconds)
+            guarded.cooldown.settle(other, Told(Scope.UPSTREAM, "refused"))
+
+        assert guarded.tokens is not None
+        guarded.tokens._sleep = sleep_while_another_fails
+        with self.assertRaises(UpstreamResting) as refused:
+            get(guarded)
+        self.assertEqual(refused.exception.reason, "cool-down")
+        self.assertEqual(len(self.upstream.asked), 1)
+        self.assertEqual(guarded.slots.free, 4)
+
+
+class SlotTest(GuardCase):
+    """A slot is held while the body is on its way, and never lost."""
+
+    def test_to_the_end_of_the_body(self):
+        guarded = self.guard(limit=2)
+        fetches = [get(guarded), get(guarded)]
+        self.assertEqual(guarded.slots.free, 0)
+        fetches[0].exchange.close()
+        self.assertEqual(guarded.slots.free, 1)
+        fetches[0].exchange.close()
+        self.assertEqual(guarded.slots.free, 1, "once only")
+        fetches[1].exchange.close()
+        self.assertEqual(guarded.slots.free, 2)
+
+    def test_errors_give_it_back(self):
+        for error in (
+            UpstreamRefused(),
+            UpstreamTimeout(),
+            BadRequest(),
+            RuntimeError(),
+            KeyError(),
+        ):
+            with self.subTest(type(error).__name__):
+                guarded = self.guard(lambda target, error=error: error)  # type: ignore[misc]
+                with self.assertRaises(type(error)):
+                    get(guarded)
+                self.assertEqual(guarded.slots.free, 4)
+
+    def test_what_is_not_the_upstreams_fault_closes_nothing(self):
+        guarded = self.guard(lambda target: BadRequest("the client's body is malformed"))
+        for number in range(5):
+            with self.assertRaises(BadRequest):
+                get(guarded, f"/api/{number}")
+        self.assertEqual(guarded.cooldown.resting(), [])
+
+    def test_never_more_at_a_time_than_the_limit(self):
+        go = threading.Event()
+        inside: list[int] = []
+
+        def outcome(target: str) -> Outcome:
+            inside.append(1)
+            go.wait(PATIENCE)
+            inside.pop()
+            return answered()
+
+        guarded = self.guard(outcome, limit=3, waiting=5)
+        refused: list[UpstreamResting] = []
+
+        def ask() -> None:
+            try:
+                get(guarded).exchange.close()
+            except UpstreamResting as error:
+                refused.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: len(refused) == 4, "three are asking, five wait, four are refused")
+        self.assertEqual(len(inside), 3)
+        go.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+        self.assertEqual(len(self.upstream.asked), 8)
+        self.assertEqual(guarded.slots.free, 3)
+
+
+class NewsTest(GuardCase):
+    """What the upstream tells has its consequences."""
+
+    def test_a_path_is_the_target_less_its_query(self):
+        guarded = self.guard(lambda target: answered(503))
+        get(guarded, "/api/x?a=1")
+        with self.assertRaises(UpstreamResting):
+            get(guarded, "/api/x?a=2")
+        get(guarded, "/api/xa")
+
+    def test_after_a_429_nothing_is_saved_up(self):
+        outcomes = [answered(429, ("Retry-After", "10"))]
+        guarded = self.guard(
+            lambda target: outcomes.pop() if outcomes else answered(), rate=(1.0, 8)
+        )
+        get(guarded).exchange.close()
+        self.clock.advance(10.0)
+        for _ in range(3):
+            get(guarded).exchange.close()
+        self.assertEqual([round(slept, 6) for slept in self.clock.slept], [LATE, 1.0, 1.0])
+
+    def test_an_answer_with_nothing_left_is_like_a_429(self):
+        guarded = self.guard(lambda target: answered(200, ("RateLimit", '"d";r=0;t=20')))
+        self.assertEqual(get(guarded).exchange.head.status, 200)
+        with self.assertRaises(UpstreamResting) as refused:
+            get(guarded)
+        self.assertEqual(refused.exception.retry_after, 20)
+
+    def test_spare_is_what_nobody_waits_for(self):
+        guarded = self.guard(rate=(1.0, 2))
+        self.assertEqual(guarded.spare(), 2)
+        get(guarded)
+        self.assertEqual(guarded.spare(), 1)
+        guarded = self.guard(lambda target: UpstreamRefused())
+        self.assertEqual(guarded.spare(), 4)
+        with self.assertRaises(UpstreamRefused):
+            get(guarded)
+        self.assertEqual(guarded.spare(), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()

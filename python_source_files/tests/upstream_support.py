@@ -1,0 +1,84 @@
+"""What the tests of the upstream's guards share: a clock that is set by hand, an upstream in
+memory.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Callable, Union
+
+from api_relaying_server.http1.message import Field, Fields, ResponseHead
+from api_relaying_server.upstream.exchange import Exchange, OnInterim
+from api_relaying_server.upstream.session import Fetch
+from api_relaying_server.upstream.translation import UpstreamBase, parse_base
+
+NOW = 1_700_000_000.0
+"""Unix time at which answers arrive here: Tue, 14 Nov 2023 22:13:20 GMT."""
+
+BASE: UpstreamBase = parse_base("http://upstream.test/api")
+
+
+class HandClock:
+    """A clock that stands still until it is moved; who sleeps by it moves it."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep by this clock."""
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+class MemoryExchange(Exchange):
+    """A response without a connection, given back when it is closed."""
+
+    def __init__(self, head: ResponseHead) -> None:
+        self.head = head
+        self._release = lambda reusable: None
+
+
+Outcome = Union[ResponseHead, BaseException]
+
+
+def answered(status: int = 200, *fields: Field) -> ResponseHead:
+    """The head of an answer."""
+    return ResponseHead(status, "Status", Fields(fields))
+
+
+class MemoryUpstream:
+    """An upstream that answers with what `outcome` gives for a target; `asked` are the targets."""
+
+    base = BASE
+
+    def __init__(self, outcome: Callable[[str], Outcome] = lambda target: answered()) -> None:
+        self.outcome = outcome
+        self.asked: list[str] = []
+        self._lock = threading.Lock()  # guards that list
+
+    def fetch(
+        self,
+        method: str,
+        target: str,
+        fields: Sequence[Field],
+        body: Iterable[bytes] | None = None,
+        *,
+        chunked: bool = False,
+        on_interim: OnInterim | None = None,
+    ) -> Fetch:
+        """The answer, or the error, for this target."""
+        with self._lock:
+            self.asked.append(target)
+        outcome = self.outcome(target)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return Fetch(MemoryExchange(outcome), NOW, NOW)
