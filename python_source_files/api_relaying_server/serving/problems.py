@@ -34,12 +34,24 @@ def problem_answer(error: RelayError) -> Answer:
         ("Via", f"1.1 {NAME}"),
     ]
     if error.proxy_error is not None:
-        fields.append(("Proxy-Status", f"{NAME}; error={error.proxy_error}"))
+        told = f"{NAME}; error={error.proxy_error}{_details(error.detail)}"
+        fields.append(("Proxy-Status", told))
     if error.retry_after is not None:
         fields.append(("Retry-After", str(error.retry_after)))
     if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
         fields.append(("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
     return Answer(error.status, reason_phrase(error.status), Fields(fields), body)
+
+
+def _details(detail: str) -> str:
+    """What happened, as a parameter of `Proxy-Status` (RFC 9209, 2.1.5): a string has ASCII only
+    (RFC 9651, 3.3.3).
+    """
+    if not detail:
+        return ""
+    shown = "".join(letter if " " <= letter <= "~" else "?" for letter in detail)
+    escaped = shown.replace("\\", "\\\\").replace('"', '\\"')
+    return f'; details="{escaped}"'
 
 
 def problem_bytes(error: RelayError, with_body: bool = True) -> bytes:
