@@ -147,6 +147,8 @@ def _request_no_cache(c: Case) -> bool:
 
 
 def _request_max_age(c: Case) -> bool:
+    if "immutable" in c.found.directives and c.fresh_for > 0:
+        return False  # RFC 8246, 2: only no-cache, not a mere reload, asks about what never changes
     limit = c.asked.seconds("max-age")
     return c.policy.client_refresh and limit is not None and c.found.age(c.now) > limit
 

@@ -1,0 +1,48 @@
+"""`Cache-Status` is a structured field that says what happened (RFC 9211)."""
+
+from __future__ import annotations
+
+import unittest
+
+from http_sf import parse
+
+from api_relaying_server.caching.status import NAME, forwarded, hit
+
+REASONS = ("uri-miss", "vary-miss", "stale", "request", "method", "partial", "bypass")
+
+
+def members(value: str) -> dict[str, object]:
+    """The parameters of the one member of a `Cache-Status`."""
+    ((name, parameters),) = parse(value.encode(), tltype="list")
+    assert str(name) == "api-relaying-server"
+    return {str(key): getattr(what, "value", what) for key, what in parameters.items()}
+
+
+class Told(unittest.TestCase):
+    """Each parameter."""
+
+    def test_name_and_field(self) -> None:
+        self.assertEqual(NAME, "api-relaying-server")
+        self.assertEqual(hit(1.0)[0], "Cache-Status")
+
+    def test_a_hit_with_its_freshness(self) -> None:
+        self.assertEqual(members(hit(58.9)[1]), {"hit": True, "ttl": 58})
+        self.assertEqual(members(hit(0.0)[1]), {"hit": True, "ttl": 0})
+
+    def test_a_stale_hit_has_negative_freshness(self) -> None:
+        self.assertEqual(members(hit(-0.5, "offline")[1])["ttl"], -1)
+        self.assertEqual(str(members(hit(-30.0, "offline")[1])["detail"]), "offline")
+
+    def test_forwarded_with_reason_and_status(self) -> None:
+        for reason in REASONS:
+            found = members(forwarded(reason, 404)[1])
+            self.assertEqual(str(found["fwd"]), reason)
+            self.assertEqual(found["fwd-status"], 404)
+            self.assertNotIn("hit", found)
+            self.assertNotIn("stored", found)
+
+    def test_every_parameter_has_its_type(self) -> None:
+        value = forwarded("stale", 304, stored=True, collapsed=True, ttl=7.9, detail="no-store")[1]
+        found = members(value)
+        self.assertEqual((found["stored"], found["collapsed"], found["ttl"]), (True, True, 7))
+        self.assertEqual(str(found["detail"]), "no-store")

@@ -1,0 +1,249 @@
+"""Whether a stored response answers a request (RFC 9111, 4)."""
+
+from __future__ import annotations
+
+import unittest
+
+from api_relaying_server.caching.reuse import (
+    CACHED_METHODS,
+    PASSING_BY,
+    Ask,
+    Bypass,
+    Fresh,
+    Refuse,
+    assess,
+    stale_if_error_until,
+    useful_until,
+)
+from tests.caching_support import NOW, PLAIN, REFRESHING, outcome, request, stored, verdict
+
+MINUTE = "Cache-Control: max-age=60"
+TAG = 'ETag: "a"'
+
+
+class Selecting(unittest.TestCase):
+    """What can answer at all."""
+
+    def test_nothing_stored(self) -> None:
+        self.assertEqual(verdict(request()), Ask("uri-miss"))
+
+    def test_no_variant_fits(self) -> None:
+        one, bare = stored("Vary: A", TAG, MINUTE), stored("Vary: A", MINUTE)
+        self.assertEqual(verdict(request("A: 1"), one, bare), Ask("vary-miss", (one,)))
+        self.assertEqual(verdict(request("A: 1"), bare), Ask("vary-miss"))
+
+    def test_methods(self) -> None:
+        self.assertEqual(CACHED_METHODS, {"GET", "HEAD"})
+        for method in ("POST", "PUT", "OPTIONS", "TRACE", "get"):
+            self.assertEqual(verdict(request(method=method), stored(MINUTE)), Bypass("method"))
+        self.assertEqual(outcome(request(method="HEAD"), stored(MINUTE)), "fresh")
+
+    def test_conditions_that_only_the_origin_can_judge_pass_by(self) -> None:
+        for line in ('If-Match: "a"', "If-Unmodified-Since: x", "X-HTTP-Method-Override: DELETE"):
+            with self.subTest(line):
+                self.assertEqual(verdict(request(line), stored(MINUTE)), Bypass("bypass"))
+                self.assertIn(line.partition(":")[0].lower(), PASSING_BY)
+
+    def test_the_most_recent_that_fits_answers(self) -> None:
+        old, new = stored(MINUTE, at=NOW - 9), stored(MINUTE)
+        found = verdict(request(), old, new)
+        assert isinstance(found, Fresh)
+        self.assertIs(found.assessed.stored, new)
+
+    def test_authorization_may_be_answered_from_what_may_be_shared(self) -> None:
+        self.assertEqual(outcome(request("Authorization: x"), stored(MINUTE)), "fresh")
+
+
+class Fresher(unittest.TestCase):
+    """Fresh, stale, and what forbids the one or allows the other."""
+
+    def test_fresh_until_its_lifetime_is_over(self) -> None:
+        for after, expected in ((0, "fresh"), (59.9, "fresh"), (60, "stale"), (61, "stale")):
+            self.assertEqual(outcome(request(), stored(MINUTE), after=after), expected, after)
+            found = verdict(request(), stored(MINUTE), after=after)
+            self.assertIsInstance(found, Fresh if expected == "fresh" else Ask)
+
+    def test_a_hit_asks_nobody(self) -> None:
+        found = verdict(request(), stored(MINUTE), after=59)
+        assert isinstance(found, Fresh)
+        self.assertFalse(found.stale or found.refresh)
+
+    def test_no_cache_always_validates(self) -> None:
+        variant = stored("Cache-Control: no-cache, max-age=60", TAG)
+        self.assertEqual(verdict(request(), variant), Ask("stale", (variant,)))
+        qualified = stored('Cache-Control: no-cache="x", max-age=60')
+        self.assertEqual(outcome(request(), qualified), "fresh")
+        targeted = stored("CDN-Cache-Control: no-cache", MINUTE, TAG)
+        self.assertIsInstance(verdict(request(), targeted), Ask)
+
+    def test_what_was_invalidated_validates(self) -> None:
+        variant = stored(MINUTE, TAG, must_validate=True)
+        policy = PLAIN._replace(stale_if_error=1e9)
+        found = verdict(request("Cache-Control: max-stale"), variant, policy=policy)
+        self.assertEqual(found, Ask("stale", (variant,)))
+
+    def test_stale_asks_with_the_conditions_of_the_one_that_fits(self) -> None:
+        variant, other = stored(MINUTE, TAG), stored("Vary: A", 'ETag: "b"', asked=["A: 1"])
+        found = verdict(request(), variant, other, after=99)
+        self.assertEqual(found, Ask("stale", (variant,), None, NOW + 60))
+
+    def test_without_validator_it_is_asked_for_anew(self) -> None:
+        found = verdict(request(), stored(MINUTE), after=99)
+        assert isinstance(found, Ask)
+        self.assertEqual(found.validate, ())
+
+
+class ByClient(unittest.TestCase):
+    """Directives of a request (5.2.1)."""
+
+    def test_what_costs_an_upstream_call_counts_only_by_the_operators_leave(self) -> None:
+        variant = stored(MINUTE)
+        for line in (
+            "Cache-Control: no-cache",
+            "Cache-Control: no-store",
+            "Cache-Control: max-age=5",
+            "Cache-Control: max-age=x",
+            "Cache-Control: min-fresh=55",
+            "Pragma: no-cache",
+        ):
+            with self.subTest(line):
+                self.assertEqual(outcome(request(line), variant, after=10), "fresh")
+                found = verdict(request(line), variant, after=10, policy=REFRESHING)
+                assert isinstance(found, Ask)
+                self.assertEqual(found.reason, "request")
+
+    def test_limits_that_are_kept_change_nothing(self) -> None:
+        for line in ("max-age=10", "min-fresh=50", "min-fresh=x", "min-fresh", "foo=no-cache"):
+            asked = request(f"Cache-Control: {line}")
+            self.assertEqual(
+                outcome(asked, stored(MINUTE), after=10, policy=REFRESHING), "fresh", line
+            )
+
+    def test_max_stale(self) -> None:
+        cases = {"max-stale": "stale", "max-stale=20": "stale", "max-stale=19": "ask"}
+        for line, expected in {**cases, "max-stale=x": "ask", "max-stale=-1": "ask"}.items():
+            found = verdict(request(f"Cache-Control: {line}"), stored(MINUTE), after=80)
+            self.assertIsInstance(found, Fresh if expected == "stale" else Ask, line)
+            if isinstance(found, Fresh):
+                self.assertEqual((found.stale, found.refresh), (True, False))
+
+    def test_max_stale_does_not_outdo_the_origin(self) -> None:
+        for said in ("must-revalidate", "proxy-revalidate", "s-maxage=60", "no-cache"):
+            variant = stored(f"Cache-Control: max-age=60, {said}")
+            found = verdict(request("Cache-Control: max-stale"), variant, after=80)
+            self.assertIsInstance(found, Ask, said)
+
+    def test_only_if_cached(self) -> None:
+        asked = request("Cache-Control: only-if-cached")
+        self.assertEqual(outcome(asked, stored(MINUTE)), "fresh")
+        self.assertEqual(verdict(asked, stored(MINUTE), after=99), Refuse("only-if-cached"))
+        self.assertEqual(verdict(asked), Refuse("only-if-cached"))
+        both = request("Cache-Control: only-if-cached, max-stale")
+        self.assertEqual(outcome(both, stored(MINUTE), after=99), "stale")
+
+    def test_a_reload_does_not_validate_what_never_changes(self) -> None:
+        variant = stored("Cache-Control: max-age=60, immutable", TAG)
+        reload = request("Cache-Control: max-age=0")
+        self.assertEqual(outcome(reload, variant, after=9, policy=REFRESHING), "fresh")
+        self.assertIsInstance(verdict(reload, variant, after=60, policy=REFRESHING), Ask)
+        forced = request("Cache-Control: no-cache")
+        self.assertIsInstance(verdict(forced, variant, after=9, policy=REFRESHING), Ask)
+
+
+class Stale(unittest.TestCase):
+    """Serving stale on purpose (4.2.4; RFC 5861)."""
+
+    def test_while_it_is_renewed(self) -> None:
+        variant = stored("Cache-Control: max-age=60, stale-while-revalidate=30")
+        for after, expected in ((59, False), (60, True), (90, True)):
+            found = verdict(request(), variant, after=after)
+            assert isinstance(found, Fresh)
+            self.assertEqual((found.stale, found.refresh), (expected, expected))
+        self.assertIsInstance(verdict(request(), variant, after=90.1), Ask)
+
+    def test_not_where_the_origin_forbids_stale(self) -> None:
+        for said in ("must-revalidate", "proxy-revalidate", "s-maxage=60", "no-cache"):
+            variant = stored(f"Cache-Control: max-age=60, stale-while-revalidate=30, {said}")
+            self.assertIsInstance(verdict(request(), variant, after=70), Ask, said)
+        variant = stored("Cache-Control: max-age=60, stale-while-revalidate=x")
+        self.assertIsInstance(verdict(request(), variant, after=61), Ask)
+
+    def test_for_a_failing_upstream(self) -> None:
+        policy = PLAIN._replace(stale_if_error=100.0)
+        for said, span in (("", 100), (", stale-if-error=20", 20), (", stale-if-error=500", 500)):
+            with self.subTest(said):
+                variant = stored(f"Cache-Control: max-age=60{said}")
+                inside = verdict(request(), variant, after=60 + span - 1, policy=policy)
+                beyond = verdict(request(), variant, after=60 + span, policy=policy)
+                assert isinstance(inside, Ask) and isinstance(beyond, Ask)
+                assert inside.fallback is not None
+                self.assertIs(inside.fallback.stored, variant)
+                self.assertEqual(inside.fallback_until, NOW + 60 + span)
+                self.assertIsNone(beyond.fallback)
+
+    def test_never_for_a_failing_upstream_where_it_is_forbidden(self) -> None:
+        policy = PLAIN._replace(stale_if_error=1e6)
+        for said in ("must-revalidate", "proxy-revalidate", "s-maxage=60", "no-cache"):
+            variant = stored(f"Cache-Control: max-age=60, stale-if-error=99, {said}")
+            found = verdict(request(), variant, after=70, policy=policy)
+            assert isinstance(found, Ask)
+            self.assertIsNone(found.fallback, said)
+        doubtful = assess(stored(MINUTE, must_validate=True), "/x", policy)
+        self.assertEqual(stale_if_error_until(doubtful, policy), 0.0)
+
+
+class Offline(unittest.TestCase):
+    """The upstream is never asked."""
+
+    policy = PLAIN._replace(offline=True)
+
+    def test_stale_answers_and_nothing_refuses(self) -> None:
+        self.assertEqual(outcome(request(), stored(MINUTE), policy=self.policy), "fresh")
+        self.assertEqual(outcome(request(), stored(MINUTE), after=1e9, policy=self.policy), "stale")
+        self.assertEqual(verdict(request(), policy=self.policy), Refuse("offline"))
+        strict = stored("Cache-Control: max-age=60, must-revalidate")
+        self.assertEqual(
+            verdict(request(), strict, after=70, policy=self.policy), Refuse("offline")
+        )
+
+
+class Partial(unittest.TestCase):
+    """Stored parts (3.3, 3.4)."""
+
+    part = stored(MINUTE, TAG, status=206, body=b"01234", length=10)
+
+    def test_a_part_answers_what_it_holds(self) -> None:
+        for value in ("bytes=0-4", "bytes=2-3", "bytes=1-1,3-4"):
+            self.assertEqual(outcome(request(f"Range: {value}"), self.part), "fresh", value)
+
+    def test_a_part_never_answers_for_the_whole(self) -> None:
+        for lines in ((), ("Range: items=0-1",), ("Range: bytes=0-1", 'If-Range: "b"')):
+            self.assertEqual(outcome(request(*lines), self.part), "partial", lines)
+        self.assertEqual(outcome(request(method="HEAD"), self.part), "partial")
+
+    def test_the_rest_is_asked_for(self) -> None:
+        self.assertEqual(
+            verdict(request(), self.part), Ask("partial", complete=(self.part, "bytes=5-"))
+        )
+
+    def test_a_range_beyond_it_is_asked_for_as_it_is(self) -> None:
+        self.assertEqual(verdict(request("Range: bytes=4-6"), self.part), Ask("partial"))
+
+    def test_if_range_that_holds(self) -> None:
+        asked = request("Range: bytes=0-1", 'If-Range: "a"')
+        self.assertEqual(outcome(asked, self.part), "fresh")
+
+    def test_a_whole_beside_a_part_answers(self) -> None:
+        whole = stored(MINUTE, at=NOW - 5)
+        self.assertEqual(outcome(request(), self.part, whole), "fresh")
+
+
+class Keeping(unittest.TestCase):
+    """How long a store should keep what it has."""
+
+    def test_useful_until(self) -> None:
+        policy = PLAIN._replace(stale_if_error=1e6)
+        self.assertEqual(useful_until(stored(MINUTE), "/x", policy), NOW + 60 + 1e6)
+        self.assertEqual(useful_until(stored(MINUTE), "/x", PLAIN), NOW + 60 + 86400)
+        long = stored("Cache-Control: max-age=60, stale-if-error=1000000")
+        self.assertEqual(useful_until(long, "/x", PLAIN), NOW + 60 + 1e6)
