@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.configuration.values import file_slug
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.fetching import Fetcher
 from api_relaying_server.keeping import Keeper
@@ -21,9 +22,10 @@ from api_relaying_server.relay import Relay
 from api_relaying_server.serving.front import Limits
 from api_relaying_server.serving.server import RelayServer, listen
 from api_relaying_server.settings import Settings, place_of
-from api_relaying_server.tiers.coordination import ALONE
+from api_relaying_server.tiers.coordination import ALONE, Coordinator
 from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.neighbours import Neighbours
+from api_relaying_server.tiers.nodes import Both
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.refresh import Refresher
 from api_relaying_server.tiers.shared_memory import SharedMemory
@@ -62,7 +64,7 @@ class Worker:
         self._store = store
         self._refresher = refresher
         self._drain = drain
-        self.addresses: Sequence[str] = _urls(server)
+        self.addresses: Sequence[str] = urls_of(server.front.listeners)
 
     def serve(self) -> None:
         """Answers requests until stopped."""
@@ -78,6 +80,10 @@ class Worker:
     def stop(self) -> None:
         """Begins to stop: takes nothing new, finishes what runs."""
         self.server.stop(self._drain)
+
+    def retire(self) -> None:
+        """Begins to stop where others go on: no client loses a request by it."""
+        self.server.stop(self._drain, idle_too=False)
 
     def stop_now(self) -> None:
         """Stops at once, whatever runs."""
@@ -108,7 +114,7 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
     listeners = listen(settings.host, settings.port) if place is None else place.listeners
     try:
         log = _access_log(settings)
-        store = open_store(settings.cache, settings.cache_size)
+        store = open_store(settings.cache, settings.cache_size, owner=_owner(settings))
     except BaseException:
         for sock in listeners:
             sock.close()
@@ -116,7 +122,9 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
     policy = _policy(settings)
     hot = HotTier(settings.hot_size)
     neighbours = Neighbours(place.memory, place.slot, place.lock_file) if place else None
-    keeper = _keeper(hot, store, policy, neighbours)
+    coordinator = _coordinator(neighbours, store)
+    news = neighbours.news if neighbours is not None else _no_news
+    keeper = Keeper(hot, store, Notes(), policy, time.time, coordinator, news)
     session = RelaySession(store.backend, settings.upstream_connections)
     counters = Counters(hot.answered)
     upstream = CountedUpstream(
@@ -129,8 +137,8 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
     fetcher = Fetcher(guarded, keeper, policy, settings.public_host)
     refresher = Refresher()
     # Who cannot read what another has fetched need not wait for it.
-    coordinator = neighbours if neighbours is not None and store.shared else ALONE
-    relay = Relay(policy, keeper, fetcher, refresher, coordinator=coordinator)
+    turns = coordinator if store.shared else ALONE
+    relay = Relay(policy, keeper, fetcher, refresher, coordinator=turns)
     server = RelayServer(
         listeners,
         relay,
@@ -149,10 +157,22 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
     return Worker(server, store, refresher, settings.drain, counters, log)
 
 
-def _keeper(hot: HotTier, store: Store, policy: Policy, neighbours: Neighbours | None) -> Keeper:
+def _owner(settings: Settings) -> str:
+    """Whose records these are: of one upstream, so that no two share any in one database."""
+    return "demo" if settings.demo else file_slug(settings.upstream)
+
+
+def _coordinator(neighbours: Neighbours | None, store: Store) -> Coordinator:
+    """What the other processes are told and asked: workers, nodes, or both."""
+    nodes = store.coordinator()
     if neighbours is None:
-        return Keeper(hot, store, Notes(), policy, time.time)
-    return Keeper(hot, store, Notes(), policy, time.time, neighbours, neighbours.news)
+        return nodes
+    return neighbours if nodes is ALONE else Both(neighbours, nodes)
+
+
+def _no_news() -> int:
+    """No worker tells anything: there is only one."""
+    return 0
 
 
 def _access_log(settings: Settings) -> AccessLog | None:
@@ -217,9 +237,10 @@ def _most_connections() -> int:
     return max(64, min(soft, 65536) - SPARE_DESCRIPTORS)
 
 
-def _urls(server: RelayServer) -> list[str]:
+def urls_of(listeners: Sequence[socket.socket]) -> list[str]:
+    """The URLs at which listening sockets can be asked."""
     urls = []
-    for sock in server.front.listeners:
+    for sock in listeners:
         host, port = sock.getsockname()[:2]
         urls.append(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
     return urls

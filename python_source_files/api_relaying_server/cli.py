@@ -25,6 +25,8 @@ from api_relaying_server.settings import (
     place_of,
     resolve,
 )
+from api_relaying_server.tiers.database_url import shown
+from api_relaying_server.tiers.drivers import left_out
 
 PROGRAM = "api-relaying-server"
 
@@ -138,7 +140,8 @@ def _run(settings: Settings, build: Build | None) -> int:
 
 def _assemble(settings: Settings, upstream: str) -> Worker:
     # Imported only now: help and errors need not wait for the libraries of the relay.
-    from api_relaying_server.assembly import build
+    with left_out():  # the store that needs a driver imports it itself
+        from api_relaying_server.assembly import build
 
     return build(settings, upstream)
 
@@ -219,21 +222,22 @@ def _no_cache(settings: Settings, path: str, why: str | None) -> str:
 def _what_would_run(settings: Settings) -> str:
     lines = [f"{PROGRAM} {__version__} would run with these settings:"]
     rows = [row for row in TABLE if row.in_file]
-    shown = {row.name: " ".join(settings.written[row.name].texts) or "-" for row in rows}
+    texts = {row.name: " ".join(settings.written[row.name].texts) or "-" for row in rows}
+    texts["cache"] = shown(texts["cache"])
     if settings.demo:
-        shown["upstream"] = "the sample API"
+        texts["upstream"] = "the sample API"
     name_width = max(len(row.flag) for row in rows)
-    value_width = max(len(text) for text in shown.values() if len(text) <= 60)
+    value_width = max(len(text) for text in texts.values() if len(text) <= 60)
     for row in rows:
         place = settings.written[row.name].place
-        lines.append(f"  {row.flag:{name_width}}  {shown[row.name]:{value_width}}  {place}")
+        lines.append(f"  {row.flag:{name_width}}  {texts[row.name]:{value_width}}  {place}")
     return "\n".join(lines) + "\n"
 
 
 def _announce(settings: Settings, upstream: str, addresses: Sequence[str]) -> None:
     """Say on standard error what runs: the URLs to ask, the upstream, the cache."""
     if settings.log_format == "json":
-        extra = {"addresses": list(addresses), "upstream": upstream, "cache": settings.cache}
+        extra = {"addresses": list(addresses), "upstream": upstream, "cache": shown(settings.cache)}
         _log.info("listening on %s", " ".join(addresses), extra=extra)
         return
     kind = " (sample data)" if settings.demo else ""
@@ -241,7 +245,7 @@ def _announce(settings: Settings, upstream: str, addresses: Sequence[str]) -> No
     for address in addresses:
         _say(f"  listening  {address}")
     _say(f"  upstream   {upstream}{kind}")
-    _say(f"  cache      {settings.cache}")
+    _say(f"  cache      {shown(settings.cache)}")
 
 
 def _complain(text: str, code: int) -> int:

@@ -145,7 +145,8 @@ class Settings:
         default=_default_cache,
         shown="SQLite in the user's cache folder",
         more="A path is `sqlite:///relative` or `sqlite:////absolute`. By default each upstream "
-        "has a file of its own.",
+        "has a file of its own. A Redis (`rediss://` over TLS) or a MongoDB is shared by all relays "
+        "that name it: see docs/cluster.md.",
     )
     cache_size = one(
         CACHE,
@@ -153,7 +154,7 @@ class Settings:
         metavar="SIZE",
         parse=values.size(low=1024**2),
         default="1GiB",
-        more="The least useful entries leave first.",
+        more="The least useful entries leave first. A Redis or a MongoDB bounds itself.",
     )
     hot_size = one(
         CACHE,

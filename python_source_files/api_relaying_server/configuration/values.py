@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Union
 
 from api_relaying_server.caching.wallclock import LONGEST_SECONDS, parse_seconds
+from api_relaying_server.tiers.database_url import FORMS as DATABASES
+from api_relaying_server.tiers.database_url import parse as parse_database_url
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     Network = Union[IPv4Network, IPv6Network]
 
 # The notations of --cache; what stands before "://" is the kind of store.
-CACHE_FORMS = ("sqlite:///PATH", "memory://", "none://")
+CACHE_FORMS = ("sqlite:///PATH", "redis://HOST", "mongodb://HOST", "memory://", "none://")
 
 # An operating system's time-outs are counted in milliseconds in 31 bits; a day is far enough.
 LONGEST_TIMEOUT = 86400.0
@@ -217,6 +219,9 @@ def upstream_url(text: str) -> str:
 def cache_url(text: str) -> str:
     """The URL of a store, in one of CACHE_FORMS; a path that begins with `~/` is made absolute."""
     scheme, separator, rest = text.partition("://")
+    if separator and scheme in DATABASES:
+        parse_database_url(text)
+        return text
     form = next((form for form in CACHE_FORMS if form.startswith(scheme + "://")), None)
     if not separator or form is None:
         refuse(text, "is not a cache", f"give {', '.join(CACHE_FORMS[:-1])} or {CACHE_FORMS[-1]}")

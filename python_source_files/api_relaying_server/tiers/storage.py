@@ -24,6 +24,7 @@ class Trouble(enum.Enum):
     FULL = "no space left"
     READ_ONLY = "it is read-only"
     UNREACHABLE = "it cannot be opened"
+    DENIED = "it does not let us in"
     MISSING = "it was deleted or replaced"
     CORRUPT = "it is damaged"
     FOREIGN = "it belongs to another program"

@@ -10,6 +10,7 @@ from typing import Callable
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.errors import ConfigError
+from api_relaying_server.tiers.database_url import FORMS as DATABASES
 from api_relaying_server.tiers.memory import MemoryRecordCache
 from api_relaying_server.tiers.queued_store import QueuedStore
 from api_relaying_server.tiers.storage import Extent, StorageFault, Trouble
@@ -100,21 +101,28 @@ def open_store(
     url: str,
     size_limit: int,
     *,
+    owner: str = "relay",
     read_deadline: float = READ_DEADLINE,
     now: Callable[[], float] = time.time,
     clock: Callable[[], float] = time.monotonic,
 ) -> Store:
     """The store that `url` names, of at most `size_limit` bytes. To be called after the fork.
 
-    `sqlite:///relative/path`, `sqlite:////absolute/path`, `memory://` or `none://`. A store that
-    does not work at the moment is opened later, by itself. Raises ConfigError for what will never
-    work: another scheme, a path that is no file or may not be written, a database of another
+    `sqlite:///relative/path`, `sqlite:////absolute/path`, `memory://`, `none://`, or the URL of a
+    database that is shared with other nodes, in which `owner` names the records to share. A store
+    that does not work at the moment is opened later, by itself. Raises ConfigError for what will
+    never work: another scheme, a path that is no file or may not be written, a database of another
     program.
     """
     scheme, separator, rest = url.partition("://")
+    if separator and scheme in DATABASES:
+        from api_relaying_server.tiers.shared_store import open_shared
+
+        return open_shared(url, owner, read_deadline, clock)
     if not separator or scheme not in ("sqlite", "memory", "none"):
         raise ConfigError(
-            f"cache {url!r}: give sqlite:///PATH, sqlite:////ABSOLUTE/PATH, memory:// or none://"
+            f"cache {url!r}: give sqlite:///PATH, sqlite:////ABSOLUTE/PATH, redis://HOST, "
+            "mongodb://HOST, memory:// or none://"
         )
     if scheme == "sqlite":
         return _open_sqlite(url, sqlite_path(url, rest), size_limit, read_deadline, now, clock)

@@ -9,6 +9,7 @@ from typing import Callable
 from requests_cache.backends.base import BaseCache
 
 from api_relaying_server.caching.stored import Record
+from api_relaying_server.tiers.coordination import ALONE, Coordinator
 from api_relaying_server.tiers.storage import Extent
 
 
@@ -64,6 +65,10 @@ class Store(ABC):
     def fault(self) -> str:
         """Why the store is being done without at the moment, empty if it works."""
         return ""
+
+    def coordinator(self) -> Coordinator:
+        """What this process and those on other machines that use the store know of each other."""
+        return ALONE
 
     @abstractmethod
     def read(self, key: str) -> Record | None:

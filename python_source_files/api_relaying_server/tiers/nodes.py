@@ -1,0 +1,329 @@
+"""What nodes that share a database tell each other through it: who fetches, what has changed.
+
+A `Board` is what a database offers for that; a `NodeCoordinator` makes a `Coordinator` of it. A
+lease lasts a few seconds and is renewed by a thread of its holder, so it ends with its process;
+who wants it asks again and again. While the database fails everybody may fetch, and what was
+missed meanwhile is made up for by dropping all that is in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from typing import Protocol
+
+from api_relaying_server.tiers.coordination import Coordinator, Lease
+from api_relaying_server.tiers.fences import Fences
+from api_relaying_server.tiers.health import Way
+from api_relaying_server.tiers.storage import HARMLESS, StorageFault
+
+LEASE_LASTS = 4.0
+"""Seconds after which the lease of a process that has died, or hangs, is another one's."""
+
+RENEW_EVERY = 1.0
+"""Seconds between two renewals of the leases that are held: three may fail."""
+
+POLL_FIRST, POLL_MOST = 0.004, 0.05
+"""Seconds between two looks whether a lease is free; they grow from the one to the other."""
+
+MOST_TOLD = 4096
+"""Changes that wait to be told to others; past it they are told to drop everything."""
+
+RETRY_FIRST, RETRY_MOST = 0.1, 2.0
+"""Seconds until the news are asked for again after a failure, doubled at each."""
+
+GIVE_UP = 1.0
+"""Seconds that are spent at the end on giving leases back and telling what has changed."""
+
+_log = logging.getLogger("api_relaying_server.nodes")
+
+
+class Board(Protocol):
+    """What a database offers for leases and news. Each method raises StorageFault in trouble.
+
+    `acquire` is called by those who answer requests and keeps to the deadline of a read; the others
+    have threads of their own and more patience.
+    """
+
+    def acquire(self, name: str, token: str, seconds: float) -> int | None:
+        """The number of a new lease that `token` holds for so long; None if another one has it."""
+
+    def renew(self, held: Sequence[tuple[str, str]], seconds: float) -> None:
+        """Let leases, each with its token, last so long from now if they still are the holder's."""
+
+    def release(self, held: Sequence[tuple[str, str]]) -> None:
+        """End leases, each with its token, that still are the holder's."""
+
+    def publish(self, keys: Sequence[str | None]) -> None:
+        """Tell all others that these have changed, None for everything."""
+
+    def news(self) -> Iterable[str | None]:
+        """What others have told since the last call, for which it waits a fraction of a second.
+
+        The first call after a failure begins anew and gives nothing.
+        """
+
+    def close(self) -> None:
+        """Close the connections that are for this alone."""
+
+
+class NodeLease:
+    """A lease, or the word that there is none to be had and nobody keeps to any."""
+
+    def __init__(self, waited: bool, give_back: Callable[[], None] | None = None) -> None:
+        self._waited = waited
+        self._give_back = give_back
+
+    @property
+    def waited(self) -> bool:
+        """True where somebody else held it first."""
+        return self._waited
+
+    def release(self) -> None:
+        """Others may fetch. The lease is given back by another thread."""
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back()
+
+
+class NodeCoordinator:
+    """The coordinator of a process that shares a database with processes on other machines.
+
+    Two threads: one gives leases back, renews them and tells what has changed, one hears the news.
+    They begin with the first use of what they are for.
+    """
+
+    def __init__(
+        self, board: Board, fences: Fences, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._board = board
+        self._fences = fences
+        self._clock = clock
+        self._way = Way(clock)  # whether leases can be had
+        self._closed = threading.Event()
+        self._lock = threading.Lock()  # guards the four below
+        self._held: dict[str, str] = {}  # names by token
+        self._ended: deque[tuple[str, str]] = deque()
+        self._told: deque[str | None] = deque()
+        self._threads: dict[str, threading.Thread] = {}
+        self._work = threading.Event()
+
+    # Leases
+
+    def lease(self, key: str, wait: float) -> Lease | None:
+        """The right to fetch a key, waiting for at most `wait` seconds; None past that."""
+        name = name_of(key)
+        until = self._clock() + wait
+        pause = POLL_FIRST
+        waited = False
+        while self._way.may_try() and not self._closed.is_set():
+            token = os.urandom(12).hex()
+            try:
+                number = self._board.acquire(name, token, LEASE_LASTS)
+            except StorageFault as fault:
+                self._lost(name, token, fault)
+                break
+            self._way.worked()
+            if number is not None:
+                return self._got(key, name, token, number, waited)
+            waited = True
+            left = until - self._clock()
+            if left <= 0:
+                return None
+            self._closed.wait(min(left, pause * random.uniform(0.5, 1.5)))  # noqa: S311
+            pause = min(pause * 1.5, POLL_MOST)
+        return NodeLease(waited)
+
+    def _got(self, key: str, name: str, token: str, number: int, waited: bool) -> Lease:
+        self._fences.hold(key, number)
+        with self._lock:
+            self._held[token] = name
+        self._run("node-keeper", self._keep)
+
+        def give_back() -> None:
+            self._fences.drop(key, number)
+            self._end(name, token)
+
+        return NodeLease(waited, give_back)
+
+    def _lost(self, name: str, token: str, fault: StorageFault) -> None:
+        """Nobody knows whether the lease was got."""
+        if fault.trouble not in HARMLESS:
+            self._way.failed(fault)
+            _log.debug("no leases at the moment: %s", fault)
+        self._end(name, token)
+
+    def _end(self, name: str, token: str) -> None:
+        with self._lock:
+            self._held.pop(token, None)
+            self._ended.append((name, token))
+        self._run("node-keeper", self._keep)
+        self._work.set()
+
+    # News
+
+    def tell_changed(self, key: str) -> None:
+        """All others drop what they have of this key; they are told by another thread."""
+        with self._lock:
+            self._told.append(key)
+            if len(self._told) > MOST_TOLD:
+                self._told.clear()
+                self._told.append(None)
+        self._run("node-keeper", self._keep)
+        self._work.set()
+
+    def on_change(self, drop: Callable[[str | None], None]) -> None:
+        """`drop` is called, by a thread, for what others have changed, with None for everything."""
+        self._fences.on_late = drop
+        self._run("node-listener", lambda: self._listen(drop))
+
+    def _listen(self, drop: Callable[[str | None], None]) -> None:
+        pause = RETRY_FIRST
+        missed = False
+        while not self._closed.is_set():
+            try:
+                news = self._board.news()
+            except StorageFault as fault:
+                _log.debug("no news: %s", fault)
+                missed = True
+                self._closed.wait(pause)
+                pause = min(pause * 2, RETRY_MOST)
+                continue
+            if missed:
+                missed, pause = False, RETRY_FIRST
+                _log.info("hearing the other nodes again; what they told meanwhile is not known")
+                drop(None)
+            for key in news:
+                drop(key)
+
+    # The thread that does what nobody waits for
+
+    def _keep(self) -> None:
+        next_renewal = self._clock() + RENEW_EVERY
+        pause = 0.0
+        while not (self._closed.is_set() and not self._has_work()):
+            if not self._has_work():
+                self._work.wait(max(0.0, next_renewal - self._clock()))
+            self._work.clear()
+            try:
+                self._do_work()
+                if self._clock() >= next_renewal:
+                    next_renewal = self._clock() + RENEW_EVERY
+                    self._renew()
+                pause = 0.0
+            except StorageFault as fault:
+                _log.debug("nothing can be told or given back: %s", fault)
+                if self._closed.is_set():
+                    return
+                pause = min(max(pause * 2, RETRY_FIRST), RETRY_MOST)
+                self._closed.wait(pause)
+
+    def _has_work(self) -> bool:
+        return bool(self._ended or self._told)
+
+    def _do_work(self) -> None:
+        """What has changed before what is given back: who gets a lease then finds it."""
+        with self._lock:
+            told, self._told = list(self._told), deque()
+            ended, self._ended = list(self._ended), deque()
+        try:
+            if told:
+                self._board.publish(told)
+            if ended:
+                self._board.release(ended)
+        except StorageFault:
+            with self._lock:  # leases end by themselves soon; a change must be told some time
+                self._told.extendleft(reversed(told[:MOST_TOLD]))
+            raise
+
+    def _renew(self) -> None:
+        with self._lock:
+            held = [(name, token) for token, name in self._held.items()]
+        if held:
+            self._board.renew(held, LEASE_LASTS)
+
+    def _run(self, name: str, work: Callable[[], None]) -> None:
+        if name in self._threads or self._closed.is_set():
+            return
+        with self._lock:
+            if name not in self._threads:
+                thread = threading.Thread(target=work, name=name, daemon=True)
+                self._threads[name] = thread
+                thread.start()
+
+    def close(self) -> None:
+        """Gives back what is held and ends the threads."""
+        with self._lock:
+            self._ended.extend((name, token) for token, name in self._held.items())
+            self._held.clear()
+            threads = list(self._threads.values())
+        self._closed.set()
+        self._work.set()
+        until = self._clock() + GIVE_UP
+        for thread in threads:
+            thread.join(max(0.0, until - self._clock()))
+        self._board.close()
+
+
+class Both:
+    """A coordinator behind another: first among the workers of this machine, then among nodes."""
+
+    def __init__(self, near: Coordinator, far: Coordinator) -> None:
+        self._near = near
+        self._far = far
+
+    def lease(self, key: str, wait: float) -> Lease | None:
+        """Both leases as one."""
+        until = time.monotonic() + wait
+        near = self._near.lease(key, wait)
+        if near is None:
+            return None
+        far = self._far.lease(key, max(0.0, until - time.monotonic()))
+        if far is None:
+            near.release()
+            return None
+        return _BothLeases(near, far)
+
+    def tell_changed(self, key: str) -> None:
+        """Tells both."""
+        self._near.tell_changed(key)
+        self._far.tell_changed(key)
+
+    def on_change(self, drop: Callable[[str | None], None]) -> None:
+        """Hears both."""
+        self._near.on_change(drop)
+        self._far.on_change(drop)
+
+    def close(self) -> None:
+        """Ends both."""
+        self._far.close()
+        self._near.close()
+
+
+class _BothLeases:
+    """Two leases as one."""
+
+    def __init__(self, near: Lease, far: Lease) -> None:
+        self._near = near
+        self._far = far
+
+    @property
+    def waited(self) -> bool:
+        """True where one of them had to be waited for."""
+        return self._near.waited or self._far.waited
+
+    def release(self) -> None:
+        """Gives back both."""
+        self._far.release()
+        self._near.release()
+
+
+def name_of(key: str) -> str:
+    """A short name for the lease of a key, which may be long."""
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -1,0 +1,99 @@
+"""A store in a database that nodes share, opened by its URL."""
+
+from __future__ import annotations
+
+import time
+from typing import Callable
+
+from requests_cache.backends.base import BaseCache
+
+from api_relaying_server.errors import ConfigError
+from api_relaying_server.tiers.coordination import Coordinator
+from api_relaying_server.tiers.database_url import NAMESPACE, DatabaseUrl, parse, shown
+from api_relaying_server.tiers.fences import Fences
+from api_relaying_server.tiers.nodes import Board, NodeCoordinator
+from api_relaying_server.tiers.queued_store import QueuedStore
+from api_relaying_server.tiers.storage import RecordStorage, StorageFault
+
+PREFIX = "api-relay"
+"""Begins the names of all that relays keep in a database."""
+
+_EXTRAS = {"redis": "redis", "rediss": "redis", "mongodb": "mongodb"}
+
+
+class SharedStore(QueuedStore):
+    """A store that other nodes read and write too."""
+
+    def __init__(
+        self,
+        url: str,
+        backend: BaseCache,
+        storage: RecordStorage,
+        board: Board,
+        fences: Fences,
+        *,
+        fault: StorageFault | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(url, backend, storage, fault=fault, clock=clock)
+        self._nodes = NodeCoordinator(board, fences, clock)
+
+    def coordinator(self) -> Coordinator:
+        """What this process and those on other nodes know of each other."""
+        return self._nodes
+
+    def close(self, deadline: float) -> None:
+        super().close(deadline)
+        self._nodes.close()
+
+
+def open_shared(
+    url: str,
+    owner: str,
+    read_deadline: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> SharedStore:
+    """The store in the database of `url`. Raises ConfigError where its driver is not installed or
+    the URL is wrong; a database that does not work at the moment is opened later, by itself.
+
+    `owner` tells whose records these are where the URL does not: relays of one upstream share them.
+    """
+    try:
+        parts = parse(url)
+    except ValueError as wrong:
+        raise ConfigError(f"cache: {wrong}") from None
+    namespace = parts.options.get(NAMESPACE) or owner
+    fences = Fences()
+    cache, storage, board = _make(url, parts, namespace, fences, read_deadline)
+    fault = None
+    try:
+        storage.open()  # type: ignore[attr-defined]
+    except StorageFault as error:
+        fault = error
+    return SharedStore(shown(url), cache, storage, board, fences, fault=fault, clock=clock)
+
+
+def _make(
+    url: str, parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float
+) -> tuple[BaseCache, RecordStorage, Board]:
+    try:
+        if parts.scheme == "mongodb":
+            raise ModuleNotFoundError
+        return _make_redis(parts, f"{PREFIX}:{namespace}", fences, deadline)
+    except ModuleNotFoundError as missing:
+        extra = _EXTRAS[parts.scheme]
+        raise ConfigError(
+            f"cache {shown(url)!r} needs a driver that is not installed ({missing.name}); "
+            f"install it with: pip install 'api-relaying-server[{extra}]'"
+        ) from None
+
+
+def _make_redis(
+    parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float
+) -> tuple[BaseCache, RecordStorage, Board]:
+    from api_relaying_server.tiers.redis import RedisBoard, RedisRecordCache
+    from api_relaying_server.tiers.redis_link import RedisLink
+
+    link = RedisLink(parts, deadline)
+    cache = RedisRecordCache(link, namespace, fences)
+    return cache, cache.responses, RedisBoard(link, namespace)
