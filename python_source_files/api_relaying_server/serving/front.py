@@ -72,6 +72,14 @@ def accept(listener: socket.socket, family: int) -> tuple[socket.SocketType, Any
 _NO_LINGER = struct.pack("ii", 1, 0)
 """For SO_LINGER: closing is a reset."""
 
+
+def _saying_close(wire: bytes) -> bytes:
+    """A reply that keeps its connection open, as one that ends it."""
+    head, _, body = wire.partition(END_OF_HEAD)
+    kept = head.replace(b"\r\nConnection: keep-alive", b"", 1)
+    return kept + b"\r\nConnection: close" + END_OF_HEAD + body
+
+
 Lookup = Callable[[RequestHead, float], Optional[Reply]]
 Dispatch = Callable[[Connection], None]
 
@@ -277,15 +285,16 @@ class Front:
         reply = self._heads.get(head)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
             request = parse_request_head(head)
-            reply = self._lookup(request, now) if not self._stopping else None
+            reply = self._lookup(request, now)
             if reply is None or not (now < reply.valid_until or reply.renew(now)):
                 self._lend(conn, request, now)
                 return
         reply.hits += 1
         if self.on_hit is not None:
             self.on_hit((conn.address, head, reply, now))
-        conn.closes = reply.closes
-        self._send(conn, reply.wire, reply.tail, now)
+        conn.closes = reply.closes or self._stopping
+        wire = reply.wire if conn.closes == reply.closes else _saying_close(reply.wire)
+        self._send(conn, wire, reply.tail, now)
 
     # Sending.
 
@@ -582,21 +591,24 @@ class Front:
 
     # The end.
 
-    def stop(self, drain: float) -> None:
-        """Takes nothing new, closes idle connections, ends when handlers are done or `drain`
-        seconds are over.
+    def stop(self, drain: float, idle_too: bool = True) -> None:
+        """Takes nothing new, ends when all connections are gone or `drain` seconds are over.
+
+        Idle connections are closed at once; without `idle_too` each gets an answer to its next
+        request, which tells its client to come again on another connection.
         """
 
         def begin() -> None:
             now = self._clock()
             self._stopping = True
+            self._heads = {}  # no reply goes out as it is: each has to say that it is the last
             self._drain_until = now + drain
             for fd, sock in self._listeners.items():
                 self._poller.forget(fd)
                 sock.close()
             self._listeners = {}
             for conn in list(self._connections.values()):
-                if conn.state == READING and not conn.buffer:
+                if idle_too and conn.state == READING and not conn.buffer:
                     self._close(conn)
             self._end_if_drained(now)
 

@@ -167,20 +167,20 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         """Serves until it is stopped and drained."""
         self.front.run()
 
-    def stop(self, drain: float) -> None:
+    def stop(self, drain: float, idle_too: bool = True) -> None:
         """Takes nothing new and ends when what runs is done, at the latest after `drain`
-        seconds.
+        seconds. Without `idle_too` idle connections may still ask once.
         """
         self.stopping = True
-        self.front.stop(drain)
+        self.front.stop(drain, idle_too)
 
     def server_close(self) -> None:
         """The front has closed the sockets; daemon threads are not waited for."""
 
 
-def listen(host: str, port: int) -> list[socket.socket]:
+def listen(host: str, port: int, share: bool = False) -> list[socket.socket]:
     """Listening sockets on every address that a name stands for, all with the same port; 0 finds a
-    free one.
+    free one. With `share` there may be more of them on the same port.
 
     Raises OSError where none can be had. An address family that this machine does not have is left
     out.
@@ -193,7 +193,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
     for family, address in addresses:
         chosen = listeners[0].getsockname()[1] if listeners and port == 0 else port
         try:
-            listeners.append(_listener(family, (address[0], chosen, *address[2:])))
+            listeners.append(_listener(family, (address[0], chosen, *address[2:]), share))
         except OSError as error:
             failure = error
     if not listeners or (failure is not None and failure.errno in _FATAL):
@@ -203,10 +203,12 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return listeners
 
 
-def _listener(family: int, address: tuple[Any, ...]) -> socket.socket:
+def _listener(family: int, address: tuple[Any, ...], share: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1 if address[0] != "::" else 0)
