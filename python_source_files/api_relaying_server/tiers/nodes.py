@@ -54,6 +54,9 @@ class Board(Protocol):
     def acquire(self, name: str, token: str, seconds: float) -> int | None:
         """The number of a new lease that `token` holds for so long; None if another one has it."""
 
+    def check(self) -> None:
+        """Raise if the database does not answer."""
+
     def renew(self, held: Sequence[tuple[str, str]], seconds: float) -> None:
         """Let leases, each with its token, last so long from now if they still are the holder's."""
 
@@ -122,14 +125,13 @@ class NodeCoordinator:
         until = self._clock() + wait
         pause = POLL_FIRST
         waited = False
-        while self._way.may_try() and not self._closed.is_set():
+        while self._way.fault is None and not self._closed.is_set():
             token = os.urandom(12).hex()
             try:
                 number = self._board.acquire(name, token, LEASE_LASTS)
             except StorageFault as fault:
                 self._lost(name, token, fault)
                 break
-            self._way.worked()
             if number is not None:
                 return self._got(key, name, token, number, waited)
             waited = True
@@ -209,9 +211,10 @@ class NodeCoordinator:
         pause = 0.0
         while not (self._closed.is_set() and not self._has_work()):
             if not self._has_work():
-                self._work.wait(max(0.0, next_renewal - self._clock()))
+                self._work.wait(self._until_next(next_renewal))
             self._work.clear()
             try:
+                self._try_again()
                 self._do_work()
                 if self._clock() >= next_renewal:
                     next_renewal = self._clock() + RENEW_EVERY
@@ -223,6 +226,17 @@ class NodeCoordinator:
                     return
                 pause = min(max(pause * 2, RETRY_FIRST), RETRY_MOST)
                 self._closed.wait(pause)
+
+    def _until_next(self, renewal: float) -> float:
+        """Seconds until there is something to do though nobody asks for it."""
+        left = max(0.0, renewal - self._clock())
+        return left if self._way.fault is None else min(left, self._way.pause())
+
+    def _try_again(self) -> None:
+        """Find out whether leases can be had again, which no request waits for."""
+        if self._way.fault is not None and self._way.may_try():
+            self._board.check()
+            self._way.worked()
 
     def _has_work(self) -> bool:
         return bool(self._ended or self._told)

@@ -329,6 +329,10 @@ class RedisBoard:
         reply = self._link.ask("EVAL", ACQUIRE, 2, *keys, token, int(seconds * 1000))
         return None if reply is None else int(reply)
 
+    def check(self) -> None:
+        """Raise if the database does not answer."""
+        self._all([("PING",)])
+
     def renew(self, held: Sequence[tuple[str, str]], seconds: float) -> None:
         """Let leases last so long from now."""
         milliseconds = int(seconds * 1000)
@@ -349,7 +353,7 @@ class RedisBoard:
         return text.encode("utf-8", "surrogatepass")
 
     def _all(self, commands: Sequence[tuple[Any, ...]]) -> None:
-        self._link.require_let_in()
+        self._link.denial.require_over()
         with self._client.pipeline(transaction=False) as batch:
             for command in commands:
                 batch.execute_command(*command)
@@ -373,7 +377,7 @@ class RedisBoard:
 
     def _begin_to_hear(self) -> None:
         """Returns when nothing that is told from now on can be missed."""
-        self._link.require_let_in()
+        self._link.denial.require_over()
         hearing = self._client.pubsub()
         self._hearing = hearing
         hearing.subscribe(self._channel)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from redis import Redis, exceptions
 from redis.connection import Connection, ConnectionPool, SSLConnection
 
 from api_relaying_server.tiers.database_url import DatabaseUrl
+from api_relaying_server.tiers.rest import DENIED_FOR, REST, Rest
 from api_relaying_server.tiers.storage import StorageFault, Trouble
 
 MOST_CONNECTIONS = 16
@@ -29,9 +31,6 @@ WAIT_SHARE = 0.2
 
 PATIENCE = 1.0
 """Seconds for each step of connecting and for each write."""
-
-DENIED_FOR = 30.0
-"""Seconds after which a database that did not let us in is asked again."""
 
 DEFAULT_PORT = 6379
 
@@ -53,7 +52,8 @@ class RedisLink:
         self._count = 0  # of the connections of this opening, idle and lent
         self._growing = False
         self._why_closed = StorageFault(Trouble.UNREACHABLE, "it is not open", 0)
-        self._denied_until = float("-inf")
+        self._rest = Rest(REST)
+        self.denial = Rest(DENIED_FOR)
         self.opening = 0
         self.patient = self.client(PATIENCE)
 
@@ -74,21 +74,15 @@ class RedisLink:
 
         A database that has not let us in is left alone for a while.
         """
-        self.require_let_in()
+        self.denial.require_over()
         self.close()
         connection = self._connect()
         with self._lock:
             self.opening += 1
             self._count = 1
             self._idle = [connection]
+        self._rest.end()
         self._grow(FIRST_CONNECTIONS)
-
-    def require_let_in(self) -> None:
-        """Raise without asking where the database has refused us a short while ago."""
-        with self._lock:
-            if time.monotonic() < self._denied_until:
-                why = self._why_closed
-                raise StorageFault(why.trouble, why.detail, self.opening)
 
     def _connect(self) -> Any:
         connection: Any = self._connection_class(socket_timeout=PATIENCE, **self._options)
@@ -98,8 +92,8 @@ class RedisLink:
             fault = fault_of(error, self.opening)
             with self._lock:
                 self._why_closed = fault
-                if fault.trouble is Trouble.DENIED:
-                    self._denied_until = time.monotonic() + DENIED_FOR
+            if fault.trouble is Trouble.DENIED:
+                self.denial.begin_after(fault)
             raise fault from error
         # The driver would have one time for connecting, for which this is short, and for reading.
         connection._sock.settimeout(self._deadline * (1 - WAIT_SHARE))
@@ -118,10 +112,16 @@ class RedisLink:
     # For those who answer requests
 
     def ask(self, *command: str | bytes | int) -> Any:
-        """The reply to a command, within the deadline; raises StorageFault.
+        """The reply to a command, within the deadline; raises StorageFault."""
+        self._rest.require_over()
+        try:
+            return self._ask(command)
+        except StorageFault as fault:
+            self._rest.begin_after(fault)
+            raise
 
-        A command that finds its connection ended is sent on another one.
-        """
+    def _ask(self, command: Sequence[str | bytes | int]) -> Any:
+        """The reply; a command that finds its connection ended is sent on another one."""
         until = time.monotonic() + self._deadline * WAIT_SHARE
         while True:
             connection, opening = self._take(until)

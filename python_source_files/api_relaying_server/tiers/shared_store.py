@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+import zlib
 from typing import Callable
 
 from requests_cache.backends.base import BaseCache
@@ -15,7 +17,7 @@ from api_relaying_server.tiers.nodes import Board, NodeCoordinator
 from api_relaying_server.tiers.queued_store import QueuedStore
 from api_relaying_server.tiers.storage import RecordStorage, StorageFault
 
-PREFIX = "api-relay"
+PREFIX = "api_relay"
 """Begins the names of all that relays keep in a database."""
 
 _EXTRAS = {"redis": "redis", "rediss": "redis", "mongodb": "mongodb"}
@@ -78,8 +80,8 @@ def _make(
 ) -> tuple[BaseCache, RecordStorage, Board]:
     try:
         if parts.scheme == "mongodb":
-            raise ModuleNotFoundError
-        return _make_redis(parts, f"{PREFIX}:{namespace}", fences, deadline)
+            return _make_mongodb(url, parts, namespace, fences, deadline)
+        return _make_redis(parts, namespace, fences, deadline)
     except ModuleNotFoundError as missing:
         extra = _EXTRAS[parts.scheme]
         raise ConfigError(
@@ -94,6 +96,25 @@ def _make_redis(
     from api_relaying_server.tiers.redis import RedisBoard, RedisRecordCache
     from api_relaying_server.tiers.redis_link import RedisLink
 
+    prefix = f"{PREFIX}:{namespace}"
     link = RedisLink(parts, deadline)
-    cache = RedisRecordCache(link, namespace, fences)
-    return cache, cache.responses, RedisBoard(link, namespace)
+    cache = RedisRecordCache(link, prefix, fences)
+    return cache, cache.responses, RedisBoard(link, prefix)
+
+
+def _make_mongodb(
+    url: str, parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float
+) -> tuple[BaseCache, RecordStorage, Board]:
+    from api_relaying_server.tiers.mongo_link import MongoLink
+    from api_relaying_server.tiers.mongodb import MongoBoard, MongoRecordCache
+
+    # Letters, digits and underscores alone: not every server that is like a MongoDB takes others.
+    prefix = re.sub("[^A-Za-z0-9_]", "_", f"{PREFIX}_{namespace}")
+    if prefix != f"{PREFIX}_{namespace}":
+        prefix += f"_{zlib.crc32(namespace.encode()):08x}"
+    try:
+        link = MongoLink(url, parts.name, deadline)
+    except ValueError as wrong:
+        raise ConfigError(f"cache {shown(url)!r}: {wrong}") from None
+    cache = MongoRecordCache(link, prefix, fences)
+    return cache, cache.responses, MongoBoard(link, prefix)
