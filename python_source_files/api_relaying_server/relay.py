@@ -23,7 +23,7 @@ from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import matches, selecting_values
 from api_relaying_server.errors import NotCached, UpstreamError, UpstreamTimeout
 from api_relaying_server.fetching import Arrived, Caller, Fetcher
-from api_relaying_server.http1.heads import wants_close
+from api_relaying_server.http1.heads import known_lines, wants_close
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import reason_phrase, render_fields, render_request_line
 from api_relaying_server.keeping import Keeper, Seen
@@ -122,7 +122,7 @@ class Relay:
                 return reply
             hot.remember(entry, quick, reply)
         if request.raw is not None:
-            hot.learn(request.raw, reply)
+            hot.learn(_to_learn(request.raw, influential), reply)
         return reply
 
     def _decide_in_memory(self, request: RequestHead, entry: Entry, now: float) -> Reply | None:
@@ -393,6 +393,13 @@ def final_answer(request: RequestHead) -> Answer:
         [("Content-Type", "message/http"), ("Content-Length", str(len(body))), ("Via", VIA)]
     )
     return Answer(200, reason_phrase(200), fields, body)
+
+
+def _to_learn(head: bytes, influential: frozenset[str]) -> bytes:
+    """The bytes of a head on which its answer can depend: all but request ids and the like."""
+    if known_lines.restless and influential.isdisjoint(known_lines.restless_names):
+        return known_lines.without_restless(head) or head
+    return head
 
 
 def _limits_age(request: RequestHead) -> bool:

