@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.configuration.values import file_slug
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.fetching import Fetcher
@@ -22,6 +23,7 @@ from api_relaying_server.relay import Relay
 from api_relaying_server.serving.front import Limits
 from api_relaying_server.serving.server import RelayServer, listen
 from api_relaying_server.settings import Settings, place_of
+from api_relaying_server.tiers.ahead import RefreshAhead
 from api_relaying_server.tiers.coordination import ALONE, Coordinator
 from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.neighbours import Neighbours
@@ -57,12 +59,14 @@ class Worker:
         drain: float,
         counters: Counters,
         log: AccessLog | None = None,
+        ahead: RefreshAhead | None = None,
     ) -> None:
         self.server = server
         self.counters = counters
         self._log = log
         self._store = store
         self._refresher = refresher
+        self._ahead = ahead
         self._drain = drain
         self.addresses: Sequence[str] = urls_of(server.front.listeners)
 
@@ -74,6 +78,8 @@ class Worker:
             # First what cannot be had again: the store would only have to be filled anew.
             if self._log is not None:
                 self._log.close(LOG_DRAIN)
+            if self._ahead is not None:
+                self._ahead.close()
             self._refresher.close()
             self._store.close(self._drain)
 
@@ -154,7 +160,8 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
     if log is not None:
         server.observers.append(log.answered)
         server.front.on_hit = log.hit
-    return Worker(server, store, refresher, settings.drain, counters, log)
+    ahead = _refresh_ahead(settings, hot, keeper, relay, guarded, refresher)
+    return Worker(server, store, refresher, settings.drain, counters, log, ahead)
 
 
 def _owner(settings: Settings) -> str:
@@ -197,6 +204,32 @@ def _guarded(upstream: UpstreamLike, settings: Settings) -> GuardedUpstream:
     tokens = None if rate is None else TokenBucket(rate.per_second, rate.burst, waiting)
     slots = Slots(settings.upstream_connections, waiting)
     return GuardedUpstream(upstream, CoolDown(settings.cool_down or 0.0), slots, tokens)
+
+
+def _refresh_ahead(
+    settings: Settings,
+    hot: HotTier,
+    keeper: Keeper,
+    relay: Relay,
+    guarded: GuardedUpstream,
+    refresher: Refresher,
+) -> RefreshAhead | None:
+    if not settings.refresh_ahead or settings.offline:
+        return None
+
+    def fresh_until(target: str, stored: StoredResponse) -> float:
+        found = keeper.assess(target, stored)
+        return found.born + found.lifetime
+
+    ahead = RefreshAhead(
+        settings.refresh_ahead,
+        hot,
+        fresh_until,
+        relay.renew_ahead,
+        lambda: guarded.spare() - refresher.waiting,
+    )
+    ahead.start()
+    return ahead
 
 
 def _policy(settings: Settings) -> Policy:

@@ -117,7 +117,9 @@ class Keeper:
         if record is not None:
             if self._shares:
                 self._learn_selecting(key, record)
-            self.hot.put(key, record)
+            entry = self.hot.put(key, record)
+            if entry is not None:
+                entry.used = True  # by who reads it now
             if self._changes[stripe] != before:
                 self.hot.drop(key)  # it may be older than that change
         return record

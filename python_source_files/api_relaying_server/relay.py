@@ -19,7 +19,7 @@ from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import Prepared, build, prepare, shape_of
 from api_relaying_server.caching.reuse import Ask, Assessed, Bypass, Fresh, Refuse, decide
-from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
 from api_relaying_server.caching.vary import matches, selecting_values
 from api_relaying_server.errors import NotCached, UpstreamError, UpstreamTimeout
 from api_relaying_server.fetching import Arrived, Caller, Fetcher
@@ -185,11 +185,20 @@ class Relay:
             self._flight_key(plain, cache_key(request.target)), lambda: self._refresh(plain)
         )
 
-    def _refresh(self, request: RequestHead) -> None:
+    def renew_ahead(self, target: str, selecting: Selecting, demand: int) -> bool:
+        """Has what these selecting fields select renewed in the background although it is fresh;
+        False where that waits or runs already, or there is no room.
+        """
+        fields = Fields((name, value) for name, value in selecting if value is not None)
+        plain = RequestHead.of("GET", target, fields)
+        flight_key = self._flight_key(plain, cache_key(target))
+        return self._refresher.submit(flight_key, lambda: self._refresh(plain, early=True), demand)
+
+    def _refresh(self, request: RequestHead, early: bool = False) -> None:
         key = cache_key(request.target)
         seen = self._keeper.see(key)
         verdict = decide(request, seen.record, self._clock(), self._policy)
-        if isinstance(verdict, Fresh) and verdict.refresh:
+        if isinstance(verdict, Fresh) and (verdict.refresh or early):
             verdict = Ask("stale", fallback=verdict.assessed)
             verdict = verdict._replace(
                 validate=(verdict.fallback.stored,) if verdict.fallback else ()

@@ -197,6 +197,7 @@ class HotTier:
         # Answers from what is no longer here, by status: how many, and the bytes of their bodies.
         self._retired: dict[int, tuple[int, int]] = {}
         self._loose: Reply | None = None
+        self.on_put: Callable[[str, Record], None] | None = None
         self._entries: dict[str, Entry] = {}
         self._seen_once: set[int] = set()
         self._lock = threading.RLock()  # guards every change of the above
@@ -220,7 +221,25 @@ class HotTier:
             self._entries[key] = entry
             self.size += entry.size
             self._make_room()
+        if self.on_put is not None:
+            self.on_put(key, record)
         return entry
+
+    def demand(self, key: str) -> list[tuple[StoredResponse, int]] | None:
+        """How often each variant of a key has answered since it came into memory; None where the
+        key is not there.
+        """
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return None
+            counts = {id(stored): 0 for stored in entry.record.variants}
+            for (stored_id, _, _), reply in entry.replies.items():
+                counts[stored_id] = counts.get(stored_id, 0) + reply.hits
+            found = [(stored, counts[id(stored)]) for stored in entry.record.variants]
+            if entry.used and found and not any(count for _, count in found):
+                found[0] = found[0][0], 1  # by a thread, which counts nothing
+            return found
 
     def drop(self, key: str) -> None:
         """Forgets a key: from now on none of its replies goes out."""

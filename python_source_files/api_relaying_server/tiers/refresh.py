@@ -1,4 +1,4 @@
-"""Renewing in the background: a small pool, once per key at a time."""
+"""Renewing in the background: a small pool, once per key at a time, the most wanted key first."""
 
 from __future__ import annotations
 
@@ -14,43 +14,58 @@ MAX_WAITING = 1024
 """Keys that wait to be renewed; one more is let go: the next request for it asks again."""
 
 
+Job = Callable[[], None]
+
+
+class _Waiting:
+    """A job that waits, and how often it was asked for."""
+
+    __slots__ = ("demand", "job")
+
+    def __init__(self, job: Job, demand: int) -> None:
+        self.job = job
+        self.demand = demand
+
+
 class Refresher:
     """Runs jobs by key in at most `threads` threads, which end when there is nothing to do."""
 
     def __init__(self, threads: int = 4) -> None:
         self._threads = threads
         self._lock = threading.Lock()  # guards the three below
-        self._waiting: dict[str, Callable[[], None]] = {}
+        self._waiting: dict[str, _Waiting] = {}
         self._running: set[str] = set()
         self._closed = False
 
-    def submit(self, key: str, job: Callable[[], None]) -> bool:
-        """Has the job done soon; False where one for its key waits or runs already, or there is no
-        room.
+    def submit(self, key: str, job: Job, demand: int = 1) -> bool:
+        """Has the job done soon, before those that are less in demand; False where one for its key
+        waits or runs already, or there is no room.
         """
         with self._lock:
-            if self._closed or key in self._waiting or key in self._running:
+            known = self._waiting.get(key)
+            if known is not None:
+                known.demand += demand
                 return False
-            if len(self._waiting) >= MAX_WAITING:
+            if self._closed or key in self._running or len(self._waiting) >= MAX_WAITING:
                 return False
-            self._waiting[key] = job
+            self._waiting[key] = _Waiting(job, demand)
             if len(self._running) < self._threads:
                 first = self._take()
                 threading.Thread(target=self._work, args=first, name="refresh", daemon=True).start()
             return True
 
-    def _take(self) -> tuple[str, Callable[[], None]]:
-        key = next(iter(self._waiting))
+    def _take(self) -> tuple[str, Job]:
+        key = max(self._waiting, key=lambda key: self._waiting[key].demand)
         self._running.add(key)
-        return key, self._waiting.pop(key)
+        return key, self._waiting.pop(key).job
 
-    def _next(self, done: str) -> tuple[str, Callable[[], None]] | None:
+    def _next(self, done: str) -> tuple[str, Job] | None:
         with self._lock:
             self._running.discard(done)
             return self._take() if self._waiting and not self._closed else None
 
-    def _work(self, key: str, job: Callable[[], None]) -> None:
-        following: tuple[str, Callable[[], None]] | None = (key, job)
+    def _work(self, key: str, job: Job) -> None:
+        following: tuple[str, Job] | None = (key, job)
         while following is not None:
             key, job = following
             try:
@@ -60,6 +75,11 @@ class Refresher:
             except Exception:
                 LOG.exception("renewing %s failed", key)
             following = self._next(key)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that have not begun."""
+        return len(self._waiting)
 
     def close(self) -> None:
         """No job starts any more."""

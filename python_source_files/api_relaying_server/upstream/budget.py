@@ -178,3 +178,8 @@ class TokenBucket:
             if now >= self._full_at + LATE:
                 return self._burst
             return max(0, int(1 + (_TINY - self._wait(now)) / self._interval))
+
+    @property
+    def spare(self) -> int:
+        """The same, half a burst kept back."""
+        return max(0, self.left - self._burst // 2)

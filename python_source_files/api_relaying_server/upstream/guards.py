@@ -30,6 +30,10 @@ and the thread that waits is wanted by others.
 """
 
 
+PLENTY = 256
+"""Calls that may be spared where no rate is set: more than a pool gets done in a second."""
+
+
 class UpstreamLike(Protocol):
     """The upstream, or what guards it."""
 
@@ -156,8 +160,9 @@ class GuardedUpstream:
     # For work that can wait.
 
     def spare(self) -> int:
-        """How many calls could be made at once without anybody waiting for them."""
+        """How many calls could be made at once without anybody waiting for them, half a burst left
+        to clients.
+        """
         if not self.cooldown.is_open or self.slots.waiting:
             return 0
-        free = self.slots.free
-        return free if self.tokens is None else min(free, self.tokens.left)
+        return PLENTY if self.tokens is None else self.tokens.spare
