@@ -206,8 +206,10 @@ class CombinedTest(unittest.TestCase):
             told = parsed(self.lines.served(served(HEAD[:-2] + fields + b"\r\n")))
             self.assertEqual(told["id"], number)
         own = [parsed(self.lines.served(served()))["id"] for _ in range(3)]
-        own += [parsed(self.lines.served(served(b"X-Request-ID: " + b"x" * 129)))["id"]]
-        self.assertEqual(len(set(own)), 4)
+        for fields in (b"X-Request-ID: " + b"x" * 129, b"traceparent: 00-x-y", b"X-Request-ID:"):
+            own.append(parsed(self.lines.served(served(HEAD[:-2] + fields + b"\r\n\r\n")))["id"])
+        self.assertEqual(len(set(own)), 6)
+        self.assertEqual({len(number) for number in own}, {9})
         self.assertEqual(parsed(self.lines.served(served(number="fault-1")))["id"], "fault-1")
 
     def test_what_is_remembered_has_an_end(self) -> None:
@@ -328,6 +330,14 @@ class LogFileTest(unittest.TestCase):
         file.put(Piece(b"a\nb\n", 2))
         file.close(20)
         self.assertEqual((self.disk.text, self.disk.calls), (b"a\nb\n", 1))
+
+    def test_what_was_there_stays(self) -> None:
+        self.path.write_bytes(b"before\n")
+        for text in (b"one\n", b"two\n"):
+            file = LogFile(str(self.path))
+            file.put(Piece(text, 1))
+            file.close(20)
+        self.assertEqual(self.path.read_bytes(), b"before\none\ntwo\n")
 
     def test_others_may_not_read_it(self) -> None:
         before = os.umask(0)
@@ -500,6 +510,44 @@ class RelayTest(unittest.TestCase):
             [x["upstream"] == "-" for x in (miss, hit, head, error, post)],
             [False, True, True, False, False],
         )
+
+    def test_a_connection_for_each_hit(self) -> None:
+        with SampleMenuApi() as api, self.worker(api.url) as relay:
+            for _ in range(4):
+                relay.ask(MENU, Connection="close")
+            busy = threading.Event()
+
+            def occupy() -> None:
+                busy.wait(20)
+
+            relay.worker.server.front.call(occupy)
+            # By the time that the loop accepts this connection its request is there.
+            with socket.create_connection(("127.0.0.1", relay.port), 20) as connection:
+                connection.sendall(request_bytes("GET", MENU, [("Connection", "close")]))
+                busy.set()
+                while connection.recv(65536):
+                    pass
+        told = sorted(line["cache"] for line in lines_of(self.path))
+        self.assertEqual(told, ["hit", "hit", "hit", "hit", "miss"])
+
+    def test_pipelined_hits(self) -> None:
+        with SampleMenuApi() as api, self.worker(api.url) as relay:
+            relay.ask(MENU)
+            with socket.create_connection(("127.0.0.1", relay.port), 20) as connection:
+                connection.sendall(request_bytes("GET", MENU) * 3 + b"x\r\n\r\n")
+                while connection.recv(65536):
+                    pass
+        told = sorted(line["cache"] for line in lines_of(self.path))
+        self.assertEqual(told, ["hit", "hit", "hit", "miss", "none"])
+
+    def test_an_upstream_that_is_left_alone_took_no_time(self) -> None:
+        with ScriptedOrigin([]) as origin:
+            origin.close()
+            with self.worker(origin.url) as relay, self.assertLogs("api_relaying_server"):
+                relay.ask("/x", X_Request_ID="1")
+                relay.ask("/x", X_Request_ID="2")
+        told = [(line["status"], line["upstream"] == "-") for line in numbered(self.path)]
+        self.assertEqual(told, [("502", False), ("503", True)])
 
     def test_refused_requests(self) -> None:
         with SampleMenuApi() as api, self.worker(api.url, timeout_head="0.2") as relay:
