@@ -352,7 +352,7 @@ class HotTier:
             self._seen_once.add(mark)
             return
         with self._lock:
-            if reply.entry.gone or not reply.kept:
+            if reply.entry.gone or not reply.kept or self.heads.get(head) is reply:
                 return
             if len(self.heads) >= MAX_HEADS:
                 self._forget_heads()
