@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest
+from typing import Optional
 
 from api_relaying_server.caching.ranges import (
     MAX_RANGES,
@@ -17,8 +18,10 @@ from api_relaying_server.caching.ranges import (
     resolve,
     with_content,
 )
+from api_relaying_server.http1.grammar import RangeSpec
 from tests.caching_support import fields, stored
 
+Specs = Optional[list[RangeSpec]]
 STRONG = 'ETag: "a"'
 
 
@@ -78,14 +81,17 @@ class Covering(unittest.TestCase):
     """What a stored part can answer."""
 
     def test_the_whole_covers_everything(self) -> None:
-        for specs in (None, [(0, 3)], [(None, 5)], [(99, None)]):
+        asked: tuple[Specs, ...] = (None, [(0, 3)], [(None, 5)], [(99, None)])
+        for specs in asked:
             self.assertTrue(covers(stored(), specs))
 
     def test_a_part_covers_what_lies_within(self) -> None:
         part = stored(status=206, body=b"3456", first=3, length=10)
-        for spec in ((3, 6), (4, 5), (3, 3), (6, 6)):
+        inside: tuple[RangeSpec, ...] = ((3, 6), (4, 5), (3, 3), (6, 6))
+        outside: tuple[RangeSpec, ...] = ((2, 6), (3, 7), (3, None), (None, 7), (0, 99))
+        for spec in inside:
             self.assertTrue(covers(part, [spec]), spec)
-        for spec in ((2, 6), (3, 7), (3, None), (None, 7), (0, 99)):
+        for spec in outside:
             self.assertFalse(covers(part, [spec]), spec)
         self.assertFalse(covers(part, None))
         self.assertFalse(covers(part, [(3, 4), (6, 7)]))
@@ -93,7 +99,8 @@ class Covering(unittest.TestCase):
 
     def test_the_end_of_it(self) -> None:
         part = stored(status=206, body=b"789", first=7, length=10)
-        for spec in ((7, None), (8, 99), (None, 3), (None, 1)):
+        inside: tuple[RangeSpec, ...] = ((7, None), (8, 99), (None, 3), (None, 1))
+        for spec in inside:
             self.assertTrue(covers(part, [spec]), spec)
         self.assertFalse(covers(part, [(None, 4)]))
         self.assertFalse(covers(part, [(10, None)]))  # unsatisfiable: the origin may know better
@@ -101,7 +108,8 @@ class Covering(unittest.TestCase):
     def test_of_unknown_length_only_what_names_both_ends(self) -> None:
         part = stored(status=206, body=b"0123", length=None)
         self.assertTrue(covers(part, [(0, 3)]))
-        for spec in ((0, 4), (0, None), (None, 2)):
+        outside: tuple[RangeSpec, ...] = ((0, 4), (0, None), (None, 2))
+        for spec in outside:
             self.assertFalse(covers(part, [spec]), spec)
 
     def test_cut(self) -> None:
