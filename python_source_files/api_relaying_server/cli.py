@@ -14,7 +14,7 @@ from typing import Protocol
 from api_relaying_server import __version__
 from api_relaying_server.configuration import command_line
 from api_relaying_server.configuration.sources import from_environment, from_file
-from api_relaying_server.configuration.values import cache_file
+from api_relaying_server.configuration.values import cache_file, cores
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.process import Signals, Stoppable, configure_logging, notify_systemd
 from api_relaying_server.settings import (
@@ -45,6 +45,8 @@ GLOB has to match the whole path; * stands for anything. The first match counts.
 SECONDS: 90, 1.5, 5m, 1h or 1d. SIZE: 4096, 32KiB, 1.5GiB or 10MB.
 A flag counts before its variable (RELAY_TIMEOUT_READ=10), that before its key
 in the file (timeout-read = 10). --no-NAME turns a flag without value off again."""
+
+ENOUGH_FOR_A_CORE = 4  # workers; more of them only make each other wait
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +106,8 @@ def serve(words: Sequence[str], environ: Mapping[str, str], build: Build | None)
     if settings.check:
         _look_at_cache(settings)
         return _print(_what_would_run(settings))
+    if settings.workers > 1 and build is None:
+        return _run_workers(settings, lambda: read_settings(asked, environ)[0])
     return _run(settings, build)
 
 
@@ -144,6 +148,32 @@ def _assemble(settings: Settings, upstream: str) -> Worker:
         from api_relaying_server.assembly import build
 
     return build(settings, upstream)
+
+
+def _run_workers(settings: Settings, reread: Callable[[], Settings]) -> int:
+    """The same with several processes."""
+
+    def reread_all() -> Settings:
+        now = reread()
+        _make_cache_folder(now)
+        return now
+
+    def on_ready(upstream: str, addresses: Sequence[str]) -> None:
+        _announce(settings, upstream, addresses)
+        notify_systemd("READY=1")
+
+    configure_logging(settings.log_level, settings.log_format)
+    if settings.workers > ENOUGH_FOR_A_CORE * cores():
+        told = "--workers: %d share %d cores; one for each core is usually best"
+        _log.warning(told, settings.workers, cores())
+    _make_cache_folder(settings)
+    with left_out():
+        from api_relaying_server.workers import Workers
+    try:
+        workers = Workers(settings, reread_all, _why_not)
+    except OSError as wrong:
+        raise ConfigError(_why_not(wrong, settings)) from wrong
+    return workers.run(on_ready)
 
 
 @contextmanager
@@ -242,6 +272,8 @@ def _announce(settings: Settings, upstream: str, addresses: Sequence[str]) -> No
         return
     kind = " (sample data)" if settings.demo else ""
     _say(f"{PROGRAM} {__version__}")
+    if settings.workers > 1:
+        _say(f"  workers    {settings.workers}")
     for address in addresses:
         _say(f"  listening  {address}")
     _say(f"  upstream   {upstream}{kind}")

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from types import FrameType
@@ -17,8 +17,8 @@ from typing import Protocol
 
 PACKAGE = "api_relaying_server"
 
-_STOP = (signal.SIGTERM, signal.SIGINT)
-_REOPEN = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+REOPEN_SIGNALS = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 
 _log = logging.getLogger(f"{PACKAGE}.process")
 
@@ -101,6 +101,25 @@ def notify_systemd(state: str, environ: Mapping[str, str] = os.environ) -> None:
         _log.warning("the service manager cannot be told %s: %s", state, wrong)
 
 
+@contextmanager
+def arriving(numbers: Iterable[int], writer: socket.socket) -> Iterator[None]:
+    """Write the number of each of these signals that arrives while the block runs to a socket.
+
+    Main thread only. The interpreter writes at once, whatever the main thread does; the socket is
+    closed at the end.
+    """
+    writer.setblocking(False)
+    fd_before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, _do_nothing) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(fd_before)
+        writer.close()
+
+
 class Signals:
     """What is done about signals, in a thread of its own.
 
@@ -121,18 +140,12 @@ class Signals:
             yield
             return
         reader, writer = socket.socketpair()
-        writer.setblocking(False)
         thread = threading.Thread(target=self._listen, args=(reader,), name="signals", daemon=True)
         thread.start()
-        fd_before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        before = {number: signal.signal(number, _do_nothing) for number in (*_STOP, *_REOPEN)}
         try:
-            yield
+            with arriving((*STOP_SIGNALS, *REOPEN_SIGNALS), writer):
+                yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            signal.set_wakeup_fd(fd_before)
-            writer.close()
             thread.join()
             reader.close()
 
@@ -147,10 +160,10 @@ class Signals:
         """Do what is due for one signal: stop, stop at once, leave; or open logs anew."""
         with self._lock:
             try:
-                if number in _STOP:
+                if number in STOP_SIGNALS:
                     self._stops += 1
                     self._tell_stop()
-                elif number in _REOPEN and self._worker is not None:
+                elif number in REOPEN_SIGNALS and self._worker is not None:
                     self._worker.reopen_logs()
             except Exception:
                 _log.exception("signal %d could not be obeyed", number)

@@ -118,14 +118,23 @@ class Settings:
         parse=values.number(0, 65535, "a port number"),
         default="8000",
     )
+    workers = one(
+        LISTENING,
+        "processes that share the port; auto: one per core",
+        metavar="N",
+        parse=values.workers,
+        default="1",
+        more="They share the store, and what one changes the others forget; `memory://` is each "
+        "one's own. A worker that ends is replaced.",
+    )
     threads = one(
         LISTENING,
         "most requests handled in threads at once",
         metavar="N",
         parse=values.number(1, 10_000, "a number of threads"),
         default="64",
-        more="Fresh answers from memory need no thread. Beyond it a short queue, then 503 with "
-        "`Retry-After`.",
+        more="Of each worker. Fresh answers from memory need no thread. Beyond it a short queue, "
+        "then 503 with `Retry-After`.",
     )
     trust_forwarded = several(
         LISTENING,
@@ -162,6 +171,7 @@ class Settings:
         metavar="SIZE",
         parse=values.size(),
         default="128MiB",
+        more="Of each worker.",
     )
     offline = switch(
         CACHE,

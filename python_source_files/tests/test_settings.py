@@ -93,6 +93,11 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
         [("0", 0), ("1", 1), ("65535", 65535)],
         [("65536", "0 to 65535"), ("-1", "0 to"), ("80x", "0 to"), ("", "0 to"), ("8\u0663", "0")],
     ),
+    "workers": (
+        1,
+        [("1", 1), ("256", 256), ("auto", values.cores())],
+        [("0", "from 1 to 256"), ("257", "or auto"), ("-2", "from 1"), ("two", "or auto")],
+    ),
     "threads": (64, [("1", 1), ("10000", 10000)], [("0", "from 1"), ("10001", "to 10000")]),
     "trust_forwarded": (
         (),

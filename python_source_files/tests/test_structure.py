@@ -26,6 +26,8 @@ ROOMS = (
     ("configuration",),
     ("settings",),
     ("process",),
+    ("child_process",),
+    ("seats",),
     ("assembly",),
     ("workers",),
     ("cli",),

@@ -8,6 +8,7 @@ Nothing here knows a setting's name, a file or the environment.
 from __future__ import annotations
 
 import math
+import os
 import re
 import zlib
 from collections.abc import Callable
@@ -27,6 +28,9 @@ CACHE_FORMS = ("sqlite:///PATH", "redis://HOST", "mongodb://HOST", "memory://", 
 
 # An operating system's time-outs are counted in milliseconds in 31 bits; a day is far enough.
 LONGEST_TIMEOUT = 86400.0
+
+# More than the largest machines have cores.
+MOST_WORKERS = 256
 
 _ON = frozenset(("on", "true", "yes", "1"))
 _OFF = frozenset(("off", "false", "no", "0"))
@@ -86,6 +90,23 @@ def number(low: int, high: int, what: str, *, off: bool = False) -> Callable[[st
         return int(text)
 
     return parse
+
+
+def workers(text: str) -> int:
+    """A number of processes, one for each core this process may use for `auto`."""
+    if text == "auto":
+        return min(cores(), MOST_WORKERS)
+    if not re.fullmatch("[0-9]{1,15}", text) or not 1 <= int(text) <= MOST_WORKERS:
+        mend = f"give a number from 1 to {MOST_WORKERS}, or auto: one per core"
+        refuse(text, "is not a number of workers", mend)
+    return int(text)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def size(low: int = 0) -> Callable[[str], int]:

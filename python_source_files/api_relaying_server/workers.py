@@ -1,0 +1,352 @@
+"""Several workers behind one port: a parent that forks them, watches them and replaces them.
+
+The parent has one thread and answers no request. It binds the port and keeps the listening sockets,
+so that no connection that waits to be accepted is lost when a worker ends: the one that follows it
+has the same sockets. On SIGHUP it has each worker replaced by one with the settings of now, one
+after the other, the new one listening before the old one ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Callable
+
+from api_relaying_server.assembly import Place, Worker, build, urls_of
+from api_relaying_server.child_process import REOPEN, RETIRE, STOP, Child, Closable, Parent, fork
+from api_relaying_server.errors import ConfigError
+from api_relaying_server.process import (
+    REOPEN_SIGNALS,
+    STOP_SIGNALS,
+    arriving,
+    configure_logging,
+    notify_systemd,
+)
+from api_relaying_server.seats import GivesUp, Maker, Seats
+from api_relaying_server.serving.server import listen
+from api_relaying_server.settings import Settings
+from api_relaying_server.tiers.file_locks import lock_file
+from api_relaying_server.tiers.shared_memory import EVERYTHING, SharedMemory, Teller
+
+GRACE = 5.0
+"""Seconds beyond `--drain`, and as much again for the store, until workers that do not end are
+killed.
+"""
+
+SAMPLE_WITHIN = 20.0
+"""Seconds for the sample API to start, or to end."""
+
+PARENTS_SLOT = 0
+"""The parent's place in shared memory."""
+
+FIXED = ("host", "port", "workers", "demo")
+"""Settings that a reload cannot change."""
+
+_log = logging.getLogger("api_relaying_server.workers")
+
+
+OnReady = Callable[[str, Sequence[str]], None]
+"""Is told the upstream's URL and those that the workers listen on."""
+
+
+class Workers(Maker):
+    """The parent, from its first worker to its last.
+
+    `reread` gives the settings of now and raises ConfigError; `why_not` puts an OSError of a worker
+    into words.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        reread: Callable[[], Settings],
+        why_not: Callable[[OSError, Settings], str],
+    ) -> None:
+        """Binds the port. Raises OSError."""
+        count = settings.workers
+        self.listeners = listeners_for(settings.host, settings.port, count)
+        self.settings = settings
+        self._before = settings
+        self._sample: Sample | None = None
+        self._reread = reread
+        self._why_not = why_not
+        # At most: each seat's worker, as many that leave, one that takes over, and the parent.
+        self._memory = SharedMemory(2 * count + 2)
+        self._lock_file = lock_file()
+        self._free_slots = list(range(1, self._memory.slots))
+        self._slots: dict[Child, int] = {}
+        self._seats = Seats(count, self)
+        self._selector = selectors.DefaultSelector()
+        self._signals, self._arriving = socket.socketpair()
+        self._stops = 0
+        self._kill_at = float("inf")
+        self._code = 0
+        self._on_ready: OnReady | None = None
+        self._reloading = False
+
+    # The parent's life.
+
+    def run(self, on_ready: OnReady) -> int:
+        """Serves until stopped; 0 if that went well. `on_ready` is called once, when all workers
+        listen. Raises ConfigError where not even one can.
+        """
+        self._on_ready = on_ready
+        self._selector.register(self._signals, selectors.EVENT_READ)
+        gc.freeze()  # lest collections in the workers copy the pages that they share
+        with arriving((*STOP_SIGNALS, *REOPEN_SIGNALS, signal.SIGCHLD), self._arriving):
+            try:
+                if self.settings.demo:
+                    self._sample = Sample(self._useless_to(None))
+                while not self._seats.stopping or any(self._seats.children()):
+                    self._round()
+            finally:
+                for child in self._seats.children():
+                    child.kill()
+                if self._sample is not None:
+                    self._sample.end()
+                self._selector.close()
+        return self._code
+
+    def _round(self) -> None:
+        for key, _ in self._selector.select(self._patience()):
+            if key.data is None:
+                for number in self._signals.recv(64):
+                    self._arrived(number)
+            elif not key.data.listen():
+                self._selector.unregister(key.fileobj)
+        try:
+            if self._sample is not None and self._sample.child.reap():
+                raise GivesUp(f"the sample API {self._sample.child.how_it_ended()}")
+            self._seats.reap()
+            self._seats.tend()
+        except GivesUp as error:
+            self._give_up(str(error))
+        if time.monotonic() >= self._kill_at:
+            _log.error("workers that do not end are killed")
+            self._kill_all()
+        if self._seats.all_ready:
+            self._all_ready()
+
+    def _patience(self) -> float:
+        return min(self._seats.next_due(), max(0.0, self._kill_at - time.monotonic()))
+
+    def _all_ready(self) -> None:
+        on_ready, self._on_ready = self._on_ready, None
+        if on_ready is not None:
+            on_ready(self._upstream(), urls_of(self.listeners[0]))
+        if self._reloading:
+            self._reloading = False
+            _log.info("all workers have the settings of now")
+            notify_systemd("READY=1")
+
+    def _give_up(self, why: str) -> None:
+        if self._on_ready is not None:
+            raise ConfigError(why)
+        _log.error("%s; giving up", why)
+        self._code = 1
+        self._stop()
+
+    def _kill_all(self) -> None:
+        self._code = 1
+        self._kill_at = float("inf")
+        for child in self._seats.children():
+            child.kill()
+
+    # Signals.
+
+    def _arrived(self, number: int) -> None:
+        if number in STOP_SIGNALS:
+            self._stops += 1
+            if self._stops == 1:
+                notify_systemd("STOPPING=1")
+            if self._stops < 3:
+                self._stop()
+            else:
+                self._kill_all()
+        elif number in REOPEN_SIGNALS and not self._seats.stopping:
+            self._reload()
+
+    def _stop(self) -> None:
+        self._seats.stopping = True
+        self._kill_at = time.monotonic() + 2 * self.settings.drain + GRACE
+        self._seats.order_all(STOP)
+
+    def _reload(self) -> None:
+        try:
+            settings = self._reread()
+        except ConfigError as error:
+            _log.error("the settings stay as they are: %s", error)
+            settings = self.settings
+        changed = _differences(self.settings, settings)
+        for name in changed.intersection(FIXED):
+            _log.warning("--%s changes with a restart only", name)
+        if not changed.difference(FIXED):
+            self._seats.order_all(REOPEN)
+            return
+        _log.info("workers are replaced, for these have changed: %s", ", ".join(sorted(changed)))
+        notify_systemd(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._before, self.settings = self.settings, settings
+        configure_logging(settings.log_level, settings.log_format)
+        self._reloading = True
+        self._seats.generation += 1
+
+    # What the seats want.
+
+    def spawn(self, seat: int) -> Child:
+        """Starts a worker for a seat. Raises OSError."""
+        slot = self._free_slots.pop(0)
+        place = Place(self.listeners[seat], self._memory, slot, self._lock_file)
+        settings, upstream, why_not = self.settings, self._upstream(), self._why_not
+        try:
+            child = fork(
+                lambda parent: serve(parent, settings, upstream, place, why_not),
+                self._useless_to(seat),
+            )
+        except OSError:
+            self._free_slots.insert(0, slot)
+            raise
+        self._slots[child] = slot
+        self._selector.register(child, selectors.EVENT_READ, child)
+        return child
+
+    def _upstream(self) -> str:
+        return self.settings.upstream if self._sample is None else self._sample.url
+
+    def _useless_to(self, seat: int | None) -> list[Closable]:
+        """What a worker for a seat, or another child, has by the fork and must not keep."""
+        mine = set() if seat is None else set(map(id, self.listeners[seat]))
+        others = [sock for several in self.listeners for sock in several if id(sock) not in mine]
+        samples = [] if self._sample is None else [self._sample.child]
+        return [*others, *self._slots, *samples, self._selector, self._signals, self._arriving]
+
+    def has_ended(self, child: Child) -> None:
+        """Has the others forget what a worker may have changed without telling them."""
+        if child.fileno() in self._selector.get_map():
+            self._selector.unregister(child)
+        self._free_slots.append(self._slots.pop(child))
+        if child.ended != 0:
+            Teller(self._memory, PARENTS_SLOT).tell(EVERYTHING)
+
+    def is_refused(self, why: str) -> None:
+        """Goes back to the settings that work."""
+        _log.error("the workers stay as they are, for a new one does not work: %s", why)
+        self.settings = self._before
+        configure_logging(self.settings.log_level, self.settings.log_format)
+        self._seats.order_all(REOPEN)
+
+
+def listeners_for(host: str, port: int, count: int) -> list[list[socket.socket]]:
+    """Listening sockets for each of `count` workers, all on one port. Raises OSError.
+
+    Linux spreads connections evenly over several sockets of one port; elsewhere all workers have
+    the same ones.
+    """
+    first = listen(host, port)  # fails where another program has the port, even one that shares it
+    if sys.platform != "linux":
+        return [first] * count
+    port = first[0].getsockname()[1]
+    for sock in first:
+        sock.close()
+    found: list[list[socket.socket]] = []
+    try:
+        while len(found) < count:
+            found.append(listen(host, port, share=True))
+    except OSError:
+        for sock in [sock for several in found for sock in several]:
+            sock.close()
+        raise
+    return found
+
+
+def _differences(one: Settings, other: Settings) -> set[str]:
+    """The names of settings that are written otherwise."""
+    return {name for name in one.written if one.written[name].texts != other.written[name].texts}
+
+
+# What a worker does.
+
+
+def serve(
+    parent: Parent,
+    settings: Settings,
+    upstream: str,
+    place: Place,
+    why_not: Callable[[OSError, Settings], str],
+) -> int:
+    """The life of a worker; its exit code."""
+    try:
+        worker = build(settings, upstream, place)
+    except ConfigError as error:
+        parent.say_failed(str(error))
+        return 1
+    except OSError as error:
+        parent.say_failed(why_not(error, settings))
+        return 1
+    # Who ends one worker by hand has it replaced.
+    signal.signal(signal.SIGTERM, lambda number, frame: worker.retire())
+    threading.Thread(target=_obey, args=(parent, worker), name="orders", daemon=True).start()
+    parent.say_ready()
+    worker.serve()
+    return 0
+
+
+def _obey(parent: Parent, worker: Worker) -> None:
+    stops = 0
+    for order in parent.orders():
+        if order == STOP:
+            stops += 1
+            (worker.stop if stops == 1 else worker.stop_now)()
+        elif order == RETIRE:
+            worker.retire()
+        elif order == REOPEN:
+            worker.reopen_logs()
+    if not stops:
+        _log.warning("the parent of this worker is gone: it stops")
+        worker.stop()
+
+
+class Sample:
+    """The sample API in a process of its own."""
+
+    def __init__(self, useless: Sequence[Closable]) -> None:
+        """Starts it and waits until it answers. Raises ConfigError, OSError."""
+        self.child = fork(_serve_sample, useless)
+        until = time.monotonic() + SAMPLE_WITHIN
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.child, selectors.EVENT_READ)
+            while not self.child.ready:
+                selector.select(until - time.monotonic())
+                if not self.child.listen() or time.monotonic() > until:
+                    self.child.kill()
+                    why = self.child.words or "it says nothing"
+                    raise ConfigError(f"the sample API does not start: {why}")
+        self.url = self.child.words
+
+    def end(self) -> None:
+        """Ends it and waits for that."""
+        self.child.order(STOP)
+        until = time.monotonic() + SAMPLE_WITHIN
+        while not self.child.reap():
+            if time.monotonic() > until:
+                self.child.kill()
+            time.sleep(0.01)
+        self.child.close()
+
+
+def _serve_sample(parent: Parent) -> int:
+    from sample_menu_api.server import SampleMenuApi
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends with the last worker
+    with SampleMenuApi(host="127.0.0.1", port=0) as sample:
+        parent.say_ready(sample.url)
+        for order in parent.orders():
+            if order == STOP:
+                break
+    return 0
