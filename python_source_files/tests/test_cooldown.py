@@ -106,11 +106,11 @@ class PathTest(CoolDownCase):
 
     def test_rests_grow_to_a_minute_and_begin_anew_after_an_answer(self):
         rests = []
-        for _ in range(9):
+        for _ in range(14):
             self.call("/a", PATH_FAILED)
             rests.append(self.rest("/a"))
             self.clock.advance(rests[-1])
-        self.assertEqual(rests[:4], [5.0, 7.5, 11.25, 16.875])
+        self.assertEqual(rests[:4], [5.0, 6.25, 7.8125, 9.765625])
         self.assertEqual(rests[-2:], [LONGEST_REST, LONGEST_REST])
         self.call("/a", ANSWERED)
         self.call("/a", PATH_FAILED)
@@ -123,7 +123,7 @@ class PathTest(CoolDownCase):
         self.assertEqual(self.rest("/a"), 5.0)
         self.clock.advance(5.0)
         self.call("/a", PATH_FAILED)
-        self.assertEqual(self.rest("/a"), 7.5)
+        self.assertEqual(self.rest("/a"), 6.25)
 
     def test_what_the_upstream_asks_for_is_obeyed(self):
         self.call("/a", PATH_FAILED._replace(wait=120.0))
@@ -236,8 +236,8 @@ class WholeTest(CoolDownCase):
         self.call("/a", REFUSED)
         self.clock.advance(5.0)
         self.call("/bad", PATH_FAILED)
-        self.assertEqual(self.rest(), 7.5)
-        self.clock.advance(7.5)
+        self.assertEqual(self.rest(), 6.25)
+        self.clock.advance(6.25)
         self.refused("/bad")
         self.call("/good", ANSWERED)
         self.assertTrue(self.cooldown.is_open)
@@ -338,7 +338,7 @@ class JitterTest(unittest.TestCase):
             clock.advance(5.0)
             cooldown.settle(cooldown.admit("/"), REFUSED)
             rests.append(cooldown.seconds_left)
-        self.assertEqual(rests, [6.0, 7.5])
+        self.assertEqual(rests, [5.0, 6.25])
 
 
 class LogTest(unittest.TestCase):

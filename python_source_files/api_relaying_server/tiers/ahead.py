@@ -135,7 +135,7 @@ class RefreshAhead:
 
     def _due(self, key: str, target: str, stored: StoredResponse) -> float:
         until = self._fresh_until(target, stored)
-        if self._fixed.get((key, stored.selecting)) == until:
+        if abs(self._fixed.get((key, stored.selecting), 0.0) - until) < NO_GAIN:
             return until
         return until - min(self._ahead, max(0.0, until - stored.response_time) / 2)
 

@@ -25,9 +25,9 @@ LOG = logging.getLogger("api_relaying_server.upstream")
 LONGEST_REST = 60.0
 """Seconds to which rests grow while the upstream stays bad."""
 
-GROWTH = 1.5
-"""By how much each is longer than the last: a recovery is noticed within half the time that the
-outage has lasted, and an hour's outage costs 65 probes.
+GROWTH = 1.25
+"""By how much each is longer than the last: a recovery is noticed when a quarter of the time that
+the outage has lasted is over, and an hour's outage costs some 70 probes.
 """
 
 JITTER = 0.2
