@@ -7,8 +7,7 @@ mean the same answer share one reply.
 
 What bounds it: bytes of stored responses with all that hangs on them, and the number and size of
 heads. A head is remembered only when it has been seen twice, so heads that never repeat (request
-ids, tracing) take no room. Entries leave in the order in which they came, but one that was used
-since it was last looked at stays another round.
+ids, tracing) take no room. Which entry leaves is for `admission` to say.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from api_relaying_server.caching.responding import Prepared, Shape
 from api_relaying_server.caching.reuse import PASSING_BY, Assessed
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.rendering import render_fields, render_status_line
+from api_relaying_server.tiers.admission import Admission
 
 MAX_HEADS = 65536
 """Request heads remembered; with `MAX_HEAD_SIZE` at most 128 MiB, in practice a hundredth."""
@@ -198,7 +198,9 @@ class HotTier:
         self._retired: dict[int, tuple[int, int]] = {}
         self._loose: Reply | None = None
         self.on_put: Callable[[str, Record], None] | None = None
+        self.on_evicted: Callable[[str, int], None] | None = None
         self._entries: dict[str, Entry] = {}
+        self._order = Admission(limit)
         self._seen_once: set[int] = set()
         self._lock = threading.RLock()  # guards every change of the above
 
@@ -215,10 +217,11 @@ class HotTier:
         """
         entry = Entry(key, record)
         with self._lock:
-            self._remove(key)
+            known = self._remove(key)
             if entry.size > self.limit // 4:
                 return None
             self._entries[key] = entry
+            self._order.add(key, entry.size, known=known)
             self.size += entry.size
             self._make_room()
         if self.on_put is not None:
@@ -259,10 +262,11 @@ class HotTier:
         """All keys, those that came first at the front."""
         return list(self._entries)
 
-    def _remove(self, key: str) -> None:
+    def _remove(self, key: str) -> bool:
+        """Forgets a key; True where it had shown that it is used again and again."""
         entry = self._entries.pop(key, None)
         if entry is None:
-            return
+            return False
         entry.gone = True
         for reply in entry.replies.values():
             reply.valid_until = 0.0
@@ -270,18 +274,20 @@ class HotTier:
         for head in entry.heads:
             self.heads.pop(head, None)
         self.size -= entry.size
+        return self._order.discard(key)
 
     def _make_room(self) -> None:
-        rounds = 2 * len(self._entries)
-        while self.size > self.limit and rounds > 0:
-            rounds -= 1
-            key, entry = next(iter(self._entries.items()))
-            if entry.was_used():
-                del self._entries[key]  # to the end of the order
-                self._entries[key] = entry
-            else:
-                self._remove(key)
-                self.evicted += 1
+        while self.size > self.limit:
+            key = self._order.victim(self._was_used)
+            if key is None:
+                return
+            if self.on_evicted is not None:
+                self.on_evicted(key, self._entries[key].hits())
+            self._remove(key)
+            self.evicted += 1
+
+    def _was_used(self, key: str) -> bool:
+        return self._entries[key].was_used()
 
     def reply(
         self,
@@ -372,6 +378,7 @@ class HotTier:
     def _grow(self, entry: Entry, size: int) -> None:
         entry.size += size
         self.size += size
+        self._order.grow(entry.key, size)
 
 
 def _count(counts: dict[int, tuple[int, int]], reply: Reply) -> None:

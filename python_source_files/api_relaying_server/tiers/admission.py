@@ -1,0 +1,80 @@
+"""Which entry leaves when there is no more room: S3-FIFO (Yang and others, SOSP 2023), by size.
+
+New keys wait in a small queue, a tenth of the room. One that was used there moves to the main queue; one
+that was not leaves at once, so a scan washes through the small queue and nothing else. In the main
+queue what was used since it was last looked at stays another round. A key that left is remembered
+for a while without its entry: coming back it goes straight to the main queue.
+
+Nothing is done when an entry is used but the mark that its owner sets: hits take no lock.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Callable
+
+SMALL_SHARE = 0.1
+"""Share of the room for keys that have not shown that they are used again; the paper's figure."""
+
+REMEMBERED = 65536
+"""Keys that are remembered after they left."""
+
+
+class Admission:
+    """The order in which keys leave. Not thread-safe: its owner has the lock. Sizes in bytes."""
+
+    def __init__(self, room: int) -> None:
+        self._small_room = int(room * SMALL_SHARE)
+        self._small: OrderedDict[str, int] = OrderedDict()
+        self._main: OrderedDict[str, int] = OrderedDict()
+        self._left: OrderedDict[str, None] = OrderedDict()
+        self._small_size = 0
+
+    def add(self, key: str, size: int, *, known: bool = False) -> None:
+        """A key comes in; `known` where it takes the place of what was in the main queue."""
+        if known or key in self._left:
+            self._left.pop(key, None)
+            self._main[key] = size
+        else:
+            self._small[key] = size
+            self._small_size += size
+
+    def grow(self, key: str, size: int) -> None:
+        """A key's entry became larger, or smaller, by this."""
+        if key in self._small:
+            self._small[key] += size
+            self._small_size += size
+        elif key in self._main:
+            self._main[key] += size
+
+    def discard(self, key: str) -> bool:
+        """A key is gone for another reason; True where it was in the main queue."""
+        size = self._small.pop(key, None)
+        if size is not None:
+            self._small_size -= size
+            return False
+        return self._main.pop(key, None) is not None
+
+    def victim(self, was_used: Callable[[str], bool]) -> str | None:
+        """The key that leaves now; None where there is none. `was_used` tells of a key whether it was
+        used since it was last asked, and forgets it.
+        """
+        while self._small or self._main:
+            if self._small and (self._small_size > self._small_room or not self._main):
+                key, size = self._small.popitem(last=False)
+                self._small_size -= size
+                if was_used(key):
+                    self._main[key] = size
+                    continue
+                self._remember(key)
+                return key
+            key, size = self._main.popitem(last=False)
+            if not was_used(key):
+                return key
+            self._main[key] = size
+        return None
+
+    def _remember(self, key: str) -> None:
+        self._left[key] = None
+        if len(self._left) > REMEMBERED:
+            self._left.popitem(last=False)
