@@ -1,0 +1,97 @@
+"""Which entry leaves: what is used stays, a scan washes through."""
+
+from __future__ import annotations
+
+import random
+import unittest
+
+from api_relaying_server.tiers.admission import REMEMBERED, Admission
+
+
+class Tier:
+    """Entries of size 1 in a room of `room`, used as the hot tier uses the order."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.order = Admission(room)
+        self.used: dict[str, bool] = {}
+        self.hits = 0
+
+    def was_used(self, key: str) -> bool:
+        used, self.used[key] = self.used[key], False
+        return used
+
+    def ask(self, key: str) -> None:
+        if key in self.used:
+            self.hits += 1
+            self.used[key] = True
+            return
+        self.used[key] = False
+        self.order.add(key, 1)
+        if len(self.used) > self.room:
+            gone = self.order.victim(self.was_used)
+            assert gone is not None
+            del self.used[gone]
+
+
+class AdmissionTest(unittest.TestCase):
+    def test_a_scan_drives_nothing_out_that_is_used(self) -> None:
+        tier = Tier(100)
+        for _ in range(3):
+            for n in range(80):
+                tier.ask(f"hot {n}")
+        for n in range(1000):
+            tier.ask(f"scan {n}")
+            tier.ask(f"hot {n % 80}")
+        self.assertLessEqual({f"hot {n}" for n in range(80)}, set(tier.used))
+
+    def test_what_comes_back_is_kept(self) -> None:
+        tier = Tier(10)
+        tier.ask("a")
+        for n in range(10):
+            tier.ask(f"{n}")
+        self.assertNotIn("a", tier.used)
+        tier.ask("a")
+        for n in range(100):
+            tier.ask(f"x{n}")
+        self.assertIn("a", tier.used)
+
+    def test_sizes_decide_and_add_up(self) -> None:
+        order = Admission(100)
+        order.add("big", 5)
+        order.add("next", 1)
+        order.grow("big", 20)
+        self.assertEqual(order.victim(lambda key: False), "big")
+        self.assertFalse(order.discard("big"))
+        self.assertFalse(order.discard("next"))
+        self.assertIsNone(order.victim(lambda key: False))
+
+    def test_a_known_key_keeps_its_place_among_the_proven(self) -> None:
+        order = Admission(100)
+        order.add("a", 1, known=True)
+        self.assertTrue(order.discard("a"))
+        self.assertFalse(order.discard("a"))
+
+    def test_memory_of_the_gone_is_bounded(self) -> None:
+        order = Admission(0)
+        for n in range(REMEMBERED + 10):
+            order.add(f"{n}", 1)
+            order.victim(lambda key: False)
+        order.add("0", 1)
+        order.add(f"{REMEMBERED + 9}", 1)
+        self.assertFalse(order.discard("0"))
+        self.assertTrue(order.discard(f"{REMEMBERED + 9}"))
+
+    def test_most_of_what_could_be_had_by_zipf_is_had(self) -> None:
+        dice, keys, room = random.Random(5), 5000, 500
+        weights = [1 / (n + 1) for n in range(keys)]
+        tier = Tier(room)
+        asked = dice.choices(range(keys), weights, k=40_000)
+        for n in asked:
+            tier.ask(f"{n}")
+        best = sum(weights[:room]) / sum(weights)
+        self.assertGreater(tier.hits / len(asked), 0.9 * best)
+
+
+if __name__ == "__main__":
+    unittest.main()
