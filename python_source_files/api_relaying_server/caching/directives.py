@@ -135,12 +135,15 @@ def targeted_directives(fields: Fields) -> Directives | None:
         return None  # an invalid structured field is ignored as a whole (RFC 9651, 4.2)
     if not isinstance(members, dict) or not members:
         return None
-    said = {str(name): _item_argument(item) for name, item in members.items()}
-    return Directives({name: said[name] for name, item in members.items() if item[0] is not False})
+    said: dict[str, Argument] = {}
+    for name, item in members.items():
+        value = item[0] if isinstance(item, tuple) else item
+        if value is not False:
+            said[str(name)] = _bare_argument(value)
+    return Directives(said)
 
 
-def _item_argument(item: object) -> Argument:
-    value = item[0] if isinstance(item, tuple) else item
+def _bare_argument(value: object) -> Argument:
     if value is True:
         return None
     if isinstance(value, bool):
