@@ -1,9 +1,9 @@
 """Which entry leaves when there is no more room: S3-FIFO (Yang and others, SOSP 2023), by size.
 
-New keys wait in a small queue, a tenth of the room. One that was used there moves to the main queue; one
-that was not leaves at once, so a scan washes through the small queue and nothing else. In the main
-queue what was used since it was last looked at stays another round. A key that left is remembered
-for a while without its entry: coming back it goes straight to the main queue.
+New keys wait in a small queue, a tenth of the room. One that was used there moves to the main
+queue; one that was not leaves at once, so a scan washes through the small queue and nothing else.
+In the main queue what was used since it was last looked at stays another round. A key that left is
+remembered for a while without its entry: coming back it goes straight to the main queue.
 
 Nothing is done when an entry is used but the mark that its owner sets: hits take no lock.
 """
@@ -56,8 +56,8 @@ class Admission:
         return self._main.pop(key, None) is not None
 
     def victim(self, was_used: Callable[[str], bool]) -> str | None:
-        """The key that leaves now; None where there is none. `was_used` tells of a key whether it was
-        used since it was last asked, and forgets it.
+        """The key that leaves now; None where there is none. `was_used` tells of a key whether
+        it was used since it was last asked, and forgets it.
         """
         while self._small or self._main:
             if self._small and (self._small_size > self._small_room or not self._main):
