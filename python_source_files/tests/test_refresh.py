@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 import unittest
@@ -65,7 +66,7 @@ class PoolTest(unittest.TestCase):
     def test_the_most_wanted_first(self):
         self.hold()
         for key, demand in (("a", 1), ("b", 5), ("c", 3)):
-            self.pool.submit(key, lambda key=key: self.done.append(key), demand)
+            self.pool.submit(key, functools.partial(self.done.append, key), demand)
         for _ in range(9):
             self.pool.submit("a", self.fail)  # each request for what waits adds to its demand
         self.assertEqual(self.pool.waiting, 3)
