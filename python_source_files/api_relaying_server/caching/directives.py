@@ -7,6 +7,8 @@ what cannot be read counts against reuse, never for it (RFC 9111, 4.2.1).
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Union
 
 from api_relaying_server.http1.grammar import delta_seconds, split_list, split_lists, unquote
@@ -19,6 +21,10 @@ MAX_DIRECTIVES = 1000
 
 _QUALIFIABLE = frozenset(("no-cache", "private"))
 """Directives that field names in their argument limit to these fields."""
+
+
+REMEMBERED_LENGTH = 256
+"""Characters of the longest field whose directives are remembered."""
 
 
 class _Invalid:
@@ -86,6 +92,17 @@ def parse_cache_control(values: list[str]) -> Directives:
     """The directives in the lines of a `Cache-Control` field."""
     if not values:
         return NONE
+    if sum(map(len, values)) <= REMEMBERED_LENGTH:
+        return _parse_remembered(tuple(values))
+    return _parse(values)
+
+
+@lru_cache(maxsize=1024)
+def _parse_remembered(values: tuple[str, ...]) -> Directives:
+    return _parse(values)  # origins say the same of all they have
+
+
+def _parse(values: Sequence[str]) -> Directives:
     arguments: dict[str, Argument] = {}
     members = split_lists(values)
     for member in members[:MAX_DIRECTIVES]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import calendar
 import re
+from collections.abc import Sequence
 from email.utils import formatdate
 from functools import lru_cache
 from typing import NamedTuple, Optional
@@ -45,7 +46,7 @@ def split_list(value: str) -> list[str]:
     return [m for m in (p.strip(" \t") for p in _LIST_PIECE.findall(value)) if m]
 
 
-def split_lists(values: list[str]) -> list[str]:
+def split_lists(values: Sequence[str]) -> list[str]:
     """The members of a list field that may have come in several lines (RFC 9110, 5.3)."""
     return [member for value in values for member in split_list(value)]
 

@@ -16,7 +16,8 @@ for the client's end of it, gone.
 class Connection:
     """One client's connection.
 
-    `buffer` holds bytes that have come and belong to no answered request; `out` bytes that are
+    `parked` tells that the loop does not watch it: its client sent more, or left, while a handler
+    had it. `buffer` holds bytes that have come and belong to no answered request; `out` bytes that are
     still to be sent; `closes` tells that it ends after this answer, `resets` that it ends with a
     reset, so that its client sees that something is missing; `deadline` the Unix time at which the
     front closes it; `request` the request whose head has come, for its handler, `since` when (Unix
@@ -30,6 +31,7 @@ class Connection:
         "deadline",
         "fd",
         "out",
+        "parked",
         "recv",
         "request",
         "resets",
@@ -47,6 +49,7 @@ class Connection:
         self.send = sock.send
         self.buffer = b""
         self.out: memoryview | None = None
+        self.parked = False
         self.closes = False
         self.resets = False
         self.deadline = deadline

@@ -63,7 +63,6 @@ class RelayHandler(BaseHTTPRequestHandler):
         if request is None:
             return
         try:
-            conn.sock.settimeout(WRITE_TIMEOUT)
             conn.closes = not self._answer(request)
         except ClientGone as error:
             LOG.debug("the client %s left: %s", conn.address, error)
@@ -205,8 +204,15 @@ class RelayHandler(BaseHTTPRequestHandler):
         return [], False, True
 
     def _send(self, data: bytes) -> None:
+        conn = self.conn
         try:
-            self.conn.sock.sendall(data)
+            try:
+                sent = conn.send(data)  # what the socket's buffer takes, which is all of most
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            if sent < len(data):
+                conn.sock.settimeout(WRITE_TIMEOUT)
+                conn.sock.sendall(memoryview(data)[sent:])
         except (OSError, socket.timeout) as error:
             raise ClientGone(str(error)) from error
 
