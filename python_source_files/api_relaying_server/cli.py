@@ -37,7 +37,8 @@ A caching relay in front of one slow, rate-limited HTTP API.
 
   {PROGRAM} --demo      relay to a sample API: no network needed
   {PROGRAM} --upstream https://example.org/api --ttl '/news/*=5m'
-  curl -i http://localhost:8000/restaurant"""
+  curl -i http://localhost:8000/restaurant
+  {PROGRAM} warm        fill the cache of a running relay beforehand (warm -h)"""
 
 NOTES = """\
 WHEN is SECONDS or midnight@Area/City: until the next local midnight there.
@@ -111,7 +112,14 @@ def serve(words: Sequence[str], environ: Mapping[str, str], build: Build | None)
     return _run(settings, build)
 
 
-COMMANDS = {"serve": serve}
+def warm(words: Sequence[str], environ: Mapping[str, str], build: Build | None) -> int:
+    """The command `warm`."""
+    from api_relaying_server.operations.warm_command import main as warm_main
+
+    return warm_main(PROGRAM, words, environ)
+
+
+COMMANDS = {"serve": serve, "warm": warm}
 
 
 def read_settings(

@@ -88,20 +88,25 @@ def parse_when(text: str) -> When:
     """The meaning of `60`, `5m` or `midnight@Europe/Stockholm`; ValueError tells the mend."""
     if text.startswith(_MIDNIGHT):
         zone = text[len(_MIDNIGHT) :]
-        try:
-            ZoneInfo(zone)
-        # Not found, not relative, a directory, another kind of file: each version raises its own.
-        except (KeyError, ValueError, OSError):
-            raise ValueError(
-                f"{zone[:60]!r} is not a time zone that this system knows; "
-                "give one such as Europe/Stockholm, or install tzdata"
-            ) from None
+        check_zone(zone)
         return LocalMidnight(zone)
     try:
         seconds = parse_seconds(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a freshness; {_WHEN_MEND}") from None
     return Seconds(min(seconds, LONGEST_SECONDS))
+
+
+def check_zone(zone: str) -> None:
+    """Raises a ValueError that tells the mend where there is no time zone of that name."""
+    try:
+        ZoneInfo(zone)
+    # Not found, not relative, a directory, another kind of file: each version raises its own.
+    except (KeyError, ValueError, OSError):
+        raise ValueError(
+            f"{zone[:60]!r} is not a time zone that this system knows; "
+            "give one such as Europe/Stockholm, or install tzdata"
+        ) from None
 
 
 def parse_path_rule(text: str, glob: str = "") -> PathRule:

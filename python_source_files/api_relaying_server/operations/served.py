@@ -79,7 +79,12 @@ def result_of(fields: Fields) -> str:
     line of that name (RFC 9211, 2).
     """
     lines = fields.all("cache-status")
-    name, *told = lines[-1].split("; ") if lines else [""]
+    return result_told(lines[-1]) if lines else NONE
+
+
+def result_told(member: str) -> str:
+    """One of RESULTS, by a member of `Cache-Status` if it is ours."""
+    name, *told = member.split("; ")
     if name != NAME:
         return NONE
     if "hit" in told:

@@ -1,0 +1,407 @@
+"""Warming: asking a running relay for what will be wanted, so that it has it by then.
+
+The relay is asked as any client asks it. So what is fresh costs its upstream nothing, what it
+fetches stays within its budget, and a warming that was broken off goes on where it was. Where it
+says 503 and when to come back, that is obeyed; where it gives a stale answer for want of a better
+one, it is asked again a little later.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Callable, NamedTuple
+from urllib.parse import quote
+
+from api_relaying_server.caching.status import NAME
+from api_relaying_server.errors import (
+    BadRequest,
+    UpstreamConnectTimeout,
+    UpstreamCut,
+    UpstreamError,
+    UpstreamNameUnknown,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamTlsError,
+)
+from api_relaying_server.http1.grammar import delta_seconds, parse_date, split_lists
+from api_relaying_server.http1.heads import check_target
+from api_relaying_server.http1.message import Fields
+from api_relaying_server.operations.served import COLLAPSED, HIT, NONE, STALE, result_told
+from api_relaying_server.upstream.exchange import ConnectionLost
+from api_relaying_server.upstream.session import Fetch, RelaySession, Upstream
+from api_relaying_server.upstream.translation import parse_base
+
+AT_ONCE = 4
+"""Requests at the same time: enough to wait for several slow menus, few beside real clients."""
+
+PATIENCE = 300.0
+"""Seconds that may be spent waiting, as the relay asks to, since something was warmed last."""
+
+LONGEST_PAUSE = 30.0
+"""Seconds between two tries where the relay does not say when to come back."""
+
+CONNECT_WITHIN, ANSWER_WITHIN = 5.0, 120.0
+"""Seconds; the relay itself waits for its upstream, and for a place in its queue."""
+
+LARGEST_LIST = 8 * 1024 * 1024
+"""Bytes of a list that is read: one of 5,000 restaurants has 1.3 MB."""
+
+PAGE = 100
+"""Entries asked for at once where there are pages, as the dish tool asks for them."""
+
+MOST_PAGES = 200
+
+LONGEST_SEGMENT = 1000
+"""Characters of an identifier in a path."""
+
+LIST, PAGED_LIST = "/restaurant", "/restaurants"
+
+FRESH, FETCHED, FAILED, WAITS = "fresh", "fetched", "failed", "waits"
+"""What became of a path; WAITS: nothing yet."""
+
+
+class NoRelay(Exception):
+    """Nothing that relays answers there."""
+
+
+class Reply(NamedTuple):
+    """The relay's answer: `told` is its own member of `Cache-Status`, `body` as far as it is
+    wanted, `again` the seconds after which it asks to be asked again.
+    """
+
+    status: int
+    told: str
+    body: bytes = b""
+    again: float | None = None
+
+
+class Outcome(NamedTuple):
+    """What became of a path, why, and the seconds that its answer took."""
+
+    path: str
+    kind: str
+    why: str = ""
+    seconds: float = 0.0
+
+
+Job = Callable[[], None]
+
+Ask = Callable[[str], Reply]
+"""Asks the relay for a path. Raises NoRelay and UpstreamError."""
+
+
+class RelayClient:
+    """Asks the relay at `url` as the dish tool does, so that the tool meets what was warmed."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._upstream = Upstream(
+            RelaySession("memory", AT_ONCE), parse_base(url), CONNECT_WITHIN, ANSWER_WITHIN
+        )
+        self._fields = [
+            ("Host", self._upstream.base.authority),
+            ("User-Agent", f"{NAME}-warm"),
+            ("Accept", "application/json"),
+            ("Accept-Encoding", "identity"),
+        ]
+
+    def ask(self, path: str) -> Reply:
+        """The relay's answer to a GET."""
+        try:
+            fetch = self._upstream.fetch("GET", self._upstream.base.path + path, self._fields)
+        except UpstreamTlsError as error:
+            raise NoRelay(f"no secure connection to {self.url} ({error.detail})") from None
+        except UpstreamRefused:
+            raise NoRelay(f"no relay answers at {self.url}") from None
+        except UpstreamNameUnknown:
+            raise NoRelay(f"{self.url}: no such host is known") from None
+        except UpstreamConnectTimeout:
+            raise NoRelay(f"{self.url} does not answer within {CONNECT_WITHIN:g} s") from None
+        try:
+            body = _read(fetch)
+        finally:
+            fetch.exchange.close()
+        head = fetch.exchange.head
+        if head.fields.first("content-encoding") in ("gzip", "x-gzip"):
+            body = _unzipped(body)
+        return Reply(head.status, _told(head.fields), body, _again(head.fields))
+
+
+def _read(fetch: Fetch) -> bytes:
+    """The body, read to its end so that it is stored, and kept while it is not too large."""
+    pieces, size, done = [], 0, False
+    while not done:
+        piece, done = fetch.exchange.read()
+        size += len(piece)
+        if size <= LARGEST_LIST:
+            pieces.append(piece)
+    return b"".join(pieces) if size <= LARGEST_LIST else b""
+
+
+def _unzipped(body: bytes) -> bytes:
+    try:
+        return zlib.decompressobj(31).decompress(body, LARGEST_LIST)
+    except zlib.error:
+        return b""
+
+
+def _told(fields: Fields) -> str:
+    """The relay's own member of `Cache-Status`; a proxy in front may have added others."""
+    members = split_lists(fields.all("cache-status"))
+    return next((member for member in reversed(members) if member.startswith(NAME + ";")), "")
+
+
+def _again(fields: Fields) -> float | None:
+    """Seconds of `Retry-After`, a number or a date (RFC 9110, 10.2.3)."""
+    text = fields.first("retry-after")
+    if text is None:
+        return None
+    seconds = delta_seconds(text)
+    if seconds is not None:
+        return float(seconds)
+    now = time.time()
+    date = parse_date(text, now)
+    return max(0.0, date - now) if date is not None else None
+
+
+class Pace:
+    """How long all wait together, as the relay asks one of them to. Times are of `clock`, in
+    seconds; `wait` waits and tells whether to stop.
+    """
+
+    def __init__(self, clock: Callable[[], float], wait: Callable[[float], bool]) -> None:
+        self._clock = clock
+        self._wait = wait
+        self._lock = threading.Lock()  # guards the two below
+        self._until = 0.0
+        self._progress = clock()
+
+    def wait_for_turn(self) -> bool:
+        """Waits until asking is in order; False where all is to stop."""
+        while True:
+            with self._lock:
+                left = self._until - self._clock()
+            if left <= 0:
+                return not self._wait(0)
+            if self._wait(left):
+                return False
+
+    def hold(self, seconds: float) -> bool:
+        """Has everybody wait; False where that would be too long."""
+        with self._lock:
+            until = self._clock() + seconds
+            if until > self._progress + PATIENCE:
+                return False
+            self._until = max(self._until, until)
+            return True
+
+    def progressed(self) -> None:
+        """Something was warmed."""
+        with self._lock:
+            self._progress = self._clock()
+
+
+class Warming:
+    """One warming, by threads of its own. `expected` is how many paths it has to do with, as far
+    as that is known. `stop`, when set, ends it soon.
+    """
+
+    def __init__(
+        self,
+        ask: Ask,
+        stop: threading.Event | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], bool] | None = None,
+    ) -> None:
+        self.expected = 0
+        self._ask = ask
+        self._stop = stop or threading.Event()
+        self._clock = clock
+        self._pace = Pace(clock, wait or self._stop.wait)
+        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        # What the threads tell: outcomes, what failed them, and that a job came (1) or went (-1).
+        self._news: queue.SimpleQueue[Outcome | Exception | int] = queue.SimpleQueue()
+
+    def run(self, paths: Sequence[str] = ()) -> Iterator[Outcome]:
+        """What becomes of each path, as it comes: of `paths`, or of the list of restaurants and
+        of the menu of each. Raises NoRelay.
+        """
+        for path in dict.fromkeys(paths):
+            self._add(partial(self._one, path))
+        if not paths:
+            self._add(self._list)
+        for _ in range(AT_ONCE):
+            threading.Thread(target=self._work, name="warm", daemon=True).start()
+        try:
+            yield from self._follow()
+        finally:
+            for _ in range(AT_ONCE):
+                self._jobs.put(None)
+
+    def _follow(self) -> Iterator[Outcome]:
+        left = 0
+        while not self._stop.is_set():
+            news = self._news.get()
+            if isinstance(news, Exception):
+                self._stop.set()
+                raise news
+            if isinstance(news, Outcome):
+                yield news
+                continue
+            left += news
+            self.expected += max(news, 0)
+            if not left:
+                return
+
+    def _add(self, job: Job) -> None:
+        self._news.put(1)
+        self._jobs.put(job)
+
+    # In the threads: one job is one path.
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                job()
+            except Exception as error:
+                self._news.put(error)
+            self._news.put(-1)
+
+    def _one(self, path: str) -> None:
+        self._news.put(self._get(path)[0])
+
+    def _list(self) -> None:
+        outcome, reply = self._get(LIST)
+        if reply is not None and reply.status == 404:  # the other form of the API
+            self._add(partial(self._page, PAGED_LIST, "restaurants", 0))
+            return
+        entries, _ = _entries(reply, "restaurants")
+        if outcome.kind != FAILED and entries is None:
+            outcome = outcome._replace(kind=FAILED, why="there is no list of restaurants in it")
+        self._news.put(outcome)
+        for identifier in _identifiers(entries):
+            self._add(partial(self._one, f"{LIST}/{identifier}"))
+
+    def _page(self, base: str, name: str, offset: int) -> None:
+        outcome, reply = self._get(f"{base}?limit={PAGE}&offset={offset}")
+        entries, total = _entries(reply, name)
+        if reply is not None and reply.status == 404 and base == PAGED_LIST:
+            why = f"neither {LIST} nor {PAGED_LIST} is a list of restaurants; give the paths"
+            outcome = Outcome(LIST, FAILED, why)
+        self._news.put(outcome)
+        if base == PAGED_LIST:
+            for identifier in _identifiers(entries):
+                self._add(partial(self._page, f"{base}/{identifier}/menu", "menu_items", 0))
+        offset += len(entries or ())
+        if entries and offset < min(total, MOST_PAGES * PAGE):
+            self._add(partial(self._page, base, name, offset))
+
+    def _get(self, path: str) -> tuple[Outcome, Reply | None]:
+        """Asks for a path until it is warm or will not become so."""
+        pause = 1.0
+        while self._pace.wait_for_turn():
+            began = self._clock()
+            try:
+                reply = self._ask(path)
+            except UpstreamError as error:
+                return Outcome(path, FAILED, _why_no_answer(error)), None
+            outcome = _outcome(path, reply)._replace(seconds=self._clock() - began)
+            if outcome.kind == WAITS:
+                seconds = reply.again if reply.again is not None else pause
+                pause = min(2 * pause, LONGEST_PAUSE)
+                if self._pace.hold(seconds):
+                    self._news.put(outcome._replace(seconds=seconds))
+                    continue
+                outcome = outcome._replace(kind=FAILED)
+            elif outcome.kind != FAILED:
+                self._pace.progressed()
+            return outcome, reply
+        return Outcome(path, FAILED, "stopped"), None
+
+
+def _outcome(path: str, reply: Reply) -> Outcome:
+    result = result_told(reply.told)
+    if reply.status in (429, 503) and reply.again is not None:
+        return Outcome(path, WAITS, _problem(reply))
+    if reply.status >= 400:
+        return Outcome(path, FAILED, _problem(reply))
+    if result == STALE:
+        return Outcome(path, WAITS, "only a stale answer could be had")
+    if result == HIT:
+        return Outcome(path, FRESH)
+    if result == NONE:
+        return Outcome(path, FAILED, f"the answer is not one of {NAME}")
+    if result == COLLAPSED or "stored" in reply.told.split("; "):
+        return Outcome(path, FETCHED)
+    return Outcome(path, FAILED, "the answer is not one that is stored")
+
+
+def _problem(reply: Reply) -> str:
+    """The status, and what the problem document says (RFC 9457), as one line to show."""
+    value = _parsed(reply.body)
+    detail = value.get("detail") if isinstance(value, dict) else None
+    if not isinstance(detail, str):
+        return f"status {reply.status}"
+    shown = "".join(letter for letter in " ".join(detail.split()) if letter.isprintable())
+    return f"status {reply.status}: {shown[:200]}"
+
+
+def _why_no_answer(error: UpstreamError) -> str:
+    # The names are those of a relay's upstream; here the relay itself is what was asked.
+    if isinstance(error, UpstreamTimeout):
+        return f"no answer within {ANSWER_WITHIN:g} s"
+    if isinstance(error, (ConnectionLost, UpstreamCut)):
+        return "the connection broke"
+    return "the answer is not HTTP"
+
+
+def _parsed(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _entries(reply: Reply | None, name: str) -> tuple[list[object] | None, int]:
+    """The list called `name` in an answer, empty for null, and how many entries there are in all;
+    (None, 0) where there is none.
+    """
+    value = _parsed(reply.body) if reply is not None and reply.status == 200 else None
+    if not isinstance(value, dict) or name not in value:
+        return None, 0
+    entries, total = value[name], value.get("total")
+    if entries is None:
+        entries = []
+    if not isinstance(entries, list):
+        return None, 0
+    return entries, total if isinstance(total, int) else len(entries)
+
+
+def _identifiers(entries: list[object] | None) -> list[str]:
+    """The identifiers of restaurants as segments of a path, each once; those left out that could
+    lead to another path.
+    """
+    found: dict[str, None] = {}
+    for entry in entries or ():
+        raw = entry.get("identifier", entry.get("id")) if isinstance(entry, dict) else None
+        if isinstance(raw, int) and not isinstance(raw, bool):
+            raw = str(raw)
+        if isinstance(raw, str) and raw.strip(".") and not set(raw) & set("/\\"):
+            segment = quote(raw.encode("utf-8", "replace"), safe="")
+            if len(segment) <= LONGEST_SEGMENT and _is_target(f"/{segment}"):
+                found[segment] = None
+    return list(found)
+
+
+def _is_target(target: str) -> bool:
+    try:
+        check_target(target)
+    except BadRequest:
+        return False
+    return True
