@@ -19,6 +19,7 @@ from api_relaying_server.fetching import Fetcher
 from api_relaying_server.keeping import Keeper
 from api_relaying_server.operations.access_log import AccessLog
 from api_relaying_server.operations.counters import CountedUpstream, Counters
+from api_relaying_server.operations.warm_at import WarmAt
 from api_relaying_server.relay import Relay
 from api_relaying_server.serving.front import Limits
 from api_relaying_server.serving.server import RelayServer, listen
@@ -60,6 +61,7 @@ class Worker:
         counters: Counters,
         log: AccessLog | None = None,
         ahead: RefreshAhead | None = None,
+        warm_at: WarmAt | None = None,
     ) -> None:
         self.server = server
         self.counters = counters
@@ -67,6 +69,7 @@ class Worker:
         self._store = store
         self._refresher = refresher
         self._ahead = ahead
+        self._warm_at = warm_at
         self._drain = drain
         self.addresses: Sequence[str] = urls_of(server.front.listeners)
 
@@ -75,6 +78,7 @@ class Worker:
         try:
             self.server.serve_forever()
         finally:
+            self._warm_no_more()
             # First what cannot be had again: the store would only have to be filled anew.
             if self._log is not None:
                 self._log.close(LOG_DRAIN)
@@ -85,11 +89,17 @@ class Worker:
 
     def stop(self) -> None:
         """Begins to stop: takes nothing new, finishes what runs."""
+        self._warm_no_more()
         self.server.stop(self._drain)
 
     def retire(self) -> None:
         """Begins to stop where others go on: no client loses a request by it."""
+        self._warm_no_more()
         self.server.stop(self._drain, idle_too=False)
+
+    def _warm_no_more(self) -> None:
+        if self._warm_at is not None:
+            self._warm_at.close()
 
     def stop_now(self) -> None:
         """Stops at once, whatever runs."""
@@ -105,12 +115,14 @@ class Place(NamedTuple):
     """What one of several workers has from their parent, made before the fork.
 
     `listeners` are its own, `memory` and `lock_file` everybody's; `slot` is its place in memory.
+    The worker of `seat` 0 does what one of them has to do for all.
     """
 
     listeners: Sequence[socket.socket]
     memory: SharedMemory
     slot: int
     lock_file: int
+    seat: int = 0
 
 
 def build(settings: Settings, upstream_url: str, place: Place | None = None) -> Worker:
@@ -161,7 +173,16 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
         server.observers.append(log.answered)
         server.front.on_hit = log.hit
     ahead = _refresh_ahead(settings, hot, keeper, relay, guarded, refresher)
-    return Worker(server, store, refresher, settings.drain, counters, log, ahead)
+    warm_at = _warm_at(settings, server, place)
+    return Worker(server, store, refresher, settings.drain, counters, log, ahead, warm_at)
+
+
+def _warm_at(settings: Settings, server: RelayServer, place: Place | None) -> WarmAt | None:
+    if not settings.warm_at or (place is not None and place.seat != 0):
+        return None
+    url = urls_of(server.front.listeners)[0]
+    own = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    return WarmAt(settings.warm_at, own)
 
 
 def _owner(settings: Settings) -> str:

@@ -38,7 +38,7 @@ A caching relay in front of one slow, rate-limited HTTP API.
   {PROGRAM} --demo      relay to a sample API: no network needed
   {PROGRAM} --upstream https://example.org/api --ttl '/news/*=5m'
   curl -i http://localhost:8000/restaurant
-  {PROGRAM} warm        fill the cache of a running relay beforehand (warm -h)"""
+  {PROGRAM} warm -h     how to fill the cache beforehand"""
 
 NOTES = """\
 WHEN is SECONDS or midnight@Area/City: until the next local midnight there.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from api_relaying_server.caching.schedule import parse_weekly
 from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.configuration import values
 from api_relaying_server.configuration.setting import Given, Setting, maybe, one, several, switch
@@ -154,8 +155,8 @@ class Settings:
         default=_default_cache,
         shown="SQLite in the user's cache folder",
         more="A path is `sqlite:///relative` or `sqlite:////absolute`. By default each upstream "
-        "has a file of its own. A Redis (`rediss://` over TLS) or a MongoDB is shared by all relays "
-        "that name it: see docs/cluster.md.",
+        "has a file of its own. A Redis (`rediss://` over TLS) or a MongoDB is shared by all "
+        "relays that name it: see docs/cluster.md.",
     )
     cache_size = one(
         CACHE,
@@ -228,6 +229,15 @@ class Settings:
         metavar="SECONDS",
         parse=values.duration(off=True),
         default="off",
+    )
+    warm_at = several(
+        FRESHNESS,
+        "times of day to fetch all menus ahead",
+        metavar="[DAYS ]TIME",
+        parse=parse_weekly,
+        more="The list of restaurants, then the menu of each, as `warm` does. TIME is "
+        "`HH:MM@Area/City`, DAYS such as `mon-fri` or `mon,wed`: `mon-fri 10:45@Europe/Stockholm`. "
+        "May be repeated. In a variable write `mon-fri,10:45@Europe/Stockholm`.",
     )
     client_refresh = switch(
         FRESHNESS,
@@ -405,6 +415,11 @@ def _refuse_contradictions(as_dict: Mapping[str, Any], given: Mapping[str, Given
         raise ConfigError(
             f"{given['demo'].place}: relays to a sample, not to the upstream given by "
             f"{given['upstream'].place}; leave one of the two out"
+        )
+    if as_dict.get("offline") and as_dict.get("warm_at"):
+        raise ConfigError(
+            f"{given['warm_at'].place}: nothing can be fetched with {given['offline'].place}; "
+            "leave one of the two out"
         )
     if as_dict.get("offline") and as_dict["cache"] == "none://":
         raise ConfigError(

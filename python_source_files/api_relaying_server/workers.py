@@ -202,7 +202,7 @@ class Workers(Maker):
     def spawn(self, seat: int) -> Child:
         """Starts a worker for a seat. Raises OSError."""
         slot = self._free_slots.pop(0)
-        place = Place(self.listeners[seat], self._memory, slot, self._lock_file)
+        place = Place(self.listeners[seat], self._memory, slot, self._lock_file, seat)
         settings, upstream, why_not = self.settings, self._upstream(), self._why_not
         try:
             child = fork(

@@ -7,12 +7,14 @@ import os
 import tempfile
 import unittest
 from collections.abc import Mapping, Sequence
+from datetime import time
 from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from api_relaying_server.caching.schedule import Weekly
 from api_relaying_server.caching.wallclock import LocalMidnight, PathRule, Seconds
 from api_relaying_server.cli import EXAMPLES, NOTES, PROGRAM, read_settings
 from api_relaying_server.configuration import command_line, values
@@ -31,6 +33,9 @@ from api_relaying_server.settings import (
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 PARSER = command_line.make_parser(list(by_group()), PROGRAM, EXAMPLES, NOTES)
+
+STOCKHOLM = "Europe/Stockholm"
+WORKDAYS = frozenset(range(5))
 
 MENUS = (PathRule("/restaurant/*", LocalMidnight("Europe/Stockholm")),)
 
@@ -173,6 +178,24 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
     ),
     "stale_if_error": (86400.0, [("off", 0.0), ("0", 0.0)], [("x", "or off")]),
     "refresh_ahead": (0.0, [("30", 30.0)], [("x", "or off")]),
+    "warm_at": (
+        (),
+        [
+            ("10:45@Europe/Stockholm", (Weekly(frozenset(range(7)), time(10, 45), STOCKHOLM),)),
+            ("Mon-Fri 9:05@Europe/Stockholm", (Weekly(WORKDAYS, time(9, 5), STOCKHOLM),)),
+            ("mon-fri,9:05@Europe/Stockholm", (Weekly(WORKDAYS, time(9, 5), STOCKHOLM),)),
+            ("sat-mon,wed 0:00@UTC", (Weekly(frozenset((5, 6, 0, 2)), time(0, 0), "UTC"),)),
+        ],
+        [
+            ("10:45", "give HH:MM@Area/City"),
+            ("24:00@UTC", "give HH:MM@Area/City"),
+            ("mon-day 10:45@UTC", "is not a day"),
+            (", 10:45@UTC", "is not a day"),
+            ("10:45@Solna", "such as Europe/Stockholm"),
+            ("10:45@", "give HH:MM@Area/City"),
+            ("", "give HH:MM@Area/City"),
+        ],
+    ),
     "client_refresh": (False, [("1", True)], [("2", "on or off")]),
     "upstream_rate": (
         None,

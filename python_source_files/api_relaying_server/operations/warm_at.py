@@ -1,0 +1,92 @@
+"""Warming at set times: the relay asks itself, over its own port, for what will be wanted.
+
+Over its port and not through its inside, because then what it does is what the command `warm` does,
+and what any client would: the same limits hold, the same counters and the same log tell of it, and
+with several workers each takes its share.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Callable
+
+from api_relaying_server.caching.schedule import Alarm, Weekly
+from api_relaying_server.operations.warm import (
+    FAILED,
+    FETCHED,
+    FRESH,
+    WAITS,
+    Ask,
+    NoRelay,
+    RelayClient,
+    Warming,
+)
+
+LOG = logging.getLogger("api_relaying_server.warm")
+
+LONGEST_SLEEP = 30.0
+"""Seconds after which the clock is looked at again: it may have been set, or the machine slept."""
+
+MOST_TOLD = 3
+"""Failures that the log tells one by one."""
+
+
+class WarmAt:
+    """Warms the relay at `url` when `schedule` says so, in a thread of its own."""
+
+    def __init__(
+        self,
+        schedule: Sequence[Weekly],
+        url: str,
+        clock: Callable[[], float] = time.time,
+        longest_sleep: float = LONGEST_SLEEP,
+    ) -> None:
+        self._alarm = Alarm(schedule, clock())
+        self._url = url
+        self._clock = clock
+        self._longest_sleep = longest_sleep
+        self._stop = threading.Event()
+        threading.Thread(target=self._work, name="warm-at", daemon=True).start()
+
+    def close(self) -> None:
+        """Warms no more, and ends what runs soon; does not wait for it."""
+        self._stop.set()
+
+    def _work(self) -> None:
+        while True:
+            seconds = max(0.0, self._alarm.due - self._clock())
+            if self._stop.wait(min(seconds, self._longest_sleep)):
+                return
+            if self._alarm.rings(self._clock()):
+                try:
+                    warm(RelayClient(self._url).ask, self._stop)
+                except Exception:
+                    LOG.exception("warming failed")
+
+
+def warm(ask: Ask, stop: threading.Event) -> Counter[str]:
+    """Warms once; says what came of it in the log, and returns how many paths went which way."""
+    began = time.monotonic()
+    kinds: Counter[str] = Counter()
+    warming = Warming(ask, stop)
+    try:
+        for outcome in warming.run():
+            kinds[outcome.kind] += 1
+            if outcome.kind == FAILED and kinds[FAILED] <= MOST_TOLD:
+                LOG.warning("not warmed: %s: %s", outcome.path, outcome.why)
+            elif outcome.kind == WAITS:
+                LOG.debug("warming waits %.0f s: %s", outcome.seconds, outcome.why)
+    except NoRelay as error:
+        LOG.warning("not warmed: %s", error)
+    LOG.info(
+        "warmed in %.1f s: %d fresh already, %d fetched, %d failed",
+        time.monotonic() - began,
+        kinds[FRESH],
+        kinds[FETCHED],
+        kinds[FAILED],
+    )
+    return kinds
