@@ -7,6 +7,7 @@ those who answer requests wait for them until their deadline. What fails is name
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
@@ -37,22 +38,7 @@ class MongoLink:
     """
 
     def __init__(self, url: str, name: str, deadline: float) -> None:
-        milliseconds = int(PATIENCE * 1000)
-        try:
-            self.client: Any = MongoClient(
-                _for_driver(url),
-                connect=False,
-                connectTimeoutMS=milliseconds,
-                serverSelectionTimeoutMS=milliseconds,
-                socketTimeoutMS=milliseconds,
-                waitQueueTimeoutMS=milliseconds,
-                maxPoolSize=MOST_ASKING + 4,
-                retryReads=False,
-                retryWrites=False,
-                appname="api-relaying-server",
-            )
-        except (errors.PyMongoError, ValueError, TypeError) as error:
-            raise ValueError(str(error)) from None
+        self.client = _client(_for_driver(url))
         self.database = self.client[name or DEFAULT_DATABASE]
         self._deadline = deadline
         self._asking = ThreadPoolExecutor(MOST_ASKING, thread_name_prefix="mongodb")
@@ -94,6 +80,28 @@ class MongoLink:
         """Close the connections and end the threads, as soon as they come back."""
         self._asking.shutdown(wait=False)
         self.client.close()
+
+
+def _client(url: str) -> Any:
+    """A client for `url`, not connected; ValueError where the driver does not understand it."""
+    milliseconds = int(PATIENCE * 1000)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # by which it tells of unknown options
+            return MongoClient(
+                url,
+                connect=False,
+                connectTimeoutMS=milliseconds,
+                serverSelectionTimeoutMS=milliseconds,
+                socketTimeoutMS=milliseconds,
+                waitQueueTimeoutMS=milliseconds,
+                maxPoolSize=MOST_ASKING + 4,
+                retryReads=False,
+                retryWrites=False,
+                appname="api-relaying-server",
+            )
+    except (errors.PyMongoError, UserWarning, ValueError, TypeError) as error:
+        raise ValueError(str(error)) from None
 
 
 def _for_driver(url: str) -> str:

@@ -189,7 +189,11 @@ class QueuedStore(Store):
             self._count_dropped(lost)
             _log.warning("the store %s was closed with %d changes not stored", self.url, lost)
         if not self._thread.is_alive():  # else it hangs in the storage, until the process ends
-            self._storage.close()
+            self._close_storage()
+
+    def _close_storage(self) -> None:
+        """What is to be closed when nothing is written any more."""
+        self._storage.close()
 
     # The writing thread
 

@@ -44,9 +44,9 @@ class SharedStore(QueuedStore):
         """What this process and those on other nodes know of each other."""
         return self._nodes
 
-    def close(self, deadline: float) -> None:
-        super().close(deadline)
-        self._nodes.close()
+    def _close_storage(self) -> None:
+        self._nodes.close()  # gives back what is held, for which the database is needed
+        super()._close_storage()
 
 
 def open_shared(

@@ -1,0 +1,412 @@
+"""What every database that nodes share has to do: inherited by the tests of each."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+import unittest
+from unittest import mock
+
+from api_relaying_server.tiers import health, nodes, queued_store
+from api_relaying_server.tiers.coordination import Coordinator
+from api_relaying_server.tiers.shared_store import SharedStore, open_shared
+from api_relaying_server.tiers.storage import Change
+from tests.database_support import DatabaseServer
+from tests.store_support import NEVER, PATIENCE, eventually, make_record
+
+UNHURRIED = 5.0
+"""Seconds of a read's deadline where the test is not about it: the machine may be busy."""
+
+TOLD_WITHIN = 1.0
+"""Seconds in which nodes must have heard of a change."""
+
+
+class SharedStoreCases(unittest.TestCase):
+    """Two nodes on one database. A class that inherits has a `server`, and a namespace per test."""
+
+    server: DatabaseServer
+    _names = itertools.count()
+
+    def setUp(self) -> None:
+        self.namespace = f"test{next(self._names)}"
+        self.lines: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: self.lines.append(record.getMessage())  # type: ignore[method-assign]
+        logger = logging.getLogger("api_relaying_server.store")
+        logger.addHandler(handler)
+        self.addCleanup(logger.removeHandler, handler)
+        for target, name, value in (
+            (logger, "propagate", False),
+            (queued_store, "CHECK_EVERY", 0.05),  # what else takes a second of each test
+            (health, "STEADY", 0.05),
+            (health, "RETRY_MOST", 0.3),
+            (nodes, "RETRY_MOST", 0.3),
+        ):
+            patch = mock.patch.object(target, name, value)
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    def node(
+        self, deadline: float = UNHURRIED, server: DatabaseServer | None = None
+    ) -> SharedStore:
+        """The store as another node sees it."""
+        store = open_shared((server or self.server).url, self.namespace, deadline)
+        self.addCleanup(store.close, 2.0)
+        return store
+
+    def put(self, store: SharedStore, *keys: str, seed: object = 0) -> None:
+        """Store records, and wait until they are in the database."""
+        for key in keys:
+            store.write(key, make_record((key, seed)))
+        self.assertTrue(store.flush(PATIENCE), store.fault)
+
+    def assert_stored(self, store: SharedStore, key: str, seed: object = 0) -> None:
+        self.assertEqual(store.read(key), make_record((key, seed)))
+
+    def hear(self, store: SharedStore, server: DatabaseServer | None = None) -> list[str | None]:
+        """What the node is told from now on, less what was told to find out that it hears."""
+        told: list[str | None] = []
+        probed = threading.Event()
+
+        def hear(key: str | None) -> None:
+            if key == "probe":
+                probed.set()
+            else:
+                told.append(key)
+
+        store.coordinator().on_change(hear)
+        probe = self.node(server=server).coordinator()
+
+        def is_heard() -> bool:
+            probe.tell_changed("probe")
+            return probed.wait(0.05)
+
+        eventually(is_heard, "the node hears")
+        return told
+
+    def said(self, words: str) -> int:
+        """How often a line with these words was logged as news."""
+        return sum(words in line for line in self.lines)
+
+
+class RecordCases(SharedStoreCases):
+    """Records that all nodes read and write."""
+
+    def test_what_one_node_stores_the_other_reads(self) -> None:
+        here, there = self.node(), self.node()
+        self.assertIsNone(there.read("GET /a"))
+        self.put(here, "GET /a")
+        self.assert_stored(there, "GET /a")
+        self.put(there, "GET /a", seed=1)
+        self.assert_stored(here, "GET /a", seed=1)
+        here.delete("GET /a")
+        self.assertTrue(here.flush(PATIENCE))
+        self.assertIsNone(there.read("GET /a"))
+        self.put(there, "GET /a", seed=2)
+        self.assert_stored(here, "GET /a", seed=2)
+        self.assertEqual((here.fault, there.fault), ("", ""))
+
+    def test_any_bytes_and_any_key_come_back_as_they_were(self) -> None:
+        store = self.node()
+        keys = ["GET /", "GET /\xe5?q=%FF&a='\"\\*[x]?", "GET /" + "long/" * 1000, "GET /a:b$.\x7f"]
+        large = make_record("large", 3_000_000)
+        self.put(store, *keys)
+        store.write("GET /large", large)
+        self.assertTrue(store.flush(PATIENCE))
+        other = self.node()
+        for key in keys:
+            self.assert_stored(other, key)
+        self.assertEqual(other.read("GET /large"), large)
+        self.assertEqual(sorted(other.keys()), sorted([*keys, "GET /large"]))
+
+    def test_keys_are_listed_by_prefix_without_what_was_deleted(self) -> None:
+        store = self.node()
+        keys = [f"GET /{letter}/{number}" for letter in "ab" for number in range(20)]
+        self.put(store, *keys)
+        store.delete("GET /a/7")
+        self.assertTrue(store.flush(PATIENCE))
+        keys.remove("GET /a/7")
+        with mock.patch.object(queued_store, "KEYS_AT_ONCE", 7):
+            self.assertEqual(sorted(store.keys()), sorted(keys))
+            self.assertEqual(sorted(store.keys("GET /a")), sorted(keys)[:19])
+            self.assertEqual(list(store.keys("GET /c")), [])
+        self.assertEqual(store.size().entries, 39)
+        self.assertGreater(store.size().bytes, 39 * 300)
+
+    def test_clearing_reaches_every_record_of_ours_and_none_of_others(self) -> None:
+        store, other = self.node(), self.node()
+        stranger = open_shared(self.server.url, self.namespace + "0", UNHURRIED)
+        self.addCleanup(stranger.close, 2.0)
+        self.put(store, *[f"GET /{number}" for number in range(50)])
+        self.put(stranger, "GET /1", seed="stranger")
+        self.assertEqual(list(stranger.keys()), ["GET /1"])
+        other.clear()
+        self.assertTrue(other.flush(PATIENCE))
+        self.assertEqual((list(store.keys()), store.size().entries), ([], 0))
+        self.assertIsNone(store.read("GET /1"))
+        self.assert_stored(stranger, "GET /1", seed="stranger")
+        self.put(store, "GET /1", seed="again")
+        self.assert_stored(other, "GET /1", seed="again")
+
+    def test_a_record_of_another_version_is_a_miss_and_replaced(self) -> None:
+        store = self.node()
+        storage = store.backend.responses
+        data = storage.encode("GET /old", make_record())  # type: ignore[attr-defined]
+        storage.apply([Change("GET /old", b"RLY\x00" + data[4:], NEVER)])  # type: ignore[attr-defined]
+        self.assertIsNone(store.read("GET /old"))
+        self.assertEqual(store.counters.unreadable, 1)
+        self.assertEqual(self.said("unreadable record"), 1)
+        self.put(store, "GET /old")
+        self.assert_stored(self.node(), "GET /old")
+
+    def test_it_serves_a_session_as_any_backend_does(self) -> None:
+        backend = self.node().backend
+        record = make_record("x")
+        backend.responses["GET /x"] = record  # type: ignore[assignment]
+        self.assertEqual(backend.responses["GET /x"], record)
+        self.assertIn("GET /x", backend.responses)
+        self.assertEqual((list(backend.responses), len(backend.responses)), (["GET /x"], 1))
+        del backend.responses["GET /x"]
+        with self.assertRaises(KeyError):
+            backend.responses["GET /x"]
+        with self.assertRaises(KeyError):
+            del backend.responses["GET /x"]
+        backend.responses["GET /x"] = record  # type: ignore[assignment]
+        backend.responses.bulk_delete(["GET /x", "GET /y"])
+        self.assertNotIn("GET /x", backend.responses)
+        backend.clear()
+
+
+class FenceCases(SharedStoreCases):
+    """Writes that come too late."""
+
+    def claim(self, coordinator: Coordinator, key: str = "GET /a") -> None:
+        """Claim a record, and let the claim run out as if its holder were asleep."""
+        lease = coordinator.lease(f"record {key}", 5.0)
+        self.assertIsNotNone(lease)
+        assert isinstance(coordinator, nodes.NodeCoordinator)
+        with coordinator._lock:
+            held, coordinator._held = coordinator._held, {}
+        coordinator._board.release([(name, token) for token, name in held.items()])
+
+    def late_writer(self) -> tuple[SharedStore, SharedStore, list[str | None]]:
+        """A node whose claim has run out, the other node, and what the first was told to drop."""
+        asleep, awake = self.node(), self.node()
+        self.put(awake, "GET /a", "GET /b")
+        dropped: list[str | None] = []
+        asleep.coordinator().on_change(dropped.append)
+        self.claim(asleep.coordinator())
+        return asleep, awake, dropped
+
+    def assert_refused(self, asleep: SharedStore, dropped: list[str | None]) -> None:
+        asleep.write("GET /a", make_record("late"))
+        self.assertTrue(asleep.flush(PATIENCE))
+        self.assertIn("GET /a", dropped)
+        self.assertNotEqual(asleep.read("GET /a"), make_record("late"))
+
+    def test_who_slept_does_not_undo_the_next_ones_change(self) -> None:
+        asleep, awake, dropped = self.late_writer()
+        lease = awake.coordinator().lease("record GET /a", 5.0)
+        assert lease is not None
+        self.put(awake, "GET /a", seed="next")
+        self.assert_refused(asleep, dropped)
+        self.assert_stored(awake, "GET /a", seed="next")
+        lease.release()
+
+    def test_who_slept_does_not_bring_back_what_was_deleted(self) -> None:
+        asleep, awake, dropped = self.late_writer()
+        awake.delete("GET /a")
+        self.assertTrue(awake.flush(PATIENCE))
+        self.assert_refused(asleep, dropped)
+        self.assertIsNone(awake.read("GET /a"))
+        self.assertNotIn("GET /a", list(awake.keys()))
+
+    def test_who_slept_does_not_bring_back_what_was_cleared(self) -> None:
+        asleep, awake, dropped = self.late_writer()
+        awake.clear()
+        self.assertTrue(awake.flush(PATIENCE))
+        self.assert_refused(asleep, dropped)
+        self.assertEqual(list(awake.keys()), [])
+
+    def test_a_claim_in_time_and_a_change_without_one_are_stored(self) -> None:
+        asleep, awake, _ = self.late_writer()
+        asleep.write("GET /b", make_record("no claim"))
+        asleep.write("GET /a", make_record("in time"))
+        self.assertTrue(asleep.flush(PATIENCE))
+        self.assertEqual(awake.read("GET /b"), make_record("no claim"))
+        self.assertEqual(awake.read("GET /a"), make_record("in time"))
+
+
+class LeaseCases(SharedStoreCases):
+    """Who fetches."""
+
+    def test_one_at_a_time_holds_a_lease(self) -> None:
+        here, there = self.node().coordinator(), self.node().coordinator()
+        lease = here.lease("GET /a", 1.0)
+        assert lease is not None
+        self.assertFalse(lease.waited)
+        self.assertIsNone(there.lease("GET /a", 0.05))
+        self.assertIsNone(here.lease("GET /a", 0.0))
+        other = there.lease("GET /b", 1.0)
+        assert other is not None
+        self.assertFalse(other.waited)
+
+        threading.Timer(0.1, lease.release).start()
+        second = there.lease("GET /a", PATIENCE)
+        assert second is not None
+        self.assertTrue(second.waited)
+        lease.release()  # once more: it is another one's now
+        self.assertIsNone(here.lease("GET /a", 0.1))
+        second.release()
+
+    def test_a_lease_lasts_while_its_holder_lives_and_not_much_longer(self) -> None:
+        with (
+            mock.patch.object(nodes, "LEASE_LASTS", 0.3),
+            mock.patch.object(nodes, "RENEW_EVERY", 0.05),
+        ):
+            here, there = self.node().coordinator(), self.node().coordinator()
+            assert isinstance(here, nodes.NodeCoordinator)
+            self.assertIsNotNone(here.lease("GET /a", 1.0))
+            self.assertIsNone(there.lease("GET /a", 0.5))
+            with mock.patch.object(here, "_renew"):  # as if it had died
+                started = time.monotonic()
+                lease = there.lease("GET /a", PATIENCE)
+                assert lease is not None
+                self.assertTrue(lease.waited)
+                self.assertLess(time.monotonic() - started, 5.0)
+
+    def test_what_is_held_at_the_end_is_given_back(self) -> None:
+        here, there = self.node(), self.node()
+        self.assertIsNotNone(here.coordinator().lease("GET /a", 1.0))
+        here.close(1.0)
+        self.assertIsNotNone(there.coordinator().lease("GET /a", 1.0))
+
+
+class NewsCases(SharedStoreCases):
+    """What has changed."""
+
+    def test_others_are_told_within_a_second_and_not_oneself(self) -> None:
+        here, there, third = self.node(), self.node(), self.node()
+        at_here, at_there, at_third = self.hear(here), self.hear(there), self.hear(third)
+        started = time.monotonic()
+        keys = [f"GET /{number}\xe5" for number in range(30)]
+        for key in keys:
+            here.coordinator().tell_changed(key)
+        eventually(lambda: len(at_there) >= 30 and len(at_third) >= 30, "both were told")
+        self.assertLess(time.monotonic() - started, TOLD_WITHIN + 1.0)  # a busy machine's second
+        self.assertEqual((at_there, at_third, at_here), (keys, keys, []))
+        there.coordinator().tell_changed("GET /back")
+        eventually(lambda: at_here == ["GET /back"], "the first was told too")
+
+    def test_too_much_to_tell_is_told_as_everything(self) -> None:
+        here, there = self.node(), self.node()
+        told = self.hear(there)
+        with mock.patch.object(nodes, "MOST_TOLD", 10):
+            coordinator = here.coordinator()
+            assert isinstance(coordinator, nodes.NodeCoordinator)
+            with coordinator._lock:
+                coordinator._told.extend(f"GET /{number}" for number in range(10))
+            coordinator.tell_changed("GET /one-more")
+            eventually(lambda: None in told, "everything was told")
+
+
+class FaultCases(SharedStoreCases):
+    """The database fails; nobody waits for it, and it heals."""
+
+    def make_server(self) -> DatabaseServer:
+        """A server of this test's own."""
+        raise NotImplementedError
+
+    def own_server(self) -> DatabaseServer:
+        server = self.make_server()
+        self.addCleanup(server.close)
+        return server
+
+    def test_frozen_nobody_waits_and_all_may_fetch(self) -> None:
+        server = self.own_server()
+        store = self.node(0.05, server)
+        self.put(store, "GET /a")
+        self.assert_read_soon(store)
+        lease = store.coordinator().lease("GET /a", 1.0)
+        assert lease is not None
+        server.freeze()
+        waits = []
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            started = time.monotonic()
+            self.assertIsNone(store.read("GET /a"))
+            lease = store.coordinator().lease("GET /z", 5.0)
+            waits.append(time.monotonic() - started)
+            self.assertIsNotNone(lease)
+            time.sleep(0.001)
+        # The deadline is 50 ms; a busy machine may wake us late, but not most of the time.
+        self.assertLess(sum(waits) / len(waits), 0.03)
+        self.assertLess(sorted(waits)[-3], 0.25)
+        self.assertNotEqual(store.fault, "")
+        server.thaw()
+        self.assert_heals(store)
+
+    def test_killed_nobody_waits_and_it_heals_when_started_again(self) -> None:
+        server = self.own_server()
+        store, other = self.node(0.5, server), self.node(0.5, server)
+        dropped = self.hear(other, server)
+        self.put(store, "GET /a")
+        server.kill()
+        eventually(lambda: store.read("GET /a") is None and store.fault, "it fails")
+        started = time.monotonic()
+        for _ in range(200):
+            store.read("GET /a")
+            self.assertIsNotNone(store.coordinator().lease("GET /a", 5.0))
+        self.assertLess(time.monotonic() - started, 2.0)
+        store.write("GET /meanwhile", make_record())
+        server.start()
+        self.assert_heals(store)
+        self.assert_stored_in_time(other, "GET /meanwhile")
+        eventually(lambda: None in dropped, "what was told meanwhile is not known: all is dropped")
+        self.assertLessEqual(self.said("fails: "), 6, self.lines)  # not once for each read
+
+    def test_not_there_at_the_start_it_is_used_as_soon_as_it_is(self) -> None:
+        server = self.own_server()
+        server.kill()
+        started = time.monotonic()
+        store = self.node(0.5, server)
+        self.assertLess(time.monotonic() - started, 4.0)
+        for _ in range(50):
+            self.assertIsNone(store.read("GET /a"))
+        self.assertEqual(self.said("going on without it"), 1)
+        self.assertIsNotNone(store.coordinator().lease("GET /a", 5.0))
+        server.start()
+        self.assert_heals(store)
+        self.assertLessEqual(self.said("fails: "), 3, self.lines)  # it may flicker as it starts
+
+    def assert_read_soon(self, store: SharedStore) -> None:
+        eventually(lambda: store.read("GET /a") is not None, f"it is read; {store.fault}")
+
+    def assert_stored_in_time(self, store: SharedStore, key: str) -> None:
+        eventually(lambda: store.read(key) is not None, f"{key} is there; {store.fault}")
+
+    def assert_heals(self, store: SharedStore) -> None:
+        """Stores, reads and gives leases again, without having been opened anew from outside."""
+        reader = store
+
+        def works() -> bool:
+            store.write("GET /healed", make_record("healed"))
+            return store.flush(0.5) and reader.read("GET /healed") is not None
+
+        eventually(works, f"it works again; {store.fault}")
+
+        def excludes() -> bool:
+            coordinator = store.coordinator()
+            first, second = coordinator.lease("GET /h", 0.0), coordinator.lease("GET /h", 0.0)
+            if first is not None:
+                first.release()
+            return second is None
+
+        eventually(excludes, "leases mean something again")
+        eventually(lambda: self.said("works again") or not self.said("fails: "), "it says so")
+
+
+CASES = (SharedStoreCases, RecordCases, FenceCases, LeaseCases, NewsCases, FaultCases)
+"""Not tests by themselves."""

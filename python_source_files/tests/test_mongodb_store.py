@@ -1,0 +1,251 @@
+"""The store in a MongoDB that nodes share, with a server that speaks its protocol."""
+
+from __future__ import annotations
+
+import time
+import unittest
+from typing import Any
+from unittest import mock
+
+from api_relaying_server.errors import ConfigError
+from api_relaying_server.tiers import mongo_link, mongodb
+from api_relaying_server.tiers.mongo_link import MongoLink
+from api_relaying_server.tiers.mongodb import HOLE_LASTS, MongoBoard
+from api_relaying_server.tiers.shared_store import open_shared
+from tests.database_support import DatabaseServer, MongoServer, MongoStandIn
+from tests.shared_store_cases import (
+    FaultCases,
+    FenceCases,
+    LeaseCases,
+    NewsCases,
+    RecordCases,
+    SharedStoreCases,
+)
+from tests.store_support import make_record
+
+_server: MongoServer
+
+
+def setUpModule() -> None:
+    """One server for all tests that do not break theirs."""
+    global _server
+    _server = MongoServer()
+    unittest.addModuleCleanup(_server.close)
+
+
+class MongoCase(SharedStoreCases):
+    """Tests with a MongoDB."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        for module, name, value in (
+            (mongodb, "POLL_EVERY", 0.05),  # else each end waits for a look
+            (mongo_link, "PATIENCE", 0.4),
+        ):
+            patch = mock.patch.object(module, name, value)
+            patch.start()
+            self.addCleanup(patch.stop)
+
+    @property
+    def server(self) -> MongoServer:  # type: ignore[override]
+        """The one for all tests."""
+        return _server
+
+    def link(self) -> MongoLink:
+        link = MongoLink(self.server.url, "", 5.0)
+        self.addCleanup(link.close)
+        return link
+
+
+class MongoRecordsTest(MongoCase, RecordCases):
+    """Records that all nodes read and write."""
+
+    def test_a_record_tells_the_database_when_it_expires(self) -> None:
+        store = self.node()
+        responses: Any = store.backend.responses
+        collection = responses.collection
+        expires = time.time() + 1000
+        for key, moment in (("GET /later", expires), ("GET /never", float("inf"))):
+            store.write(key, make_record(expires=moment))
+        self.assertTrue(store.flush(5.0))
+        stored = collection.find_one({"_id": "GET /later"})["expires"]
+        self.assertAlmostEqual(stored.timestamp(), _as_naive(expires), delta=1.0)
+        self.assertEqual(collection.find_one({"_id": "GET /never"})["expires"].year, 9999)
+        self.assertEqual(self.made_indexes(store), ["expires", "expires"])
+
+    def made_indexes(self, store: Any) -> list[str]:
+        """The fields by which the store wants the database to delete, when it opens."""
+        made = []
+        records = store.backend.responses
+        for name in ("collection", "_leases"):
+            collection = mock.Mock()
+            collection.create_index = lambda field, **more: made.append(
+                field if more["expireAfterSeconds"] == 0 else "wrong"
+            )
+            setattr(records, name, collection)
+        records._make_indexes()
+        return made
+
+    def test_other_collections_are_neither_listed_nor_touched(self) -> None:
+        database = self.link().database
+        mine = f"api_relay_{self.namespace}"
+        strangers = ["responses", f"{mine}x_records", f"{mine}_records_old"]
+        for name in strangers:
+            database[name].insert_one({"_id": "GET /a", "data": b"theirs"})
+        store = self.node()
+        self.put(store, "GET /a")
+        self.assertEqual(list(store.keys()), ["GET /a"])
+        store.clear()
+        self.assertTrue(store.flush(5.0))
+        for name in strangers:
+            self.assertEqual(database[name].find_one({"_id": "GET /a"})["data"], b"theirs")
+            database[name].delete_many({})
+
+    def test_namespaces_that_are_named_alike_are_apart(self) -> None:
+        stores = []
+        for name in ("a-b", "a_b", "a.b"):
+            store = open_shared(f"{self.server.url}?namespace={name}", "x", 5.0)
+            self.addCleanup(store.close, 2.0)
+            stores.append(store)
+        self.put(stores[0], "GET /a")
+        self.assertEqual([len(list(store.keys())) for store in stores], [1, 0, 0])
+
+
+class MongoFencesTest(MongoCase, FenceCases):
+    """Writes that come too late."""
+
+    def test_a_write_between_the_two_steps_of_another_is_not_lost(self) -> None:
+        store = self.node()
+        records: Any = store.backend.responses
+        data = records.encode("GET /a", make_record())
+        collection, calls = records.collection, []
+
+        class Meddled:
+            """A collection in which another node writes between update and insert."""
+
+            def update_one(self, *words: Any) -> Any:
+                calls.append("update")
+                return collection.update_one(*words)
+
+            def insert_one(self, document: Any) -> Any:
+                collection.insert_one({**document, "data": b"other", "number": 1})
+                return collection.insert_one(document)
+
+        records.collection = Meddled()
+        store.write("GET /a", make_record())
+        self.assertTrue(store.flush(5.0))
+        records.collection = collection
+        self.assertEqual(collection.find_one({"_id": "GET /a"})["data"], data)
+        self.assertEqual(len(calls), 2)
+
+
+class MongoLeasesTest(MongoCase, LeaseCases):
+    """Who fetches."""
+
+
+class MongoNewsTest(MongoCase, NewsCases):
+    """What has changed."""
+
+    def boards(self) -> tuple[MongoBoard, MongoBoard]:
+        link = self.link()
+        name = f"api_relay_{self.namespace}"
+        boards = MongoBoard(link, name, wait=_no_wait), MongoBoard(link, name, wait=_no_wait)
+        for board in boards:
+            self.assertEqual(board.news(), [])
+        return boards
+
+    def test_a_number_that_is_drawn_and_not_written_is_waited_for(self) -> None:
+        here, there = self.boards()
+        number = here._numbers.draw("change", 1)
+        here.publish(["second"])
+        self.assertEqual(there.news(), ["second"])
+        self.assertEqual(there.news(), [])
+        here._changes.insert_one({"_id": number, "author": "x", "keys": ["first"]})
+        self.assertEqual(there.news(), ["first"])
+        here.publish(["third"])
+        self.assertEqual(there.news(), ["third"])
+        self.assertEqual(there._ahead, set())
+
+    def test_a_number_that_is_never_written_lets_everything_be_dropped(self) -> None:
+        here, there = self.boards()
+        here._numbers.draw("change", 1)
+        here.publish(["second"])
+        with mock.patch("time.monotonic", return_value=time.monotonic()) as clock:
+            self.assertEqual((there.news(), there.news()), (["second"], []))
+            clock.return_value += HOLE_LASTS + 0.1
+            self.assertEqual(there.news(), [None])
+            self.assertEqual(there.news(), [])
+        here.publish(["third"])
+        self.assertEqual(there.news(), ["third"])
+
+    def test_who_has_slept_for_long_drops_everything(self) -> None:
+        here, there = self.boards()
+        with (
+            mock.patch.object(mongodb, "KEPT_NEWS", 3),
+            mock.patch.object(mongodb, "TIDY_EVERY", 2),
+        ):
+            for number in range(6):
+                here.publish([str(number)])
+            self.assertEqual(there.news(), [None])
+            self.assertLessEqual(here._changes.count_documents({}), 4)
+        here.publish(["next"])
+        self.assertEqual(there.news(), ["next"])
+
+    def test_a_database_that_was_emptied_lets_everything_be_dropped(self) -> None:
+        here, there = self.boards()
+        here.publish(["a"])
+        here.publish(["b"])
+        self.assertEqual(there.news(), ["a", "b"])
+        here._numbers._numbers.delete_many({})
+        here._changes.delete_many({})
+        here.publish(["c"])
+        self.assertEqual(there.news(), [None])
+
+
+class MongoFaultsTest(MongoCase, FaultCases):
+    """The database fails."""
+
+    def make_server(self) -> DatabaseServer:
+        return MongoServer()
+
+    def test_a_wrong_password_is_said_and_not_tried_again_and_again(self) -> None:
+        server = MongoStandIn("--password")
+        self.addCleanup(server.close)
+        url = server.url.replace("//", "//me:wrong-one@")
+        store = open_shared(url, self.namespace, 0.5)
+        self.addCleanup(store.close, 0.1)
+        store.coordinator().on_change(lambda key: None)
+        until = time.monotonic() + 0.4
+        while time.monotonic() < until:
+            self.assertIsNone(store.read("GET /a"))
+            self.assertIsNotNone(store.coordinator().lease("GET /a", 1.0))
+            store.write("GET /b", make_record())
+            time.sleep(0.01)
+        self.assertIn("it does not let us in (Authentication failed", store.fault)
+        self.assertNotIn("wrong-one", "".join(self.lines))
+        link = MongoLink(server.url, "", 0.5)
+        self.addCleanup(link.close)
+        self.assertIn(link.client.admin.command("tried")["n"], range(1, 10))
+
+
+class MongoUrlTest(unittest.TestCase):
+    """What the driver does not understand."""
+
+    def test_a_wrong_option_is_one_line(self) -> None:
+        for query in ("maxPoolSize=x&tls=perhaps", "authMechanism=NONE"):
+            with self.assertRaises(ConfigError) as caught:
+                open_shared(f"mongodb://me:secret@h/x?{query}", "x", 0.05)
+            self.assertNotIn("secret", str(caught.exception))
+            self.assertIn("mongodb://me:***@h/x", str(caught.exception))
+
+
+def _as_naive(moment: float) -> float:
+    """What a driver makes of a moment in UTC that it gives back without a time zone."""
+    return time.mktime(time.gmtime(moment))
+
+
+def _no_wait(seconds: float) -> None:
+    """The test knows when there are news."""
+
+
+del SharedStoreCases, RecordCases, FenceCases, LeaseCases, NewsCases, FaultCases, MongoCase

@@ -1,0 +1,192 @@
+"""The store in a Redis that nodes share, with a real one."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import unittest
+from typing import Any
+from unittest import mock
+
+from api_relaying_server.tiers import redis, redis_link
+from api_relaying_server.tiers.redis_link import MOST_CONNECTIONS
+from api_relaying_server.tiers.shared_store import open_shared
+from tests.database_support import DatabaseServer, RedisServer
+from tests.shared_store_cases import (
+    FaultCases,
+    FenceCases,
+    LeaseCases,
+    NewsCases,
+    RecordCases,
+    SharedStoreCases,
+)
+from tests.store_support import NEVER, eventually, make_record
+
+_server: RedisServer
+
+
+def setUpModule() -> None:
+    """One Redis for all tests that do not break theirs."""
+    global _server
+    _server = RedisServer()
+    unittest.addModuleCleanup(_server.close)
+
+
+class RedisCase(SharedStoreCases):
+    """Tests with a Redis."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        patch = mock.patch.object(redis, "LISTEN", 0.05)  # else each end waits for a look
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    @property
+    def server(self) -> RedisServer:  # type: ignore[override]
+        """The one for all tests."""
+        return _server
+
+    def stored(self, key: str) -> str:
+        """The name under which the database has a key."""
+        return f"api_relay:{self.namespace}:r:{key}"
+
+
+class RedisRecordsTest(RedisCase, RecordCases):
+    """Records that all nodes read and write."""
+
+    def test_a_record_expires_when_it_is_of_no_more_use(self) -> None:
+        store = self.node()
+        store.write("GET /soon", make_record(expires=time.time() + 0.3))
+        store.write("GET /later", make_record(expires=time.time() + 1000))
+        store.write("GET /never", make_record(expires=float("inf")))
+        store.flush(5.0)
+        left = int(self.server.tell("PTTL", self.stored("GET /later"))[1:])
+        self.assertTrue(900_000 < left <= 1_000_000, left)
+        self.assertGreater(int(self.server.tell("PTTL", self.stored("GET /never"))[1:]), 10**12)
+        eventually(lambda: store.read("GET /soon") is None, "it has expired")
+        self.assertEqual(self.server.tell("EXISTS", self.stored("GET /soon")), b":0")
+
+    def test_keys_of_other_programs_are_neither_listed_nor_touched(self) -> None:
+        near = f"api_relay:{self.namespace}"
+        strangers = ["GET /a", "http_cache:x", near, f"{near}x:r:GET /a", f"{near}:r"]
+        for name in strangers:
+            self.server.tell("SET", name, "mine")
+        store = self.node()
+        self.put(store, "GET /a")
+        self.assertEqual(list(store.keys()), ["GET /a"])
+        store.clear()
+        self.assertTrue(store.flush(5.0))
+        self.assertEqual([self.server.tell("GET", name) for name in strangers], [b"mine"] * 5)
+
+    def test_a_record_is_the_number_of_its_write_and_our_format(self) -> None:
+        store = self.node()
+        self.put(store, "GET /a")
+        data = self.server.tell("GET", self.stored("GET /a"))
+        self.assertRegex(data[:16], rb"\A[0-9]{16}\Z")
+        self.assertTrue(data[16:].startswith(b"RLY"))
+
+
+class RedisFencesTest(RedisCase, FenceCases):
+    """Writes that come too late."""
+
+    def test_numbers_grow_though_the_database_forgets_the_last(self) -> None:
+        asleep, awake, dropped = self.late_writer()
+        self.server.tell("DEL", f"api_relay:{self.namespace}:n")
+        self.put(awake, "GET /a", seed="next")
+        self.assert_refused(asleep, dropped)
+
+
+class RedisLeasesTest(RedisCase, LeaseCases):
+    """Who fetches."""
+
+
+class RedisNewsTest(RedisCase, NewsCases):
+    """What has changed."""
+
+
+class RedisFaultsTest(RedisCase, FaultCases):
+    """The database fails."""
+
+    def make_server(self) -> DatabaseServer:
+        return RedisServer()
+
+    def test_full_it_is_said_once_and_stores_again_when_there_is_room(self) -> None:
+        server = RedisServer("--maxmemory", "3mb", "--maxmemory-policy", "noeviction")
+        self.addCleanup(server.close)
+        store = self.node(server=server)
+        for number in range(40):
+            store.write(f"GET /{number}", make_record(number, 200_000))
+        eventually(lambda: "no space left" in store.fault, f"it is full; {store.fault}")
+        self.assertIsNotNone(store.read("GET /39"))
+        server.tell("CONFIG", "SET", "maxmemory", "1gb")
+        self.assert_heals(store)
+        self.assertEqual(self.said("fails: "), 1)
+
+    def test_a_wrong_password_is_said_and_not_tried_again_and_again(self) -> None:
+        server = RedisServer("--requirepass", "secret")
+        self.addCleanup(server.close)
+        url = server.url.replace("//", "//:wrong-one@")
+        store = open_shared(url, self.namespace, 0.5)
+        self.addCleanup(store.close, 2.0)
+        store.coordinator().on_change(lambda key: None)
+        until = time.monotonic() + 0.4
+        while time.monotonic() < until:
+            self.assertIsNone(store.read("GET /a"))
+            self.assertIsNotNone(store.coordinator().lease("GET /a", 1.0))
+            store.write("GET /b", make_record())
+            time.sleep(0.01)
+        self.assertIn("it does not let us in", store.fault)
+        self.assertEqual(self.said("it does not let us in"), 1 + self.said("cannot be opened"))
+        self.assertNotIn("wrong-one", "".join(self.lines))
+        store.close(0.1)
+        right = open_shared(server.url.replace("//", "//:secret@"), self.namespace, 2.0)
+        self.addCleanup(right.close, 2.0)
+        self.put(right, "GET /a")
+        responses: Any = right.backend.responses
+        info = responses.connection.info("stats")
+        self.assertLessEqual(info["total_connections_received"], 20)
+
+    def test_more_readers_than_connections_share_them(self) -> None:
+        store = self.node()
+        self.put(store, "GET /a")
+        found = []
+
+        def read() -> None:
+            for _ in range(20):
+                found.append(store.read("GET /a"))
+
+        threads = [threading.Thread(target=read) for _ in range(3 * MOST_CONNECTIONS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(found, [make_record(("GET /a", 0))] * (60 * MOST_CONNECTIONS))
+        link = store.backend.responses._link  # type: ignore[attr-defined]
+        self.assertLessEqual(link._count, MOST_CONNECTIONS)
+
+    def test_what_listens_there_but_is_no_redis_is_done_without(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
+            with mock.patch.object(redis_link, "PATIENCE", 0.1):
+                store = open_shared(url, self.namespace, 0.05)
+            self.addCleanup(store.close, 0.1)
+            self.assertIsNone(store.read("GET /a"))
+            self.assertNotEqual(store.fault, "")
+
+
+class RedisUrlTest(unittest.TestCase):
+    """Databases by number, and TLS."""
+
+    def test_the_number_names_the_database(self) -> None:
+        first = open_shared(_server.url + "/3", "numbers", 5.0)
+        second = open_shared(_server.url + "/4", "numbers", 5.0)
+        for store in (first, second):
+            self.addCleanup(store.close, 2.0)
+        first.write("GET /a", make_record(expires=NEVER))
+        self.assertTrue(first.flush(5.0))
+        self.assertIsNotNone(first.read("GET /a"))
+        self.assertIsNone(second.read("GET /a"))
+
+
+del SharedStoreCases, RecordCases, FenceCases, LeaseCases, NewsCases, FaultCases, RedisCase
