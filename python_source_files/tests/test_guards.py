@@ -16,7 +16,7 @@ from api_relaying_server.errors import (
 from api_relaying_server.upstream.budget import LATE, Slots, SlotsTaken, TokenBucket
 from api_relaying_server.upstream.cooldown import LOG, CoolDown
 from api_relaying_server.upstream.guards import PATIENCE as LONGEST_WAIT
-from api_relaying_server.upstream.guards import GuardedUpstream
+from api_relaying_server.upstream.guards import PLENTY, GuardedUpstream
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.told import Scope, Told
 from tests.relay_support import PATIENCE, eventually
@@ -252,12 +252,13 @@ class NewsTest(GuardCase):
         self.assertEqual(refused.exception.retry_after, 20)
 
     def test_spare_is_what_nobody_waits_for(self):
-        guarded = self.guard(rate=(1.0, 2))
-        self.assertEqual(guarded.spare(), 2)
-        get(guarded)
-        self.assertEqual(guarded.spare(), 1)
+        guarded = self.guard(limit=9, rate=(1.0, 4))
+        for spare in (2, 1, 0, 0):
+            self.assertEqual(guarded.spare(), spare, "half a burst is for clients")
+            get(guarded)
+        self.assertEqual(self.guard(rate=(1.0, 1)).spare(), 1)
         guarded = self.guard(lambda target: UpstreamRefused())
-        self.assertEqual(guarded.spare(), 4)
+        self.assertEqual(guarded.spare(), PLENTY)
         with self.assertRaises(UpstreamRefused):
             get(guarded)
         self.assertEqual(guarded.spare(), 0)
