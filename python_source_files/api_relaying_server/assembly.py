@@ -38,6 +38,7 @@ from api_relaying_server.upstream.cooldown import CoolDown
 from api_relaying_server.upstream.guards import GuardedUpstream, UpstreamLike
 from api_relaying_server.upstream.session import RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
+from api_relaying_server.upstream.unplugged import Unplugged
 
 SPARE_DESCRIPTORS = 256
 """Descriptors that are not for clients: the store, the upstream, logs."""
@@ -145,12 +146,7 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
     keeper = Keeper(hot, store, Notes(), policy, time.time, coordinator, news)
     session = RelaySession(store.backend, settings.upstream_connections)
     counters = Counters(hot.answered)
-    upstream = CountedUpstream(
-        Upstream(
-            session, parse_base(upstream_url), settings.timeout_connect, settings.timeout_read
-        ),
-        counters,
-    )
+    upstream = CountedUpstream(_upstream(settings, session, upstream_url), counters)
     guarded = _guarded(upstream, settings)
     fetcher = Fetcher(guarded, keeper, policy, settings.public_host)
     refresher = Refresher()
@@ -216,6 +212,13 @@ def _access_log(settings: Settings) -> AccessLog | None:
             f"{place}: {path} cannot be opened ({error.strerror}); "
             "give another file, or - for standard output"
         ) from error
+
+
+def _upstream(settings: Settings, session: RelaySession, url: str) -> UpstreamLike:
+    base = parse_base(url)
+    if settings.offline:
+        return Unplugged(base)
+    return Upstream(session, base, settings.timeout_connect, settings.timeout_read)
 
 
 def _guarded(upstream: UpstreamLike, settings: Settings) -> GuardedUpstream:

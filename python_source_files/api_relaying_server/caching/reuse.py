@@ -229,7 +229,8 @@ def _judge(
             return Fresh(found, stale=True, why="max-stale")
         window = found.directives.seconds("stale-while-revalidate")
         if window is not None and staleness <= window:  # RFC 5861, 3
-            return Fresh(found, stale=True, refresh=True, why="stale-while-revalidate")
+            refresh = not policy.offline
+            return Fresh(found, stale=True, refresh=refresh, why="stale-while-revalidate")
     return _ask("stale", request, case)
 
 
