@@ -222,8 +222,9 @@ def _upstream(settings: Settings, session: RelaySession, url: str) -> UpstreamLi
 
 
 def _guarded(upstream: UpstreamLike, settings: Settings) -> GuardedUpstream:
-    # Calls that wait hold threads, and answers from the store need some too.
-    waiting = max(1, settings.threads // 4)
+    # Calls that wait hold threads: with those under way they leave an eighth of the usual ones to
+    # answers from the store.
+    waiting = max(1, settings.threads * 3 // 8)
     rate = settings.upstream_rate
     tokens = None if rate is None else TokenBucket(rate.per_second, rate.burst, waiting)
     slots = Slots(settings.upstream_connections, waiting)
