@@ -23,10 +23,10 @@ from api_relaying_server.tiers.fences import Fences
 from api_relaying_server.tiers.health import Way
 from api_relaying_server.tiers.storage import HARMLESS, StorageFault
 
-LEASE_LASTS = 4.0
+LEASE_LASTS = 3.0
 """Seconds after which the lease of a process that has died, or hangs, is another one's."""
 
-RENEW_EVERY = 1.0
+RENEW_EVERY = 0.75
 """Seconds between two renewals of the leases that are held: three may fail."""
 
 POLL_FIRST, POLL_MOST = 0.004, 0.05

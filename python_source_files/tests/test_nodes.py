@@ -1,0 +1,445 @@
+"""Nodes that share a database: relays as processes of their own, and what coordinates them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+import unittest
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from api_relaying_server.tiers.fences import Fences
+from api_relaying_server.tiers.nodes import Both, NodeCoordinator, name_of
+from api_relaying_server.tiers.storage import StorageFault, Trouble
+from tests.database_support import DatabaseServer, MongoServer, RedisServer
+from tests.relay_support import (
+    SOURCES,
+    Asked,
+    Reply,
+    RunningRelay,
+    Script,
+    ScriptedOrigin,
+    eventually,
+    response,
+)
+
+FRESH = ("Cache-Control", "max-age=600")
+
+CLIENTS = 20
+"""Clients of each node that ask for the same at once."""
+
+LEASE_AND_MORE = 20.0
+"""Seconds in which the lease of a killed node has ended, on a busy machine."""
+
+
+class Slow:
+    """An origin's script that counts calls and answers after a while."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+    def __call__(self, asked: Asked) -> Script:
+        if self.seconds:
+            time.sleep(self.seconds)
+        if asked.method == "POST":
+            return response(204)
+        return response(200, [FRESH], f"{asked.target} {time.time()}".encode())
+
+
+def start_node(origin: ScriptedOrigin, database: DatabaseServer, *flags: str) -> RunningRelay:
+    """A relay on a database."""
+    return RunningRelay(origin.url, "--cache", database.url, "--drain", "1", *flags)
+
+
+class SharedCases(unittest.TestCase):
+    """What nodes have in common, whatever the database."""
+
+    database: DatabaseServer
+    script: Slow
+    origin: ScriptedOrigin
+    here: RunningRelay
+    there: RunningRelay
+
+    @classmethod
+    def share(cls, database: DatabaseServer) -> None:
+        """Start two nodes on a database, for all tests of the class."""
+        cls.database = database
+        cls.addClassCleanup(database.close)
+        cls.script = Slow()
+        cls.origin = ScriptedOrigin(cls.script)
+        cls.origin.__enter__()
+        cls.addClassCleanup(cls.origin.close)
+        with ThreadPoolExecutor(2) as starting:
+            started = [starting.submit(start_node, cls.origin, database) for _ in range(2)]
+            cls.here, cls.there = (future.result() for future in started)
+        for node in (cls.here, cls.there):
+            cls.addClassCleanup(node.stop)
+
+    def setUp(self) -> None:
+        self.script.seconds = 0.0
+        self.origin.requests.clear()
+
+    def assert_traceless(self, *relays: RunningRelay) -> None:
+        for relay in relays:
+            self.assertNotIn("Traceback", relay.log())
+
+    def test_what_one_node_has_fetched_and_what_one_has_changed_counts_for_both(self) -> None:
+        self.assertIn("fwd=uri-miss", self.here.get("/a").cache_status)
+        eventually(lambda: "hit" in self.there.get("/a").cache_status, "a hit on the other node")
+        self.assertEqual(len(self.origin.requests), 1)
+        for node in (self.here, self.there):
+            self.assertTrue(node.get("/a").cache_status.startswith("hit"))
+
+        self.assertEqual(self.here.request("POST", "/a", body=b"x").status, 204)
+        asked = len(self.origin.requests)
+        told = time.monotonic()
+        # RFC 9111, 4.4: nobody may use it now before the origin has confirmed it.
+        eventually(lambda: "hit" not in self.there.get("/a").cache_status, "it reaches the other")
+        self.assertLess(time.monotonic() - told, 3.0)  # within a second, on a machine with time
+        eventually(lambda: "hit" in self.here.get("/a").cache_status, "fetched anew for both")
+        # Once for both; twice where the second asks before it has heard of the first one's answer.
+        self.assertIn(len(self.origin.requests) - asked, (1, 2))
+        self.assert_traceless(self.here, self.there)
+
+    def test_one_fetch_for_one_cold_key(self) -> None:
+        self.script.seconds = 0.4
+        calls = []
+        for attempt in range(3):  # a node that waits for more than its deadline fetches for itself
+            target = f"/cold/{attempt}"
+            replies = self.ask_at_once(target)
+            self.assertEqual({reply.status for reply in replies}, {200})
+            calls.append(sum(asked.target == target for asked in self.origin.requests))
+            if calls[-1] == 1:
+                self.assertEqual(len({reply.body for reply in replies}), 1)
+                break
+        self.assertEqual(calls[-1], 1, calls)
+        self.assert_traceless(self.here, self.there)
+
+    def ask_at_once(self, target: str) -> list[Reply]:
+        """The answers to many clients of each node."""
+        nodes = (self.here, self.there)
+        with ThreadPoolExecutor(CLIENTS * len(nodes)) as clients:
+            asked = [clients.submit(node.get, target) for node in nodes for _ in range(CLIENTS)]
+            return [future.result() for future in asked]
+
+
+class RedisNodesTest(SharedCases):
+    """Nodes that share a Redis."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.share(RedisServer())
+
+    def test_a_node_that_is_killed_while_it_fetches_costs_one_more_call(self) -> None:
+        mortal = start_node(self.origin, self.database)
+        self.addCleanup(mortal.stop)
+        self.script.seconds = 1.0
+        with ThreadPoolExecutor(CLIENTS + 1) as clients:
+            lost = clients.submit(_none_if_cut, mortal, "/killed")
+            self.origin.wait_for(1)
+            waiting = [clients.submit(self.there.get, "/killed") for _ in range(CLIENTS)]
+            time.sleep(0.1)  # some of them are to wait before; what is asserted holds in any case
+            mortal.signal(signal.SIGKILL)
+            replies = [future.result(LEASE_AND_MORE) for future in waiting]
+            self.assertIsNone(lost.result())
+        self.assertEqual([reply.status for reply in replies], [200] * CLIENTS)
+        self.assertEqual(len(self.origin.requests), 2)
+        self.assert_traceless(self.there)
+
+    def test_without_the_database_everybody_is_answered_soon_and_it_heals(self) -> None:
+        slowest: list[float] = []
+        stop = threading.Event()
+        with ThreadPoolExecutor(8) as clients:
+            load = [
+                clients.submit(_ask_for_more_and_more, node, f"/{client}", stop, slowest)
+                for node in (self.here, self.there)
+                for client in range(4)
+            ]
+            eventually(lambda: len(self.origin.requests) > 20, "they ask")
+            self.database.kill()
+            eventually(lambda: "going on without it" in self.here.log(), "it is said")
+            asked = len(self.origin.requests)
+            eventually(lambda: len(self.origin.requests) > asked + 100, "they go on asking")
+            self.database.start()
+            eventually(lambda: "works again" in self.here.log(), "it heals")
+            stop.set()
+            answered = sum(future.result() for future in load)
+        self.assertGreater(answered, 100)
+        self.assertLess(sorted(slowest)[4], 1.0)  # some 0.06 s on a machine with time
+
+        def is_shared() -> bool:
+            self.here.get("/healed")
+            return "hit" in self.there.get("/healed").cache_status
+
+        eventually(is_shared, "they share again")
+        self.assertLess(self.here.log().count("going on without it"), 5)
+        self.assert_traceless(self.here, self.there)
+
+
+class MongoNodesTest(SharedCases):
+    """Nodes that share a MongoDB."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.share(MongoServer())
+
+
+class Board:
+    """A board whose leases and troubles a test decides."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, str] = {}
+        self.fault: StorageFault | None = None
+        self.published: list[str | None] = []
+        self.told: list[list[str | None]] = []
+        self.calls = 0
+        self.numbers = iter(range(1, 1000))
+        self.closed = False
+
+    def require(self) -> None:
+        """Raise the trouble, if there is any."""
+        self.calls += 1
+        if self.fault is not None:
+            raise self.fault
+
+    def acquire(self, name: str, token: str, seconds: float) -> int | None:
+        self.require()
+        if self.taken.setdefault(name, token) != token:
+            return None
+        return next(self.numbers)
+
+    def check(self) -> None:
+        self.require()
+
+    def renew(self, held: Sequence[tuple[str, str]], seconds: float) -> None:
+        self.require()
+
+    def release(self, held: Sequence[tuple[str, str]]) -> None:
+        self.require()
+        for name, token in held:
+            if self.taken.get(name) == token:
+                del self.taken[name]
+
+    def publish(self, keys: Sequence[str | None]) -> None:
+        self.require()
+        self.published += keys
+
+    def news(self) -> Iterable[str | None]:
+        self.require()
+        if self.told:
+            return self.told.pop(0)
+        time.sleep(0.01)
+        return []
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class CoordinatorTest(unittest.TestCase):
+    """The coordinator of one process, with a board in its memory."""
+
+    def setUp(self) -> None:
+        self.board = Board()
+        self.fences = Fences()
+        self.coordinator = NodeCoordinator(self.board, self.fences)
+        self.addCleanup(self.coordinator.close)
+
+    def test_a_claim_has_a_number_while_it_is_held(self) -> None:
+        first = self.coordinator.lease("record GET /a", 1.0)
+        other = self.coordinator.lease("GET /a", 1.0)
+        assert first is not None and other is not None
+        self.assertEqual(self.fences.number_for("GET /a"), 1)
+        self.assertIsNone(self.fences.number_for("GET /b"))
+        other.release()
+        self.assertEqual(self.fences.number_for("GET /a"), 1)
+        first.release()
+        first.release()
+        self.assertIsNone(self.fences.number_for("GET /a"))
+        eventually(lambda: not self.board.taken, "both were given back")
+
+    def test_in_trouble_everybody_may_fetch_and_no_request_asks_again(self) -> None:
+        for trouble in (Trouble.STALLED, Trouble.UNREACHABLE):
+            self.board.fault = StorageFault(trouble, "test")
+            self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
+            asked = self.board.calls
+            started = time.monotonic()
+            for _ in range(1000):
+                self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
+            self.assertLess(self.board.calls - asked, 10 + 10 * (time.monotonic() - started))
+            self.board.fault = None
+            eventually(self.excludes, "leases mean something again")
+
+    def excludes(self) -> bool:
+        """True where a second one does not get what the first one has."""
+        first, second = (self.coordinator.lease("GET /x", 0.0) for _ in range(2))
+        if first is not None:
+            first.release()
+        return second is None
+
+    def test_one_call_too_many_does_not_end_all_leases(self) -> None:
+        self.board.fault = StorageFault(Trouble.BUSY, "test")
+        self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
+        self.board.fault = None
+        self.assertTrue(self.excludes())
+
+    def test_what_is_to_be_told_is_told_later_if_it_cannot_be_now(self) -> None:
+        self.board.fault = StorageFault(Trouble.UNREACHABLE, "test")
+        self.coordinator.tell_changed("GET /a")
+        self.coordinator.tell_changed("GET /b")
+        eventually(lambda: self.board.calls > 1, "it was tried again")
+        self.board.fault = None
+        eventually(lambda: len(self.board.published) >= 2, "both were told")
+        self.assertEqual(self.board.published, ["GET /a", "GET /b"])
+
+    def test_after_a_gap_everything_is_dropped(self) -> None:
+        dropped: list[str | None] = []
+        self.coordinator.on_change(dropped.append)
+        self.board.told.append(["GET /a"])
+        eventually(lambda: dropped == ["GET /a"], "it was heard")
+        self.board.fault = StorageFault(Trouble.STALLED, "test")
+        asked = self.board.calls
+        eventually(lambda: self.board.calls > asked + 1, "it is asked again")
+        self.board.fault = None
+        eventually(lambda: dropped[1:] == [None], "all was dropped, once")
+
+    def test_closed_it_gives_back_what_it_holds_and_lets_everybody_fetch(self) -> None:
+        self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
+        self.coordinator.close()
+        self.assertEqual(self.board.taken, {})
+        self.assertTrue(self.board.closed)
+        calls = self.board.calls
+        self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
+        self.assertEqual(self.board.calls, calls)
+
+    def test_names_are_short_and_apart(self) -> None:
+        keys = ["GET /" + "x" * length for length in (0, 1, 10_000)] + ["GET /\udc80"]
+        names = {name_of(key) for key in keys}
+        self.assertEqual(len(names), 4)
+        self.assertEqual({len(name) for name in names}, {32})
+
+
+class BothTest(unittest.TestCase):
+    """Workers of one machine, and nodes."""
+
+    def test_a_lease_is_held_with_both_or_with_none(self) -> None:
+        near, far = Board(), Board()
+        coordinators = NodeCoordinator(near, Fences()), NodeCoordinator(far, Fences())
+        both = Both(*coordinators)
+        self.addCleanup(both.close)
+        lease = both.lease("GET /a", 1.0)
+        assert lease is not None
+        self.assertFalse(lease.waited)
+        self.assertEqual((len(near.taken), len(far.taken)), (1, 1))
+        self.assertIsNone(both.lease("GET /a", 0.0))
+        lease.release()
+        eventually(lambda: not near.taken and not far.taken, "given back to both")
+        far.taken[name_of("GET /b")] = "another"
+        self.assertIsNone(both.lease("GET /b", 0.0))
+        eventually(lambda: not near.taken, "the nearer one is given back where the other fails")
+        threading.Timer(0.05, far.taken.clear).start()
+        waited = both.lease("GET /b", 10.0)
+        assert waited is not None
+        self.assertTrue(waited.waited)
+
+    def test_both_are_told_and_heard(self) -> None:
+        near, far = Board(), Board()
+        both = Both(NodeCoordinator(near, Fences()), NodeCoordinator(far, Fences()))
+        self.addCleanup(both.close)
+        heard: list[str | None] = []
+        both.on_change(heard.append)
+        both.tell_changed("GET /a")
+        eventually(lambda: near.published == far.published == ["GET /a"], "both were told")
+        near.told.append(["GET /b"])
+        far.told.append([None])
+        eventually(lambda: set(heard) == {"GET /b", None}, "both were heard")
+        both.close()
+        self.assertTrue(near.closed and far.closed)
+
+
+class DriversTest(unittest.TestCase):
+    """What is not used is not imported, and what is not installed is told."""
+
+    def run_python(self, program: str) -> str:
+        """What a program says that runs in the place of the relay."""
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program],
+            cwd=SOURCES,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout
+
+    def test_a_relay_with_a_file_imports_no_driver_and_others_still_can(self) -> None:
+        out = self.run_python(
+            "import sys\n"
+            "from api_relaying_server.tiers.drivers import NAMES, left_out\n"
+            "with left_out():\n"
+            "    import api_relaying_server.assembly\n"
+            "print([name for name in NAMES if name in sys.modules])\n"
+            "from api_relaying_server.tiers import mongodb, redis\n"
+            "import pymongo, redis\n"
+        )
+        self.assertEqual(out, "[]\n")
+
+    def test_without_a_driver_it_is_told_what_to_install(self) -> None:
+        program = (
+            "import sys\n"
+            "for name in ('redis', 'pymongo', 'bson', 'gridfs'):\n"
+            "    sys.modules[name] = None\n"
+            "from api_relaying_server.cli import main\n"
+            "for url in ('redis://me:secret@h', 'mongodb://me:secret@h'):\n"
+            "    sys.stderr = sys.stdout\n"
+            "    print(main(['--port', '0', '--cache', url], {}))\n"
+        )
+        out = self.run_python(program)
+        self.assertEqual([line for line in out.splitlines() if line.isdigit()], ["1", "1"])
+        for extra in ("redis", "mongodb"):
+            self.assertIn(f"pip install 'api-relaying-server[{extra}]'", out)
+        self.assertNotIn("secret", out)
+
+
+class PasswordTest(unittest.TestCase):
+    """Who reads what a relay says learns no password."""
+
+    def test_neither_the_start_nor_the_log_shows_it(self) -> None:
+        flags = ("--cache", "redis://me:secret@127.0.0.1:1", "--log-level", "debug")
+        with RunningRelay("http://127.0.0.1:1", *flags) as relay:
+            self.assertEqual(relay.get("/a").status, 502)  # the upstream is not there either
+            eventually(lambda: "going on without it" in relay.log(), "it is said")
+            relay.stop()
+            self.assertIn("redis://me:***@127.0.0.1:1", relay.log())
+            self.assertNotIn("secret", relay.log())
+
+
+def _none_if_cut(relay: RunningRelay, target: str) -> Reply | None:
+    try:
+        return relay.get(target)
+    except (OSError, EOFError):
+        return None
+
+
+def _ask_for_more_and_more(
+    relay: RunningRelay, prefix: str, stop: threading.Event, slowest: list[float]
+) -> int:
+    """Ask for what nobody has asked for until it is time to stop; how often, and the longest wait.
+
+    Any failure raises.
+    """
+    count, longest = 0, 0.0
+    while not stop.is_set():
+        started = time.monotonic()
+        reply = relay.get(f"{prefix}/{count}")
+        longest = max(longest, time.monotonic() - started)
+        if reply.status != 200:
+            raise AssertionError(f"{reply.status}: {reply.body!r}")
+        count += 1
+    slowest.append(longest)
+    return count
+
+
+del SharedCases
