@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import unittest
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api_relaying_server.errors import UpstreamResting
+from api_relaying_server.upstream import budget as budget_module
 from api_relaying_server.upstream.budget import LATE, Slots, SlotsTaken, TokenBucket
 from tests.relay_support import PATIENCE, eventually
 from tests.upstream_support import HandClock
@@ -141,12 +143,12 @@ class EmptiedTest(unittest.TestCase):
         self.assertFalse(tokens.take(0.0))
 
     def test_it_never_gives_more(self):
-        clock = HandClock()
-        tokens = bucket(clock, burst=2)
+        tokens = bucket(HandClock(), per_second=1.0, burst=2)
         for _ in range(2):
             tokens.take(0.0)
         tokens.empty(0.0)
-        self.assertEqual(tokens.left, 0)
+        with self.assertRaises(UpstreamResting):
+            tokens.take(0.9)
 
 
 class NeverMoreTest(unittest.TestCase):
@@ -247,6 +249,26 @@ class SlotsTest(unittest.TestCase):
         self.assertEqual(slots.waiting, 0)
         slots.give_back(0.0)
         self.assertEqual(slots.free, 1)
+
+    def test_a_slot_that_comes_in_the_last_moment_is_not_lost(self):
+        slots = Slots(1, 1)
+        slots.take(0.0)
+
+        class Late(budget_module._Waiter):
+            def __init__(self) -> None:
+                super().__init__()
+                self.turn = self  # type: ignore[assignment]
+
+            def acquire(self, timeout: float) -> bool:
+                slots.give_back(0.0)
+                return False
+
+            def release(self) -> None:
+                """Too late to be heard."""
+
+        with mock.patch.object(budget_module, "_Waiter", Late):
+            self.assertTrue(slots.take(1.0))
+        self.assertEqual(slots.free, 0)
 
     def test_it_is_told_when_one_may_come_free(self):
         slots = Slots(2, 0)

@@ -131,6 +131,15 @@ class PathTest(CoolDownCase):
         self.call("/b", PATH_FAILED._replace(wait=1.0))
         self.assertEqual(self.refused("/b").retry_after, 1)
 
+    def test_also_when_it_fails_again(self):
+        self.call("/a", PATH_FAILED)
+        self.clock.advance(5.0)
+        self.call("/a", PATH_FAILED._replace(wait=50.0))
+        self.assertEqual(self.rest("/a"), 50.0)
+        self.clock.advance(50.0)
+        self.call("/a", PATH_FAILED._replace(wait=1.0))
+        self.assertEqual(self.rest("/a"), 7.8125, "but it rests no less than without")
+
     def test_of_several_wishes_the_longest_counts(self):
         calls = [self.cooldown.admit("/a") for _ in range(3)]
         for call, wait in zip(calls, (10.0, 30.0, 20.0)):
@@ -216,6 +225,15 @@ class WholeTest(CoolDownCase):
                 self.call("/good", ANSWERED)
         self.assertTrue(self.cooldown.is_open)
 
+    def test_nor_with_the_answer_of_a_probe(self):
+        self.call("/a", PATH_FAILED._replace(wait=1.0))
+        self.call("/b", PATH_FAILED)
+        self.clock.advance(1.0)
+        self.call("/a", ANSWERED)
+        self.call("/c", PATH_FAILED)
+        self.call("/d", PATH_FAILED)
+        self.assertTrue(self.cooldown.is_open)
+
     def test_not_over_a_long_time(self):
         for number in range(9):
             self.call(f"/{number}", PATH_FAILED)
@@ -261,12 +279,12 @@ class WholeTest(CoolDownCase):
         self.assertEqual(self.rest(), 9.0, "but what the upstream asks for counts")
 
     def test_an_answer_that_uses_up_the_limit(self):
-        spent = Told(Scope.UPSTREAM, "its rate limit is used up", False, 30.0, True)
-        self.call("/a", spent)
-        self.assertEqual(self.refused("/b").retry_after, 30)
-        self.clock.advance(30.0)
-        self.call("/a", spent)
-        self.assertEqual(self.rest(), 30.0, "it is no failure: nothing grows")
+        spent = Told(Scope.UPSTREAM, "its rate limit is used up", False, 2.0, True)
+        for _ in range(4):
+            self.call("/a", spent)
+            self.assertEqual(self.refused("/b").retry_after, 2)
+            self.assertEqual(self.rest(), 2.0, "it is no failure: nothing grows")
+            self.clock.advance(2.0)
 
     def test_many_threads_one_probe(self):
         self.call("/a", REFUSED)
@@ -306,6 +324,11 @@ class NeverTest(CoolDownCase):
                 self.clock.advance(7.0)
                 self.call("/a", told)
                 self.assertEqual(self.cooldown.resting(), [])
+
+    def test_and_closes_no_others(self):
+        for path in ("/a", "/b", "/c", "/d"):
+            self.call(path, PATH_FAILED._replace(wait=7.0))
+        self.assertFalse(self.cooldown.admit("/e").is_probe)
 
 
 class JitterTest(unittest.TestCase):
@@ -366,12 +389,13 @@ class LogTest(unittest.TestCase):
         clock = HandClock()
         cooldown = CoolDown(5.0, clock, lambda: 1.0)
         with self.assertLogs(LOG, "DEBUG") as logged:
-            cooldown.settle(cooldown.admit("/a"), PATH_FAILED)
-            clock.advance(5.0)
+            for _ in range(3):
+                cooldown.settle(cooldown.admit("/a"), PATH_FAILED)
+                clock.advance(100.0)
             cooldown.settle(cooldown.admit("/a"), ANSWERED)
         self.assertEqual(
             [record.getMessage() for record in logged.records],
-            ["/a is left alone for 5.0 s: 503", "/a answers again after 5.0 s"],
+            ["/a is left alone for 5.0 s: 503", "/a answers again after 300.0 s"],
         )
 
 

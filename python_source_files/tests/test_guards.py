@@ -6,6 +6,7 @@ import logging
 import threading
 import unittest
 from typing import Callable
+from unittest import mock
 
 from api_relaying_server.errors import (
     BadRequest,
@@ -155,6 +156,20 @@ class OrderTest(GuardCase):
         self.assertEqual(refused.exception.reason, "cool-down")
         self.assertEqual(len(self.upstream.asked), 1)
         self.assertEqual(guarded.slots.free, 4)
+
+    def test_nor_does_a_wait_for_a_slot_count_less(self):
+        guarded = self.guard(limit=1, rate=(1.0, 5))
+        other = guarded.cooldown.admit("/api/y")
+
+        def take_while_another_fails(patience: float) -> bool:
+            guarded.cooldown.settle(other, Told(Scope.UPSTREAM, "refused"))
+            return True
+
+        with mock.patch.object(guarded.slots, "take", take_while_another_fails):
+            with self.assertRaises(UpstreamResting) as refused:
+                get(guarded)
+        self.assertEqual(refused.exception.reason, "cool-down")
+        self.assertEqual(self.upstream.asked, [])
 
 
 class SlotTest(GuardCase):

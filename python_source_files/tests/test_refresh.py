@@ -65,7 +65,7 @@ class PoolTest(unittest.TestCase):
 
     def test_the_most_wanted_first(self):
         self.hold()
-        for key, demand in (("a", 1), ("b", 5), ("c", 3)):
+        for key, demand in (("c", 3), ("b", 5), ("a", 1)):
             self.pool.submit(key, functools.partial(self.done.append, key), demand)
         for _ in range(9):
             self.pool.submit("a", self.fail)  # each request for what waits adds to its demand
@@ -224,10 +224,13 @@ class AheadTest(unittest.TestCase):
         self.answer("/a")
         self.spare = 0
         self.assertEqual(self.run_to(55.0), [])
+        for number in range(5):
+            self.put(f"/{number}", stored_at(NOW))
+            self.answer(f"/{number}")
         self.spare = -3
         self.assertEqual(self.run_to(56.0), [])
-        self.spare = 1
-        self.assertEqual(self.run_to(57.0), ["/a"])
+        self.spare = 100
+        self.assertEqual(sorted(self.run_to(57.0)), ["/0", "/1", "/2", "/3", "/4", "/a"])
 
     def test_no_room_then_later(self):
         self.put("/a", stored_at(NOW))
@@ -254,6 +257,15 @@ class AheadTest(unittest.TestCase):
         self.answer("/a")
         self.assertEqual(self.run_to(99.9), [], "that would be the same again")
         self.assertEqual(self.run_to(100.5), ["/a"])
+
+    def test_what_comes_beside_it_is_no_renewal(self):
+        one = stored_at(NOW, selecting=(("accept-language", "en"),))
+        self.put("/a", one)
+        self.answer("/a")
+        self.assertEqual(self.run_to(50.0), ["/a"])
+        self.put("/a", stored_at(NOW + 50, selecting=(("accept-language", "sv"),)), one)
+        self.answer("/a", nth=1)
+        self.assertEqual(self.run_to(55.0)[:1], ["/a"], "the first is yet to come")
 
     def test_each_variant_by_its_own_demand(self):
         english = stored_at(NOW, selecting=(("accept-language", "en"),))

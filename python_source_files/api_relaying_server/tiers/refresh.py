@@ -62,7 +62,7 @@ class Refresher:
     def _next(self, done: str) -> tuple[str, Job] | None:
         with self._lock:
             self._running.discard(done)
-            return self._take() if self._waiting and not self._closed else None
+            return self._take() if self._waiting else None
 
     def _work(self, key: str, job: Job) -> None:
         following: tuple[str, Job] | None = (key, job)
