@@ -52,13 +52,27 @@ class Playing:
         return self._fault.then not in (CLOSE, HANG)
 
 
-def check_fault(case: WireTestCase, fault: Fault) -> None:
-    """What is seen; then the same again, which is answered anew unless the first was whole."""
-    path = "/" + re.sub(r"[^a-z0-9]+", "-", fault.name.lower())
+def begin(case: type[WireTestCase], fault: Fault) -> tuple[Client, Playing]:
+    """Has the origin play the fault on a path of its own, and asks for it."""
     playing = Playing(fault)
-    case.play(path, playing)
+    case.origin.plays[path_of(fault)] = playing
+    return Client(case.relay.port, request(path_of(fault))), playing
+
+
+def path_of(fault: Fault) -> str:
+    """A path for this fault alone."""
+    return "/" + re.sub(r"[^a-z0-9]+", "-", fault.name.lower())
+
+
+def check_fault(case: WireTestCase, fault: Fault) -> None:
+    """What is seen on a fresh connection."""
     case.origin.drop_connections()
-    client = case.client(request(path))
+    check_begun(case, fault, *begin(type(case), fault))
+
+
+def check_begun(case: WireTestCase, fault: Fault, client: Client, playing: Playing) -> None:
+    """What is seen; then the same again, which is answered anew unless the first was whole."""
+    case.addCleanup(client.sock.close)
     if fault.seen == CUT:
         with case.assertRaises(Wrong):
             client.final()
@@ -71,10 +85,9 @@ def check_fault(case: WireTestCase, fault: Fault) -> None:
             client = case.client()
         client.send(request("/after"))
         case.assertEqual(client.final().body, b"GET /after HTTP/1.1\n")
-    again = case.client(request(path)).final()
+    again = case.client(request(path_of(fault))).final()
     case.assertEqual(again.body, fault.body if fault.seen == WHOLE else b"good")
-    asked = len(case.origin.heard(path))
-    case.assertEqual(asked, 1 if fault.seen == WHOLE else 2)
+    case.assertEqual(len(case.origin.heard(path_of(fault))), 1 if fault.seen == WHOLE else 2)
 
 
 def assert_seen(case: unittest.TestCase, fault: Fault, got: Got) -> None:
@@ -88,9 +101,30 @@ def assert_seen(case: unittest.TestCase, fault: Fault, got: Got) -> None:
     case.assertIn("api-relaying-server; error=", got.get("proxy-status") or "")
 
 
-@tests_of(FAULTS, check_fault)
+HANGS = tuple(fault for fault in FAULTS if fault.then == HANG)
+
+
+def check_hang(case: HangTest, fault: Fault) -> None:
+    """The same for a fault that was begun with all others, so that they take their time at once."""
+    check_begun(case, fault, *case.begun[fault])
+
+
+@tests_of(HANGS, check_hang)
+class HangTest(WireTestCase):
+    """An upstream that falls silent, in each state."""
+
+    flags = FLAGS
+    begun: dict[Fault, tuple[Client, Playing]]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.begun = {fault: begin(cls, fault) for fault in HANGS}
+
+
+@tests_of([fault for fault in FAULTS if fault.then != HANG], check_fault)
 class FaultTest(WireTestCase):
-    """Each fault once, on a path of its own."""
+    """Each other fault on a path of its own."""
 
     flags = FLAGS
 

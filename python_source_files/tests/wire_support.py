@@ -11,8 +11,12 @@ import threading
 import time
 import unittest
 from types import TracebackType
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
+from api_relaying_server.answer import Answer
+from api_relaying_server.http1.message import Fields, RequestHead
+from api_relaying_server.serving.front import Limits
+from api_relaying_server.serving.server import RelayServer, listen
 from tests.relay_support import (
     PATIENCE,
     Field,
@@ -247,7 +251,7 @@ class Client:
         self.sock = socket.create_connection(("127.0.0.1", port), patience)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._patience = patience
-        self._buffer = b""
+        self._buffer = bytearray()
         self.ended = False
         self.was_reset = False
         self.send(*data)
@@ -315,30 +319,32 @@ class Client:
         """All that comes until the server closes the connection."""
         while self._more():
             pass
-        got, self._buffer = self._buffer, b""
-        return got
+        return self._taken(len(self._buffer))
 
     def is_silent(self, seconds: float) -> bool:
         """True if nothing comes in that time, not even the end."""
         self.sock.settimeout(seconds)
         try:
-            return not self._buffer and not self._more() and not self.ended
+            return not (self._buffer or self._more() or self.ended)
         finally:
             self.sock.settimeout(self._patience)
 
     def _until(self, end: bytes) -> bytes:
-        while end not in self._buffer:
+        while (at := self._buffer.find(end)) < 0:
             if not self._more():
-                raise Wrong(f"the connection broke off after {self._buffer[-200:]!r}")
-        found, _, self._buffer = self._buffer.partition(end)
-        return found + end
+                raise Wrong(f"the connection broke off after {bytes(self._buffer[-200:])!r}")
+        return self._taken(at + len(end))
 
     def _exactly(self, count: int) -> bytes:
         while len(self._buffer) < count:
             if not self._more():
                 raise Wrong(f"{len(self._buffer)} of {count} bytes came")
-        found, self._buffer = self._buffer[:count], self._buffer[count:]
-        return found
+        return self._taken(count)
+
+    def _taken(self, count: int) -> bytes:
+        taken = bytes(memoryview(self._buffer)[:count])
+        del self._buffer[:count]
+        return taken
 
     def _more(self) -> bool:
         if self.ended:
@@ -397,11 +403,11 @@ class WireTestCase(unittest.TestCase):
         self.addCleanup(client.sock.close)
         return client
 
-    def play(self, path: str, play: Play | bytes) -> None:
+    def play(self, path: str, play: Play | bytes, *, early: bool = False) -> None:
         """Has the origin do this about requests for a path; bytes are sent and the connection is
-        kept.
+        kept, before the body is read where `early`.
         """
-        self.origin.plays[path] = play if callable(play) else _sends(play)
+        self.origin.plays[path] = play if callable(play) else sends(play, early=early)
 
     def mark(self) -> tuple[int, int]:
         """Where the origin's memory stands, for `assert_nothing_came_through`."""
@@ -416,9 +422,45 @@ class WireTestCase(unittest.TestCase):
         self.assertEqual(self.origin.bytes_heard - mark[1], len(heard[0].head))
 
 
-def _sends(data: bytes) -> Play:
+class FakeRelay:
+    """Answers each request with 200, or does what `act` does."""
+
+    def __init__(self, act: Callable[[RequestHead], Answer] | None = None) -> None:
+        self._act = act or (lambda request: Answer(200, "OK", Fields(), b"hello"))
+
+    def answer(self, request: RequestHead, caller: object) -> Answer:
+        """The answer to a request."""
+        return self._act(request)
+
+    def from_memory(self, request: RequestHead, now: float) -> None:
+        """Nothing is in memory."""
+
+
+class ServerInside:
+    """A server in a thread of this process, with something else in place of the relay."""
+
+    def __init__(self, relay: Any = None, threads: int = 4, **limits: Any) -> None:
+        listeners = listen("127.0.0.1", 0)
+        self.port: int = listeners[0].getsockname()[1]
+        inside: Any = relay or FakeRelay()
+        self.server = RelayServer(listeners, inside, {}, Limits(**limits), threads, 2**20)
+        self._thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+
+    def __enter__(self) -> ServerInside:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.server.front.stop_now()
+        self._thread.join(PATIENCE)
+
+
+def sends(data: bytes, *, early: bool = False) -> Play:
+    """Sends these bytes, before the body is read where `early`, and keeps the connection."""
+
     def play(talk: Talk) -> bool:
-        talk.body()
+        if not early:
+            talk.body()
         talk.send(data)
         return True
 

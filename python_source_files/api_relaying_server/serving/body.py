@@ -4,13 +4,15 @@ says (RFC 9112, 6).
 
 from __future__ import annotations
 
+import select
 import socket
 import time
-from collections.abc import Iterator
+from typing import Callable
 
 from api_relaying_server.errors import BadRequest
 from api_relaying_server.http1.chunked import ChunkedDecoder
-from api_relaying_server.serving.connection import Connection
+from api_relaying_server.serving.connection import ClientGone, Connection
+from api_relaying_server.upstream.exchange import PacedBody
 
 MIN_RATE = 256
 """Bytes a second that a body must bring on average, once the grace is over; Apache's default is
@@ -18,19 +20,16 @@ MIN_RATE = 256
 """
 
 GRACE = 20.0
-"""Seconds before the rate of a body counts."""
+"""Seconds of waiting for a body before its rate counts."""
 
 SILENCE = 20.0
 """Seconds without a byte after which a body is given up."""
 
-DRAIN = 65536
-"""Bytes of an unwanted body that are read so that the connection can be used again."""
-
 PIECE = 65536
+"""Bytes asked of the socket at a time."""
 
-
-class ClientGone(Exception):
-    """The client closed its connection, or takes or sends nothing any more."""
+_LOOK_AGAIN = 0.5
+"""Seconds after which a waiting thread asks whether it may wait on."""
 
 
 class TooLarge(BadRequest):
@@ -40,44 +39,93 @@ class TooLarge(BadRequest):
     title = "The body is too large"
 
 
-class RequestBody:
+def _silence() -> float:
+    return SILENCE
+
+
+class RequestBody(PacedBody):
     """Iterate over it for the content, in pieces. `length` is None for a chunked body.
 
     `100 Continue` is sent before the first byte is asked of a client that waits for it (RFC 9110,
-    10.1.1).
+    10.1.1). `patience` tells how many seconds of silence are allowed, each time it is asked.
     """
 
     def __init__(
-        self, conn: Connection, length: int | None, limit: int, expects_continue: bool
+        self,
+        conn: Connection,
+        length: int | None,
+        limit: int,
+        expects_continue: bool = False,
+        patience: Callable[[], float] = _silence,
     ) -> None:
+        super().__init__()
         if length is not None and length > limit:
             raise TooLarge(f"a body may have {limit} bytes here")
         self.length = length
+        self.done = length == 0
         self._conn = conn
         self._limit = limit
         self._left = length
         self._chunks = ChunkedDecoder() if length is None else None
-        self._expects_continue = expects_continue
-        self._began = 0.0
+        self._to_ask = expects_continue
+        self._patience = patience
+        self._waited = 0.0
         self._size = 0
-        self.done = length == 0
 
     @property
-    def begun(self) -> bool:
-        """True once the client has been asked for the body, or sends it unasked."""
-        return self._began > 0 or not self._expects_continue
+    def waits(self) -> bool:  # type: ignore[override]
+        """True where the client waits to be asked, and has not begun all the same."""
+        return self._to_ask and not self.comes_within(0)
 
-    def __iter__(self) -> Iterator[bytes]:
+    def comes_within(self, seconds: float) -> bool:
+        """True where some of it, or its end, is here in that time."""
+        return self.done or bool(self._conn.buffer) or bool(self._ready(seconds, None))
+
+    def take(self, answers: socket.socket | None) -> bytes | None:
+        """The next piece, empty at the end; None where something comes on `answers` before it.
+
+        Raises BadRequest, with the status that fits, and ClientGone.
+        """
         while not self.done:
+            if not self._conn.buffer and not self._wait(answers):
+                return None
             piece = self._next()
+            self._size += len(piece)
+            if self._size > self._limit:
+                raise TooLarge(f"a body may have {self._limit} bytes here")
             if piece:
-                self._size += len(piece)
-                if self._size > self._limit:
-                    raise TooLarge(f"a body may have {self._limit} bytes here")
-                yield piece
+                return piece
+        return b""
+
+    def _wait(self, answers: socket.socket | None) -> bool:
+        """Waits for the client; False where something comes on `answers` first."""
+        if self._to_ask:
+            self._to_ask = False
+            self._send_continue()
+        began = time.monotonic()
+        while True:
+            ready = self._ready(_LOOK_AGAIN, answers)
+            silent = time.monotonic() - began
+            if ready:
+                break
+            if silent > self._patience():
+                raise BadRequest("the body did not come in time", status=408)
+        self._waited += silent
+        if answers is not None and answers.fileno() in ready:
+            return False
+        if self._waited > GRACE and self._size < MIN_RATE * self._waited:
+            raise BadRequest("the body comes too slowly", status=408)
+        return True
+
+    def _ready(self, seconds: float, answers: socket.socket | None) -> set[int]:
+        poll = select.poll()
+        poll.register(self._conn.fd, select.POLLIN)
+        if answers is not None:
+            poll.register(answers.fileno(), select.POLLIN)
+        return {fd for fd, _ in poll.poll(seconds * 1000)}
 
     def _next(self) -> bytes:
-        data = self._take()
+        data = self._receive()
         if self._chunks is not None:
             piece = b"".join(self._chunks.feed(data))
             if self._chunks.announced > self._limit:
@@ -92,23 +140,15 @@ class RequestBody:
         self.done = self._left == 0
         return piece
 
-    def _take(self) -> bytes:
+    def _receive(self) -> bytes:
         conn = self._conn
-        now = time.monotonic()
-        if not self._began:
-            self._began = now
-            if self._expects_continue and not conn.buffer:
-                self._send_continue()
         if conn.buffer:
             data, conn.buffer = conn.buffer, b""
             return data
-        if now - self._began > GRACE and self._size < MIN_RATE * (now - self._began):
-            raise BadRequest("the body comes too slowly", status=408)
         try:
-            conn.sock.settimeout(SILENCE)
             data = conn.recv(PIECE)
-        except socket.timeout as error:
-            raise BadRequest("the body did not come in time", status=408) from error
+        except (BlockingIOError, InterruptedError):
+            return b""
         except OSError as error:
             raise ClientGone(str(error)) from error
         if not data:
@@ -117,24 +157,28 @@ class RequestBody:
 
     def _send_continue(self) -> None:
         try:
-            self._conn.sock.settimeout(SILENCE)
-            self._conn.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._conn.send(b"HTTP/1.1 100 Continue\r\n\r\n")  # into an empty buffer
         except OSError as error:
             raise ClientGone(str(error)) from error
 
-    def drain(self) -> bool:
-        """Reads a small rest that nobody wanted; False where there is more, and the connection
-        cannot go on.
+
+class HeldBody:
+    """Watches a body that waits in the front until it is whole, so that no thread waits for it."""
+
+    LIMIT = 65536
+    """Bytes that are held; a larger body is not waited for."""
+
+    def __init__(self, length: int | None) -> None:
+        self._left = length
+        self._chunks = ChunkedDecoder() if length is None else None
+        self._size = 0
+
+    def is_ready(self, data: bytes) -> bool:
+        """True once a thread should take over: the body is whole, or more than is held. `data`
+        is what has come since the last call. Raises BadRequest.
         """
-        if self.done:
-            return True
-        if not self.begun or (self._left or 0) > DRAIN:
-            return False
-        stop_at = self._size + DRAIN
-        try:
-            for _ in self:
-                if self._size > stop_at:
-                    return False
-        except (BadRequest, ClientGone):
-            return False
-        return self.done
+        self._size += len(data)
+        if self._chunks is not None:
+            self._chunks.feed(data)
+            return self._chunks.done or self._size > self.LIMIT
+        return self._size >= min(self._left or 0, self.LIMIT)

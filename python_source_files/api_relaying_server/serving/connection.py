@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from api_relaying_server.http1.message import RequestHead
 
-READING, WRITING, LENT, LINGERING, CLOSED = range(5)
-"""Where a connection stands: waiting for a request, with bytes to send, with a handler, waiting
-for the client's end of it, gone.
+if TYPE_CHECKING:
+    from api_relaying_server.serving.body import HeldBody
+
+READING, HOLDING, WRITING, LENT, LINGERING, CLOSED = range(6)
+"""Where a connection stands: waiting for a request, for the rest of its body, with bytes to send,
+with a handler, waiting for the client's end of it, gone.
 """
+
+
+class ClientGone(Exception):
+    """The client closed its connection, or takes or sends nothing any more."""
 
 
 class Connection:
     """One client's connection.
 
     `parked` tells that the loop does not watch it: its client sent more, or left, while a handler
-    had it. `buffer` holds bytes that have come and belong to no answered request; `out` bytes that are
-    still to be sent; `closes` tells that it ends after this answer, `resets` that it ends with a
-    reset, so that its client sees that something is missing; `deadline` the Unix time at which the
-    front closes it; `request` the request whose head has come, for its handler, `since` when (Unix
-    time). `recv` and `send` are the socket's own, bound once.
+    had it. `buffer` holds bytes that have come and belong to no answered request; `out` bytes that
+    are still to be sent; `closes` tells that it ends after this answer, `resets` that it ends with
+    a reset, so that its client sees that something is missing; `deadline` the Unix time at which
+    the front closes it; `request` the request whose head has come, for its handler, `since` when
+    (Unix time), `held` what watches its body meanwhile. `recv` and `send` are the socket's own,
+    bound once.
     """
 
     __slots__ = (
@@ -30,6 +38,7 @@ class Connection:
         "closes",
         "deadline",
         "fd",
+        "held",
         "out",
         "parked",
         "recv",
@@ -52,6 +61,7 @@ class Connection:
         self.parked = False
         self.closes = False
         self.resets = False
+        self.held: HeldBody | None = None
         self.deadline = deadline
         self.state = READING
         self.since = 0.0

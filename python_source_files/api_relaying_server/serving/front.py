@@ -19,6 +19,7 @@ import os
 import socket
 import struct
 import time
+import uuid
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Callable, Optional
@@ -26,14 +27,17 @@ from typing import Any, Callable, Optional
 from api_relaying_server.errors import BadRequest, RelayError
 from api_relaying_server.http1.heads import (
     END_OF_HEAD,
+    body_framing,
     check_beginning,
     known_lines,
     parse_request_head,
 )
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.operations.served import NONE, Observer, OnHit, Served
+from api_relaying_server.serving.body import GRACE, MIN_RATE, SILENCE, HeldBody
 from api_relaying_server.serving.connection import (
     CLOSED,
+    HOLDING,
     LENT,
     LINGERING,
     READING,
@@ -65,6 +69,12 @@ ACCEPTS = 128
 ACCEPT_PAUSE = 0.5
 """Seconds without accepting when descriptors have run out."""
 
+DESCRIPTORS_BACK = 8
+"""Connections that are closed when descriptors have run out."""
+
+SHORTAGE = 60.0
+"""Seconds after the last sign of such a shortage for which it lasts: it is told once."""
+
 
 def accept(listener: socket.socket, family: int) -> tuple[socket.SocketType, Any]:
     """A connection as a plain socket of the C module, without the wrapper that `accept` makes,
@@ -87,6 +97,14 @@ def _saying_close(wire: bytes) -> bytes:
 
 Lookup = Callable[[RequestHead, float], Optional[Reply]]
 Dispatch = Callable[[Connection], None]
+
+
+def _never() -> bool:
+    return False
+
+
+def _nothing() -> None:
+    pass
 
 
 class Limits:
@@ -131,6 +149,8 @@ class Front:
         self._clock = clock
         self.on_hit: OnHit | None = None
         self.on_refusal: Observer | None = None
+        self.is_crowded: Callable[[], bool] = _never
+        self.on_bug: Callable[[], None] = _nothing
         self._connections: dict[int, Connection] = {}
         self._per_client: dict[str, int] = {}
         self._poller = make_poller()
@@ -146,7 +166,9 @@ class Front:
         self._drain_until = 0.0
         self._next_sweep = 0.0
         self._accept_again = 0.0
-        self._said_full = False
+        self._shortage_ends = 0.0
+        self._room = limits.connections
+        self._closes_idle = False
         self._bell: Sequence[int] = (0,)
         self._bell_seen = 0
         self._on_bell: Callable[[], None] | None = None
@@ -173,10 +195,21 @@ class Front:
             self._poller.register(fd, READ)
         while self._running:
             events = self._poller.poll(0.05 if self._stopping else 1.0)
-            if self._bell[0] != self._bell_seen:
-                self._hear_bell()
-            self._pass(events)
+            try:
+                if self._bell[0] != self._bell_seen:
+                    self._hear_bell()
+                self._pass(events)
+            except Exception:
+                self._of_a_bug("the event loop failed")
+                time.sleep(0.01)  # a fault that comes again and again must not take the whole core
         self._close_everything()
+
+    def _of_a_bug(self, what: str) -> RelayError:
+        """Logs and counts a fault of our own; what its client is told."""
+        number = uuid.uuid4().hex[:12]
+        LOG.exception("%s (%s)", what, number)
+        self.on_bug()
+        return RelayError(f"a fault of the relay; its log tells more under {number}")
 
     def _pass(self, events: list[tuple[int, int]]) -> None:
         now = self.beat = self._clock()
@@ -259,6 +292,8 @@ class Front:
             self._answer(conn, head, now)
         except RelayError as error:
             self._refuse(conn, error, now, head)
+        except Exception:
+            self._refuse(conn, self._of_a_bug("answering a request failed"), now, head)
 
     def _advance(self, conn: Connection, now: float) -> None:
         """Answers what stands in the buffer, request by request, as far as memory can."""
@@ -271,7 +306,8 @@ class Front:
                 self._answer(conn, head, now)
             except RelayError as error:
                 self._refuse(conn, error, now, head)
-                return
+            except Exception:
+                self._refuse(conn, self._of_a_bug("answering a request failed"), now, head)
 
     def _next_head(self, conn: Connection) -> bytes | None:
         buffer = conn.buffer
@@ -342,7 +378,11 @@ class Front:
         conn.out = rest
         conn.state = WRITING
         conn.deadline = now + self._limits.timeout_idle
-        self._poller.modify(conn.fd, WRITE)
+        if conn.parked:
+            conn.parked = False
+            self._poller.register(conn.fd, WRITE)
+        else:
+            self._poller.modify(conn.fd, WRITE)
 
     def _sent_all(self, conn: Connection, now: float) -> None:
         if conn.closes or self._stopping:
@@ -358,6 +398,8 @@ class Front:
             self._park(conn)
         elif conn.state == LINGERING:
             self._read_and_drop(conn)
+        elif conn.state == HOLDING:
+            self._more_of_body(conn, now)
         elif conn.state == WRITING and conn.out is not None:
             try:
                 sent = conn.send(conn.out)
@@ -366,7 +408,8 @@ class Front:
             except OSError:
                 self._close(conn)
                 return
-            conn.deadline = now + self._limits.timeout_idle
+            # What is taken buys time, so that a trickle does not buy it all.
+            conn.deadline = min(now + self._limits.timeout_idle, conn.deadline + sent / MIN_RATE)
             conn.out = conn.out[sent:]
             if not conn.out:
                 conn.out = None
@@ -380,13 +423,51 @@ class Front:
     def _lend(self, conn: Connection, request: RequestHead, now: float) -> None:
         conn.request = request
         conn.since = now
+        if not self._holds(conn, request, now):
+            self._hand_over(conn, now)
+
+    def _hand_over(self, conn: Connection, now: float) -> None:
+        conn.held = None
         conn.state = LENT
         conn.deadline = float("inf")
         try:
             self._dispatch(conn)
         except RelayError as error:
             conn.state = READING
-            self._refuse(conn, error, now, request.raw)
+            self._refuse(conn, error, now, conn.request.raw if conn.request is not None else None)
+
+    def _holds(self, conn: Connection, request: RequestHead, now: float) -> bool:
+        """True where threads are short and the body is not here yet: no thread waits for it."""
+        if not self.is_crowded() or "expect" in request.fields or body_framing(request) == 0:
+            return False
+        held = HeldBody(body_framing(request))
+        if held.is_ready(conn.buffer):
+            return False
+        conn.held = held
+        conn.state = HOLDING
+        conn.deadline = now + min(SILENCE, self._limits.timeout_idle)
+        return True
+
+    def _more_of_body(self, conn: Connection, now: float) -> None:
+        try:
+            data = conn.recv(RECEIVE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data or conn.held is None:
+            self._close(conn)
+            return
+        conn.buffer += data
+        conn.deadline = min(
+            now + min(SILENCE, self._limits.timeout_idle),
+            conn.since + GRACE + len(conn.buffer) / MIN_RATE,
+        )
+        try:
+            if conn.held.is_ready(data):
+                self._hand_over(conn, now)
+        except RelayError as error:
+            self._refuse(conn, error, now, conn.request.raw if conn.request is not None else None)
 
     def _park(self, conn: Connection) -> None:
         """Watches a lent connection no more; its client has something to say, or has left.
@@ -406,17 +487,12 @@ class Front:
 
     def give_back(self, conn: Connection) -> None:
         """A handler is done with a connection; `closes` tells whether it ends. From any thread."""
-        if conn.closes or conn.buffer or self._stopping:
+        if conn.closes or conn.buffer or conn.out is not None or self._stopping:
             self._returned.append(conn)
             self._wake()
             return
         conn.request = None
         conn.deadline = self._clock() + self._limits.timeout_idle
-        if conn.sock.gettimeout() != 0.0:
-            try:
-                conn.sock.setblocking(False)
-            except OSError:
-                conn.closes = True  # closed by the loop's end
         conn.state = READING  # from here on it is the loop's
         if conn.parked or self._stopping:
             self._returned.append(conn)
@@ -450,27 +526,31 @@ class Front:
             conn = self._returned.popleft()
             if conn.state == LENT:
                 self._take_back(conn, now)
-            elif self._stopping and conn.state == READING and not conn.buffer:
-                self._close(conn)
             else:
                 self._unpark(conn)
+                self._go_on(conn, now)
 
     def _take_back(self, conn: Connection, now: float) -> None:
         conn.request = None
-        if conn.closes or self._stopping:
+        if conn.resets or (conn.closes and conn.out is None):
             self._linger(conn, now, registered=not conn.parked)
             return
-        conn.state = READING
         conn.deadline = now + (
             self._limits.timeout_head if conn.buffer else self._limits.timeout_idle
         )
-        try:
-            conn.sock.setblocking(False)
-            self._unpark(conn)
-        except OSError:
-            self._close(conn)
+        if conn.out is not None:
+            self._wait_to_write(conn, conn.out, now)
             return
-        self._advance(conn, now)
+        conn.state = READING
+        self._unpark(conn)
+        self._go_on(conn, now)
+
+    def _go_on(self, conn: Connection, now: float) -> None:
+        """After an answer: the next request, which may have come already."""
+        if self._closes_idle and conn.state == READING and not conn.buffer:
+            self._last_look(conn, now)
+        else:
+            self._advance(conn, now)
 
     # Ends.
 
@@ -568,7 +648,7 @@ class Front:
                 sock.close()
                 return
             self._per_client[address[0]] = count + 1
-        if len(self._connections) >= limits.connections:
+        if len(self._connections) >= self._room:
             self._close_oldest_idle()
         sock.setblocking(False)
         conn = Connection(sock, address, now + limits.timeout_head)
@@ -609,17 +689,24 @@ class Front:
         self._close(conn, registered=False)
         return True
 
-    def _close_oldest_idle(self) -> None:
-        idle = [conn for conn in self._connections.values() if conn.state in (READING, LINGERING)]
-        idle.sort(key=lambda conn: conn.deadline)
-        for conn in idle[: max(1, len(idle) // 64)]:
+    def _close_oldest_idle(self) -> bool:
+        """Makes room; False where every connection is with a handler."""
+        idle = [conn for conn in self._connections.values() if conn.state != LENT]
+        idle.sort(key=lambda conn: (conn.state == WRITING, conn.deadline))
+        for conn in idle[: max(1, len(idle) // 64, len(self._connections) - self._room)]:
             self._close(conn)
+        return bool(idle)
 
     def _out_of_descriptors(self, now: float, error: OSError) -> None:
-        if not self._said_full:
-            self._said_full = True
+        """From now on there is room for a little less than turned out to fit: the upstream and the
+        store need descriptors too.
+        """
+        if now >= self._shortage_ends:
             LOG.warning("no more connections for now: %s", error.strerror)
-        self._close_oldest_idle()
+        self._shortage_ends = now + SHORTAGE
+        self._room = max(4, len(self._connections) - DESCRIPTORS_BACK)
+        if self._close_oldest_idle():
+            return
         self._accept_again = now + ACCEPT_PAUSE
         for fd in self._listeners:
             self._poller.forget(fd)
@@ -629,21 +716,28 @@ class Front:
     def _sweep(self, now: float) -> None:
         """Once a second: closes what is past its deadline, accepts again, ends the drain."""
         self._next_sweep = now + 1.0
-        late = [conn for conn in self._connections.values() if conn.deadline < now]
-        for conn in late:
-            if conn.state == READING and conn.buffer:
-                late_head = BadRequest("the head did not come in time", status=408)
-                self._refuse(conn, late_head, now, conn.buffer)
-            else:
-                self._close(conn)
+        for conn in [conn for conn in self._connections.values() if conn.deadline < now]:
+            self._end_late(conn, now)
+        if not self.is_crowded():
+            for conn in [conn for conn in self._connections.values() if conn.state == HOLDING]:
+                self._hand_over(conn, now)
         if self._accept_again and now >= self._accept_again and not self._stopping:
             self._accept_again = 0.0
             for fd in self._listeners:
                 self._poller.register(fd, READ)
-        elif not self._accept_again and self._said_full:
-            self._said_full = False
+        if now >= self._shortage_ends:
+            self._room = self._limits.connections
         if self._stopping:
             self._end_if_drained(now)
+
+    def _end_late(self, conn: Connection, now: float) -> None:
+        if conn.state == HOLDING:
+            self._refuse(conn, BadRequest("the body did not come in time", status=408), now)
+        elif conn.state == READING and conn.buffer:
+            late = BadRequest("the head did not come in time", status=408)
+            self._refuse(conn, late, now, conn.buffer)
+        else:
+            self._close(conn)
 
     # The end.
 
@@ -656,19 +750,28 @@ class Front:
 
         def begin() -> None:
             now = self._clock()
-            self._stopping = True
+            self._stopping, self._closes_idle = True, idle_too
             self._heads = {}  # no reply goes out as it is: each has to say that it is the last
             self._drain_until = now + drain
             for fd, sock in self._listeners.items():
+                self._accept(sock, now)  # whoever waits to be accepted has connected already
                 self._poller.forget(fd)
                 sock.close()
             self._listeners = {}
             for conn in list(self._connections.values()):
                 if idle_too and conn.state == READING and not conn.buffer:
-                    self._close(conn)
+                    self._last_look(conn, now)
             self._end_if_drained(now)
 
         self.call(begin)
+
+    def _last_look(self, conn: Connection, now: float) -> None:
+        """A request that has come already is answered, as the last; an idle connection ends."""
+        try:
+            data = conn.recv(RECEIVE)
+        except OSError:
+            data = b""
+        self._received(conn, data, now)
 
     def stop_now(self) -> None:
         """Ends the loop at once."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
 import time
 import uuid
 from http.server import BaseHTTPRequestHandler
@@ -25,19 +24,23 @@ from api_relaying_server.http1.heads import body_framing, wants_close
 from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import render_fields, render_status_line
 from api_relaying_server.operations.served import CLIENT_LEFT, NONE, Served, result_of
-from api_relaying_server.serving.body import ClientGone, RequestBody
-from api_relaying_server.serving.connection import Connection
+from api_relaying_server.serving.body import RequestBody
+from api_relaying_server.serving.connection import ClientGone, Connection
 from api_relaying_server.serving.problems import problem_answer, problem_bytes
+from api_relaying_server.serving.writing import Writer
 
 if TYPE_CHECKING:
     from api_relaying_server.serving.server import RelayServer
 
 LOG = logging.getLogger("api_relaying_server.handler")
 
-WRITE_TIMEOUT = 30.0
-"""Seconds in which a client must take a piece of an answer; then it is taken for gone."""
+_WITH_CONTENT = frozenset(("POST", "PUT", "PATCH"))
+"""Methods whose requests have a length even where they have no content (RFC 9110, 8.6)."""
 
 _BODILESS = frozenset((204, 304))
+
+_JOINED = 65536
+"""Bytes of a body that are joined to the head, so that nearly every answer is one call."""
 
 
 class RelayHandler(BaseHTTPRequestHandler):
@@ -50,6 +53,7 @@ class RelayHandler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         """Nothing to set up: the connection reads and writes itself."""
         self.conn: Connection = self.request
+        self._writer = Writer(self.conn, self.server.patience)
         self._told: Answer | None = None  # the answer whose head is out
         self._sent = 0  # bytes of body that are out
         self._upstream: float | None = None
@@ -112,12 +116,12 @@ class RelayHandler(BaseHTTPRequestHandler):
     def _body_of(self, request: RequestHead) -> RequestBody | None:
         length = body_framing(request)
         if length == 0:
-            return None
+            return RequestBody(self.conn, 0, 0) if request.method in _WITH_CONTENT else None
         expectation = request.fields.get("expect")
         if expectation is not None and expectation.lower() != "100-continue":
             raise BadRequest("the only expectation known here is 100-continue", status=417)
         expects = expectation is not None and request.version >= (1, 1)
-        return RequestBody(self.conn, length, self.server.max_body, expects)
+        return RequestBody(self.conn, length, self.server.max_body, expects, self.server.patience)
 
     def _caller(self, request: RequestHead, body: RequestBody | None) -> Caller:
         return Caller(
@@ -144,7 +148,7 @@ class RelayHandler(BaseHTTPRequestHandler):
     def _send_interim(self, head: ResponseHead) -> None:
         """An interim response goes out at once (RFC 9110, 15.2)."""
         fields = render_fields(end_to_end(head.fields))
-        self._send(render_status_line(head.status, head.reason) + fields + b"\r\n")
+        self._writer.send(render_status_line(head.status, head.reason) + fields + b"\r\n")
 
     def _write(self, request: RequestHead, answer: Answer, keeps: bool) -> bool:
         """Writes the answer; False where the connection cannot go on after it."""
@@ -154,15 +158,18 @@ class RelayHandler(BaseHTTPRequestHandler):
         head = render_status_line(answer.status, answer.reason) + render_fields(answer.fields)
         head += render_fields(framing + _connection_fields(request, keeps)) + b"\r\n"
         if not has_body:
-            self._send(head)
+            self._writer.send(head)
             self._told = answer
             with contextlib.suppress(UpstreamError):
                 answer.finish_unsent()
             return keeps
+        if answer.stream is None:
+            self._write_whole(head, answer)
+            return keeps
         pending = head
         try:
             for piece in answer.pieces():
-                self._send(pending + (encode_chunk(piece) if chunked else piece))
+                self._writer.send(pending + (encode_chunk(piece) if chunked else piece))
                 pending = b""
                 self._told = answer
                 self._sent += len(piece)
@@ -172,9 +179,22 @@ class RelayHandler(BaseHTTPRequestHandler):
         if chunked:
             pending += LAST_CHUNK
         if pending:
-            self._send(pending)
+            self._writer.send(pending)
             self._told = answer
         return keeps
+
+    def _write_whole(self, head: bytes, answer: Answer) -> None:
+        """Writes an answer that is in memory; what the client does not take at once is the front's
+        to send, so that no thread waits for it.
+        """
+        first = answer.body[:_JOINED]
+        if len(first) < len(answer.body):
+            self._writer.send(head + first)
+            self._writer.send_last(memoryview(answer.body)[_JOINED:])
+        else:
+            self._writer.send_last(head + first)
+        self._told = answer
+        self._sent = len(answer.body)
 
     def _cut(
         self, request: RequestHead, answer: Answer, error: UpstreamError, unsent: bool
@@ -202,19 +222,6 @@ class RelayHandler(BaseHTTPRequestHandler):
         if request.version >= (1, 1):
             return [("Transfer-Encoding", "chunked")], True, False
         return [], False, True
-
-    def _send(self, data: bytes) -> None:
-        conn = self.conn
-        try:
-            try:
-                sent = conn.send(data)  # what the socket's buffer takes, which is all of most
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            if sent < len(data):
-                conn.sock.settimeout(WRITE_TIMEOUT)
-                conn.sock.sendall(memoryview(data)[sent:])
-        except (OSError, socket.timeout) as error:
-            raise ClientGone(str(error)) from error
 
     def _served(self, request: RequestHead) -> Served:
         """What those who watch are told of the request."""

@@ -22,9 +22,11 @@ from typing import Any, Union
 from api_relaying_server.errors import Overloaded
 from api_relaying_server.operations.served import Observer, Served
 from api_relaying_server.relay import Relay
+from api_relaying_server.serving.body import SILENCE
 from api_relaying_server.serving.connection import Connection
 from api_relaying_server.serving.front import Front, Limits
 from api_relaying_server.serving.handler import RelayHandler
+from api_relaying_server.serving.watch import Watch
 from api_relaying_server.tiers.hot import Reply
 from api_relaying_server.upstream.translation import Client
 
@@ -41,6 +43,9 @@ QUEUE_PER_THREAD = 8
 
 QUEUE_WAIT = 10.0
 """Seconds after which a request that found no thread is refused: its client has had enough."""
+
+HURRIED = 2.0
+"""Seconds of a client's silence that a thread bears while others are short."""
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 Job = tuple[Connection, str, float]
@@ -76,6 +81,9 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.observers: list[Observer] = []
         self.front = Front(listeners, heads, relay.from_memory, self._dispatch, limits)
         self.front.on_refusal = self.tell
+        self.front.is_crowded = self.is_crowded
+        self.front.on_bug = self.count_bug
+        self._silence = min(SILENCE, limits.timeout_idle)
         self._trusted = tuple(trusted)
         self._most_threads = threads
         self._work_to_do = threading.Condition()  # guards the four below
@@ -96,16 +104,23 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         job = (request, client_address, time.monotonic())
         with self._work_to_do:
             if len(self._jobs) >= self._idle:  # each idle thread has a job coming already
-                if self._threads < self._most_threads:
-                    self._threads += 1
-                    threading.Thread(
-                        target=self._work, args=(job,), name="handler", daemon=True
-                    ).start()
+                if self._threads < self._most_threads and self._start_thread(job):
                     return
                 if len(self._jobs) >= QUEUE_PER_THREAD * self._most_threads:
                     raise Overloaded("every thread is busy and the queue is full", retry_after=1)
             self._jobs.append(job)
             self._work_to_do.notify()
+
+    def _start_thread(self, job: Job) -> bool:
+        thread = threading.Thread(target=self._work, args=(job,), name="handler", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the machine gives no more: those that run must do
+            if not self._threads:
+                raise Overloaded("no thread can be started", retry_after=1) from error
+            return False
+        self._threads += 1
+        return True
 
     def _work(self, job: Job | None) -> None:
         while job is not None:
@@ -128,6 +143,16 @@ class RelayServer(ThreadingMixIn, HTTPServer):
                 return None
             finally:
                 self._idle -= 1
+
+    def is_crowded(self) -> bool:
+        """True where half the threads are busy: those left are not for bodies that are not here."""
+        busy = self._threads - self._idle + len(self._jobs)
+        return busy >= max(1, self._most_threads // 2)
+
+    def patience(self) -> float:
+        """Seconds for which a client may neither send nor take what a thread waits for."""
+        hurry = self._jobs or self._threads - self._idle > max(1, self._most_threads // 2)
+        return min(HURRIED, self._silence) if hurry else self._silence
 
     def shutdown_request(self, request: Any) -> None:
         """The handler is done: the connection goes back to the front."""
@@ -165,7 +190,12 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Serves until it is stopped and drained."""
-        self.front.run()
+        watch = Watch(lambda: self.front.beat, Front.run.__code__)
+        watch.start()
+        try:
+            self.front.run()
+        finally:
+            watch.stop()
 
     def stop(self, drain: float, idle_too: bool = True) -> None:
         """Takes nothing new and ends when what runs is done, at the latest after `drain`

@@ -107,6 +107,7 @@ class Exchange:
         self._buffer = b""
         self._heads: deque[ResponseHead] = deque()
         self._heard = False
+        self._may_keep = True
         self._keep_alive = False
         self._chunks: ChunkedDecoder | None = None
         self._left: int | None = None
@@ -290,7 +291,7 @@ class Exchange:
             raise UpstreamError(error.detail) from error
         if chunked:
             self._chunks = ChunkedDecoder()
-        self._keep_alive = not wants_close(head.version, head.fields)
+        self._keep_alive = self._may_keep and not wants_close(head.version, head.fields)
 
     # Receiving the body...
 
@@ -370,5 +371,7 @@ class Exchange:
         self._release = both
 
     def forbid_reuse(self) -> None:
-        """The connection is closed after this response: the request was not sent whole."""
-        self._keep_alive = False
+        """The connection is closed after this response: the request was not sent whole, so the
+        next one would be taken for the rest of it.
+        """
+        self._may_keep = self._keep_alive = False

@@ -1,0 +1,342 @@
+"""Bodies of requests on their way to the upstream: streamed, held back, asked for, broken off."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import socket
+import threading
+import time
+
+from tests.relay_support import PATIENCE, eventually, set_reset_on_close
+from tests.wire_support import Client, Talk, WireTestCase, answer, ok, request
+
+LARGE = 200_000
+"""Bytes of a body that is not read whole before the upstream is asked."""
+
+
+def post(target: str, *fields: str, body: bytes = b"") -> bytes:
+    """A POST with the beginning of a body."""
+    return request(target, *fields, method="POST", body=body)
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+class Hearing:
+    """An origin's play that reads what comes as far as it is told to, and keeps it."""
+
+    def __init__(self) -> None:
+        self.heard = b""
+        self.whole = False
+        self.ended = threading.Event()
+
+    def __call__(self, talk: Talk) -> bool:
+        try:
+            length = talk.heard.all("content-length")
+            while True:
+                if length:
+                    left = int(length[0]) - len(self.heard)
+                    piece = talk.stream.exactly(min(left, 1000))
+                else:
+                    size = int(talk.stream.line().split(b";")[0], 16)
+                    piece = talk.stream.exactly(size)
+                    talk.stream.line()
+                self.heard += piece
+                if not piece:
+                    break
+            self.whole = True
+            talk.send(ok(b"whole"))
+            return True
+        finally:
+            self.ended.set()
+
+
+class StreamingTest(WireTestCase):
+    """What the origin has heard at each moment."""
+
+    def test_a_body_streams_in_both_framings(self) -> None:
+        framings = (
+            (f"Content-Length: {LARGE}", b"a" * 1000, b"b" * (LARGE - 1000)),
+            ("Transfer-Encoding: chunked", chunk(b"a" * 1000), chunk(b"b" * 9) + b"0\r\n\r\n"),
+        )
+        for field, first, rest in framings:
+            with self.subTest(field):
+                hearing = Hearing()
+                self.play("/stream", hearing)
+                client = self.client(post("/stream", field), first)
+                eventually(lambda: len(hearing.heard) == 1000, "the first piece")  # noqa: B023
+                self.assertEqual(hearing.heard, b"a" * 1000)
+                client.send(rest)
+                self.assertEqual(client.reply().body, b"whole")
+
+    def test_a_head_goes_on_although_the_body_waits(self) -> None:
+        client = self.client(post("/head-first", "Transfer-Encoding: chunked"))
+        self.origin.wait_for("/head-first")
+        client.send(chunk(b"hello") + b"0\r\n\r\n")
+        self.assertEqual(client.reply().body, b"POST /head-first HTTP/1.1\nhello")
+
+    def test_large_bodies_arrive_unchanged(self) -> None:
+        body = random.Random(7).randbytes(1_000_000)
+        digest = hashlib.sha256(body).hexdigest().encode()
+
+        def play(talk: Talk) -> bool:
+            talk.send(ok(hashlib.sha256(talk.body()).hexdigest().encode()))
+            return True
+
+        self.play("/digest", play)
+        chunked = b"".join(chunk(body[at : at + 9999]) for at in range(0, len(body), 9999))
+        client = self.client()
+        for field, sent in (
+            (f"Content-Length: {len(body)}", body),
+            ("Transfer-Encoding: chunked", chunked + b"0;x\r\nTrailer: y\r\n\r\n"),
+        ):
+            client.send(post("/digest", field), sent)
+            self.assertEqual(client.reply().body, digest)
+
+    def test_no_length_is_invented_and_none_lost(self) -> None:
+        for method, fields, expected in (
+            ("GET", (), []),
+            ("DELETE", (), []),
+            ("POST", (), ["0"]),
+            ("PUT", ("Content-Length: 0",), ["0"]),
+            ("PATCH", (), ["0"]),
+        ):
+            with self.subTest(method=method, fields=fields):
+                self.client(request(f"/none-{method}", *fields, method=method)).reply(method)
+                (heard,) = self.origin.heard(f"/none-{method}")
+                self.assertEqual(heard.all("content-length"), expected)
+                self.assertEqual(heard.all("transfer-encoding"), [])
+
+
+class BackPressureTest(WireTestCase):
+    """A body that the upstream does not read."""
+
+    flags = ("--max-body", "1GiB", "--cool-down", "0")
+
+    def test_a_slow_upstream_holds_its_client_back(self) -> None:
+        """No more is taken from the client than the sockets on the way hold."""
+        read = threading.Event()
+
+        def play(talk: Talk) -> bool:
+            read.wait(PATIENCE)
+            return answer(talk)
+
+        self.play("/held", play)
+        self.addCleanup(read.set)
+        client = self.client(post("/held", f"Content-Length: {10**9}"))
+        client.sock.settimeout(0.3)
+        piece = b"x" * 65536
+        pushed = 0
+        with self.assertRaises(socket.timeout):
+            while pushed < 2**28:
+                pushed += client.sock.send(piece)
+        self.assertGreater(pushed, 0)
+        self.assertLess(pushed, 2**26)
+
+
+class ExpectTest(WireTestCase):
+    """`Expect: 100-continue` from end to end (RFC 9110, 10.1.1)."""
+
+    field = "Expect: 100-continue"
+
+    def test_the_upstream_says_go_on(self) -> None:
+        asked = threading.Event()
+
+        def play(talk: Talk) -> bool:
+            asked.wait(PATIENCE)
+            talk.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            return answer(talk)
+
+        for framing, body in (
+            ("Content-Length: 5", b"hello"),
+            ("Transfer-Encoding: chunked", chunk(b"hello") + b"0\r\n\r\n"),
+        ):
+            asked.clear()
+            self.play("/go-on", play)
+            client = self.client(post("/go-on", self.field, framing))
+            self.assertEqual(self.origin.wait_for("/go-on")[-1].all("expect"), ["100-continue"])
+            self.assertTrue(client.is_silent(0.05), "asked before the upstream has")
+            asked.set()
+            self.assertEqual(client.reply().status, 100)
+            client.send(body)
+            self.assertEqual(client.reply().body, b"POST /go-on HTTP/1.1\nhello")
+            client.send(request("/next"))
+            self.assertEqual(client.reply().body, b"GET /next HTTP/1.1\n")
+
+    def test_the_upstream_says_no(self) -> None:
+        self.play("/no", ok(b"no", status="403 Forbidden"))
+        self.play("/no", ok(b"no", status="403 No"), early=True)
+        mark = self.mark()
+        client = self.client(post("/no", self.field, "Content-Length: 5"))
+        got = client.reply()
+        self.assertEqual((got.status, got.body), (403, b"no"))
+        self.assertEqual(got.get("connection"), "close")
+        client.send(b"hello" + request("/smuggled"))
+        self.assertEqual(client.rest(), b"")
+        self.assertEqual([heard.target for heard in self.origin.heads[mark[0] :]], ["/no"])
+
+    def test_the_upstream_says_nothing(self) -> None:
+        """After a second the body is asked for all the same."""
+        client = self.client(post("/mute", self.field, "Content-Length: 5"))
+        began = time.monotonic()
+        self.assertEqual(client.reply().status, 100)
+        self.assertGreater(time.monotonic() - began, 0.7)
+        client.send(b"hello")
+        self.assertEqual(client.reply().body, b"POST /mute HTTP/1.1\nhello")
+
+    def test_hints_before_the_word_to_go_on(self) -> None:
+        def play(talk: Talk) -> bool:
+            talk.send(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n")
+            return answer(talk)
+
+        self.play("/hints", play)
+        client = self.client(post("/hints", self.field, "Content-Length: 5"))
+        self.assertEqual(client.reply().status, 100)
+        client.send(b"hello")
+        self.assertEqual([client.reply().status for _ in range(2)], [103, 200])
+
+    def test_a_client_that_does_not_wait(self) -> None:
+        client = self.client(post("/hasty", self.field, "Content-Length: 5", body=b"hello"))
+        self.assertEqual(client.final().body, b"POST /hasty HTTP/1.1\nhello")
+
+    def test_an_old_client_is_not_asked(self) -> None:
+        data = b"POST /old HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+        client = self.client(data + b"hello")
+        self.assertEqual(client.reply().body, b"POST /old HTTP/1.1\nhello")
+
+    def test_too_large_is_told_before_it_is_asked_for(self) -> None:
+        mark = self.mark()
+        client = self.client(post("/large", self.field, "Content-Length: 2000000"))
+        self.assertEqual(client.reply().status, 413)
+        self.assertEqual(client.rest(), b"")
+        self.assert_nothing_came_through(mark)
+
+
+class EarlyAnswerTest(WireTestCase):
+    """An answer that comes before the body is whole (RFC 9112, 9.3; RFC 9110, 7.5)."""
+
+    def early(self, field: str, first: bytes, *, ends: bool) -> Client:
+        """A client that has sent part of a body and got the answer; the origin ends or waits."""
+
+        def play(talk: Talk) -> bool:
+            talk.send(ok(b"enough", status="413 Enough"))
+            if not ends:
+                talk.wait_for_end()
+            return False
+
+        self.play("/early", play)
+        client = self.client(post("/early", field), first)
+        got = client.reply()
+        self.assertEqual((got.status, got.body), (413, b"enough"))
+        self.assertEqual(got.get("connection"), "close")
+        return client
+
+    def test_to_a_client_that_waits(self) -> None:
+        for ends in (True, False):
+            for field, first in (
+                (f"Content-Length: {LARGE}", b"x" * 1000),
+                ("Transfer-Encoding: chunked", chunk(b"x" * 1000)),
+            ):
+                with self.subTest(field, ends=ends):
+                    client = self.early(field, first, ends=ends)
+                    client.send(request("/smuggled"))
+                    self.assertEqual(client.rest(), b"")
+        self.assertEqual(self.origin.heard("/smuggled"), [])
+
+    def test_to_a_client_that_sends_on(self) -> None:
+        """The answer is read although the client is still sending."""
+        for ends in (True, False):
+            with self.subTest(ends=ends):
+                client = self.early(f"Content-Length: {10**6}", b"x" * 500_000, ends=ends)
+                client.send(b"x" * 100_000)
+
+    def test_the_connection_is_not_used_again(self) -> None:
+        """What came next on it would be the rest of the body to the upstream."""
+        self.play("/half", ok(b"enough"), early=True)
+        client = self.client(post("/half", "Transfer-Encoding: chunked"), chunk(b"hello"))
+        self.assertEqual(client.reply().body, b"enough")
+        self.assertEqual(self.client(request("/clean")).reply().body, b"GET /clean HTTP/1.1\n")
+        (half,), (clean,) = self.origin.heard("/half"), self.origin.heard("/clean")
+        self.assertNotEqual(half.connection, clean.connection)
+
+    def test_interim_answers_do_not_stop_the_body(self) -> None:
+        def play(talk: Talk) -> bool:
+            talk.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n")
+            return answer(talk)
+
+        self.play("/on", play)
+        client = self.client(post("/on", "Transfer-Encoding: chunked"), chunk(b"hello"))
+        self.origin.wait_for("/on")
+        client.send(chunk(b" you"), b"0\r\n\r\n")
+        self.assertEqual(client.final().body, b"POST /on HTTP/1.1\nhello you")
+
+
+class BrokenOffTest(WireTestCase):
+    """Bodies that do not come to their end: the origin never takes one for whole."""
+
+    def begun(self, field: str, first: bytes) -> tuple[Client, Hearing]:
+        """A client that has sent part of a body, which the origin has heard."""
+        hearing = Hearing()
+        self.play("/begun", hearing)
+        client = self.client(post("/begun", field), first)
+        eventually(lambda: hearing.heard, "the first piece")
+        return client, hearing
+
+    def test_the_client_leaves(self) -> None:
+        for reset in (False, True):
+            for field, first in (
+                (f"Content-Length: {LARGE}", b"x" * 1000),
+                ("Transfer-Encoding: chunked", chunk(b"x" * 1000)),
+                ("Transfer-Encoding: chunked", chunk(b"x" * 1000) + b"5\r\nhe"),
+            ):
+                with self.subTest(field, reset=reset):
+                    client, hearing = self.begun(field, first)
+                    if reset:
+                        set_reset_on_close(client.sock)
+                    client.sock.close()
+                    self.assertTrue(hearing.ended.wait(PATIENCE))
+                    self.assertFalse(hearing.whole)
+
+    def test_the_client_ends_its_half(self) -> None:
+        client, hearing = self.begun(f"Content-Length: {LARGE}", b"x" * 1000)
+        client.sock.shutdown(socket.SHUT_WR)
+        self.assertTrue(hearing.ended.wait(PATIENCE))
+        self.assertFalse(hearing.whole)
+
+    def test_a_small_body_that_does_not_come_reaches_nobody(self) -> None:
+        mark = self.mark()
+        client = self.client(post("/small", "Content-Length: 5", body=b"hel"))
+        client.sock.shutdown(socket.SHUT_WR)
+        client.rest()
+        self.assert_nothing_came_through(mark)
+
+    def test_chunks_that_turn_bad(self) -> None:
+        for bad in (
+            b"zz\r\n",
+            b"5\r\nhelloXX",
+            b"-1\r\n",
+            b"5\nhello\r\n",
+            b"0\r\nX\r\n\r\n",
+            b"0\r\nX: \0\r\n\r\n",
+            b"7;" + b"x" * 5000,
+            b"".join(b"1;%b\r\nx\r\n" % (b"a" * 1000) for _ in range(40)),
+        ):
+            with self.subTest(bad[:20]):
+                client, hearing = self.begun("Transfer-Encoding: chunked", chunk(b"hello"))
+                client.send(bad + request("/smuggled"))
+                self.assertEqual(client.reply().status, 400)
+                self.assertEqual(client.rest(), b"")
+                self.assertTrue(hearing.ended.wait(PATIENCE))
+                self.assertFalse(hearing.whole)
+        self.assertEqual(self.origin.heard("/smuggled"), [])
+
+    def test_chunks_that_grow_too_large(self) -> None:
+        client, hearing = self.begun("Transfer-Encoding: chunked", chunk(b"x" * 1000))
+        client.send(chunk(b"y" * 1_048_000))
+        self.assertEqual(client.reply().status, 413)
+        self.assertEqual(client.rest(), b"")
+        self.assertTrue(hearing.ended.wait(PATIENCE))
+        self.assertFalse(hearing.whole)
