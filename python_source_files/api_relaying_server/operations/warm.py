@@ -132,6 +132,10 @@ class RelayClient:
             body = _unzipped(body)
         return Reply(head.status, _told(head.fields), body, _again(head.fields))
 
+    def close(self) -> None:
+        """Closes the connections that are idle."""
+        self._upstream.close()
+
 
 def _read(fetch: Fetch) -> bytes:
     """The body, read to its end so that it is stored, and kept while it is not too large."""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Callable
 
 from api_relaying_server.caching.schedule import Alarm, Weekly
@@ -63,7 +64,8 @@ class WarmAt:
                 return
             if self._alarm.rings(self._clock()):
                 try:
-                    warm(RelayClient(self._url).ask, self._stop)
+                    with closing(RelayClient(self._url)) as relay:
+                        warm(relay.ask, self._stop)
                 except Exception:
                     LOG.exception("warming failed")
 

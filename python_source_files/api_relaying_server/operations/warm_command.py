@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Callable, NoReturn
 from urllib.parse import quote, urlsplit
 
@@ -121,9 +121,9 @@ def _path(text: str) -> str:
 
 
 def _warm(url: str, paths: Sequence[str]) -> int:
-    warming = Warming(RelayClient(url).ask)
     kinds: Counter[str] = Counter()
-    with _telling() as tell:
+    with closing(RelayClient(url)) as relay, _telling() as tell:
+        warming = Warming(relay.ask)
         for outcome in warming.run(paths):
             kinds[outcome.kind] += 1
             tell(outcome, warming.expected)
