@@ -124,13 +124,11 @@ class Listener:
                 yield from self._between(index, start, written)
 
     def _between(self, index: int, start: int, end: int) -> list[str]:
-        if end - start > RING:
-            return [EVERYTHING]
         ring, at = self._rings[index], start % RING
         data = bytes(ring[at : at + end - start])
         data += bytes(ring[: end - start - len(data)])
         if self._numbers[index][_RESERVED] - start > RING:
-            return [EVERYTHING]  # overwritten while it was read
+            return [EVERYTHING]  # overwritten, perhaps while it was read
         try:
             return list(_split(data))
         except ValueError:
