@@ -51,6 +51,7 @@ NEXT = (
     ("fri 0:30@Africa/Cairo", "2024-04-25T20:00:00", "2024-04-25T22:30:00"),
     # Apia had no Friday 2011-12-30: what was due then comes when its clock shows that time next.
     ("fri 10:45@Pacific/Apia", "2011-12-30T00:00:00", "2011-12-30T20:45:00"),
+    ("fri 10:45@Pacific/Apia", "2011-12-30T12:00:00", "2011-12-30T20:45:00"),
     # Half an hour's change on Lord Howe.
     ("2:15@Australia/Lord_Howe", "2026-10-03T15:00:00", "2026-10-03T15:45:00"),
     ("10:45@UTC", "2026-01-15T10:45:00", "2026-01-16T10:45:00"),
