@@ -285,6 +285,8 @@ class WholeTest(CoolDownCase):
             self.assertEqual(self.refused("/b").retry_after, 2)
             self.assertEqual(self.rest(), 2.0, "it is no failure: nothing grows")
             self.clock.advance(2.0)
+        self.call("/a", REFUSED)
+        self.assertEqual(self.rest(), 5.0)
 
     def test_many_threads_one_probe(self):
         self.call("/a", REFUSED)
