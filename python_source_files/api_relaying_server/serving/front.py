@@ -677,16 +677,17 @@ class Front:
             sent = conn.send(reply.wire)
         except OSError:
             sent = 0
-        if sent != len(reply.wire):
-            if sent:
-                self._poller.register(conn.fd, READ)
-                conn.closes = True
-                self._sent_partly(conn, reply, sent, now)
-            return sent > 0
+        if not sent:
+            return False
         reply.hits += 1
         if self.on_hit is not None:
             self.on_hit((conn.address, head, reply, now))
-        self._close(conn, registered=False)
+        if sent == len(reply.wire):
+            self._close(conn, registered=False)
+        else:
+            self._poller.register(conn.fd, READ)
+            conn.closes = True
+            self._sent_partly(conn, reply, sent, now)
         return True
 
     def _close_oldest_idle(self) -> bool:
