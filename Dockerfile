@@ -9,7 +9,7 @@ COPY requirements.txt ./
 RUN pip --python /opt/relay/bin/python install --no-cache-dir -r requirements.txt
 COPY pyproject.toml ./
 COPY python_source_files python_source_files
-RUN pip --python /opt/relay/bin/python install --no-cache-dir --no-deps .
+RUN pip --python /opt/relay/bin/python install --no-cache-dir '.[redis,mongodb]'
 
 FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --user-group --no-create-home \

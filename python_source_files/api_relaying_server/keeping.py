@@ -38,6 +38,11 @@ CLAIM_AT_MOST = 0.5
 TELL_AT_MOST = 0.1
 """Seconds that the change of a record which others may have in memory waits until they are told."""
 
+UNSURE_FOR = 300.0
+"""Seconds after a gap in the news for which what was in memory may make up for what the store has
+lost; shared stores know for longer what was deleted.
+"""
+
 DOUBT = "doubt "
 """Stands before a key that others are told of when it is made doubtful, before anything is stored.
 No key begins like this."""
@@ -72,6 +77,12 @@ class RecordStore(Protocol):
     def clear(self) -> None:
         """Forgets everything."""
 
+    def has_lost(self, key: str) -> bool:
+        """True where a key is gone from the store though nobody has deleted it of late."""
+
+    def restore(self, key: str, record: Record) -> None:
+        """Keeps a record if nothing is there and nobody has deleted it of late."""
+
     def after_write(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
         """Calls `then` when the last change of a key is stored, or will not be for long."""
 
@@ -104,6 +115,8 @@ class Keeper:
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
         self._ticks = itertools.count(1)
         self._changes = [0] * _STRIPES  # the tick of the last change of any key of a stripe
+        self._unsure: dict[str, Record] = {}  # what was in memory before a gap in the news
+        self._unsure_until = 0.0
         coordinator.on_change(self._changed_elsewhere)
 
     def read(self, key: str) -> Record | None:
@@ -114,6 +127,8 @@ class Keeper:
         stripe = hash(key) % _STRIPES
         before = self._changes[stripe]
         record = self._store.read(key)
+        if record is None and self._unsure:
+            record = self._still_known(key)
         if record is not None:
             if self._shares:
                 self._learn_selecting(key, record)
@@ -255,6 +270,9 @@ class Keeper:
                 self._store.clear()
             self.notes.mark_all_invalidated(self._clock())
             self._changes[:] = [next(self._ticks)] * _STRIPES
+            if self._shares:
+                self._unsure = {**self._unsure, **self.hot.records()}
+                self._unsure_until = self._clock() + UNSURE_FOR
             self.hot.clear()
             return
         key = told
@@ -265,11 +283,22 @@ class Keeper:
             self._store.delete(key)
         self._drop(key)
 
+    def _still_known(self, key: str) -> Record | None:
+        """What was in memory of a key that the store has lost; the store gets it back."""
+        if self._clock() > self._unsure_until:
+            self._unsure = {}
+        record = self._unsure.pop(key, None)
+        if record is None or not self._store.has_lost(key):
+            return None
+        self._store.restore(key, record)
+        return record
+
     # A reader that has read the store before a change puts that into memory before it looks
     # whether the stripe has changed. So the stripe changes after the store and before the memory.
 
     def _drop(self, key: str) -> None:
         self._touch(key)
+        self._unsure.pop(key, None)
         self.hot.drop(key)
 
     def _touch(self, key: str) -> None:
@@ -285,6 +314,7 @@ class Keeper:
         record = Record(kept, max(useful_until(variant, target, self.policy) for variant in kept))
         self._store.write(key, record)
         self._touch(key)
+        self._unsure.pop(key, None)
         self.hot.put(key, record)
         return record
 

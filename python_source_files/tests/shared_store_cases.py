@@ -230,6 +230,30 @@ class FenceCases(SharedStoreCases):
         self.assert_refused(asleep, dropped)
         self.assertEqual(list(awake.keys()), [])
 
+    def test_what_the_database_has_lost_is_given_back_and_nothing_else(self) -> None:
+        store, other = self.node(), self.node()
+        self.put(other, "GET /there", "GET /gone", seed="newer")
+        other.delete("GET /gone")
+        self.assertTrue(other.flush(PATIENCE))
+        found = [store.has_lost(f"GET /{name}") for name in ("lost", "there", "gone")]
+        self.assertEqual(found, [True, False, False])
+        for name in ("lost", "there", "gone"):
+            store.restore(f"GET /{name}", make_record((f"GET /{name}", "older")))
+        self.assertTrue(store.flush(PATIENCE))
+        self.assert_stored(other, "GET /lost", seed="older")
+        self.assert_stored(other, "GET /there", seed="newer")
+        self.assertIsNone(other.read("GET /gone"))
+        self.put(store, "GET /there", "GET /gone", seed="newest")  # by itself it counts again
+        self.assert_stored(other, "GET /there", seed="newest")
+        self.assert_stored(other, "GET /gone", seed="newest")
+        store.restore("GET /lost", make_record("x"))
+        store.delete("GET /lost")
+        self.assertTrue(store.flush(PATIENCE))
+        self.assertIsNone(other.read("GET /lost"))
+        other.clear()
+        self.assertTrue(other.flush(PATIENCE))
+        self.assertFalse(store.has_lost("GET /any"))
+
     def test_a_claim_in_time_and_a_change_without_one_are_stored(self) -> None:
         asleep, awake, _ = self.late_writer()
         asleep.write("GET /b", make_record("no claim"))

@@ -178,6 +178,26 @@ class RedisNodesTest(SharedCases):
         self.assertLess(self.here.log().count("going on without it"), 5)
         self.assert_traceless(self.here, self.there)
 
+    def test_what_the_database_loses_the_nodes_give_back(self) -> None:
+        again = "hearing the other nodes again"
+        nodes = (self.here, self.there)
+        before = [node.log().count(again) for node in nodes]
+        for node in nodes:
+            eventually(lambda node=node: "hit" in node.get("/kept").cache_status, "it is known")
+        self.database.kill()
+        for node in nodes:
+            eventually(lambda node=node: "going on without it" in node.log(), "it is noticed")
+        self.database.start()
+        for node, count in zip(nodes, before):
+            eventually(lambda n=node, c=count: n.log().count(again) > c, "it hears again")
+        asked = len(self.origin.requests)
+        self.assertIn("hit", self.here.get("/kept").cache_status)
+        newcomer = start_node(self.origin, self.database)
+        self.addCleanup(newcomer.stop)
+        eventually(lambda: "hit" in newcomer.get("/kept").cache_status, "the database has it again")
+        self.assertEqual(len(self.origin.requests), asked)
+        self.assert_traceless(*nodes, newcomer)
+
 
 class MongoNodesTest(SharedCases):
     """Nodes that share a MongoDB."""

@@ -13,13 +13,20 @@ from collections.abc import Callable
 CLAIM = "record "
 """Begins the name of a lease that is the right to change a record; the record's key follows."""
 
+OLDEST = 1
+"""The number of a write that gives way to any other."""
+
+MOST_RESTORED = 65536
+"""Keys that may be written with it; more are not told from others."""
+
 
 class Fences:
     """The numbers of the claims that this process holds, by key. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards _held
+        self._lock = threading.Lock()  # guards the two below
         self._held: dict[str, list[int]] = {}
+        self._restored: set[str] = set()
         self.on_late: Callable[[str], None] = _nobody
         """Called with a key whose change was refused: what is in memory is not what is stored."""
 
@@ -43,7 +50,17 @@ class Fences:
         """The number to write a key with; None where no claim is held: the newest there is."""
         with self._lock:
             numbers = self._held.get(key)
-            return max(numbers) if numbers else None
+            if numbers:
+                return max(numbers)
+            return OLDEST if key in self._restored else None
+
+    def mark_restored(self, key: str, restored: bool) -> None:
+        """What waits to be written for a key is of before all others' changes, or is not."""
+        with self._lock:
+            if not restored:
+                self._restored.discard(key)
+            elif len(self._restored) < MOST_RESTORED:
+                self._restored.add(key)
 
 
 def _nobody(key: str) -> None:

@@ -255,6 +255,11 @@ class HotTier:
             for key in list(self._entries):
                 self._remove(key)
 
+    def records(self) -> dict[str, Record]:
+        """All that is kept, by key."""
+        with self._lock:
+            return {key: entry.record for key, entry in self._entries.items()}
+
     def __len__(self) -> int:
         return len(self._entries)
 

@@ -32,22 +32,16 @@ from api_relaying_server.caching.stored import Record
 from api_relaying_server.tiers.fences import Fences
 from api_relaying_server.tiers.mongo_link import MongoLink
 from api_relaying_server.tiers.record import pipeline
+from api_relaying_server.tiers.shared_storage import LATEST, TOMBSTONE_LASTS, SharedStorage
 from api_relaying_server.tiers.storage import (
     Change,
     Extent,
-    RecordStorage,
     StorageFault,
     Tidying,
 )
 
 LARGEST = 15 << 20
 """Bytes of the largest record: a document ends at 16 MiB."""
-
-TOMBSTONE_LASTS = 600.0
-"""Seconds for which a deleted key refuses late writes: no claim is that old."""
-
-LATEST = 253402300799.0
-"""The last second of the year 9999: what expires later expires then."""
 
 LEFT_OVER = 60.0
 """Seconds after which a lease that has run out is deleted."""
@@ -132,7 +126,7 @@ class Numbers:
                 pass
 
 
-class MongoRecords(MongoDict, RecordStorage):
+class MongoRecords(MongoDict, SharedStorage):
     """The records of a namespace. Bounds are the database's: records expire by an index."""
 
     largest = LARGEST
@@ -170,6 +164,16 @@ class MongoRecords(MongoDict, RecordStorage):
         """The bytes stored for `key`, None if there are none."""
         found = self._link.ask(lambda: self.collection.find_one({"_id": key}, {"data": 1}))
         return (bytes(found["data"]) or None) if found is not None else None
+
+    def has_lost(self, key: str) -> bool:
+        """True where nothing is stored for `key`, and nobody has deleted it of late."""
+
+        def read() -> bool:
+            if self.collection.find_one({"_id": key}, {"_id": 1}) is not None:
+                return False
+            return self._numbers.last("cleared") < (time.time() - TOMBSTONE_LASTS) * 1000
+
+        return self._link.ask(read)
 
     def keys_after(self, key: str, prefix: str, limit: int) -> list[str]:
         """At most `limit` keys in order, all behind `key`, none before `prefix`."""

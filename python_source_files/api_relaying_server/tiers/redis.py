@@ -27,10 +27,10 @@ from api_relaying_server.caching.stored import Record
 from api_relaying_server.tiers.fences import Fences
 from api_relaying_server.tiers.record import pipeline
 from api_relaying_server.tiers.redis_link import PATIENCE, RedisLink, fault_of, replies_of
+from api_relaying_server.tiers.shared_storage import LATEST, TOMBSTONE_LASTS, SharedStorage
 from api_relaying_server.tiers.storage import (
     Change,
     Extent,
-    RecordStorage,
     StorageFault,
     Tidying,
     Trouble,
@@ -38,12 +38,6 @@ from api_relaying_server.tiers.storage import (
 
 LARGEST = 64 << 20
 """Bytes of the largest record: read in one piece, it has to fit into a read's deadline."""
-
-TOMBSTONE_LASTS = 600
-"""Seconds for which a deleted key refuses late writes: no claim is that old."""
-
-LATEST = 253402300799.0
-"""The last second of the year 9999: what expires later expires then."""
 
 SCANNED_AT_ONCE = 1000
 """Keys that the database looks at in one step of a listing."""
@@ -137,7 +131,7 @@ class RedisRecordCache(RedisCache):
         """There are none."""
 
 
-class RedisRecords(RedisDict, RecordStorage):
+class RedisRecords(RedisDict, SharedStorage):
     """The records of a namespace. Not opened by being made: `open` does that.
 
     Bounds and eviction are the database's: `maxmemory` and `maxmemory-policy`.
@@ -171,6 +165,11 @@ class RedisRecords(RedisDict, RecordStorage):
         """The bytes stored for `key`, None if there are none."""
         found: bytes | None = self._link.ask("GET", self._bkey(key))
         return found[_NUMBER:] or None if found else None
+
+    def has_lost(self, key: str) -> bool:
+        """True where nothing is stored for `key`, and nobody has deleted it of late."""
+        found, cleared = self._link.ask("MGET", self._bkey(key), self._cleared_key)
+        return found is None and cleared is None
 
     def keys_after(self, key: str, prefix: str, limit: int) -> list[str]:
         """At most `limit` keys in order, all behind `key`, none before `prefix`; looks at all."""
@@ -234,7 +233,7 @@ class RedisRecords(RedisDict, RecordStorage):
     def _clear(self) -> None:
         """Refuse what was claimed before, and delete what is there, bit by bit."""
         keys = (self._cleared_key, self._number_key)
-        self._patiently("EVAL", CLEARED, 2, *keys, TOMBSTONE_LASTS)
+        self._patiently("EVAL", CLEARED, 2, *keys, int(TOMBSTONE_LASTS))
         for names, _ in self._scan(""):
             if names:
                 self._patiently("UNLINK", *self._bkeys(names))

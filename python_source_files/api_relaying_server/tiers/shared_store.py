@@ -9,13 +9,15 @@ from typing import Callable
 
 from requests_cache.backends.base import BaseCache
 
+from api_relaying_server.caching.stored import Record
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.tiers.coordination import Coordinator
 from api_relaying_server.tiers.database_url import NAMESPACE, DatabaseUrl, parse, shown
 from api_relaying_server.tiers.fences import Fences
 from api_relaying_server.tiers.nodes import Board, NodeCoordinator
 from api_relaying_server.tiers.queued_store import QueuedStore
-from api_relaying_server.tiers.storage import RecordStorage, StorageFault
+from api_relaying_server.tiers.shared_storage import SharedStorage
+from api_relaying_server.tiers.storage import StorageFault
 
 PREFIX = "api_relay"
 """Begins the names of all that relays keep in a database."""
@@ -30,7 +32,7 @@ class SharedStore(QueuedStore):
         self,
         url: str,
         backend: BaseCache,
-        storage: RecordStorage,
+        storage: SharedStorage,
         board: Board,
         fences: Fences,
         *,
@@ -38,11 +40,35 @@ class SharedStore(QueuedStore):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(url, backend, storage, fault=fault, clock=clock)
+        self._shared = storage
+        self._fences = fences
         self._nodes = NodeCoordinator(board, fences, clock)
 
     def coordinator(self) -> Coordinator:
         """What this process and those on other nodes know of each other."""
         return self._nodes
+
+    # What a database has lost, the memories of its nodes give back
+
+    def has_lost(self, key: str) -> bool:
+        if self.fault:
+            return True  # nobody can have deleted it there meanwhile
+        try:
+            return self._shared.has_lost(key)
+        except StorageFault:
+            return True
+
+    def restore(self, key: str, record: Record) -> None:
+        self._fences.mark_restored(key, True)
+        super().write(key, record)
+
+    def write(self, key: str, record: Record) -> None:
+        self._fences.mark_restored(key, False)
+        super().write(key, record)
+
+    def delete(self, key: str) -> None:
+        self._fences.mark_restored(key, False)
+        super().delete(key)
 
     def _close_storage(self) -> None:
         self._nodes.close()  # gives back what is held, for which the database is needed
@@ -69,7 +95,7 @@ def open_shared(
     cache, storage, board = _make(url, parts, namespace, fences, read_deadline)
     fault = None
     try:
-        storage.open()  # type: ignore[attr-defined]
+        storage.open()
     except StorageFault as error:
         fault = error
     return SharedStore(shown(url), cache, storage, board, fences, fault=fault, clock=clock)
@@ -77,7 +103,7 @@ def open_shared(
 
 def _make(
     url: str, parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float
-) -> tuple[BaseCache, RecordStorage, Board]:
+) -> tuple[BaseCache, SharedStorage, Board]:
     try:
         if parts.scheme == "mongodb":
             return _make_mongodb(url, parts, namespace, fences, deadline)
@@ -92,7 +118,7 @@ def _make(
 
 def _make_redis(
     parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float
-) -> tuple[BaseCache, RecordStorage, Board]:
+) -> tuple[BaseCache, SharedStorage, Board]:
     from api_relaying_server.tiers.redis import RedisBoard, RedisRecordCache
     from api_relaying_server.tiers.redis_link import RedisLink
 
@@ -104,7 +130,7 @@ def _make_redis(
 
 def _make_mongodb(
     url: str, parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float
-) -> tuple[BaseCache, RecordStorage, Board]:
+) -> tuple[BaseCache, SharedStorage, Board]:
     from api_relaying_server.tiers.mongo_link import MongoLink
     from api_relaying_server.tiers.mongodb import MongoBoard, MongoRecordCache
 

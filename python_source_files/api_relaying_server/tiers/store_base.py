@@ -82,6 +82,17 @@ class Store(ABC):
     def delete(self, key: str) -> None:
         """Delete what is stored under `key`, after the writes before it."""
 
+    def has_lost(self, key: str) -> bool:
+        """True where nothing is stored under `key` and nobody has deleted it of late: the store
+        was emptied by other means. False where that cannot be told.
+        """
+        return False
+
+    def restore(self, key: str, record: Record) -> None:
+        """Store `record` under `key` if nothing is there and nobody has deleted it of late."""
+        if self.has_lost(key):
+            self.write(key, record)
+
     @abstractmethod
     def clear(self) -> None:
         """Delete everything, after the writes before it."""
