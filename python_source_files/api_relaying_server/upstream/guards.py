@@ -116,7 +116,7 @@ class GuardedUpstream:
         try:
             call = self.cooldown.admit(path, quick)
             try:
-                waited = self._take()
+                waited = self._take(call.at)
             except BaseException:
                 self.cooldown.settle(call, None)
                 raise
@@ -126,8 +126,7 @@ class GuardedUpstream:
                 self.refused[refusal.reason] += 1
             raise
 
-    def _take(self) -> bool:
-        began = self._clock()
+    def _take(self, began: float) -> bool:
         waited = self.slots.take(PATIENCE)
         if self.tokens is None:
             return waited

@@ -38,7 +38,7 @@ _MILLISECONDS = 1e12
 
 _NUMBER = re.compile(r"[0-9]{1,15}(?:\.[0-9]{1,9})?")
 _FAMILIES = ("ratelimit", "x-ratelimit", "x-rate-limit")
-_LIMIT_FIELDS = ("ratelimit", *(f"{family}-remaining" for family in _FAMILIES))
+_LIMIT_FIELDS = frozenset(("ratelimit", *(f"{family}-remaining" for family in _FAMILIES)))
 
 
 class Scope(Enum):
@@ -77,7 +77,7 @@ def told_by_response(
         return Told(Scope.UPSTREAM, "429", True, wait, limits=True)
     if status in FAILURES and _is_failure(method, target, head, request_time, response_time):
         return Told(Scope.PATH, str(status), True, retry_after(fields, response_time))
-    if any(name in fields for name in _LIMIT_FIELDS) and _is_spent(fields):
+    if not _LIMIT_FIELDS.isdisjoint(fields.names()) and _is_spent(fields):
         wait = retry_after(fields, response_time) or _reset(fields, response_time)
         if wait is None or wait > 0:
             return Told(Scope.UPSTREAM, "its rate limit is used up", False, wait, limits=True)
