@@ -33,14 +33,15 @@ class GivesUp(Exception):
 
 class Seat:
     """What one worker is there for: a share of the connections. `due` is the monotonic time at
-    which a worker may be started for it; `failures` counts early ends in a row.
+    which a worker may be started for it; `failures` counts early ends in a row. `generation` is
+    that of the worker, `coming` that of its successor.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.worker: Child | None = None
         self.successor: Child | None = None
-        self.generation = 0  # of the settings that the worker has
+        self.generation = self.coming = 0
         self.due = 0.0
         self.failures = 0
 
@@ -102,16 +103,20 @@ class Seats:
         for child in self.children():
             if not child.ready and now > child.born + STARTS_WITHIN:
                 child.kill()
-        if self.stopping:
-            return
-        for seat in self.seats:
-            if seat.worker is None and now >= seat.due and self._may_start(seat):
+        for seat in self._vacant():
+            if now >= seat.due:
                 self._start(seat)
-        self._replace_next()
+        if not self.stopping:
+            self._replace_next()
 
-    def _may_start(self, seat: Seat) -> bool:
-        """The first one alone at first: what is wrong with all of them shows in one."""
-        return self._begun or seat is self.seats[0]
+    def _vacant(self) -> list[Seat]:
+        """Seats that are to get a worker: the first one alone at first, for what is wrong with all
+        of them shows in one.
+        """
+        if self.stopping:
+            return []
+        seats = self.seats if self._begun else self.seats[:1]
+        return [seat for seat in seats if seat.worker is None and seat.successor is None]
 
     def _welcome(self, seat: Seat) -> None:
         """A successor that is ready takes the seat."""
@@ -120,7 +125,7 @@ class Seats:
                 seat.worker.order(STOP if self.stopping else RETIRE)
                 self._leaving.append(seat.worker)
             seat.worker, seat.successor = seat.successor, None
-            seat.generation = self.generation
+            seat.generation = seat.coming
 
     def _replace_next(self) -> None:
         if any(seat.successor is not None or seat.worker is None for seat in self.seats):
@@ -131,6 +136,7 @@ class Seats:
             if seat.generation != self.generation:
                 try:
                     seat.successor = self._maker.spawn(seat.number)
+                    seat.coming = self.generation
                 except OSError as error:
                     self._refuse(_no_process(error))
                 return
@@ -139,14 +145,14 @@ class Seats:
         try:
             seat.worker = self._maker.spawn(seat.number)
         except OSError as error:
-            self._failed(seat, _no_process(error))
+            self._failed(seat, f"worker {seat.number + 1}", _no_process(error))
         else:
             seat.generation = self.generation
 
     def next_due(self) -> float:
         """Seconds until `tend` has something to do by itself."""
         now = self._clock()
-        times = [seat.due for seat in self.seats if seat.worker is None and not self.stopping]
+        times = [seat.due for seat in self._vacant()]
         times += [child.born + STARTS_WITHIN for child in self.children() if not child.ready]
         return max(0.0, min(times, default=now + 60.0) - now)
 
@@ -165,7 +171,7 @@ class Seats:
         seat = next(seat for seat in self.seats if child in (seat.worker, seat.successor))
         if child is seat.successor:
             seat.successor = None
-            if not self.stopping:
+            if not self.stopping and seat.coming == self.generation:
                 self._refuse(child.words or child.how_it_ended())
             return
         seat.worker = None
@@ -179,24 +185,23 @@ class Seats:
 
     def _ended_unasked(self, seat: Seat, child: Child) -> None:
         lived = self._clock() - child.born
-        how = child.how_it_ended()
+        name, how = f"worker {seat.number + 1}, process {child.pid},", child.how_it_ended()
         if child.ready and lived >= LIVED:
             seat.failures, seat.due = 0, 0.0
-            _log.warning("worker %d, process %d, %s", seat.number + 1, child.pid, how)
+            _log.warning("%s %s", name, how)
             return
-        self._failed(seat, how if child.ready else child.words or how)
+        self._failed(seat, name, how if child.ready else child.words or how)
 
-    def _failed(self, seat: Seat, why: str) -> None:
+    def _failed(self, seat: Seat, name: str, why: str) -> None:
         if not self._begun:
             raise GivesUp(why)
         seat.failures += 1
-        name = f"worker {seat.number + 1}"
         if seat.failures >= MOST_FAILURES:
-            raise GivesUp(f"{name} ends at once, {seat.failures} times by now: {why}")
+            raise GivesUp(f"{name} did not live, the {seat.failures}th in a row: {why}")
         exponent = seat.failures - 2
         pause = 0.0 if exponent < 0 else min(PAUSE_FIRST * 2.0**exponent, PAUSE_MOST)
         seat.due = self._clock() + pause
-        _log.warning("%s ended at once, another one starts in %.1f s: %s", name, pause, why)
+        _log.warning("%s did not live; another one starts in %.1f s: %s", name, pause, why)
 
     def order_all(self, order: bytes) -> None:
         """Has everybody do something."""

@@ -73,7 +73,7 @@ class Workers(Maker):
         count = settings.workers
         self.listeners = listeners_for(settings.host, settings.port, count)
         self.settings = settings
-        self._before = settings
+        self._proven = settings
         self._sample: Sample | None = None
         self._reread = reread
         self._why_not = why_not
@@ -139,6 +139,7 @@ class Workers(Maker):
 
     def _all_ready(self) -> None:
         on_ready, self._on_ready = self._on_ready, None
+        self._proven = self.settings
         if on_ready is not None:
             on_ready(self._upstream(), urls_of(self.listeners[0]))
         if self._reloading:
@@ -192,7 +193,7 @@ class Workers(Maker):
             return
         _log.info("workers are replaced, for these have changed: %s", ", ".join(sorted(changed)))
         notify_systemd(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        self._before, self.settings = self.settings, settings
+        self.settings = settings
         configure_logging(settings.log_level, settings.log_format)
         self._reloading = True
         self._seats.generation += 1
@@ -237,7 +238,7 @@ class Workers(Maker):
     def is_refused(self, why: str) -> None:
         """Goes back to the settings that work."""
         _log.error("the workers stay as they are, for a new one does not work: %s", why)
-        self.settings = self._before
+        self.settings, self._reloading = self._proven, False
         configure_logging(self.settings.log_level, self.settings.log_format)
         self._seats.order_all(REOPEN)
 

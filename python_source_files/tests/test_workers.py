@@ -1,0 +1,564 @@
+"""Several workers behind one port, in processes of their own: shared, killed, reloaded, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.relay_support import (
+    PATIENCE,
+    SOURCES,
+    Asked,
+    Reply,
+    RunningRelay,
+    Script,
+    ScriptedOrigin,
+    eventually,
+    read_reply,
+    request_bytes,
+    response,
+)
+
+FRESH = [("Cache-Control", "max-age=600")]
+
+# The parent of workers may have no threads when it forks: newer Pythons warn of that.
+STRICT = {"PYTHONWARNINGS": "error"}
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started and that have not ended, oldest first."""
+    found = []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
+            if int(fields[1]) == pid and fields[0] != "Z":
+                found.append((int(fields[19]), int(name)))
+    return [child for _, child in sorted(found)]
+
+
+def is_alive(pid: int) -> bool:
+    """False for one that has ended, whether or not anybody has asked how."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def sockets_with(port: int, *, remote: bool) -> dict[str, str]:
+    """Established TCP connections with this port, by the inode of the end here."""
+    found = {}
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "01" and int(fields[2 if remote else 1].rpartition(":")[2], 16) == port:
+            found[fields[9]] = fields[1 if remote else 2]
+    return found
+
+
+def connected(pids: Sequence[int], port: int, *, remote: bool) -> dict[int, list[str]]:
+    """Which of these processes have which connections with this port, by the other end."""
+    inodes = sockets_with(port, remote=remote)
+    found: dict[int, list[str]] = {pid: [] for pid in pids}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for entry in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    name = os.readlink(f"/proc/{pid}/fd/{entry}")
+                    if name.startswith("socket:[") and name[8:-1] in inodes:
+                        found[pid].append(inodes[name[8:-1]])
+    return found
+
+
+class Client:
+    """A connection that is kept."""
+
+    def __init__(self, relay: RunningRelay) -> None:
+        self.socket = relay.connect()
+        port = self.socket.getsockname()[1]
+        self.name = f"0100007F:{port:04X}"
+
+    def ask(self, target: str, method: str = "GET") -> Reply:
+        self.send(target, method)
+        return self.read(method)
+
+    def send(self, target: str, method: str = "GET") -> None:
+        body = b"" if method == "POST" else None
+        self.socket.sendall(request_bytes(method, target, (), body))
+
+    def read(self, method: str = "GET") -> Reply:
+        return read_reply(self.socket, method)
+
+    def read_if_kept(self) -> Reply | None:
+        """The reply, None where the connection was lost."""
+        try:
+            return self.read()
+        except (OSError, EOFError):
+            return None
+
+
+class Origin:
+    """What stands behind the relays here: `/held...` waits for `let_go`, `/version` has a version
+    that each POST raises, `/slow...` takes its time, `/private...` is for one client alone.
+    """
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.version = 0
+
+    def __call__(self, asked: Asked) -> Script:
+        if asked.method == "POST":
+            self.version += 1
+            return response(200, (), b"raised")
+        if asked.target.startswith("/version"):
+            return response(200, FRESH, str(self.version).encode())
+        if asked.target.startswith("/private"):
+            return response(200, [("Cache-Control", "private")], asked.target.encode())
+        return self.later(asked)
+
+    def later(self, asked: Asked) -> Iterator[bytes]:
+        if asked.target.startswith("/held"):
+            self.gate.wait(PATIENCE)
+        elif asked.target.startswith("/slow"):
+            time.sleep(0.4)
+        forwarded = (asked.get("x-forwarded-host") or "").encode()
+        yield response(200, FRESH, asked.target.encode() + b" " + forwarded)
+
+    def let_go(self) -> None:
+        self.gate.set()
+
+
+class AskingCase(unittest.TestCase):
+    """What the tests ask of `relay` before `origin`."""
+
+    relay: RunningRelay
+    origin: ScriptedOrigin
+    script: Origin
+
+    def workers(self) -> list[int]:
+        return children_of(self.relay.pid)
+
+    def clients(self, count: int) -> list[Client]:
+        found = [Client(self.relay) for _ in range(count)]
+        for client in found:
+            self.addCleanup(client.socket.close)
+        return found
+
+    def calls(self, target: str) -> int:
+        return sum(asked.target == target for asked in list(self.origin.requests))
+
+
+class WorkersCase(AskingCase):
+    """An origin and a folder for each test."""
+
+    def setUp(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="relay-workers-"))
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        self.script = Origin()
+        self.origin = ScriptedOrigin(self.script)
+        self.origin.__enter__()
+        self.addCleanup(self.origin.__exit__, None, None, None)
+        self.addCleanup(self.script.let_go)
+
+    def start(self, *flags: str, workers: int = 2, env: dict[str, str] | None = None) -> None:
+        """Starts `self.relay`; stopped at the end of the test; 0 workers: without a flag."""
+        words = ["--cache", f"sqlite:///{self.folder / 'cache.sqlite3'}", "--drain", "5", *flags]
+        if workers:
+            words += ["--workers", str(workers)]
+        self.relay = RunningRelay(self.origin.url, *words, env={**STRICT, **(env or {})})
+        self.addCleanup(self.check_log)
+        self.addCleanup(self.relay.kill)
+        self.addCleanup(self.relay.stop)
+
+    def check_log(self) -> None:
+        self.assertNotIn("Traceback", self.relay.log())
+
+
+class Sharing(AskingCase):
+    """Four workers, for all tests here."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        folder = tempfile.mkdtemp(prefix="relay-workers-")
+        cls.addClassCleanup(shutil.rmtree, folder, ignore_errors=True)
+        cls.script = Origin()
+        cls.origin = ScriptedOrigin(cls.script)
+        cls.origin.__enter__()
+        cls.addClassCleanup(cls.origin.__exit__, None, None, None)
+        words = ["--workers", "4", "--cache", f"sqlite:///{folder}/cache.sqlite3"]
+        cls.relay = RunningRelay(cls.origin.url, *words, env=STRICT)
+        cls.addClassCleanup(cls.relay.__exit__, None, None, None)
+
+    def test_each_worker_has_its_share_of_the_connections(self) -> None:
+        clients = self.clients(64)
+        for client in clients:
+            client.ask("/version?shares")
+        shares = connected(self.workers(), self.relay.port, remote=False)
+        self.assertEqual(sum(map(len, shares.values())), 64)
+        self.assertEqual(len(shares), 4)
+        for share in shares.values():
+            self.assertGreater(len(share), 4)
+        self.assertEqual(self.calls("/version?shares"), 1)
+
+    def test_one_call_for_one_cold_key_of_many_clients(self) -> None:
+        with ThreadPoolExecutor(60) as pool:
+            replies = list(pool.map(lambda _: self.relay.get("/slow"), range(60)))
+        self.assertEqual({reply.status for reply in replies}, {200})
+        self.assertEqual(self.calls("/slow"), 1)
+
+    def test_what_may_not_be_shared_is_not_waited_for(self) -> None:
+        with ThreadPoolExecutor(20) as pool:
+            for reply in pool.map(lambda n: self.relay.get("/private"), range(20)):
+                self.assertEqual(reply.status, 200)
+        self.assertLessEqual(self.calls("/private"), 20)
+        began = time.monotonic()
+        self.relay.get("/private")
+        self.assertLess(time.monotonic() - began, 5.0)
+
+    def test_who_has_seen_a_change_sees_it_in_every_worker(self) -> None:
+        clients = self.clients(24)
+        for version in range(12):
+            for client in clients:
+                self.assertEqual(client.ask("/version").body, str(version).encode())
+            self.assertEqual(clients[version].ask("/version", "POST").status, 200)
+        # Of all workers one asks anew after each change.
+        self.assertEqual(self.calls("/version"), 12 + 12)
+
+
+class Storing(WorkersCase):
+    def test_no_record_is_lost_that_many_workers_store(self) -> None:
+        self.start(workers=4)
+        targets = [f"/thing/{number}" for number in range(200)]
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(self.relay.get, targets))
+        self.assertEqual(self.relay.stop(), 0)
+        self.start("--offline", workers=2)
+        for target in targets:
+            reply = self.relay.get(target)
+            self.assertEqual((reply.status, reply.body), (200, target.encode() + b" "))
+        self.assertEqual(len(self.origin.requests), 200)
+
+
+class Killed(WorkersCase):
+    def test_a_killed_worker_takes_no_request_of_others_with_it(self) -> None:
+        self.start()
+        clients = self.clients(24)
+        for number, client in enumerate(clients):
+            client.send(f"/held/{number}")
+        self.origin.wait_for(24)
+        before = self.workers()
+        victim = before[0]
+        lost = connected(before, self.relay.port, remote=False)[victim]
+        self.assertGreater(len(lost), 0)
+        os.kill(victim, signal.SIGKILL)
+        began = time.monotonic()
+        eventually(lambda: len(set(self.workers()) - {victim}) == 2, "there are two again")
+        [new] = set(self.workers()) - set(before)
+        # Connections that come to its seat wait for it, and are answered.
+        with ThreadPoolExecutor(16) as pool:
+            replies = list(pool.map(lambda _: self.relay.get("/version"), range(64)))
+        self.assertEqual({reply.status for reply in replies}, {200})
+        self.assertLess(time.monotonic() - began, 5.0)  # a busy machine; one second else
+        self.assertGreater(len(children_of(self.relay.pid)), 1)
+        self.script.let_go()
+        for number, client in enumerate(clients):
+            reply = client.read_if_kept()
+            if client.name in lost:
+                self.assertIsNone(reply)
+            else:
+                assert reply is not None
+                self.assertEqual(reply.body, f"/held/{number} ".encode())
+        self.assertRegex(self.relay.log(), f"process {victim}, .*killed by SIGKILL")
+        self.assertTrue(is_alive(new))
+
+    def test_a_call_of_a_killed_worker_is_made_once_more_for_all_who_wait(self) -> None:
+        self.start(workers=4)
+        clients = self.clients(40)
+        for client in clients:
+            client.send("/held")
+        eventually(lambda: self.calls("/held"), "one calls")
+        workers = self.workers()
+        calling = connected(workers, self.origin.port, remote=True)
+        [holder] = [pid for pid, calls in calling.items() if calls]
+        lost = set(connected(workers, self.relay.port, remote=False)[holder])
+        os.kill(holder, signal.SIGKILL)
+        eventually(lambda: self.calls("/held") == 2, "another one calls")
+        self.script.let_go()
+        for client in clients:
+            reply = client.read_if_kept()
+            if client.name in lost:
+                self.assertIsNone(reply)
+                reply = self.relay.get("/held")  # as a client does whose connection is lost
+            assert reply is not None, (client.name, lost)
+            self.assertEqual((reply.status, reply.body), (200, b"/held "))
+        self.assertGreater(len(lost), 0)
+        self.assertEqual(self.calls("/held"), 2)
+
+    def test_workers_stop_when_their_parent_is_killed(self) -> None:
+        self.start()
+        workers = self.workers()
+        [client] = self.clients(1)
+        client.send("/slow")
+        self.origin.wait_for(1)
+        os.kill(self.relay.pid, signal.SIGKILL)
+        self.assertEqual(client.read().status, 200)  # what runs is finished
+        client.socket.close()
+        eventually(lambda: not any(map(is_alive, workers)), "they end")
+
+    def test_a_worker_that_is_stopped_by_hand_is_replaced(self) -> None:
+        self.start()
+        [first, second] = self.workers()
+        [client] = self.clients(1)
+        client.send("/slow")
+        self.origin.wait_for(1)
+        for worker in (first, second):
+            os.kill(worker, signal.SIGTERM)
+        self.assertEqual(client.read().status, 200)
+        client.socket.close()
+        eventually(lambda: not {first, second} & set(self.workers()), "they end")
+        eventually(lambda: len(self.workers()) == 2, "there are two again")
+
+
+class Stopping(WorkersCase):
+    def test_what_runs_is_finished_though_every_process_is_told(self) -> None:
+        """Service managers and terminals send a signal to all processes of a group."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with self.subTest(number=number):
+                self.start()
+                workers = self.workers()
+                [client] = self.clients(1)
+                target = f"/slow/{number}"
+                client.send(target)
+                eventually(functools.partial(self.calls, target), "it runs")
+                for pid in (*workers, self.relay.pid):
+                    os.kill(pid, number)
+                self.assertEqual(client.read().status, 200)
+                client.socket.close()
+                self.assertEqual(self.relay.wait(PATIENCE), 0)
+                self.assertFalse(any(map(is_alive, workers)))
+
+    def test_the_second_signal_ends_it_at_once(self) -> None:
+        self.start()
+        [client] = self.clients(1)
+        client.send("/held")
+        self.origin.wait_for(1)
+        workers = self.workers()
+        began = time.monotonic()
+        self.relay.signal(signal.SIGTERM)
+        eventually(lambda: self.refuses(), "it takes nothing new")
+        self.relay.signal(signal.SIGTERM)
+        self.assertEqual(self.relay.wait(PATIENCE), 0)
+        self.assertLess(time.monotonic() - began, 4.5)
+        self.assertFalse(any(map(is_alive, workers)))
+
+    def refuses(self) -> bool:
+        try:
+            with self.relay.connect(0.5) as connection:
+                connection.sendall(request_bytes("GET", "/version"))
+                return not connection.recv(1)
+        except OSError:
+            return True
+
+    def test_the_service_manager_hears_of_it_once(self) -> None:
+        path = str(self.folder / "notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(path)
+            manager.settimeout(PATIENCE)
+            self.start(workers=3, env={"NOTIFY_SOCKET": path})
+            self.assertEqual(manager.recv(100), b"READY=1")
+            self.assertEqual(self.relay.stop(), 0)
+            self.assertEqual(manager.recv(100), b"STOPPING=1")
+            manager.setblocking(False)
+            with self.assertRaises(BlockingIOError):
+                manager.recv(100)
+
+
+class Load:
+    """Clients that ask all the time, on kept connections and on new ones; any failure counts."""
+
+    def __init__(self, relay: RunningRelay) -> None:
+        self.relay = relay
+        self.answers = 0
+        self.failures: list[str] = []
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(kept,)) for kept in (1, 1, 0, 0)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+    def _ask(self, kept: bool) -> None:
+        client: Client | None = None
+        while not self._over.is_set():
+            try:
+                client = client or Client(self.relay)
+                reply = client.ask("/version")
+                if reply.status != 200:
+                    raise OSError(f"answered with {reply.status}")
+                self.answers += 1
+                if not kept or reply.get("connection") == "close":
+                    client.socket.close()
+                    client = None
+            except (OSError, EOFError) as error:
+                self.failures.append(f"{kept}: {error!r}")
+                client = None
+        if client is not None:
+            client.socket.close()
+
+
+class Reloading(WorkersCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.file = self.folder / "relay.toml"
+        self.log_file = self.folder / "access.log"
+        self.write("one.example")
+
+    def write(self, host: str, more: str = "") -> None:
+        self.file.write_text(f'public-host = "{host}"\naccess-log = "{self.log_file}"\n{more}')
+
+    def reload(self, said: str) -> None:
+        before = self.relay.log().count(said)
+        self.relay.signal(signal.SIGHUP)
+        eventually(lambda: self.relay.log().count(said) > before, said)
+
+    def test_new_settings_without_a_lost_request(self) -> None:
+        self.start("--config", str(self.file))
+        [idle] = self.clients(1)
+        self.assertEqual(idle.ask("/a").body, b"/a one.example")
+        before = self.workers()
+        with Load(self.relay) as load:
+            eventually(lambda: load.answers > 100, "it is loaded")
+            self.write("two.example")
+            self.reload("all workers have the settings of now")
+            answers = load.answers
+            eventually(lambda: load.answers > answers + 100, "it goes on")
+        self.assertEqual(load.failures, [])
+        # A connection that was idle all the time has one answer more.
+        last = idle.ask("/a")
+        self.assertEqual((last.status, last.get("connection")), (200, "close"))
+        self.assertEqual(self.relay.get("/b").body, b"/b two.example")
+        eventually(lambda: not any(map(is_alive, before)), "the old ones end")
+        self.assertEqual(len(self.workers()), 2)
+
+    def test_what_does_not_work_changes_nothing(self) -> None:
+        self.start("--config", str(self.file))
+        before = self.workers()
+        self.file.write_text("threads = 'many'")
+        self.reload("the settings stay as they are")
+        self.file.write_text(f'access-log = "{self.folder}/no/such/folder"')
+        self.reload("the workers stay as they are")
+        self.assertEqual(self.workers(), before)
+        self.assertEqual(self.relay.get("/a").body, b"/a one.example")
+        self.write("three.example")
+        self.reload("all workers have the settings of now")
+        self.assertEqual(self.relay.get("/b").body, b"/b three.example")
+
+    def test_where_nothing_has_changed_logs_are_opened_anew(self) -> None:
+        self.start("--config", str(self.file))
+        before = self.workers()
+        self.relay.get("/a")
+        eventually(self.log_file.exists, "there is a log")
+        self.log_file.rename(self.folder / "access.log.1")
+        self.write("one.example", "port = 81")  # which a flag overrides
+        self.relay.signal(signal.SIGHUP)
+        eventually(self.log_file.exists, "there is a new log")
+        self.assertEqual(self.workers(), before)
+
+    def test_what_takes_a_restart_is_told(self) -> None:
+        self.write("one.example", "workers = 2")
+        self.start("--config", str(self.file), workers=0)
+        before = self.workers()
+        self.write("one.example", "workers = 3")
+        self.reload("--workers changes with a restart only")
+        self.assertEqual(self.workers(), before)
+
+
+class Starting(WorkersCase):
+    def test_it_is_told_once_by_a_parent_with_one_thread(self) -> None:
+        self.start(workers=3)
+        self.relay.get("/version")
+        self.assertEqual(self.relay.log().count("listening"), 1)
+        self.assertIn("  workers    3\n", self.relay.log())
+        status = Path(f"/proc/{self.relay.pid}/status").read_text()
+        self.assertIn("\nThreads:\t1\n", status)
+
+    def fails(self, *words: str, code: str = "") -> str:
+        """What it says when it cannot start: one line."""
+        first = ["-c", code] if code else ["-m", "api_relaying_server"]
+        done = subprocess.run(
+            [sys.executable, "-W", "error", *first, "--host", "127.0.0.1", *words],
+            cwd=SOURCES,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+        self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1), done.stderr)
+        return done.stderr
+
+    def test_a_port_that_another_relay_with_workers_has(self) -> None:
+        self.start()
+        port = str(self.relay.port)
+        line = self.fails("--workers", "2", "--port", port, "--cache", "memory://")
+        self.assertIn(f"--port: {port} is in use", line)
+
+    def test_what_is_wrong_with_all_workers_is_told_once(self) -> None:
+        log = self.folder / "no" / "log"
+        words = ["--workers", "4", "--port", "0", "--cache", "memory://", "--access-log", str(log)]
+        self.assertIn("--access-log: ", self.fails(*words))
+
+    def test_no_process_can_be_forked(self) -> None:
+        code = (
+            "import os, sys; from unittest import mock; from api_relaying_server.cli import main\n"
+            "error = BlockingIOError(11, 'Resource temporarily unavailable')\n"
+            "with mock.patch('os.fork', side_effect=error):\n"
+            "    sys.exit(main())"
+        )
+        words = ["--workers", "2", "--port", "0", "--cache", "memory://"]
+        self.assertIn("unavailable", self.fails(*words, code=code))
+        self.assertIn("unavailable", self.fails("--demo", *words, code=code))
+
+    def test_with_the_sample(self) -> None:
+        """The sample runs in a process of its own, and ends with all others."""
+        relay = subprocess.Popen(
+            [sys.executable, "-m", "api_relaying_server", "--demo", "--workers", "2"]
+            + ["--host", "127.0.0.1", "--port", "0", "--cache", "memory://"],
+            cwd=SOURCES,
+            env={**os.environ, **STRICT},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(relay.kill)
+        assert relay.stderr is not None
+        self.addCleanup(relay.stderr.close)
+        url = next(line.split()[1] for line in relay.stderr if "listening" in line)
+        host, _, port = url.removeprefix("http://").partition(":")
+        eventually(lambda: len(children_of(relay.pid)) == 3, "two workers and the sample")
+        children = children_of(relay.pid)
+        with socket.create_connection((host, int(port)), PATIENCE) as connection:
+            connection.sendall(request_bytes("GET", "/restaurant"))
+            self.assertEqual(read_reply(connection).status, 200)
+        relay.send_signal(signal.SIGTERM)
+        self.assertNotIn("Traceback", relay.stderr.read())
+        self.assertEqual(relay.wait(PATIENCE), 0)
+        self.assertFalse(any(map(is_alive, children)))
+
+
+if __name__ == "__main__":
+    unittest.main()
