@@ -13,10 +13,12 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, Union
+from typing import NamedTuple, Protocol, TypeVar, Union
 
 from api_relaying_server.operations.served import HIT, Served
 from api_relaying_server.tiers.hot import Reply
+
+T = TypeVar("T")
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
@@ -37,8 +39,6 @@ LONGEST_REMEMBERED = 2048
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _UNSAFE = re.compile(r"[^ !#-\[\]-~]")
 _NUMBER = re.compile(r"[0-9A-Za-z._:@/+=-]{1,128}")
-# W3C Trace Context: version, trace-id, parent-id, flags.
-_TRACE = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-.*")
 
 OTHER, REFERER, AGENT, REQUEST_ID, TRACE, FORWARDED_FOR = range(6)
 """Lines of a head, by what they are to a log."""
@@ -205,6 +205,8 @@ class Lines:
         self._trusted = tuple(trusted)
         self._known: dict[bytes, Known] = {}
         self._known_lines: dict[bytes, tuple[int, str]] = {}
+        self._known_requests: dict[bytes, str] = {}
+        self._nothing = form.text("")
         # Numbers for requests that brought none: they differ from process to process.
         self._prefix = os.urandom(4).hex()
         self._count = itertools.count(1)
@@ -245,27 +247,26 @@ class Lines:
 
     def _learn(self, head: bytes) -> Known:
         """Reads a head as far as it came, whatever it is."""
-        first, *lines = head.split(b"\r\n", MOST_LINES)
-        found = [""] * 6
+        lines = head.split(b"\r\n", MOST_LINES)
+        first = lines[0]
+        lines[0] = b""
+        nothing, known_lines = self._nothing, self._known_lines
+        found = ["", nothing, nothing, "", "", ""]
         for line in lines:
-            place, text = self._known_lines.get(line) or self._read_line(line)
-            if place and not found[place]:
+            place, text = known_lines.get(line) or self._read_line(line)
+            if place and found[place] in ("", nothing):
                 found[place] = text
         number = found[REQUEST_ID] or found[TRACE]
-        request = self._form.request(first[:LONGEST_TEXT].decode("latin-1"))
-        nothing = self._form.text("")
-        known = Known(
-            request,
-            found[REFERER] or nothing,
-            found[AGENT] or nothing,
-            number,
-            found[FORWARDED_FOR],
-        )
-        if len(head) <= LONGEST_REMEMBERED:
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
-            self._known[head] = known
+        request = self._known_requests.get(first) or self._read_request(first)
+        known = Known(request, found[REFERER], found[AGENT], number, found[FORWARDED_FOR])
+        if not number:  # the head of a request with a number never comes again
+            _remember(self._known, head, known)
         return known
+
+    def _read_request(self, line: bytes) -> str:
+        request = self._form.request(line[:LONGEST_TEXT].decode("latin-1"))
+        _remember(self._known_requests, line, request)
+        return request
 
     def _read_line(self, line: bytes) -> tuple[int, str]:
         """What a field line is to a log, and its text: rendered, or as it came."""
@@ -275,15 +276,11 @@ class Lines:
         if place == REQUEST_ID:
             return place, value if _NUMBER.fullmatch(value) else ""
         if place == TRACE:
-            found = _TRACE.fullmatch(value)
-            return place, found[1] if found is not None else ""
-        told = (place, value if place == FORWARDED_FOR else self._form.text(value))
-        if not place:
-            told = _OTHER_LINE
-        if len(line) <= LONGEST_REMEMBERED:
-            if len(self._known_lines) >= REMEMBERED:
-                self._known_lines.clear()
-            self._known_lines[line] = told
+            return place, _trace_id(value)
+        told = _OTHER_LINE
+        if place:
+            told = (place, value if place == FORWARDED_FOR else self._form.text(value))
+        _remember(self._known_lines, line, told)
         return told
 
     def _next_clock(self, now: float) -> str:
@@ -296,9 +293,12 @@ class Lines:
             return address
         for word in reversed(known.forwarded_for.split(",")):
             try:
-                address = str(ipaddress.ip_address(word.strip(" \t")))
+                told = ipaddress.ip_address(word.strip(" \t"))
             except ValueError:
                 break  # nothing left of a word that is no address can be believed
+            if getattr(told, "scope_id", None):
+                break  # it may hold anything, and is of no use to others
+            address = str(told)
             if not self._is_trusted(address):
                 break
         return address
@@ -307,3 +307,18 @@ class Lines:
         peer = ipaddress.ip_address(address.partition("%")[0])
         mapped = getattr(peer, "ipv4_mapped", None)
         return any((mapped or peer) in network for network in self._trusted)
+
+
+def _trace_id(value: str) -> str:
+    """The trace-id in `traceparent` (W3C Trace Context: version, trace-id, parent-id, flags)."""
+    parts = value.split("-", 2)
+    if len(parts) == 3 and len(parts[1]) == 32 and parts[1].isascii() and parts[1].isalnum():
+        return parts[1]
+    return ""
+
+
+def _remember(known: dict[bytes, T], text: bytes, what: T) -> None:
+    if len(text) <= LONGEST_REMEMBERED:
+        if len(known) >= REMEMBERED:
+            known.clear()
+        known[text] = what
