@@ -165,6 +165,19 @@ class ByHead(unittest.TestCase):
             with self.subTest(lines):
                 self.assertFalse(head_still_describes(old, 200, fields(*lines)))
 
+    def test_what_is_received_must_agree_and_something_must(self) -> None:
+        tag, changed = 'ETag: "a"', f"Last-Modified: {date(-9)}"
+        for own, told, same in (
+            ((tag, changed), (changed,), True),
+            ((tag, changed), (tag,), True),
+            ((tag, changed), (), False),
+            ((tag,), (changed,), False),
+            ((changed,), (tag, changed), False),
+            ((), (), True),
+        ):
+            with self.subTest(own=own, told=told):
+                self.assertEqual(head_still_describes(stored(*own), 200, fields(*told)), same)
+
     def test_another_status_is_another_response(self) -> None:
         self.assertFalse(head_still_describes(stored(), 404, fields()))
         self.assertTrue(head_still_describes(stored(status=404), 404, fields()))
@@ -187,5 +200,6 @@ class Newer(unittest.TestCase):
             ("X: y", f"Date: {date(-50)}"),
             (f"Date: {date()}", "Date: x"),
             ("Date: x", "X: y"),
+            ("Date: x", f"Date: {date()}"),
         ):
             self.assertTrue(is_newer_or_same(stored(mine), fields(other), NOW))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from api_relaying_server.caching.stored import StoredResponse
-from api_relaying_server.caching.storing import stored_fields
+from api_relaying_server.caching.storing import has_validator, stored_fields
 from api_relaying_server.caching.vary import made_at
 from api_relaying_server.http1.grammar import (
     EntityTag,
@@ -111,12 +111,10 @@ def head_still_describes(stored: StoredResponse, status: int, fields: Fields) ->
 
 
 def _same_validators(own: Fields, told: Fields) -> bool:
-    if "etag" in own or "etag" in told:
-        if own.first("etag") != told.first("etag"):
-            return False
-        if "last-modified" not in told:
-            return True
-    return own.first("last-modified") == told.first("last-modified")
+    received = [name for name in ("etag", "last-modified") if name in told]
+    if not received:
+        return not has_validator(own)  # nothing tells that it is still the same
+    return all(own.first(name) == told.first(name) for name in received)
 
 
 def is_newer_or_same(old: StoredResponse, fields: Fields, response_time: float) -> bool:
