@@ -40,7 +40,20 @@ class Reading(unittest.TestCase):
         self.assertNotIn("no-store", said)
 
     def test_a_number_that_is_none_is_zero(self) -> None:
-        for argument in ("", "=", "=x", "=-1", "=1.5", "= 60", " = 60", '="60', "=60s", "='60'"):
+        for argument in (
+            "",
+            "=",
+            "=x",
+            "=-1",
+            "=1.5",
+            "= 60",
+            " = 60",
+            '="60',
+            "=60s",
+            ";60",
+            ":60",
+            "='60'",
+        ):
             with self.subTest(argument):
                 self.assertEqual(directives(f"max-age{argument}").seconds("max-age"), 0)
         self.assertIsNone(directives("public").seconds("max-age"))
@@ -60,6 +73,7 @@ class Reading(unittest.TestCase):
             for text in (f'{name}="a", {name}', f'{name}, {name}="a"', f'{name}="a", {name}=""'):
                 with self.subTest(text):
                     self.assertTrue(directives(text).is_unqualified(name))
+            self.assertTrue(directives(f'{name}="", {name}="b"').is_unqualified(name))
             both = directives(f'{name}="a"', f'{name}="b"')
             self.assertFalse(both.is_unqualified(name))
             self.assertEqual(both.field_names(name), {"a", "b"})

@@ -46,6 +46,7 @@ class Explicit(unittest.TestCase):
     def test_expires_counts_from_date(self) -> None:
         self.assertEqual(life(f"Expires: {date(30)}", f"Date: {date(-100)}").seconds, 130)
         self.assertEqual(life(f"Expires: {date(-10)}", f"Date: {date(-100)}").seconds, 90)
+        self.assertEqual(life(f"Expires: {date(-30)}", f"Date: {date()}").seconds, 0)
         self.assertEqual(life(f"Expires: {date(30)}").seconds, 30)  # without Date: the arrival
         self.assertEqual(life(f"Expires: {date(30)}", "Date: x").seconds, 30)
 
@@ -112,13 +113,14 @@ class Implicit(unittest.TestCase):
         )
 
     def test_a_guess_is_bounded(self) -> None:
+        self.assertEqual(HEURISTIC_MAX, 604_800)
         self.assertEqual(
             life("Last-Modified: Sat, 01 Jan 2000 00:00:00 GMT").seconds, HEURISTIC_MAX
         )
 
     def test_pragma_no_cache_alone_stops_a_guess(self) -> None:
         guess = f"Last-Modified: {date(-1000)}"
-        self.assertEqual(life(guess, "Pragma: No-Cache").seconds, 0.0)
+        self.assertEqual(life(guess, "Pragma: No-Cache"), Lifetime(0.0, False))
         self.assertEqual(life(guess, "Pragma: other").seconds, 100.0)
         self.assertEqual(life(guess, "Pragma: no-cache", "Cache-Control: public").seconds, 100.0)
         self.assertEqual(life("Pragma: no-cache", "Cache-Control: max-age=9").seconds, 9)

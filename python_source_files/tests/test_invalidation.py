@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 
 from api_relaying_server.caching.invalidation import same_origin_target, targets_to_invalidate
+from api_relaying_server.http1.message import RequestHead
 from tests.caching_support import fields, request
 
 UPSTREAM = "http://origin.test:8080/base"
@@ -81,6 +82,11 @@ class References(unittest.TestCase):
         for reference, target in cases.items():
             with self.subTest(reference):
                 self.assertEqual(same_origin_target(reference, asked, UPSTREAM), target)
+
+    def test_without_a_host_the_relay_is_localhost(self) -> None:
+        asked = RequestHead.of("POST", "/x", fields())
+        self.assertEqual(same_origin_target("http://localhost/y", asked), "/y")
+        self.assertIsNone(same_origin_target("http://other.test/y", asked))
 
     def test_what_is_no_reference(self) -> None:
         for reference in (

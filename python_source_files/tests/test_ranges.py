@@ -112,6 +112,10 @@ class Covering(unittest.TestCase):
         for spec in outside:
             self.assertFalse(covers(part, [spec]), spec)
 
+        middle = stored(status=206, body=b"45", first=4, length=None)
+        self.assertTrue(covers(middle, [(4, 5)]))
+        self.assertFalse(covers(middle, [(3, 5)]))
+
     def test_cut(self) -> None:
         part = stored(status=206, body=b"3456", first=3, length=10)
         self.assertEqual(cut(part, Part(4, 5)), b"45")
@@ -178,10 +182,17 @@ class Combining(unittest.TestCase):
         ):
             self.assertEqual(combine(old, new), new)
 
+    def test_a_gap_before_the_old_one(self) -> None:
+        old = stored(STRONG, status=206, body=b"56", first=5, length=9)
+        new = stored(STRONG, status=206, body=b"01", length=9)
+        self.assertEqual(combine(old, new), new)
+
     def test_only_a_shared_strong_validator_combines(self) -> None:
         for one, other in (
             (STRONG, 'ETag: "b"'),
             ('ETag: W/"a"',) * 2,
+            ('ETag: W/"a"', STRONG),
+            (STRONG, 'ETag: W/"a"'),
             ("X: y", "X: y"),
             (STRONG, "X: y"),
         ):

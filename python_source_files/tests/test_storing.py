@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest
+from http import HTTPStatus
 
 from api_relaying_server.caching.directives import response_directives
 from api_relaying_server.caching.freshness import HEURISTIC_STATUSES, lifetime
@@ -83,6 +84,7 @@ class Storing(unittest.TestCase):
         self.assertEqual(
             reason("Cache-Control: must-understand, max-age=60", status=499), "must-understand"
         )
+        self.assertEqual(UNDERSTOOD_STATUSES - {status.value for status in HTTPStatus}, set())
         self.assertNotIn(299, UNDERSTOOD_STATUSES)
         self.assertNotIn(304, UNDERSTOOD_STATUSES)
 
@@ -116,6 +118,7 @@ class Storing(unittest.TestCase):
         self.assertEqual(reason(), "no-use")
         self.assertEqual(reason("Cache-Control: no-cache"), "no-use")
         self.assertEqual(reason("Cache-Control: max-age=0, must-revalidate"), "no-use")
+        self.assertIsNone(reason("Cache-Control: max-age=1, must-revalidate"))
         self.assertIsNone(reason("Cache-Control: max-age=0"))  # good for an outage
         self.assertIsNone(reason("Cache-Control: no-cache", 'ETag: "a"'))
         self.assertIsNone(reason(f"Last-Modified: {date(10)}"))

@@ -151,6 +151,7 @@ class Codings(unittest.TestCase):
         self.assertFalse(fits(variant, "Accept-Encoding: gzip;q=0"))
         self.assertFalse(fits(variant, "Accept-Encoding: gzip;q=0, *"))
         self.assertFalse(fits(variant, "Accept-Encoding: br"))
+        self.assertFalse(fits(variant, "Accept-Encoding: gzip", "Origin: https://a.test"))
         self.assertFalse(fits(variant))
 
     def test_where_vary_names_it_the_origin_has_chosen(self) -> None:
