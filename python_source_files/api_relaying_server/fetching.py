@@ -9,7 +9,8 @@ of `caching/`; here is their order.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Callable, NamedTuple
 
 from api_relaying_server.caching.conditional import fields_of_304, is_not_modified
@@ -168,20 +169,19 @@ class Fetcher:
         """
         plan = self._plan(request, ask, passes)
         fetch, head = self._send(request, caller, plan)
-        if head.status == 304 and ask.validate:
-            renewed = self._freshen(request, ask, fetch, head)
-            if renewed is not None:
-                return renewed
+        with _closed_by_a_fault(fetch):
+            if head.status == 304 and ask.validate:
+                arrived = self._freshen(request, ask, fetch, head)
+            elif ask.complete is not None and head.status in (206, 416):
+                arrived = self._complete(request, ask.complete[0], fetch, head)
+            else:
+                if plan.method == "HEAD":
+                    self._freshen_by_head(request, fetch, head)
+                asked = RequestHead(plan.method, request.target, request.lines, request.version)
+                arrived = self._take(asked, fetch, head, on_end)
+        if arrived is None:  # what is stored did not fit: all of it, then
             return self.fetch(request, caller, Ask(ask.reason), False, on_end)
-        if ask.complete is not None and head.status in (206, 416):
-            completed = self._complete(request, ask.complete[0], fetch, head)
-            if completed is not None:
-                return completed
-            return self.fetch(request, caller, Ask(ask.reason), False, on_end)
-        if plan.method == "HEAD":
-            self._freshen_by_head(request, fetch, head)
-        asked = RequestHead(plan.method, request.target, request.lines, request.version)
-        return self._take(asked, fetch, head, on_end)
+        return arrived
 
     def _plan(self, request: RequestHead, ask: Ask, passes: bool) -> Plan:
         if ask.validate:
@@ -377,13 +377,14 @@ class Fetcher:
         4.4).
         """
         fetch, head = self._send(request, caller, Plan(request.method, (), ()))
-        for target in targets_to_invalidate(
-            request, head.status, head.fields, self._upstream.base.url
-        ):
-            self._keeper.invalidate(target)
-        if caller.body is not None and request.method != "POST":
-            return self._relay_only(request, fetch, head)
-        return self._take(request, fetch, head, _nothing)
+        with _closed_by_a_fault(fetch):
+            for target in targets_to_invalidate(
+                request, head.status, head.fields, self._upstream.base.url
+            ):
+                self._keeper.invalidate(target)
+            if caller.body is not None and request.method != "POST":
+                return self._relay_only(request, fetch, head)
+            return self._take(request, fetch, head, _nothing)
 
     def _relay_only(self, request: RequestHead, fetch: Fetch, head: ResponseHead) -> Arrived:
         body = SharedBody(fetch.exchange)
@@ -400,6 +401,16 @@ class Fetcher:
             reader=reader,
             unstored="bypass",
         )
+
+
+@contextmanager
+def _closed_by_a_fault(fetch: Fetch) -> Iterator[None]:
+    """A response that no reader will get must not hold its connection for ever."""
+    try:
+        yield
+    except BaseException:
+        fetch.exchange.close()
+        raise
 
 
 def _nothing() -> None:
