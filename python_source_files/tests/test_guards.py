@@ -8,18 +8,23 @@ import unittest
 from typing import Callable
 from unittest import mock
 
+from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.reuse import Ask
 from api_relaying_server.errors import (
     BadRequest,
     UpstreamRefused,
     UpstreamResting,
     UpstreamTimeout,
 )
+from api_relaying_server.fetching import Caller, Fetcher
+from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.upstream.budget import LATE, Slots, SlotsTaken, TokenBucket
 from api_relaying_server.upstream.cooldown import LOG, CoolDown
 from api_relaying_server.upstream.guards import PATIENCE as LONGEST_WAIT
 from api_relaying_server.upstream.guards import PLENTY, GuardedUpstream
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.told import Scope, Told
+from api_relaying_server.upstream.translation import Client
 from tests.relay_support import PATIENCE, eventually
 from tests.upstream_support import BASE, HandClock, MemoryUpstream, Outcome, answered
 
@@ -206,6 +211,21 @@ class SlotTest(GuardCase):
             with self.assertRaises(BadRequest):
                 get(guarded, f"/api/{number}")
         self.assertEqual(guarded.cooldown.resting(), [])
+
+    def test_a_fault_of_ours_gives_it_back(self):
+        guarded = self.guard()
+        keeper = mock.Mock()
+        keeper.read.return_value = None
+        fetcher = Fetcher(guarded, keeper, Policy())
+        request = RequestHead.of("GET", "/x", Fields())
+        caller = Caller(Client("192.0.2.1"))
+        with mock.patch("api_relaying_server.fetching.why_not", side_effect=ZeroDivisionError):
+            for _ in range(9):
+                with self.assertRaises(ZeroDivisionError):
+                    fetcher.fetch(request, caller, Ask("uri-miss"), False, lambda: None)
+                with self.assertRaises(ZeroDivisionError):
+                    fetcher.pass_by(request, caller)
+        self.assertEqual(guarded.slots.free, 4)
 
     def test_never_more_at_a_time_than_the_limit(self):
         go = threading.Event()
