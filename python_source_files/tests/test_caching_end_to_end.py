@@ -691,6 +691,71 @@ class Telling(RelayCase):
         self.assertTrue(self.get(("If-Match", "*")).cache_status.startswith("fwd=bypass"))
 
 
+class Forwarding(RelayCase):
+    """What passes, and what does not (RFC 9110, 7.6, 9.2; RFC 9111, 3.3, 4)."""
+
+    def test_unsafe_requests_are_always_written_through(self) -> None:
+        self.script(fresh())
+        self.get()
+        for method in ("POST", "PUT", "DELETE", "PATCH", "UNHEARD-OF"):
+            before = self.count()
+            self.relay.request(method, self.path, (), b"data")
+            self.assertEqual((self.count(), self.last().method), (before + 1, method))
+
+    def test_an_answer_that_breaks_off_is_not_stored(self) -> None:
+        cut = response(
+            200, [("Cache-Control", "max-age=60"), ("Content-Length", "10")], length=False
+        )
+        self.script([cut + b"01234", CLOSE], fresh(body=b"whole"))
+        with self.assertRaises(EOFError):
+            self.get()
+        self.assertEqual(self.get().body, b"whole")
+
+    def test_fields_for_one_connection_go_no_further(self) -> None:
+        hop = [
+            ("Connection", "X-Hop"),
+            ("X-Hop", "1"),
+            ("Keep-Alive", "9"),
+            ("Proxy-Authenticate", "x"),
+        ]
+        self.script(fresh(*hop, ("X-End", "1")))
+        for _ in range(2):
+            reply = self.get(
+                ("Connection", "X-Mine"), ("X-Mine", "1"), ("TE", "trailers"), ("X-Far", "1")
+            )
+            for name, _ in hop[1:]:
+                self.assertIsNone(reply.get(name.lower()), name)
+            self.assertEqual(reply.get("x-end"), "1")
+        for name in ("x-mine", "te"):
+            self.assertIsNone(self.last().get(name))
+        self.assertEqual(self.last().get("x-far"), "1")
+
+    def test_via_both_ways(self) -> None:
+        self.script(fresh(("Via", "1.1 far")))
+        for _ in range(2):
+            reply = self.get(("Via", "1.0 near"))
+            self.assertEqual(reply.get("via"), "1.1 far, 1.1 api-relaying-server")
+        self.assertEqual(self.last().get("via"), "1.0 near, 1.1 api-relaying-server")
+
+    def test_max_forwards_is_counted(self) -> None:
+        self.script(response(200, [], b"far"))
+        for method in ("OPTIONS", "TRACE"):
+            before = self.count()
+            reply = self.get(("Max-Forwards", "0"), method=method)
+            self.assertEqual((self.count(), reply.status // 100), (before, 2), method)
+            self.get(("Max-Forwards", "3"), method=method)
+            self.assertEqual(self.last().get("max-forwards"), "2", method)
+
+    def test_content_is_never_changed(self) -> None:
+        coded = (("Content-Encoding", "gzip"), ("Content-Type", "text/plain"))
+        self.script(fresh(*coded, body=b"not even gzip"))
+        for _ in range(2):
+            reply = self.get(("Accept-Encoding", "gzip"))
+            self.assertEqual(
+                (reply.body, reply.get("content-encoding")), (b"not even gzip", "gzip")
+            )
+
+
 class Asking(RelayCase):
     """`--client-refresh`: what a client's directives may cost (RFC 9111, 5.2.1)."""
 
