@@ -12,6 +12,7 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.reuse import Ask
 from api_relaying_server.errors import (
     BadRequest,
+    UpstreamCut,
     UpstreamRefused,
     UpstreamResting,
     UpstreamTimeout,
@@ -26,7 +27,14 @@ from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.told import Scope, Told
 from api_relaying_server.upstream.translation import Client
 from tests.relay_support import PATIENCE, eventually
-from tests.upstream_support import BASE, HandClock, MemoryUpstream, Outcome, answered
+from tests.upstream_support import (
+    BASE,
+    HandClock,
+    MemoryExchange,
+    MemoryUpstream,
+    Outcome,
+    answered,
+)
 
 
 class GuardCase(unittest.TestCase):
@@ -260,6 +268,16 @@ class SlotTest(GuardCase):
 
 class NewsTest(GuardCase):
     """What the upstream tells has its consequences."""
+
+    def test_a_body_that_breaks_off_is_a_failure(self):
+        for error, rests in ((UpstreamCut(), "/api/x"), (UpstreamTimeout(), "")):
+            with self.subTest(type(error).__name__):
+                guarded = self.guard()
+                exchange = get(guarded).exchange
+                assert isinstance(exchange, MemoryExchange)
+                exchange.fail(error)
+                self.assertEqual([rest.path for rest in guarded.cooldown.resting()], [rests])
+                self.assertEqual(guarded.slots.free, 4)
 
     def test_a_path_is_the_target_less_its_query(self):
         guarded = self.guard(lambda target: answered(503))

@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from sample_menu_api.data import RESTAURANTS
 from sample_menu_api.server import SampleMenuApi
 from tests.relay_support import (
+    CLOSE,
     PATIENCE,
     Asked,
     Reply,
     RunningRelay,
     Script,
     ScriptedOrigin,
+    Step,
     eventually,
     response,
 )
@@ -155,6 +157,19 @@ def hang(go: threading.Event) -> Iterator[bytes]:
     """A script that says nothing until it may."""
     go.wait(PATIENCE)
     yield b""
+
+    def test_the_same_within_a_body(self):
+        whole = response(200, VALID, b"old menu")
+        cut: list[Step] = [response(200, [], b"new menu")[:-4], CLOSE]
+        with (
+            ScriptedOrigin([whole, cut]) as origin,
+            RunningRelay(origin.url, *STALE_AT_ONCE, "--cool-down", "60") as relay,
+        ):
+            relay.get("/x")
+            with self.assertRaises(EOFError):
+                relay.get("/x")
+            reply = relay.get("/x")
+            self.assertEqual((reply.body, details(reply)), (b"old menu", "cool-down"))
 
 
 class LimitedTest(unittest.TestCase):

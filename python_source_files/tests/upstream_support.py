@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Callable, Union
 
+from api_relaying_server.errors import UpstreamError
 from api_relaying_server.http1.message import Field, Fields, ResponseHead
 from api_relaying_server.upstream.exchange import Exchange, OnInterim
 from api_relaying_server.upstream.session import Fetch
@@ -45,6 +46,12 @@ class MemoryExchange(Exchange):
     def __init__(self, head: ResponseHead) -> None:
         self.head = head
         self._release = lambda reusable: None
+        self._fault = None
+
+    def fail(self, error: UpstreamError) -> None:
+        """The body breaks off."""
+        self._fault = error
+        self.close()
 
 
 Outcome = Union[ResponseHead, BaseException]

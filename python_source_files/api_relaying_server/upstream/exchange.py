@@ -111,6 +111,7 @@ class Exchange:
         self._keep_alive = False
         self._chunks: ChunkedDecoder | None = None
         self._left: int | None = None
+        self._fault: UpstreamError | None = None
         self.head: ResponseHead
 
     # Sending the request...
@@ -304,6 +305,13 @@ class Exchange:
         """(bytes, done): the next piece of the body, and whether it was the last. Raises
         UpstreamCut and its like.
         """
+        try:
+            return self._read()
+        except UpstreamError as error:
+            self._fault = error
+            raise
+
+    def _read(self) -> tuple[bytes, bool]:
         if self._chunks is not None:
             return self._read_chunked(self._chunks)
         if self._left == 0:
@@ -355,18 +363,20 @@ class Exchange:
         if release is not None:
             release(reusable)
 
-    def then(self, done: Callable[[], None]) -> None:
-        """Has `done` called once, as soon as the connection is given back: at once where it is."""
+    def then(self, done: Callable[[UpstreamError | None], None]) -> None:
+        """Has `done` called once, as soon as the connection is given back: at once where it is. It
+        is told the error that ended the body, None where there was none.
+        """
         release = self._release
         if release is None:
-            done()
+            done(self._fault)
             return
 
         def both(reusable: bool) -> None:
             try:
                 release(reusable)
             finally:
-                done()
+                done(self._fault)
 
         self._release = both
 

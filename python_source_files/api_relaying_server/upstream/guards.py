@@ -102,7 +102,7 @@ class GuardedUpstream:
             self._settle(call, told_by_error(error) if isinstance(error, UpstreamError) else None)
             self._leave(call)
             raise
-        fetch.exchange.then(lambda: self._leave(call))
+        fetch.exchange.then(lambda fault: self._end(call, fault))
         head = fetch.exchange.head
         self._settle(
             call, told_by_response(method, target, head, fetch.request_time, fetch.response_time)
@@ -152,6 +152,11 @@ class GuardedUpstream:
         if told is not None and told.limits and self.tokens is not None:
             # The upstream reckons otherwise than we do: go on as if we had nothing saved either.
             self.tokens.empty(self.cooldown.seconds_left)
+
+    def _end(self, call: Call, fault: UpstreamError | None) -> None:
+        if fault is not None:  # the head had promised more
+            self._settle(Call(call.path, call.at), told_by_error(fault))
+        self._leave(call)
 
     def _leave(self, call: Call) -> None:
         self.slots.give_back(self._clock() - call.at)
