@@ -27,6 +27,7 @@ from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.tiers.ahead import RefreshAhead
 from api_relaying_server.tiers.coordination import ALONE, Coordinator
 from api_relaying_server.tiers.hot import HotTier
+from api_relaying_server.tiers.memory_file import MemoryFile
 from api_relaying_server.tiers.neighbours import Neighbours
 from api_relaying_server.tiers.nodes import Both
 from api_relaying_server.tiers.notes import Notes
@@ -116,7 +117,8 @@ class Place(NamedTuple):
     """What one of several workers has from their parent, made before the fork.
 
     `listeners` are its own, `memory` and `lock_file` everybody's; `slot` is its place in memory.
-    The worker of `seat` 0 does what one of them has to do for all.
+    The worker of `seat` 0 does what one of them has to do for all. `store`: what they have in
+    common where the settings name a store in memory.
     """
 
     listeners: Sequence[socket.socket]
@@ -124,6 +126,7 @@ class Place(NamedTuple):
     slot: int
     lock_file: int
     seat: int = 0
+    store: MemoryFile | None = None
 
 
 def build(settings: Settings, upstream_url: str, place: Place | None = None) -> Worker:
@@ -133,7 +136,7 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
     listeners = listen(settings.host, settings.port) if place is None else place.listeners
     try:
         log = _access_log(settings)
-        store = open_store(settings.cache, settings.cache_size, owner=_owner(settings))
+        store = _store(settings, place)
     except BaseException:
         for sock in listeners:
             sock.close()
@@ -179,6 +182,12 @@ def _warm_at(settings: Settings, server: RelayServer, place: Place | None) -> Wa
     url = urls_of(server.front.listeners)[0]
     own = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     return WarmAt(settings.warm_at, own)
+
+
+def _store(settings: Settings, place: Place | None) -> Store:
+    if place is not None and place.store is not None:
+        return open_store(place.store.url, min(settings.cache_size, place.store.limit))
+    return open_store(settings.cache, settings.cache_size, owner=_owner(settings))
 
 
 def _owner(settings: Settings) -> str:

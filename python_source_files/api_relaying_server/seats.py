@@ -210,4 +210,4 @@ class Seats:
 
 
 def _no_process(error: OSError) -> str:
-    return f"no process can be started ({error.strerror or error})"
+    return f"no worker can be started ({error.strerror or error})"

@@ -125,8 +125,8 @@ class Settings:
         metavar="N",
         parse=values.workers,
         default="1",
-        more="They share the store, and what one changes the others forget; `memory://` is each "
-        "one's own. A worker that ends is replaced.",
+        more="They share the store and the budget of upstream calls; what one changes the others "
+        "forget. A worker that ends is replaced.",
     )
     threads = one(
         LISTENING,

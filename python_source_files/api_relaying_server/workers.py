@@ -33,6 +33,7 @@ from api_relaying_server.seats import GivesUp, Maker, Seats
 from api_relaying_server.serving.server import listen
 from api_relaying_server.settings import Settings
 from api_relaying_server.tiers.file_locks import lock_file
+from api_relaying_server.tiers.memory_file import MemoryFile
 from api_relaying_server.tiers.shared_memory import EVERYTHING, SharedMemory, Teller
 
 GRACE = 5.0
@@ -80,6 +81,7 @@ class Workers(Maker):
         # At most: each seat's worker, as many that leave, one that takes over, and the parent.
         self._memory = SharedMemory(2 * count + 2)
         self._lock_file = lock_file()
+        self._memory_file: MemoryFile | None = None
         self._free_slots = list(range(1, self._memory.slots))
         self._slots: dict[Child, int] = {}
         self._seats = Seats(count, self)
@@ -111,6 +113,8 @@ class Workers(Maker):
                     child.kill()
                 if self._sample is not None:
                     self._sample.end()
+                if self._memory_file is not None:
+                    self._memory_file.remove()
                 self._selector.close()
         return self._code
 
@@ -202,8 +206,9 @@ class Workers(Maker):
 
     def spawn(self, seat: int) -> Child:
         """Starts a worker for a seat. Raises OSError."""
+        store = self._common_store()
         slot = self._free_slots.pop(0)
-        place = Place(self.listeners[seat], self._memory, slot, self._lock_file, seat)
+        place = Place(self.listeners[seat], self._memory, slot, self._lock_file, seat, store)
         settings, upstream, why_not = self.settings, self._upstream(), self._why_not
         try:
             child = fork(
@@ -216,6 +221,14 @@ class Workers(Maker):
         self._slots[child] = slot
         self._selector.register(child, selectors.EVENT_READ, child)
         return child
+
+    def _common_store(self) -> MemoryFile | None:
+        """What `memory://` is with several workers: one store for all of them. Raises OSError."""
+        if self.settings.cache != "memory://":
+            return None
+        if self._memory_file is None:
+            self._memory_file = MemoryFile(self.settings.cache_size)
+        return self._memory_file
 
     def _upstream(self) -> str:
         return self.settings.upstream if self._sample is None else self._sample.url
@@ -292,13 +305,19 @@ def serve(
         return 1
     # Who ends one worker by hand has it replaced.
     signal.signal(signal.SIGTERM, lambda number, frame: worker.retire())
-    threading.Thread(target=_obey, args=(parent, worker), name="orders", daemon=True).start()
+    orphaned = threading.Event()
+    obey = threading.Thread(
+        target=_obey, args=(parent, worker, orphaned), name="orders", daemon=True
+    )
+    obey.start()
     parent.say_ready()
     worker.serve()
+    if orphaned.is_set() and place.store is not None:
+        place.store.remove()
     return 0
 
 
-def _obey(parent: Parent, worker: Worker) -> None:
+def _obey(parent: Parent, worker: Worker, orphaned: threading.Event) -> None:
     stops = 0
     for order in parent.orders():
         if order == STOP:
@@ -308,6 +327,7 @@ def _obey(parent: Parent, worker: Worker) -> None:
             worker.retire()
         elif order == REOPEN:
             worker.reopen_logs()
+    orphaned.set()
     if not stops:
         _log.warning("the parent of this worker is gone: it stops")
         worker.stop()

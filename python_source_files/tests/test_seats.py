@@ -124,7 +124,7 @@ class Starting(SeatsCase):
 
     def test_no_process_at_all(self) -> None:
         self.maker.error = BlockingIOError(11, "Resource temporarily unavailable")
-        with self.assertRaisesRegex(GivesUp, "no process can be started .*unavailable"):
+        with self.assertRaisesRegex(GivesUp, "no worker can be started .*unavailable"):
             self.round()
 
     def test_one_that_never_is_ready_is_killed(self) -> None:

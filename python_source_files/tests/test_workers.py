@@ -534,8 +534,8 @@ class Starting(WorkersCase):
         self.assertIn("unavailable", self.fails(*words, code=code))
         self.assertIn("unavailable", self.fails("--demo", *words, code=code))
 
-    def test_with_the_sample(self) -> None:
-        """The sample runs in a process of its own, and ends with all others."""
+    def test_with_the_sample_and_a_store_in_memory(self) -> None:
+        """The sample runs in a process of its own, and ends with all others; the store, too."""
         relay = subprocess.Popen(
             [sys.executable, "-m", "api_relaying_server", "--demo", "--workers", "2"]
             + ["--host", "127.0.0.1", "--port", "0", "--cache", "memory://"],
@@ -551,13 +551,33 @@ class Starting(WorkersCase):
         host, _, port = url.removeprefix("http://").partition(":")
         eventually(lambda: len(children_of(relay.pid)) == 3, "two workers and the sample")
         children = children_of(relay.pid)
-        with socket.create_connection((host, int(port)), PATIENCE) as connection:
-            connection.sendall(request_bytes("GET", "/restaurant"))
-            self.assertEqual(read_reply(connection).status, 200)
+        said = [self.ask(host, int(port)).cache_status for _ in range(8)]
+        self.assertEqual(["fwd-status=200" in each for each in said], [True] + [False] * 7, said)
+        [store] = self.memory_folders(children)
+        self.assertTrue(store.exists())
         relay.send_signal(signal.SIGTERM)
         self.assertNotIn("Traceback", relay.stderr.read())
         self.assertEqual(relay.wait(PATIENCE), 0)
         self.assertFalse(any(map(is_alive, children)))
+        self.assertFalse(store.exists())
+
+    @staticmethod
+    def memory_folders(pids: Sequence[int]) -> set[Path]:
+        """Where the stores in memory that these processes have open lie."""
+        found = set()
+        for pid in pids:
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    path = Path(os.readlink(link))
+                    if path.parent.name.startswith("relay-memory-"):
+                        found.add(path.parent)
+        return found
+
+    @staticmethod
+    def ask(host: str, port: int) -> Reply:
+        with socket.create_connection((host, port), PATIENCE) as connection:
+            connection.sendall(request_bytes("GET", "/restaurant"))
+            return read_reply(connection)
 
 
 if __name__ == "__main__":
