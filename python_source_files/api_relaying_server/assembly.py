@@ -33,10 +33,12 @@ from api_relaying_server.tiers.nodes import Both
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.refresh import Refresher
 from api_relaying_server.tiers.shared_memory import SharedMemory
+from api_relaying_server.tiers.shared_store import SharedStore
 from api_relaying_server.tiers.store import Store, open_store
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.cooldown import CoolDown
 from api_relaying_server.upstream.guards import GuardedUpstream, UpstreamLike
+from api_relaying_server.upstream.nodes_budget import NodesBudget
 from api_relaying_server.upstream.session import RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 from api_relaying_server.upstream.unplugged import Unplugged
@@ -150,7 +152,7 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
     session = RelaySession(store.backend, settings.upstream_connections)
     counters = Counters(hot.answered)
     upstream = CountedUpstream(_upstream(settings, session, upstream_url), counters)
-    guarded = _guarded(upstream, settings)
+    guarded = _guarded(upstream, settings, store, coordinator)
     fetcher = Fetcher(guarded, keeper, policy, settings.public_host)
     refresher = Refresher()
     # Who cannot read what another has fetched need not wait for it.
@@ -230,14 +232,23 @@ def _upstream(settings: Settings, session: RelaySession, url: str) -> UpstreamLi
     return Upstream(session, base, settings.timeout_connect, settings.timeout_read)
 
 
-def _guarded(upstream: UpstreamLike, settings: Settings) -> GuardedUpstream:
+def _guarded(
+    upstream: UpstreamLike, settings: Settings, store: Store, coordinator: Coordinator
+) -> GuardedUpstream:
     # Calls that wait hold threads: with those under way they leave an eighth of the usual ones to
     # answers from the store.
     waiting = max(1, settings.threads * 3 // 8)
     rate = settings.upstream_rate
-    tokens = None if rate is None else TokenBucket(rate.per_second, rate.burst, waiting)
+    tokens: TokenBucket | None = None
+    if rate is not None and isinstance(store, SharedStore):
+        tokens = NodesBudget(rate.per_second, rate.burst, waiting, store.till)
+    elif rate is not None:
+        tokens = TokenBucket(rate.per_second, rate.burst, waiting)
     slots = Slots(settings.upstream_connections, waiting)
-    return GuardedUpstream(upstream, CoolDown(settings.cool_down or 0.0), slots, tokens)
+    cooldown = CoolDown(settings.cool_down or 0.0)
+    cooldown.tell = coordinator.tell_changed
+    coordinator.on_change(cooldown.hear)
+    return GuardedUpstream(upstream, cooldown, slots, tokens)
 
 
 def _refresh_ahead(

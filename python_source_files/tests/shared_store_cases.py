@@ -336,6 +336,53 @@ class NewsCases(SharedStoreCases):
             eventually(lambda: None in told, "everything was told")
 
 
+class BudgetCases(SharedStoreCases):
+    """The budget of upstream calls that all nodes share."""
+
+    def test_nodes_take_from_one_bucket_at_its_pace(self) -> None:
+        tills = self.node().till, self.node().till
+        waits = []
+        for number in range(5):
+            wait, booked = tills[number % 2].book(10.0, 3, 0.1, 100.0)
+            self.assertTrue(booked)
+            waits.append(wait)
+        self.assertLessEqual(max(waits[:3]), 0.0)  # three at once
+        self.assertAlmostEqual(waits[3], 10.1, delta=3.0)  # less what has passed meanwhile
+        self.assertAlmostEqual(waits[4] - waits[3], 10.0, delta=3.0)
+        wait, booked = tills[1].book(10.0, 3, 0.1, 5.0)
+        self.assertEqual((booked, wait > 20.0), (False, True))
+        wait_again, _ = tills[0].book(10.0, 3, 0.1, -1.0)
+        self.assertAlmostEqual(wait_again, wait, delta=3.0)  # a look takes nothing
+
+    def test_a_full_bucket_tells_how_many_it_has(self) -> None:
+        till = self.node().till
+        self.assertAlmostEqual(till.book(10.0, 3, 0.1, -100.0)[0], -20.0, delta=3.0)
+
+    def test_emptied_it_is_empty_for_all(self) -> None:
+        here, there = self.node().till, self.node().till
+        here.empty(1.0, 4, 50.0)
+        wait, booked = there.book(1.0, 4, 0.1, 1.0)
+        self.assertFalse(booked)
+        self.assertAlmostEqual(wait, 50.1, delta=3.0)
+        here.empty(1.0, 4, 10.0)  # the later one counts
+        self.assertGreater(there.book(1.0, 4, 0.1, 1.0)[0], 40.0)
+
+    def test_two_that_take_at_once_take_two(self) -> None:
+        tills = [self.node().till for _ in range(2)]
+        waits: list[float] = []
+
+        def take(number: int) -> None:
+            waits.extend(tills[number].book(100.0, 1, 0.0, 1e6)[0] for _ in range(10))
+
+        threads = [threading.Thread(target=take, args=(number,)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        rounded = sorted(round(wait / 100) for wait in waits)
+        self.assertEqual(rounded, list(range(20)))
+
+
 class FaultCases(SharedStoreCases):
     """The database fails; nobody waits for it, and it heals."""
 

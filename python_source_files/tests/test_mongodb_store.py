@@ -14,6 +14,7 @@ from api_relaying_server.tiers.mongodb import HOLE_LASTS, MongoBoard
 from api_relaying_server.tiers.shared_store import open_shared
 from tests.database_support import DatabaseServer, MongoServer, MongoStandIn
 from tests.shared_store_cases import (
+    BudgetCases,
     FaultCases,
     FenceCases,
     LeaseCases,
@@ -40,7 +41,7 @@ class MongoCase(SharedStoreCases):
         super().setUp()
         for module, name, value in (
             (mongodb, "POLL_EVERY", 0.05),  # else each end waits for a look
-            (mongo_link, "PATIENCE", 0.4),
+            (mongo_link, "PATIENCE", 0.2),
         ):
             patch = mock.patch.object(module, name, value)
             patch.start()
@@ -202,6 +203,10 @@ class MongoNewsTest(MongoCase, NewsCases):
         self.assertEqual(there.news(), [None])
 
 
+class MongoBudgetTest(MongoCase, BudgetCases):
+    """The budget of upstream calls."""
+
+
 class MongoFaultsTest(MongoCase, FaultCases):
     """The database fails."""
 
@@ -248,4 +253,13 @@ def _no_wait(seconds: float) -> None:
     """The test knows when there are news."""
 
 
-del SharedStoreCases, RecordCases, FenceCases, LeaseCases, NewsCases, FaultCases, MongoCase
+del (
+    SharedStoreCases,
+    RecordCases,
+    FenceCases,
+    LeaseCases,
+    NewsCases,
+    BudgetCases,
+    FaultCases,
+    MongoCase,
+)

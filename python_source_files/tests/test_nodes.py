@@ -10,10 +10,16 @@ import time
 import unittest
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
+from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.tiers.fences import Fences
 from api_relaying_server.tiers.nodes import Both, NodeCoordinator, name_of
 from api_relaying_server.tiers.storage import StorageFault, Trouble
+from api_relaying_server.upstream.budget import LATE
+from api_relaying_server.upstream.cooldown import CoolDown
+from api_relaying_server.upstream.nodes_budget import NodesBudget
+from api_relaying_server.upstream.told import ANSWERED, LONGEST_WAIT, Scope, Told
 from tests.database_support import DatabaseServer, MongoServer, RedisServer
 from tests.relay_support import (
     SOURCES,
@@ -40,10 +46,13 @@ class Slow:
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
+        self.limited = False
 
     def __call__(self, asked: Asked) -> Script:
         if self.seconds:
             time.sleep(self.seconds)
+        if self.limited:
+            return response(429, [("Retry-After", "1")])
         if asked.method == "POST":
             return response(204)
         return response(200, [FRESH], f"{asked.target} {time.time()}".encode())
@@ -178,25 +187,41 @@ class RedisNodesTest(SharedCases):
         self.assertLess(self.here.log().count("going on without it"), 5)
         self.assert_traceless(self.here, self.there)
 
+    def test_what_one_node_learns_of_the_upstream_counts_for_both(self) -> None:
+        self.script.limited = True
+        self.assertEqual(self.here.get("/limited").status, 429)
+        eventually(lambda: self.there.get("/other").status == 503, "the other one leaves it alone")
+        asked = len(self.origin.requests)
+        self.assertEqual(self.there.get("/third").status, 503)
+        self.assertEqual(len(self.origin.requests), asked)
+        self.script.limited = False
+        eventually(lambda: self.there.get("/other").status == 200, "it is asked again")
+        eventually(lambda: self.here.get("/limited").status == 200, "by both")
+
     def test_what_the_database_loses_the_nodes_give_back(self) -> None:
         again = "hearing the other nodes again"
         nodes = (self.here, self.there)
         before = [node.log().count(again) for node in nodes]
-        for node in nodes:
-            eventually(lambda node=node: "hit" in node.get("/kept").cache_status, "it is known")
+        eventually(lambda: all(_hits(node, "/kept") for node in nodes), "it is known")
         self.database.kill()
-        for node in nodes:
-            eventually(lambda node=node: "going on without it" in node.log(), "it is noticed")
+        eventually(lambda: all("without it" in node.log() for node in nodes), "it is noticed")
         self.database.start()
-        for node, count in zip(nodes, before):
-            eventually(lambda n=node, c=count: n.log().count(again) > c, "it hears again")
+
+        def hear_again() -> bool:
+            return all(n.log().count(again) > count for n, count in zip(nodes, before))
+
+        eventually(hear_again, "they hear again")
         asked = len(self.origin.requests)
         self.assertIn("hit", self.here.get("/kept").cache_status)
-        newcomer = start_node(self.origin, self.database)
-        self.addCleanup(newcomer.stop)
-        eventually(lambda: "hit" in newcomer.get("/kept").cache_status, "the database has it again")
         self.assertEqual(len(self.origin.requests), asked)
-        self.assert_traceless(*nodes, newcomer)
+        assert isinstance(self.database, RedisServer)
+        redis = self.database
+        eventually(
+            lambda: redis.tell("KEYS", "*:r:GET /kept") == b"*1", "the database has it again"
+        )
+        self.assertIn("hit", self.there.get("/kept").cache_status)
+        self.assertEqual(len(self.origin.requests), asked)
+        self.assert_traceless(*nodes)
 
 
 class MongoNodesTest(SharedCases):
@@ -379,6 +404,122 @@ class BothTest(unittest.TestCase):
         self.assertTrue(near.closed and far.closed)
 
 
+class Till:
+    """A till in memory."""
+
+    def __init__(self) -> None:
+        self.answer: tuple[float, bool] | None = (0.0, True)
+        self.asked: list[tuple[float, ...]] = []
+
+    def book(self, interval: float, burst: int, late: float, longest: float) -> tuple[float, bool]:
+        self.asked.append((interval, burst, late, longest))
+        if self.answer is None:
+            raise StorageFault(Trouble.STALLED, "test")
+        return self.answer
+
+    def empty(self, interval: float, burst: int, seconds: float) -> None:
+        self.asked.append((interval, burst, seconds))
+        if self.answer is None:
+            raise StorageFault(Trouble.STALLED, "test")
+
+
+class NodesBudgetTest(unittest.TestCase):
+    """One budget for all nodes, and one for each while there is no database."""
+
+    def setUp(self) -> None:
+        self.till = Till()
+        self.slept: list[float] = []
+        self.now = 100.0
+        self.budget = NodesBudget(2.0, 3, 4, self.till, lambda: self.now, self.slept.append)
+
+    def test_the_till_says_when(self) -> None:
+        self.assertFalse(self.budget.take(5.0))
+        self.assertEqual(self.till.asked, [(0.5, 3, LATE, 4 * 0.5 + LATE)])
+        self.till.answer = (0.25, True)
+        self.assertTrue(self.budget.take(1.0))
+        self.assertEqual((self.slept, self.till.asked[-1][3]), ([0.25], 1.0))
+        self.till.answer = (7.5, False)
+        with self.assertRaises(UpstreamResting) as caught:
+            self.budget.take(1.0)
+        self.assertEqual(caught.exception.retry_after, 8)
+
+    def test_how_many_are_left(self) -> None:
+        for wait, left in ((-1.0, 3), (-0.5, 2), (0.0, 1), (0.3, 0), (9.0, 0)):
+            self.till.answer = (wait, False)
+            self.assertEqual(self.budget.left, left)
+        self.assertEqual({asked[3] for asked in self.till.asked}, {-1.0})
+
+    def test_in_trouble_each_node_keeps_to_the_budget_by_itself(self) -> None:
+        self.till.answer = None
+        self.assertEqual([self.budget.take(0.0) for _ in range(3)], [False] * 3)
+        with self.assertRaises(UpstreamResting):
+            self.budget.take(0.0)
+        self.assertEqual(self.budget.left, 0)
+        self.now += 100
+        self.budget.empty(5.0)
+        self.assertEqual(self.budget.left, 0)
+        with self.assertRaises(UpstreamResting):
+            self.budget.take(1.0)
+
+
+class CoolDownTest(unittest.TestCase):
+    """What processes tell each other of an upstream that fails."""
+
+    def setUp(self) -> None:
+        quiet = mock.patch("api_relaying_server.upstream.cooldown.LOG")
+        quiet.start()
+        self.addCleanup(quiet.stop)
+        self.now = 100.0
+        self.here, self.there = (CoolDown(5.0, lambda: self.now, lambda: 0.5) for _ in range(2))
+        self.words: list[str] = []
+        self.here.tell = self.words.append
+
+    def refuse(self) -> None:
+        call = self.here.admit("/a")
+        self.here.settle(call, Told(Scope.UPSTREAM, "connection refused"))
+
+    def pass_on(self) -> None:
+        for word in self.words:
+            self.there.hear(word)
+        self.words.clear()
+
+    def test_a_rest_is_taken_over_and_its_end(self) -> None:
+        self.refuse()
+        self.pass_on()
+        self.assertEqual(self.there.seconds_left, 5.0)
+        self.assertEqual(self.there.resting()[0].why, "connection refused")
+        with self.assertRaises(UpstreamResting):
+            self.there.admit("/b")
+        self.now += 5.0
+        self.here.settle(self.here.admit("/a"), ANSWERED)
+        self.assertEqual(self.words, ["upstream open"])
+        self.pass_on()
+        self.assertTrue(self.there.is_open)
+
+    def test_the_longer_rest_counts_and_a_day_is_enough(self) -> None:
+        self.refuse()
+        self.pass_on()
+        self.there.hear("upstream 2.000 shorter")
+        self.assertEqual(self.there.seconds_left, 5.0)
+        self.there.hear("upstream 7.000 longer")
+        self.assertEqual(self.there.resting()[0], ("", "longer", 7.0))
+        self.there.hear("upstream 1e9 longest")
+        self.assertEqual(self.there.seconds_left, LONGEST_WAIT)
+
+    def test_what_is_not_about_the_upstream_is_left_alone(self) -> None:
+        for word in (
+            None,
+            "",
+            "GET /a",
+            "doubt GET /a",
+            "upstream",
+            "upstream x y",
+            "upstreams 5 x",
+        ):
+            self.there.hear(word)
+        self.assertTrue(self.there.is_open)
+
+
 class DriversTest(unittest.TestCase):
     """What is not used is not imported, and what is not installed is told."""
 
@@ -434,6 +575,11 @@ class PasswordTest(unittest.TestCase):
             relay.stop()
             self.assertIn("redis://me:***@127.0.0.1:1", relay.log())
             self.assertNotIn("secret", relay.log())
+
+
+def _hits(relay: RunningRelay, target: str) -> bool:
+    """True where the relay answers from what is stored."""
+    return "hit" in relay.get(target).cache_status
 
 
 def _none_if_cut(relay: RunningRelay, target: str) -> Reply | None:

@@ -14,6 +14,7 @@ from api_relaying_server.tiers.redis_link import MOST_CONNECTIONS
 from api_relaying_server.tiers.shared_store import open_shared
 from tests.database_support import DatabaseServer, RedisServer
 from tests.shared_store_cases import (
+    BudgetCases,
     FaultCases,
     FenceCases,
     LeaseCases,
@@ -105,6 +106,10 @@ class RedisNewsTest(RedisCase, NewsCases):
     """What has changed."""
 
 
+class RedisBudgetTest(RedisCase, BudgetCases):
+    """The budget of upstream calls."""
+
+
 class RedisFaultsTest(RedisCase, FaultCases):
     """The database fails."""
 
@@ -189,4 +194,13 @@ class RedisUrlTest(unittest.TestCase):
         self.assertIsNone(second.read("GET /a"))
 
 
-del SharedStoreCases, RecordCases, FenceCases, LeaseCases, NewsCases, FaultCases, RedisCase
+del (
+    SharedStoreCases,
+    RecordCases,
+    FenceCases,
+    LeaseCases,
+    NewsCases,
+    BudgetCases,
+    FaultCases,
+    RedisCase,
+)

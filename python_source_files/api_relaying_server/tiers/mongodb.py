@@ -440,3 +440,64 @@ def _until(moment: float) -> dict[str, Any]:
 
 def _date(moment: float) -> datetime:
     return datetime.fromtimestamp(min(max(moment, 0.0), LATEST), timezone.utc)
+
+
+class MongoTill:
+    """The budget of upstream calls in a MongoDB: when the bucket is full, and how many were taken.
+
+    It goes by the clocks of the nodes. Who finds that another one was first looks anew.
+    """
+
+    def __init__(
+        self, link: MongoLink, namespace: str, now: Callable[[], float] = time.time
+    ) -> None:
+        self._link = link
+        self._numbers = link.database[f"{namespace}_numbers"]
+        self._now = now
+
+    def book(self, interval: float, burst: int, late: float, longest: float) -> tuple[float, bool]:
+        """Seconds until the next token, and whether it was booked."""
+        return self._link.ask(lambda: self._book(interval, burst, late, longest))
+
+    def _book(self, interval: float, burst: int, late: float, longest: float) -> tuple[float, bool]:
+        while True:
+            now = self._now()
+            full_at, taken, number = self._read()
+            if now >= full_at + late:
+                full_at, taken = now, 0
+            next_at = max(full_at, now) + interval
+            wait = next_at - burst * interval - now + (late if taken >= burst else 0.0)
+            if wait > longest + 1e-6:
+                return wait, False
+            if self._write(next_at, taken + 1, number):
+                return wait, True
+
+    def empty(self, interval: float, burst: int, seconds: float) -> None:
+        """No token for so many seconds."""
+
+        def empty() -> None:
+            while True:
+                full_at, taken, number = self._read()
+                later = self._now() + seconds + (burst - 1) * interval
+                if self._write(max(full_at, later), max(taken, burst), number):
+                    return
+
+        self._link.ask(empty)
+
+    def _read(self) -> tuple[float, int, int]:
+        found = self._numbers.find_one({"_id": "budget"})
+        if found is None:
+            return 0.0, 0, 0
+        return float(found["full_at"]), int(found["taken"]), int(found["number"])
+
+    def _write(self, full_at: float, taken: int, number: int) -> bool:
+        """Write the state if it still is that of this number; whether it was."""
+        values = {"full_at": full_at, "taken": taken, "number": number + 1}
+        if number == 0:
+            try:
+                self._numbers.insert_one({"_id": "budget", **values})
+            except DuplicateKeyError:
+                return False
+            return True
+        wanted = {"_id": "budget", "number": number}
+        return bool(self._numbers.update_one(wanted, {"$set": values}).matched_count)

@@ -116,6 +116,7 @@ class NodeCoordinator:
         self._told: deque[str | None] = deque()
         self._threads: dict[str, threading.Thread] = {}
         self._work = threading.Event()
+        self._drops: list[Callable[[str | None], None]] = []
 
     # Leases
 
@@ -182,10 +183,15 @@ class NodeCoordinator:
 
     def on_change(self, drop: Callable[[str | None], None]) -> None:
         """`drop` is called, by a thread, for what others have changed, with None for everything."""
-        self._fences.on_late = drop
-        self._run("node-listener", lambda: self._listen(drop))
+        self._drops = [*self._drops, drop]
+        self._fences.on_late = self._drop
+        self._run("node-listener", self._listen)
 
-    def _listen(self, drop: Callable[[str | None], None]) -> None:
+    def _drop(self, key: str | None) -> None:
+        for drop in self._drops:
+            drop(key)
+
+    def _listen(self) -> None:
         pause = RETRY_FIRST
         missed = False
         while not self._closed.is_set():
@@ -200,9 +206,9 @@ class NodeCoordinator:
             if missed:
                 missed, pause = False, RETRY_FIRST
                 _log.info("hearing the other nodes again; what they told meanwhile is not known")
-                drop(None)
+                self._drop(None)
             for key in news:
-                drop(key)
+                self._drop(key)
 
     # The thread that does what nobody waits for
 

@@ -9,6 +9,7 @@ late is refused (see `fences`). All keys begin with the namespace; no other key 
     NAMESPACE:l:NAME    a lease: the token of its holder
     NAMESPACE:n         the last number
     NAMESPACE:c         the number at which everything was deleted
+    NAMESPACE:b         the budget of upstream calls
     NAMESPACE:changes   the channel on which nodes tell what has changed
 """
 
@@ -111,6 +112,40 @@ return 0
 """
 
 CLEARED = _NEXT + "redis.call('SET', KEYS[1], string.format('%.0f', next()), 'EX', ARGV[1])"
+
+
+BOOK = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local interval, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
+local late, longest = tonumber(ARGV[3]), tonumber(ARGV[4])
+local state = redis.call('HMGET', KEYS[1], 'full_at', 'taken')
+local full_at, taken = tonumber(state[1]) or 0, tonumber(state[2]) or 0
+if now >= full_at + late then full_at, taken = now, 0 end
+local next_at = math.max(full_at, now) + interval
+local wait = next_at - burst * interval - now
+if taken >= burst then wait = wait + late end
+local booked = 0
+if wait <= longest + 0.000001 then
+  booked = 1
+  redis.call('HSET', KEYS[1], 'full_at', string.format('%.6f', next_at), 'taken', taken + 1)
+  redis.call('PEXPIRE', KEYS[1], math.ceil((next_at - now + late) * 1000) + 1000)
+end
+return {string.format('%.6f', wait), booked}
+"""
+"""The token bucket of `upstream.budget`, for all nodes, by the clock of the database."""
+
+EMPTY = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local interval, burst, seconds = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local full_at = now + seconds + (burst - 1) * interval
+local state = redis.call('HMGET', KEYS[1], 'full_at', 'taken')
+full_at = math.max(full_at, tonumber(state[1]) or 0)
+local taken = math.max(burst, tonumber(state[2]) or 0)
+redis.call('HSET', KEYS[1], 'full_at', string.format('%.6f', full_at), 'taken', taken)
+redis.call('PEXPIRE', KEYS[1], math.ceil((full_at - now) * 1000) + 1000)
+"""
 
 
 class RedisRecordCache(RedisCache):
@@ -423,6 +458,25 @@ class RedisBoard:
     def close(self) -> None:
         """Close the connections."""
         self._client.connection_pool.disconnect()
+
+
+class RedisTill:
+    """The budget of upstream calls in a Redis."""
+
+    def __init__(self, link: RedisLink, namespace: str) -> None:
+        self._link = link
+        self._key = f"{namespace}:b"
+
+    def book(self, interval: float, burst: int, late: float, longest: float) -> tuple[float, bool]:
+        """Seconds until the next token, and whether it was booked."""
+        terms = (f"{interval:.9f}", burst, f"{late:.6f}", f"{longest:.6f}")
+        wait, booked = self._link.ask("EVAL", BOOK, 1, self._key, *terms)
+        return float(wait), bool(booked)
+
+    def empty(self, interval: float, burst: int, seconds: float) -> None:
+        """No token for so many seconds."""
+        terms = (f"{interval:.9f}", burst, f"{seconds:.6f}")
+        self._link.ask("EVAL", EMPTY, 1, self._key, *terms)
 
 
 def _literal(byte: int) -> bytes:

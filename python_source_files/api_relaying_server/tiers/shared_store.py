@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import zlib
-from typing import Callable
+from typing import Callable, NamedTuple, Protocol
 
 from requests_cache.backends.base import BaseCache
 
@@ -17,12 +17,31 @@ from api_relaying_server.tiers.fences import Fences
 from api_relaying_server.tiers.nodes import Board, NodeCoordinator
 from api_relaying_server.tiers.queued_store import QueuedStore
 from api_relaying_server.tiers.shared_storage import SharedStorage
-from api_relaying_server.tiers.storage import StorageFault
+from api_relaying_server.tiers.storage import StorageFault, Trouble
 
 PREFIX = "api_relay"
 """Begins the names of all that relays keep in a database."""
 
 _EXTRAS = {"redis": "redis", "rediss": "redis", "mongodb": "mongodb"}
+
+
+class Till(Protocol):
+    """Where the nodes keep their common budget of upstream calls."""
+
+    def book(self, interval: float, burst: int, late: float, longest: float) -> tuple[float, bool]:
+        """Seconds until the next token, and whether it was booked."""
+
+    def empty(self, interval: float, burst: int, seconds: float) -> None:
+        """No token for so many seconds."""
+
+
+class Parts(NamedTuple):
+    """What a database is to nodes."""
+
+    cache: BaseCache
+    storage: SharedStorage
+    board: Board
+    till: Till
 
 
 class SharedStore(QueuedStore):
@@ -31,18 +50,17 @@ class SharedStore(QueuedStore):
     def __init__(
         self,
         url: str,
-        backend: BaseCache,
-        storage: SharedStorage,
-        board: Board,
+        parts: Parts,
         fences: Fences,
         *,
         fault: StorageFault | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(url, backend, storage, fault=fault, clock=clock)
-        self._shared = storage
+        super().__init__(url, parts.cache, parts.storage, fault=fault, clock=clock)
+        self._shared = parts.storage
         self._fences = fences
-        self._nodes = NodeCoordinator(board, fences, clock)
+        self._nodes = NodeCoordinator(parts.board, fences, clock)
+        self.till = WorkingTill(parts.till, self)
 
     def coordinator(self) -> Coordinator:
         """What this process and those on other nodes know of each other."""
@@ -92,18 +110,38 @@ def open_shared(
         raise ConfigError(f"cache: {wrong}") from None
     namespace = parts.options.get(NAMESPACE) or owner
     fences = Fences()
-    cache, storage, board = _make(url, parts, namespace, fences, read_deadline)
+    made = _make(url, parts, namespace, fences, read_deadline)
     fault = None
     try:
-        storage.open()
+        made.storage.open()
     except StorageFault as error:
         fault = error
-    return SharedStore(shown(url), cache, storage, board, fences, fault=fault, clock=clock)
+    return SharedStore(shown(url), made, fences, fault=fault, clock=clock)
 
 
-def _make(
-    url: str, parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float
-) -> tuple[BaseCache, SharedStorage, Board]:
+class WorkingTill:
+    """A till that nobody asks while the store fails."""
+
+    def __init__(self, till: Till, store: SharedStore) -> None:
+        self._till = till
+        self._store = store
+
+    def book(self, interval: float, burst: int, late: float, longest: float) -> tuple[float, bool]:
+        """Seconds until the next token, and whether it was booked; raises StorageFault."""
+        self._require_working()
+        return self._till.book(interval, burst, late, longest)
+
+    def empty(self, interval: float, burst: int, seconds: float) -> None:
+        """No token for so many seconds; raises StorageFault."""
+        self._require_working()
+        self._till.empty(interval, burst, seconds)
+
+    def _require_working(self) -> None:
+        if self._store.fault:
+            raise StorageFault(Trouble.UNREACHABLE, self._store.fault)
+
+
+def _make(url: str, parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float) -> Parts:
     try:
         if parts.scheme == "mongodb":
             return _make_mongodb(url, parts, namespace, fences, deadline)
@@ -116,23 +154,21 @@ def _make(
         ) from None
 
 
-def _make_redis(
-    parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float
-) -> tuple[BaseCache, SharedStorage, Board]:
-    from api_relaying_server.tiers.redis import RedisBoard, RedisRecordCache
+def _make_redis(parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float) -> Parts:
+    from api_relaying_server.tiers.redis import RedisBoard, RedisRecordCache, RedisTill
     from api_relaying_server.tiers.redis_link import RedisLink
 
     prefix = f"{PREFIX}:{namespace}"
     link = RedisLink(parts, deadline)
     cache = RedisRecordCache(link, prefix, fences)
-    return cache, cache.responses, RedisBoard(link, prefix)
+    return Parts(cache, cache.responses, RedisBoard(link, prefix), RedisTill(link, prefix))
 
 
 def _make_mongodb(
     url: str, parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float
-) -> tuple[BaseCache, SharedStorage, Board]:
+) -> Parts:
     from api_relaying_server.tiers.mongo_link import MongoLink
-    from api_relaying_server.tiers.mongodb import MongoBoard, MongoRecordCache
+    from api_relaying_server.tiers.mongodb import MongoBoard, MongoRecordCache, MongoTill
 
     # Letters, digits and underscores alone: not every server that is like a MongoDB takes others.
     prefix = re.sub("[^A-Za-z0-9_]", "_", f"{PREFIX}_{namespace}")
@@ -143,4 +179,4 @@ def _make_mongodb(
     except ValueError as wrong:
         raise ConfigError(f"cache {shown(url)!r}: {wrong}") from None
     cache = MongoRecordCache(link, prefix, fences)
-    return cache, cache.responses, MongoBoard(link, prefix)
+    return Parts(cache, cache.responses, MongoBoard(link, prefix), MongoTill(link, prefix))

@@ -58,6 +58,9 @@ PROBE_AT_MOST = 60.0
 LONGEST_NAME = 512
 """Characters by which paths are told apart."""
 
+ABOUT = "upstream"
+"""Begins what processes tell each other of rests; no key of a record begins like this."""
+
 
 class Rest:
     """One rest: since when, until when, and why; `others_wait_until` is set while a probe is under
@@ -122,6 +125,8 @@ class CoolDown:
         self._paths: dict[str, Rest] = {}
         self._failed: dict[str, float] = {}  # paths that failed since the last answer, and when
         self._opened_at = float("-inf")
+        self.tell: Callable[[str], None] = _nobody
+        """Called with what the other processes in front of this upstream have to `hear`."""
 
     # Before a call...
 
@@ -179,6 +184,7 @@ class CoolDown:
         if call.whole_rest is not None and self._whole is call.whole_rest:
             self._whole, self._opened_at = None, now
             LOG.info("the upstream answers again after %.1f s", now - call.whole_rest.since)
+            self.tell(f"{ABOUT} open")
 
     def _path_failed(self, call: Call, told: Told, now: float) -> None:
         if call.whole_rest is not None:
@@ -217,12 +223,48 @@ class CoolDown:
     def _close_whole(self, call: Call, told: Told, now: float) -> None:
         if call.whole_rest is None and call.at < self._opened_at and told.wait is None:
             return  # an old call: since it was made the upstream has answered
-        was_open = self._whole is None
+        was_open, rested_until = self._whole is None, self._until
         self._whole = self._closed(self._whole, call.whole_rest, told, now)
-        if self._whole is not None and was_open:
+        if self._whole is None or self._whole.until <= rested_until:
+            return
+        seconds = self._whole.until - now
+        self.tell(f"{ABOUT} {seconds:.3f} {told.why[:LONGEST_NAME]}")
+        if was_open:
             level = logging.WARNING if told.failed else logging.INFO
-            seconds = self._whole.until - now
             LOG.log(level, "the upstream is left alone for %.1f s: %s", seconds, told.why)
+
+    @property
+    def _until(self) -> float:
+        return float("-inf") if self._whole is None else self._whole.until
+
+    # What other processes have learnt
+
+    def hear(self, word: str | None) -> None:
+        """Take over what another process has told about the upstream as a whole; anything else is
+        left alone.
+        """
+        about, _, rest = (word or "").partition(" ")
+        seconds, _, why = rest.partition(" ")
+        if about != ABOUT:
+            return
+        with self._lock:
+            now = self._clock()
+            if seconds == "open":
+                self._failed = {}
+                if self._whole is not None:
+                    self._whole, self._opened_at = None, now
+                    LOG.info("the upstream answers again, as another process has told")
+                return
+            try:
+                until = now + min(float(seconds), LONGEST_WAIT)
+            except ValueError:
+                return
+            if self._whole is None:
+                self._whole = Rest(now)
+                self._whole.failures = 1
+                LOG.info("the upstream is left alone, as another process has told: %s", why)
+            if until > self._whole.until:
+                self._whole.until, self._whole.why = until, why
 
     def _closed(
         self, rest: Rest | None, probed: Rest | None, told: Told, now: float
@@ -282,3 +324,7 @@ def _refusal(rest: Rest, subject: str, now: float) -> UpstreamResting:
     return UpstreamResting(
         f"{subject} is being left alone after: {rest.why}", "cool-down", rest.until - now
     )
+
+
+def _nobody(word: str) -> None:
+    """There is no other process."""
