@@ -152,12 +152,6 @@ class HangingTest(unittest.TestCase):
                 self.assertEqual(len(origin.requests), 2)
             go.set()
 
-
-def hang(go: threading.Event) -> Iterator[bytes]:
-    """A script that says nothing until it may."""
-    go.wait(PATIENCE)
-    yield b""
-
     def test_the_same_within_a_body(self):
         whole = response(200, VALID, b"old menu")
         cut: list[Step] = [response(200, [], b"new menu")[:-4], CLOSE]
@@ -170,6 +164,12 @@ def hang(go: threading.Event) -> Iterator[bytes]:
                 relay.get("/x")
             reply = relay.get("/x")
             self.assertEqual((reply.body, details(reply)), (b"old menu", "cool-down"))
+
+
+def hang(go: threading.Event) -> Iterator[bytes]:
+    """A script that says nothing until it may."""
+    go.wait(PATIENCE)
+    yield b""
 
 
 class LimitedTest(unittest.TestCase):
