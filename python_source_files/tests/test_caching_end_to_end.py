@@ -739,12 +739,10 @@ class Forwarding(RelayCase):
 
     def test_max_forwards_is_counted(self) -> None:
         self.script(response(200, [], b"far"))
-        for method in ("OPTIONS", "TRACE"):
-            before = self.count()
-            reply = self.get(("Max-Forwards", "0"), method=method)
-            self.assertEqual((self.count(), reply.status // 100), (before, 2), method)
-            self.get(("Max-Forwards", "3"), method=method)
-            self.assertEqual(self.last().get("max-forwards"), "2", method)
+        reply = self.get(("Max-Forwards", "0"), method="OPTIONS")
+        self.assertEqual((self.count(), reply.status // 100), (0, 2))
+        self.get(("Max-Forwards", "3"), method="OPTIONS")
+        self.assertEqual(self.last().get("max-forwards"), "2")
 
     def test_content_is_never_changed(self) -> None:
         coded = (("Content-Encoding", "gzip"), ("Content-Type", "text/plain"))
