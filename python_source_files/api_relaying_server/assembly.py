@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import StoredResponse
-from api_relaying_server.configuration.values import file_slug
+from api_relaying_server.configuration.values import Rate, file_slug
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.fetching import Fetcher
 from api_relaying_server.keeping import Keeper
@@ -26,13 +26,14 @@ from api_relaying_server.serving.server import RelayServer, listen
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.tiers.ahead import RefreshAhead
 from api_relaying_server.tiers.coordination import ALONE, Coordinator
+from api_relaying_server.tiers.file_locks import Mutex
 from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.memory_file import MemoryFile
 from api_relaying_server.tiers.neighbours import Neighbours
 from api_relaying_server.tiers.nodes import Both
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.refresh import Refresher
-from api_relaying_server.tiers.shared_memory import SharedMemory
+from api_relaying_server.tiers.shared_memory import CALLS, SharedMemory
 from api_relaying_server.tiers.shared_store import SharedStore
 from api_relaying_server.tiers.store import Store, open_store
 from api_relaying_server.upstream.budget import Slots, TokenBucket
@@ -42,12 +43,15 @@ from api_relaying_server.upstream.nodes_budget import NodesBudget
 from api_relaying_server.upstream.session import RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 from api_relaying_server.upstream.unplugged import Unplugged
+from api_relaying_server.upstream.workers_budget import Calls, WorkersSlots, WorkersTokens
 
 SPARE_DESCRIPTORS = 256
 """Descriptors that are not for clients: the store, the upstream, logs."""
 
 LOG_DRAIN = 5.0
 """Seconds for the last lines of the access log when the relay ends."""
+
+_TOKENS, _SLOTS = 0, 1  # the locks among workers, by number
 
 MAX_OBJECT = 32 * 1024 * 1024
 """Bytes of the largest response that is stored; a tenth of the store if that is less."""
@@ -152,7 +156,7 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
     session = RelaySession(store.backend, settings.upstream_connections)
     counters = Counters(hot.answered)
     upstream = CountedUpstream(_upstream(settings, session, upstream_url), counters)
-    guarded = _guarded(upstream, settings, store, coordinator)
+    guarded = _guarded(upstream, settings, store, coordinator, place)
     fetcher = Fetcher(guarded, keeper, policy, settings.public_host)
     refresher = Refresher()
     # Who cannot read what another has fetched need not wait for it.
@@ -233,22 +237,44 @@ def _upstream(settings: Settings, session: RelaySession, url: str) -> UpstreamLi
 
 
 def _guarded(
-    upstream: UpstreamLike, settings: Settings, store: Store, coordinator: Coordinator
+    upstream: UpstreamLike,
+    settings: Settings,
+    store: Store,
+    coordinator: Coordinator,
+    place: Place | None,
 ) -> GuardedUpstream:
     # Calls that wait hold threads: with those under way they leave an eighth of the usual ones to
     # answers from the store.
     waiting = max(1, settings.threads * 3 // 8)
-    rate = settings.upstream_rate
-    tokens: TokenBucket | None = None
-    if rate is not None and isinstance(store, SharedStore):
-        tokens = NodesBudget(rate.per_second, rate.burst, waiting, store.till)
-    elif rate is not None:
-        tokens = TokenBucket(rate.per_second, rate.burst, waiting)
-    slots = Slots(settings.upstream_connections, waiting)
+    slots = _slots(settings.upstream_connections, waiting, place)
+    tokens = _tokens(settings.upstream_rate, waiting, store, place)
     cooldown = CoolDown(settings.cool_down or 0.0)
     cooldown.tell = coordinator.tell_changed
     coordinator.on_change(cooldown.hear)
     return GuardedUpstream(upstream, cooldown, slots, tokens)
+
+
+def _slots(limit: int, waiting: int, place: Place | None) -> Slots:
+    if place is None:
+        return Slots(limit, waiting)
+    everybody = [
+        place.memory.numbers(slot)[CALLS : CALLS + 1] for slot in range(place.memory.slots)
+    ]
+    calls = Calls(everybody[place.slot], everybody)
+    return WorkersSlots(limit, waiting, Mutex(place.lock_file, _SLOTS), calls)
+
+
+def _tokens(
+    rate: Rate | None, waiting: int, store: Store, place: Place | None
+) -> TokenBucket | None:
+    if rate is None:
+        return None
+    if isinstance(store, SharedStore):
+        return NodesBudget(rate.per_second, rate.burst, waiting, store.till)
+    if place is None:
+        return TokenBucket(rate.per_second, rate.burst, waiting)
+    mutex = Mutex(place.lock_file, _TOKENS)
+    return WorkersTokens(rate.per_second, rate.burst, waiting, mutex, place.memory.common)
 
 
 def _refresh_ahead(

@@ -34,7 +34,7 @@ from api_relaying_server.serving.server import listen
 from api_relaying_server.settings import Settings
 from api_relaying_server.tiers.file_locks import lock_file
 from api_relaying_server.tiers.memory_file import MemoryFile
-from api_relaying_server.tiers.shared_memory import EVERYTHING, SharedMemory, Teller
+from api_relaying_server.tiers.shared_memory import CALLS, EVERYTHING, SharedMemory, Teller
 
 GRACE = 5.0
 """Seconds beyond `--drain`, and as much again for the store, until workers that do not end are
@@ -244,7 +244,9 @@ class Workers(Maker):
         """Has the others forget what a worker may have changed without telling them."""
         if child.fileno() in self._selector.get_map():
             self._selector.unregister(child)
-        self._free_slots.append(self._slots.pop(child))
+        slot = self._slots.pop(child)
+        self._memory.numbers(slot)[CALLS] = 0
+        self._free_slots.append(slot)
         if child.ended != 0:
             Teller(self._memory, PARENTS_SLOT).tell(EVERYTHING)
 

@@ -35,11 +35,13 @@ class Lease:
     def __exit__(self, *_):
         self.lease.release()
 
-mutex = None
-def held():
-    global mutex
-    mutex = mutex or Mutex(descriptor, 0)
-    return mutex.held()
+class Held:
+    mutex = None
+    def __enter__(self):
+        Held.mutex = Held.mutex or Mutex(descriptor, 0)
+        self.mutex.acquire()
+    def __exit__(self, *_):
+        self.mutex.release()
 
 all_well(*[forked(count, TIMES) for _ in range(4)])
 result(shared[0])
@@ -52,9 +54,9 @@ ready, said = os.pipe()
 
 def hold():
     lease = FileLeases(descriptor).lease("a name", 0.0)
-    with Mutex(descriptor, 3).held():
-        os.write(said, b"!")
-        time.sleep(20)
+    Mutex(descriptor, 3).acquire()
+    os.write(said, b"!")
+    time.sleep(20)
 
 holder = forked(hold)
 os.read(ready, 1)
@@ -65,8 +67,7 @@ began = time.monotonic()
 if forked(lambda: time.sleep(0.1) or os.kill(holder, signal.SIGKILL)):
     lease = leases.lease("a name", 20.0)
     took = time.monotonic() - began
-    with Mutex(descriptor, 3).held():
-        pass
+    Mutex(descriptor, 3).acquire()
     result([refused is None, other.waited, lease.waited, took])
 """
 
@@ -90,7 +91,7 @@ result([first.waited, second.waited, found, len(leases)])
 
 class Processes(unittest.TestCase):
     def test_one_holder_at_a_time(self) -> None:
-        for turns, times in (("Lease", 25), ("held", 500)):
+        for turns, times in (("Lease", 25), ("Held", 500)):
             with self.subTest(turns=turns):
                 program = COUNTING.replace("TURNS", turns).replace("TIMES", str(times))
                 self.assertEqual(run(program), 4 * times)
@@ -169,16 +170,18 @@ class Broken(unittest.TestCase):
 
     def test_a_mutex_holds_within_the_process(self) -> None:
         mutex = Mutex(self.descriptor, 0)
-        with mutex.held():
-            found = threading.Event()
+        mutex.acquire()
+        found = threading.Event()
 
-            def enter() -> None:
-                with mutex.held():
-                    found.set()
+        def enter() -> None:
+            mutex.acquire()
+            found.set()
+            mutex.release()
 
-            thread = threading.Thread(target=enter)
-            thread.start()
-            self.assertFalse(found.wait(0.05))
+        thread = threading.Thread(target=enter)
+        thread.start()
+        self.assertFalse(found.wait(0.05))
+        mutex.release()
         thread.join()
         self.assertTrue(found.is_set())
 

@@ -109,7 +109,8 @@ class Client:
 
 class Origin:
     """What stands behind the relays here: `/held...` waits for `let_go`, `/version` has a version
-    that each POST raises, `/slow...` takes its time, `/private...` is for one client alone.
+    that each POST raises, `/slow...` takes its time, `/private...` is for one client alone,
+    `/limited` wants to be left alone.
     """
 
     def __init__(self) -> None:
@@ -122,6 +123,8 @@ class Origin:
             return response(200, (), b"raised")
         if asked.target.startswith("/version"):
             return response(200, FRESH, str(self.version).encode())
+        if asked.target.startswith("/limited"):
+            return response(429, [("Retry-After", "600")])
         if asked.target.startswith("/private"):
             return response(200, [("Cache-Control", "private")], asked.target.encode())
         return self.later(asked)
@@ -247,6 +250,24 @@ class Storing(WorkersCase):
             reply = self.relay.get(target)
             self.assertEqual((reply.status, reply.body), (200, target.encode() + b" "))
         self.assertEqual(len(self.origin.requests), 200)
+
+
+class Guarding(WorkersCase):
+    def test_all_workers_have_one_budget(self) -> None:
+        self.start("--upstream-rate", "1/h,5", workers=4)
+        with ThreadPoolExecutor(16) as pool:
+            replies = list(pool.map(self.relay.get, [f"/thing/{n}" for n in range(40)]))
+        statuses = sorted(reply.status for reply in replies)
+        self.assertEqual(statuses, [200] * 5 + [503] * 35)
+        self.assertEqual(len(self.origin.requests), 5)
+
+    def test_all_workers_leave_an_upstream_alone_that_asks_for_it(self) -> None:
+        self.start(workers=4)
+        self.assertEqual(self.relay.get("/limited").status, 429)
+        with ThreadPoolExecutor(16) as pool:
+            replies = list(pool.map(self.relay.get, [f"/thing/{n}" for n in range(40)]))
+        self.assertEqual({reply.status for reply in replies}, {503})
+        self.assertEqual(len(self.origin.requests), 1)
 
 
 class Killed(WorkersCase):

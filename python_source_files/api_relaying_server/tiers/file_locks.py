@@ -8,6 +8,7 @@ belong to a process as a whole; among its threads they are shared.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -15,8 +16,6 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from api_relaying_server.tiers.coordination import ALONE, Lease
 
@@ -130,22 +129,19 @@ class Mutex:
         self._place = _MUTEX + number
         self._lock = threading.Lock()
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """For this thread alone, while the block runs; where nothing can be locked, for this
+    def acquire(self) -> None:
+        """For this thread alone from now on; where nothing can be locked, only among those of this
         process.
         """
-        with self._lock:
-            try:
-                fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, self._place)
-                locked = True
-            except OSError:
-                locked = False
-            try:
-                yield
-            finally:
-                if locked:
-                    fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, self._place)
+        self._lock.acquire()
+        with contextlib.suppress(OSError):
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, self._place)
+
+    def release(self) -> None:
+        """For anybody."""
+        with contextlib.suppress(OSError):
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, self._place)
+        self._lock.release()
 
 
 def _lock(descriptor: int, place: int) -> bool:

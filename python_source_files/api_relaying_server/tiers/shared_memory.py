@@ -4,7 +4,7 @@ It is mapped before the fork, so that all workers have it and nobody else. Each 
 of its own in it, its slot, which it alone writes: so nobody waits for a lock there, and none is
 left locked by a worker that is killed. A slot is a row of numbers and a ring of notes.
 
-    bell | slot 0: numbers, ring | slot 1: numbers, ring | ...
+    bell, common numbers | slot 0: numbers, ring | slot 1: numbers, ring | ...
 
 A worker that tells something writes a note into its ring, and then a number into the bell that was
 never there before. The others compare the bell with what they saw last, on each pass of their event
@@ -26,16 +26,20 @@ second.
 """
 
 NUMBERS = 128
-"""Numbers in a slot beside its ring: the first two are the ring's, the others anybody's."""
+"""Numbers in a slot beside its ring: the first two are the ring's."""
 
 MOST_SLOTS = 1024
 """Slots in one mapping; the bell has room for so many."""
 
 _WORD = 8
+_COMMON = 64  # where the common numbers begin: not in the cache line of the bell
 _BELL_BITS = 10  # of the bell's number, for the slot
 _HEAD = struct.Struct("<II")  # of a note: its length, and a checksum over the text
 _WRITTEN, _RESERVED = 0, 1  # bytes ever written to the ring, and those as far as they may be spoilt
-FIRST_FREE = 2
+CALLS = 2
+"""The number of a slot that says how many calls of the upstream its worker has under way."""
+
+FIRST_FREE = 3
 """The first number of a slot that is anybody's."""
 
 EVERYTHING = ""
@@ -53,6 +57,8 @@ class SharedMemory:
         # Pages are given by the system when they are first written, zeroed.
         self._view = memoryview(mmap.mmap(-1, mmap.PAGESIZE + slots * self._size))
         self.bell = self._view[:_WORD].cast("Q")
+        # For all to write, under a lock.
+        self.common = self._view[_COMMON : mmap.PAGESIZE].cast("d")
 
     def numbers(self, slot: int) -> memoryview:
         """The numbers of a slot, unsigned and 64 bits wide. One is written or read as a whole."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from contextlib import AbstractContextManager
 from typing import Callable
 
 from api_relaying_server.errors import UpstreamResting
@@ -52,7 +53,7 @@ class Slots:
         self._limit = limit
         self._most_waiting = waiting
         self._clock = clock
-        self._lock = threading.Lock()  # guards the three below
+        self._lock: AbstractContextManager[object] = threading.Lock()  # guards the three below
         self._free = limit
         self._queue: deque[_Waiter] = deque()
         self._held_for = 0.0  # seconds, on average of late
@@ -82,8 +83,7 @@ class Slots:
         a call has held it, None where there was no call.
         """
         with self._lock:
-            if held_for is not None:
-                self._held_for += (held_for - self._held_for) * _NEWEST
+            self._note(held_for)
             if not self._queue:
                 self._free += 1
                 return
@@ -91,8 +91,12 @@ class Slots:
             first.has_slot = True
             first.turn.release()
 
+    def _note(self, held_for: float | None) -> None:
+        if held_for is not None:
+            self._held_for += (held_for - self._held_for) * _NEWEST
+
     def _refusal(self) -> SlotsTaken:
-        ahead = len(self._queue) + 1
+        ahead = self.waiting + 1
         return SlotsTaken(
             f"{self._limit} calls to the upstream are under way and others wait",
             "upstream-connections",
@@ -132,7 +136,7 @@ class TokenBucket:
         self._longest_queue = waiting * self._interval + LATE
         self._clock = clock
         self._sleep = sleep
-        self._lock = threading.Lock()  # guards the two below
+        self._lock: AbstractContextManager[object] = threading.Lock()  # guards the two below
         self._full_at = float("-inf")
         self._taken = 0  # since it was full
 

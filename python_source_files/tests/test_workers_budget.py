@@ -1,0 +1,188 @@
+"""One budget for all workers: numbers in shared memory, among objects and among processes."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import unittest
+
+from api_relaying_server.errors import UpstreamResting
+from api_relaying_server.tiers.file_locks import Mutex, lock_file
+from api_relaying_server.tiers.shared_memory import CALLS, SharedMemory
+from api_relaying_server.upstream.budget import LATE, SlotsTaken
+from api_relaying_server.upstream.workers_budget import Calls, WorkersSlots, WorkersTokens
+from tests.forks import run
+from tests.relay_support import PATIENCE, eventually
+from tests.upstream_support import HandClock
+
+
+class Budgets(unittest.TestCase):
+    """The budgets of two workers, in one process."""
+
+    def setUp(self) -> None:
+        self.memory = SharedMemory(3)
+        self.locks = lock_file()
+        self.addCleanup(os.close, self.locks)
+        self.clock = HandClock()
+
+    def slots(self, slot: int, limit: int = 2, waiting: int = 3) -> WorkersSlots:
+        numbers = [self.memory.numbers(each)[CALLS : CALLS + 1] for each in range(3)]
+        return WorkersSlots(limit, waiting, Mutex(self.locks, 1), Calls(numbers[slot], numbers))
+
+    def tokens(self, per_second: float = 5.0, burst: int = 5) -> WorkersTokens:
+        mutex, common = Mutex(self.locks, 0), self.memory.common
+        return WorkersTokens(per_second, burst, 100, mutex, common, self.clock, self.clock.sleep)
+
+
+class Tokens(Budgets):
+    def test_one_bucket_for_both(self) -> None:
+        one, other = self.tokens(), self.tokens()
+        for number in range(5):
+            self.assertEqual(one.left, 5 - number)
+            self.assertFalse((one, other)[number % 2].take(0.0))
+        for each in (one, other):
+            self.assertEqual(each.left, 0)
+            with self.assertRaises(UpstreamResting):
+                each.take(0.0)
+        self.clock.advance(0.2 + LATE)
+        self.assertEqual(other.left, 1)
+
+    def test_who_waits_books_for_both(self) -> None:
+        one, other = self.tokens(burst=1), self.tokens(burst=1)
+        one.take(0.0)
+        self.assertTrue(one.take(10.0))
+        before = self.clock()
+        self.assertTrue(other.take(10.0))
+        self.assertAlmostEqual(self.clock() - before, 0.2)
+
+    def test_it_is_empty_for_both(self) -> None:
+        one, other = self.tokens(), self.tokens()
+        one.empty(7.0)
+        with self.assertRaises(UpstreamResting) as refused:
+            other.take(1.0)
+        self.assertIn(refused.exception.retry_after, (7, 8))
+
+
+class Slots(Budgets):
+    def test_one_less_than_the_limit_the_limit_and_one_more(self) -> None:
+        one, other = self.slots(1), self.slots(2)
+        self.assertEqual(one.free, 2)
+        self.assertFalse(one.take(0.0))
+        self.assertFalse(other.take(0.0))
+        self.assertEqual((one.free, other.free), (0, 0))
+        for each in (one, other):
+            with self.assertRaises(SlotsTaken):
+                each.take(0.0)
+        one.give_back(0.1)
+        self.assertFalse(other.take(0.0))
+
+    def test_what_a_worker_had_is_free_when_it_is_gone(self) -> None:
+        one, other = self.slots(1), self.slots(2)
+        one.take(0.0)
+        one.take(0.0)
+        self.memory.numbers(1)[CALLS] = 0  # as its parent does
+        self.assertEqual(other.free, 2)
+        other.take(0.0)
+
+    def test_who_waits_gets_what_another_worker_gives_back(self) -> None:
+        one, other = self.slots(1), self.slots(2)
+        one.take(0.0)
+        one.take(0.0)
+        waited: list[bool] = []
+        thread = threading.Thread(target=lambda: waited.append(other.take(PATIENCE)))
+        thread.start()
+        eventually(lambda: other.waiting == 1, "it waits")
+        self.assertEqual(waited, [])
+        one.give_back(0.1)
+        thread.join(PATIENCE)
+        self.assertEqual((waited, other.waiting, other.free), ([True], 0, 0))
+
+    def test_they_wait_in_line(self) -> None:
+        slots = self.slots(1, limit=1, waiting=10)
+        slots.take(0.0)
+        order: list[int] = []
+
+        def take(number: int) -> None:
+            slots.take(PATIENCE)
+            order.append(number)
+            slots.give_back(0.01)
+
+        threads: list[threading.Thread] = []
+        for number in range(5):
+            threads.append(threading.Thread(target=take, args=(number,)))
+            threads[-1].start()
+            eventually(lambda: slots.waiting == len(threads), "it waits")
+        slots.give_back(0.01)
+        for thread in threads:
+            thread.join(PATIENCE)
+        self.assertEqual(order, sorted(order))
+
+    def test_nobody_passes_by_who_waits(self) -> None:
+        slots = self.slots(1, limit=1)
+        slots.take(0.0)
+        thread = threading.Thread(target=slots.take, args=(PATIENCE,))
+        thread.start()
+        eventually(lambda: slots.waiting == 1, "it waits")
+        self.memory.numbers(1)[CALLS] -= 1  # given back, but not seen yet
+        with self.assertRaises(SlotsTaken):
+            slots.take(0.0)
+        thread.join(PATIENCE)
+
+    def test_the_line_is_short_and_so_is_patience(self) -> None:
+        slots = self.slots(1, limit=1, waiting=1)
+        slots.take(0.0)
+        began = time.monotonic()
+        with self.assertRaises(SlotsTaken) as refused:
+            slots.take(0.05)
+        self.assertGreaterEqual(time.monotonic() - began, 0.05)
+        self.assertEqual(refused.exception.status, 503)
+        self.assertEqual(slots.waiting, 0)
+        thread = threading.Thread(target=slots.take, args=(PATIENCE,))
+        thread.start()
+        eventually(lambda: slots.waiting == 1, "it waits")
+        with self.assertRaises(SlotsTaken):
+            slots.take(PATIENCE)
+        slots.give_back(0.1)
+        thread.join(PATIENCE)
+
+
+MANY_TAKE = """
+from api_relaying_server.tiers.file_locks import Mutex, lock_file
+from api_relaying_server.tiers.shared_memory import CALLS, SharedMemory
+from api_relaying_server.upstream.workers_budget import Calls, WorkersSlots, WorkersTokens
+WORKERS, LIMIT, EACH = 4, 3, 40
+memory, locks = SharedMemory(WORKERS + 1), lock_file()
+numbers = [memory.numbers(slot)[CALLS : CALLS + 1] for slot in range(WORKERS + 1)]
+
+def take(slot):
+    tokens = WorkersTokens(1e-9, EACH * 2, 100, Mutex(locks, 0), memory.common)
+    slots = WorkersSlots(LIMIT, 100, Mutex(locks, 1), Calls(numbers[slot], numbers))
+    for _ in range(EACH):
+        slots.take(20.0)
+        under_way = sum(number[0] for number in numbers)
+        memory.numbers(slot)[10] = max(memory.numbers(slot)[10], under_way)
+        try:
+            tokens.take(0.0)
+            memory.numbers(slot)[11] += 1
+        except Exception:
+            pass
+        os.sched_yield()
+        slots.give_back(0.001)
+
+all_well(*[forked(take, slot) for slot in range(1, WORKERS + 1)])
+slots = [memory.numbers(slot) for slot in range(1, WORKERS + 1)]
+result([
+    max(each[10] for each in slots), sum(each[11] for each in slots), sum(n[0] for n in numbers)
+])
+"""
+
+
+class Processes(unittest.TestCase):
+    def test_four_workers_take_no_more_than_there_is(self) -> None:
+        most, tokens, left = run(MANY_TAKE)
+        self.assertEqual((most, tokens, left), (3, 80, 0))
+
+
+if __name__ == "__main__":
+    unittest.main()
