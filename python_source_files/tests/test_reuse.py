@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unittest
 
+from api_relaying_server.caching.key import cache_key, target_of
 from api_relaying_server.caching.reuse import (
     CACHED_METHODS,
     PASSING_BY,
@@ -250,3 +251,14 @@ class Keeping(unittest.TestCase):
         self.assertEqual(useful_until(stored(MINUTE), "/x", PLAIN), NOW + 60 + 86400)
         long = stored("Cache-Control: max-age=60, stale-if-error=1000000")
         self.assertEqual(useful_until(long, "/x", PLAIN), NOW + 60 + 1e6)
+
+
+class Keys(unittest.TestCase):
+    """Under what a response is found again (2)."""
+
+    def test_method_and_target_and_nothing_is_folded(self) -> None:
+        targets = ("/x", "/x?", "/x?a=b&c=d", "/x?c=d&a=b", "//x", "/X", "/%78", "/x'", "/x/")
+        keys = {cache_key(target, method) for target in targets for method in ("GET", "POST")}
+        self.assertEqual(len(keys), 2 * len(targets))
+        for target in targets:
+            self.assertEqual(target_of(cache_key(target)), target)
