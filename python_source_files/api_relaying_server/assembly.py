@@ -243,10 +243,10 @@ def _guarded(
     coordinator: Coordinator,
     place: Place | None,
 ) -> GuardedUpstream:
-    # Calls that wait hold threads: with those under way they leave an eighth of the usual ones to
-    # answers from the store.
+    # A burst may wait for connections in every thread: it is soon over, or the guard's patience is.
+    # Those that wait for a rate wait long, and leave threads to answers from the store.
+    slots = _slots(settings.upstream_connections, settings.threads, place)
     waiting = max(1, settings.threads * 3 // 8)
-    slots = _slots(settings.upstream_connections, waiting, place)
     tokens = _tokens(settings.upstream_rate, waiting, store, place)
     cooldown = CoolDown(settings.cool_down or 0.0)
     cooldown.tell = coordinator.tell_changed
