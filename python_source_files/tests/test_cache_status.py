@@ -41,6 +41,9 @@ class Told(unittest.TestCase):
             self.assertNotIn("hit", found)
             self.assertNotIn("stored", found)
 
+    def test_only_what_is_known_is_told(self) -> None:
+        self.assertEqual(forwarded("stale", collapsed=True)[1], f"{NAME}; fwd=stale; collapsed")
+
     def test_every_parameter_has_its_type(self) -> None:
         value = forwarded("stale", 304, stored=True, collapsed=True, ttl=7.9, detail="no-store")[1]
         found = members(value)

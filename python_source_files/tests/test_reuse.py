@@ -16,6 +16,7 @@ from api_relaying_server.caching.reuse import (
     stale_if_error_until,
     useful_until,
 )
+from api_relaying_server.caching.stored import Record
 from tests.caching_support import NOW, PLAIN, REFRESHING, outcome, request, stored, verdict
 
 MINUTE = "Cache-Control: max-age=60"
@@ -230,6 +231,10 @@ class Partial(unittest.TestCase):
             verdict(request(), self.part), Ask("partial", complete=(self.part, "bytes=5-"))
         )
 
+    def test_what_one_request_cannot_complete_is_asked_for_anew(self) -> None:
+        middle = stored(MINUTE, TAG, status=206, body=b"45", first=4, length=10)
+        self.assertEqual(verdict(request(), middle), Ask("partial"))
+
     def test_a_range_beyond_it_is_asked_for_as_it_is(self) -> None:
         self.assertEqual(verdict(request("Range: bytes=4-6"), self.part), Ask("partial"))
 
@@ -251,6 +256,14 @@ class Keeping(unittest.TestCase):
         self.assertEqual(useful_until(stored(MINUTE), "/x", PLAIN), NOW + 60 + 86400)
         long = stored("Cache-Control: max-age=60, stale-if-error=1000000")
         self.assertEqual(useful_until(long, "/x", PLAIN), NOW + 60 + 1e6)
+
+
+class Sizes(unittest.TestCase):
+    """What a record weighs."""
+
+    def test_the_content_of_all_variants_and_something_for_their_heads(self) -> None:
+        one, two = stored(MINUTE, body=b"x" * 1000), stored(MINUTE, TAG, body=b"y" * 500)
+        self.assertEqual(Record((one, two), NOW).size, 1500 + 64 * 3 + 256 * 2)
 
 
 class Keys(unittest.TestCase):
