@@ -265,7 +265,7 @@ class LimitedTest(unittest.TestCase):
         go = threading.Event()
         with (
             ScriptedOrigin(lambda asked: hang(go)) as origin,
-            RunningRelay(origin.url, "--upstream-connections", "1") as relay,
+            RunningRelay(origin.url, "--upstream-connections", "1", "--drain", "0") as relay,
             relay.connect() as first,
         ):
             first.sendall(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
