@@ -370,8 +370,8 @@ class CommandTest(unittest.TestCase):
         self.assertIn("fetched  /restaurants/1/menu?limit=100&offset=0 ", out)
 
     def test_within_the_budget(self) -> None:
-        with SampleMenuApi(rate="20/s") as api:
-            with LocalWorker(api.url, upstream_rate="18/s,1") as relay:
+        with SampleMenuApi(rate="50/s") as api:
+            with LocalWorker(api.url, upstream_rate="40/s,1") as relay:
                 code, out, _ = run(relay=relay)
             self.assertEqual(code, 0, out)
 
