@@ -116,6 +116,8 @@ class Origin:
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.version = 0
+        self.calls = self.most_calls = 0
+        self._lock = threading.Lock()  # guards these
 
     def __call__(self, asked: Asked) -> Script:
         if asked.method == "POST":
@@ -130,10 +132,15 @@ class Origin:
         return self.later(asked)
 
     def later(self, asked: Asked) -> Iterator[bytes]:
+        with self._lock:
+            self.calls += 1
+            self.most_calls = max(self.most_calls, self.calls)
         if asked.target.startswith("/held"):
             self.gate.wait(PATIENCE)
         elif asked.target.startswith("/slow"):
             time.sleep(0.4)
+        with self._lock:
+            self.calls -= 1
         forwarded = (asked.get("x-forwarded-host") or "").encode()
         yield response(200, FRESH, asked.target.encode() + b" " + forwarded)
 
@@ -260,6 +267,21 @@ class Guarding(WorkersCase):
         statuses = sorted(reply.status for reply in replies)
         self.assertEqual(statuses, [200] * 5 + [503] * 35)
         self.assertEqual(len(self.origin.requests), 5)
+
+    def test_all_workers_together_make_so_many_calls_at_a_time(self) -> None:
+        self.start("--upstream-connections", "1", workers=4)
+        with ThreadPoolExecutor(4) as pool:
+            replies = list(pool.map(self.relay.get, [f"/slow/{n}" for n in range(4)]))
+        self.assertEqual([reply.status for reply in replies], [200] * 4)
+        self.assertEqual(self.script.most_calls, 1)
+        [client] = self.clients(1)
+        client.send("/held")
+        eventually(functools.partial(self.calls, "/held"), "it calls")
+        calling = connected(self.workers(), self.origin.port, remote=True)
+        for pid in [pid for pid, calls in calling.items() if calls]:
+            os.kill(pid, signal.SIGKILL)
+        # What the dead ones had under way counts no more.
+        self.assertEqual(self.relay.get("/version").status, 200)
 
     def test_all_workers_leave_an_upstream_alone_that_asks_for_it(self) -> None:
         self.start(workers=4)
