@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import unittest
 from typing import Any
 from unittest import mock
 
+from pymongo import errors
+from pymongo.errors import OperationFailure
+
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.tiers import mongo_link, mongodb
-from api_relaying_server.tiers.mongo_link import MongoLink
+from api_relaying_server.tiers.mongo_link import MongoLink, fault_of
 from api_relaying_server.tiers.mongodb import HOLE_LASTS, MongoBoard
+from api_relaying_server.tiers.rest import DENIED_FOR
 from api_relaying_server.tiers.shared_store import open_shared
+from api_relaying_server.tiers.storage import StorageFault, Trouble
 from tests.database_support import DatabaseServer, MongoServer, MongoStandIn
 from tests.shared_store_cases import (
     BudgetCases,
@@ -231,6 +237,53 @@ class MongoFaultsTest(MongoCase, FaultCases):
         link = MongoLink(server.url, "", 0.5)
         self.addCleanup(link.close)
         self.assertIn(link.client.admin.command("tried")["n"], range(1, 10))
+
+
+class MongoLinkTest(unittest.TestCase):
+    """Asking with a deadline, whatever the driver does."""
+
+    def setUp(self) -> None:
+        self.link = MongoLink("mongodb://127.0.0.1:1", "", 0.05)
+        self.addCleanup(self.link.close)
+
+    def test_nobody_waits_longer_than_the_deadline(self) -> None:
+        release = threading.Event()
+        self.addCleanup(release.set)
+        started = time.monotonic()
+        with self.assertRaises(StorageFault) as caught:
+            self.link.ask(lambda: release.wait(10.0))
+        self.assertLess(time.monotonic() - started, 5.0)
+        self.assertIs(caught.exception.trouble, Trouble.STALLED)
+        with self.assertRaises(StorageFault):  # who comes in the same moment is told at once
+            self.link.ask(lambda: self.fail("it was asked"))
+
+    def test_who_was_not_let_in_asks_again_only_after_a_while(self) -> None:
+        def refuse() -> None:
+            raise OperationFailure("Authentication failed.", 18)
+
+        with self.assertRaises(StorageFault) as caught:
+            self.link.patiently(refuse)
+        self.assertIs(caught.exception.trouble, Trouble.DENIED)
+        with self.assertRaises(StorageFault) as caught:
+            self.link.patiently(lambda: self.fail("it was asked"))
+        self.assertIs(caught.exception.trouble, Trouble.DENIED)
+        later = time.monotonic() + DENIED_FOR + 1
+        with mock.patch.object(self.link._denial, "_clock", lambda: later):
+            self.assertEqual(self.link.patiently(lambda: "in"), "in")
+
+    def test_troubles_by_what_the_driver_raises(self) -> None:
+        for error, trouble in (
+            (OperationFailure("x", 13), Trouble.DENIED),
+            (OperationFailure("x", 14031), Trouble.FULL),
+            (OperationFailure("x", 10107), Trouble.READ_ONLY),
+            (OperationFailure("x", 1), Trouble.FAILING),
+            (errors.ServerSelectionTimeoutError("x"), Trouble.UNREACHABLE),
+            (errors.NetworkTimeout("x"), Trouble.STALLED),
+            (errors.NotPrimaryError("x"), Trouble.READ_ONLY),
+            (errors.DocumentTooLarge("x"), Trouble.REFUSED),
+            (ConnectionResetError("x"), Trouble.UNREACHABLE),
+        ):
+            self.assertIs(fault_of(error).trouble, trouble, error)
 
 
 class MongoUrlTest(unittest.TestCase):

@@ -170,6 +170,15 @@ class RedisFaultsTest(RedisCase, FaultCases):
         link = store.backend.responses._link  # type: ignore[attr-defined]
         self.assertLessEqual(link._count, MOST_CONNECTIONS)
 
+    def test_a_connection_that_has_ended_costs_no_read(self) -> None:
+        store = self.node()
+        self.put(store, "GET /a")
+        link: Any = store.backend.responses._link  # type: ignore[attr-defined]
+        eventually(lambda: len(link._idle) > 1, "there are several")
+        link._idle[-1]._sock.shutdown(socket.SHUT_RDWR)
+        self.assert_stored(store, "GET /a")
+        self.assertEqual((store.counters.read_errors, store.fault), (0, ""))
+
     def test_what_listens_there_but_is_no_redis_is_done_without(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             url = f"redis://127.0.0.1:{listener.getsockname()[1]}"
