@@ -19,6 +19,7 @@ from api_relaying_server.fetching import Fetcher
 from api_relaying_server.keeping import Keeper
 from api_relaying_server.operations.access_log import AccessLog
 from api_relaying_server.operations.counters import CountedUpstream, Counters
+from api_relaying_server.operations.tallies import Tallies
 from api_relaying_server.operations.warm_at import WarmAt
 from api_relaying_server.relay import Relay
 from api_relaying_server.serving.front import Limits
@@ -70,6 +71,7 @@ class Worker:
         log: AccessLog | None = None,
         ahead: RefreshAhead | None = None,
         warm_at: WarmAt | None = None,
+        tallies: Tallies | None = None,
     ) -> None:
         self.server = server
         self.counters = counters
@@ -78,6 +80,7 @@ class Worker:
         self._refresher = refresher
         self._ahead = ahead
         self._warm_at = warm_at
+        self._tallies = tallies
         self._drain = drain
         self.addresses: Sequence[str] = urls_of(server.front.listeners)
 
@@ -94,6 +97,19 @@ class Worker:
                 self._ahead.close()
             self._refresher.close()
             self._store.close(self._drain)
+            self.publish_counts()
+
+    def publish_counts(self) -> None:
+        """Lets the other workers know what has been counted here."""
+        if self._tallies is not None:
+            self._tallies.publish(self.counters.snapshot())
+
+    def counts(self) -> dict[str, int]:
+        """What all workers have counted, each as it last let the others know."""
+        if self._tallies is None:
+            return self.counters.snapshot()
+        self.publish_counts()
+        return self._tallies.total()
 
     def stop(self) -> None:
         """Begins to stop: takes nothing new, finishes what runs."""
@@ -179,7 +195,8 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
         server.front.on_hit = log.hit
     ahead = _refresh_ahead(settings, hot, keeper, relay, guarded, refresher)
     warm_at = _warm_at(settings, server, place)
-    return Worker(server, store, refresher, settings.drain, counters, log, ahead, warm_at)
+    tallies = Tallies(place.memory, place.slot) if place is not None else None
+    return Worker(server, store, refresher, settings.drain, counters, log, ahead, warm_at, tallies)
 
 
 def _warm_at(settings: Settings, server: RelayServer, place: Place | None) -> WarmAt | None:

@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Callable, Protocol
 
-STOP, RETIRE, REOPEN = b"s", b"r", b"l"
-"""Orders: stop (told twice: at once), stop where another goes on, open log files anew."""
+STOP, RETIRE, REOPEN, NONE = b"s", b"r", b"l", b""
+"""Orders: stop (told twice: at once), stop where another goes on, open log files anew; none."""
 
 READY, FAILED = b"+", b"-"
 """How a child's words begin: it works, or it does not; the rest says what at, or why."""
@@ -55,13 +55,19 @@ class Parent:
         with contextlib.suppress(OSError):  # nobody is there to hear it
             self._channel.sendall(kind + words.encode("utf-8", "replace")[:LONGEST_WORDS])
 
-    def orders(self) -> Iterator[bytes]:
-        """Orders as they come; ends when the parent is gone."""
+    def orders(self, patience: Callable[[], float | None] = lambda: None) -> Iterator[bytes]:
+        """Orders as they come, and NONE where none has come for `patience` seconds; ends when the
+        parent is gone.
+        """
         while True:
             try:
+                self._channel.settimeout(patience())
                 received = self._channel.recv(64)
+            except socket.timeout:  # noqa: UP041  # Python 3.9 knows it by this name only
+                yield NONE
+                continue
             except OSError:
-                received = b""
+                return
             if not received:
                 return
             for code in received:

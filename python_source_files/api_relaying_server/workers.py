@@ -9,6 +9,7 @@ after the other, the new one listening before the old one ends.
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import selectors
 import signal
@@ -20,8 +21,18 @@ from collections.abc import Sequence
 from typing import Callable
 
 from api_relaying_server.assembly import Place, Worker, build, urls_of
-from api_relaying_server.child_process import REOPEN, RETIRE, STOP, Child, Closable, Parent, fork
+from api_relaying_server.child_process import (
+    NONE,
+    REOPEN,
+    RETIRE,
+    STOP,
+    Child,
+    Closable,
+    Parent,
+    fork,
+)
 from api_relaying_server.errors import ConfigError
+from api_relaying_server.operations.tallies import Tallies
 from api_relaying_server.process import (
     REOPEN_SIGNALS,
     STOP_SIGNALS,
@@ -43,6 +54,12 @@ killed.
 
 SAMPLE_WITHIN = 20.0
 """Seconds for the sample API to start, or to end."""
+
+COUNT_EVERY = 1.0
+"""Seconds between two times that a worker lets others know what it has counted..."""
+
+COUNT_SHARE = 50.0
+"""...and how many times as long as that takes they are apart at least."""
 
 PARENTS_SLOT = 0
 """The parent's place in shared memory."""
@@ -80,6 +97,7 @@ class Workers(Maker):
         self._why_not = why_not
         # At most: each seat's worker, as many that leave, one that takes over, and the parent.
         self._memory = SharedMemory(2 * count + 2)
+        self._tallies = Tallies(self._memory, PARENTS_SLOT)
         self._lock_file = lock_file()
         self._memory_file: MemoryFile | None = None
         self._free_slots = list(range(1, self._memory.slots))
@@ -115,6 +133,7 @@ class Workers(Maker):
                     self._sample.end()
                 if self._memory_file is not None:
                     self._memory_file.remove()
+                _log.debug("counted in all: %s", json.dumps(self._tallies.total()))
                 self._selector.close()
         return self._code
 
@@ -245,6 +264,7 @@ class Workers(Maker):
         if child.fileno() in self._selector.get_map():
             self._selector.unregister(child)
         slot = self._slots.pop(child)
+        self._tallies.take_over(slot)
         self._memory.numbers(slot)[CALLS] = 0
         self._free_slots.append(slot)
         if child.ended != 0:
@@ -319,10 +339,32 @@ def serve(
     return 0
 
 
+class Counting:
+    """Lets the others know what a worker has counted, each second; more seldom where that takes
+    long.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._due = 0.0
+
+    def patience(self) -> float:
+        """Seconds until it is due."""
+        return max(0.01, self._due - time.monotonic())
+
+    def __call__(self) -> None:
+        began = time.monotonic()
+        self._worker.publish_counts()
+        took = time.monotonic() - began
+        self._due = began + max(COUNT_EVERY, took * COUNT_SHARE)
+
+
 def _obey(parent: Parent, worker: Worker, orphaned: threading.Event) -> None:
-    stops = 0
-    for order in parent.orders():
-        if order == STOP:
+    stops, count = 0, Counting(worker)
+    for order in parent.orders(count.patience):
+        if order == NONE:
+            count()
+        elif order == STOP:
             stops += 1
             (worker.stop if stops == 1 else worker.stop_now)()
         elif order == RETIRE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import shutil
 import signal
@@ -257,6 +258,25 @@ class Storing(WorkersCase):
             reply = self.relay.get(target)
             self.assertEqual((reply.status, reply.body), (200, target.encode() + b" "))
         self.assertEqual(len(self.origin.requests), 200)
+
+
+class Counting(WorkersCase):
+    def test_what_all_workers_count_adds_up(self) -> None:
+        self.start("--log-level", "debug", workers=3)
+        for _ in range(5):
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(self.relay.get, [f"/thing/{n}" for n in range(20)]))
+        [first, *others] = self.workers()
+        os.kill(first, signal.SIGTERM)  # what an ended one has counted is kept
+        eventually(lambda: not is_alive(first), "it ends")
+        self.relay.get("/thing/0")
+        self.assertEqual(self.relay.stop(), 0)
+        [line] = [line for line in self.relay.log().splitlines() if "counted in all" in line]
+        counts = json.loads(line.partition("counted in all: ")[2])
+        answered = {n: c for n, c in counts.items() if n.startswith("requests.") and c}
+        self.assertEqual(sum(answered.values()), 101, answered)
+        self.assertEqual(answered["requests.miss.2xx"], 20)
+        self.assertEqual(counts["upstream.2xx"], 20)
 
 
 class Guarding(WorkersCase):
