@@ -1,0 +1,1 @@
+"""What `benchmarks/simulate` is made of."""
