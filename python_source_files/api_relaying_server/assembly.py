@@ -267,6 +267,7 @@ def _guarded(
     tokens = _tokens(settings.upstream_rate, waiting, store, place)
     cooldown = CoolDown(settings.cool_down or 0.0)
     cooldown.tell = coordinator.tell_changed
+    cooldown.lease = coordinator.lease
     coordinator.on_change(cooldown.hear)
     return GuardedUpstream(upstream, cooldown, slots, tokens)
 

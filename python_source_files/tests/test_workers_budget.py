@@ -11,6 +11,8 @@ from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.tiers.file_locks import Mutex, lock_file
 from api_relaying_server.tiers.shared_memory import CALLS, SharedMemory
 from api_relaying_server.upstream.budget import LATE, SlotsTaken
+from api_relaying_server.upstream.cooldown import LOOK_AGAIN, Call, CoolDown
+from api_relaying_server.upstream.told import ANSWERED, Scope, Told
 from api_relaying_server.upstream.workers_budget import Calls, WorkersSlots, WorkersTokens
 from tests.forks import run
 from tests.relay_support import PATIENCE, eventually
@@ -149,6 +151,82 @@ class Slots(Budgets):
         self.assertLess(time.monotonic() - began, PATIENCE / 2)
         slots.give_back(0.1)
         thread.join(PATIENCE)
+
+
+class Right:
+    """A lease that two processes fight for."""
+
+    waited = False
+    holders = 0
+
+    @classmethod
+    def take(cls, name: str, wait: float) -> Right | None:
+        """The right, if nobody has it."""
+        assert (name, wait) == ("upstream probe", 0.0)
+        if cls.holders:
+            return None
+        cls.holders = 1
+        return cls()
+
+    def release(self) -> None:
+        """Nobody has it."""
+        Right.holders = 0
+
+
+class Probes(unittest.TestCase):
+    """One request of all workers asks whether an upstream answers again."""
+
+    def setUp(self) -> None:
+        Right.holders = 0
+        self.clock = HandClock()
+        self.one, self.other = (CoolDown(5.0, self.clock, lambda: 0.0) for _ in range(2))
+        self.one.tell, self.other.tell = self.other.hear, self.one.hear
+        self.one.lease = self.other.lease = Right.take
+        with self.assertLogs("api_relaying_server.upstream"):
+            self.fails(self.one)
+
+    def fails(self, cooldown: CoolDown, call: Call | None = None) -> None:
+        call = call or cooldown.admit("/a")
+        cooldown.settle(call, Told(Scope.UPSTREAM, "refused"))
+
+    def refused(self, cooldown: CoolDown) -> UpstreamResting:
+        with self.assertRaises(UpstreamResting) as refused:
+            cooldown.admit("/b")
+        return refused.exception
+
+    def test_one_probe_for_both(self) -> None:
+        self.refused(self.other)
+        self.clock.advance(5.0)
+        probe = self.one.admit("/a")
+        self.assertIn("another process asks", str(self.refused(self.other)))
+        self.clock.advance(0.5)
+        self.refused(self.other)
+        self.fails(self.one, probe)
+        self.assertGreater(self.refused(self.other).retry_after or 0, 4)
+        self.assertEqual(Right.holders, 0)
+
+    def test_its_answer_opens_for_both(self) -> None:
+        self.clock.advance(5.0)
+        probe = self.one.admit("/a")
+        self.refused(self.other)
+        with self.assertLogs("api_relaying_server.upstream"):
+            self.one.settle(probe, ANSWERED)
+        self.assertIsNone(self.other.admit("/b").whole_rest)
+        self.assertEqual(Right.holders, 0)
+
+    def test_another_one_probes_where_the_first_is_gone(self) -> None:
+        self.clock.advance(5.0)
+        self.one.admit("/a")
+        self.refused(self.other)
+        Right.holders = 0  # its process was killed
+        self.refused(self.other)
+        self.clock.advance(LOOK_AGAIN)
+        self.assertIsNotNone(self.other.admit("/b").whole_rest)
+
+    def test_one_that_learnt_nothing_gives_its_turn_back(self) -> None:
+        self.clock.advance(5.0)
+        self.one.settle(self.one.admit("/a"), None)
+        self.assertIsNotNone(self.other.admit("/b").whole_rest)
 
 
 MANY_TAKE = """

@@ -18,6 +18,7 @@ import time
 from typing import Callable, NamedTuple
 
 from api_relaying_server.errors import UpstreamResting
+from api_relaying_server.tiers.coordination import ALONE, Lease
 from api_relaying_server.upstream.told import LONGEST_WAIT, Scope, Told
 
 LOG = logging.getLogger("api_relaying_server.upstream")
@@ -55,6 +56,9 @@ another one gets to be the next probe: this one may be bad by itself.
 PROBE_AT_MOST = 60.0
 """Seconds after which nobody waits any longer for what a probe brings: another may try."""
 
+LOOK_AGAIN = 1.0
+"""Seconds after which who found another process probing may try: it may be gone by then."""
+
 LONGEST_NAME = 512
 """Characters by which paths are told apart."""
 
@@ -82,12 +86,15 @@ class Rest:
 
 
 class Call(NamedTuple):
-    """A request that was let through: when, and the rests that it is the probe of."""
+    """A request that was let through: when, and the rests that it is the probe of; `turn` is its
+    right to be that among all processes.
+    """
 
     path: str
     at: float
     path_rest: Rest | None = None
     whole_rest: Rest | None = None
+    turn: Lease | None = None
 
     @property
     def is_probe(self) -> bool:
@@ -127,6 +134,8 @@ class CoolDown:
         self._opened_at = float("-inf")
         self.tell: Callable[[str], None] = _nobody
         """Called with what the other processes in front of this upstream have to `hear`."""
+        self.lease: Callable[[str, float], Lease | None] = ALONE.lease
+        """Gives the right to do what is named, None where another process has it."""
 
     # Before a call...
 
@@ -150,7 +159,24 @@ class CoolDown:
             if quick:
                 for rest in rests:
                     rest.others_wait_until = now + PROBE_AT_MOST
-            return Call(path, now, mine, whole)
+        call = Call(path, now, mine, whole)
+        return self._in_turn(call, whole) if quick and whole is not None else call
+
+    def _in_turn(self, call: Call, whole: Rest) -> Call:
+        """The probe of all processes in front of the upstream. Raises UpstreamResting."""
+        turn = self.lease(f"{ABOUT} probe", 0.0)
+        if turn is not None:
+            return call._replace(turn=turn)
+        with self._lock:
+            now = self._clock()
+            for rest in (call.path_rest, whole):
+                if rest is not None:
+                    rest.others_wait_until = now + LOOK_AGAIN
+        raise UpstreamResting(
+            f"another process asks the upstream, left alone after: {whole.why}",
+            "cool-down",
+            LOOK_AGAIN,
+        )
 
     # ...and after it.
 
@@ -160,6 +186,13 @@ class CoolDown:
             if self._failed:
                 self._failed = {}
             return
+        try:
+            self._learn(call, told)
+        finally:
+            if call.turn is not None:
+                call.turn.release()
+
+    def _learn(self, call: Call, told: Told | None) -> None:
         with self._lock:
             now = self._clock()
             for rest in (call.path_rest, call.whole_rest):
