@@ -2,8 +2,8 @@
 
 Each request is answered in a thread by ``requests.get``, through the SQLite cache that
 ``requests_cache.install_cache`` has put under every session.
-``seed_server.py PORT UPSTREAM DATABASE [fork]``: with ``fork`` each request is answered in a process
-that is made for it, which was this design's way to use more than one core.
+``seed_server.py PORT UPSTREAM DATABASE [fork]``: with ``fork`` each request is answered in a
+process that is made for it, which was this design's way to use more than one core.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import os
 import platform
 import re
@@ -147,15 +148,12 @@ def _load_test(args: argparse.Namespace, runs: Sequence[Run], phases: Sequence[s
         setting = Setting(directory, args.python, locust, args.seconds, server_core, load_core)
         try:
             for run in runs:
-                _attempt(
-                    results, run.name, results.rows.extend, lambda run=run: rows_of(setting, run)
-                )
+                rows = functools.partial(rows_of, setting, run)
+                _attempt(results, run.name, results.rows.extend, rows)
                 report.write(output, results)
             for name in phases:
-                runner = PHASE_RUNNERS[name]
-                _attempt(
-                    results, name, results.phases.append, lambda runner=runner: runner(setting)
-                )
+                phase = functools.partial(PHASE_RUNNERS[name], setting)
+                _attempt(results, name, results.phases.append, phase)
                 report.write(output, results)
         finally:
             end_all()

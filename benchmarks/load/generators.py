@@ -133,17 +133,24 @@ def read_figures(path: Path) -> Figures:
 
 
 def read_seconds(path: Path) -> list[Second]:
-    """The history of a run; empty where there is none."""
+    """The history of a run, from the counts in it; empty where there is none."""
+    found: list[Second] = []
     with contextlib.suppress(OSError, KeyError, ValueError), path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["Name"] == "Aggregated"]
-        start = min((float(row["Timestamp"]) for row in rows), default=0.0)
-        return [
-            Second(
-                float(row["Timestamp"]) - start, float(row["Requests/s"]), float(row["Failures/s"])
+        counts = [
+            (
+                int(row["Timestamp"]),
+                int(row["Total Request Count"]),
+                int(row["Total Failure Count"]),
             )
             for row in rows
         ]
-    return []
+        for (before, asked, failed), (at, all_asked, all_failed) in zip(counts, counts[1:]):
+            passed = at - before
+            if passed > 0:
+                rate = (all_asked - asked) / passed
+                found.append(Second(at - counts[0][0], rate, (all_failed - failed) / passed))
+    return found
 
 
 def read_errors(path: Path) -> dict[str, int]:
@@ -181,7 +188,7 @@ def locust_words(locust: str, load: Load, url: str, prefix: Path, port: int) -> 
 
 
 def parse_spent(text: str) -> int:
-    """CPU ticks in a /proc/PID/stat line: the process's own, and of its children that have ended."""
+    """CPU ticks in a /proc/PID/stat line: the process's own, and its ended children's."""
     return sum(map(int, text[text.rindex(")") + 2 :].split()[11:15]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,7 +182,8 @@ def conclusions(results: Results) -> list[str]:
             found.append(
                 f"At {spent * 1e6:,.0f} us of CPU per request a core answers {1 / spent:,.0f}"
                 f" requests a second: {knee(spent, 10):,.0f} users who ask every ten seconds, or"
-                f" {carried_users(spent, 1, 0.05):,} who ask every second and wait 50 ms on average."
+                f" {carried_users(spent, 1, 0.05):,} who ask every second and wait for 50 ms on"
+                " average."
             )
     for phase in results.phases:
         for system, loaded in phase.loads.items():
@@ -284,13 +286,13 @@ def pictures_of(results: Results) -> dict[str, tuple[str, str]]:
         found["p95.svg"] = title, charts.bars(title, times)
     for phase in results.phases:
         for system, loaded in phase.loads.items():
-            lines = [
+            curves = [
                 (system, [(one.at, one.rate) for one in loaded.seconds]),
                 ("failed", [(one.at, one.failed) for one in loaded.seconds]),
             ]
             title = f"{phase.name}, {system}: requests and failures per second"
-            picture = charts.timeline(title, lines, list(phase.marks.items()))
-            found[f"{phase.name}-{system}.svg"] = title, picture
+            picture = charts.timeline(title, curves, list(phase.marks.items()))
+            found[f"{phase.name}-{re.sub('[^a-z0-9]+', '-', system)}.svg"] = title, picture
     return found
 
 

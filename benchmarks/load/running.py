@@ -19,7 +19,7 @@ from .targets import Place, SampleApi, Target
 VARIED_USERS, COLD_USERS, OUTAGE_USERS = 50, 1000, 50
 COLD_DELAY = 0.5
 LIMIT = "5/s"
-STORE_FLAGS = ("--cache-size", "256MiB", "--hot-size", "32MiB")
+STORE_FLAGS = ("--cache-size", "64MiB", "--hot-size", "16MiB")
 
 
 @dataclass
@@ -116,16 +116,17 @@ def varied(setting: Setting) -> Phase:
 
 
 def cold(setting: Setting) -> Phase:
-    """Everybody at once, nothing stored."""
+    """Everybody at once, nothing stored; the relay also with a thread for each user."""
     phase = Phase("cold")
-    for system in (RELAY, SEED):
+    flags = ("--threads", str(COLD_USERS))
+    for system in (RELAY, f"{RELAY} {' '.join(flags)}", SEED):
         with setting.place(False) as place:
             api = SampleApi(place, "--delay", str(COLD_DELAY))
-            target = (
-                targets.relay(place, api.url, False)
-                if system == RELAY
-                else targets.seed(place, api.url, False)
-            )
+            if system == SEED:
+                target = targets.seed(place, api.url, False)
+            else:
+                more = flags if system != RELAY else ()
+                target = targets.relay(place, api.url, False, *more)
             load = Load(COLD_USERS, setting.seconds)
             phase.loads[system] = Locust(setting.locust, place, target, load).result()
             phase.numbers[f"upstream calls, {system}"] = api.count()

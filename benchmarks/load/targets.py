@@ -117,7 +117,7 @@ def menu_paths(port: int) -> list[str]:
     return paths
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _without_admin(python: str) -> tuple[str, ...]:
     """The flag that closes the relay's admin address, where this relay has one."""
     words = [python, "-m", "api_relaying_server", "-h"]
