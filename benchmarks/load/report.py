@@ -216,7 +216,7 @@ def phase_text(phase: Phase) -> str:
     text += "".join(f"- {name} at {at:.1f} s\n" for name, at in phase.marks.items())
     for system, loaded in phase.loads.items():
         for error, count in sorted(loaded.errors.items(), key=lambda item: -item[1])[:5]:
-            text += f"- {system}, {count} times: {error[:120]}\n"
+            text += f"- {system}, {count} times: {' '.join(error.split())[:120]}\n"
     return text
 
 
