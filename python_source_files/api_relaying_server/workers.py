@@ -145,10 +145,10 @@ class Workers(Maker):
             elif not key.data.listen():
                 self._selector.unregister(key.fileobj)
         try:
-            if self._sample is not None and self._sample.child.reap():
-                raise GivesUp(f"the sample API {self._sample.child.how_it_ended()}")
             self._seats.reap()
             self._seats.tend()
+            if self._sample is not None and self._sample.child.reap() and not self._seats.stopping:
+                raise GivesUp(f"the sample API was lost: {self._sample.child.how_it_ended()}")
         except GivesUp as error:
             self._give_up(str(error))
         if time.monotonic() >= self._kill_at:

@@ -597,6 +597,25 @@ class Starting(WorkersCase):
         self.assertIn("unavailable", self.fails(*words, code=code))
         self.assertIn("unavailable", self.fails("--demo", *words, code=code))
 
+    def test_it_ends_when_the_sample_does(self) -> None:
+        done = subprocess.Popen(
+            [sys.executable, "-m", "api_relaying_server", "--demo", "--workers", "2"]
+            + ["--host", "127.0.0.1", "--port", "0", "--cache", "memory://"],
+            cwd=SOURCES,
+            env={**os.environ, **STRICT},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(done.kill)
+        assert done.stderr is not None
+        self.addCleanup(done.stderr.close)
+        next(line for line in done.stderr if "listening" in line)
+        sample, *workers = children_of(done.pid)
+        os.kill(sample, signal.SIGKILL)
+        self.assertIn("the sample API was lost: killed by SIGKILL", done.stderr.read())
+        self.assertEqual(done.wait(PATIENCE), 1)
+        self.assertFalse(any(map(is_alive, workers)))
+
     def test_with_the_sample_and_a_store_in_memory(self) -> None:
         """The sample runs in a process of its own, and ends with all others; the store, too."""
         relay = subprocess.Popen(
