@@ -15,7 +15,7 @@ from .database import Costs
 from .model import Setting
 from .outcome import Outcome, simulate
 
-MOST_NODES, MOST_KEYS, MOST_SAMPLED = 10_000, 2_000_000, 20_000
+MOST_NODES, MOST_KEYS, MOST_SAMPLED = 10_000, 2_000_000, 200_000
 
 
 def _number(least: float, most: float, whole: bool = False) -> Callable[[str], float]:
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     whole = {
         "keys": (1, MOST_KEYS, usual.keys, "URLs that are asked for"),
         "room": (1, 1e9, usual.room, "entries in a node's memory"),
-        "sample": (20, MOST_SAMPLED, usual.sample, "keys that are simulated; all if so many"),
+        "sample": (0, MOST_SAMPLED, usual.sample, "keys that are simulated, all if so many; 0: enough"),
         "seed": (0, 2**32, usual.seed, "of all that is random"),
     }
     for name, (least, most, default, text) in whole.items():

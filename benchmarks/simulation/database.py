@@ -18,11 +18,11 @@ from .events import Clock
 class Costs(NamedTuple):
     """What things take, in seconds."""
 
-    command: float = 10e-6  # the database's CPU for a plain command, with its share of the socket
-    script: float = 25e-6  # and for one of the relay's scripts
-    delivery: float = 4e-6  # and for each subscriber that is told of a change
+    command: float = 9e-6  # the database's CPU for a plain command, with its share of the socket
+    script: float = 15e-6  # and for one of the relay's scripts
+    delivery: float = 1e-6  # and for each subscriber that is told of a change
     round_trip: float = 0.3e-3  # from a node to the database and back, without its work
-    hearing: float = 60e-6  # a node's CPU for each change that it is told of
+    hearing: float = 20e-6  # a node's CPU for each change that it is told of
     hearing_delay: float = 0.3e-3  # until its listener has woken up
     deadline: float = 0.05  # after which a node goes on without the database
 

@@ -25,6 +25,10 @@ LINGER = 0.01
 POPULAR = 10
 """The keys whose calls are counted apart, and that are purged."""
 
+LEAST_SAMPLED, PAIRS = 2000, 200_000
+"""Keys that are simulated at least, and pairs of a key and a node that are if there are few nodes.
+The less a key is asked for, the more of them are needed."""
+
 NEVER_EVICTED = 14.0
 """Requests in a residence time from which on eviction between two of them is left out: it happens
 once in a million requests."""
@@ -45,9 +49,15 @@ class Setting(NamedTuple):
     purges: float = 0.1  # a second, of popular keys
     warm: float = 1.0  # freshness times before counting begins
     measured: float = 3.0  # and while it goes on
-    sample: int = 2000  # keys that are simulated
+    sample: int = 0  # keys that are simulated; 0: as many as the number of nodes allows
+    spread: bool = True  # keys are first asked for at all times of the first ttl, not at once
     seed: int = 1
     costs: Costs = Costs()
+
+    @property
+    def sampled(self) -> int:
+        """Keys that are simulated."""
+        return self.sample or max(LEAST_SAMPLED, PAIRS // self.nodes)
 
 
 class Version(NamedTuple):
@@ -94,17 +104,20 @@ class World:
             self.clock, setting.costs, setting.nodes, self.random, load
         )
         self.hearing = setting.costs.hearing_delay + setting.costs.hearing
-        picked = sample(setting.keys, setting.exponent, setting.sample, Random(setting.seed))
+        most = setting.sampled
+        picked = sample(setting.keys, setting.exponent, most, Random(setting.seed))
         self.keys = [Key(one, setting.rate) for one in picked]
         self.stays = residence(picked, setting.rate, setting.room)
         self.end = (setting.warm + setting.measured) * setting.ttl
 
     def run(self) -> None:
         """From cold nodes to the end."""
+        spread = self.setting.ttl * self.setting.spread
         self.database.counting = False
         for key in self.keys:
+            begins = self.random.random() * spread
             for node in range(self.setting.nodes):
-                self._next_request(key, node)
+                self._next_request(key, node, begins)
         if self.setting.purges:
             self.clock.start(self._purges())
         self.clock.run(self.setting.warm * self.setting.ttl)
@@ -119,13 +132,14 @@ class World:
 
     # Requests: only those that memory does not answer happen.
 
-    def _next_request(self, key: Key, node: int) -> None:
-        """Have the next request happen that memory does not answer."""
+    def _next_request(self, key: Key, node: int, begins: float = 0.0) -> None:
+        """Have the next request happen that memory does not answer, not before `begins` seconds."""
         turn = key.turn.get(node, 0) + 1
         if turn > 1:  # what was to happen no longer is
             key.turn[node] = turn
         held = key.held.get(node)
-        begins = max(0.0, held.version.fresh_until - self.clock.now) if held else 0.0
+        if held:
+            begins = max(0.0, held.version.fresh_until - self.clock.now)
         evicted = False
         if held and key.rate * self.stays < NEVER_EVICTED:
             pause, evicted = self._gaps(key.rate, begins)
@@ -170,7 +184,7 @@ class World:
         held = key.held.pop(node)
         if held.version.asked <= key.purged:
             used_until = min(self.clock.now, held.version.fresh_until)
-            if used_until > key.purged:
+            if used_until > max(key.purged, held.since):
                 key.stale_until = max(key.stale_until, used_until)
                 if self.tally.on:
                     self.tally.stale_answers += key.rate * (used_until - key.purged)
@@ -265,7 +279,7 @@ class World:
         costs = self.setting.costs
 
         def reach() -> None:
-            told = [n for n in range(self.setting.nodes) if n in key.held or n in key.asking]
+            told = sorted(key.asking.union(key.held))
             for node in told:
                 if node != author:
                     left = costs.delivery * (self.setting.nodes - node)  # its turn is over already

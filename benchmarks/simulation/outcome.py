@@ -12,7 +12,7 @@ FULL = 0.95
 """Load of the database, or of a node's listener, from which on there is no steady state to speak
 of."""
 
-_PILOT = 100  # keys in the run that finds out the database's load
+_PILOT = 200  # keys in the run that finds out the database's load
 
 
 class Outcome(NamedTuple):
@@ -50,9 +50,9 @@ class Outcome(NamedTuple):
 
 def simulate(setting: Setting) -> Outcome:
     """Run a simulation, for a sample of keys with a pilot before it that finds the load."""
-    if setting.sample >= setting.keys:
+    if setting.sampled >= setting.keys:
         return _outcome(setting, World(setting, None))
-    pilot_setting = setting._replace(sample=min(_PILOT, setting.sample), measured=1.0)
+    pilot_setting = setting._replace(sample=min(_PILOT, setting.sampled), measured=1.0)
     pilot = _outcome(pilot_setting, World(pilot_setting, 0.0))
     if pilot.full:
         return pilot._replace(setting=setting)
@@ -67,15 +67,26 @@ def needed(setting: Setting, keys: list[Key]) -> float:
     """Calls a second that one cache with room for all keys would make for these; a purge makes one
     necessary before its time.
     """
-    fresh = setting.ttl - (0.5 if setting.whole_seconds else 0.0)
     total = 0.0
     for key in keys:
-        lasts = fresh
+        lasts = setting.ttl + _between(setting, key.rate * setting.nodes)
         if key.rank < POPULAR and setting.purges:
             each = setting.purges / min(POPULAR, len(keys))  # a second; Poisson
-            lasts = -math.expm1(-each * fresh) / each
-        total += key.weight / (lasts + setting.upstream + 1 / (key.rate * setting.nodes))
+            lasts = -math.expm1(-each * lasts) / each
+        total += key.weight / lasts
     return total
+
+
+def _between(setting: Setting, rate: float) -> float:
+    """Mean seconds from the end of freshness to a new beginning: until somebody asks, and a call.
+
+    Where a Date counts, freshness begins and ends with a second, so these are whole ones.
+    """
+    if not setting.whole_seconds:
+        return setting.upstream + 1 / rate
+    whole = math.floor(setting.upstream)
+    left = 1 - (setting.upstream - whole)
+    return whole - math.exp(-rate * left) / math.expm1(-rate)
 
 
 def _outcome(setting: Setting, world: World) -> Outcome:

@@ -26,7 +26,7 @@ from .outcome import Outcome, simulate
 SOURCES = Path(__file__).resolve().parents[2] / "python_source_files"
 PATIENCE = 15.0  # seconds for a process to start
 CLIENTS = 6  # connections to each relay
-URLS, RATE, TTL, DELAY = 60, 50.0, 3, 0.05  # of the load: keys, requests/s a node, s, s
+URLS, RATE, TTL, DELAY = 60, 30.0, 3, 0.05  # of the load: keys, requests/s a node, s, s
 MEASURED = 3  # freshness times
 PURGES = 12
 SUBSCRIBERS, TOLD, ASKED = 100, 1000, 5000  # of the measurement of costs
@@ -51,7 +51,7 @@ class Cluster:
 
     def _relay(self, port: int) -> list[str]:
         flags = ["--upstream", f"http://127.0.0.1:{self.api_port}/api", "--ttl", f"*={TTL}"]
-        flags += ["--cache", f"redis://127.0.0.1:{self.redis_port}/0", "--admin", "off"]
+        flags += ["--cache", f"redis://127.0.0.1:{self.redis_port}/0"]
         flags += ["--host", "127.0.0.1", "--port", str(port)]
         return [sys.executable, "-m", "api_relaying_server", *flags]
 
@@ -200,7 +200,7 @@ def setting_of(nodes: int, seed: int) -> Setting:
     usual = Setting()
     return usual._replace(
         nodes=nodes, keys=URLS, rate=RATE, ttl=float(TTL), upstream=DELAY + 0.005, sample=URLS,
-        purges=0.0, warm=1.0, measured=float(MEASURED), seed=seed,
+        purges=0.0, spread=False, warm=1.0, measured=float(MEASURED), seed=seed,
     )  # fmt: skip
 
 
@@ -287,6 +287,7 @@ def check(seed: int) -> dict[str, Any]:
     """Measured and simulated, for 1, 2 and 3 relays."""
     rows = []
     for nodes in (1, 2, 3):
+        sys.stderr.write(f"{nodes} of 3 relays ...\n")
         measured = measure(nodes, seed)
         many = [simulate(setting_of(nodes, seed + n)) for n in range(5)]
         purging = simulate(setting_of(nodes, seed)._replace(purges=2.0, measured=20.0))
