@@ -60,7 +60,8 @@ class Usage:
 
     ``busiest`` is the part of a core that the busiest process of Locust had. Of the cores that
     Locust may use, ``share`` is what it had and ``full`` what anyone had, both from 0 to 1.
-    ``others`` is what strange programs took from any core of the run, in cores.
+    ``others`` is what strange programs took from any core of the run, in cores;
+    ``server_taken`` and ``load_taken`` are which part that was of the server's cores and Locust's.
     """
 
     server: float
@@ -70,6 +71,8 @@ class Usage:
     full: float
     others: float
     memory: float
+    server_taken: float = 0.0
+    load_taken: float = 0.0
 
     @property
     def locust_is_limit(self) -> bool:
@@ -221,8 +224,13 @@ class Glance:
     memory: float
 
 
-def usage_between(glances: Sequence[Glance], load_cores: int, seconds: float) -> Usage:
-    """What was used in the loaded part, which is the last ``seconds`` before the last glance."""
+def usage_between(
+    glances: Sequence[Glance], load_cores: int, all_cores: int, seconds: float
+) -> Usage:
+    """What was used in the loaded part, which is the last ``seconds`` before the last glance.
+
+    The server shares Locust's cores where the run has no more cores than Locust.
+    """
     if len(glances) < 2:
         return Usage(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     last = glances[-1]
@@ -230,16 +238,32 @@ def usage_between(glances: Sequence[Glance], load_cores: int, seconds: float) ->
     first = max((one for one in glances[:-1] if one.at <= began), key=_when, default=glances[0])
     passed = last.at - first.at
     each = [(after - before) / passed for before, after in zip(first.locusts, last.locusts)]
+    server = last.server - first.server
+    busy_load = last.load_cores - first.load_cores
     strange = (last.all_cores - first.all_cores) - (last.ours - first.ours)
+    load_strange = strange
+    if all_cores > load_cores:
+        load_strange = busy_load - (last.ours - first.ours - server)
     return Usage(
-        server=(last.server - first.server) / passed,
+        server=server / passed,
         locust=sum(each),
         busiest=max(each),
         share=sum(each) / load_cores,
-        full=(last.load_cores - first.load_cores) / passed / load_cores,
+        full=busy_load / passed / load_cores,
         others=max(0.0, strange / passed),
         memory=max(one.memory for one in glances),
+        server_taken=_share(
+            (strange - load_strange) / (all_cores - load_cores) / passed
+            if all_cores > load_cores
+            else strange / all_cores / passed
+        ),
+        load_taken=_share(load_strange / load_cores / passed),
     )
+
+
+def _share(value: float) -> float:
+    """Within 0 and 1: /proc counts in ticks, which may go a little beyond."""
+    return min(1.0, max(0.0, value))
 
 
 def _when(glance: Glance) -> float:
@@ -312,7 +336,12 @@ class Locust:
             raise BenchmarkError(f"{error}; locust: {lead.last_words()}") from error
         return Loaded(
             figures,
-            usage_between(self.glances, len(_numbers(self.place.load_cores)), self.load.seconds),
+            usage_between(
+                self.glances,
+                len(_numbers(self.place.load_cores)),
+                len(self._all_cores()),
+                self.load.seconds,
+            ),
             read_seconds(Path(f"{self.prefix}_stats_history.csv")),
             read_errors(Path(f"{self.prefix}_failures.csv")),
         )

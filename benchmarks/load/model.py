@@ -2,7 +2,8 @@
 
 Service times are what the processes used of CPU per request in the run with the fewest users; the
 model has to foretell the runs with more. One process: the server has a core and Locust another.
-All cores: everything shares them, so that they are one station as fast as all of them.
+All cores: everything shares them, so that they are one station as fast as all of them. What strange
+programs took of a core in a run makes that core slower by as much; this is measured, not foretold.
 """
 
 from __future__ import annotations
@@ -48,11 +49,17 @@ def demands(row: Row) -> tuple[float, float]:
     return usage.server / row.figures.rate, usage.locust / row.figures.rate
 
 
-def stations(service: Service, all_cores: bool, cores: int) -> list[float]:
-    """The demands as the model takes them."""
-    if all_cores:
-        return [(service.server + service.locust) / cores]
-    return [service.server, service.locust]
+# A core of which others take more than this cannot be told from one that stands still.
+MOST_TAKEN = 0.95
+
+
+def stations(service: Service, row: Row, cores: int) -> list[float]:
+    """The demands as the model takes them, on cores as fast as they were in this row's run."""
+    taken = (row.loaded.usage.server_taken, row.loaded.usage.load_taken) if row.loaded else (0, 0)
+    server, load = (1 - min(share, MOST_TAKEN) for share in taken)
+    if row.run.all_cores:
+        return [(service.server + service.locust) / (cores * load)]
+    return [service.server / server, service.locust / load]
 
 
 def service_of(row: Row, cores: int) -> Service | None:
@@ -61,7 +68,7 @@ def service_of(row: Row, cores: int) -> Service | None:
     if server <= 0 or locust <= 0:
         return None
     bare = Service(server, locust, 0.0)
-    places = stations(bare, row.run.all_cores, cores)
+    places = stations(bare, row, cores)
     return Service(server, locust, fitted_delay(places, row.run.users, row.figures.rate))
 
 
@@ -76,8 +83,8 @@ def held_against(rows: Sequence[Row], system: str, cores: int) -> list[Told]:
         service = service_of(first, cores)
         if service is None:
             continue
-        places = stations(service, all_cores, cores)
         for row in kind:
+            places = stations(service, row, cores)
             foretold = predict(places, service.delay, row.run.users).rate
             found.append(Told(row.run, system, foretold, row.figures.rate, row is first))
     return found

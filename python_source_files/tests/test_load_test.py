@@ -208,17 +208,31 @@ class ReadingTest(unittest.TestCase):
             generators.Glance(10, 7, (8, 6), 22, 10, 20, 20),
         ]
         # eight seconds loaded, a quarter of which is left out: from the glance at 4 or before
-        told = generators.usage_between(glances, 1, 8)
+        told = generators.usage_between(glances, 1, 2, 8)
         self.assertAlmostEqual(told.server, 0.7)
-        told = generators.usage_between(glances, 2, 4)
+        # five seconds loaded: from the glance at 6.25 or before
+        told = generators.usage_between(glances, 2, 2, 5)
         self.assertAlmostEqual(told.server, 0.5)
         self.assertAlmostEqual(told.busiest, 0.75)
         self.assertAlmostEqual(told.locust, 1.0)
         self.assertAlmostEqual(told.share, 0.5)
         self.assertAlmostEqual(told.full, 0.5)
         self.assertAlmostEqual(told.others, 0.25)
+        self.assertAlmostEqual(told.load_taken, 0.125)
+        self.assertAlmostEqual(told.server_taken, 0.125)
         self.assertEqual(told.memory, 30)
-        self.assertEqual(generators.usage_between(glances[:1], 1, 4).server, 0)
+        self.assertEqual(generators.usage_between(glances[:1], 1, 2, 4).server, 0)
+
+    def test_each_core_has_its_own_strangers(self) -> None:
+        glances = [
+            generators.Glance(0, 0, (0,), 0, 0, 0, 0),
+            # of 10 s the server has 4, Locust 3, the API 1; its core is busy 5, theirs 10
+            generators.Glance(10, 4, (3,), 8, 10, 15, 0),
+        ]
+        told = generators.usage_between(glances, 1, 2, 10)
+        self.assertAlmostEqual(told.server_taken, 0.1)
+        self.assertAlmostEqual(told.load_taken, 0.6)
+        self.assertAlmostEqual(told.others, 0.7)
 
     def test_when_locust_is_the_limit(self) -> None:
         self.assertFalse(usage().locust_is_limit)
@@ -271,6 +285,15 @@ class ModelTest(unittest.TestCase):
         told = model.held_against(rows, plan.RELAY, 2)
         self.assertEqual([one.fitted for one in told], [False, True, False])
         for one in told:
+            self.assertAlmostEqual(one.error, 0, places=4)
+
+    def test_what_others_take_makes_a_core_slower(self) -> None:
+        rows = []
+        for users, taken in ((10, 0.0), (100, 0.5)):
+            rate = queueing.predict([0.001, 0.0002 / (1 - taken)], 0.02, users).rate
+            used = usage(rate * 0.001, rate * 0.0002, load_taken=taken)
+            rows.append(row(users, plan.RELAY, rate, used))
+        for one in model.held_against(rows, plan.RELAY, 2):
             self.assertAlmostEqual(one.error, 0, places=4)
 
     def test_nothing_measured_nothing_told(self) -> None:
