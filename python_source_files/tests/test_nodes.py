@@ -199,29 +199,41 @@ class RedisNodesTest(SharedCases):
         eventually(lambda: self.here.get("/limited").status == 200, "by both")
 
     def test_what_the_database_loses_the_nodes_give_back(self) -> None:
-        again = "hearing the other nodes again"
+        # A node that was to tell of an answer as the database died tells of it afterwards, and the
+        # other one forgets what it has: so there is more than one try.
+        self.assertTrue(any(self.gives_back(f"/kept/{attempt}") for attempt in range(3)))
+        self.assert_traceless(self.here, self.there)
+
+    def gives_back(self, target: str) -> bool:
+        """True where both nodes know the target, and the database again, after it has lost it."""
         nodes = (self.here, self.there)
+
+        def is_well() -> bool:
+            return all(n.log().count("works again") == n.log().count("without it") for n in nodes)
+
+        eventually(is_well, "an outage before is over")
+        again = "hearing the other nodes again"
         before = [node.log().count(again) for node in nodes]
-        eventually(lambda: all(_hits(node, "/kept") for node in nodes), "it is known")
+        failures = [node.log().count("without it") for node in nodes]
+        eventually(lambda: all(_hits(node, target) for node in nodes), "it is known")
         self.database.kill()
-        eventually(lambda: all("without it" in node.log() for node in nodes), "it is noticed")
-        self.database.start()
+
+        def notice() -> bool:
+            return all(n.log().count("without it") > f for n, f in zip(nodes, failures))
 
         def hear_again() -> bool:
             return all(n.log().count(again) > count for n, count in zip(nodes, before))
 
+        eventually(notice, "they notice")
+        self.database.start()
         eventually(hear_again, "they hear again")
         asked = len(self.origin.requests)
-        self.assertIn("hit", self.here.get("/kept").cache_status)
-        self.assertEqual(len(self.origin.requests), asked)
+        if not _hits(self.here, target):
+            return False
         assert isinstance(self.database, RedisServer)
         redis = self.database
-        eventually(
-            lambda: redis.tell("KEYS", "*:r:GET /kept") == b"*1", "the database has it again"
-        )
-        self.assertIn("hit", self.there.get("/kept").cache_status)
-        self.assertEqual(len(self.origin.requests), asked)
-        self.assert_traceless(*nodes)
+        eventually(lambda: redis.tell("KEYS", f"*:r:GET {target}") == b"*1", "it is stored again")
+        return _hits(self.there, target) and len(self.origin.requests) == asked
 
 
 class MongoNodesTest(SharedCases):
