@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest
+from typing import Any
 
 from http_sf import parse
 
@@ -13,7 +14,8 @@ REASONS = ("uri-miss", "vary-miss", "stale", "request", "method", "partial", "by
 
 def members(value: str) -> dict[str, object]:
     """The parameters of the one member of a `Cache-Status`."""
-    ((name, parameters),) = parse(value.encode(), tltype="list")
+    parsed: Any = parse(value.encode(), tltype="list")
+    ((name, parameters),) = parsed
     assert str(name) == "api-relaying-server"
     return {str(key): getattr(what, "value", what) for key, what in parameters.items()}
 
