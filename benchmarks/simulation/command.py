@@ -54,7 +54,12 @@ def parser() -> argparse.ArgumentParser:
     whole = {
         "keys": (1, MOST_KEYS, usual.keys, "URLs that are asked for"),
         "room": (1, 1e9, usual.room, "entries in a node's memory"),
-        "sample": (0, MOST_SAMPLED, usual.sample, "keys that are simulated, all if so many; 0: enough"),
+        "sample": (
+            0,
+            MOST_SAMPLED,
+            usual.sample,
+            "keys that are simulated, all if so many; 0: enough",
+        ),
         "seed": (0, 2**32, usual.seed, "of all that is random"),
     }
     for name, (least, most, default, text) in whole.items():

@@ -54,6 +54,7 @@ class Tally:
         self.died = 0.0  # fetches whose node died
         self.changes = 0.0  # told to all
         self.waits = Histogram()  # of the requests that memory did not answer
+        self.forwarded = Histogram()  # of those that the database did not at once answer either
         self.stale = Histogram()  # time to the last node's last use of what was purged, per purge
         self.stale_answers = 0.0  # given after a purge began
         self.purge = Histogram()  # until a purge is answered

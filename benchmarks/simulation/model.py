@@ -23,7 +23,7 @@ LINGER = 0.01
 """Seconds, as in the relay; a first write lingers for company, a replacement does not."""
 
 POPULAR = 10
-"""The keys whose calls are counted apart, and that are purged."""
+"""The keys whose calls are counted apart; as many after them are purged, all if there are fewer."""
 
 LEAST_SAMPLED, PAIRS = 2000, 200_000
 """Keys that are simulated at least, and pairs of a key and a node that are if there are few nodes.
@@ -32,6 +32,9 @@ The less a key is asked for, the more of them are needed."""
 NEVER_EVICTED = 14.0
 """Requests in a residence time from which on eviction between two of them is left out: it happens
 once in a million requests."""
+
+
+_EIGHTHS = (0.125, 0.375, 0.625, 0.875)
 
 
 class Setting(NamedTuple):
@@ -48,7 +51,7 @@ class Setting(NamedTuple):
     deaths: float = 0.0  # share of fetches during which the node dies
     purges: float = 0.1  # a second, of popular keys
     warm: float = 1.0  # freshness times before counting begins
-    measured: float = 3.0  # and while it goes on
+    measured: float = 1.0  # and while it goes on
     sample: int = 0  # keys that are simulated; 0: as many as the number of nodes allows
     spread: bool = True  # keys are first asked for at all times of the first ttl, not at once
     seed: int = 1
@@ -88,6 +91,7 @@ class Key:
         self.doubted: dict[int, float] = {}  # when last, by node
         self.turn: dict[int, int] = {}
         self.asking: set[int] = set()
+        self.purges = 0.0  # a second
         self.purged = -1.0
         self.stale_until = 0.0
 
@@ -100,13 +104,14 @@ class World:
         self.random = Random(setting.seed)
         self.clock = Clock()
         self.tally = Tally()
-        self.database = Database(
-            self.clock, setting.costs, setting.nodes, self.random, load
-        )
+        self.database = Database(self.clock, setting.costs, setting.nodes, self.random, load)
         self.hearing = setting.costs.hearing_delay + setting.costs.hearing
         most = setting.sampled
         picked = sample(setting.keys, setting.exponent, most, Random(setting.seed))
         self.keys = [Key(one, setting.rate) for one in picked]
+        self.to_purge = self.keys[POPULAR : 2 * POPULAR] or self.keys
+        for key in self.to_purge:
+            key.purges = setting.purges / len(self.to_purge)
         self.stays = residence(picked, setting.rate, setting.room)
         self.end = (setting.warm + setting.measured) * setting.ttl
 
@@ -197,29 +202,36 @@ class World:
         """The one request of a node that asks; others of the same node wait with it."""
         began = self.clock.now
         key.asking.add(node)
-        yield from self._ask(key, node)
+        forwarded = yield from self._ask(key, node)
         key.asking.discard(node)
         if self.tally.on:
-            took = self.clock.now - began
-            followers = key.rate * took
-            self.tally.asked += (1 + followers) * key.weight
-            self.tally.waits.add(took, key.weight)
-            if followers > 1e-3:  # they have come at any time since, so wait half of it
-                for part in (0.125, 0.375, 0.625, 0.875):
-                    self.tally.waits.add(took * part, followers / 4 * key.weight)
+            self._count_waits(key, self.clock.now - began, forwarded)
         self._next_request(key, node)
 
-    def _ask(self, key: Key, node: int) -> Steps:
+    def _count_waits(self, key: Key, took: float, forwarded: bool) -> None:
+        """Count a request and those that came meanwhile, at any time, and waited with it."""
+        followers = key.rate * took
+        self.tally.asked += (1 + followers) * key.weight
+        waits = [(took, key.weight)]
+        if followers > 1e-3:
+            waits += [(took * part, followers / 4 * key.weight) for part in _EIGHTHS]
+        for seconds, weight in waits:
+            self.tally.waits.add(seconds, weight)
+            if forwarded:
+                self.tally.forwarded.add(seconds, weight)
+
+    def _ask(self, key: Key, node: int) -> Generator[float, None, bool]:
+        """Get what is asked for; False where the database had it at the first look."""
         seen = key.held[node].version if node in key.held else None
         heard = key.heard.get(node, 0)
         if seen is None:
             in_time, seen = yield from self._read(key)
             if seen is not None and seen.fresh_until > self.clock.now:
                 self._hold_if_still(key, node, seen, heard)
-                return
+                return False
             if not in_time:
                 yield from self._fetch(key, node, leased=False)
-                return
+                return True
         leased, waited = yield from self._acquire(key, "lease", LEASE_AT_MOST)
         if waited or key.heard.get(node, 0) != heard:
             self._forget(key, node)
@@ -229,8 +241,9 @@ class World:
                 self._hold_if_still(key, node, found, heard)
                 if leased:
                     self.clock.start(self._release(key, "lease"))
-                return
+                return True
         yield from self._fetch(key, node, leased)
+        return True
 
     def _hold_if_still(self, key: Key, node: int, version: Version, heard: int) -> None:
         if key.heard.get(node, 0) == heard:  # else it may be older than what was told
@@ -371,11 +384,10 @@ class World:
     # Purges
 
     def _purges(self) -> Steps:
-        popular = self.keys[:POPULAR]
         number = 0
         while True:
             yield self.random.expovariate(self.setting.purges)
-            key = popular[number % len(popular)]
+            key = self.to_purge[number % len(self.to_purge)]
             number += 1
             self.clock.start(self._purge(key, self.random.randrange(self.setting.nodes)))
 

@@ -32,6 +32,7 @@ class Outcome(NamedTuple):
     database_wait: float  # mean, of a command
     wait_mean: float  # of a request that memory does not answer
     wait_99: float
+    wait_forwarded: float  # mean, of one that the database does not at once answer either
     stale_half: float  # until no node uses what was purged: median over purges
     stale_longest: float
     stale_answers: float  # per purge
@@ -70,9 +71,8 @@ def needed(setting: Setting, keys: list[Key]) -> float:
     total = 0.0
     for key in keys:
         lasts = setting.ttl + _between(setting, key.rate * setting.nodes)
-        if key.rank < POPULAR and setting.purges:
-            each = setting.purges / min(POPULAR, len(keys))  # a second; Poisson
-            lasts = -math.expm1(-each * lasts) / each
+        if key.purges:  # Poisson
+            lasts = -math.expm1(-key.purges * lasts) / key.purges
         total += key.weight / lasts
     return total
 
@@ -117,6 +117,7 @@ def _outcome(setting: Setting, world: World) -> Outcome:
         database_wait=database.waited / number if number else 0.0,
         wait_mean=tally.waits.mean,
         wait_99=tally.waits.quantile(0.99),
+        wait_forwarded=tally.forwarded.mean,
         stale_half=tally.stale.quantile(0.5),
         stale_longest=tally.stale.largest,
         stale_answers=tally.stale_answers / tally.stale.weight if tally.stale.weight else 0.0,

@@ -79,9 +79,7 @@ def connect(port: int) -> http.client.HTTPConnection:
     return http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
 
 
-def ask(
-    connection: http.client.HTTPConnection, method: str, path: str, **fields: str
-) -> Reply:
+def ask(connection: http.client.HTTPConnection, method: str, path: str, **fields: str) -> Reply:
     """The reply to a request; raises BenchmarkError if there is none."""
     try:
         named = {name.replace("_", "-"): value for name, value in fields.items()}
@@ -99,6 +97,7 @@ def redis_command(port: int, folder: Path) -> list[str]:
 
 
 # Commands, from what the database has counted
+
 
 def commands(port: int) -> Counter[str]:
     """How often each of the relays' commands was done, by the model's names.
@@ -134,6 +133,7 @@ def redis_client(port: int) -> Iterator[Any]:
 
 
 # The load: Poisson arrivals at each relay, keys by Zipf's law
+
 
 class Load:
     """Requests at times that the seed fixes, on all relays."""
@@ -244,29 +244,45 @@ def _measure(cluster: Cluster, seed: int) -> Measured:
         calls=calls / spent,
         commands={kind: done[kind] / spent for kind in COUNTED},
         wait=statistics.fmean(missed) if missed else 0.0,
-        purges=_purges(cluster, menus[0]) if len(cluster.ports) > 1 else [],
+        purges=_purges(cluster, menus[0]),
         wrong=load.wrong,
     )
 
 
 def _purges(cluster: Cluster, path: str) -> list[float]:
-    """Seconds from a purge's start on one relay to the end of another's last answer from memory."""
-    here, there = connect(cluster.ports[0]), connect(cluster.ports[-1])
+    """Seconds from a deletion to the end of the last answer that a relay gave from memory.
+
+    The record is deleted and told of as a purge on another node does it.
+    """
+    there = connect(cluster.ports[-1])
     found = []
-    for number in range(PURGES):
-        url = f"{path}?purged={number}"
-        for connection in (here, there):
-            ask(connection, "GET", url)
-        last: list[float] = []
-        began = threading.Event()
-        watch = threading.Thread(target=_watch, args=(there, url, began, last), daemon=True)
-        watch.start()
-        began.wait(PATIENCE)
-        at = time.monotonic()
-        ask(here, "PURGE", url)
-        watch.join(PATIENCE)
-        found.append(max(0.0, last[-1] - at) if last else 0.0)
+    with redis_client(cluster.redis_port) as client:
+        for number in range(PURGES):
+            url = f"{path}?purged={number}"
+            ask(there, "GET", url)
+            stored = _stored(client, f"purged={number}")
+            namespace, _, key = stored.partition(b":r:")
+            last: list[float] = []
+            began = threading.Event()
+            watch = threading.Thread(target=_watch, args=(there, url, began, last), daemon=True)
+            watch.start()
+            began.wait(PATIENCE)
+            at = time.monotonic()
+            client.delete(stored)
+            client.publish(namespace + b":changes", b"another " + key)
+            watch.join(PATIENCE)
+            found.append(max(0.0, last[-1] - at) if last else 0.0)
     return found
+
+
+def _stored(client: Any, ending: str) -> bytes:
+    """The name of the record whose key ends so; waits until it is there."""
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        for name in client.scan_iter(match=f"*:r:*{ending}", count=1000):
+            return bytes(name)
+        time.sleep(0.002)
+    raise BenchmarkError("the relays store nothing in the database")
 
 
 def _watch(
@@ -282,6 +298,7 @@ def _watch(
 
 
 # Both, side by side
+
 
 def check(seed: int) -> dict[str, Any]:
     """Measured and simulated, for 1, 2 and 3 relays."""
@@ -306,8 +323,8 @@ def _pairs(measured: Measured, many: list[Outcome], purging: Outcome) -> dict[st
     for kind in COUNTED:
         simulated = mean(one.commands.get(kind, 0.0) for one in many)
         pairs[f"{kind}/s"] = (measured.commands[kind], simulated)
-    pairs["wait ms"] = (measured.wait * 1000, mean(one.wait_mean for one in many) * 1000)
-    if measured.purges:
+    pairs["wait ms"] = (measured.wait * 1000, mean(one.wait_forwarded for one in many) * 1000)
+    if measured.purges and len(many) and many[0].setting.nodes > 1:
         half = statistics.median(measured.purges)
         pairs["purge, median ms"] = (half * 1000, purging.stale_half * 1000)
         pairs["purge, longest ms"] = (max(measured.purges) * 1000, purging.stale_longest * 1000)
