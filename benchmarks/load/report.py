@@ -21,9 +21,9 @@ from .running import Phase, Row
 DISTURBED = 0.05
 PRE_ANALYSIS = """\
 The load is that of people who look for lunch (`locustfile.py`): each asks for the list of the
-restaurants, then for five menus, and begins again without a pause. There are 21 URLs or so, so that
-after the first second every answer is in the cache: what is measured is how a relay answers from
-its cache, and how it does so when more users come.
+restaurants, then for five menus, and begins again without a pause. There are 19 URLs, and all are
+asked for once before the load: what is measured is how a relay answers from its cache, and how it
+does so when more users come.
 
 Users who never pause are a closed system: each has one request on its way. Once the server's core
 is full, more users cannot raise the rate; they wait longer instead, users divided by rate on

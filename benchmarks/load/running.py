@@ -73,24 +73,34 @@ def rows_of(setting: Setting, run: Run) -> list[Row]:
     """The relay and the first design under one load, each with a sample API of its own."""
     found = []
     for system in (RELAY, SEED):
-        with setting.place(run.all_cores) as place:
-            api = SampleApi(place)
-            target = (
-                targets.relay(place, api.url, run.all_cores)
-                if system == RELAY
-                else targets.seed(place, api.url, run.all_cores)
-            )
-            paths = targets.menu_paths(target.port)
-            load = Load(run.users, setting.seconds, run.all_cores)
-            loaded = Locust(setting.locust, place, target, load).result()
-            row = Row(run, system, loaded.figures, loaded)
-            if loaded.usage.locust_is_limit:
-                try:
-                    row.by_wrk = wrk(place, target, paths, load)
-                except BenchmarkError as error:
-                    row.note = str(error)
+        try:
+            found.append(_row(setting, run, system))
+        except BenchmarkError as error:
+            # a machine that stood still for seconds gets one more chance, and that is told
+            row = _row(setting, run, system)
+            row.note = f"measured again, because at first: {error}"
             found.append(row)
     return found
+
+
+def _row(setting: Setting, run: Run, system: str) -> Row:
+    with setting.place(run.all_cores) as place:
+        api = SampleApi(place)
+        target = (
+            targets.relay(place, api.url, run.all_cores)
+            if system == RELAY
+            else targets.seed(place, api.url, run.all_cores)
+        )
+        paths = targets.menu_paths(target.port)
+        load = Load(run.users, setting.seconds, run.all_cores)
+        loaded = Locust(setting.locust, place, target, load).result()
+        row = Row(run, system, loaded.figures, loaded)
+        if loaded.usage.locust_is_limit:
+            try:
+                row.by_wrk = wrk(place, target, paths, load)
+            except BenchmarkError as error:
+                row.note = f"not repeated with wrk, because: {error}"
+        return row
 
 
 # The phases.

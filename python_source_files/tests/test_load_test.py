@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import importlib
 import io
 import json
@@ -29,6 +30,7 @@ processes: Any = importlib.import_module("harness.processes")
 queueing: Any = importlib.import_module("load.queueing")
 report: Any = importlib.import_module("load.report")
 running: Any = importlib.import_module("load.running")
+targets: Any = importlib.import_module("load.targets")
 
 STATS = (
     "Type,Name,Request Count,Failure Count,Median Response Time,Average Response Time,"
@@ -443,6 +445,36 @@ class OriginTest(unittest.TestCase):
         self.answer(b"GET /item/1 HTTP/1.1\r\n\r\nGET /item/2 HTTP/1.1\r\n\r\n")
         after = int(self.answer(b"GET /count HTTP/1.1\r\n\r\n").rpartition(b"\n")[2])
         self.assertEqual(after - before, 2)
+
+
+class SeedTest(unittest.TestCase):
+    """The first design, which is loaded beside the relay."""
+
+    def test_both_variants_answer_from_their_cache_in_the_name_of_the_api(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            core = str(targets.cores_of_this_process()[0])
+            place = targets.Place(Path(directory), sys.executable, core, core)
+            self.addCleanup(place.stop_all)
+            api = targets.SampleApi(place)
+            for forking, version in ((False, 11), (True, 10)):
+                before = api.count()
+                server = targets.seed(place, api.url, forking)
+                for _ in range(2):
+                    told = self.asked(server.port, version)
+                    self.assertTrue(told.startswith("sample-menu-api"), told)
+                self.assertEqual(api.count() - before, 1)
+            place.stop_all()
+            self.assertEqual([child.running for child in place.children], [False] * 3)
+
+    def asked(self, port: int, version: int) -> str:
+        """The Server field of a good answer, in this version of the protocol."""
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request("GET", "/restaurant")
+            answer = connection.getresponse()
+            self.assertEqual((answer.status, answer.version), (200, version))
+            self.assertIn("restaurants", json.loads(answer.read()))
+            return str(answer.getheader("Server"))
 
 
 if __name__ == "__main__":
