@@ -55,8 +55,14 @@ MOST_TAKEN = 0.95
 
 def stations(service: Service, row: Row, cores: int) -> list[float]:
     """The demands as the model takes them, on cores as fast as they were in this row's run."""
-    taken = (row.loaded.usage.server_taken, row.loaded.usage.load_taken) if row.loaded else (0, 0)
-    server, load = (1 - min(share, MOST_TAKEN) for share in taken)
+    server = load = 1.0
+    if row.loaded is not None:
+        usage = row.loaded.usage
+        # whoever leaves its core idle loses nothing to those who use it: only the busier one does
+        if usage.server > usage.locust:
+            server = 1 - min(usage.server_taken, MOST_TAKEN)
+        if usage.server <= usage.locust or row.run.all_cores:
+            load = 1 - min(usage.load_taken, MOST_TAKEN)
     if row.run.all_cores:
         return [(service.server + service.locust) / (cores * load)]
     return [service.server / server, service.locust / load]

@@ -292,8 +292,8 @@ class ModelTest(unittest.TestCase):
     def test_what_others_take_makes_a_core_slower(self) -> None:
         rows = []
         for users, taken in ((10, 0.0), (100, 0.5)):
-            rate = queueing.predict([0.001, 0.0002 / (1 - taken)], 0.02, users).rate
-            used = usage(rate * 0.001, rate * 0.0002, load_taken=taken)
+            rate = queueing.predict([0.001 / (1 - taken), 0.0002], 0.02, users).rate
+            used = usage(rate * 0.001, rate * 0.0002, server_taken=taken, load_taken=0.9)
             rows.append(row(users, plan.RELAY, rate, used))
         for one in model.held_against(rows, plan.RELAY, 2):
             self.assertAlmostEqual(one.error, 0, places=4)
