@@ -204,6 +204,15 @@ class PipelineTest(WireTestCase):
             self.assertEqual(client.reply().body, b"both")
         self.assertTrue(client.is_silent(0.02))
 
+    def test_a_first_piece_of_any_length(self) -> None:
+        """However few bytes come first, alone in their segment: they are not taken for a head."""
+        data = request("/piece")
+        for length in range(1, 8):
+            client = self.client(data[:length])
+            self.assertTrue(client.is_silent(0.02), length)
+            client.send(data[length:])
+            self.assertEqual(client.reply().body, b"GET /piece HTTP/1.1\n")
+
     def test_a_head_byte_by_byte(self) -> None:
         client = self.client(*(bytes((byte,)) for byte in request("/bytes") * 2))
         for _ in range(2):

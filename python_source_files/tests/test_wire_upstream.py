@@ -25,7 +25,7 @@ from tests.wire_support import (
     request,
 )
 
-FLAGS = ("--default-ttl", "60", "--cool-down", "0", "--timeout-read", "0.3")
+FLAGS = ("--default-ttl", "60", "--cool-down", "0", "--timeout-read", "1")
 
 
 class Playing:

@@ -276,7 +276,8 @@ class Front:
             if data == b"\r\n":
                 return  # an old client's extra line end (RFC 9112, 2.2): it buys no time
             conn.deadline = now + self._limits.timeout_head
-            if data.find(END_OF_HEAD) == len(data) - 4 and data[0] > 32:
+            end = data.find(END_OF_HEAD)
+            if end > 0 and end == len(data) - 4 and data[0] > 32:
                 self._answer_alone(conn, data, now)
                 return
         conn.buffer += data
