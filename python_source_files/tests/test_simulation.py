@@ -172,6 +172,13 @@ class Worlds(unittest.TestCase):
         quick = outcome.simulate(setting._replace(costs=database.Costs()))
         self.assertLess(quick.stale_longest, 0.01)
 
+    def test_who_hears_late_of_a_fetch_that_is_done_fetches_again(self) -> None:
+        setting = SMALL._replace(nodes=20, keys=5, sample=5, ttl=5.0, measured=10.0)
+        prompt = outcome.simulate(setting)
+        late = outcome.simulate(setting._replace(costs=database.Costs(hearing_delay=0.1)))
+        self.assertLess(prompt.calls_over, 1.1)
+        self.assertGreater(late.calls_over, 1.3)
+
     def test_who_waits_for_a_dead_holder_waits_for_its_lease_to_end(self) -> None:
         lively = outcome.simulate(SMALL)
         found = outcome.simulate(SMALL._replace(deaths=0.2))
