@@ -10,9 +10,13 @@ import threading
 import time
 import unittest
 
+from api_relaying_server.answer import Answer
+from api_relaying_server.http1.message import Fields
+from api_relaying_server.serving.front import Front
 from tests.relay_support import PATIENCE, RunningRelay, eventually
 from tests.wire_support import (
     Client,
+    FakeRelay,
     PlayingOrigin,
     ServerInside,
     Talk,
@@ -203,6 +207,20 @@ class CrowdTest(WireTestCase):
         for _, client in slow:
             self.assertEqual(client.reply().body, b"POST /slow HTTP/1.1\nhello")
 
+    def test_held_bodies_do_not_take_all_threads_that_become_free(self) -> None:
+        """Those that are not here yet get half the threads at most, whenever they are looked at."""
+        with RunningRelay(self.origin.url, "--threads", "4", "--default-ttl", "0") as relay:
+            data = request("/slow", "Content-Length: 5", method="POST", body=b"he")
+            with contextlib.ExitStack() as stack:
+                slow = [stack.enter_context(Client(relay.port, data)) for _ in range(40)]
+                slow[0].send(b"llo")  # its thread becomes free
+                self.assertEqual(slow[0].reply().status, 200)
+                until = time.monotonic() + 1.3  # they are looked at every second
+                while time.monotonic() < until:
+                    began = time.monotonic()
+                    self.assertTrue(_is_served(relay.port))
+                    self.assertLess(time.monotonic() - began, 1.0)
+
     def test_a_held_body_that_turns_bad(self) -> None:
         self.play("/wait", self._wait)
         for number in range(2):
@@ -268,6 +286,22 @@ class ConnectionsTest(unittest.TestCase):
             eventually(lambda: _is_served(relay.port), "an answer when it is over")
             self.assertEqual(relay.log().count("no more connections"), 1)
 
+    def test_little_is_held_for_a_client_that_does_not_read(self) -> None:
+        """What it does not take stays where all others' copy is, not in the system's buffers."""
+        body = b"x" * 50_000_000
+        relay = FakeRelay(lambda asked: Answer(200, "OK", Fields(), body))
+        with ServerInside(relay) as server, Client(server.port, request()):
+            front = server.server.front
+            eventually(lambda: _unsent(front), "an answer that is not taken")
+            self.assertGreater(_unsent(front), len(body) - 2_000_000)
+
+    def test_many_that_are_late_at_once(self) -> None:
+        """They are ended in turns, all of them."""
+        with ServerInside(timeout_head=0.2) as server, contextlib.ExitStack() as stack:
+            late = [stack.enter_context(Client(server.port, b"GET /")) for _ in range(300)]
+            self.assertEqual({client.reply().status for client in late}, {408})
+            self.assertTrue(_is_served(server.port))
+
     def test_a_bound_on_all(self) -> None:
         """The connections that have been idle longest give way."""
         with ServerInside(connections=8) as server, contextlib.ExitStack() as stack:
@@ -282,6 +316,11 @@ class ConnectionsTest(unittest.TestCase):
             self.assertEqual([client.rest() for client in _ready(clients)], [b""])
             clients[0].send(request())
             self.assertEqual(clients[0].reply().status, 200)
+
+
+def _unsent(front: Front) -> int:
+    """Bytes that wait for a client to read."""
+    return sum(len(conn.out or b"") for conn in list(front._connections.values()))
 
 
 def _ready(clients: list[Client]) -> list[Client]:

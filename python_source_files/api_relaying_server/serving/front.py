@@ -66,6 +66,11 @@ answer.
 ACCEPTS = 128
 """Connections accepted in one go."""
 
+ENDS_AT_ONCE = 128
+"""Connections past their deadline that are ended in one pass: whoever waits for an answer goes
+between.
+"""
+
 ACCEPT_PAUSE = 0.5
 """Seconds without accepting when descriptors have run out."""
 
@@ -718,11 +723,16 @@ class Front:
     def _sweep(self, now: float) -> None:
         """Once a second: closes what is past its deadline, accepts again, ends the drain."""
         self._next_sweep = now + 1.0
-        for conn in [conn for conn in self._connections.values() if conn.deadline < now]:
+        late = [conn for conn in self._connections.values() if conn.deadline < now]
+        for conn in late[:ENDS_AT_ONCE]:
             self._end_late(conn, now)
-        if not self.is_crowded():
-            for conn in [conn for conn in self._connections.values() if conn.state == HOLDING]:
-                self._hand_over(conn, now)
+        if len(late) > ENDS_AT_ONCE:
+            self._next_sweep = now
+            self._wake()
+        for conn in [conn for conn in self._connections.values() if conn.state == HOLDING]:
+            if self.is_crowded():
+                break
+            self._hand_over(conn, now)
         if self._accept_again and now >= self._accept_again and not self._stopping:
             self._accept_again = 0.0
             for fd in self._listeners:
