@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,8 +177,7 @@ def conclusions(results: Results) -> list[str]:
             found.append(f"{system}: {failed:,} of {total:,} requests failed in all runs.")
     carried = [row for row in results.rows if row.system == RELAY and not row.run.all_cores]
     if carried:
-        # the fullest run tells the cost under load best
-        spent = demands(max(carried, key=lambda row: row.run.users))[0]
+        spent = statistics.median(demands(row)[0] for row in carried)
         if spent > 0:
             found.append(
                 f"At {spent * 1e6:,.0f} us of CPU per request a core answers {1 / spent:,.0f}"
