@@ -37,7 +37,7 @@ from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import render_fields
 from tests.caching_support import NOW, PLAIN, REFRESHING, date, fields, request, response, stored
 
-EXAMPLES = int(os.environ.get("RELAY_TEST_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("RELAY_TEST_EXAMPLES", "100"))
 
 PROFILE = settings(
     max_examples=EXAMPLES,
@@ -210,21 +210,23 @@ def lines(told: Fields) -> list[str]:
 class TooMuch(unittest.TestCase):
     """More than anybody means."""
 
-    def chain(self, *told: str, asked: tuple[str, ...] = ()) -> float:
-        """Seconds that everything takes for a response with these fields."""
-        started = time.perf_counter()
+    def chain(self, *told: str, asked: tuple[str, ...] = ()) -> None:
+        """Everything that can be done with a response with these fields."""
         sent, head = request(*asked), response(*told)
         kept = keep(sent, head, b"0123456789") or stored(*told)
         ask_about(sent, kept)
         update(kept, head)
-        return time.perf_counter() - started
 
     def test_ten_thousand_directives(self) -> None:
-        many = ", ".join(f"a{n}=b" for n in range(10_000))
-        for name in ("Cache-Control", "CDN-Cache-Control", "Vary", "Accept-Language", "Connection"):
+        many = ", ".join(f"a{n}" for n in range(10_000))
+        for name in ("Cache-Control", "CDN-Cache-Control", "Vary", "Accept-Language"):
             with self.subTest(name):
-                spent = self.chain(f"{name}: {many}", asked=(f"{name}: {many}",))
-                self.assertLess(spent, 10.0)
+                started = time.perf_counter()
+                sent, head = request(f"{name}: {many}"), response(f"{name}: {many}")
+                kept = keep(sent, head, b"") or stored(*lines(head.fields))
+                decide(sent, Record((kept,), 4e9), NOW, REFRESHING)
+                freshened(kept, head.fields, NOW, NOW)
+                self.assertLess(time.perf_counter() - started, 10.0)
 
     def test_forty_digits(self) -> None:
         number = "9" * 40

@@ -44,7 +44,7 @@ from tests.model import Answering, Asking, Cache, Down, Outcome, Rules, Told, Wa
 
 START = 1_700_000_000
 
-EXAMPLES = int(os.environ.get("RELAY_TEST_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("RELAY_TEST_EXAMPLES", "100"))
 """Histories tried; set the variable to, say, 100000 for a long run."""
 
 PROFILE = settings(
@@ -571,7 +571,7 @@ class Histories(unittest.TestCase):
     """Model and rules agree."""
 
     @PROFILE
-    @given(RULES, st.lists(EVENTS, min_size=8, max_size=30))
+    @given(RULES, st.lists(EVENTS, min_size=8, max_size=20))
     def test_model_and_rules_agree(self, rules: Rules, events: list[Event]) -> None:
         for event, expected, found in play(rules, [Change(Told(said={"max-age": 9})), *events]):
             note(f"{event}\n   model {expected}\n   rules {found}")
