@@ -26,17 +26,17 @@ from api_relaying_server.serving.front import Limits
 from api_relaying_server.serving.server import RelayServer, listen
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.tiers.ahead import RefreshAhead
-from api_relaying_server.tiers.coordination import ALONE, Coordinator
-from api_relaying_server.tiers.file_locks import Mutex
 from api_relaying_server.tiers.hot import HotTier
-from api_relaying_server.tiers.memory_file import MemoryFile
-from api_relaying_server.tiers.neighbours import Neighbours
-from api_relaying_server.tiers.nodes import Both
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.refresh import Refresher
-from api_relaying_server.tiers.shared_memory import CALLS, SharedMemory
-from api_relaying_server.tiers.shared_store import SharedStore
-from api_relaying_server.tiers.store import Store, open_store
+from api_relaying_server.tiers.sharing.coordination import ALONE, Coordinator
+from api_relaying_server.tiers.sharing.file_locks import Mutex
+from api_relaying_server.tiers.sharing.memory_file import MemoryFile
+from api_relaying_server.tiers.sharing.neighbours import Neighbours
+from api_relaying_server.tiers.sharing.nodes import Both
+from api_relaying_server.tiers.sharing.shared_memory import CALLS, SharedMemory
+from api_relaying_server.tiers.stores.shared_store import SharedStore
+from api_relaying_server.tiers.stores.store import Store, open_store
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.cooldown import CoolDown
 from api_relaying_server.upstream.guards import GuardedUpstream, UpstreamLike

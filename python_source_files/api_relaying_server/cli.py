@@ -25,8 +25,8 @@ from api_relaying_server.settings import (
     place_of,
     resolve,
 )
-from api_relaying_server.tiers.database_url import shown
-from api_relaying_server.tiers.drivers import left_out
+from api_relaying_server.tiers.stores.database_url import shown
+from api_relaying_server.tiers.stores.drivers import left_out
 
 PROGRAM = "api-relaying-server"
 

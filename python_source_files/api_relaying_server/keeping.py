@@ -22,9 +22,10 @@ from api_relaying_server.caching.ranges import combine
 from api_relaying_server.caching.reuse import Assessed, assess, useful_until
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.validation import is_newer_or_same
-from api_relaying_server.tiers.coordination import ALONE, Alone, Coordinator, Lease
 from api_relaying_server.tiers.hot import HotTier
+from api_relaying_server.tiers.last_known import LastKnown
 from api_relaying_server.tiers.notes import Notes
+from api_relaying_server.tiers.sharing.coordination import ALONE, Alone, Coordinator, Lease
 
 MAX_VARIANTS = 32
 """Variants kept under one key; the least recently stored leaves first."""
@@ -37,11 +38,6 @@ CLAIM_AT_MOST = 0.5
 
 TELL_AT_MOST = 0.1
 """Seconds that the change of a record which others may have in memory waits until they are told."""
-
-UNSURE_FOR = 300.0
-"""Seconds after a gap in the news for which what was in memory may make up for what the store has
-lost; shared stores know for longer what was deleted.
-"""
 
 DOUBT = "doubt "
 """Stands before a key that others are told of when it is made doubtful, before anything is stored.
@@ -115,8 +111,7 @@ class Keeper:
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
         self._ticks = itertools.count(1)
         self._changes = [0] * _STRIPES  # the tick of the last change of any key of a stripe
-        self._unsure: dict[str, Record] = {}  # what was in memory before a gap in the news
-        self._unsure_until = 0.0
+        self._last_known = LastKnown(hot.limit // 2)
         coordinator.on_change(self._changed_elsewhere)
 
     def read(self, key: str) -> Record | None:
@@ -127,7 +122,7 @@ class Keeper:
         stripe = hash(key) % _STRIPES
         before = self._changes[stripe]
         record = self._store.read(key)
-        if record is None and self._unsure:
+        if record is None and len(self._last_known):
             record = self._still_known(key)
         if record is not None:
             if self._shares:
@@ -152,7 +147,7 @@ class Keeper:
         if not surely and now == seen.when:
             return None
         if self._shares:
-            self.hot.drop(key)
+            self._set_aside(key)
         record = self.read(key)
         return None if record == seen.record else record
 
@@ -271,24 +266,35 @@ class Keeper:
             self.notes.mark_all_invalidated(self._clock())
             self._changes[:] = [next(self._ticks)] * _STRIPES
             if self._shares:
-                self._unsure = {**self._unsure, **self.hot.records()}
-                self._unsure_until = self._clock() + UNSURE_FOR
+                self._last_known.add(self.hot.records(), self._clock())
             self.hot.clear()
             return
         key = told
         if told.startswith(DOUBT):
             key = told[len(DOUBT) :]
             self.notes.mark_invalidated(key, self._clock())
+            self._drop(key)
+        elif self._shares:
+            self._touch(key)
+            self._set_aside(key)
         if not self._shares:
             self._store.delete(key)
-        self._drop(key)
+            self._drop(key)
+
+    def _set_aside(self, key: str) -> None:
+        """Forgets what is in memory of a key, unless the store turns out to have lost it."""
+        entry = self.hot.get(key)
+        if entry is not None:
+            self._last_known.add({key: entry.record}, self._clock())
+        self.hot.drop(key)
 
     def _still_known(self, key: str) -> Record | None:
         """What was in memory of a key that the store has lost; the store gets it back."""
-        if self._clock() > self._unsure_until:
-            self._unsure = {}
-        record = self._unsure.pop(key, None)
+        record = self._last_known.get(key, self._clock())
         if record is None or not self._store.has_lost(key):
+            return None
+        asked_at = min(variant.request_time for variant in record.variants)
+        if self.notes.invalidated_at(key) >= asked_at:
             return None
         self._store.restore(key, record)
         return record
@@ -298,7 +304,7 @@ class Keeper:
 
     def _drop(self, key: str) -> None:
         self._touch(key)
-        self._unsure.pop(key, None)
+        self._last_known.forget(key)
         self.hot.drop(key)
 
     def _touch(self, key: str) -> None:
@@ -314,7 +320,7 @@ class Keeper:
         record = Record(kept, max(useful_until(variant, target, self.policy) for variant in kept))
         self._store.write(key, record)
         self._touch(key)
-        self._unsure.pop(key, None)
+        self._last_known.forget(key)
         self.hot.put(key, record)
         return record
 

@@ -27,10 +27,10 @@ from api_relaying_server.http1.heads import known_lines, wants_close
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import reason_phrase, render_fields, render_request_line
 from api_relaying_server.keeping import Keeper, Seen
-from api_relaying_server.tiers.coordination import ALONE, Coordinator, Lease
 from api_relaying_server.tiers.flight import Flight, Landing, SharedBody
 from api_relaying_server.tiers.hot import Entry, Reply
 from api_relaying_server.tiers.refresh import Refresher
+from api_relaying_server.tiers.sharing.coordination import ALONE, Coordinator, Lease
 from api_relaying_server.upstream.translation import VIA, Client, forwards_left
 
 UNSHARED_FOR = 120.0

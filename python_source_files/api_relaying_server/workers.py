@@ -43,9 +43,9 @@ from api_relaying_server.process import (
 from api_relaying_server.seats import GivesUp, Maker, Seats
 from api_relaying_server.serving.server import listen
 from api_relaying_server.settings import Settings
-from api_relaying_server.tiers.file_locks import lock_file
-from api_relaying_server.tiers.memory_file import MemoryFile
-from api_relaying_server.tiers.shared_memory import CALLS, EVERYTHING, SharedMemory, Teller
+from api_relaying_server.tiers.sharing.file_locks import lock_file
+from api_relaying_server.tiers.sharing.memory_file import MemoryFile
+from api_relaying_server.tiers.sharing.shared_memory import CALLS, EVERYTHING, SharedMemory, Teller
 
 GRACE = 5.0
 """Seconds beyond `--drain`, and as much again for the store, until workers that do not end are

@@ -24,7 +24,7 @@ from api_relaying_server.http1.heads import (
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.rendering import render_fields, render_request_line
 from api_relaying_server.settings import TABLE, resolve
-from api_relaying_server.tiers.record import MAGIC, dumps, loads
+from api_relaying_server.tiers.stores.record import MAGIC, dumps, loads
 from api_relaying_server.upstream.exchange import Exchange
 
 Target = Callable[[bytes], None]

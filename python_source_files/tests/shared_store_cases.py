@@ -9,10 +9,11 @@ import time
 import unittest
 from unittest import mock
 
-from api_relaying_server.tiers import health, nodes, queued_store
-from api_relaying_server.tiers.coordination import Coordinator
-from api_relaying_server.tiers.shared_store import SharedStore, open_shared
-from api_relaying_server.tiers.storage import Change
+from api_relaying_server.tiers.sharing import nodes
+from api_relaying_server.tiers.sharing.coordination import Coordinator
+from api_relaying_server.tiers.stores import health, queued_store
+from api_relaying_server.tiers.stores.shared_store import SharedStore, open_shared
+from api_relaying_server.tiers.stores.storage import Change
 from tests.database_support import DatabaseServer
 from tests.store_support import NEVER, PATIENCE, eventually, make_record
 

@@ -8,14 +8,14 @@ import time
 import unittest
 from unittest import mock
 
-from api_relaying_server.tiers import file_locks
-from api_relaying_server.tiers.coordination import Lease
-from api_relaying_server.tiers.file_locks import FileLeases, Mutex, lock_file
+from api_relaying_server.tiers.sharing import file_locks
+from api_relaying_server.tiers.sharing.coordination import Lease
+from api_relaying_server.tiers.sharing.file_locks import FileLeases, Mutex, lock_file
 from tests.forks import run
 
 COUNTING = """
 import mmap
-from api_relaying_server.tiers.file_locks import FileLeases, Mutex, lock_file
+from api_relaying_server.tiers.sharing.file_locks import FileLeases, Mutex, lock_file
 shared = memoryview(mmap.mmap(-1, 4096)).cast("Q")
 descriptor = lock_file()
 
@@ -48,7 +48,7 @@ result(shared[0])
 """
 
 HOLDER_DIES = """
-from api_relaying_server.tiers.file_locks import FileLeases, Mutex, lock_file
+from api_relaying_server.tiers.sharing.file_locks import FileLeases, Mutex, lock_file
 descriptor = lock_file()
 ready, said = os.pipe()
 
@@ -72,7 +72,7 @@ if forked(lambda: time.sleep(0.1) or os.kill(holder, signal.SIGKILL)):
 """
 
 THREADS_SHARE = """
-from api_relaying_server.tiers.file_locks import FileLeases, lock_file
+from api_relaying_server.tiers.sharing.file_locks import FileLeases, lock_file
 descriptor = lock_file()
 leases = FileLeases(descriptor)
 first, second = leases.lease("a", 0.0), leases.lease("a", 0.0)

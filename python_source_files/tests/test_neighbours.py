@@ -16,13 +16,13 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.keeping import Keeper
-from api_relaying_server.tiers.file_locks import lock_file
 from api_relaying_server.tiers.hot import HotTier
-from api_relaying_server.tiers.neighbours import Neighbours
 from api_relaying_server.tiers.notes import Notes
-from api_relaying_server.tiers.shared_memory import EVERYTHING, SharedMemory, Teller
-from api_relaying_server.tiers.store import Store, open_store
-from api_relaying_server.tiers.write_queue import WriteQueue
+from api_relaying_server.tiers.sharing.file_locks import lock_file
+from api_relaying_server.tiers.sharing.neighbours import Neighbours
+from api_relaying_server.tiers.sharing.shared_memory import EVERYTHING, SharedMemory, Teller
+from api_relaying_server.tiers.stores.store import Store, open_store
+from api_relaying_server.tiers.stores.write_queue import WriteQueue
 from tests.forks import run
 
 MIB = 1 << 20
@@ -391,9 +391,9 @@ class Queued(unittest.TestCase):
 
 MANY_WRITE = """
 from tests.test_neighbours import Worker, response, TARGET, KEY
-from api_relaying_server.tiers.file_locks import lock_file
-from api_relaying_server.tiers.shared_memory import SharedMemory
-from api_relaying_server.tiers.store import open_store
+from api_relaying_server.tiers.sharing.file_locks import lock_file
+from api_relaying_server.tiers.sharing.shared_memory import SharedMemory
+from api_relaying_server.tiers.stores.store import open_store
 WORKERS, VARIANTS, OTHERS = 4, 6, 60
 url, memory, locks = "sqlite:///" + sys.argv[1], SharedMemory(WORKERS + 1), lock_file()
 

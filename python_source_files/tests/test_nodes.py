@@ -8,14 +8,14 @@ import sys
 import threading
 import time
 import unittest
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 from api_relaying_server.errors import UpstreamResting
-from api_relaying_server.tiers.fences import Fences
-from api_relaying_server.tiers.nodes import Both, NodeCoordinator, name_of
-from api_relaying_server.tiers.storage import StorageFault, Trouble
+from api_relaying_server.tiers.sharing.fences import Fences
+from api_relaying_server.tiers.sharing.nodes import Both, NodeCoordinator, name_of
+from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
 from api_relaying_server.upstream.budget import LATE
 from api_relaying_server.upstream.cooldown import CoolDown
 from api_relaying_server.upstream.nodes_budget import NodesBudget
@@ -31,6 +31,7 @@ from tests.relay_support import (
     eventually,
     response,
 )
+from tests.store_support import make_record
 
 FRESH = ("Cache-Control", "max-age=600")
 
@@ -378,6 +379,114 @@ class CoordinatorTest(unittest.TestCase):
         self.assertEqual({len(name) for name in names}, {32})
 
 
+class Shelf:
+    """A store that others share, which can lose what it has."""
+
+    shared = True
+    fault = ""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        self.deleted: set[str] = set()
+        self.restored: list[str] = []
+
+    def read(self, key: str) -> Record | None:
+        return self.records.get(key)
+
+    def write(self, key: str, record: Record) -> None:
+        self.records[key] = record
+
+    def delete(self, key: str) -> None:
+        self.records.pop(key, None)
+        self.deleted.add(key)
+
+    def clear(self) -> None:
+        self.records.clear()
+
+    def has_lost(self, key: str) -> bool:
+        return key not in self.records and key not in self.deleted
+
+    def restore(self, key: str, record: Record) -> None:
+        self.restored.append(key)
+        self.records[key] = record
+
+    def after_write(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
+        then()
+
+
+class KeeperTest(unittest.TestCase):
+    """What is in memory of a store that has lost it."""
+
+    key = "GET /a"
+
+    def setUp(self) -> None:
+        self.shelf, self.board, self.now = Shelf(), Board(), 1000.0
+        coordinator = NodeCoordinator(self.board, Fences())
+        self.addCleanup(coordinator.close)
+        self.keeper = Keeper(
+            HotTier(1 << 20), self.shelf, Notes(), Policy(), lambda: self.now, coordinator
+        )
+        self.record = make_record("a")
+        self.shelf.records[self.key] = self.record
+        self.assertEqual(self.keeper.read(self.key), self.record)
+
+    def hear(self, *news: str | None) -> None:
+        """Let the keeper hear of changes."""
+        marker = make_record("marker")
+        self.shelf.records["GET /marker"] = marker
+        self.keeper.read("GET /marker")
+        self.board.told.append([*news, "GET /marker"])
+        eventually(lambda: self.keeper.hot.get("GET /marker") is None, "it was heard")
+
+    def test_after_a_gap_the_store_counts_and_where_it_lost_a_record_the_memory(self) -> None:
+        self.hear(None)
+        newer = make_record("newer")
+        self.shelf.records[self.key] = newer
+        self.assertEqual(self.keeper.read(self.key), newer)
+
+    def test_what_was_lost_is_given_back(self) -> None:
+        for news in (None, self.key):  # all that is known, and what another one has changed
+            self.hear(news)
+            self.shelf.records.clear()
+            self.shelf.restored.clear()
+            self.assertEqual(self.keeper.read(self.key), self.record)
+            self.assertEqual(self.shelf.restored, [self.key])
+
+    def test_what_is_looked_for_anew_is_not_lost_by_looking(self) -> None:
+        seen = self.keeper.see(self.key)
+        self.shelf.records.clear()
+        self.assertIsNone(self.keeper.changed_since(self.key, seen, surely=True))
+        self.assertEqual(self.keeper.read(self.key), self.record)
+
+    def test_what_was_deleted_or_made_doubtful_is_not_given_back(self) -> None:
+        for spoil in (
+            lambda: self.shelf.deleted.add(self.key),
+            lambda: self.hear("doubt " + self.key),
+            lambda: self.keeper.notes.mark_invalidated(self.key, self.now),
+            lambda: setattr(self, "now", self.now + KEPT_FOR + 1),
+        ):
+            with self.subTest():
+                self.setUp()
+                self.hear(None)
+                self.shelf.records.clear()
+                spoil()
+                self.assertIsNone(self.keeper.read(self.key))
+                self.assertEqual(self.shelf.restored, [])
+
+    def test_what_is_kept_for_the_worst_case_is_bounded(self) -> None:
+        known = LastKnown(3 * self.record.size)
+        for number in range(5):
+            known.add({f"GET /{number}": self.record}, self.now)
+        self.assertEqual(
+            [known.get(f"GET /{n}", self.now) is not None for n in range(5)][:3],
+            [False, False, True],
+        )
+        self.assertEqual(len(known), 3)
+        known.forget("GET /4")
+        known.add({"GET /large": make_record("x", 10_000)}, self.now)
+        self.assertEqual(len(known), 0)
+
+
 class BothTest(unittest.TestCase):
     """Workers of one machine, and nodes."""
 
@@ -550,11 +659,11 @@ class DriversTest(unittest.TestCase):
     def test_a_relay_with_a_file_imports_no_driver_and_others_still_can(self) -> None:
         out = self.run_python(
             "import sys\n"
-            "from api_relaying_server.tiers.drivers import NAMES, left_out\n"
+            "from api_relaying_server.tiers.stores.drivers import NAMES, left_out\n"
             "with left_out():\n"
             "    import api_relaying_server.assembly\n"
             "print([name for name in NAMES if name in sys.modules])\n"
-            "from api_relaying_server.tiers import mongodb, redis\n"
+            "from api_relaying_server.tiers.stores import mongodb, redis\n"
             "import pymongo, redis\n"
         )
         self.assertEqual(out, "[]\n")

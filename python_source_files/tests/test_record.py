@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.tiers.record import MAGIC, dumps, loads, pipeline
+from api_relaying_server.tiers.stores.record import MAGIC, dumps, loads, pipeline
 from tests.store_support import make_record
 
 TEXT = st.text(st.characters(max_codepoint=255), max_size=12)

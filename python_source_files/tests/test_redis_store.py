@@ -9,9 +9,9 @@ import unittest
 from typing import Any
 from unittest import mock
 
-from api_relaying_server.tiers import redis, redis_link
-from api_relaying_server.tiers.redis_link import MOST_CONNECTIONS
-from api_relaying_server.tiers.shared_store import open_shared
+from api_relaying_server.tiers.stores import redis, redis_link
+from api_relaying_server.tiers.stores.redis_link import MOST_CONNECTIONS
+from api_relaying_server.tiers.stores.shared_store import open_shared
 from tests.database_support import DatabaseServer, RedisServer
 from tests.shared_store_cases import (
     BudgetCases,

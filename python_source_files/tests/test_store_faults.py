@@ -21,11 +21,11 @@ from unittest import mock
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.tiers import queued_store, sqlite, sqlite_file
-from api_relaying_server.tiers.queued_store import QueuedStore
-from api_relaying_server.tiers.sqlite import SQLiteRecords
-from api_relaying_server.tiers.storage import Change, StorageFault, Trouble
-from api_relaying_server.tiers.store import Store, open_store
+from api_relaying_server.tiers.stores import queued_store, sqlite, sqlite_file
+from api_relaying_server.tiers.stores.queued_store import QueuedStore
+from api_relaying_server.tiers.stores.sqlite import SQLiteRecords
+from api_relaying_server.tiers.stores.storage import Change, StorageFault, Trouble
+from api_relaying_server.tiers.stores.store import Store, open_store
 from tests.soak_store import SOURCES, play_round
 from tests.store_support import MIB, PATIENCE, StoreCase, eventually, make_record
 

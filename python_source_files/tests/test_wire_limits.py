@@ -175,9 +175,9 @@ class CrowdTest(WireTestCase):
         self.play("/hit", ok(b"hit", FOREVER))
         self.client(request("/hit")).reply()
         self.play("/wait", self._wait)
-        clients = [self.client(request(f"/wait?{number}")) for number in range(30)]
+        clients = [self.client(request(f"/wait?{number}")) for number in range(46)]
         self.origin.wait_for("/wait", 2)
-        # Two run, sixteen wait, the rest is refused at once (one more where a thread that has
+        # Two run, thirty-two wait, the rest is refused at once (one more where a thread that has
         # just answered is not free yet).
         eventually(lambda: len(_ready(clients)) >= 12, "a dozen answers")
         refused = _ready(clients)

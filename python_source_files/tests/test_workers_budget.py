@@ -8,8 +8,8 @@ import time
 import unittest
 
 from api_relaying_server.errors import UpstreamResting
-from api_relaying_server.tiers.file_locks import Mutex, lock_file
-from api_relaying_server.tiers.shared_memory import CALLS, SharedMemory
+from api_relaying_server.tiers.sharing.file_locks import Mutex, lock_file
+from api_relaying_server.tiers.sharing.shared_memory import CALLS, SharedMemory
 from api_relaying_server.upstream.budget import LATE, SlotsTaken
 from api_relaying_server.upstream.cooldown import LOOK_AGAIN, Call, CoolDown
 from api_relaying_server.upstream.told import ANSWERED, Scope, Told
@@ -230,8 +230,8 @@ class Probes(unittest.TestCase):
 
 
 MANY_TAKE = """
-from api_relaying_server.tiers.file_locks import Mutex, lock_file
-from api_relaying_server.tiers.shared_memory import CALLS, SharedMemory
+from api_relaying_server.tiers.sharing.file_locks import Mutex, lock_file
+from api_relaying_server.tiers.sharing.shared_memory import CALLS, SharedMemory
 from api_relaying_server.upstream.workers_budget import Calls, WorkersSlots, WorkersTokens
 WORKERS, LIMIT, EACH = 4, 3, 40
 memory, locks = SharedMemory(WORKERS + 1), lock_file()

@@ -43,8 +43,8 @@ that reads, and a thousand that do not would fill its memory (measured: 600 KB e
 IDLE_THREAD = 10.0
 """Seconds after which a handler thread without work ends."""
 
-QUEUE_PER_THREAD = 8
-"""Requests that may wait for each thread; a browser's or a test's burst fits, a flood does not."""
+QUEUE_PER_THREAD = 16
+"""Requests that may wait for each thread; a burst of a thousand users fits, a flood does not."""
 
 QUEUE_WAIT = 10.0
 """Seconds after which a request that found no thread is refused: its client has had enough."""

@@ -72,6 +72,10 @@ class Notes:
         """Any key may have been made doubtful up to this time."""
         self._all_invalidated = now
 
+    def invalidated_at(self, key: str) -> float:
+        """When the key itself was made doubtful; 0 where that is not known."""
+        return self._invalidated.get(key, 0.0)
+
     def was_invalidated_since(self, key: str, asked_at: float) -> bool:
         """True where an answer that was asked for at this time may be older than what invalidated
         the key.

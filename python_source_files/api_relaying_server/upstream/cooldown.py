@@ -18,7 +18,7 @@ import time
 from typing import Callable, NamedTuple
 
 from api_relaying_server.errors import UpstreamResting
-from api_relaying_server.tiers.coordination import ALONE, Lease
+from api_relaying_server.tiers.sharing.coordination import ALONE, Lease
 from api_relaying_server.upstream.told import LONGEST_WAIT, Scope, Told
 
 LOG = logging.getLogger("api_relaying_server.upstream")

@@ -6,7 +6,7 @@ import time
 from typing import Callable, NamedTuple, Protocol
 
 from api_relaying_server.errors import UpstreamResting
-from api_relaying_server.tiers.storage import StorageFault
+from api_relaying_server.tiers.stores.storage import StorageFault
 from api_relaying_server.upstream.budget import LATE, TokenBucket
 
 

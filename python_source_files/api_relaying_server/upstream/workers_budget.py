@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Callable, NamedTuple
 
-from api_relaying_server.tiers.file_locks import FIRST_PAUSE, LONGEST_PAUSE, Mutex
+from api_relaying_server.tiers.sharing.file_locks import FIRST_PAUSE, LONGEST_PAUSE, Mutex
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 
 

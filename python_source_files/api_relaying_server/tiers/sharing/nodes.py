@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Protocol
 
-from api_relaying_server.tiers.coordination import Coordinator, Lease
-from api_relaying_server.tiers.fences import Fences
-from api_relaying_server.tiers.health import Way
-from api_relaying_server.tiers.storage import HARMLESS, StorageFault
+from api_relaying_server.tiers.sharing.coordination import Coordinator, Lease
+from api_relaying_server.tiers.sharing.fences import Fences
+from api_relaying_server.tiers.stores.health import Way
+from api_relaying_server.tiers.stores.storage import HARMLESS, StorageFault
 
 LEASE_LASTS = 3.0
 """Seconds after which the lease of a process that has died, or hangs, is another one's."""

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Callable
 
-from api_relaying_server.tiers.storage import HARMLESS, StorageFault
+from api_relaying_server.tiers.stores.storage import HARMLESS, StorageFault
 
 REST = 0.1
 """Seconds after a failure for which no other request of the same moment waits for the same."""

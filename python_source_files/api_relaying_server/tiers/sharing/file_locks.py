@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 
-from api_relaying_server.tiers.coordination import ALONE, Lease
+from api_relaying_server.tiers.sharing.coordination import ALONE, Lease
 
 FIRST_PAUSE = 0.002
 """Seconds after which a lock that somebody has is tried again..."""

@@ -29,11 +29,11 @@ from requests_cache.backends.base import BaseCache, DictStorage
 from requests_cache.backends.mongodb import MongoCache, MongoDict
 
 from api_relaying_server.caching.stored import Record
-from api_relaying_server.tiers.fences import Fences
-from api_relaying_server.tiers.mongo_link import MongoLink
-from api_relaying_server.tiers.record import pipeline
-from api_relaying_server.tiers.shared_storage import LATEST, TOMBSTONE_LASTS, SharedStorage
-from api_relaying_server.tiers.storage import (
+from api_relaying_server.tiers.sharing.fences import Fences
+from api_relaying_server.tiers.stores.mongo_link import MongoLink
+from api_relaying_server.tiers.stores.record import pipeline
+from api_relaying_server.tiers.stores.shared_storage import LATEST, TOMBSTONE_LASTS, SharedStorage
+from api_relaying_server.tiers.stores.storage import (
     Change,
     Extent,
     StorageFault,

@@ -10,12 +10,12 @@ from typing import Callable
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.tiers.database_url import FORMS as DATABASES
-from api_relaying_server.tiers.memory import MemoryRecordCache
-from api_relaying_server.tiers.queued_store import QueuedStore
-from api_relaying_server.tiers.storage import Extent, StorageFault, Trouble
-from api_relaying_server.tiers.store_base import Store, StoreCounters
-from api_relaying_server.tiers.store_path import require_usable, sqlite_path
+from api_relaying_server.tiers.stores.database_url import FORMS as DATABASES
+from api_relaying_server.tiers.stores.memory import MemoryRecordCache
+from api_relaying_server.tiers.stores.queued_store import QueuedStore
+from api_relaying_server.tiers.stores.storage import Extent, StorageFault, Trouble
+from api_relaying_server.tiers.stores.store_base import Store, StoreCounters
+from api_relaying_server.tiers.stores.store_path import require_usable, sqlite_path
 
 __all__ = ["MemoryStore", "NoStore", "QueuedStore", "Store", "StoreCounters", "open_store"]
 
@@ -116,7 +116,7 @@ def open_store(
     """
     scheme, separator, rest = url.partition("://")
     if separator and scheme in DATABASES:
-        from api_relaying_server.tiers.shared_store import open_shared
+        from api_relaying_server.tiers.stores.shared_store import open_shared
 
         return open_shared(url, owner, read_deadline, clock)
     if not separator or scheme not in ("sqlite", "memory", "none"):
@@ -139,7 +139,7 @@ def _open_sqlite(
     now: Callable[[], float],
     clock: Callable[[], float],
 ) -> QueuedStore:
-    from api_relaying_server.tiers import sqlite
+    from api_relaying_server.tiers.stores import sqlite
 
     if limit < sqlite.SMALLEST_LIMIT:
         least = sqlite.SMALLEST_LIMIT >> 10

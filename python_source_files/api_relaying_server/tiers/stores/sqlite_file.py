@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 
-from api_relaying_server.tiers.storage import StorageFault, Trouble
+from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
 
 APPLICATION_ID = 0x52_4C_59_31  # "RLY1": marks the file as ours (SQLite, PRAGMA application_id)
 LAYOUT = 1  # of the tables; a file of ours with another one is emptied, for it is only a cache

@@ -24,8 +24,8 @@ from requests_cache.backends.base import BaseCache, DictStorage
 from requests_cache.backends.sqlite import SQLiteCache, SQLiteDict
 
 from api_relaying_server.caching.stored import Record
-from api_relaying_server.tiers.record import pipeline
-from api_relaying_server.tiers.sqlite_file import (
+from api_relaying_server.tiers.stores.record import pipeline
+from api_relaying_server.tiers.stores.sqlite_file import (
     EVICTED_AT_ONCE,
     FIND,
     LAYOUT,
@@ -51,8 +51,8 @@ from api_relaying_server.tiers.sqlite_file import (
     settle,
     transaction,
 )
-from api_relaying_server.tiers.sqlite_readers import Readers
-from api_relaying_server.tiers.storage import (
+from api_relaying_server.tiers.stores.sqlite_readers import Readers
+from api_relaying_server.tiers.stores.storage import (
     Change,
     Extent,
     RecordStorage,

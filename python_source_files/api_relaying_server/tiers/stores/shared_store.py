@@ -11,13 +11,13 @@ from requests_cache.backends.base import BaseCache
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.tiers.coordination import Coordinator
-from api_relaying_server.tiers.database_url import NAMESPACE, DatabaseUrl, parse, shown
-from api_relaying_server.tiers.fences import Fences
-from api_relaying_server.tiers.nodes import Board, NodeCoordinator
-from api_relaying_server.tiers.queued_store import QueuedStore
-from api_relaying_server.tiers.shared_storage import SharedStorage
-from api_relaying_server.tiers.storage import StorageFault, Trouble
+from api_relaying_server.tiers.sharing.coordination import Coordinator
+from api_relaying_server.tiers.sharing.fences import Fences
+from api_relaying_server.tiers.sharing.nodes import Board, NodeCoordinator
+from api_relaying_server.tiers.stores.database_url import NAMESPACE, DatabaseUrl, parse, shown
+from api_relaying_server.tiers.stores.queued_store import QueuedStore
+from api_relaying_server.tiers.stores.shared_storage import SharedStorage
+from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
 
 PREFIX = "api_relay"
 """Begins the names of all that relays keep in a database."""
@@ -155,8 +155,8 @@ def _make(url: str, parts: DatabaseUrl, namespace: str, fences: Fences, deadline
 
 
 def _make_redis(parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float) -> Parts:
-    from api_relaying_server.tiers.redis import RedisBoard, RedisRecordCache, RedisTill
-    from api_relaying_server.tiers.redis_link import RedisLink
+    from api_relaying_server.tiers.stores.redis import RedisBoard, RedisRecordCache, RedisTill
+    from api_relaying_server.tiers.stores.redis_link import RedisLink
 
     prefix = f"{PREFIX}:{namespace}"
     link = RedisLink(parts, deadline)
@@ -167,8 +167,8 @@ def _make_redis(parts: DatabaseUrl, namespace: str, fences: Fences, deadline: fl
 def _make_mongodb(
     url: str, parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float
 ) -> Parts:
-    from api_relaying_server.tiers.mongo_link import MongoLink
-    from api_relaying_server.tiers.mongodb import MongoBoard, MongoRecordCache, MongoTill
+    from api_relaying_server.tiers.stores.mongo_link import MongoLink
+    from api_relaying_server.tiers.stores.mongodb import MongoBoard, MongoRecordCache, MongoTill
 
     # Letters, digits and underscores alone: not every server that is like a MongoDB takes others.
     prefix = re.sub("[^A-Za-z0-9_]", "_", f"{PREFIX}_{namespace}")

@@ -25,11 +25,11 @@ from requests_cache.backends.base import BaseCache, DictStorage
 from requests_cache.backends.redis import RedisCache, RedisDict
 
 from api_relaying_server.caching.stored import Record
-from api_relaying_server.tiers.fences import Fences
-from api_relaying_server.tiers.record import pipeline
-from api_relaying_server.tiers.redis_link import PATIENCE, RedisLink, fault_of, replies_of
-from api_relaying_server.tiers.shared_storage import LATEST, TOMBSTONE_LASTS, SharedStorage
-from api_relaying_server.tiers.storage import (
+from api_relaying_server.tiers.sharing.fences import Fences
+from api_relaying_server.tiers.stores.record import pipeline
+from api_relaying_server.tiers.stores.redis_link import PATIENCE, RedisLink, fault_of, replies_of
+from api_relaying_server.tiers.stores.shared_storage import LATEST, TOMBSTONE_LASTS, SharedStorage
+from api_relaying_server.tiers.stores.storage import (
     Change,
     Extent,
     StorageFault,

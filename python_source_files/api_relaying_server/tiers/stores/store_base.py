@@ -9,8 +9,8 @@ from typing import Callable
 from requests_cache.backends.base import BaseCache
 
 from api_relaying_server.caching.stored import Record
-from api_relaying_server.tiers.coordination import ALONE, Coordinator
-from api_relaying_server.tiers.storage import Extent
+from api_relaying_server.tiers.sharing.coordination import ALONE, Coordinator
+from api_relaying_server.tiers.stores.storage import Extent
 
 
 class StoreCounters:

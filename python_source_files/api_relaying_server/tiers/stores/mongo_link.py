@@ -17,9 +17,9 @@ from urllib.parse import parse_qsl, urlencode
 from bson.errors import InvalidDocument
 from pymongo import MongoClient, errors
 
-from api_relaying_server.tiers.database_url import NAMESPACE
-from api_relaying_server.tiers.rest import DENIED_FOR, REST, Rest
-from api_relaying_server.tiers.storage import StorageFault, Trouble
+from api_relaying_server.tiers.stores.database_url import NAMESPACE
+from api_relaying_server.tiers.stores.rest import DENIED_FOR, REST, Rest
+from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
 
 MOST_ASKING = 8
 """Threads, and so connections, of each worker that ask for those who answer requests."""

@@ -7,8 +7,8 @@ import threading
 import time
 from typing import Callable
 
-from api_relaying_server.tiers.sqlite_file import fault_of
-from api_relaying_server.tiers.storage import StorageFault, Trouble
+from api_relaying_server.tiers.stores.sqlite_file import fault_of
+from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
 
 MOST_READERS = 32  # reading connections: a disk that stalls must not hold all threads of a server
 STALLED_AFTER = 2.0  # seconds; a read under way for longer waits for the disk, not for its turn

@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import Callable
 
-from api_relaying_server.tiers.storage import StorageFault
+from api_relaying_server.tiers.stores.storage import StorageFault
 
 RETRY_FIRST = 0.1  # seconds until a failing storage is tried again
 RETRY_MOST = 2.0  # seconds to which that grows, doubled at each failure

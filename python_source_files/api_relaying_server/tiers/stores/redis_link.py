@@ -16,9 +16,9 @@ from typing import Any
 from redis import Redis, exceptions
 from redis.connection import Connection, ConnectionPool, SSLConnection
 
-from api_relaying_server.tiers.database_url import DatabaseUrl
-from api_relaying_server.tiers.rest import DENIED_FOR, REST, Rest
-from api_relaying_server.tiers.storage import StorageFault, Trouble
+from api_relaying_server.tiers.stores.database_url import DatabaseUrl
+from api_relaying_server.tiers.stores.rest import DENIED_FOR, REST, Rest
+from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
 
 MOST_CONNECTIONS = 16
 """Connections of each worker for those who answer requests: one is in use for some 0.1 ms."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from api_relaying_server.tiers.storage import RecordStorage
+from api_relaying_server.tiers.stores.storage import RecordStorage
 
 TOMBSTONE_LASTS = 600.0
 """Seconds for which a deleted key refuses late writes: no claim is that old, and nobody keeps what

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Callable
 
-from api_relaying_server.tiers.coordination import Lease
-from api_relaying_server.tiers.file_locks import FileLeases
-from api_relaying_server.tiers.shared_memory import Listener, SharedMemory, Teller
+from api_relaying_server.tiers.sharing.coordination import Lease
+from api_relaying_server.tiers.sharing.file_locks import FileLeases
+from api_relaying_server.tiers.sharing.shared_memory import Listener, SharedMemory, Teller
 
 
 class Neighbours:

@@ -16,8 +16,8 @@ from typing import Callable
 from requests_cache.backends.base import BaseCache
 
 from api_relaying_server.caching.stored import Record
-from api_relaying_server.tiers.health import Health
-from api_relaying_server.tiers.storage import (
+from api_relaying_server.tiers.stores.health import Health
+from api_relaying_server.tiers.stores.storage import (
     HARMLESS,
     MENDABLE,
     Change,
@@ -26,8 +26,8 @@ from api_relaying_server.tiers.storage import (
     StorageFault,
     Trouble,
 )
-from api_relaying_server.tiers.store_base import Store
-from api_relaying_server.tiers.write_queue import Batch, Unqueued, WriteQueue
+from api_relaying_server.tiers.stores.store_base import Store
+from api_relaying_server.tiers.stores.write_queue import Batch, Unqueued, WriteQueue
 
 GIVE_UP = 1.5  # seconds for what is under way at the end; longer than a write waits for a lock
 CHECK_EVERY = 1.0  # seconds between two looks whether the file is still the one that is open

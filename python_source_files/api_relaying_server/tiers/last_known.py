@@ -1,0 +1,55 @@
+"""What was in memory before others changed it or could not be heard: for want of anything better.
+
+A database that comes back empty has lost records that nobody has deleted. What a node had of them
+in memory makes up for that, for a while.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from api_relaying_server.caching.stored import Record
+
+KEPT_FOR = 300.0
+"""Seconds for which a record is kept; shared stores know for longer what was deleted."""
+
+
+class LastKnown:
+    """Records by key within `limit` bytes; the longest kept leaves first. Thread-safe."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._lock = threading.Lock()  # guards the two others
+        self._records: OrderedDict[str, tuple[Record, float]] = OrderedDict()  # since when
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def add(self, records: Mapping[str, Record], now: float) -> None:
+        """Keep records from now on."""
+        with self._lock:
+            for key, record in records.items():
+                self._remove(key)
+                self._records[key] = (record, now)
+                self._size += record.size
+            while self._size > self._limit:
+                self._remove(next(iter(self._records)))
+
+    def get(self, key: str, now: float) -> Record | None:
+        """The record of a key; None where there is none, or it is too old."""
+        found = self._records.get(key)
+        return found[0] if found is not None and now < found[1] + KEPT_FOR else None
+
+    def forget(self, key: str) -> None:
+        """The record of a key is of no more use."""
+        if self._records:
+            with self._lock:
+                self._remove(key)
+
+    def _remove(self, key: str) -> None:
+        found = self._records.pop(key, None)
+        if found is not None:
+            self._size -= found[0].size
