@@ -192,8 +192,12 @@ class PlayingOrigin:
         heard = Heard(line, fields, head, number)
         with self._lock:
             self.heads.append(heard)
-        path = heard.target.partition("?")[0]
-        return self.plays.get(path, answer)(Talk(connection, stream, heard))
+        play = self.play_for(heard.target.partition("?")[0])
+        return play(Talk(connection, stream, heard))
+
+    def play_for(self, path: str) -> Play:
+        """What is done about a path."""
+        return self.plays.get(path, answer)
 
     def _count(self, data: bytes) -> None:
         with self._lock:
