@@ -43,12 +43,12 @@ def setUpModule() -> None:
 class MongoCase(SharedStoreCases):
     """Tests with a MongoDB."""
 
+    patience = 10.0  # seconds that the driver waits: the machine may be busy
+
     def setUp(self) -> None:
         super().setUp()
-        for module, name, value in (
-            (mongodb, "POLL_EVERY", 0.05),  # else each end waits for a look
-            (mongo_link, "PATIENCE", 0.2),
-        ):
+        patches = {(mongodb, "POLL_EVERY"): 0.05, (mongo_link, "PATIENCE"): self.patience}
+        for (module, name), value in patches.items():  # else each end waits for a look
             patch = mock.patch.object(module, name, value)
             patch.start()
             self.addCleanup(patch.stop)
@@ -215,6 +215,8 @@ class MongoBudgetTest(MongoCase, BudgetCases):
 
 class MongoFaultsTest(MongoCase, FaultCases):
     """The database fails."""
+
+    patience = 0.2
 
     def make_server(self) -> DatabaseServer:
         return MongoServer()
