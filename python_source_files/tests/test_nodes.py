@@ -21,6 +21,7 @@ from api_relaying_server.tiers.last_known import KEPT_FOR, LastKnown
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.sharing.fences import Fences
 from api_relaying_server.tiers.sharing.nodes import Both, NodeCoordinator, name_of
+from api_relaying_server.tiers.stores.shared_store import WorkingTill
 from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
 from api_relaying_server.upstream.budget import LATE
 from api_relaying_server.upstream.cooldown import CoolDown
@@ -585,6 +586,19 @@ class NodesBudgetTest(unittest.TestCase):
         self.assertEqual(self.budget.left, 0)
         with self.assertRaises(UpstreamResting):
             self.budget.take(1.0)
+
+    def test_nobody_asks_the_till_while_the_store_fails(self) -> None:
+        store = mock.Mock(fault="it does not answer")
+        till = WorkingTill(self.till, store)
+        with self.assertRaises(StorageFault):
+            till.book(0.5, 3, LATE, 1.0)
+        with self.assertRaises(StorageFault):
+            till.empty(0.5, 3, 1.0)
+        self.assertEqual(self.till.asked, [])
+        store.fault = ""
+        self.assertEqual(till.book(0.5, 3, LATE, 1.0), (0.0, True))
+        till.empty(0.5, 3, 1.0)
+        self.assertEqual(len(self.till.asked), 2)
 
 
 class CoolDownTest(unittest.TestCase):
