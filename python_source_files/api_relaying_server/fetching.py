@@ -20,7 +20,7 @@ from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import has_strong_identity, with_content
 from api_relaying_server.caching.responding import shortened
-from api_relaying_server.caching.reuse import Ask
+from api_relaying_server.caching.reuse import PASSING_BY, Ask
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.storing import end_to_end, stored_fields, why_not
 from api_relaying_server.caching.validation import (
@@ -239,11 +239,10 @@ class Fetcher:
             return None
         new = freshened(stored, head.fields, fetch.request_time, fetch.response_time)
         names = selecting_names(new.fields)
-        if names is not None and stored.selecting != (
-            chosen := selecting_values(names, request.fields)
-        ):
-            if ask.reason == "vary-miss":
-                new = new.changed(selecting=chosen)  # RFC 9111, 4.3.4: this request selects it now
+        before = tuple(name for name, _ in stored.selecting)
+        if names is not None and (ask.reason == "vary-miss" or names != before):
+            # RFC 9111, 4.3.4: this request selects it now, by the fields that it now varies by.
+            new = new.changed(selecting=selecting_values(names, request.fields))
         verdict = self._why_not(
             RequestHead("GET", request.target, request.lines), new.status, new, fetch
         )
@@ -382,7 +381,8 @@ class Fetcher:
                 request, head.status, head.fields, self._upstream.base.url
             ):
                 self._keeper.invalidate(target)
-            if caller.body is not None and request.method != "POST":
+            # What answers a condition or an overridden method is no answer to others.
+            if request.method != "POST" or any(name in request.fields for name in PASSING_BY):
                 return self._relay_only(request, fetch, head)
             return self._take(request, fetch, head, _nothing)
 

@@ -393,7 +393,7 @@ def final_answer(request: RequestHead) -> Answer:
     9.3.8).
     """
     if request.method == "OPTIONS":
-        fields = Fields([("Allow", ALLOWED), ("Content-Length", "0"), ("Via", VIA)])
+        fields = Fields([("Allow", ALLOWED), ("Via", VIA)])
         return Answer(204, reason_phrase(204), fields)
     secret = ("authorization", "cookie", "proxy-authorization")
     shown = request.fields.without(lambda name: name in secret)

@@ -366,6 +366,18 @@ class Storing(RelayCase):
         self.relay.request("POST", self.path, (), b"data")
         self.assertEqual(self.get().body, b"got")
 
+    def test_an_answer_to_a_condition_or_an_override_is_not_for_everybody(self) -> None:
+        strange = (
+            ("If-Match", '"x"'),
+            ("X-HTTP-Method-Override", "DELETE"),
+            ("X-Original-URL", "/other"),
+        )
+        for number, header in enumerate(strange):
+            path = f"{self.path}/{number}"
+            self.paths.put(path, [fresh(body=b"strange"), fresh(body=b"usual")])
+            self.assertEqual(self.get(header, path=path).body, b"strange")
+            self.assertEqual(self.get(path=path).body, b"usual", header)
+
     def test_vary_star(self) -> None:
         self.script(fresh(("Vary", "*")))
         self.assert_not_stored()
@@ -492,6 +504,16 @@ class Varying(RelayCase):
         for value, body in (("1", b"1"), ("2", b"2"), ("3", b"2")):
             self.assertEqual(self.get(("Foo", value)).body, body)
         self.assertEqual(self.count(), 3)
+
+    def test_a_304_that_names_more_fields(self) -> None:
+        old = fresh(("ETag", '"a"'), age=70, body=b"old")
+        news = response(304, [("ETag", '"a"'), ("Vary", "Foo"), ("Cache-Control", "max-age=60")])
+        self.script(old, news, fresh(("Vary", "Foo"), body=b"new"))
+        self.get()
+        self.assertEqual(self.get(("Foo", "1")).body, b"old")  # confirmed for this request
+        self.assertEqual(self.get(("Foo", "1")).body, b"old")
+        self.assertEqual(self.count(), 2)
+        self.assertEqual(self.get(("Foo", "2")).body, b"new")
 
 
 class Validating(RelayCase):

@@ -83,6 +83,15 @@ class SharedBodyTest(unittest.TestCase):
         self.assertEqual((next(reader), stored), (b"a", []))
         self.assertEqual((next(reader), stored), (b"b", [b"ab"]))
 
+    def test_a_fault_of_the_store_is_no_fault_of_the_answer(self) -> None:
+        def fail(whole: bytes) -> None:
+            raise ZeroDivisionError
+
+        body = SharedBody(Pieces(b"a", b"b"), 100, fail)
+        readers = [body.attach(), body.attach()]
+        with self.assertLogs("api_relaying_server.flight", "ERROR"):
+            self.assertEqual({b"".join(reader or ()) for reader in readers}, {b"ab"})
+
     def test_the_limit_is_exact(self) -> None:
         for limit, kept in ((0, []), (3, []), (4, [b"abcd"]), (5, [b"abcd"])):
             stored: list[bytes] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unittest
 from email.utils import formatdate
 
@@ -49,10 +50,22 @@ class Words(unittest.TestCase):
             'a="x, y", b': ['a="x, y"', "b"],
             'a="\\", b", c': ['a="\\", b"', "c"],
             'a="x, b': ['a="x, b'],
+            'a="x, b\\': ['a="x, b\\'],
         }
         for text, members in cases.items():
             self.assertEqual(split_list(text), members, text)
         self.assertEqual(split_lists(["a, b", "", "c"]), ["a", "b", "c"])
+
+    def test_a_list_takes_time_by_its_length_alone(self) -> None:
+        started = time.perf_counter()
+        for text in (
+            '"' + '\\"' * 30_000 + "\\",
+            '"' * 60_001 + "\\",
+            'a"' * 30_000,
+            "a," * 30_000,
+        ):
+            split_list(text)
+        self.assertLess(time.perf_counter() - started, 5.0)  # it was 12 s for a quarter of one
 
     def test_seconds(self) -> None:
         cases = {"0": 0, "007": 7, "2147483647": 2**31 - 1, "2147483648": 2**31}

@@ -114,12 +114,18 @@ _TARGET = re.compile(r"(?:https?://[^/?#@]+(?=[/?]|$))?(?P<path>[^?]*)(?:\?.*)?"
 _SLASH = re.compile(r"/|;|%2f|%5c|%3b", re.IGNORECASE)
 
 
+def _may_be_traced(names: set[str]) -> bool:
+    return "max-forwards" in names and not names & {"content-length", "transfer-encoding"}
+
+
 def is_plain(head: bytes) -> bool:
     """True for a request that may be served, by reading it in another way."""
     found = _HEAD.fullmatch(head.decode("latin-1"))
-    if found is None or found["method"] in ("CONNECT", "TRACE"):
+    if found is None or found["method"] == "CONNECT":
         return False
     fields = [(name.lower(), value) for name, value in _LINE.findall(found["lines"])]
+    if found["method"] == "TRACE" and not _may_be_traced({name for name, _ in fields}):
+        return False
     hosts = [value for name, value in fields if name == "host"]
     if len(hosts) > 1 or (found["minor"] != "0" and not hosts):
         return False

@@ -181,6 +181,31 @@ class ByteForByteTest(unittest.TestCase):
             self.assertEqual([a.target for a in origin.requests], ["/base" + t for t in targets])
 
 
+class MaxForwardsTest(unittest.TestCase):
+    """TRACE and OPTIONS go as far as they may (RFC 9110, 7.6.2)."""
+
+    def test_the_last_hop_answers_itself(self) -> None:
+        with ScriptedOrigin([]) as origin, RunningRelay(origin.url) as relay:
+            fields = b"Host: a\r\nMax-Forwards: 0\r\nCookie: secret\r\nX-Seen: 1\r\n\r\n"
+            echo = relay.raw(b"TRACE /x HTTP/1.1\r\n" + fields, until=b"X-Seen: 1")
+            told = relay.raw(b"OPTIONS /x HTTP/1.1\r\n" + fields, until=b"\r\n\r\n")
+            self.assertIn(b"HTTP/1.1 200 OK", echo)
+            self.assertIn(b"message/http", echo)
+            self.assertIn(b"TRACE /x HTTP/1.1\r\n", echo)
+            self.assertNotIn(b"secret", echo)
+            self.assertIn(b"HTTP/1.1 204 ", told)
+            self.assertIn(b"Allow: GET", told)
+            self.assertEqual(origin.requests, [])
+
+    def test_others_are_counted_down(self) -> None:
+        with (
+            ScriptedOrigin([response(200, [], b"ok")]) as origin,
+            RunningRelay(origin.url) as relay,
+        ):
+            relay.raw(b"OPTIONS /x HTTP/1.1\r\nHost: a\r\nMax-Forwards: 3\r\n\r\n", until=b"ok")
+            self.assertEqual(origin.requests[0].get("max-forwards"), "2")
+
+
 class OneFetchTest(unittest.TestCase):
     """One fetch for one cold key, however many ask."""
 

@@ -24,7 +24,8 @@ them.
 
 _DIGITS = re.compile(r"[0-9]+")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_LIST_PIECE = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*(?:"|$))+', re.DOTALL)
+# Nothing here can fail after it has begun: else "\"\"\"... would be tried from each quote anew.
+_LIST_PIECE = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.?)*"?)+', re.DOTALL)
 
 DELTA_SECONDS_MAX = 2**31
 """A delta-seconds that does not fit is taken for this many (RFC 9111, 1.2.2)."""

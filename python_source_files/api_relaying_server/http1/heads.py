@@ -185,7 +185,17 @@ def parse_request_head(head: bytes) -> RequestHead:
     marks = sum([line[3] for line in lines])
     if marks != HOST_MARK:
         _check_marks(request, marks)
+    if method == "TRACE":
+        _check_trace(request)
     return request
+
+
+def _check_trace(request: RequestHead) -> None:
+    # RFC 9110, 9.3.8: an echo shows what proxies add; only who counts the hops has a use for it.
+    if "max-forwards" not in request.fields:
+        raise BadRequest("this relay passes a TRACE on only with Max-Forwards", status=405)
+    if "content-length" in request.fields or "transfer-encoding" in request.fields:
+        raise BadRequest("a TRACE has no body")
 
 
 def check_beginning(data: bytes) -> None:
@@ -247,8 +257,6 @@ def _origin_form(method: str, target: str) -> str:
     """
     if method == "CONNECT":
         raise BadRequest("this relay makes no tunnels", status=405)
-    if method == "TRACE":  # it would show a client what its proxies add (RFC 9110, 9.3.8)
-        raise BadRequest("this relay echoes no requests", status=405)
     if target == "*":
         if method != "OPTIONS":
             raise BadRequest("the target * is for OPTIONS alone")

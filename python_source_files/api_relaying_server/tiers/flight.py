@@ -8,6 +8,7 @@ fetches it for all. So a leader whose client is slow or leaves holds nobody up.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Callable, Generic, Protocol, TypeVar
@@ -15,6 +16,8 @@ from typing import Callable, Generic, Protocol, TypeVar
 from api_relaying_server.errors import UpstreamCut, UpstreamError
 
 Outcome = TypeVar("Outcome")
+
+LOG = logging.getLogger("api_relaying_server.flight")
 
 DRAIN_LIMIT = 1024 * 1024
 """Bytes of a body that are still fetched for the store when all its readers have left."""
@@ -202,7 +205,7 @@ class SharedBody:
             self._size += len(piece)
             whole = b"".join([*self._pieces, piece]) if done and self._keeps_all else None
         if whole is not None and self._on_whole is not None:
-            self._on_whole(whole)
+            self._keep(whole)
         with self._changed:
             if piece:
                 self._pieces.append(piece)
@@ -215,6 +218,13 @@ class SharedBody:
             too_large = self._on_whole is not None and not self._keeps_all
         if done or too_large:
             self._tell_end()
+
+    def _keep(self, whole: bytes) -> None:
+        try:
+            if self._on_whole is not None:
+                self._on_whole(whole)
+        except Exception:  # what cannot be kept is read all the same
+            LOG.exception("an answer could not be stored")
 
     def _tell_end(self) -> None:
         with self._changed:
