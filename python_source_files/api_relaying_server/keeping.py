@@ -43,6 +43,11 @@ DOUBT = "doubt "
 """Stands before a key that others are told of when it is made doubtful, before anything is stored.
 No key begins like this."""
 
+MEMORY = "memory"
+"""Told in place of a key where a process has ended that may have changed records without a word of
+it: what lies in memory of any key may be out of date. It is no key.
+"""
+
 
 class Seen(NamedTuple):
     """A record as it was found, and a mark that is another one after any change of it."""
@@ -260,10 +265,11 @@ class Keeper:
 
     def _changed_elsewhere(self, told: str | None) -> None:
         """Forgets what another process has changed, None for everything; never blocks."""
-        if told is None:
+        if told is None or told == MEMORY:
             if not self._shares:
                 self._store.clear()
-            self.notes.mark_all_invalidated(self._clock())
+            if told is None:  # word of an invalidation may have been lost, too
+                self.notes.mark_all_invalidated(self._clock())
             self._changes[:] = [next(self._ticks)] * _STRIPES
             if self._shares:
                 self._last_known.add(self.hot.records(), self._clock())

@@ -15,7 +15,7 @@ from unittest import mock
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.keeping import Keeper
+from api_relaying_server.keeping import MEMORY, Keeper
 from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.sharing.file_locks import lock_file
@@ -158,9 +158,13 @@ class Changes(TwoWorkers):
             self.replace(self.one, "new")
         self.other.pass_loop()
         self.assertEqual(self.other.bodies(), [b"old"])
-        Teller(self.memory, 0).tell(EVERYTHING)
+        asked = time.time()
+        Teller(self.memory, 0).tell(MEMORY)
         self.other.pass_loop()
         self.assertEqual(self.other.bodies(), [b"new"])
+        # What is being fetched meanwhile is as good as ever.
+        self.other.keeper.add(TARGET, response("newer", asked=asked - 0.001))
+        self.assertEqual([v.must_validate for v in self.other.variants()], [False])
 
     def test_what_is_read_while_it_changes_does_not_stay_in_memory(self) -> None:
         """The store is read before a change and memory written after it: in either worker."""
