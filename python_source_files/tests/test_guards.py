@@ -226,13 +226,14 @@ class SlotTest(GuardCase):
         keeper.read.return_value = None
         fetcher = Fetcher(guarded, keeper, Policy())
         request = RequestHead.of("GET", "/x", Fields())
+        post = RequestHead.of("POST", "/x", Fields())
         caller = Caller(Client("192.0.2.1"))
         with mock.patch("api_relaying_server.fetching.why_not", side_effect=ZeroDivisionError):
             for _ in range(9):
                 with self.assertRaises(ZeroDivisionError):
                     fetcher.fetch(request, caller, Ask("uri-miss"), False, lambda: None)
                 with self.assertRaises(ZeroDivisionError):
-                    fetcher.pass_by(request, caller)
+                    fetcher.pass_by(post, caller)
         self.assertEqual(guarded.slots.free, 4)
 
     def test_never_more_at_a_time_than_the_limit(self):
