@@ -394,7 +394,7 @@ class Queued(unittest.TestCase):
 
 
 MANY_WRITE = """
-from tests.test_neighbours import Worker, response, TARGET, KEY
+from tests.slow_neighbours import Worker, response, TARGET, KEY
 from api_relaying_server.tiers.sharing.file_locks import lock_file
 from api_relaying_server.tiers.sharing.shared_memory import SharedMemory
 from api_relaying_server.tiers.stores.store import open_store
