@@ -9,9 +9,10 @@ import select
 import threading
 import time
 import unittest
+from unittest import mock
 
 from api_relaying_server.answer import Answer
-from api_relaying_server.http1.message import Fields
+from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.serving.front import Front
 from tests.relay_support import PATIENCE, RunningRelay, eventually
 from tests.wire_support import (
@@ -294,6 +295,21 @@ class ConnectionsTest(unittest.TestCase):
             front = server.server.front
             eventually(lambda: _unsent(front), "an answer that is not taken")
             self.assertGreater(_unsent(front), len(body) - 2_000_000)
+
+    def test_a_long_head_is_for_a_thread(self) -> None:
+        """What takes long to think about does not hold up the loop."""
+        asked: list[int] = []
+
+        def from_memory(head: RequestHead, now: float) -> None:
+            asked.append(len(head.raw or b""))
+
+        relay = mock.Mock(wraps=FakeRelay(), from_memory=from_memory)
+        with ServerInside(relay) as server, Client(server.port) as client:
+            short, long = request("/x", "X: y"), request("/x", "X: " + "y" * 5000)
+            for data in (short, long, long + short):
+                client.send(data)
+            self.assertEqual([client.reply().status for _ in range(4)], [200] * 4)
+        self.assertEqual(asked, [len(short)] * 2)
 
     def test_many_that_are_late_at_once(self) -> None:
         """They are ended in turns, all of them."""

@@ -53,6 +53,11 @@ LOG = logging.getLogger("api_relaying_server.front")
 RECEIVE = 16384
 """Bytes asked of a socket at a time: room for any usual head and several pipelined ones."""
 
+LONGEST_HERE = 4096
+"""Bytes of the longest head that the loop itself decides about; what takes long to think about is
+for a thread (measured: 0.5 s for a preference of 15,000 members and 32 variants).
+"""
+
 LINGER = 2.0
 """Seconds to wait for a client to read a last answer before its connection is closed for good (RFC
 9112, 9.6).
@@ -335,7 +340,7 @@ class Front:
             reply = self._reply_to_all_but_restless(head)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
             request = parse_request_head(head)
-            reply = self._lookup(request, now)
+            reply = self._lookup(request, now) if len(head) <= LONGEST_HERE else None
             if reply is None or not (now < reply.valid_until or reply.renew(now)):
                 self._lend(conn, request, now)
                 return
