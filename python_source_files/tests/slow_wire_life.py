@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import unittest
+from pathlib import Path
 from typing import Callable
 from unittest import mock
 
@@ -270,7 +271,7 @@ class WatchTest(unittest.TestCase):
 
         (line,) = self.watched(dawdling)
         self.assertIn("dawdling", line)
-        self.assertIn("test_wire_life.py", line)
+        self.assertIn(Path(__file__).name, line)
 
     def test_in_a_server(self) -> None:
         quick = functools.partial(Watch, blocked_after=0.1)
