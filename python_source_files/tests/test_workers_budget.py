@@ -263,7 +263,8 @@ result([
 class Processes(unittest.TestCase):
     def test_four_workers_take_no_more_than_there_is(self) -> None:
         most, tokens, left = run(MANY_TAKE)
-        self.assertEqual((most, tokens, left), (3, 80, 0))
+        self.assertEqual((tokens, left), (80, 0))
+        self.assertIn(most, (1, 2, 3))  # how many meet depends on the machine; never more than 3
 
 
 if __name__ == "__main__":
