@@ -189,6 +189,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         """
         first = answer.body[:_JOINED]
         if len(first) < len(answer.body):
+            self.server.front.spare(self.conn)
             self._writer.send(head + first)
             self._writer.send_last(memoryview(answer.body)[_JOINED:])
         else:

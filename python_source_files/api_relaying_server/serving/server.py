@@ -35,11 +35,6 @@ LOG = logging.getLogger("api_relaying_server.server")
 BACKLOG = 1024
 """Connections that wait to be accepted."""
 
-UNSENT = 131072
-"""Bytes of an answer that the system holds beyond what is on its way: more is of no use to a client
-that reads, and a thousand that do not would fill its memory (measured: 600 KB each without).
-"""
-
 IDLE_THREAD = 10.0
 """Seconds after which a handler thread without work ends."""
 
@@ -244,9 +239,7 @@ def _listener(family: int, address: tuple[Any, ...], share: bool) -> socket.sock
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if share:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit both
-        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1 if address[0] != "::" else 0)
         sock.bind(address)
