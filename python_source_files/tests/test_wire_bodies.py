@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 import random
 import socket
+import ssl
 import threading
 import time
+import unittest
+from typing import Any
+from unittest import mock
 
+from api_relaying_server.upstream.exchange import Exchange
 from tests.relay_support import PATIENCE, eventually, set_reset_on_close
 from tests.wire_support import Client, Talk, WireTestCase, answer, ok, request
 
@@ -340,3 +345,42 @@ class BrokenOffTest(WireTestCase):
         self.assertEqual(client.rest(), b"")
         self.assertTrue(hearing.ended.wait(PATIENCE))
         self.assertFalse(hearing.whole)
+
+
+class Ticketing:
+    """An upstream's socket under TLS, on which something comes that is no content: a ticket."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.fileno = sock.fileno
+        self.settimeout = sock.settimeout
+        self.send = sock.send
+        self.sendall = sock.sendall
+        self.tickets = 0
+
+    def recv(self, count: int) -> bytes:
+        """TLS takes what has come for itself and wants more."""
+        data = self.sock.recv(1)
+        if data == b"T":
+            self.tickets += 1
+            raise ssl.SSLWantReadError(ssl.SSL_ERROR_WANT_READ, "more is needed")
+        return data + self.sock.recv(count - 1)
+
+
+class TlsTest(unittest.TestCase):
+    """What TLS sends of its own is no answer."""
+
+    def test_a_ticket_does_not_stop_a_body(self) -> None:
+        ours, theirs = socket.socketpair()
+        self.addCleanup(ours.close)
+        self.addCleanup(theirs.close)
+        theirs.settimeout(PATIENCE)
+        connection: Any = mock.Mock(sock=Ticketing(ours))
+        exchange = Exchange(connection, "POST", PATIENCE, mock.Mock())
+        theirs.sendall(b"T")
+        self.assertTrue(exchange.send(b"HEAD ", [b"one", b"two"], chunked=False))
+        self.assertEqual(connection.sock.tickets, 1)
+        self.assertEqual(theirs.recv(100), b"HEAD onetwo")
+        theirs.sendall(ok(b"hello"))
+        self.assertEqual(exchange.receive_head().status, 200)
+        self.assertEqual(exchange.read(), (b"hello", True))
