@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import unittest
+from unittest import mock
 
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.caching.vary import (
+    Asked,
     accepts_coding,
     content_codings,
     matches,
@@ -179,7 +181,29 @@ class Codings(unittest.TestCase):
         self.assertEqual(content_codings(fields("Content-Encoding: BR")), ["br"])
         self.assertEqual(content_codings(fields("Content-Encoding: unheard-of")), [])
         self.assertEqual(content_codings(fields()), [])
-        self.assertFalse(accepts_coding(fields("Accept-Encoding: identity"), "gzip"))
+        self.assertFalse(accepts_coding(Asked(fields("Accept-Encoding: identity")), "gzip"))
+
+
+class AskedTest(unittest.TestCase):
+    """However many variants there are, a request is read once."""
+
+    def test_each_field_is_read_once(self) -> None:
+        variants = tuple(
+            stored(
+                "Vary: Accept-Language",
+                f"Content-Language: x{number}",
+                asked=[f"Accept-Language: x{number}"],
+            )
+            for number in range(32)
+        )
+        module = "api_relaying_server.caching.vary."
+        with (
+            mock.patch(module + "normalised", wraps=normalised) as values,
+            mock.patch(module + "qvalues", wraps=qvalues) as weights,
+        ):
+            found = select(variants, fields("Accept-Language: a, x7"))
+        self.assertEqual(found, [])
+        self.assertEqual((values.call_count, weights.call_count), (1, 1))
 
 
 class Choosing(unittest.TestCase):

@@ -115,43 +115,71 @@ def _new_name(coding: str) -> str:
     return _OLD_CODINGS.get(coding, coding)
 
 
-def accepts_coding(request_fields: Fields, coding: str) -> bool:
+class Asked:
+    """What a request says in its selecting fields, each read once however many variants ask: a
+    preference of 30 kB takes 25 ms to read.
+    """
+
+    def __init__(self, fields: Fields) -> None:
+        self._fields = fields
+        self._values: dict[str, str | None] = {}
+        self._weights: dict[str, QValues] = {}
+
+    def value(self, name: str) -> str | None:
+        """The normalised value of a field (lower case)."""
+        if name not in self._values:
+            self._values[name] = normalised(name, self._fields.all(name))
+        return self._values[name]
+
+    def weights(self, name: str) -> QValues:
+        """The members of a preference with their weights."""
+        if name not in self._weights:
+            self._weights[name] = qvalues(self._fields.all(name))
+        return self._weights[name]
+
+
+def accepts_coding(asked: Asked, coding: str) -> bool:
     """True where a request names the coding as welcome; silence is not a welcome here, though RFC
     9110, 12.5.3 lets it be: a client that cannot decode sends nothing.
     """
-    asked = qvalues(request_fields.all("accept-encoding"))
-    weights = {_new_name(name): weight for name, weight in asked.items()}
+    weights = {_new_name(name): weight for name, weight in asked.weights("accept-encoding").items()}
     return weights.get(coding, weights.get("*", 0.0)) > 0
 
 
 def matches(stored: StoredResponse, request_fields: Fields) -> bool:
     """True where the stored response may answer a request with these fields (RFC 9111, 4.1)."""
+    return _fits(stored, Asked(request_fields))
+
+
+def _fits(stored: StoredResponse, asked: Asked) -> bool:
     vary = None
     for name, value in stored.selecting:
-        if normalised(name, request_fields.all(name)) == value:
+        if asked.value(name) == value:
             continue
         if vary is None:
             vary = {member.lower() for member in split_lists(stored.fields.all("vary"))}
-        if not _equivalent(name, stored, request_fields, name in vary):
+        if not _equivalent(name, stored, asked, name in vary):
             return False
     return True
 
 
-def _equivalent(name: str, stored: StoredResponse, request_fields: Fields, named: bool) -> bool:
+def _equivalent(name: str, stored: StoredResponse, asked: Asked, named: bool) -> bool:
     """True where a selecting field differs in its letters but would have selected the same
     response.
     """
     if name == "accept-encoding" and not named:
         codings = content_codings(stored.fields)
-        return bool(codings) and all(accepts_coding(request_fields, one) for one in codings)
+        return bool(codings) and all(accepts_coding(asked, one) for one in codings)
     if name == "accept-language":
-        return _is_first_choice(stored.fields.get("content-language"), request_fields)
+        return _is_first_choice(stored.fields.get("content-language"), asked)
     return False
 
 
-def _is_first_choice(language: str | None, request_fields: Fields) -> bool:
-    weights = qvalues(request_fields.all("accept-language"))
-    if language is None or not weights:
+def _is_first_choice(language: str | None, asked: Asked) -> bool:
+    if language is None:
+        return False
+    weights = asked.weights("accept-language")
+    if not weights:
         return False
     best = max(weights.values())
     # The one language that the request prefers to all others is what is stored: no origin could
@@ -163,7 +191,8 @@ def _is_first_choice(language: str | None, request_fields: Fields) -> bool:
 
 def select(variants: tuple[StoredResponse, ...], request_fields: Fields) -> list[StoredResponse]:
     """The variants that fit a request, the most recently made first (RFC 9111, 4.1: by `Date`)."""
-    fitting = [variant for variant in variants if matches(variant, request_fields)]
+    asked = Asked(request_fields)
+    fitting = [variant for variant in variants if _fits(variant, asked)]
     if len(fitting) > 1:
         fitting.sort(key=made_at, reverse=True)
     return fitting
