@@ -314,14 +314,20 @@ class Fetcher:
     # ...and anything else is a response of its own.
 
     def _take(
-        self, request: RequestHead, fetch: Fetch, head: ResponseHead, on_end: Callable[[], None]
+        self,
+        request: RequestHead,
+        fetch: Fetch,
+        head: ResponseHead,
+        on_end: Callable[[], None],
+        unstored: str = "",
     ) -> Arrived:
+        """The response, to be stored while it is read unless `unstored` names a reason against."""
         span = self._lifetime(request, head.status, head.fields, fetch)
-        unstored = why_not(request, head, span, self._policy)
+        unstored = unstored or why_not(request, head, span, self._policy) or ""
         length = fetch.exchange.length
-        if unstored is None and length is not None and length > self._policy.max_object:
+        if not unstored and length is not None and length > self._policy.max_object:
             unstored = "too-large"
-        kept = self._template(request, fetch, head) if unstored is None else None
+        kept = self._template(request, fetch, head) if not unstored else None
 
         def keep(whole: bytes) -> None:
             if kept is not None:
@@ -342,7 +348,7 @@ class Fetcher:
             body=body,
             reader=reader,
             failed=head.status in FAILURE_STATUSES and not (span.explicit and span.seconds > 0),
-            unstored=unstored or "",
+            unstored=unstored,
         )
 
     def _template(
@@ -382,25 +388,8 @@ class Fetcher:
             ):
                 self._keeper.invalidate(target)
             # What answers a condition or an overridden method is no answer to others.
-            if request.method != "POST" or any(name in request.fields for name in PASSING_BY):
-                return self._relay_only(request, fetch, head)
-            return self._take(request, fetch, head, _nothing)
-
-    def _relay_only(self, request: RequestHead, fetch: Fetch, head: ResponseHead) -> Arrived:
-        body = SharedBody(fetch.exchange)
-        reader = body.attach()
-        if fetch.exchange.length == 0:
-            body.settle()
-        span = self._lifetime(request, head.status, head.fields, fetch)
-        capped = span.seconds if span.capped else None
-        return Arrived(
-            head,
-            fetch.response_time,
-            capped=capped,
-            body=body,
-            reader=reader,
-            unstored="bypass",
-        )
+            for_others = request.method == "POST" and PASSING_BY.isdisjoint(request.fields.names())
+            return self._take(request, fetch, head, _nothing, "" if for_others else "bypass")
 
 
 @contextmanager
