@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -28,11 +28,15 @@ from pymongo.errors import DuplicateKeyError
 from requests_cache.backends.base import BaseCache, DictStorage
 from requests_cache.backends.mongodb import MongoCache, MongoDict
 
-from api_relaying_server.caching.stored import Record
 from api_relaying_server.tiers.sharing.fences import Fences
 from api_relaying_server.tiers.stores.mongo_link import MongoLink
 from api_relaying_server.tiers.stores.record import pipeline
-from api_relaying_server.tiers.stores.shared_storage import LATEST, TOMBSTONE_LASTS, SharedStorage
+from api_relaying_server.tiers.stores.shared_storage import (
+    LATEST,
+    TOMBSTONE_LASTS,
+    ByItem,
+    SharedStorage,
+)
 from api_relaying_server.tiers.stores.storage import (
     Change,
     Extent,
@@ -126,7 +130,7 @@ class Numbers:
                 pass
 
 
-class MongoRecords(MongoDict, SharedStorage):
+class MongoRecords(ByItem, MongoDict, SharedStorage):
     """The records of a namespace. Bounds are the database's: records expire by an index."""
 
     largest = LARGEST
@@ -270,25 +274,6 @@ class MongoRecords(MongoDict, SharedStorage):
         self.open()
         return ""
 
-    # What requests-cache's own methods stand on
-
-    def __getitem__(self, key: str) -> Record:
-        data = self.fetch(key)
-        if data is None:
-            raise KeyError(key)
-        return self.decode(key, data)
-
-    def __setitem__(self, key: str, record: Record) -> None:
-        self.apply([Change(key, self.encode(key, record), record.expires)])
-
-    def __delitem__(self, key: str) -> None:
-        if self.fetch(key) is None:
-            raise KeyError(key)
-        self.apply([Change(key, None, 0.0)])
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self.fetch(key) is not None
-
     def __iter__(self) -> Iterator[str]:
         after = ""
         while True:
@@ -300,10 +285,6 @@ class MongoRecords(MongoDict, SharedStorage):
 
     def __len__(self) -> int:
         return self.extent().entries
-
-    def bulk_delete(self, keys: Iterable[str]) -> None:
-        """Delete several entries, those that are not there too."""
-        self.apply([Change(key, None, 0.0) for key in keys])
 
 
 class MongoBoard:

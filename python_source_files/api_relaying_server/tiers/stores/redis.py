@@ -17,18 +17,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from redis import exceptions
 from requests_cache.backends.base import BaseCache, DictStorage
 from requests_cache.backends.redis import RedisCache, RedisDict
 
-from api_relaying_server.caching.stored import Record
 from api_relaying_server.tiers.sharing.fences import Fences
 from api_relaying_server.tiers.stores.record import pipeline
 from api_relaying_server.tiers.stores.redis_link import PATIENCE, RedisLink, fault_of, replies_of
-from api_relaying_server.tiers.stores.shared_storage import LATEST, TOMBSTONE_LASTS, SharedStorage
+from api_relaying_server.tiers.stores.shared_storage import (
+    LATEST,
+    TOMBSTONE_LASTS,
+    ByItem,
+    SharedStorage,
+)
 from api_relaying_server.tiers.stores.storage import (
     Change,
     Extent,
@@ -151,7 +155,7 @@ redis.call('PEXPIRE', KEYS[1], math.ceil((full_at - now) * 1000) + 1000)
 class RedisRecordCache(RedisCache):
     """The requests-cache backend for a session. It keeps no redirects: the relay follows none."""
 
-    responses: RedisRecords
+    responses: RedisRecords  # type: ignore[assignment]
 
     def __init__(self, link: RedisLink, namespace: str, fences: Fences) -> None:
         BaseCache.__init__(self, cache_name=namespace)
@@ -166,7 +170,7 @@ class RedisRecordCache(RedisCache):
         """There are none."""
 
 
-class RedisRecords(RedisDict, SharedStorage):
+class RedisRecords(ByItem, RedisDict, SharedStorage):
     """The records of a namespace. Not opened by being made: `open` does that.
 
     Bounds and eviction are the database's: `maxmemory` and `maxmemory-policy`.
@@ -315,29 +319,6 @@ class RedisRecords(RedisDict, SharedStorage):
             for command in commands:
                 batch.execute_command(*command)
             return replies_of(batch, self._link.opening)
-
-    # What requests-cache's own methods stand on
-
-    def __getitem__(self, key: str) -> Record:
-        data = self.fetch(key)
-        if data is None:
-            raise KeyError(key)
-        return self.decode(key, data)
-
-    def __setitem__(self, key: str, record: Record) -> None:
-        self.apply([Change(key, self.encode(key, record), record.expires)])
-
-    def __delitem__(self, key: str) -> None:
-        if self.fetch(key) is None:
-            raise KeyError(key)
-        self.apply([Change(key, None, 0.0)])
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and self.fetch(key) is not None
-
-    def bulk_delete(self, keys: Iterable[str]) -> None:
-        """Delete several entries, those that are not there too."""
-        self.apply([Change(key, None, 0.0) for key in keys])
 
 
 class RedisBoard:
