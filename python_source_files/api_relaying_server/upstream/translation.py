@@ -91,7 +91,8 @@ def fields_for_upstream(
     if not pass_refresh:
         gone |= _REFRESH
     fields: list[Field] = [("Host", base.authority)]
-    fields += [item for item in request.fields if item[0].lower() not in gone]
+    # An upstream behind CGI or WSGI reads X_Forwarded_For as X-Forwarded-For (RFC 3875, 4.1.18).
+    fields += [item for item in request.fields if item[0].lower().replace("_", "-") not in gone]
     fields += _one_forward_less(request)
     fields += add
     before = request.fields.get("via")
