@@ -122,14 +122,16 @@ class Keeper:
     def read(self, key: str) -> Record | None:
         """What is stored under a key, from memory or from the store."""
         entry = self.hot.get(key)
-        if entry is not None:
-            return entry.record
+        return entry.record if entry is not None else self._read_stored(key)
+
+    def _read_stored(self, key: str, known: Record | None = None) -> Record | None:
+        """What the store has under a key; memory gets it, unless it is what is known already."""
         stripe = hash(key) % _STRIPES
         before = self._changes[stripe]
         record = self._store.read(key)
         if record is None and len(self._last_known):
             record = self._still_known(key)
-        if record is not None:
+        if record is not None and record != known:
             if self._shares:
                 self._learn_selecting(key, record)
             entry = self.hot.put(key, record)
@@ -151,9 +153,7 @@ class Keeper:
         now = self._changes[hash(key) % _STRIPES], self._news()
         if not surely and now == seen.when:
             return None
-        if self._shares:
-            self._set_aside(key)
-        record = self.read(key)
+        record = self._read_stored(key, seen.record) if self._shares else self.read(key)
         return None if record == seen.record else record
 
     def when_stored(self, key: str, then: Callable[[], None]) -> None:

@@ -286,8 +286,8 @@ class Relay:
         """What was stored since the leader looked, by another thread or process."""
         if seen is None:
             return None
-        waited = lease is not None and lease.waited
-        return self._keeper.changed_since(cache_key(request.target), seen, surely=waited)
+        surely = lease is not None and (lease.waited or lease.unheard)
+        return self._keeper.changed_since(cache_key(request.target), seen, surely)
 
     def _ask_anew(self, request: RequestHead, ask: Ask, record: Record) -> Ask:
         verdict = decide(request, record, self._clock(), self._policy)

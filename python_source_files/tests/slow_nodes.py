@@ -20,13 +20,15 @@ from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.last_known import KEPT_FOR, LastKnown
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.sharing.fences import Fences
-from api_relaying_server.tiers.sharing.nodes import Both, NodeCoordinator, name_of
+from api_relaying_server.tiers.sharing.nodes import QUICK, Both, NodeCoordinator, name_of
+from api_relaying_server.tiers.stores.redis import RedisBoard
 from api_relaying_server.tiers.stores.shared_store import WorkingTill
 from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
 from api_relaying_server.upstream.budget import LATE
 from api_relaying_server.upstream.cooldown import CoolDown
 from api_relaying_server.upstream.nodes_budget import NodesBudget
 from api_relaying_server.upstream.told import ANSWERED, LONGEST_WAIT, Scope, Told
+from sample_menu_api.server import SampleMenuApi
 from tests.database_support import DatabaseServer, MongoServer, RedisServer
 from tests.relay_support import (
     SOURCES,
@@ -39,7 +41,9 @@ from tests.relay_support import (
     response,
 )
 from tests.store_support import make_record
+from tests.worker_support import LocalWorker
 
+MENU = "/restaurant/kopparlyktan"
 FRESH = ("Cache-Control", "max-age=600")
 
 CLIENTS = 20
@@ -244,6 +248,40 @@ class RedisNodesTest(SharedCases):
         return _hits(self.there, target) and len(self.origin.requests) == asked
 
 
+class DeafNodesTest(unittest.TestCase):
+    """Nodes that have not heard yet of what another one has just fetched."""
+
+    def setUp(self) -> None:
+        def hear_nothing(_: RedisBoard) -> list[str | None]:
+            time.sleep(0.02)
+            return []
+
+        deaf = mock.patch.object(RedisBoard, "news", hear_nothing)
+        deaf.start()
+        self.addCleanup(deaf.stop)
+        self.redis = RedisServer()
+        self.addCleanup(self.redis.close)
+
+    def test_what_another_node_has_fetched_just_now_is_not_fetched_again(self) -> None:
+        cache = self.redis.url
+        with (
+            SampleMenuApi() as api,
+            LocalWorker(api.url, cache=cache, ttl="*=2") as here,
+            LocalWorker(api.url, cache=cache, ttl="*=2") as there,
+        ):
+            for fetched in (1, 2, 3):
+                eventually(lambda: not _is_fresh(there), "what is in memory is out of date")
+                here.ask(MENU)
+                eventually(self.is_over, "the fetch is over")
+                answer = there.ask(MENU)
+                self.assertEqual(api.requests[("GET", "/api" + MENU)], fetched, answer.fields)
+                self.assertEqual(answer.status, 200)
+
+    def is_over(self) -> bool:
+        """True where the lease of a fetch and the claim on its record are given back."""
+        return self.redis.tell("KEYS", "*:l:*") == b"*0"
+
+
 class MongoNodesTest(SharedCases):
     """Nodes that share a MongoDB."""
 
@@ -324,6 +362,25 @@ class CoordinatorTest(unittest.TestCase):
         first.release()
         self.assertIsNone(self.fences.number_for("GET /a"))
         eventually(lambda: not self.board.taken, "both were given back")
+
+    def test_who_gets_a_lease_may_not_have_heard_of_a_fetch_and_looks_once_more(self) -> None:
+        lease = self.coordinator.lease("GET /a", 1.0)
+        assert lease is not None
+        self.assertEqual((lease.waited, lease.unheard), (False, True))
+
+    def test_a_slow_database_is_not_asked_once_more(self) -> None:
+        now = iter((0.0, 0.0, QUICK + 0.001))
+        coordinator = NodeCoordinator(self.board, Fences(), lambda: next(now, 9.0))
+        self.addCleanup(coordinator.close)
+        lease = coordinator.lease("GET /a", 1.0)
+        assert lease is not None
+        self.assertFalse(lease.unheard)
+
+    def test_where_there_are_no_leases_the_database_is_not_asked(self) -> None:
+        self.board.fault = StorageFault(Trouble.UNREACHABLE, "test")
+        lease = self.coordinator.lease("GET /a", 1.0)
+        assert lease is not None
+        self.assertFalse(lease.unheard)
 
     def test_in_trouble_everybody_may_fetch_and_no_request_asks_again(self) -> None:
         for trouble in (Trouble.STALLED, Trouble.UNREACHABLE):
@@ -465,6 +522,16 @@ class KeeperTest(unittest.TestCase):
         self.assertIsNone(self.keeper.changed_since(self.key, seen, surely=True))
         self.assertEqual(self.keeper.read(self.key), self.record)
 
+    def test_what_is_looked_for_anew_stays_in_memory_meanwhile(self) -> None:
+        entry = self.keeper.hot.get(self.key)
+        seen = self.keeper.see(self.key)
+        self.assertIsNone(self.keeper.changed_since(self.key, seen, surely=True))
+        self.assertIs(self.keeper.hot.get(self.key), entry)
+        newer = self.shelf.records[self.key] = make_record("newer")
+        self.assertIsNone(self.keeper.changed_since(self.key, seen, surely=False))
+        self.assertEqual(self.keeper.changed_since(self.key, seen, surely=True), newer)
+        self.assertEqual(self.keeper.read(self.key), newer)
+
     def test_what_was_deleted_or_made_doubtful_is_not_given_back(self) -> None:
         for spoil in (
             lambda: self.shelf.deleted.add(self.key),
@@ -503,6 +570,7 @@ class BothTest(unittest.TestCase):
         lease = both.lease("GET /a", 1.0)
         assert lease is not None
         self.assertFalse(lease.waited)
+        self.assertTrue(lease.unheard)
         self.assertEqual((len(near.taken), len(far.taken)), (1, 1))
         self.assertIsNone(both.lease("GET /a", 0.0))
         lease.release()
@@ -714,6 +782,11 @@ class PasswordTest(unittest.TestCase):
             relay.stop()
             self.assertIn("redis://me:***@127.0.0.1:1", relay.log())
             self.assertNotIn("secret", relay.log())
+
+
+def _is_fresh(relay: LocalWorker) -> bool:
+    """True where the relay would answer without a fetch."""
+    return relay.ask(MENU, Cache_Control="only-if-cached").status == 200
 
 
 def _hits(relay: RunningRelay, target: str) -> bool:

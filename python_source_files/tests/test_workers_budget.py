@@ -156,7 +156,7 @@ class Slots(Budgets):
 class Right:
     """A lease that two processes fight for."""
 
-    waited = False
+    waited = unheard = False
     holders = 0
 
     @classmethod

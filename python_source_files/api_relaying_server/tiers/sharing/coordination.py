@@ -19,6 +19,12 @@ class Lease(Protocol):
     def waited(self) -> bool:
         """True where somebody else held it first: what was fetched then is in the store by now."""
 
+    @property
+    def unheard(self) -> bool:
+        """True where others may have fetched just before without this process having heard of
+        it: the store knows, and should be asked.
+        """
+
     def release(self) -> None:
         """Others may fetch. Safe to call twice, from any thread."""
 
@@ -51,6 +57,7 @@ class _Own:
     """A lease where nobody else could hold it."""
 
     waited = False
+    unheard = False
 
     def release(self) -> None:
         """Nobody waits."""

@@ -107,6 +107,8 @@ class FileLeases:
 
 
 class _FileLease:
+    unheard = False  # workers see a change in shared memory as soon as it is told
+
     def __init__(self, leases: FileLeases, place: int, waited: bool) -> None:
         self._leases: FileLeases | None = leases
         self._place = place

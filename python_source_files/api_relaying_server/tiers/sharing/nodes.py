@@ -32,6 +32,11 @@ RENEW_EVERY = 0.75
 POLL_FIRST, POLL_MOST = 0.004, 0.05
 """Seconds between two looks whether a lease is free; they grow from the one to the other."""
 
+QUICK = 0.01
+"""Seconds in which a database that has time grants a lease. A slower one is not asked whether there
+was a fetch that has not been heard of: a request waits for the database once, not twice.
+"""
+
 MOST_TOLD = 4096
 """Changes that wait to be told to others; past it they are told to drop everything."""
 
@@ -79,14 +84,22 @@ class Board(Protocol):
 class NodeLease:
     """A lease, or the word that there is none to be had and nobody keeps to any."""
 
-    def __init__(self, waited: bool, give_back: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, waited: bool, give_back: Callable[[], None] | None = None, unheard: bool = False
+    ) -> None:
         self._waited = waited
+        self._unheard = unheard
         self._give_back = give_back
 
     @property
     def waited(self) -> bool:
         """True where somebody else held it first."""
         return self._waited
+
+    @property
+    def unheard(self) -> bool:
+        """True where another node's fetch may be over and the news of it still on its way."""
+        return self._unheard
 
     def release(self) -> None:
         """Others may fetch. The lease is given back by another thread."""
@@ -128,13 +141,15 @@ class NodeCoordinator:
         waited = False
         while self._way.fault is None and not self._closed.is_set():
             token = os.urandom(12).hex()
+            asked = self._clock()
             try:
                 number = self._board.acquire(name, token, LEASE_LASTS)
             except StorageFault as fault:
                 self._lost(name, token, fault)
                 break
             if number is not None:
-                return self._got(key, name, token, number, waited)
+                give_back = self._hold(key, name, token, number)
+                return NodeLease(waited, give_back, self._clock() - asked < QUICK)
             waited = True
             left = until - self._clock()
             if left <= 0:
@@ -143,7 +158,8 @@ class NodeCoordinator:
             pause = min(pause * 1.5, POLL_MOST)
         return NodeLease(waited)
 
-    def _got(self, key: str, name: str, token: str, number: int, waited: bool) -> Lease:
+    def _hold(self, key: str, name: str, token: str, number: int) -> Callable[[], None]:
+        """Keep a lease that was got; what gives it back."""
         self._fences.hold(key, number)
         with self._lock:
             self._held[token] = name
@@ -153,7 +169,7 @@ class NodeCoordinator:
             self._fences.drop(key, number)
             self._end(name, token)
 
-        return NodeLease(waited, give_back)
+        return give_back
 
     def _lost(self, name: str, token: str, fault: StorageFault) -> None:
         """Nobody knows whether the lease was got."""
@@ -337,6 +353,11 @@ class _BothLeases:
     def waited(self) -> bool:
         """True where one of them had to be waited for."""
         return self._near.waited or self._far.waited
+
+    @property
+    def unheard(self) -> bool:
+        """True where either may have been fetched for unheard."""
+        return self._near.unheard or self._far.unheard
 
     def release(self) -> None:
         """Gives back both."""
