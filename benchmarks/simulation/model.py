@@ -19,6 +19,7 @@ from .figures import Tally
 LEASE_LASTS, RENEW_EVERY = 3.0, 0.75
 POLL_FIRST, POLL_MOST = 0.004, 0.05
 LEASE_AT_MOST, CLAIM_AT_MOST = 30.0, 0.5
+QUICK = 0.01
 LINGER = 0.01
 """Seconds, as in the relay; a first write lingers for company, a replacement does not."""
 
@@ -232,9 +233,8 @@ class World:
             if not in_time:
                 yield from self._fetch(key, node, leased=False)
                 return True
-        leased, waited = yield from self._acquire(key, "lease", LEASE_AT_MOST)
-        if waited or key.heard.get(node, 0) != heard:
-            self._forget(key, node)
+        leased, look = yield from self._acquire(key, "lease", LEASE_AT_MOST)
+        if look or key.heard.get(node, 0) != heard:
             heard = key.heard.get(node, 0)
             _, found = yield from self._read(key)
             if found is not None and found != seen and found.fresh_until > self.clock.now:
@@ -258,7 +258,9 @@ class World:
     def _acquire(
         self, key: Key, which: str, most: float
     ) -> Generator[float, None, tuple[bool, bool]]:
-        """Whether a lease was got (no: go on without), and whether somebody else had it first."""
+        """Whether a lease was got (no: go on without), and whether the record is to be looked at
+        once more: somebody else had the lease first, or may have had it unheard.
+        """
 
         def take() -> bool:
             if key.free_at[which] > self.clock.now:
@@ -268,11 +270,13 @@ class World:
 
         until, pause, waited = self.clock.now + most, POLL_FIRST, False
         while True:
+            asked = self.clock.now
             in_time, got = yield from self.database.do("ACQUIRE", key.weight, take)
             if got and not in_time:
                 self.clock.start(self._release(key, which))
             if got or not in_time:
-                return got and in_time, waited
+                quick = got and self.clock.now - asked < QUICK
+                return got and in_time, waited or quick
             waited = True
             if self.clock.now >= until:
                 return False, waited
