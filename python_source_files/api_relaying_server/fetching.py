@@ -35,7 +35,7 @@ from api_relaying_server.http1.grammar import format_date, parse_content_range
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.keeping import Keeper
 from api_relaying_server.tiers.flight import Reader, SharedBody
-from api_relaying_server.upstream.exchange import OnInterim
+from api_relaying_server.upstream.exchange import HOLD_HEAD, OnInterim, PacedBody
 from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import (
@@ -51,7 +51,8 @@ FAILURE_STATUSES = frozenset((429, 500, 502, 503, 504))
 """
 
 SMALL_BODY = 65536
-"""Bytes of a request's body that is read whole before the upstream is asked."""
+"""Bytes of a request's body that is read whole before the upstream is asked, if it comes at once.
+"""
 
 _CONDITIONS = ("if-none-match", "if-modified-since")
 _RANGE = ("range", "if-range")
@@ -407,12 +408,17 @@ def _nothing() -> None:
 
 
 def _body_to_send(request: RequestHead, caller: Caller) -> Iterable[bytes] | None:
-    """The request's body, a small one whole so that it can be sent again."""
-    if caller.body is None or caller.length is None or caller.length > SMALL_BODY:
-        return caller.body
+    """The request's body, a small one that comes at once whole so that it can be sent again.
+
+    One that does not is not waited for: the upstream may have its word on the head alone (RFC
+    9112, 9.3), and a client that waits for it would get none.
+    """
+    body = caller.body
+    if body is None or caller.length is None or caller.length > SMALL_BODY:
+        return body
     if "expect" in request.fields:
-        return caller.body  # its client waits for the upstream's word
-    return (b"".join(caller.body),)
+        return body  # its client waits for the upstream's word
+    return body.gathered(HOLD_HEAD) if isinstance(body, PacedBody) else (b"".join(body),)
 
 
 def _framing(caller: Caller) -> tuple[Field, ...]:

@@ -12,7 +12,7 @@ import unittest
 from typing import Any
 from unittest import mock
 
-from api_relaying_server.upstream.exchange import Exchange
+from api_relaying_server.upstream.exchange import Exchange, PacedBody
 from tests.relay_support import PATIENCE, eventually, set_reset_on_close
 from tests.wire_support import Client, Talk, WireTestCase, answer, ok, request
 
@@ -65,6 +65,7 @@ class StreamingTest(WireTestCase):
     def test_a_body_streams_in_both_framings(self) -> None:
         framings = (
             (f"Content-Length: {LARGE}", b"a" * 1000, b"b" * (LARGE - 1000)),
+            ("Content-Length: 1009", b"a" * 1000, b"b" * 9),
             ("Transfer-Encoding: chunked", chunk(b"a" * 1000), chunk(b"b" * 9) + b"0\r\n\r\n"),
         )
         for field, first, rest in framings:
@@ -243,9 +244,13 @@ class EarlyAnswerTest(WireTestCase):
         for ends in (True, False):
             for field, first in (
                 (f"Content-Length: {LARGE}", b"x" * 1000),
+                ("Content-Length: 1000", b"x" * 10),
+                ("Content-Length: 1000", b""),
                 ("Transfer-Encoding: chunked", chunk(b"x" * 1000)),
+                ("Transfer-Encoding: chunked", b"5\r\nhe"),
+                ("Transfer-Encoding: chunked", b""),
             ):
-                with self.subTest(field, ends=ends):
+                with self.subTest(field, sent=len(first), ends=ends):
                     client = self.early(field, first, ends=ends)
                     client.send(request("/smuggled"))
                     self.assertEqual(client.rest(), b"")
@@ -260,12 +265,20 @@ class EarlyAnswerTest(WireTestCase):
 
     def test_the_connection_is_not_used_again(self) -> None:
         """What came next on it would be the rest of the body to the upstream."""
-        self.play("/half", ok(b"enough"), early=True)
-        client = self.client(post("/half", "Transfer-Encoding: chunked"), chunk(b"hello"))
-        self.assertEqual(client.reply().body, b"enough")
-        self.assertEqual(self.client(request("/clean")).reply().body, b"GET /clean HTTP/1.1\n")
-        (half,), (clean,) = self.origin.heard("/half"), self.origin.heard("/clean")
-        self.assertNotEqual(half.connection, clean.connection)
+        for number, (field, first) in enumerate(
+            (
+                ("Transfer-Encoding: chunked", chunk(b"hello")),
+                ("Content-Length: 9", b"hello"),
+            )
+        ):
+            with self.subTest(field):
+                self.play(f"/half-{number}", ok(b"enough"), early=True)
+                client = self.client(post(f"/half-{number}", field), first)
+                self.assertEqual(client.reply().body, b"enough")
+                self.client(request(f"/clean-{number}")).final()
+                (half,) = self.origin.heard(f"/half-{number}")
+                (clean,) = self.origin.heard(f"/clean-{number}")
+                self.assertNotEqual(half.connection, clean.connection)
 
     def test_interim_answers_do_not_stop_the_body(self) -> None:
         def play(talk: Talk) -> bool:
@@ -294,6 +307,7 @@ class BrokenOffTest(WireTestCase):
         for reset in (False, True):
             for field, first in (
                 (f"Content-Length: {LARGE}", b"x" * 1000),
+                ("Content-Length: 2000", b"x" * 1000),
                 ("Transfer-Encoding: chunked", chunk(b"x" * 1000)),
                 ("Transfer-Encoding: chunked", chunk(b"x" * 1000) + b"5\r\nhe"),
             ):
@@ -306,12 +320,14 @@ class BrokenOffTest(WireTestCase):
                     self.assertFalse(hearing.whole)
 
     def test_the_client_ends_its_half(self) -> None:
-        client, hearing = self.begun(f"Content-Length: {LARGE}", b"x" * 1000)
-        client.sock.shutdown(socket.SHUT_WR)
-        self.assertTrue(hearing.ended.wait(PATIENCE))
-        self.assertFalse(hearing.whole)
+        for length in (LARGE, 2000):
+            with self.subTest(length):
+                client, hearing = self.begun(f"Content-Length: {length}", b"x" * 1000)
+                client.sock.shutdown(socket.SHUT_WR)
+                self.assertTrue(hearing.ended.wait(PATIENCE))
+                self.assertFalse(hearing.whole)
 
-    def test_a_small_body_that_does_not_come_reaches_nobody(self) -> None:
+    def test_a_small_body_that_ends_at_once_reaches_nobody(self) -> None:
         mark = self.mark()
         client = self.client(post("/small", "Content-Length: 5", body=b"hel"))
         client.sock.shutdown(socket.SHUT_WR)
@@ -345,6 +361,44 @@ class BrokenOffTest(WireTestCase):
         self.assertEqual(client.rest(), b"")
         self.assertTrue(hearing.ended.wait(PATIENCE))
         self.assertFalse(hearing.whole)
+
+
+class Coming(PacedBody):
+    """A body whose pieces come after as many seconds as stand beside them, by no clock."""
+
+    def __init__(self, *pieces: tuple[float, bytes]) -> None:
+        super().__init__()
+        self._coming = list(pieces)
+        self.asked = 0
+
+    def comes_within(self, seconds: float) -> bool:
+        """True where the next piece does not take longer."""
+        return not self._coming or self._coming[0][0] <= seconds
+
+    def take(self, answers: socket.socket | None) -> bytes | None:
+        """The next piece, however long it takes."""
+        self.asked += 1
+        return self._coming.pop(0)[1] if self._coming else b""
+
+
+class GatheringTest(unittest.TestCase):
+    """A body that comes at once can be sent again; another goes on from where it stands."""
+
+    def test_whole(self) -> None:
+        for body in (Coming(), Coming((0, b"one")), Coming((1, b"one"), (2, b"two"))):
+            self.assertIsInstance(body.gathered(60), tuple)
+        self.assertEqual(Coming((0, b"one"), (0, b"two")).gathered(0), (b"onetwo",))
+        self.assertEqual(PacedBody([b"one", b"two"]).gathered(0), (b"onetwo",))
+
+    def test_begun(self) -> None:
+        for first, taken in (((0, b"one"), 1), ((61, b"one"), 0)):
+            with self.subTest(taken=taken):
+                body = Coming(first, (61, b"two"))
+                gathered = body.gathered(60)
+                self.assertEqual(body.asked, taken)
+                assert isinstance(gathered, PacedBody)
+                self.assertEqual(gathered.comes_within(60), taken > 0)
+                self.assertEqual(list(gathered), [b"one", b"two"])
 
 
 class Ticketing:

@@ -84,6 +84,37 @@ class PacedBody:
         """The next piece, empty at the end; None where something comes on `answers` before it."""
         return next(self._pieces, b"")
 
+    def gathered(self, seconds: float) -> tuple[bytes, ...] | PacedBody:
+        """All of it, to be sent as often as need be, where it is here in that time; else what is
+        here, and the rest as it comes.
+        """
+        until = time.monotonic() + seconds
+        pieces: list[bytes] = []
+        while self.comes_within(max(0.0, until - time.monotonic())):
+            piece = self.take(None)
+            if not piece:
+                return (b"".join(pieces),)
+            pieces.append(piece)
+        return _BegunBody(b"".join(pieces), self)
+
+
+class _BegunBody(PacedBody):
+    """A body of which some has been taken, and nothing more has come for a while."""
+
+    def __init__(self, first: bytes, rest: PacedBody) -> None:
+        super().__init__()
+        self._first = first
+        self._rest = rest
+
+    def comes_within(self, seconds: float) -> bool:
+        """True where some of it is here: it has been waited for already."""
+        return bool(self._first) or self._rest.comes_within(0)
+
+    def take(self, answers: socket.socket | None) -> bytes | None:
+        """The next piece, as of any body."""
+        first, self._first = self._first, b""
+        return first or self._rest.take(answers)
+
 
 class Exchange:
     """One response as it arrives. `head` is there once `receive_head` has returned; then `read`
