@@ -9,6 +9,8 @@ import unittest
 from typing import Any
 from unittest import mock
 
+from redis import Redis
+
 from api_relaying_server.tiers.stores import redis, redis_link
 from api_relaying_server.tiers.stores.redis_link import MOST_CONNECTIONS
 from api_relaying_server.tiers.stores.shared_store import open_shared
@@ -152,6 +154,30 @@ class RedisFaultsTest(RedisCase, FaultCases):
         info = responses.connection.info("stats")
         self.assertLessEqual(info["total_connections_received"], 20)
 
+    def test_a_database_that_does_not_let_us_in_is_left_alone(self) -> None:
+        closed, free = RedisServer("--requirepass", "secret"), RedisServer()
+        for server, end, password, why in (
+            (closed, "", "secret", "Authentication required"),
+            (free, "/99", None, "DB index is out of range"),
+        ):
+            self.addCleanup(server.close)
+            made = Connections(server, password)
+            self.addCleanup(made.close)
+            before = made.count()
+            with self.subTest(why=why):
+                store = open_shared(server.url + end, self.namespace, 0.5)
+                self.addCleanup(store.close, 0.1)
+                store.coordinator().on_change(lambda key: None)
+                began = time.monotonic()
+                while time.monotonic() < began + 1.0:
+                    self.assertIsNone(store.read("GET /a"))
+                    self.assertIsNotNone(store.coordinator().lease("GET /a", 1.0))
+                    store.write("GET /b", make_record())
+                    time.sleep(0.01)
+                self.assertIn(f"it does not let us in ({why}", store.fault)
+                store.close(0.1)
+                self.assertLessEqual(made.count() - before, 14)
+
     def test_more_readers_than_connections_share_them(self) -> None:
         store = self.node()
         self.put(store, "GET /a")
@@ -187,6 +213,21 @@ class RedisFaultsTest(RedisCase, FaultCases):
             self.addCleanup(store.close, 0.1)
             self.assertIsNone(store.read("GET /a"))
             self.assertNotEqual(store.fault, "")
+
+
+class Connections:
+    """Counts the connections that a database was asked for, over one of its own."""
+
+    def __init__(self, server: RedisServer, password: str | None) -> None:
+        self._client: Any = Redis(host="127.0.0.1", port=server.port, password=password)
+
+    def count(self) -> int:
+        """So many there have been."""
+        return int(self._client.info("stats")["total_connections_received"])
+
+    def close(self) -> None:
+        """End it."""
+        self._client.close()
 
 
 class RedisUrlTest(unittest.TestCase):

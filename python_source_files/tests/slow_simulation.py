@@ -156,7 +156,7 @@ class Worlds(unittest.TestCase):
     def test_one_fetch_on_one_node_takes_the_commands_that_the_relay_sends(self) -> None:
         found = outcome.simulate(SMALL._replace(nodes=1, keys=1, sample=1, exponent=0.0))
         each = {kind: count / found.calls for kind, count in found.commands.items()}
-        # It was in memory: two leases, a look at the record with each, a write that all are told of.
+        # It was in memory: two leases, a look with each, a write that all are told of.
         expected = {"ACQUIRE": 2, "GET": 2, "PUBLISH": 1, "RELEASE": 2, "WRITE": 1}
         self.assertEqual(each, expected)
 

@@ -11,6 +11,7 @@ from datetime import time
 from pathlib import Path
 from typing import Any
 
+import certifi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +36,7 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 PARSER = command_line.make_parser(list(by_group()), PROGRAM, EXAMPLES, NOTES)
 
 STOCKHOLM = "Europe/Stockholm"
+TLS_URL = f"rediss://u:p%40@[::1]:7000/5?ca={certifi.where()}"
 WORKDAYS = frozenset(range(5))
 
 MENUS = (PathRule("/restaurant/*", LocalMidnight("Europe/Stockholm")),)
@@ -121,7 +123,7 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
             ("memory://", "memory://"),
             ("none://", "none://"),
             ("redis://localhost", "redis://localhost"),
-            ("rediss://u:p%40@[::1]:7000/5?ca=/x", "rediss://u:p%40@[::1]:7000/5?ca=/x"),
+            (TLS_URL, TLS_URL),
             ("redis://h?namespace=menus.1", "redis://h?namespace=menus.1"),
             ("mongodb://a,b:7/relay?tls=true", "mongodb://a,b:7/relay?tls=true"),
         ],
@@ -143,6 +145,8 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
             ("redis://h?namespace=a*", "a namespace of other than"),
             ("redis://me:secret@h:x", "'redis://me:***@h:x' has no valid host"),
             ("rediss://", "give rediss://"),
+            ("rediss://h?ca=/nowhere", "names no readable file of certificates (ca)"),
+            (f"rediss://h?ca={__file__}", "names no readable file of certificates (ca)"),
             ("mongodb://h:1,", "give mongodb://[USER:PASSWORD@]HOST[:PORT][/NAME]"),
             ("mongodb://h/a.b", "no valid database"),
             ("/tmp/x", "sqlite:///PATH"),

@@ -19,9 +19,12 @@ FORMS = {
 NAMESPACE = "namespace"
 """The option by which relays say whose records they share; by default it is their upstream."""
 
+AUTHORITIES = "ca"
+"""The option that names a file of certificate authorities in place of the system's."""
+
 _OPTIONS = {
     "redis": frozenset((NAMESPACE,)),
-    "rediss": frozenset((NAMESPACE, "ca")),
+    "rediss": frozenset((NAMESPACE, AUTHORITIES)),
     "mongodb": None,  # its driver has many of its own
 }
 _NAMES = {"redis": "[0-9]{0,5}", "rediss": "[0-9]{0,5}", "mongodb": "[A-Za-z0-9_-]{0,63}"}
@@ -85,9 +88,21 @@ def _options(url: str, scheme: str, query: str) -> dict[str, str]:
     unknown = [] if known is None else sorted(options.keys() - known)
     if unknown:
         raise _wrong(url, f"has an option that is not known ({unknown[0][:40]})")
+    if AUTHORITIES in options and not _has_certificates(options[AUTHORITIES]):
+        raise _wrong(url, f"names no readable file of certificates ({AUTHORITIES})")
     if NAMESPACE in options and not _NAMESPACE.fullmatch(options[NAMESPACE]):
         raise _wrong(url, "has a namespace of other than letters, digits, '.', '-' and '_'")
     return options
+
+
+def _has_certificates(path: str) -> bool:
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def shown(url: str) -> str:

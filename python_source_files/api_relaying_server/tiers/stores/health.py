@@ -6,11 +6,18 @@ import logging
 import threading
 from typing import Callable
 
-from api_relaying_server.tiers.stores.storage import StorageFault
+from api_relaying_server.tiers.stores.rest import DENIED_FOR
+from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
 
 RETRY_FIRST = 0.1  # seconds until a failing storage is tried again
 RETRY_MOST = 2.0  # seconds to which that grows, doubled at each failure
 STEADY = 1.0  # seconds without a failure until the log says that it works again
+
+MEND = {
+    Trouble.DENIED: f", and asking again every {DENIED_FOR:.0f} s: are user, password and database"
+    " in --cache right?"
+}
+"""What is said of troubles that only people can end."""
 
 _log = logging.getLogger("api_relaying_server.store")
 
@@ -83,7 +90,8 @@ class Health:
             if first:
                 self._since = self._last
         level = logging.WARNING if first else logging.DEBUG
-        _log.log(level, "the store %s fails: %s; going on without it", self._url, fault)
+        mend = MEND.get(fault.trouble, "")
+        _log.log(level, "the store %s fails: %s; going on without it%s", self._url, fault, mend)
 
     def tell(self) -> None:
         """Say that it works again, once it has done so for a while. To be called now and then."""

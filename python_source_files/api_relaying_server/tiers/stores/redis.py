@@ -26,7 +26,7 @@ from requests_cache.backends.redis import RedisCache, RedisDict
 
 from api_relaying_server.tiers.sharing.fences import Fences
 from api_relaying_server.tiers.stores.record import pipeline
-from api_relaying_server.tiers.stores.redis_link import PATIENCE, RedisLink, fault_of, replies_of
+from api_relaying_server.tiers.stores.redis_link import PATIENCE, RedisLink
 from api_relaying_server.tiers.stores.shared_storage import (
     LATEST,
     TOMBSTONE_LASTS,
@@ -306,10 +306,11 @@ class RedisRecords(ByItem, RedisDict, SharedStorage):
 
     def _patiently(self, *command: Any) -> Any:
         """The reply to a command, on the connection with patience."""
+        self._link.denial.require_over()
         try:
             return self.connection.execute_command(*command)
         except (exceptions.RedisError, OSError) as error:
-            raise fault_of(error, self._link.opening) from error
+            raise self._link.fault_of(error, self._link.opening) from error
 
     def _all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """The replies to commands that are sent at once; raises for the first that fails."""
@@ -318,7 +319,7 @@ class RedisRecords(ByItem, RedisDict, SharedStorage):
         with self.connection.pipeline(transaction=False) as batch:
             for command in commands:
                 batch.execute_command(*command)
-            return replies_of(batch, self._link.opening)
+            return self._link.replies_of(batch, self._link.opening)
 
 
 class RedisBoard:
@@ -368,11 +369,10 @@ class RedisBoard:
         return text.encode("utf-8", "surrogatepass")
 
     def _all(self, commands: Sequence[tuple[Any, ...]]) -> None:
-        self._link.denial.require_over()
         with self._client.pipeline(transaction=False) as batch:
             for command in commands:
                 batch.execute_command(*command)
-            replies_of(batch)
+            self._link.replies_of(batch)
 
     # News
 
@@ -385,7 +385,7 @@ class RedisBoard:
             return self._hear()
         except (exceptions.RedisError, OSError) as error:
             self._stop_hearing()
-            raise fault_of(error) from error
+            raise self._link.fault_of(error) from error
         except StorageFault:
             self._stop_hearing()
             raise

@@ -16,7 +16,7 @@ from typing import Any
 from redis import Redis, exceptions
 from redis.connection import Connection, ConnectionPool, SSLConnection
 
-from api_relaying_server.tiers.stores.database_url import DatabaseUrl
+from api_relaying_server.tiers.stores.database_url import AUTHORITIES, DatabaseUrl
 from api_relaying_server.tiers.stores.rest import DENIED_FOR, REST, Rest
 from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
 
@@ -89,11 +89,9 @@ class RedisLink:
         try:
             connection.connect()
         except _ERRORS as error:
-            fault = fault_of(error, self.opening)
+            fault = self.fault_of(error, self.opening)
             with self._lock:
                 self._why_closed = fault
-            if fault.trouble is Trouble.DENIED:
-                self.denial.begin_after(fault)
             raise fault from error
         # The driver would have one time for connecting, for which this is short, and for reading.
         connection._sock.settimeout(self._deadline * (1 - WAIT_SHARE))
@@ -113,6 +111,7 @@ class RedisLink:
 
     def ask(self, *command: str | bytes | int) -> Any:
         """The reply to a command, within the deadline; raises StorageFault."""
+        self.denial.require_over()
         self._rest.require_over()
         try:
             return self._ask(command)
@@ -130,12 +129,12 @@ class RedisLink:
                 reply = connection.read_response()
             except exceptions.ResponseError as error:  # the connection is in order
                 self._give(connection, opening)
-                raise fault_of(error, opening) from error
+                raise self.fault_of(error, opening) from error
             except BaseException as error:
                 self._discard(connection, opening)
                 if not isinstance(error, _ERRORS):
                     raise
-                fault = fault_of(error, opening)
+                fault = self.fault_of(error, opening)
                 if fault.trouble is not Trouble.UNREACHABLE:
                     raise fault from error
             else:
@@ -204,6 +203,30 @@ class RedisLink:
                     self._returned.notify_all()
         connection.disconnect()
 
+    # Names for what fails
+
+    def fault_of(self, error: Exception, opening: int | None = None) -> StorageFault:
+        """What the driver raised, as a fault. A database that lets nobody in is left alone then;
+        one that forbids a single command is not.
+        """
+        fault = fault_of(error, opening)
+        if fault.trouble is Trouble.DENIED and not isinstance(error, exceptions.NoPermissionError):
+            self.denial.begin_after(fault)
+        return fault
+
+    def replies_of(self, batch: Any, opening: int | None = None) -> list[Any]:
+        """The replies to a batch of commands; raises for the first that failed."""
+        self.denial.require_over()
+        try:
+            # Otherwise the driver would put the command, with all its bytes, before the error.
+            replies = batch.execute(raise_on_error=False)
+        except _ERRORS as error:
+            raise self.fault_of(error, opening) from error
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise self.fault_of(reply, opening) from reply
+        return list(replies)
+
 
 def _options(url: DatabaseUrl) -> dict[str, Any]:
     host, port = url.hosts[0]
@@ -222,8 +245,8 @@ def _options(url: DatabaseUrl) -> dict[str, Any]:
     }
     if url.scheme == "rediss":
         options.update(ssl_cert_reqs="required", ssl_check_hostname=True)
-        if "ca" in url.options:
-            options["ssl_ca_certs"] = url.options["ca"]
+        if AUTHORITIES in url.options:
+            options["ssl_ca_certs"] = url.options[AUTHORITIES]
     return options
 
 
@@ -240,6 +263,7 @@ _BY_WORD = {
     "NOAUTH": Trouble.DENIED,
     "WRONGPASS": Trouble.DENIED,
     "NOPERM": Trouble.DENIED,
+    "DB": Trouble.DENIED,  # "DB index is out of range": there is no database of this number
 }
 """Troubles by the first word of what a Redis replies."""
 
@@ -265,16 +289,3 @@ def _trouble(error: Exception) -> Trouble:
         if isinstance(error, kind):
             return trouble
     return Trouble.FAILING
-
-
-def replies_of(batch: Any, opening: int | None = None) -> list[Any]:
-    """The replies to a batch of commands; raises for the first that failed."""
-    try:
-        # Otherwise the driver would put the command, with all its bytes, before the error's text.
-        replies = batch.execute(raise_on_error=False)
-    except _ERRORS as error:
-        raise fault_of(error, opening) from error
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise fault_of(reply, opening) from reply
-    return list(replies)
