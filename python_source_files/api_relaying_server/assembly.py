@@ -171,8 +171,8 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
     keeper = Keeper(hot, store, Notes(), policy, time.time, coordinator, news)
     session = RelaySession(store.backend, settings.upstream_connections)
     counters = Counters(hot.answered)
-    upstream = CountedUpstream(_upstream(settings, session, upstream_url), counters)
-    guarded = _guarded(upstream, settings, store, coordinator, place)
+    upstream = _upstream(settings, session, upstream_url)
+    guarded = _guarded(CountedUpstream(upstream, counters), settings, store, coordinator, place)
     fetcher = Fetcher(guarded, keeper, policy, settings.public_host)
     refresher = Refresher()
     # Who cannot read what another has fetched need not wait for it.
@@ -189,6 +189,8 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
     )
     if neighbours is not None:
         server.front.watch(neighbours.bell, neighbours.catch_up)
+    if isinstance(upstream, Upstream):
+        server.chore = upstream.close_ended
     server.observers.append(counters.answered)
     if log is not None:
         server.observers.append(log.answered)

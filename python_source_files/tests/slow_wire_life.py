@@ -282,6 +282,17 @@ class WatchTest(unittest.TestCase):
                     self.assertEqual(client.reply().status, 200)
         self.assertIn("event loop is blocked at", logs.output[0])
 
+    def test_a_chore_that_fails(self) -> None:
+        """It is told and left; the loop is watched on."""
+        chore = mock.Mock(side_effect=RuntimeError("a bug"))
+        watch = Watch(lambda: 1.0, Front.run.__code__, blocked_after=0.1, chore=chore)
+        with self.assertLogs("api_relaying_server.watch") as logs:
+            watch.start()
+            eventually(lambda: watch.blocked, "the test's own thread counts as blocked")
+            watch.stop()
+        chore.assert_called_once_with()
+        self.assertIn("a bug", logs.output[0])
+
     def test_a_loop_that_waits_is_not_told(self) -> None:
         quick = functools.partial(Watch, blocked_after=0.05)
         with mock.patch("api_relaying_server.serving.server.Watch", quick):

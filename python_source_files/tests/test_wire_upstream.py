@@ -10,19 +10,23 @@ import socket
 import threading
 import unittest
 
-from tests.relay_support import PATIENCE, RunningRelay
+from api_relaying_server.upstream.session import RelaySession, Upstream
+from api_relaying_server.upstream.translation import parse_base
+from tests.relay_support import PATIENCE, RunningRelay, eventually
 from tests.test_wire_requests import tests_of
 from tests.wire_faults import CLOSE, CUT, EVIL, FAULTS, HANG, RESET, WHOLE, Fault
 from tests.wire_support import (
     Client,
     Got,
     Play,
+    PlayingOrigin,
     Talk,
     WireTestCase,
     Wrong,
     answer,
     ok,
     request,
+    sends,
 )
 
 FLAGS = ("--default-ttl", "60", "--cool-down", "0", "--timeout-read", "1")
@@ -229,6 +233,16 @@ class ConnectionTest(WireTestCase):
             client.send(request("/idle?2", method=method))
             self.assertEqual(client.final(method).status, 200)
 
+    def test_one_that_ended_while_idle_is_closed(self) -> None:
+        """Nobody has to ask for that: it would stay half open until the pool is used again."""
+        leaving = Leaving()
+        self.play("/leaves", leaving)
+        client = self.client(request("/leaves"))
+        self.assertEqual(client.final().status, 200)
+        eventually(lambda: leaving.seen == b"", "the relay closes its end")
+        client.send(request("/leaves-not"))
+        self.assertEqual(client.final().status, 200)
+
     def test_one_that_dies_with_the_next_request(self) -> None:
         """A safe or idempotent request is tried again, once."""
         for method in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE"):
@@ -267,6 +281,74 @@ class ConnectionTest(WireTestCase):
         client.send(request("/always"))
         self.assertEqual(client.final().status, 502)
         self.assertEqual(len(self.origin.heard("/always")), 2)
+
+
+class IdleTest(unittest.TestCase):
+    """Which idle connections are closed when they are looked at."""
+
+    def setUp(self) -> None:
+        self.origin = PlayingOrigin()
+        self.addCleanup(self.origin.close)
+        session = RelaySession("memory", 4)
+        self.addCleanup(session.close)
+        self.upstream = Upstream(session, parse_base(self.origin.url), PATIENCE, PATIENCE)
+
+    def fetch(self, path: str) -> int:
+        """Asks the origin; the number of the connection."""
+        exchange = self.upstream.fetch("GET", path, [("Host", "a")]).exchange
+        while not exchange.read()[1]:
+            pass
+        return self.origin.heard(path)[-1].connection
+
+    def fetch_at_once(self, *paths: str) -> None:
+        """The same on as many connections, which are given back in this order."""
+        exchanges = [self.upstream.fetch("GET", path, [("Host", "a")]).exchange for path in paths]
+        for exchange in exchanges:
+            while not exchange.read()[1]:
+                pass
+
+    def test_one_that_may_be_used_again_stays(self) -> None:
+        first = self.fetch("/1")
+        self.upstream.close_ended()
+        self.assertEqual(self.fetch("/2"), first)
+
+    def test_one_past_the_time_that_the_upstream_names(self) -> None:
+        leaving = Leaving(("Keep-Alive", "timeout=1"), leaves=False)
+        self.origin.plays["/soon"] = leaving
+        self.fetch("/soon")
+        self.upstream.close_ended()
+        eventually(lambda: leaving.seen == b"", "its end is closed")
+
+    def test_those_that_live_come_first(self) -> None:
+        """A new connection is made only where none is left."""
+        self.origin.plays["/soon"] = sends(ok(b"hello", ("Keep-Alive", "timeout=1")))
+        self.fetch_at_once("/soon?1", "/lives", "/soon?2")
+        self.upstream.close_ended()
+        (lives,) = self.origin.heard("/lives")
+        self.assertEqual(self.fetch("/next"), lives.connection)
+
+    def test_none(self) -> None:
+        self.upstream.close_ended()
+        self.upstream.close()
+        self.upstream.close_ended()
+
+
+class Leaving:
+    """Answers, closes its own end, and keeps what it hears until the other end is closed: None
+    while that is not.
+    """
+
+    def __init__(self, *fields: tuple[str, str], leaves: bool = True) -> None:
+        self._fields = fields
+        self._leaves = leaves
+        self.seen: bytes | None = None
+
+    def __call__(self, talk: Talk) -> bool:
+        talk.send(ok(b"hello", *self._fields))
+        if self._leaves:
+            talk.connection.shutdown(socket.SHUT_WR)
+        self.seen = talk.connection.recv(1)
+        return False
 
 
 class Dying:

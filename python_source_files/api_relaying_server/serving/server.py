@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from http.server import HTTPServer
 from socketserver import ThreadingMixIn
-from typing import Any, Union
+from typing import Any, Callable, Union
 
 from api_relaying_server.errors import Overloaded
 from api_relaying_server.operations.served import Observer, Served
@@ -79,6 +79,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.max_body = max_body
         self.stopping = False
         self.observers: list[Observer] = []
+        self.chore: Callable[[], None] = _nothing
         self.front = Front(listeners, heads, relay.from_memory, self._dispatch, limits)
         self.front.on_refusal = self.tell
         self.front.is_crowded = self.is_crowded
@@ -190,7 +191,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Serves until it is stopped and drained."""
-        watch = Watch(lambda: self.front.beat, Front.run.__code__)
+        watch = Watch(lambda: self.front.beat, Front.run.__code__, chore=self.chore)
         watch.start()
         try:
             self.front.run()
@@ -206,6 +207,10 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     def server_close(self) -> None:
         """The front has closed the sockets; daemon threads are not waited for."""
+
+
+def _nothing() -> None:
+    pass
 
 
 def listen(host: str, port: int, share: bool = False) -> list[socket.socket]:

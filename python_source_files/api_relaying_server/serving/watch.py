@@ -1,4 +1,7 @@
-"""A watch on the event loop: whatever blocks it holds up every client, and is told in the log."""
+"""A watch on the event loop: whatever blocks it holds up every client, and is told in the log.
+
+Its thread looks a few times a second, so it does what else has to be done now and then.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,15 @@ BLOCKED_AFTER = 1.0
 """Seconds within one pass of the loop after which it counts as blocked."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class Watch:
     """Looks at a loop from a thread of its own.
 
     `beat` gives the time of the loop's last pass, `waits_in` is the code in which the loop waits
-    for events: standing there it is idle, not blocked.
+    for events: standing there it is idle, not blocked. `chore` is done at each look, and short.
     """
 
     def __init__(
@@ -28,10 +35,12 @@ class Watch:
         beat: Callable[[], float],
         waits_in: CodeType,
         blocked_after: float = BLOCKED_AFTER,
+        chore: Callable[[], None] = _nothing,
     ) -> None:
         self._beat = beat
         self._waits_in = waits_in
         self._blocked_after = blocked_after
+        self._chore = chore
         self._ended = threading.Event()
         self.blocked = 0
 
@@ -47,6 +56,7 @@ class Watch:
     def _run(self, watched: int) -> None:
         beat, since, told = self._beat(), time.monotonic(), False
         while not self._ended.wait(self._blocked_after / 4):
+            self._do_chore()
             now = time.monotonic()
             if self._beat() != beat:
                 beat, since, told = self._beat(), now, False
@@ -58,6 +68,13 @@ class Watch:
                 told = True
                 self.blocked += 1
                 LOG.error("the event loop is blocked at %s", " < ".join(_places(frame)))
+
+    def _do_chore(self) -> None:
+        try:
+            self._chore()
+        except Exception:
+            LOG.exception("what is done now and then failed, and is not done again")
+            self._chore = _nothing
 
 
 def _places(frame: FrameType | None) -> Iterator[str]:

@@ -8,6 +8,7 @@ session gives connections, the backend keeps records, and every rule in between 
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import time
@@ -168,9 +169,44 @@ class Upstream:
         exchange = Exchange(connection, method, self._read_timeout, release)
         return exchange
 
+    def close_ended(self) -> None:
+        """Closes the idle connections that the upstream has ended or that are too old to be used
+        again: until the pool gets to them they would take a descriptor here, and a place there.
+        """
+        pool = self._pool.pool
+        if pool is None:
+            return
+        with pool.mutex:  # nobody takes one meanwhile
+            ended = self._ended([connection for connection in pool.queue if _is_open(connection)])
+            if ended:
+                # None stands for one that is still to be made; the last of the queue is used next.
+                left = [connection for connection in pool.queue if connection not in ended]
+                pool.queue[:] = [None] * len(ended) + left
+        for connection in ended:
+            connection.close()
+
+    def _ended(self, idle: Sequence[HTTPConnection]) -> set[HTTPConnection]:
+        if not idle:
+            return set()
+        poll = select.poll()
+        for connection in idle:
+            poll.register(connection.sock, select.POLLIN)
+        heard = {fd for fd, _ in poll.poll(0)}  # its end, or what nobody has asked for
+        now = time.monotonic()
+        ended = set()
+        for connection in idle:
+            since, until = self._idle.get(connection, (0.0, 0.0))
+            if connection.sock.fileno() in heard or now >= min(until, since + IDLE_MAX):
+                ended.add(connection)
+        return ended
+
     def close(self) -> None:
         """Closes the idle connections."""
         self._pool.close()
+
+
+def _is_open(connection: HTTPConnection | None) -> bool:
+    return connection is not None and connection.sock is not None
 
 
 def keep_alive_seconds(fields: Fields) -> float:
