@@ -11,7 +11,7 @@ from unittest import mock
 
 from redis import Redis
 
-from api_relaying_server.tiers.stores import redis, redis_link
+from api_relaying_server.tiers.stores import queued_store, redis, redis_link
 from api_relaying_server.tiers.stores.redis_link import MOST_CONNECTIONS
 from api_relaying_server.tiers.stores.shared_store import open_shared
 from tests.database_support import DatabaseServer, RedisServer
@@ -177,6 +177,18 @@ class RedisFaultsTest(RedisCase, FaultCases):
                 self.assertIn(f"it does not let us in ({why}", store.fault)
                 store.close(0.1)
                 self.assertLessEqual(made.count() - before, 14)
+
+    def test_nobody_waits_at_the_end_for_a_database_that_is_not_there(self) -> None:
+        server = RedisServer()
+        self.addCleanup(server.close)
+        store = self.node(server=server)
+        server.kill()
+        store.write("GET /a", make_record())
+        eventually(lambda: store.fault, "it is noticed")
+        began = time.monotonic()
+        with mock.patch.object(queued_store, "LAST_TRY", 0.2):
+            store.close(30.0)
+        self.assertLess(time.monotonic() - began, 10.0)
 
     def test_more_readers_than_connections_share_them(self) -> None:
         store = self.node()

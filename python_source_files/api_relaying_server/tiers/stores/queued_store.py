@@ -30,6 +30,7 @@ from api_relaying_server.tiers.stores.store_base import Store
 from api_relaying_server.tiers.stores.write_queue import Batch, Unqueued, WriteQueue
 
 GIVE_UP = 1.5  # seconds for what is under way at the end; longer than a write waits for a lock
+LAST_TRY = 3.0  # seconds at the end for a storage that fails: it is tried each 2 s
 CHECK_EVERY = 1.0  # seconds between two looks whether the file is still the one that is open
 TRIM_EVERY = 0.02  # seconds between two steps of tidying, so that others can write too
 CREDIT_EVERY = 10.0  # seconds between two notes of what was used
@@ -180,6 +181,9 @@ class QueuedStore(Store):
 
     def close(self, deadline: float) -> None:
         self._queue.close()
+        fault = self._health.writing.fault
+        if fault is not None and fault.trouble in MENDABLE:  # else it may end any moment
+            deadline = min(deadline, LAST_TRY)
         self._thread.join(deadline)
         self._given_up.set()
         self._thread.join(GIVE_UP)
