@@ -24,6 +24,9 @@ MOST_FAILURES = 6
 STARTS_WITHIN = 60.0
 """Seconds in which a worker must be ready, else it is killed."""
 
+MEND = "raise what limits processes and threads (ulimit -u) or memory, or lower --workers"
+"""Said where the system gives no more processes or threads."""
+
 _log = logging.getLogger("api_relaying_server.workers")
 
 
@@ -210,4 +213,4 @@ class Seats:
 
 
 def _no_process(error: OSError) -> str:
-    return f"no worker can be started ({error.strerror or error})"
+    return f"no worker can be started ({error.strerror or error}); {MEND}"

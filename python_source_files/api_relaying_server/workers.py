@@ -41,7 +41,7 @@ from api_relaying_server.process import (
     configure_logging,
     notify_systemd,
 )
-from api_relaying_server.seats import GivesUp, Maker, Seats
+from api_relaying_server.seats import MEND, GivesUp, Maker, Seats
 from api_relaying_server.serving.server import listen
 from api_relaying_server.settings import Settings
 from api_relaying_server.tiers.sharing.file_locks import lock_file
@@ -318,6 +318,22 @@ def serve(
     why_not: Callable[[OSError, Settings], str],
 ) -> int:
     """The life of a worker; its exit code."""
+    try:
+        return _live(parent, settings, upstream, place, why_not)
+    except RuntimeError as error:
+        if "new thread" not in str(error):
+            raise
+        parent.say_failed(f"no thread can be started; {MEND}")
+        return 1
+
+
+def _live(
+    parent: Parent,
+    settings: Settings,
+    upstream: str,
+    place: Place,
+    why_not: Callable[[OSError, Settings], str],
+) -> int:
     try:
         worker = build(settings, upstream, place)
     except ConfigError as error:

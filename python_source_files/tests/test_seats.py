@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import unittest
 from typing import Any, cast
+from unittest import mock
 
+from api_relaying_server import workers
 from api_relaying_server.child_process import RETIRE, STOP, Child
 from api_relaying_server.seats import (
     LIVED,
@@ -124,7 +127,7 @@ class Starting(SeatsCase):
 
     def test_no_process_at_all(self) -> None:
         self.maker.error = BlockingIOError(11, "Resource temporarily unavailable")
-        with self.assertRaisesRegex(GivesUp, "no worker can be started .*unavailable"):
+        with self.assertRaisesRegex(GivesUp, "no worker can be started .*unavailable.*ulimit"):
             self.round()
 
     def test_one_that_never_is_ready_is_killed(self) -> None:
@@ -286,6 +289,22 @@ class Replacing(SeatsCase):
             child.ended = 0
         self.round()
         self.assertEqual(list(self.seats.children()), [])
+
+
+class NoThreads(unittest.TestCase):
+    """A worker on a machine that gives no more threads."""
+
+    def test_it_says_so_and_what_to_raise_and_a_mistake_of_ours_is_none_of_that(self) -> None:
+        said = mock.Mock()
+        for error, expected in (("can't start new thread", 1), ("something else", None)):
+            with mock.patch.object(workers, "build", side_effect=RuntimeError(error)):
+                start = functools.partial(workers.serve, said, *[mock.Mock() for _ in range(4)])
+                if expected is None:
+                    self.assertRaisesRegex(RuntimeError, error, start)
+                else:
+                    self.assertEqual(start(), expected)
+        [call] = said.say_failed.mock_calls
+        self.assertRegex(call.args[0], "no thread can be started; .*ulimit -u")
 
 
 if __name__ == "__main__":
