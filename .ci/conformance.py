@@ -47,6 +47,9 @@ const tests = suites.flatMap(suite => suite.tests).filter(test => !test.browser_
 console.log(JSON.stringify(Object.fromEntries(tests.map(t => [t.id, t.kind || 'required']))))
 """
 
+DATABASES = {"redis": "RedisServer", "mongodb": "MongoServer"}
+"""Stores that are servers, which the tests know how to start; run where they are asked for."""
+
 KINDS = ("required", "optimal", "check")
 
 Outcome = Union[bool, list[str]]
@@ -80,7 +83,7 @@ def main(words: Sequence[str]) -> int:
     """Run the suite for each store; return the exit code."""
     words, flags = _divide(list(words))
     parser = argparse.ArgumentParser(prog=".ci/conformance", description=__doc__.split("\n")[0])
-    parser.add_argument("--store", action="append", choices=("sqlite", "memory"))
+    parser.add_argument("--store", action="append", choices=("sqlite", "memory", *DATABASES))
     parser.add_argument("--suite", type=Path, help="a folder in which the suite stays installed")
     parser.add_argument("--record", action="store_true", help="write score and checks anew")
     options = parser.parse_args(words)
@@ -178,9 +181,28 @@ def examine(
 def run(suite: Path, store: str, folder: Path, flags: Sequence[str]) -> dict[str, Outcome]:
     """The outcome of each test, from one run with servers of its own."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        cache = f"sqlite:///{place}/cache.sqlite3" if store == "sqlite" else "memory://"
-        with origin(suite, Path(place)) as port, relay(Path(place), port, cache, flags) as url:
+        with (
+            origin(suite, Path(place)) as port,
+            cache_of(store, Path(place)) as cache,
+            relay(Path(place), port, cache, flags) as url,
+        ):
             return ask(suite, url)
+
+
+@contextlib.contextmanager
+def cache_of(store: str, place: Path) -> Iterator[str]:
+    """The URL of an empty cache; a database is started for it."""
+    if store not in DATABASES:
+        yield f"sqlite:///{place}/cache.sqlite3" if store == "sqlite" else "memory://"
+        return
+    sys.path.insert(0, str(SOURCES))
+    from tests import database_support
+
+    server = getattr(database_support, DATABASES[store])()
+    try:
+        yield server.url
+    finally:
+        server.close()
 
 
 def ask(suite: Path, url: str) -> dict[str, Outcome]:
