@@ -145,8 +145,10 @@ Process = subprocess.Popen[Any]
 _launched: list[Process] = []
 
 
-def launch(words: Sequence[str], core: int, **more: Any) -> Process:
-    """Start a program on this core; ``more`` is for Popen. It ends when this process is killed."""
+def launch(words: Sequence[str], core: int | str, **more: Any) -> Process:
+    """Start a program on this core, or on those of a list such as `0,1`; ``more`` is for Popen. It
+    ends when this process is killed.
+    """
     pinned = ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(core), *words]
     with interrupts.hold():
         process = subprocess.Popen(pinned, **more)
@@ -182,7 +184,7 @@ class Child:
     def __init__(
         self,
         command: Sequence[str],
-        core: int,
+        core: int | str,
         log: Path,
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
