@@ -447,6 +447,7 @@ class Shelf:
     """A store that others share, which can lose what it has."""
 
     shared = True
+    quick = False
     fault = ""
 
     def __init__(self) -> None:
