@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from api_relaying_server import __version__
+from api_relaying_server.collector import look_at_the_young_alone
 from api_relaying_server.configuration import command_line
 from api_relaying_server.configuration.sources import from_environment, from_file
 from api_relaying_server.configuration.values import cache_file, cores
@@ -146,6 +147,7 @@ def _run(settings: Settings, build: Build | None) -> int:
         _announce(settings, upstream, worker.addresses)
         notify_systemd("READY=1")
         signals.act_on(worker)
+        look_at_the_young_alone()
         worker.serve()
     return STOPPED_AS_ASKED
 

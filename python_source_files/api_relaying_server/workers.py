@@ -31,6 +31,7 @@ from api_relaying_server.child_process import (
     Parent,
     fork,
 )
+from api_relaying_server.collector import look_at_the_young_alone
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.keeping import MEMORY
 from api_relaying_server.operations.tallies import Tallies
@@ -350,6 +351,7 @@ def _live(
     )
     obey.start()
     parent.say_ready()
+    look_at_the_young_alone()
     worker.serve()
     if orphaned.is_set() and place.store is not None:
         place.store.remove()

@@ -28,7 +28,7 @@ from collections.abc import Iterable, Sequence
 from email.utils import formatdate
 from pathlib import Path
 from types import TracebackType
-from typing import Callable, NamedTuple, Union
+from typing import Callable, ClassVar, NamedTuple, Union
 
 from api_relaying_server.settings import TABLE
 
@@ -241,10 +241,14 @@ class RunningRelay:
     """The relay in a process of its own, on a free port of 127.0.0.1, in front of `upstream`.
 
     Its cache is `memory://` unless the flags name another. A traceback in its log fails the test.
+    `program` is what Python is told to run, `talks` whether it reads and writes pipes of ours.
     """
 
+    program: ClassVar[tuple[str, ...]] = ("-m", "api_relaying_server")
+    talks: ClassVar[bool] = False
+
     def __init__(self, upstream: str, *flags: str, env: dict[str, str] | None = None) -> None:
-        command = [sys.executable, "-m", "api_relaying_server", "--upstream", upstream]
+        command = [sys.executable, *self.program, "--upstream", upstream]
         command += ["--host", "127.0.0.1", "--port", "0"]
         for flag, value in (("--cache", "memory://"), ("--admin", "off")):
             if flag not in flags and any(row.flag == flag for row in TABLE):
@@ -256,8 +260,8 @@ class RunningRelay:
             [*command, *flags],
             cwd=SOURCES,
             env={**kept, "PYTHONUNBUFFERED": "1", **(env or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdin=subprocess.PIPE if self.talks else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if self.talks else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
@@ -300,6 +304,13 @@ class RunningRelay:
         """What it has written to standard error so far."""
         return "".join(self._lines)
 
+    def tell(self, line: str) -> str:
+        """Says a line to it where it talks; what it says back."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline().strip()
+
     def signal(self, number: int) -> None:
         """Send a signal to it."""
         self._process.send_signal(number)
@@ -318,8 +329,9 @@ class RunningRelay:
         """Wait for its end; return its exit code, negative for a signal."""
         code = self._process.wait(patience)
         self._reader.join(patience)
-        if self._process.stderr is not None:
-            self._process.stderr.close()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
         return code
 
     def kill(self) -> int:

@@ -25,7 +25,7 @@ ROOMS = (
     ("serving",),
     ("configuration",),
     ("settings",),
-    ("process",),
+    ("collector", "process"),
     ("child_process",),
     ("seats",),
     ("assembly",),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator
+from copy import copy
 from typing import Callable, Generic, Protocol, TypeVar
 
 from api_relaying_server.errors import UpstreamCut, UpstreamError
@@ -112,6 +113,7 @@ class SharedBody:
     ) -> None:
         self._source = source
         self._limit = limit
+        self._is_to_be_kept = on_whole is not None
         self._on_whole = on_whole
         self._on_end = on_end
         self._changed = threading.Condition()  # guards all that follows
@@ -121,13 +123,12 @@ class SharedBody:
         self._size = 0  # bytes so far
         self._fetching = False
         self._finished = False
-        self._told_end = False
         self._error: UpstreamError | None = None
         self._readers: list[Reader] = []
 
     @property
     def _keeps_all(self) -> bool:
-        return self._on_whole is not None and self._size <= self._limit
+        return self._is_to_be_kept and self._size <= self._limit
 
     @property
     def is_kept(self) -> bool:
@@ -160,7 +161,7 @@ class SharedBody:
                 if index < len(self._pieces):
                     return self._take(reader, index)
                 if self._error is not None:
-                    raise self._error
+                    raise copy(self._error)  # the one that is kept leads back to no frame
                 if self._finished:
                     return b""
                 if self._fetching or self._must_wait_for_others():
@@ -215,7 +216,7 @@ class SharedBody:
             if not self._keeps_all:
                 self._forget_what_all_have()
             self._changed.notify_all()
-            too_large = self._on_whole is not None and not self._keeps_all
+            too_large = self._is_to_be_kept and not self._keeps_all
         if done or too_large:
             self._tell_end()
 
@@ -227,14 +228,16 @@ class SharedBody:
             LOG.exception("an answer could not be stored")
 
     def _tell_end(self) -> None:
+        # Both lead back here by way of the landing: forgotten, they leave no circle behind that a
+        # collector would have to find.
         with self._changed:
-            told, self._told_end = self._told_end, True
-        if not told and self._on_end is not None:
-            self._on_end()
+            on_end, self._on_end, self._on_whole = self._on_end, None, None
+        if on_end is not None:
+            on_end()
 
     def _end(self, error: UpstreamError) -> None:
         with self._changed:
-            self._error = error
+            self._error = copy(error)
             self._fetching = False
             self._changed.notify_all()
         self._source.close()

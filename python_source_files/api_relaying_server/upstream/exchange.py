@@ -15,6 +15,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from copy import copy
 from typing import Callable
 
 from urllib3.connection import HTTPConnection
@@ -339,7 +340,7 @@ class Exchange:
         try:
             return self._read()
         except UpstreamError as error:
-            self._fault = error
+            self._fault = copy(error)  # that one leads back to no frame
             raise
 
     def _read(self) -> tuple[bytes, bool]:
