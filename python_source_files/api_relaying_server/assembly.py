@@ -165,6 +165,7 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
         raise
     policy = _policy(settings)
     hot = HotTier(settings.hot_size)
+    hot.on_evicted = store.note_use  # what answered from memory is of use to the store, too
     neighbours = Neighbours(place.memory, place.slot, place.lock_file) if place else None
     coordinator = _coordinator(neighbours, store)
     news = neighbours.news if neighbours is not None else _no_news

@@ -62,6 +62,9 @@ class RecordStore(Protocol):
     shared: bool
     """True where other processes find what is written here."""
 
+    quick: bool
+    """True where a read is one of this machine's memory or disk: one thread can read for all."""
+
     @property
     def fault(self) -> str:
         """Why nothing can be read or written at the moment, empty if it can."""
@@ -119,6 +122,11 @@ class Keeper:
         self._last_known = LastKnown(hot.limit // 2)
         coordinator.on_change(self._changed_elsewhere)
 
+    @property
+    def is_quick_to_read(self) -> bool:
+        """True where what is not in memory takes no longer than a read of this machine's disk."""
+        return self._store.quick
+
     def read(self, key: str) -> Record | None:
         """What is stored under a key, from memory or from the store."""
         entry = self.hot.get(key)
@@ -134,9 +142,7 @@ class Keeper:
         if record is not None and record != known:
             if self._shares:
                 self._learn_selecting(key, record)
-            entry = self.hot.put(key, record)
-            if entry is not None:
-                entry.used = True  # by who reads it now
+            self.hot.put(key, record, asked_for=True)
             if self._changes[stripe] != before:
                 self.hot.drop(key)  # it may be older than that change
         return record

@@ -11,6 +11,7 @@ and `upstream/`. This module only says what comes after what. It knows no socket
 from __future__ import annotations
 
 import time
+from copy import copy
 from typing import Callable, NamedTuple, Union
 
 from api_relaying_server.answer import Answer
@@ -71,7 +72,9 @@ class Alone(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """A leader's outcome: the upstream failed."""
+    """A leader's outcome: the upstream failed. The error is raised in copies: one that was raised
+    leads by its traceback to the frames that hold it, a circle for a collector to find.
+    """
 
     error: UpstreamError
 
@@ -107,7 +110,7 @@ class Relay:
         bytes.
         """
         hot = self._keeper.hot
-        entry = hot.get(cache_key(request.target))
+        entry = hot.peek(cache_key(request.target))
         if entry is None:
             return None
         influential = entry.influential
@@ -125,10 +128,26 @@ class Relay:
             hot.learn(_to_learn(request.raw, influential), reply)
         return reply
 
+    def is_worth_bringing(self, request: RequestHead) -> bool:
+        """True where what the store may have for a request could answer it from memory."""
+        return (
+            self._keeper.is_quick_to_read
+            and request.method in _PLAIN_METHODS
+            and not request.fields.has_any(_NEVER_FROM_MEMORY)
+            and self._keeper.hot.peek(cache_key(request.target)) is None
+        )
+
+    def bring(self, request: RequestHead) -> bool:
+        """Reads what the store has for a request into memory; True where it is there now. May
+        wait for the store.
+        """
+        key = cache_key(request.target)
+        return self._keeper.read(key) is not None and self._keeper.hot.peek(key) is not None
+
     def _decide_in_memory(self, request: RequestHead, entry: Entry, now: float) -> Reply | None:
         if request.method not in _PLAIN_METHODS:
             return None
-        if not _NEVER_FROM_MEMORY.isdisjoint(request.fields.names()):
+        if request.fields.has_any(_NEVER_FROM_MEMORY):
             return None
         verdict = decide(request, entry.record, now, self._policy)
         if not isinstance(verdict, Fresh) or verdict.stale:
@@ -253,8 +272,11 @@ class Relay:
             outcome = self._outcome(request, arrived, flight_key)
             return self._of_arrived(request, ask, arrived)
         except UpstreamError as error:
-            outcome = Failed(error)
-            return self._instead(request, ask, error)
+            outcome = Failed(copy(error))
+            instead = self._instead(request, ask, error)
+            if instead is None:
+                raise
+            return instead
         finally:
             if landing is not None:
                 landing.deliver(outcome)
@@ -326,9 +348,10 @@ class Relay:
             return self._stale(request, ask, f"upstream-{arrived.status}", arrived.status)
         return fetched_answer(request, ask.reason, arrived, collapsed=False)
 
-    def _instead(self, request: RequestHead, ask: Ask, error: UpstreamError) -> Answer:
+    def _instead(self, request: RequestHead, ask: Ask, error: UpstreamError) -> Answer | None:
+        """The stale answer that may stand in for the upstream's, if there is one."""
         if ask.fallback is None or self._clock() >= ask.fallback_until:
-            raise error
+            return None
         why = error.reason or error.proxy_error or "upstream-error"
         return self._stale(request, ask, why, None)
 
@@ -349,13 +372,13 @@ class Relay:
     ) -> Answer:
         outcome = landing.wait(FOLLOW_AT_MOST)
         if outcome is None:
-            return self._instead(
-                request,
-                ask,
-                UpstreamTimeout("waited too long for the same request of another client"),
-            )
+            late = "waited too long for the same request of another client"
+            outcome = Failed(UpstreamTimeout(late))
         if isinstance(outcome, Failed):
-            return self._instead(request, ask, outcome.error)
+            instead = self._instead(request, ask, outcome.error)
+            if instead is None:
+                raise copy(outcome.error)
+            return instead
         if isinstance(outcome, Shared) and matches(outcome.stored, request.fields):
             shared = self._of_shared(request, ask, outcome)
             if shared is not None:

@@ -91,6 +91,60 @@ class ReplyTest(unittest.TestCase):
         self.assertTrue(reply.wire.endswith(b"\r\n\r\n"))
 
 
+class DemandTest(unittest.TestCase):
+    """Who leaves when there is no more room."""
+
+    def setUp(self) -> None:
+        self.hot = HotTier(1 << 16)
+        self.left: list[str] = []
+        self.hot.on_evicted = lambda key, hits: self.left.append(key)
+
+    def read(self, key: str) -> Entry:
+        """Comes from the store for a request."""
+        entry = self.hot.put(key, Record((stored(),), NOW + 1000), asked_for=True)
+        assert entry is not None
+        return entry
+
+    def answer(self, key: str) -> None:
+        """Answers a request from memory."""
+        entry = self.hot.peek(key)
+        assert entry is not None, key
+        reply_of(self.hot, entry).hits += 1
+
+    def test_what_comes_in_does_not_leave_for_it(self) -> None:
+        """Even where all others are in use."""
+        for number in range(200):
+            key = f"GET /{number % 40}"
+            if self.hot.peek(key) is None:
+                self.read(key)
+                self.assertIsNotNone(self.hot.peek(key))
+            for other in self.hot.keys():
+                self.hot.get(other)
+        self.assertTrue(self.left)
+
+    def test_a_walk_through_the_store_leaves_what_is_in_demand(self) -> None:
+        """What was read once, for the one request that it answered, goes first."""
+        for _ in range(3):
+            for number in range(5):
+                if self.hot.peek(f"GET /wanted/{number}") is None:
+                    self.read(f"GET /wanted/{number}")
+                self.answer(f"GET /wanted/{number}")
+        for number in range(500):
+            self.read(f"GET /once/{number}")
+            self.answer(f"GET /once/{number}")
+        kept = [key for key in self.hot.keys() if "wanted" in key]
+        self.assertEqual(len(kept), 5)
+
+    def test_what_leaves_leaves_no_circle(self) -> None:
+        """Entry and replies are freed with the last who holds them."""
+        entry = self.read("GET /x")
+        reply = reply_of(self.hot, entry)
+        self.hot.remember(entry, ("GET", (1, 1), ()), reply)
+        self.hot.drop("GET /x")
+        self.assertEqual((entry.replies, entry.quick), ({}, {}))
+        self.assertIs(reply.entry, entry)
+
+
 class BoundsTest(unittest.TestCase):
     def test_a_head_is_learned_the_second_time(self) -> None:
         hot = HotTier(1 << 20)

@@ -439,6 +439,14 @@ class FakeRelay:
     def from_memory(self, request: RequestHead, now: float) -> None:
         """Nothing is in memory."""
 
+    def is_worth_bringing(self, request: RequestHead) -> bool:
+        """Nothing is stored either."""
+        return False
+
+    def bring(self, request: RequestHead) -> bool:
+        """Nothing can be brought."""
+        return False
+
 
 class ServerInside:
     """A server in a thread of this process, with something else in place of the relay."""

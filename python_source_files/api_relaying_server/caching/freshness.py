@@ -84,11 +84,25 @@ def lifetime(
     default, heuristic.
     """
     arrived_at_age = initial_age(fields, request_time, response_time)
+    said = ResponseDirectives(fields)
+    return lifetime_of(status, fields, said, target, response_time, arrived_at_age, policy)
+
+
+def lifetime_of(
+    status: int,
+    fields: Fields,
+    said: ResponseDirectives,
+    target: str,
+    response_time: float,
+    arrived_at_age: float,
+    policy: Policy,
+) -> Lifetime:
+    """The same for one whose directives and whose age on arrival are known already."""
     chosen = policy.ttl_for(target, response_time)
     if chosen is not None:
         found = Lifetime(arrived_at_age + chosen, True)
     else:
-        found = _explicit(fields, response_time) or _implicit(
+        found = _explicit(fields, said, response_time) or _implicit(
             status, fields, response_time, arrived_at_age, policy
         )
     cap = policy.max_ttl_for(target, response_time)
@@ -97,8 +111,7 @@ def lifetime(
     return found
 
 
-def _explicit(fields: Fields, response_time: float) -> Lifetime | None:
-    said = ResponseDirectives(fields)
+def _explicit(fields: Fields, said: ResponseDirectives, response_time: float) -> Lifetime | None:
     for name in ("s-maxage", "max-age"):  # RFC 9111, 4.2.1: in this order for a shared cache
         seconds = said.directives.seconds(name)
         if seconds is not None:

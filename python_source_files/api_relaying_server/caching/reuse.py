@@ -10,10 +10,10 @@ from typing import Callable, NamedTuple, Union
 from api_relaying_server.caching.conditional import CONDITIONS_FOR_ORIGINS, if_range_holds
 from api_relaying_server.caching.directives import (
     Directives,
+    ResponseDirectives,
     request_directives,
-    response_directives,
 )
-from api_relaying_server.caching.freshness import initial_age, lifetime
+from api_relaying_server.caching.freshness import initial_age, lifetime_of
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import asked_ranges, covers, missing_range
 from api_relaying_server.caching.stored import Record, StoredResponse
@@ -107,17 +107,11 @@ Verdict = Union[Fresh, Ask, Bypass, Refuse]
 
 def assess(stored: StoredResponse, target: str, policy: Policy) -> Assessed:
     """A stored response with its lifetime and birth."""
-    span = lifetime(
-        stored.status, stored.fields, target, stored.request_time, stored.response_time, policy
-    )
-    arrived_at_age = initial_age(stored.fields, stored.request_time, stored.response_time)
-    return Assessed(
-        stored,
-        response_directives(stored.fields),
-        span.seconds,
-        span.capped,
-        stored.response_time - arrived_at_age,
-    )
+    fields, arrived = stored.fields, stored.response_time
+    said = ResponseDirectives(fields)
+    arrived_at_age = initial_age(fields, stored.request_time, arrived)
+    span = lifetime_of(stored.status, fields, said, target, arrived, arrived_at_age, policy)
+    return Assessed(stored, said.directives, span.seconds, span.capped, arrived - arrived_at_age)
 
 
 class Case(NamedTuple):
@@ -174,7 +168,7 @@ def decide(request: RequestHead, record: Record | None, now: float, policy: Poli
     """
     if request.method not in CACHED_METHODS:
         return Bypass("method")
-    if any(name in request.fields for name in PASSING_BY):
+    if request.fields.has_any(PASSING_BY):
         return Bypass("bypass")
     asked = request_directives(request.fields)
     verdict = _among(request, record, asked, now, policy)

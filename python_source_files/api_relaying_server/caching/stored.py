@@ -58,4 +58,4 @@ class Record(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of content in all variants, with an allowance for their heads."""
-        return sum(len(v.body) + 64 * len(v.fields) + 256 for v in self.variants)
+        return sum([len(v.body) + 64 * len(v.fields) + 256 for v in self.variants])

@@ -57,6 +57,10 @@ class Fields:
     def __contains__(self, name: object) -> bool:
         return name in self._by_name()
 
+    def has_any(self, names: frozenset[str]) -> bool:
+        """True where there is a field of any of these names (lower case)."""
+        return not names.isdisjoint(self._by_name())
+
     def __iter__(self) -> Iterator[Field]:
         return iter(self.items)
 

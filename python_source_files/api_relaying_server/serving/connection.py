@@ -10,9 +10,10 @@ from api_relaying_server.http1.message import RequestHead
 if TYPE_CHECKING:
     from api_relaying_server.serving.body import HeldBody
 
-READING, HOLDING, WRITING, LENT, LINGERING, CLOSED = range(6)
+READING, HOLDING, WRITING, LENT, BROUGHT, LINGERING, CLOSED = range(7)
 """Where a connection stands: waiting for a request, for the rest of its body, with bytes to send,
-with a handler, waiting for the client's end of it, gone.
+with a handler or the lane, back from the lane with its response in memory, waiting for the client's
+end of it, gone.
 """
 
 

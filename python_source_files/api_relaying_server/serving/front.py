@@ -4,7 +4,7 @@ itself.
 readable -> these very bytes are known, their reply is fresh -> send               (a hit: two
 system calls) -> a whole head -> a fresh reply is in memory        -> send               (a hit
 that had to be read) -> anything else                     -> lent to a thread, given back when it
-is done
+is done, or to the lane, which brings what the store has into memory
 
 It never blocks: sockets are non-blocking while they are here, replies come from memory alone, and
 what a client does not take at once waits for the socket to be writable. Handler threads talk to it
@@ -37,6 +37,7 @@ from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.operations.served import NONE, Observer, OnHit, Served
 from api_relaying_server.serving.body import GRACE, MIN_RATE, SILENCE, HeldBody
 from api_relaying_server.serving.connection import (
+    BROUGHT,
     CLOSED,
     HOLDING,
     LENT,
@@ -45,6 +46,7 @@ from api_relaying_server.serving.connection import (
     WRITING,
     Connection,
 )
+from api_relaying_server.serving.lane import Lane
 from api_relaying_server.serving.poller import READ, WRITE, make_poller
 from api_relaying_server.serving.problems import problem_bytes
 from api_relaying_server.tiers.hot import Reply
@@ -149,7 +151,8 @@ class Front:
     """The event loop. `heads` maps request heads to replies; `lookup` finds one for a head that is
     not in it.
 
-    `dispatch` lends a connection to a handler and raises RelayError where there is none for it.
+    `dispatch` lends a connection to a handler and raises RelayError where there is none for it. A
+    `lane` is asked before.
     """
 
     def __init__(
@@ -167,6 +170,7 @@ class Front:
         self._dispatch = dispatch
         self._limits = limits
         self._clock = clock
+        self.lane: Lane | None = None
         self.on_hit: OnHit | None = None
         self.on_refusal: Observer | None = None
         self.is_crowded: Callable[[], bool] = _never
@@ -271,6 +275,11 @@ class Front:
                 self._sent_partly(conn, reply, sent, now)
                 continue
             self._received(conn, data, now)
+        self._after_pass(now)
+
+    def _after_pass(self, now: float) -> None:
+        if self.lane is not None and self.lane.gathered:
+            self.lane.go()
         if now >= self._next_sweep:
             self._sweep(now)
 
@@ -355,6 +364,9 @@ class Front:
             if reply is None or not (now < reply.valid_until or reply.renew(now)):
                 self._lend(conn, request, now)
                 return
+        self._reply(conn, head, reply, now)
+
+    def _reply(self, conn: Connection, head: bytes, reply: Reply, now: float) -> None:
         reply.hits += 1
         if self.on_hit is not None:
             self.on_hit((conn.address, head, reply, now))
@@ -456,10 +468,12 @@ class Front:
         if not self._holds(conn, request, now):
             self._hand_over(conn, now)
 
-    def _hand_over(self, conn: Connection, now: float) -> None:
+    def _hand_over(self, conn: Connection, now: float, store_was_asked: bool = False) -> None:
         conn.held = None
         conn.state = LENT
         conn.deadline = float("inf")
+        if self.lane is not None and not store_was_asked and self.lane.takes(conn):
+            return
         try:
             self._dispatch(conn)
         except RelayError as error:
@@ -528,6 +542,13 @@ class Front:
             self._returned.append(conn)
             self._wake()
 
+    def brought(self, conns: Sequence[Connection]) -> None:
+        """What these ask for has been brought into memory. From any thread."""
+        for conn in conns:
+            conn.state = BROUGHT
+        self._returned.extend(conns)
+        self._wake()
+
     def call(self, function: Callable[[], None]) -> None:
         """Has the loop call a function. From any thread."""
         self._calls.append(function)
@@ -556,6 +577,8 @@ class Front:
             conn = self._returned.popleft()
             if conn.state == LENT:
                 self._take_back(conn, now)
+            elif conn.state == BROUGHT:
+                self._answer_brought(conn, now)
             else:
                 self._unpark(conn)
                 self._go_on(conn, now)
@@ -574,6 +597,23 @@ class Front:
         conn.state = READING
         self._unpark(conn)
         self._go_on(conn, now)
+
+    def _answer_brought(self, conn: Connection, now: float) -> None:
+        """Answers a request whose response is in memory by now; it may not be what it wants."""
+        request, conn.state = conn.request, READING
+        self._unpark(conn)
+        head = request.raw if request is not None else None
+        try:
+            reply = self._lookup(request, now) if request is not None else None
+            if reply is None or not (now < reply.valid_until or reply.renew(now)):
+                self._hand_over(conn, now, store_was_asked=True)
+                return
+            conn.request = None
+            self._reply(conn, head or b"", reply, now)
+        except Exception:
+            self._refuse(conn, self._of_a_bug("answering a request failed"), now, head)
+        if conn.state == READING:
+            self._go_on(conn, now)
 
     def _go_on(self, conn: Connection, now: float) -> None:
         """After an answer: the next request, which may have come already."""
@@ -722,7 +762,7 @@ class Front:
 
     def _close_oldest_idle(self) -> bool:
         """Makes room; False where every connection is with a handler."""
-        idle = [conn for conn in self._connections.values() if conn.state != LENT]
+        idle = [conn for conn in self._connections.values() if conn.state not in (LENT, BROUGHT)]
         idle.sort(key=lambda conn: (conn.state == WRITING, conn.deadline))
         for conn in idle[: max(1, len(idle) // 64, len(self._connections) - self._room)]:
             self._close(conn)

@@ -26,6 +26,7 @@ from api_relaying_server.serving.body import SILENCE
 from api_relaying_server.serving.connection import Connection
 from api_relaying_server.serving.front import Front, Limits
 from api_relaying_server.serving.handler import RelayHandler
+from api_relaying_server.serving.lane import Lane
 from api_relaying_server.serving.watch import Watch
 from api_relaying_server.tiers.hot import Reply
 from api_relaying_server.upstream.translation import Client
@@ -84,6 +85,10 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.front.on_refusal = self.tell
         self.front.is_crowded = self.is_crowded
         self.front.on_bug = self.count_bug
+        self._lane = Lane(
+            relay.is_worth_bringing, relay.bring, self.front.brought, self._not_brought
+        )
+        self.front.lane = self._lane
         self._silence = min(SILENCE, limits.timeout_idle)
         self._trusted = tuple(trusted)
         self._most_threads = threads
@@ -97,6 +102,17 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     def _dispatch(self, conn: Connection) -> None:
         self.process_request(conn, conn.address)
+
+    def _not_brought(self, conn: Connection) -> None:
+        """The store does not have it: a handler asks the upstream."""
+        try:
+            self.process_request(conn, conn.address)
+        except Overloaded as busy:
+            self._refuse(conn, busy)
+
+    def _refuse(self, conn: Connection, busy: Overloaded) -> None:
+        self.tell(RelayHandler.refuse(conn, busy))
+        self.shutdown_request(conn)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Has a thread run the handler: an idle one, a new one, or the first that is free. Raises
@@ -129,9 +145,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
             if time.monotonic() - job[2] < QUEUE_WAIT:
                 self.process_request_thread(connection, job[1])
             else:
-                busy = Overloaded("no thread was free", retry_after=1)
-                self.tell(RelayHandler.refuse(connection, busy))
-                self.shutdown_request(connection)
+                self._refuse(connection, Overloaded("no thread was free", retry_after=1))
             job = self._next_job()
 
     def _next_job(self) -> Job | None:
@@ -197,6 +211,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
             self.front.run()
         finally:
             watch.stop()
+            self._lane.close()
 
     def stop(self, drain: float, idle_too: bool = True) -> None:
         """Takes nothing new and ends when what runs is done, at the latest after `drain`

@@ -13,6 +13,7 @@ ids, tracing) take no room. Which entry leaves is for `admission` to say.
 from __future__ import annotations
 
 import threading
+from functools import lru_cache
 from typing import Callable
 
 from api_relaying_server.caching.responding import Prepared, Shape
@@ -48,6 +49,12 @@ ALWAYS_INFLUENTIAL = PASSING_BY | frozenset(
     + ("pragma", "range", "transfer-encoding", "upgrade")
 )
 """Fields of a request on which the choice of its answer can depend, beside the selecting ones."""
+
+
+@lru_cache(256)
+def _influential(selecting: tuple[str, ...]) -> frozenset[str]:
+    """With the selecting fields of a record; most records have the same."""
+    return ALWAYS_INFLUENTIAL.union(selecting)
 
 
 class Reply:
@@ -128,6 +135,7 @@ class Entry:
 
     __slots__ = (
         "_hits_seen",
+        "asked_for",
         "influential",
         "quick",
         "quick_size",
@@ -141,9 +149,10 @@ class Entry:
         "used",
     )
 
-    def __init__(self, key: str, record: Record) -> None:
+    def __init__(self, key: str, record: Record, asked_for: bool = False) -> None:
         self.key = key
         self.record = record
+        self.asked_for = asked_for
         self.assessed: dict[int, Assessed] = {}
         self.replies: dict[tuple[int, Shape, bytes], Reply] = {}
         self.heads: list[bytes] = []
@@ -155,20 +164,28 @@ class Entry:
         # before.
         self.quick: dict[QuickKey, Reply] = {}
         self.quick_size = 0
-        self.influential: frozenset[str] = ALWAYS_INFLUENTIAL.union(
-            name for stored in record.variants for name, _ in stored.selecting
+        self.influential: frozenset[str] = _influential(
+            tuple([name for stored in record.variants for name, _ in stored.selecting])
         )
-        self._hits_seen = 0
+        # What is read for a request answers that one first: its use begins with the second.
+        self._hits_seen = 1 if asked_for else 0
+
+    def forget_replies(self) -> None:
+        """Ends the circle of entry and replies, so that both are gone when nobody has them: a
+        collector that has to look for them would look at all that is in memory.
+        """
+        self.replies = {}
+        self.quick = {}
 
     def hits(self) -> int:
         """How often its replies went out."""
-        return sum(reply.hits for reply in self.replies.values())
+        return sum([reply.hits for reply in self.replies.values()])
 
     def was_used(self) -> bool:
         """True if it answered anything since this was asked last."""
         hits = self.hits()
-        used = self.used or hits != self._hits_seen
-        self.used, self._hits_seen = False, hits
+        used = self.used or hits > self._hits_seen
+        self.used, self._hits_seen = False, max(hits, self._hits_seen)
         return used
 
     def assess(
@@ -205,25 +222,29 @@ class HotTier:
         self._lock = threading.RLock()  # guards every change of the above
 
     def get(self, key: str) -> Entry | None:
-        """The entry of a key."""
+        """The entry of a key, to be used."""
         entry = self._entries.get(key)
         if entry is not None:
             entry.used = True
         return entry
 
-    def put(self, key: str, record: Record) -> Entry | None:
+    def peek(self, key: str) -> Entry | None:
+        """The entry of a key; that counts as no use, which its replies count for themselves."""
+        return self._entries.get(key)
+
+    def put(self, key: str, record: Record, *, asked_for: bool = False) -> Entry | None:
         """Keeps a record in place of what was kept under its key; None where it is too large to be
-        kept.
+        kept. `asked_for`: it was read for a request that it answers now.
         """
-        entry = Entry(key, record)
+        entry = Entry(key, record, asked_for)
         with self._lock:
             known = self._remove(key)
             if entry.size > self.limit // 4:
                 return None
+            self._make_room(entry.size)  # before it is there, so that it is not what leaves
             self._entries[key] = entry
             self._order.add(key, entry.size, known=known)
             self.size += entry.size
-            self._make_room()
         if self.on_put is not None:
             self.on_put(key, record)
         return entry
@@ -240,7 +261,8 @@ class HotTier:
             for (stored_id, _, _), reply in entry.replies.items():
                 counts[stored_id] = counts.get(stored_id, 0) + reply.hits
             found = [(stored, counts[id(stored)]) for stored in entry.record.variants]
-            if entry.used and found and not any(count for _, count in found):
+            used = entry.used or entry.asked_for
+            if used and found and not any(count for _, count in found):
                 found[0] = found[0][0], 1  # by a thread, which counts nothing
             return found
 
@@ -278,11 +300,12 @@ class HotTier:
             _count(self._retired, reply)
         for head in entry.heads:
             self.heads.pop(head, None)
+        entry.forget_replies()
         self.size -= entry.size
         return self._order.discard(key)
 
-    def _make_room(self) -> None:
-        while self.size > self.limit:
+    def _make_room(self, wanted: int = 0) -> None:
+        while self.size + wanted > self.limit:
             key = self._order.victim(self._was_used)
             if key is None:
                 return

@@ -47,6 +47,8 @@ class Parts(NamedTuple):
 class SharedStore(QueuedStore):
     """A store that other nodes read and write too."""
 
+    quick = False
+
     def __init__(
         self,
         url: str,

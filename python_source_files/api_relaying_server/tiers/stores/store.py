@@ -69,6 +69,8 @@ class MemoryStore(Store):
 class NoStore(Store):
     """Keeps nothing."""
 
+    quick = False
+
     def __init__(self, url: str) -> None:
         super().__init__(url, MemoryRecordCache(0))
 

@@ -56,6 +56,9 @@ class Store(ABC):
     shared = False
     """True where other processes find what is written here."""
 
+    quick = True
+    """True where a read is one of this machine's memory or disk: one thread can read for all."""
+
     def __init__(self, url: str, backend: BaseCache) -> None:
         self.url = url
         self.backend = backend
