@@ -28,6 +28,12 @@ class RelayError(Exception):
         if status is not None:
             self.status = status
 
+    def __copy__(self) -> RelayError:
+        """The same error, not raised yet, whatever its class is made from."""
+        made = type(self).__new__(type(self), *self.args)
+        made.__dict__.update(self.__dict__)
+        return made
+
 
 class BadRequest(RelayError):
     """The request is malformed or means something that a strict server must not guess (RFC
