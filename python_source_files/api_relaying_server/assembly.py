@@ -22,7 +22,7 @@ from api_relaying_server.operations.counters import CountedUpstream, Counters
 from api_relaying_server.operations.tallies import Tallies
 from api_relaying_server.operations.warm_at import WarmAt
 from api_relaying_server.relay import Relay
-from api_relaying_server.serving.front import Limits
+from api_relaying_server.serving.door import Limits
 from api_relaying_server.serving.server import RelayServer, listen
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.tiers.ahead import RefreshAhead

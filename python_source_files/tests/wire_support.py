@@ -15,7 +15,7 @@ from typing import Any, Callable, NamedTuple
 
 from api_relaying_server.answer import Answer
 from api_relaying_server.http1.message import Fields, RequestHead
-from api_relaying_server.serving.front import Limits
+from api_relaying_server.serving.door import Limits
 from api_relaying_server.serving.server import RelayServer, listen
 from tests.relay_support import (
     PATIENCE,

@@ -14,7 +14,6 @@ through `give_back` and a wake-up pipe.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -23,7 +22,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Callable, Optional
+from typing import Callable, Optional
 
 from api_relaying_server.errors import BadRequest, RelayError
 from api_relaying_server.http1.heads import (
@@ -46,6 +45,7 @@ from api_relaying_server.serving.connection import (
     WRITING,
     Connection,
 )
+from api_relaying_server.serving.door import Door, Limits
 from api_relaying_server.serving.lane import Lane
 from api_relaying_server.serving.poller import READ, WRITE, make_poller
 from api_relaying_server.serving.problems import problem_bytes
@@ -71,31 +71,10 @@ LINGER_READS = 262144
 answer.
 """
 
-ACCEPTS = 128
-"""Connections accepted in one go."""
-
 ENDS_AT_ONCE = 128
 """Connections past their deadline that are ended in one pass: whoever waits for an answer goes
 between.
 """
-
-ACCEPT_PAUSE = 0.5
-"""Seconds without accepting when descriptors have run out."""
-
-DESCRIPTORS_BACK = 8
-"""Connections that are closed when descriptors have run out."""
-
-SHORTAGE = 60.0
-"""Seconds after the last sign of such a shortage for which it lasts: it is told once."""
-
-
-def accept(listener: socket.socket, family: int) -> tuple[socket.SocketType, Any]:
-    """A connection as a plain socket of the C module, without the wrapper that `accept` makes,
-    which asks for the listener's properties every time (measured: 1.8 us against 3.2 us).
-    """
-    fd, address = listener._accept()  # type: ignore[attr-defined]
-    return socket.SocketType(family, socket.SOCK_STREAM, 0, fd), address
-
 
 WRITERS = 64
 """Clients that are behind with reading, beyond which little is given to the system for each."""
@@ -129,24 +108,6 @@ def _nothing() -> None:
     pass
 
 
-class Limits:
-    """What a client may take, in bytes, seconds and connections; None for no bound per client."""
-
-    def __init__(
-        self,
-        max_head: int = 32768,
-        timeout_head: float = 10.0,
-        timeout_idle: float = 60.0,
-        connections: int = 16384,
-        per_client: int | None = None,
-    ) -> None:
-        self.max_head = max_head
-        self.timeout_head = timeout_head
-        self.timeout_idle = timeout_idle
-        self.connections = connections
-        self.per_client = per_client
-
-
 class Front:
     """The event loop. `heads` maps request heads to replies; `lookup` finds one for a head that is
     not in it.
@@ -164,7 +125,6 @@ class Front:
         limits: Limits,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._listeners = {sock.fileno(): sock for sock in listeners}
         self._heads = heads
         self._lookup = lookup
         self._dispatch = dispatch
@@ -176,8 +136,10 @@ class Front:
         self.is_crowded: Callable[[], bool] = _never
         self.on_bug: Callable[[], None] = _nothing
         self._connections: dict[int, Connection] = {}
-        self._per_client: dict[str, int] = {}
         self._poller = make_poller()
+        self._door = Door(
+            listeners, limits, self._connections, self._poller, self._welcome, self._close
+        )
         self._returned: deque[Connection] = deque()
         self._calls: deque[Callable[[], None]] = deque()
         self._woken_already = False
@@ -189,9 +151,6 @@ class Front:
         self._stopping = False
         self._drain_until = 0.0
         self._next_sweep = 0.0
-        self._accept_again = 0.0
-        self._shortage_ends = 0.0
-        self._room = limits.connections
         self._closes_idle = False
         self._sparing = False
         self._bell: Sequence[int] = (0,)
@@ -202,7 +161,7 @@ class Front:
     @property
     def listeners(self) -> list[socket.socket]:
         """The listening sockets."""
-        return list(self._listeners.values())
+        return self._door.listeners
 
     def watch(self, bell: Sequence[int], on_bell: Callable[[], None]) -> None:
         """Has `on_bell` called, before anything is answered, whenever the first number of `bell`
@@ -215,9 +174,7 @@ class Front:
 
     def run(self) -> None:
         """Serves until it is stopped and drained."""
-        for fd, sock in self._listeners.items():
-            sock.setblocking(False)
-            self._poller.register(fd, READ)
+        self._door.open()
         while self._running:
             events = self._poller.poll(0.05 if self._stopping else 1.0)
             try:
@@ -293,8 +250,8 @@ class Front:
             self._not_reading_event(conn, now)
         elif fd == self._wake_in:
             self._woken(now)
-        elif fd in self._listeners:
-            self._accept(self._listeners[fd], now)
+        else:
+            self._door.knocked(fd, now)
 
     # Requests.
 
@@ -682,46 +639,17 @@ class Front:
             return
         conn.state = CLOSED
         self._connections.pop(conn.fd, None)
-        if self._limits.per_client is not None:
-            left = self._per_client.get(conn.address, 1) - 1
-            if left:
-                self._per_client[conn.address] = left
-            else:
-                self._per_client.pop(conn.address, None)
+        self._door.has_left(conn)
         if registered:
             self._poller.forget(conn.fd)
         conn.sock.close()
 
-    # Accepting.
-
-    def _accept(self, listener: socket.socket, now: float) -> None:
-        if now < self._accept_again:
-            return
-        family = int(listener.family)
-        for _ in range(ACCEPTS):
-            try:
-                sock, address = accept(listener, family)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    self._out_of_descriptors(now, error)
-                    return
-                continue  # the client left before it was accepted
-            self._welcome(sock, address, now)
+    # Beginnings.
 
     def _welcome(self, sock: socket.SocketType, address: tuple[str, int], now: float) -> None:
-        limits = self._limits
-        if limits.per_client is not None:
-            count = self._per_client.get(address[0], 0)
-            if count >= limits.per_client:
-                sock.close()
-                return
-            self._per_client[address[0]] = count + 1
-        if len(self._connections) >= self._room:
-            self._close_oldest_idle()
+        """A connection has been let in."""
         sock.setblocking(False)
-        conn = Connection(sock, address, now + limits.timeout_head)
+        conn = Connection(sock, address, now + self._limits.timeout_head)
         self._connections[conn.fd] = conn
         # Most clients have sent their request by now: trying saves a round of the loop.
         try:
@@ -760,28 +688,6 @@ class Front:
             self._sent_partly(conn, reply, sent, now)
         return True
 
-    def _close_oldest_idle(self) -> bool:
-        """Makes room; False where every connection is with a handler."""
-        idle = [conn for conn in self._connections.values() if conn.state not in (LENT, BROUGHT)]
-        idle.sort(key=lambda conn: (conn.state == WRITING, conn.deadline))
-        for conn in idle[: max(1, len(idle) // 64, len(self._connections) - self._room)]:
-            self._close(conn)
-        return bool(idle)
-
-    def _out_of_descriptors(self, now: float, error: OSError) -> None:
-        """From now on there is room for a little less than turned out to fit: the upstream and the
-        store need descriptors too.
-        """
-        if now >= self._shortage_ends:
-            LOG.warning("no more connections for now: %s", error.strerror)
-        self._shortage_ends = now + SHORTAGE
-        self._room = max(4, len(self._connections) - DESCRIPTORS_BACK)
-        if self._close_oldest_idle():
-            return
-        self._accept_again = now + ACCEPT_PAUSE
-        for fd in self._listeners:
-            self._poller.forget(fd)
-
     # Time.
 
     def _sweep(self, now: float) -> None:
@@ -799,12 +705,7 @@ class Front:
             if self.is_crowded():
                 break
             self._hand_over(conn, now)
-        if self._accept_again and now >= self._accept_again and not self._stopping:
-            self._accept_again = 0.0
-            for fd in self._listeners:
-                self._poller.register(fd, READ)
-        if now >= self._shortage_ends:
-            self._room = self._limits.connections
+        self._door.look_again(now)
         if self._stopping:
             self._end_if_drained(now)
 
@@ -831,11 +732,7 @@ class Front:
             self._stopping, self._closes_idle = True, idle_too
             self._heads = {}  # no reply goes out as it is: each has to say that it is the last
             self._drain_until = now + drain
-            for fd, sock in self._listeners.items():
-                self._accept(sock, now)  # whoever waits to be accepted has connected already
-                self._poller.forget(fd)
-                sock.close()
-            self._listeners = {}
+            self._door.shut(now)
             for conn in list(self._connections.values()):
                 if idle_too and conn.state == READING and not conn.buffer:
                     self._last_look(conn, now)
@@ -868,8 +765,7 @@ class Front:
     def _close_everything(self) -> None:
         for conn in list(self._connections.values()):
             self._close(conn)
-        for sock in self._listeners.values():
-            sock.close()
+        self._door.close()
         self._poller.close()
         os.close(self._wake_in)
         os.close(self._wake_out)

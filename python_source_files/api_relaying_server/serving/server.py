@@ -24,7 +24,8 @@ from api_relaying_server.operations.served import Observer, Served
 from api_relaying_server.relay import Relay
 from api_relaying_server.serving.body import SILENCE
 from api_relaying_server.serving.connection import Connection
-from api_relaying_server.serving.front import Front, Limits
+from api_relaying_server.serving.door import Limits
+from api_relaying_server.serving.front import Front
 from api_relaying_server.serving.handler import RelayHandler
 from api_relaying_server.serving.lane import Lane
 from api_relaying_server.serving.watch import Watch
