@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from api_relaying_server.http1.message import RequestHead
-
-if TYPE_CHECKING:
-    from api_relaying_server.serving.body import HeldBody
 
 READING, HOLDING, WRITING, LENT, BROUGHT, LINGERING, CLOSED = range(7)
 """Where a connection stands: waiting for a request, for the rest of its body, with bytes to send,
 with a handler or the lane, back from the lane with its response in memory, waiting for the client's
 end of it, gone.
 """
+
+
+class Held(Protocol):
+    """What watches a body that waits in the front."""
+
+    def is_ready(self, data: bytes) -> bool:
+        """True once a thread should take over; `data` is what has come since the last time."""
 
 
 class ClientGone(Exception):
@@ -62,7 +66,7 @@ class Connection:
         self.parked = False
         self.closes = False
         self.resets = False
-        self.held: HeldBody | None = None
+        self.held: Held | None = None
         self.deadline = deadline
         self.state = READING
         self.since = 0.0

@@ -13,7 +13,7 @@ import logging
 import time
 import uuid
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from api_relaying_server.answer import Answer
 from api_relaying_server.caching.storing import end_to_end
@@ -28,9 +28,7 @@ from api_relaying_server.serving.body import RequestBody
 from api_relaying_server.serving.connection import ClientGone, Connection
 from api_relaying_server.serving.problems import problem_answer, problem_bytes
 from api_relaying_server.serving.writing import Writer
-
-if TYPE_CHECKING:
-    from api_relaying_server.serving.server import RelayServer
+from api_relaying_server.upstream.translation import Client
 
 LOG = logging.getLogger("api_relaying_server.handler")
 
@@ -43,17 +41,48 @@ _JOINED = 65536
 """Bytes of a body that are joined to the head, so that nearly every answer is one call."""
 
 
+class Answering(Protocol):
+    """What answers requests."""
+
+    def answer(self, request: RequestHead, caller: Caller) -> Answer:
+        """The answer to a request. Raises RelayError where the answer is the relay's own."""
+
+
+class Owner(Protocol):
+    """The server, as a handler sees it."""
+
+    relay: Answering
+    max_body: int
+    stopping: bool
+
+    def patience(self) -> float:
+        """Seconds for which a client may neither send nor take what a thread waits for."""
+
+    def client_at(self, address: str) -> Client:
+        """The client at a peer's address."""
+
+    def spare(self, conn: Connection) -> None:
+        """Has the system hold little of a large answer while many are not read."""
+
+    def tell(self, served: Served) -> None:
+        """Tells those who watch of an answered request."""
+
+    def count_bug(self) -> None:
+        """One more fault of our own."""
+
+
 class RelayHandler(BaseHTTPRequestHandler):
     """Answers the one request that `request`, a connection lent by the front, has ready."""
 
     protocol_version = "HTTP/1.1"
     request: Connection
-    server: RelayServer
+    server: Any  # an Owner; the library says that it is a BaseServer
 
     def setup(self) -> None:
         """Nothing to set up: the connection reads and writes itself."""
         self.conn: Connection = self.request
-        self._writer = Writer(self.conn, self.server.patience)
+        self._owner: Owner = self.server
+        self._writer = Writer(self.conn, self._owner.patience)
         self._told: Answer | None = None  # the answer whose head is out
         self._sent = 0  # bytes of body that are out
         self._upstream: float | None = None
@@ -71,7 +100,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         except ClientGone as error:
             LOG.debug("the client %s left: %s", conn.address, error)
         finally:
-            self.server.tell(self._served(request))
+            self._owner.tell(self._served(request))
 
     def finish(self) -> None:
         """Nothing is buffered here."""
@@ -97,14 +126,14 @@ class RelayHandler(BaseHTTPRequestHandler):
         body: RequestBody | None = None
         try:
             body = self._body_of(request)
-            answer = self.server.relay.answer(request, self._caller(request, body))
+            answer = self._owner.relay.answer(request, self._caller(request, body))
         except RelayError as error:
             answer = problem_answer(error)
         except ClientGone:
             raise
         except Exception:
             answer = self._of_a_bug(request)
-        keeps = not wants_close(request.version, request.fields) and not self.server.stopping
+        keeps = not wants_close(request.version, request.fields) and not self._owner.stopping
         # What is left of a body, or all of one that was refused, must never be read as a request.
         keeps = keeps and (body_framing(request) == 0 if body is None else body.done)
         try:
@@ -121,11 +150,11 @@ class RelayHandler(BaseHTTPRequestHandler):
         if expectation is not None and expectation.lower() != "100-continue":
             raise BadRequest("the only expectation known here is 100-continue", status=417)
         expects = expectation is not None and request.version >= (1, 1)
-        return RequestBody(self.conn, length, self.server.max_body, expects, self.server.patience)
+        return RequestBody(self.conn, length, self._owner.max_body, expects, self._owner.patience)
 
     def _caller(self, request: RequestHead, body: RequestBody | None) -> Caller:
         return Caller(
-            self.server.client_at(self.conn.address),
+            self._owner.client_at(self.conn.address),
             body,
             body.length if body is not None else None,
             self._send_interim if request.version >= (1, 1) else None,
@@ -138,7 +167,7 @@ class RelayHandler(BaseHTTPRequestHandler):
     def _of_a_bug(self, request: RequestHead) -> Answer:
         number = self._number = uuid.uuid4().hex[:12]
         LOG.exception("request %s (%s %s) failed", number, request.method, request.target)
-        self.server.count_bug()
+        self._owner.count_bug()
         return problem_answer(
             RelayError(f"a fault of the relay; its log tells more under {number}")
         )
@@ -189,7 +218,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         """
         first = answer.body[:_JOINED]
         if len(first) < len(answer.body):
-            self.server.front.spare(self.conn)
+            self._owner.spare(self.conn)
             self._writer.send(head + first)
             self._writer.send_last(memoryview(answer.body)[_JOINED:])
         else:

@@ -170,6 +170,10 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         hurry = self._jobs or self._threads - self._idle > max(1, self._most_threads // 2)
         return min(HURRIED, self._silence) if hurry else self._silence
 
+    def spare(self, conn: Connection) -> None:
+        """Has the system hold little of a large answer while many are not read."""
+        self.front.spare(conn)
+
     def shutdown_request(self, request: Any) -> None:
         """The handler is done: the connection goes back to the front."""
         self.front.give_back(request)
