@@ -33,7 +33,7 @@ from api_relaying_server.caching.vary import selecting_names, selecting_values
 from api_relaying_server.errors import UpstreamCut, UpstreamError, UpstreamResting
 from api_relaying_server.http1.grammar import format_date, parse_content_range
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
-from api_relaying_server.keeping import Keeper
+from api_relaying_server.keeping import Keeper, Seen
 from api_relaying_server.tiers.flight import Reader, SharedBody
 from api_relaying_server.upstream.exchange import HOLD_HEAD, OnInterim, PacedBody
 from api_relaying_server.upstream.guards import UpstreamLike
@@ -61,7 +61,7 @@ _RANGE = ("range", "if-range")
 class Caller(NamedTuple):
     """Who asks, with the body of the request (its length None for chunked), where interim
     responses go, and who is told how many seconds a call of the upstream took up to the response's
-    head or its failure.
+    head or its failure; `seen` is what was found stored where that was looked for already.
     """
 
     client: Client
@@ -69,6 +69,7 @@ class Caller(NamedTuple):
     length: int | None = None
     on_interim: OnInterim | None = None
     on_upstream: Callable[[float], None] | None = None
+    seen: Seen | None = None
 
 
 class Arrived:

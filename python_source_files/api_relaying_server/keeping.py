@@ -123,9 +123,11 @@ class Keeper:
         coordinator.on_change(self._changed_elsewhere)
 
     @property
-    def is_quick_to_read(self) -> bool:
-        """True where what is not in memory takes no longer than a read of this machine's disk."""
-        return self._store.quick
+    def reading_helps(self) -> bool:
+        """True where what is not in memory can be read into it, and takes no longer than a read
+        of this machine's disk.
+        """
+        return self._store.quick and self.hot.has_room
 
     def read(self, key: str) -> Record | None:
         """What is stored under a key, from memory or from the store."""
@@ -147,9 +149,13 @@ class Keeper:
                 self.hot.drop(key)  # it may be older than that change
         return record
 
-    def see(self, key: str) -> Seen:
-        """What is stored under a key, and when that was so."""
+    def see(self, key: str, before: Seen | None = None) -> Seen:
+        """What is stored under a key, and when that was so: what was seen `before` if nothing has
+        changed since.
+        """
         when = self._changes[hash(key) % _STRIPES], self._news()
+        if before is not None and before.when == when:
+            return before
         return Seen(self.read(key), when)
 
     def changed_since(self, key: str, seen: Seen, surely: bool) -> Record | None:

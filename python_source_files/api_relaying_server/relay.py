@@ -19,7 +19,15 @@ from api_relaying_server.caching import status
 from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import Prepared, build, prepare, shape_of
-from api_relaying_server.caching.reuse import Ask, Assessed, Bypass, Fresh, Refuse, decide
+from api_relaying_server.caching.reuse import (
+    PASSING_BY,
+    Ask,
+    Assessed,
+    Bypass,
+    Fresh,
+    Refuse,
+    decide,
+)
 from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
 from api_relaying_server.caching.vary import matches, selecting_values
 from api_relaying_server.errors import NotCached, UpstreamError, UpstreamTimeout
@@ -52,6 +60,8 @@ _PLAIN_METHODS = frozenset(("GET", "HEAD"))
 _NEVER_FROM_MEMORY = frozenset(
     ("content-length", "transfer-encoding", "expect", "upgrade", "max-forwards")
 )
+
+_NEVER_FROM_STORE = _NEVER_FROM_MEMORY | PASSING_BY
 
 
 class Shared(NamedTuple):
@@ -131,18 +141,19 @@ class Relay:
     def is_worth_bringing(self, request: RequestHead) -> bool:
         """True where what the store may have for a request could answer it from memory."""
         return (
-            self._keeper.is_quick_to_read
+            self._keeper.reading_helps
             and request.method in _PLAIN_METHODS
-            and not request.fields.has_any(_NEVER_FROM_MEMORY)
+            and not request.fields.has_any(_NEVER_FROM_STORE)
             and self._keeper.hot.peek(cache_key(request.target)) is None
         )
 
-    def bring(self, request: RequestHead) -> bool:
-        """Reads what the store has for a request into memory; True where it is there now. May
-        wait for the store.
+    def bring(self, request: RequestHead) -> tuple[Seen, bool]:
+        """Reads what the store has for a request into memory: what that is, and whether it is
+        there now. May wait for the store.
         """
         key = cache_key(request.target)
-        return self._keeper.read(key) is not None and self._keeper.hot.peek(key) is not None
+        seen = self._keeper.see(key)
+        return seen, seen.record is not None and self._keeper.hot.peek(key) is not None
 
     def _decide_in_memory(self, request: RequestHead, entry: Entry, now: float) -> Reply | None:
         if request.method not in _PLAIN_METHODS:
@@ -179,7 +190,9 @@ class Relay:
                 Bypass("method" if request.method not in _PLAIN_METHODS else "bypass"),
             )
         key = cache_key(request.target)
-        seen = self._keeper.see(key) if request.method in _PLAIN_METHODS else None
+        seen = None
+        if request.method in _PLAIN_METHODS:
+            seen = self._keeper.see(key, caller.seen)
         verdict = decide(request, seen.record if seen is not None else None, now, self._policy)
         if isinstance(verdict, Fresh):
             return self._from_stored(request, verdict, now)

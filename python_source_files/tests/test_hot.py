@@ -96,8 +96,8 @@ class DemandTest(unittest.TestCase):
 
     def setUp(self) -> None:
         self.hot = HotTier(1 << 16)
-        self.left: list[str] = []
-        self.hot.on_evicted = lambda key, hits: self.left.append(key)
+        self.told: list[tuple[str, int]] = []
+        self.hot.on_evicted = lambda key, uses: self.told.append((key, uses))
 
     def read(self, key: str) -> Entry:
         """Comes from the store for a request."""
@@ -120,7 +120,17 @@ class DemandTest(unittest.TestCase):
                 self.assertIsNotNone(self.hot.peek(key))
             for other in self.hot.keys():
                 self.hot.get(other)
-        self.assertTrue(self.left)
+        self.assertTrue(self.hot.evicted)
+
+    def test_the_store_is_told_of_uses_that_it_does_not_know(self) -> None:
+        """Reading it for the first request told of that one."""
+        for number in range(400):
+            self.read(f"GET /{number}")
+            for _ in range(number % 3):
+                self.answer(f"GET /{number}")
+        self.assertTrue(self.told)
+        self.assertEqual({uses for _, uses in self.told}, {1})
+        self.assertTrue(all(int(key.partition("/")[2]) % 3 == 2 for key, _ in self.told))
 
     def test_a_walk_through_the_store_leaves_what_is_in_demand(self) -> None:
         """What was read once, for the one request that it answered, goes first."""

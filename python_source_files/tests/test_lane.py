@@ -28,6 +28,7 @@ class LaneTest(unittest.TestCase):
         self.held = threading.Event()
         self.held.set()
         self.threads: set[int] = set()
+        self.reading = threading.Event()
         self.now = self.slowness = 0.0
         self.lane = Lane(self.wants, self.bring, self.found, self.missing, lambda: self.now)
         self.addCleanup(self.lane.close)
@@ -37,8 +38,11 @@ class LaneTest(unittest.TestCase):
         """All but what is in memory."""
         return request.target != "/in-memory"
 
-    def bring(self, request: RequestHead) -> bool:
+    def bring(self, conn: Connection) -> bool:
         """Looks into the store."""
+        request = conn.request
+        assert request is not None
+        self.reading.set()
         self.held.wait(PATIENCE)
         self.threads.add(threading.get_ident())
         self.now += self.slowness
@@ -96,6 +100,21 @@ class LaneTest(unittest.TestCase):
         self.take("/fault", "/stored")
         self.lane.go()
         self.expect(("missing", ["/fault"]), ("found", ["/stored"]))
+
+    def test_one_that_takes_long(self) -> None:
+        """Those behind it are left to the handlers, and so is who comes while it is read."""
+        self.stored.add("/large")
+        self.slowness = 1.0
+        self.take("/large", "/stored", "/stored")
+        self.lane.go()
+        self.expect(("missing", ["/stored"]), ("missing", ["/stored"]), ("found", ["/large"]))
+        self.reading.clear()
+        self.held.clear()
+        self.take("/stored")
+        self.lane.go()
+        self.assertTrue(self.reading.wait(PATIENCE))
+        self.now += 2 * LONGEST_WAIT
+        self.assertEqual(self.take("/stored"), [False])
 
     def test_one_thread(self) -> None:
         """One thread does it all."""

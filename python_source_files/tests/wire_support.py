@@ -443,9 +443,9 @@ class FakeRelay:
         """Nothing is stored either."""
         return False
 
-    def bring(self, request: RequestHead) -> bool:
+    def bring(self, request: RequestHead) -> tuple[None, bool]:
         """Nothing can be brought."""
-        return False
+        return None, False
 
 
 class ServerInside:

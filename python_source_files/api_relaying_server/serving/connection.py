@@ -6,6 +6,7 @@ import socket
 from typing import Any, Protocol
 
 from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.keeping import Seen
 
 READING, HOLDING, WRITING, LENT, BROUGHT, LINGERING, CLOSED = range(7)
 """Where a connection stands: waiting for a request, for the rest of its body, with bytes to send,
@@ -33,8 +34,8 @@ class Connection:
     are still to be sent; `closes` tells that it ends after this answer, `resets` that it ends with
     a reset, so that its client sees that something is missing; `deadline` the Unix time at which
     the front closes it; `request` the request whose head has come, for its handler, `since` when
-    (Unix time), `held` what watches its body meanwhile. `recv` and `send` are the socket's own,
-    bound once.
+    (Unix time), `held` what watches its body meanwhile, `seen` what the lane found stored for it.
+    `recv` and `send` are the socket's own, bound once.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class Connection:
         "recv",
         "request",
         "resets",
+        "seen",
         "send",
         "since",
         "sock",
@@ -71,3 +73,4 @@ class Connection:
         self.state = READING
         self.since = 0.0
         self.request: RequestHead | None = None
+        self.seen: Seen | None = None

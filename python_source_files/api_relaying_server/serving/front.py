@@ -429,13 +429,21 @@ class Front:
         conn.held = None
         conn.state = LENT
         conn.deadline = float("inf")
-        if self.lane is not None and not store_was_asked and self.lane.takes(conn):
-            return
+        if not store_was_asked:
+            conn.seen = None
+            if self._is_taken_by_lane(conn):
+                return
         try:
             self._dispatch(conn)
         except RelayError as error:
             conn.state = READING
             self._refuse(conn, error, now, conn.request.raw if conn.request is not None else None)
+
+    def _is_taken_by_lane(self, conn: Connection) -> bool:
+        request = conn.request
+        if self.lane is None or request is None or len(request.raw or b"") > LONGEST_HERE:
+            return False  # the loop would have to decide about it
+        return self.lane.takes(conn)
 
     def _holds(self, conn: Connection, request: RequestHead, now: float) -> bool:
         """True where threads are short and the body is not here yet: no thread waits for it."""
@@ -492,7 +500,7 @@ class Front:
             self._returned.append(conn)
             self._wake()
             return
-        conn.request = None
+        conn.request = conn.seen = None
         conn.deadline = self._clock() + self._limits.timeout_idle
         conn.state = READING  # from here on it is the loop's
         if conn.parked or self._stopping:
@@ -541,7 +549,7 @@ class Front:
                 self._go_on(conn, now)
 
     def _take_back(self, conn: Connection, now: float) -> None:
-        conn.request = None
+        conn.request = conn.seen = None
         if conn.resets or (conn.closes and conn.out is None):
             self._linger(conn, now, registered=not conn.parked)
             return
@@ -565,7 +573,7 @@ class Front:
             if reply is None or not (now < reply.valid_until or reply.renew(now)):
                 self._hand_over(conn, now, store_was_asked=True)
                 return
-            conn.request = None
+            conn.request = conn.seen = None
             self._reply(conn, head or b"", reply, now)
         except Exception:
             self._refuse(conn, self._of_a_bug("answering a request failed"), now, head)

@@ -159,6 +159,7 @@ class RelayHandler(BaseHTTPRequestHandler):
             body.length if body is not None else None,
             self._send_interim if request.version >= (1, 1) else None,
             self._count_upstream,
+            self.conn.seen,
         )
 
     def _count_upstream(self, seconds: float) -> None:

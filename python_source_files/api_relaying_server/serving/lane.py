@@ -22,7 +22,9 @@ from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.serving.connection import Connection
 
 LONGEST_WAIT = 0.01
-"""Seconds that a request is expected to wait for the lane at most; the handlers take the others."""
+"""Seconds that a request is expected to wait for the lane at most, and after which the lane leaves
+the rest of what waits to the handlers: one large body must not hold up many small ones.
+"""
 
 MEMORY = 16
 """Reads whose times make up the expectation of the next one's, roughly."""
@@ -31,9 +33,9 @@ MEMORY = 16
 class Lane:
     """Reads the store for connections. `takes` and `go` are the event loop's to call.
 
-    `wants` tells for which requests that may help, and never blocks; `bring` reads what a request
-    asks for into memory and tells whether it is there now; `found` and `missing` are then told
-    whose request can be answered from memory, and whose cannot. `clock` is in seconds.
+    `wants` tells for which requests that may help, and never blocks; `bring` reads what a
+    connection asks for into memory and tells whether it is there now; `found` and `missing` are
+    then told whose request can be answered from memory, and whose cannot. `clock` is in seconds.
 
     `gathered` has been taken and waits for `go`; `expected` is the time that a read takes, in
     seconds.
@@ -42,7 +44,7 @@ class Lane:
     def __init__(
         self,
         wants: Callable[[RequestHead], bool],
-        bring: Callable[[RequestHead], bool],
+        bring: Callable[[Connection], bool],
         found: Callable[[Sequence[Connection]], None],
         missing: Callable[[Connection], None],
         clock: Callable[[], float] = time.monotonic,
@@ -57,6 +59,7 @@ class Lane:
         self._done = 0  # counted by the thread
         self._batches: SimpleQueue[list[Connection]] = SimpleQueue()
         self.expected = 0.0001  # seconds that a read takes
+        self._began: float | None = None  # when the read under way began
         self._thread: threading.Thread | None = None
 
     def takes(self, conn: Connection) -> bool:
@@ -66,13 +69,18 @@ class Lane:
         if conn.request is None or not self._wants(conn.request):
             return False
         waiting = len(self.gathered) + self._handed_over - self._done
-        if waiting * self.expected > LONGEST_WAIT or not self._is_running():
+        if waiting * self.expected > LONGEST_WAIT or self._is_late(self._began):
+            return False
+        if not self._is_running():
             return False
         self.gathered.append(conn)
         return True
 
+    def _is_late(self, began: float | None) -> bool:
+        return began is not None and self._clock() - began > LONGEST_WAIT
+
     def _is_running(self) -> bool:
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():
             thread = threading.Thread(target=self._work, name="lane", daemon=True)
             try:
                 thread.start()
@@ -98,8 +106,9 @@ class Lane:
         batch = self._batches.get()
         while batch:
             found = []
+            began = self._clock()
             for conn in batch:
-                if self._has_brought(conn):
+                if not self._is_late(began) and self._has_brought(conn):
                     found.append(conn)
                 else:
                     self._missing(conn)
@@ -109,12 +118,11 @@ class Lane:
             batch = self._batches.get()
 
     def _has_brought(self, conn: Connection) -> bool:
-        request = conn.request
-        began = self._clock()
+        self._began = began = self._clock()
         try:
-            return request is not None and self._bring(request)
+            return self._bring(conn)
         except Exception:
             return False  # the handler runs into it, too, and tells
         finally:
-            took = self._clock() - began
+            self._began, took = None, self._clock() - began
             self.expected += (took - self.expected) / MEMORY

@@ -87,7 +87,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.front.is_crowded = self.is_crowded
         self.front.on_bug = self.count_bug
         self._lane = Lane(
-            relay.is_worth_bringing, relay.bring, self.front.brought, self._not_brought
+            relay.is_worth_bringing, self._bring, self.front.brought, self._not_brought
         )
         self.front.lane = self._lane
         self._silence = min(SILENCE, limits.timeout_idle)
@@ -104,12 +104,23 @@ class RelayServer(ThreadingMixIn, HTTPServer):
     def _dispatch(self, conn: Connection) -> None:
         self.process_request(conn, conn.address)
 
+    def _bring(self, conn: Connection) -> bool:
+        if conn.request is None:
+            return False
+        conn.seen, is_in_memory = self.relay.bring(conn.request)
+        return is_in_memory
+
     def _not_brought(self, conn: Connection) -> None:
         """The store does not have it: a handler asks the upstream."""
         try:
-            self.process_request(conn, conn.address)
-        except Overloaded as busy:
-            self._refuse(conn, busy)
+            try:
+                self.process_request(conn, conn.address)
+            except Overloaded as busy:
+                self._refuse(conn, busy)
+        except Exception:
+            self.handle_error(conn, conn.address)
+            conn.closes = True
+            self.shutdown_request(conn)
 
     def _refuse(self, conn: Connection, busy: Overloaded) -> None:
         self.tell(RelayHandler.refuse(conn, busy))

@@ -221,6 +221,11 @@ class HotTier:
         self._seen_once: set[int] = set()
         self._lock = threading.RLock()  # guards every change of the above
 
+    @property
+    def has_room(self) -> bool:
+        """True where an entry of the usual size is kept."""
+        return self.limit // 4 > 2 * ENTRY_COST
+
     def get(self, key: str) -> Entry | None:
         """The entry of a key, to be used."""
         entry = self._entries.get(key)
@@ -309,8 +314,10 @@ class HotTier:
             key = self._order.victim(self._was_used)
             if key is None:
                 return
-            if self.on_evicted is not None:
-                self.on_evicted(key, self._entries[key].hits())
+            entry = self._entries[key]
+            uses = entry.hits() - entry.asked_for  # reading it for the first has told the store
+            if uses > 0 and self.on_evicted is not None:
+                self.on_evicted(key, uses)
             self._remove(key)
             self.evicted += 1
 
