@@ -309,8 +309,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _silence_output()
         return _end(arguments, relay, Exit.FAILED, f"failed: {error.strerror or error}")
     except Exception as error:  # whatever it is, the user gets one line
+        if _is_of_an_interrupt(error):
+            return _end(arguments, relay, Exit.INTERRUPTED, "interrupted")
         message = f"failed: {type(error).__name__}: {clean(str(error), 300)}"
         return _end(arguments, relay, Exit.FAILED, message)
+
+
+def _is_of_an_interrupt(error: BaseException | None) -> bool:
+    """True where an error came up only while an interrupt was on its way out: it comes at any
+    point, within a lock of the progress bar, too.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _silence_output() -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from dish_shell_tool import list_dishes
 from sample_menu_api import data
@@ -348,6 +349,19 @@ class FailureTest(ToolTestCase):
             self.assertIn("no answer within 0.3 s", result.err)
             self.assertIn("not asked, since no other answer came", result.err)
             self.assertLess(len(relay.targets), 30)
+
+    def test_an_interrupt_is_one_whatever_it_leaves_behind(self) -> None:
+        def interrupted(options: object) -> int:
+            try:
+                raise KeyboardInterrupt
+            finally:
+                raise RuntimeError("cannot release a lock that is not held")
+
+        errors = io.StringIO()
+        with mock.patch.object(list_dishes, "_call", interrupted):
+            with contextlib.redirect_stderr(errors):
+                self.assertEqual(list_dishes.main([]), 130)
+        self.assertEqual(errors.getvalue(), "list-dishes: interrupted\n")
 
     def test_an_interrupt_ends_it_at_once(self) -> None:
         replies: dict[str, support.Reply] = {"/restaurant": answer(listed("a"))}
