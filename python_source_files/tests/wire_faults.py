@@ -175,6 +175,10 @@ FAULTS = (
     _coding("gzip", b"Transfer-Encoding: gzip"),
     _coding("chunked and identity", b"Transfer-Encoding: chunked, identity"),
     _coding("of no token", b"Transfer-Encoding: (chunked)"),
+    _coding("that nobody knows", b"Transfer-Encoding: xchunked"),
+    _coding("of contents", b"Transfer-Encoding: br"),
+    _coding("of an empty name", b"Transfer-Encoding:"),
+    _coding("in a list with nothing", b"Transfer-Encoding: chunked,"),
     _coding("with a control", b"Transfer-Encoding: \x0bchunked"),
     _coding("with a space before the colon", b"Transfer-Encoding : chunked"),
     _raw(

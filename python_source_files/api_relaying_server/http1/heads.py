@@ -359,21 +359,10 @@ def _with_one_length(status: int, fields: Fields) -> Fields:
     return fields if lengths == [str(length)] else fields.replaced("content-length", str(length))
 
 
-_REAL_CODINGS = frozenset(("chunked", "gzip", "x-gzip", "deflate", "compress", "x-compress"))
-
-
-def _response_coding(values: list[str]) -> bool:
-    """True for chunked. Raises BadRequest for a coding that would have to be undone.
-
-    A name that no registry knows changes nothing: such a body ends with the connection (RFC 9112,
-    6.3).
-    """
-    members = [member.strip(" \t").lower() for value in values for member in value.split(",")]
-    if members == ["chunked"]:
-        return True
-    if len(members) > 1 or members[0] in _REAL_CODINGS or not is_token(members[0]):
+def _check_response_coding(values: list[str]) -> None:
+    # RFC 9112, 6.1, 6.3: what cannot be undone must not be passed on as if it had been.
+    if [value.strip(" \t").lower() for value in values] != ["chunked"]:
         raise BadRequest("the response's transfer coding is not chunked")
-    return False
 
 
 def response_framing(method: str, head: ResponseHead) -> tuple[bool, int | None]:
@@ -390,5 +379,6 @@ def response_framing(method: str, head: ResponseHead) -> tuple[bool, int | None]
     if codings:
         if lengths or head.version < (1, 1):
             raise BadRequest("the response's framing fields contradict each other")
-        return _response_coding(codings), None
+        _check_response_coding(codings)
+        return True, None
     return False, content_length(lengths)
