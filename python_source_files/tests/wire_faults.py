@@ -107,6 +107,8 @@ FAULTS = (
     _status("with two digits", b"HTTP/1.1 20 OK"),
     _status("with four digits", b"HTTP/1.1 2000 OK"),
     _status("of nought", b"HTTP/1.1 000 OK"),
+    _status("of 600", b"HTTP/1.1 600 OK"),
+    _status("of 999", b"HTTP/1.1 999 OK"),
     _status("with a sign", b"HTTP/1.1 +20 OK"),
     _status("with letters", b"HTTP/1.1 2xx OK"),
     _status("with other digits", "HTTP/1.1 \u0662\u0660\u0660 OK".encode()),

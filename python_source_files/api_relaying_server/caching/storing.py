@@ -152,8 +152,8 @@ RULES: tuple[Rule, ...] = (
     Rule("method", "RFC 9111, 3: the method defines caching", _method_is_not_cacheable),
     Rule(
         "status",
-        "RFC 6585; RFC 9111, 3: a final status",
-        lambda f: f.head.status in NEVER_STORED_STATUSES,
+        "RFC 6585; RFC 9111, 3: a final status; RFC 9110, 15: none above 599",
+        lambda f: f.head.status in NEVER_STORED_STATUSES or f.head.status > 599,
     ),
     Rule("partial", "RFC 9111, 3.3", _is_bad_partial),
     Rule("must-understand", "RFC 9111, 5.2.2.3", _is_not_understood),

@@ -24,7 +24,8 @@ MAX_TARGET = 16384
 """Bytes of a request target; RFC 9112, 3 asks for at least 8,000."""
 
 _VERSION = re.compile(r"HTTP/([0-9])\.([0-9])")
-_STATUS_LINE = re.compile("HTTP/1\\.([0-9]) ([1-9][0-9][0-9])(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?")
+# RFC 9110, 15: a status is one of 100 to 599.
+_STATUS_LINE = re.compile("HTTP/1\\.([0-9]) ([1-5][0-9][0-9])(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?")
 # Visible ASCII less what no URI holds and some readers take for something else: quotation marks,
 # angle brackets, backslashes. Browsers send | ^ ` and braces raw in queries, so those pass.
 _TARGET_FORBIDDEN = re.compile(r"[^\x21\x23-\x3b\x3d\x3f-\x5b\x5d-\x7e]|#")
