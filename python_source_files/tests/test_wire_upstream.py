@@ -173,6 +173,36 @@ class FaultTest(WireTestCase):
                     client.send(request("/behind"))
                     self.assertEqual(client.final().body, b"GET /behind HTTP/1.1\n")
 
+    def test_a_205_has_no_content(self) -> None:
+        """RFC 9110, 15.3.6: whatever follows is read by nobody, and its connection is closed."""
+        chunks = b"HTTP/1.1 205 R\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+        bodies = {"length": ok(EVIL, status="205 R"), "chunks": chunks}
+        bodies |= {"end": b"HTTP/1.1 205 R\r\n\r\n" + EVIL, "late": ok(b"", status="205 R") + EVIL}
+        for name, sent in bodies.items():
+            with self.subTest(name):
+                self.play(f"/205-{name}", sent)
+                client = self.client(request(f"/205-{name}"))
+                got = client.final()
+                self.assertEqual((got.status, got.body), (205, b""))
+                self.assertEqual(got.get("content-length"), "0")
+                self.assertIsNone(got.get("transfer-encoding"))
+                client.send(request(f"/behind-205-{name}"))
+                self.assertEqual(
+                    client.final().body, b"GET /behind-205-%b HTTP/1.1\n" % name.encode()
+                )
+                (one,), (behind,) = (
+                    self.origin.heard(f"/205-{name}"),
+                    self.origin.heard(f"/behind-205-{name}"),
+                )
+                self.assertNotEqual(one.connection, behind.connection)
+
+    def test_a_205_without_content_leaves_its_connection(self) -> None:
+        self.play("/empty-205", ok(b"", status="205 R"))
+        client = self.client(request("/empty-205") + request("/behind-empty"))
+        client.final(), client.final()
+        (one,), (behind,) = self.origin.heard("/empty-205"), self.origin.heard("/behind-empty")
+        self.assertEqual(one.connection, behind.connection)
+
     def test_an_old_client_can_tell_that_a_body_is_cut(self) -> None:
         """Where the end of the connection is the end of the body, a cut one ends with a reset."""
 

@@ -375,7 +375,7 @@ def response_framing(method: str, head: ResponseHead) -> tuple[bool, int | None]
     """
     fields = head.fields
     codings, lengths = fields.all("transfer-encoding"), fields.all("content-length")
-    if method == "HEAD" or head.status in (204, 304) or head.status < 200:
+    if method == "HEAD" or head.status in (204, 205, 304) or head.status < 200:
         return False, 0
     if codings:
         if lengths or head.version < (1, 1):
@@ -383,3 +383,10 @@ def response_framing(method: str, head: ResponseHead) -> tuple[bool, int | None]
         _check_response_coding(codings)
         return True, None
     return False, content_length(lengths)
+
+
+def without_content(head: ResponseHead) -> ResponseHead:
+    """The head of a response that says that it has no content."""
+    fields = head.fields.without(lambda name: name in ("content-length", "transfer-encoding"))
+    fields = fields.plus(("Content-Length", "0"))
+    return ResponseHead(head.status, head.reason, fields, head.version)

@@ -29,6 +29,7 @@ from api_relaying_server.http1.heads import (
     parse_response_head,
     response_framing,
     wants_close,
+    without_content,
 )
 from api_relaying_server.http1.message import ResponseHead
 
@@ -271,7 +272,7 @@ class Exchange:
             if head.status >= 200:
                 self.head = head
                 self._begin_body(head)
-                return head
+                return self.head
             if head.status == 101:
                 raise UpstreamError("the upstream switched protocols unasked")
             if head.status != 100 and on_interim is not None:
@@ -325,6 +326,10 @@ class Exchange:
         if chunked:
             self._chunks = ChunkedDecoder()
         self._keep_alive = self._may_keep and not wants_close(head.version, head.fields)
+        if head.status == 205:
+            # RFC 9110, 15.3.6: it has no content; what comes in its place is never read.
+            self._keep_alive = self._keep_alive and head.fields.all("content-length") == ["0"]
+            self.head = without_content(head)
 
     # Receiving the body...
 
