@@ -318,6 +318,15 @@ class Storing(RelayCase):
                 reply = self.get(path=f"{self.path}/{said[:2]}")
                 self.assertFalse(reply.cache_status.startswith("hit"))
 
+    def test_nominating_does_not_hide_what_forbids_it(self) -> None:
+        """RFC 9110, 7.6.1: these are never for one connection."""
+        for name, value in (("Cache-Control", "no-store"), ("Set-Cookie", "a=b"), ("Vary", "*")):
+            with self.subTest(name):
+                path = f"{self.path}/{name}"
+                self.paths.put(path, [response(200, [("Connection", name), (name, value)])])
+                self.assertEqual(self.get(path=path).get(name.lower()), value)
+                self.assertFalse(self.get(path=path).cache_status.startswith("hit"))
+
     def test_must_understand(self) -> None:
         said = ("Cache-Control", "must-understand, no-store, max-age=60")
         self.script(response(200, [said], b"x"))

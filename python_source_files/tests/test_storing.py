@@ -9,6 +9,7 @@ from api_relaying_server.caching.directives import response_directives
 from api_relaying_server.caching.freshness import HEURISTIC_STATUSES, lifetime
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.storing import (
+    NEVER_NOMINATED,
     NEVER_STORED_STATUSES,
     UNDERSTOOD_STATUSES,
     end_to_end,
@@ -206,6 +207,14 @@ class Kept(unittest.TestCase):
             "X-Two: 2",
         )
         self.assertEqual(end_to_end(fields(*lines)), fields("X-Two: 2"))
+
+    def test_what_is_for_all_is_nominated_in_vain(self) -> None:
+        """RFC 9110, 7.6.1: or a response could lose what it says of its own storing."""
+        for name in sorted(NEVER_NOMINATED):
+            with self.subTest(name):
+                kept = end_to_end(fields(f"Connection: close, {name.title()}", f"{name}: x"))
+                self.assertEqual(kept, fields(f"{name}: x"))
+        self.assertLessEqual({"cache-control", "vary", "set-cookie"}, NEVER_NOMINATED)
 
     def test_order_and_number_of_the_others_stay(self) -> None:
         lines = ("b: 1", "A: 2", "B: 3", "Set-Cookie: x", "Set-Cookie: y", "Unknown-Field: \xff")

@@ -43,6 +43,16 @@ HOP_BY_HOP = frozenset(
 passed on nor kept.
 """
 
+NEVER_NOMINATED = frozenset(
+    ("age", "authorization", "cache-control", "cdn-cache-control", "date", "etag", "expires")
+    + ("content-disposition", "content-encoding", "content-language", "content-length")
+    + ("content-location", "content-range", "content-security-policy", "content-type")
+    + ("last-modified", "location", "pragma", "set-cookie", "vary", "www-authenticate")
+)
+"""Fields for all recipients, which `Connection` must not name: a response that did would lose what
+it says of its storing before that is decided (RFC 9110, 7.6.1).
+"""
+
 
 class Fetched(NamedTuple):
     """A response as it was fetched, with what deciding about it takes."""
@@ -208,7 +218,7 @@ def end_to_end(fields: Fields) -> Fields:
     """The fields of a message less those for one connection or one proxy (RFC 9110, 7.6.1; RFC
     9111, 3.1).
     """
-    listed = connection_options(fields)
+    listed = connection_options(fields) - NEVER_NOMINATED
     return fields.without(lambda name: name in HOP_BY_HOP or name in listed)
 
 
