@@ -281,13 +281,15 @@ class Fetcher:
     ) -> Arrived | None:
         try:
             template = self._template(request, fetch, head) if head.status == 206 else None
-            if template is None:
-                return None
-            template = with_content(template, _read_all(fetch, self._policy.max_object))
+            if template is not None:
+                content = _read_all(fetch, self._policy.max_object)
+                template = with_content(template, content)
         except UpstreamError:
             return None
         finally:
             fetch.exchange.close()
+        if template is None:
+            return None
         record = self._keeper.add(request.target, template)
         whole = next((v for v in record.variants if v.selecting == template.selecting), None)
         if whole is None or whole.is_partial:
@@ -334,7 +336,8 @@ class Fetcher:
         def keep(whole: bytes) -> None:
             if kept is not None:
                 stored = with_content(kept, whole)
-                self._keeper.add(request.target, stored, news=request.method == "POST")
+                if stored is not None:
+                    self._keeper.add(request.target, stored, news=request.method == "POST")
 
         body = SharedBody(
             fetch.exchange, self._policy.max_object, keep if kept is not None else None, on_end

@@ -303,6 +303,17 @@ class Parts(RelayCase):
             self.assertEqual((reply.status, reply.body), (304, b""))
         self.assertEqual(self.count(), 1)
 
+    def test_what_its_place_contradicts_is_not_stored(self) -> None:
+        """RFC 9110, 14.4: five bytes are no `0-7/8`, told beforehand or found at the end."""
+        head = b"HTTP/1.1 206 P\r\nCache-Control: max-age=60\r\nContent-Range: bytes 0-7/8\r\n"
+        length, chunks = b"Content-Length: 5\r\n\r\nevil!", b"5\r\nevil!\r\n0\r\n\r\n"
+        for sent in (head + length, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks):
+            with self.subTest(sent):
+                path = f"{self.path}/{len(sent)}"
+                self.paths.put(path, [sent, fresh(body=b"evilgood")])
+                self.assertEqual(self.get(path=path).body, b"evil!")
+                self.assertEqual(self.get(path=path).body, b"evilgood")
+
     def test_without_a_place_it_is_not_stored(self) -> None:
         self.script(fresh(status=206))
         self.assert_not_stored(("Range", "bytes=0-4"))

@@ -18,6 +18,7 @@ from api_relaying_server.caching.ranges import (
     resolve,
     with_content,
 )
+from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.http1.grammar import RangeSpec
 from tests.caching_support import fields, stored
 
@@ -207,6 +208,13 @@ class Combining(unittest.TestCase):
         self.assertFalse(result.is_partial)
         self.assertEqual(result.body, b"0123456789")
 
+    def test_what_ended_early_makes_no_whole(self) -> None:
+        begin = stored(STRONG, status=206, body=b"01234", length=None)
+        told = "Content-Range: bytes 5-9/10"
+        end = stored(STRONG, told, status=206, body=b"567", first=5, length=8)
+        self.assertEqual(combine(begin, end), end)
+        self.assertEqual(combine(end, begin), begin)
+
     def test_the_length_is_learnt(self) -> None:
         old = stored(STRONG, status=206, body=b"012", length=None)
         new = stored(STRONG, status=206, body=b"345", first=3, length=6)
@@ -214,18 +222,40 @@ class Combining(unittest.TestCase):
         self.assertFalse(combine(new, old).is_partial)
 
 
+def complete_length(template: StoredResponse, content: bytes) -> int | None:
+    """The length of the whole, as it is understood from the content that came."""
+    found = with_content(template, content)
+    assert found is not None
+    return found.complete_length
+
+
 class Content(unittest.TestCase):
     """Head and content become a stored response."""
 
     def test_the_content_is_believed_about_the_end(self) -> None:
         template = stored("Content-Range: bytes 5-9/10", status=206, body=b"", first=5, length=10)
-        self.assertEqual(with_content(template, b"56789").complete_length, 10)
-        self.assertEqual(with_content(template, b"567").complete_length, 8)
+        self.assertEqual(complete_length(template, b"56789"), 10)
+        self.assertEqual(complete_length(template, b"567"), 8)
 
     def test_a_part_before_the_end_leaves_the_length(self) -> None:
         template = stored("Content-Range: bytes 2-4/10", status=206, body=b"", first=2, length=10)
-        self.assertEqual(with_content(template, b"234").complete_length, 10)
+        self.assertEqual(complete_length(template, b"234"), 10)
+
+    def test_content_that_is_not_what_was_told_is_nothing(self) -> None:
+        for told, first, body in (
+            ("bytes 0-7/8", 0, b"evil!"),
+            ("bytes 0-7/*", 0, b"evil!"),
+            ("bytes 2-4/10", 2, b"23"),
+            ("bytes 2-4/10", 2, b"2345"),
+            ("bytes 5-9/10", 5, b"567890"),
+            ("bytes 5-9/10", 5, b""),
+            ("x", 0, b"evil!"),
+        ):
+            with self.subTest(told=told, body=body):
+                template = stored(f"Content-Range: {told}", status=206, body=b"", first=first)
+                self.assertIsNone(with_content(template, body))
 
     def test_a_whole_is_as_long_as_it_is(self) -> None:
         found = with_content(stored(body=b"", length=None), b"abc")
+        assert found is not None
         self.assertEqual((found.complete_length, found.is_partial), (3, False))

@@ -103,19 +103,43 @@ def has_strong_identity(fields: Fields) -> bool:
     return tag is None or not parse_entity_tag(tag.strip(" \t")).weak
 
 
-def with_content(template: StoredResponse, content: bytes) -> StoredResponse:
-    """A stored response's head with the content that came behind it.
+def fits(placed: tuple[int, int, int | None], length: int) -> bool:
+    """True where content of this length may be what a `Content-Range` says that it is.
 
-    Where a `Content-Range` promised the end of the representation and the content is of another
-    length, the content is believed: it is what there is to give.
+    Origins that count one too many at the end are believed about their content, but only behind
+    the first byte: `combine` makes no whole of that.
+    """
+    first, last, complete = placed
+    promised = last - first + 1  # RFC 9110, 14.4
+    return length == promised or (0 < first and last + 1 == complete and 0 < length < promised)
+
+
+def with_content(template: StoredResponse, content: bytes) -> StoredResponse | None:
+    """A stored response's head with the content that came behind it; None where that is not what
+    the head says (RFC 9111, 3.3).
+
+    Where a `Content-Range` promised the end of the representation and the content is shorter, the
+    content is believed: it is what there is to give.
     """
     if template.status != 206:
         return template.changed(body=content, complete_length=len(content))
-    told = parse_content_range(template.fields.get("content-range") or "")
+    placed = parse_content_range(template.fields.get("content-range") or "")
+    if placed is None or not fits(placed, len(content)):
+        return None
     complete = template.complete_length
-    if told is not None and complete is not None and told[1] == complete - 1:
+    if complete is not None and placed[1] == complete - 1:
         complete = template.first + len(content)
     return template.changed(body=content, complete_length=complete)
+
+
+def _ends_early(stored: StoredResponse) -> bool:
+    """True for a part whose content ended before the end that its head promised."""
+    placed = parse_content_range(stored.fields.get("content-range") or "")
+    return (
+        stored.status == 206
+        and placed is not None
+        and (placed[2] is not None and placed[2] != stored.complete_length)
+    )
 
 
 def same_strong_validator(a: Fields, b: Fields) -> bool:
@@ -132,6 +156,8 @@ def combine(old: StoredResponse, new: StoredResponse) -> StoredResponse:
     9111, 3.4).
     """
     if not same_strong_validator(old.fields, new.fields):
+        return new
+    if _ends_early(old) or _ends_early(new):
         return new
     if None not in (old.complete_length, new.complete_length) and (
         old.complete_length != new.complete_length

@@ -14,8 +14,9 @@ from api_relaying_server.caching.directives import (
 )
 from api_relaying_server.caching.freshness import HEURISTIC_STATUSES, Lifetime
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.ranges import fits
 from api_relaying_server.caching.vary import selecting_names
-from api_relaying_server.http1.grammar import parse_content_range, split_lists
+from api_relaying_server.http1.grammar import content_length, parse_content_range, split_lists
 from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
 
 UNDERSTOOD_STATUSES = frozenset(
@@ -110,7 +111,9 @@ def _is_bad_partial(f: Fetched) -> bool:
     values = f.head.fields.all("content-range")
     # Several ranges in one multipart body are not taken apart: relayed, not stored (RFC 9111, 3.3
     # leaves it open).
-    return len(values) != 1 or parse_content_range(values[0]) is None
+    placed = parse_content_range(values[0]) if len(values) == 1 else None
+    length = content_length(f.head.fields.all("content-length"))
+    return placed is None or (length is not None and not fits(placed, length))
 
 
 def _is_not_understood(f: Fetched) -> bool:
