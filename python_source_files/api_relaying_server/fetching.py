@@ -20,7 +20,7 @@ from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import has_strong_identity, with_content
 from api_relaying_server.caching.responding import shortened
-from api_relaying_server.caching.reuse import PASSING_BY, Ask
+from api_relaying_server.caching.reuse import Ask, passes_by
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.storing import end_to_end, stored_fields, why_not
 from api_relaying_server.caching.validation import (
@@ -393,7 +393,7 @@ class Fetcher:
             ):
                 self._keeper.invalidate(target)
             # What answers a condition or an overridden method is no answer to others.
-            for_others = request.method == "POST" and PASSING_BY.isdisjoint(request.fields.names())
+            for_others = request.method == "POST" and not passes_by(request.fields)
             return self._take(request, fetch, head, _nothing, "" if for_others else "bypass")
 
 

@@ -61,6 +61,12 @@ _NEVER_FROM_MEMORY = frozenset(
     ("content-length", "transfer-encoding", "expect", "upgrade", "max-forwards")
 )
 
+_SHOWN_BY_TRACE = frozenset(
+    ("accept", "accept-charset", "accept-encoding", "accept-language", "cache-control")
+    + ("connection", "host", "max-forwards", "pragma", "te", "user-agent", "via")
+)
+"""Fields without secrets (RFC 9110, 9.3.8); any other may hold a key."""
+
 _NEVER_FROM_STORE = _NEVER_FROM_MEMORY | PASSING_BY
 
 
@@ -431,8 +437,7 @@ def final_answer(request: RequestHead) -> Answer:
     if request.method == "OPTIONS":
         fields = Fields([("Allow", ALLOWED), ("Via", VIA)])
         return Answer(204, reason_phrase(204), fields)
-    secret = ("authorization", "cookie", "proxy-authorization")
-    shown = request.fields.without(lambda name: name in secret)
+    shown = request.fields.without(lambda name: name not in _SHOWN_BY_TRACE)
     body = render_request_line(request.method, request.target) + render_fields(shown) + b"\r\n"
     fields = Fields(
         [("Content-Type", "message/http"), ("Content-Length", str(len(body))), ("Via", VIA)]

@@ -90,7 +90,7 @@ class RequestFieldsTest(unittest.TestCase):
     def test_not_by_another_spelling_either(self) -> None:
         names = ("X_Forwarded_For", "x-forwarded_host", "Transfer_Encoding", "Content_Length")
         got = [name for name, _ in sent([(name, "1") for name in (*names, "X_Own")])]
-        self.assertEqual([name for name in got if "_" in name], ["X_Own"])
+        self.assertEqual([name for name in got if "_" in name], [])
 
     def test_a_trusted_proxy_can(self) -> None:
         fields = [("X-Forwarded-For", "10.0.0.1"), ("X-Forwarded-Proto", "https")]

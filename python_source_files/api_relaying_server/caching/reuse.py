@@ -17,10 +17,10 @@ from api_relaying_server.caching.freshness import initial_age, lifetime_of
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import asked_ranges, covers, missing_range
 from api_relaying_server.caching.stored import Record, StoredResponse
-from api_relaying_server.caching.storing import may_answer_stale
+from api_relaying_server.caching.storing import connection_options, may_answer_stale
 from api_relaying_server.caching.validation import to_validate
 from api_relaying_server.caching.vary import select
-from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.http1.message import Fields, RequestHead
 
 CACHED_METHODS = frozenset(("GET", "HEAD"))
 """Methods that a stored response can answer here."""
@@ -37,6 +37,22 @@ PASSING_BY = CONDITIONS_FOR_ORIGINS | frozenset(
 """Fields with which a request passes by the store: conditions that only the origin can judge, and
 those that make some origins answer another request than the one that the key tells of.
 """
+
+
+_USUAL_OPTIONS = frozenset(
+    ("close", "http2-settings", "keep-alive", "proxy-connection", "te", "trailer", "upgrade")
+)
+"""What a client's `Connection` names that has no part in what it is answered."""
+
+
+def passes_by(fields: Fields) -> bool:
+    """True where nothing that is stored answers a request with these fields, and what answers it
+    answers no other: where its origin does not see what selects the answer (RFC 9110, 7.6.1), or
+    sees what the key does not tell of.
+    """
+    if fields.has_any(PASSING_BY):
+        return True
+    return "connection" in fields and not connection_options(fields) <= _USUAL_OPTIONS
 
 
 class Assessed(NamedTuple):
@@ -168,7 +184,7 @@ def decide(request: RequestHead, record: Record | None, now: float, policy: Poli
     """
     if request.method not in CACHED_METHODS:
         return Bypass("method")
-    if request.fields.has_any(PASSING_BY):
+    if passes_by(request.fields):
         return Bypass("bypass")
     asked = request_directives(request.fields)
     verdict = _among(request, record, asked, now, policy)

@@ -23,6 +23,9 @@ MAX_FIELDS = 128
 MAX_TARGET = 16384
 """Bytes of a request target; RFC 9112, 3 asks for at least 8,000."""
 
+MAX_METHOD = 64
+"""Bytes of a method; the longest that are registered have 17."""
+
 _VERSION = re.compile(r"HTTP/([0-9])\.([0-9])")
 # RFC 9110, 15: a status is one of 100 to 599.
 _STATUS_LINE = re.compile("HTTP/1\\.([0-9]) ([1-5][0-9][0-9])(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?")
@@ -243,6 +246,7 @@ def _parse_request_line(line: bytes) -> tuple[str, str, tuple[int, int]]:
             "the request line is not method, target and version with one space between"
         )
     method, target, _ = words
+    _check_method(method)
     major, minor = int(found[1]), int(found[2])
     if major != 1:
         raise BadRequest(f"HTTP/{major}.{minor} is not spoken here, HTTP/1.1 is", status=505)
@@ -250,6 +254,14 @@ def _parse_request_line(line: bytes) -> tuple[str, str, tuple[int, int]]:
         raise BadRequest(f"the target is longer than {MAX_TARGET} bytes", status=414)
     # RFC 9110, 2.5: a minor version that is not known is treated as the highest that is.
     return method, _origin_form(method, target), (1, min(minor, 1))
+
+
+def _check_method(method: str) -> None:
+    if len(method) > MAX_METHOD:  # RFC 9112, 3
+        raise BadRequest(f"the method is longer than {MAX_METHOD} bytes", status=501)
+    # A method's case counts (RFC 9110, 9.1), but not to every upstream.
+    if method.upper() in ("CONNECT", "TRACE") and not method.isupper():
+        raise BadRequest("a method is written in capitals", status=501)
 
 
 def _origin_form(method: str, target: str) -> str:
@@ -267,6 +279,8 @@ def _origin_form(method: str, target: str) -> str:
         # The authority names this relay whatever it says: no request makes it talk to another host.
         if absolute is None or _AUTHORITY.fullmatch(absolute[2]) is None:
             raise BadRequest("the target is neither a path nor an absolute http URL")
+        if method == "OPTIONS" and not absolute[3]:
+            return "*"  # RFC 9112, 3.2.4
         target = absolute[3] if absolute[3].startswith("/") else "/" + absolute[3]
     check_target(target)
     return target
@@ -360,10 +374,24 @@ def _with_one_length(status: int, fields: Fields) -> Fields:
     return fields if lengths == [str(length)] else fields.replaced("content-length", str(length))
 
 
-def _check_response_coding(values: list[str]) -> None:
-    # RFC 9112, 6.1, 6.3: what cannot be undone must not be passed on as if it had been.
-    if [value.strip(" \t").lower() for value in values] != ["chunked"]:
+_REAL_CODINGS = frozenset(
+    ("br", "compress", "deflate", "gzip", "identity", "x-compress", "x-gzip", "zstd")
+)
+
+
+def _is_chunked(values: list[str]) -> bool:
+    """True for chunked. Raises BadRequest for a coding that would have to be undone, or that
+    somebody on the way could take for chunked.
+
+    A name that nobody knows changes nothing: such a body ends with the connection (RFC 9112, 6.3).
+    """
+    members = [member.strip(" \t").lower() for value in values for member in value.split(",")]
+    if members == ["chunked"]:
+        return True
+    coding = members[0]
+    if len(members) > 1 or coding in _REAL_CODINGS or "chunk" in coding or not is_token(coding):
         raise BadRequest("the response's transfer coding is not chunked")
+    return False
 
 
 def response_framing(method: str, head: ResponseHead) -> tuple[bool, int | None]:
@@ -380,8 +408,7 @@ def response_framing(method: str, head: ResponseHead) -> tuple[bool, int | None]
     if codings:
         if lengths or head.version < (1, 1):
             raise BadRequest("the response's framing fields contradict each other")
-        _check_response_coding(codings)
-        return True, None
+        return _is_chunked(codings), None
     return False, content_length(lengths)
 
 

@@ -87,16 +87,21 @@ def fields_for_upstream(
     and behind them. `Cache-Control` and `Pragma` go along only with `pass_refresh`: to some
     upstreams they mean costly work.
     """
-    gone = _OURS | HOP_BY_HOP | connection_options(request.fields) | frozenset(drop)
+    gone = _OURS | HOP_BY_HOP | connection_options(request.fields) | frozenset(drop)  # 7.6.1
     if not pass_refresh:
         gone |= _REFRESH
     fields: list[Field] = [("Host", base.authority)]
-    # An upstream behind CGI or WSGI reads X_Forwarded_For as X-Forwarded-For (RFC 3875, 4.1.18).
-    fields += [item for item in request.fields if item[0].lower().replace("_", "-") not in gone]
+    # An upstream behind CGI or WSGI reads Accept_Language as Accept-Language (RFC 3875, 4.1.18),
+    # and caches do not: what it then answers would be stored for those who did not ask for it.
+    fields += [
+        item for item in request.fields if "_" not in item[0] and item[0].lower() not in gone
+    ]
     fields += _one_forward_less(request)
     fields += add
     before = request.fields.get("via")
-    fields.append(("Via", f"{before}, {VIA}" if before else VIA))
+    # RFC 9110, 7.6.3: the version is that of the message that was received.
+    via = f"{request.version[0]}.{request.version[1]} {PSEUDONYM}"
+    fields.append(("Via", f"{before}, {via}" if before else via))
     fields += _forwarded(request, client)
     if public_host is not None:
         fields.append(("X-Forwarded-Host", public_host))
