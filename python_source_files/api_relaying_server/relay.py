@@ -20,13 +20,13 @@ from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import Prepared, build, prepare, shape_of
 from api_relaying_server.caching.reuse import (
-    PASSING_BY,
     Ask,
     Assessed,
     Bypass,
     Fresh,
     Refuse,
     decide,
+    passes_by,
 )
 from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
 from api_relaying_server.caching.vary import matches, selecting_values
@@ -66,8 +66,6 @@ _SHOWN_BY_TRACE = frozenset(
     + ("connection", "host", "max-forwards", "pragma", "te", "user-agent", "via")
 )
 """Fields without secrets (RFC 9110, 9.3.8); any other may hold a key."""
-
-_NEVER_FROM_STORE = _NEVER_FROM_MEMORY | PASSING_BY
 
 
 class Shared(NamedTuple):
@@ -149,7 +147,8 @@ class Relay:
         return (
             self._keeper.reading_helps
             and request.method in _PLAIN_METHODS
-            and not request.fields.has_any(_NEVER_FROM_STORE)
+            and not request.fields.has_any(_NEVER_FROM_MEMORY)
+            and not passes_by(request.fields)
             and self._keeper.hot.peek(cache_key(request.target)) is None
         )
 

@@ -5,7 +5,7 @@ codings.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 from api_relaying_server.caching.freshness import date_value
@@ -36,7 +36,7 @@ REMEMBERED_SIZE = 512
 QValues = dict[str, float]
 
 
-def _members(values: list[str]) -> Iterator[tuple[str, str]]:
+def _members(values: Sequence[str]) -> Iterator[tuple[str, str]]:
     """What is preferred and its `q` as it stands ("1" where there is none), for each member.
 
     Names are in lower case; the values of parameters keep theirs.
@@ -76,14 +76,14 @@ def normalised(name: str, values: list[str]) -> str | None:
     if not values:
         return None
     if sum(map(len, values)) > REMEMBERED_SIZE:
-        return _normalised(name, tuple(values))
+        return _normalised(name, values)
     return _normalised_before(name, tuple(values))
 
 
-def _normalised(name: str, values: tuple[str, ...]) -> str:
+def _normalised(name: str, values: Sequence[str]) -> str:
     if name in _PREFERENCES:
-        return ",".join(text for _, text in sorted(set(map(_ranked, _members(list(values))))))
-    return ",".join(split_lists(list(values)))
+        return ",".join(text for _, text in sorted(set(map(_ranked, _members(values)))))
+    return ",".join(split_lists(values))
 
 
 _normalised_before = lru_cache(1024)(_normalised)

@@ -114,19 +114,22 @@ class Door:
                     self._out_of_descriptors(now, error)
                     return
                 continue  # the client left before it was accepted
-            if self._limits.per_client is not None and not self._counts_in(address[0]):
+            if not self._counts_in(address):
                 sock.close()
                 continue
             if len(self._connections) >= self._room:
                 self._close_oldest_idle()
             self._welcome(sock, address, now)
 
-    def _counts_in(self, address: str) -> bool:
+    def _counts_in(self, address: tuple[str, int]) -> bool:
         """Counts one more of a client; False where it has as many as it may."""
-        count = self._per_client.get(address, 0)
-        if self._limits.per_client is not None and count >= self._limits.per_client:
+        most = self._limits.per_client
+        if most is None:
+            return True
+        count = self._per_client.get(address[0], 0)
+        if count >= most:
             return False
-        self._per_client[address] = count + 1
+        self._per_client[address[0]] = count + 1
         return True
 
     def has_left(self, conn: Connection) -> None:

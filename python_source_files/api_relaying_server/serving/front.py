@@ -425,14 +425,12 @@ class Front:
         if not self._holds(conn, request, now):
             self._hand_over(conn, now)
 
-    def _hand_over(self, conn: Connection, now: float, store_was_asked: bool = False) -> None:
+    def _hand_over(self, conn: Connection, now: float) -> None:
         conn.held = None
         conn.state = LENT
         conn.deadline = float("inf")
-        if not store_was_asked:
-            conn.seen = None
-            if self._is_taken_by_lane(conn):
-                return
+        if conn.seen is None and self._is_taken_by_lane(conn):
+            return
         try:
             self._dispatch(conn)
         except RelayError as error:
@@ -571,7 +569,7 @@ class Front:
         try:
             reply = self._lookup(request, now) if request is not None else None
             if reply is None or not (now < reply.valid_until or reply.renew(now)):
-                self._hand_over(conn, now, store_was_asked=True)
+                self._hand_over(conn, now)
                 return
             conn.request = conn.seen = None
             self._reply(conn, head or b"", reply, now)

@@ -28,7 +28,7 @@ from api_relaying_server.serving.door import Limits
 from api_relaying_server.serving.front import Front
 from api_relaying_server.serving.handler import RelayHandler
 from api_relaying_server.serving.lane import Lane
-from api_relaying_server.serving.watch import Watch
+from api_relaying_server.serving.watch import Watch, nothing
 from api_relaying_server.tiers.hot import Reply
 from api_relaying_server.upstream.translation import Client
 
@@ -81,7 +81,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.max_body = max_body
         self.stopping = False
         self.observers: list[Observer] = []
-        self.chore: Callable[[], None] = _nothing
+        self.chore: Callable[[], None] = nothing
         self.front = Front(listeners, heads, relay.from_memory, self._dispatch, limits)
         self.front.on_refusal = self.tell
         self.front.is_crowded = self.is_crowded
@@ -238,10 +238,6 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     def server_close(self) -> None:
         """The front has closed the sockets; daemon threads are not waited for."""
-
-
-def _nothing() -> None:
-    pass
 
 
 def listen(host: str, port: int, share: bool = False) -> list[socket.socket]:

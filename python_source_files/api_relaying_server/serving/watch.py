@@ -19,8 +19,8 @@ BLOCKED_AFTER = 1.0
 """Seconds within one pass of the loop after which it counts as blocked."""
 
 
-def _nothing() -> None:
-    pass
+def nothing() -> None:
+    """No chore."""
 
 
 class Watch:
@@ -35,7 +35,7 @@ class Watch:
         beat: Callable[[], float],
         waits_in: CodeType,
         blocked_after: float = BLOCKED_AFTER,
-        chore: Callable[[], None] = _nothing,
+        chore: Callable[[], None] = nothing,
     ) -> None:
         self._beat = beat
         self._waits_in = waits_in
@@ -74,7 +74,7 @@ class Watch:
             self._chore()
         except Exception:
             LOG.exception("what is done now and then failed, and is not done again")
-            self._chore = _nothing
+            self._chore = nothing
 
 
 def _places(frame: FrameType | None) -> Iterator[str]:
