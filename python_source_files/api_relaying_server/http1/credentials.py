@@ -1,0 +1,47 @@
+"""Credentials of a request: the fields that say who asks, by whose values users are told apart.
+
+`Authorization` and `Cookie` are not the only ones: APIs take keys and tokens in fields of their own
+names. A name that only looks like one costs sharing, never a secret, so doubt counts as one.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from api_relaying_server.http1.message import Field, Fields
+
+_HELD = re.compile("api-?key|token|auth|secret|session|password|credential|subscription-key")
+
+# RFC 9110, 11.7.2: between a client and the proxy that it speaks to; it does not go on.
+_HOP_BY_HOP = frozenset(("proxy-authorization", "proxy-authenticate", "proxy-authentication-info"))
+
+_KNOWN_LENGTH = 64
+"""Characters of the longest name that is remembered: clients choose names."""
+
+
+def is_credential(name: str) -> bool:
+    """True where a request's field of this name (lower case) says who asks."""
+    return _is_credential(name) if len(name) <= _KNOWN_LENGTH else _holds(name)
+
+
+def _holds(name: str) -> bool:
+    return name == "cookie" or (_HELD.search(name) is not None and name not in _HOP_BY_HOP)
+
+
+_is_credential = lru_cache(maxsize=1024)(_holds)
+
+
+def has_credentials(fields: Fields) -> bool:
+    """True where a request with these fields says who asks."""
+    return any(map(is_credential, fields.names()))
+
+
+def credentials_of(fields: Fields) -> tuple[Field, ...]:
+    """The credentials among a request's fields, empty for an anonymous one: all lines with their
+    names in lower case, by name, those of one name in the order in which they came.
+
+    Equal for two requests just where they say that the same one asks. It holds secrets.
+    """
+    names = sorted(filter(is_credential, fields.names()))
+    return tuple([(name, value) for name in names for value in fields.all(name)])
