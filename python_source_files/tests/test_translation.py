@@ -8,7 +8,9 @@ from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.upstream.session import IDLE_MAX, keep_alive_seconds
 from api_relaying_server.upstream.translation import (
     Client,
+    as_upstream_sees,
     fields_for_upstream,
+    for_one_call,
     localised,
     parse_base,
     target_for_upstream,
@@ -59,6 +61,21 @@ class RequestFieldsTest(unittest.TestCase):
                 ("X-Forwarded-Proto", "http"),
             ],
         )
+
+    def test_one_call_drops_and_adds_and_the_rest_is_what_the_upstream_sees(self) -> None:
+        fields = [("If-None-Match", '"a"'), ("Accept", "b"), ("RANGE", "bytes=0-1")]
+        request = RequestHead.of("GET", "/x", Fields(fields))
+        seen = as_upstream_sees(request, CLIENT, BASE)
+        self.assertEqual(seen, Fields(sent(fields)))
+        self.assertEqual(for_one_call(seen), list(seen))
+        drop, add = ("if-none-match", "range"), [("Range", "bytes=5-")]
+        got = for_one_call(seen, drop, add)
+        self.assertEqual(got, sent(fields, drop=drop, add=add))
+        self.assertEqual(
+            [name for name, _ in got],
+            ["Host", "Accept", "Via", "X-Forwarded-For", "X-Forwarded-Proto", "Range"],
+        )
+        self.assertEqual(got[-1], ("Range", "bytes=5-"))
 
     def test_what_is_for_one_connection_stays_behind(self) -> None:
         names = (

@@ -71,6 +71,47 @@ class Client(NamedTuple):
     scheme: str = "http"
 
 
+def as_upstream_sees(
+    request: RequestHead,
+    client: Client,
+    base: UpstreamBase,
+    *,
+    public_host: str | None = None,
+    pass_refresh: bool = False,
+) -> Fields:
+    """A request's fields as the upstream will see them, whatever it is asked for in this one call.
+
+    The client's end-to-end fields in their order, with our own before and behind them.
+    `Cache-Control` and `Pragma` go along only with `pass_refresh`: to some upstreams they mean
+    costly work.
+    """
+    gone = _OURS | HOP_BY_HOP | connection_options(request.fields)  # 7.6.1
+    if not pass_refresh:
+        gone |= _REFRESH
+    fields: list[Field] = [("Host", base.authority)]
+    # An upstream behind CGI or WSGI reads Accept_Language as Accept-Language (RFC 3875, 4.1.18),
+    # and caches do not: what it then answers would be stored for those who did not ask for it.
+    fields += [
+        item for item in request.fields if "_" not in item[0] and item[0].lower() not in gone
+    ]
+    fields += _one_forward_less(request)
+    before = request.fields.get("via")
+    # RFC 9110, 7.6.3: the version is that of the message that was received.
+    via = f"{request.version[0]}.{request.version[1]} {PSEUDONYM}"
+    fields.append(("Via", f"{before}, {via}" if before else via))
+    fields += _forwarded(request, client)
+    if public_host is not None:
+        fields.append(("X-Forwarded-Host", public_host))
+    return Fields(fields)
+
+
+def for_one_call(seen: Fields, drop: Sequence[str] = (), add: Sequence[Field] = ()) -> list[Field]:
+    """The fields that one call carries: those that the upstream sees, less `drop` (lower case),
+    and `add` behind them.
+    """
+    return [item for item in seen if item[0].lower() not in drop] + list(add)
+
+
 def fields_for_upstream(
     request: RequestHead,
     client: Client,
@@ -81,31 +122,11 @@ def fields_for_upstream(
     public_host: str | None = None,
     pass_refresh: bool = False,
 ) -> list[Field]:
-    """The fields that a request carries to the upstream.
-
-    The client's end-to-end fields in their order, less `drop` (lower case), with our own before
-    and behind them. `Cache-Control` and `Pragma` go along only with `pass_refresh`: to some
-    upstreams they mean costly work.
-    """
-    gone = _OURS | HOP_BY_HOP | connection_options(request.fields) | frozenset(drop)  # 7.6.1
-    if not pass_refresh:
-        gone |= _REFRESH
-    fields: list[Field] = [("Host", base.authority)]
-    # An upstream behind CGI or WSGI reads Accept_Language as Accept-Language (RFC 3875, 4.1.18),
-    # and caches do not: what it then answers would be stored for those who did not ask for it.
-    fields += [
-        item for item in request.fields if "_" not in item[0] and item[0].lower() not in gone
-    ]
-    fields += _one_forward_less(request)
-    fields += add
-    before = request.fields.get("via")
-    # RFC 9110, 7.6.3: the version is that of the message that was received.
-    via = f"{request.version[0]}.{request.version[1]} {PSEUDONYM}"
-    fields.append(("Via", f"{before}, {via}" if before else via))
-    fields += _forwarded(request, client)
-    if public_host is not None:
-        fields.append(("X-Forwarded-Host", public_host))
-    return fields
+    """The fields that a request carries to the upstream in one call."""
+    seen = as_upstream_sees(
+        request, client, base, public_host=public_host, pass_refresh=pass_refresh
+    )
+    return for_one_call(seen, drop, add)
 
 
 def forwards_left(request: RequestHead) -> int | None:
