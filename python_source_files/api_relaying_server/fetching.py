@@ -3,34 +3,50 @@ arrives.
 
 A 304 freshens what is stored, a part is combined with the part that is there, a HEAD response
 freshens too, and what may be stored is stored while it streams to its readers. The rules are those
-of `caching/`; here is their order.
+of `caching/`; here is their order. Whatever arrives passes one gate (`caching.storing`) before
+anything of it is stored, merged or shown to another client.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Callable, NamedTuple
 
-from api_relaying_server.caching.conditional import fields_of_304, is_not_modified
+from api_relaying_server.caching.conditional import (
+    CONDITIONS_FOR_ORIGINS,
+    fields_of_304,
+    is_not_modified,
+)
 from api_relaying_server.caching.freshness import Lifetime, lifetime
 from api_relaying_server.caching.invalidation import targets_to_invalidate
 from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import has_strong_identity, with_content
 from api_relaying_server.caching.responding import shortened
-from api_relaying_server.caching.reuse import Ask, passes_by
+from api_relaying_server.caching.reuse import Ask, passes_by, reason_to_keep
 from api_relaying_server.caching.stored import Record, StoredResponse
-from api_relaying_server.caching.storing import end_to_end, stored_fields, why_not
+from api_relaying_server.caching.storing import (
+    Ground,
+    Rule,
+    end_to_end,
+    first_against,
+    has_validator,
+    may_be_shared,
+    stored_fields,
+)
 from api_relaying_server.caching.validation import (
     conditions,
     freshened,
     head_still_describes,
+    times_alone,
     validated,
 )
 from api_relaying_server.caching.vary import selecting_names, selecting_values
 from api_relaying_server.errors import UpstreamCut, UpstreamError, UpstreamResting
+from api_relaying_server.http1.credentials import credentials_of
 from api_relaying_server.http1.grammar import format_date, parse_content_range
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.keeping import Keeper, Seen
@@ -40,10 +56,13 @@ from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import (
     Client,
-    fields_for_upstream,
+    as_upstream_sees,
+    for_one_call,
     localised,
     target_for_upstream,
 )
+
+LOG = logging.getLogger("api_relaying_server.fetching")
 
 FAILURE_STATUSES = frozenset((429, 500, 502, 503, 504))
 """Answers that are a failure of the upstream unless it gave them freshness: a stale one is better
@@ -56,6 +75,7 @@ SMALL_BODY = 65536
 
 _CONDITIONS = ("if-none-match", "if-modified-since")
 _RANGE = ("range", "if-range")
+_ALL_CONDITIONS = frozenset((*_CONDITIONS, *CONDITIONS_FOR_ORIGINS))
 
 
 class Caller(NamedTuple):
@@ -72,36 +92,57 @@ class Caller(NamedTuple):
     seen: Seen | None = None
 
 
-class Arrived:
-    """A response whose head has arrived.
+class Query(NamedTuple):
+    """A request that the upstream is asked about: who asks, why, and what was stored of it when
+    that was decided.
+    """
 
-    `head` has the end-to-end fields, with references to the upstream made the relay's own. `kept`
-    is what will be stored (its body not yet there), None where nothing is. `renewed` and `variant`
-    are the record and the stored response that it confirmed or completed: those answer then.
-    `failed` tells that a stale response would be better.
+    request: RequestHead
+    caller: Caller
+    ask: Ask
+    known: Record | None = None
+
+
+class Received(NamedTuple):
+    """The head of a response to a request as it was sent, with its exchange. `head` has the
+    end-to-end fields, `began` is the tick of the moment before the request was sent.
+    """
+
+    request: RequestHead
+    head: ResponseHead
+    fetch: Fetch
+    began: int
+
+
+class Arrived:
+    """A response whose head has arrived, for the client that asked.
+
+    `head` has the end-to-end fields, with references to the upstream made the relay's own. Its body
+    comes by `reader`; or `variant` is a stored response that it confirmed or completed, as this
+    client may see it: that one answers then. `shared` is what others may see of it, where the gate
+    lets them see any: its content comes by `body`, or is there already. `unstored` says why nothing
+    is stored; empty where it will be. `failed` tells that a stale response would be better.
     """
 
     def __init__(
         self,
-        head: ResponseHead,
-        response_time: float,
+        received: Received,
         *,
-        kept: StoredResponse | None = None,
+        shared: StoredResponse | None = None,
         capped: float | None = None,
         body: SharedBody | None = None,
         reader: Reader | None = None,
-        renewed: Record | None = None,
         variant: StoredResponse | None = None,
         failed: bool = False,
         unstored: str = "",
     ) -> None:
-        self.head = head
-        self.status = head.status
-        self.response_time = response_time
-        self.kept = kept
+        self.head = received.head
+        self.status = received.head.status
+        self.response_time = received.fetch.response_time
+        self.began = received.began
+        self.shared = shared
         self.body = body
         self.reader = reader
-        self.renewed = renewed
         self.variant = variant
         self.failed = failed
         self.unstored = unstored
@@ -112,7 +153,7 @@ class Arrived:
         304.
         """
         return (
-            self.kept is not None
+            not self.unstored
             and request.method in ("GET", "HEAD")
             and is_not_modified(request.fields, self.status, self.head.fields, self.response_time)
         )
@@ -134,8 +175,8 @@ class Plan(NamedTuple):
     """How the upstream is asked: method, the client's fields that stay behind, fields of ours."""
 
     method: str
-    drop: tuple[str, ...]
-    add: tuple[Field, ...]
+    drop: tuple[str, ...] = ()
+    add: tuple[Field, ...] = ()
 
 
 class Fetcher:
@@ -152,37 +193,43 @@ class Fetcher:
         self._keeper = keeper
         self._policy = policy
         self._public_host = public_host
+        self._has_hinted = False
+
+    def as_seen(self, request: RequestHead, client: Client) -> RequestHead:
+        """The request with its fields as the upstream will see them: they select the response."""
+        seen = as_upstream_sees(
+            request,
+            client,
+            self._upstream.base,
+            public_host=self._public_host,
+            pass_refresh=self._policy.client_refresh,
+        )
+        return request.seen_as(seen)
 
     # For a request that a stored response could answer...
 
-    def fetch(
-        self,
-        request: RequestHead,
-        caller: Caller,
-        ask: Ask,
-        passes: bool,
-        on_end: Callable[[], None],
-    ) -> Arrived:
+    def fetch(self, query: Query, passes: bool, on_end: Callable[[], None]) -> Arrived:
         """The upstream's word on a GET or HEAD. `on_end` is called when its body has come to an
         end, however it ends.
 
         `passes` leaves the client's own conditions in the request: for keys whose answers are not
         stored.
         """
-        plan = self._plan(request, ask, passes)
-        fetch, head = self._send(request, caller, plan)
-        with _closed_by_a_fault(fetch):
-            if head.status == 304 and ask.validate:
-                arrived = self._freshen(request, ask, fetch, head)
-            elif ask.complete is not None and head.status in (206, 416):
-                arrived = self._complete(request, ask.complete[0], fetch, head)
+        ask = query.ask
+        plan = self._plan(query.request, ask, passes)
+        received = self._send(query.request, query.caller, plan)
+        status = received.head.status
+        with _closed_by_a_fault(received.fetch):
+            if status == 304 and ask.validate:
+                arrived = self._freshen(query, received)
+            elif ask.complete is not None and status in (206, 416):
+                arrived = self._complete(ask.complete[0], received)
             else:
                 if plan.method == "HEAD":
-                    self._freshen_by_head(request, fetch, head)
-                asked = RequestHead(plan.method, request.target, request.lines, request.version)
-                arrived = self._take(asked, fetch, head, on_end)
+                    self._freshen_by_head(received)
+                arrived = self._take(received, query.known, on_end)
         if arrived is None:  # what is stored did not fit: all of it, then
-            return self.fetch(request, caller, Ask(ask.reason), False, on_end)
+            return self.fetch(query._replace(ask=Ask(ask.reason)), False, on_end)
         return arrived
 
     def _plan(self, request: RequestHead, ask: Ask, passes: bool) -> Plan:
@@ -195,20 +242,13 @@ class Fetcher:
             if tag is not None and has_strong_identity(stored.fields):
                 add.append(("If-Range", tag))
             return Plan("GET", _CONDITIONS + _RANGE, tuple(add))
-        return Plan(request.method, () if passes else _CONDITIONS, ())
+        return Plan(request.method, () if passes else _CONDITIONS)
 
-    def _send(self, request: RequestHead, caller: Caller, plan: Plan) -> tuple[Fetch, ResponseHead]:
+    def _send(self, request: RequestHead, caller: Caller, plan: Plan) -> Received:
         base = self._upstream.base
-        fields = fields_for_upstream(
-            request,
-            caller.client,
-            base,
-            drop=plan.drop,
-            add=plan.add + _framing(caller),
-            public_host=self._public_host,
-            pass_refresh=self._policy.client_refresh,
-        )
-        began, asked = time.monotonic(), True
+        fields = for_one_call(request.seen, plan.drop, plan.add + _framing(caller))
+        began = self._keeper.tick()
+        started, asked = time.monotonic(), True
         try:
             fetch = self._upstream.fetch(
                 plan.method,
@@ -223,142 +263,202 @@ class Fetcher:
             raise
         finally:
             if asked and caller.on_upstream is not None:
-                caller.on_upstream(time.monotonic() - began)
+                caller.on_upstream(time.monotonic() - started)
         head = fetch.exchange.head
+        if head.status == 304 and not _has_condition(fields):
+            fetch.exchange.close()
+            raise UpstreamError("the upstream answered 304 to a request without a condition")
         received = localised(end_to_end(head.fields), base)
         if "date" not in received:  # RFC 9110, 6.6.1
             received = received.plus(("Date", format_date(fetch.response_time)))
-        return fetch, ResponseHead(head.status, head.reason, received)
+        sent = request.with_method(plan.method)
+        return Received(sent, ResponseHead(head.status, head.reason, received), fetch, began)
+
+    # ...the gate...
+
+    def _judge(
+        self, received: Received, status: int, fields: Fields
+    ) -> tuple[Lifetime, Rule | None]:
+        """The freshness lifetime of a response with these fields, and the first rule against
+        storing it for the request that was sent.
+        """
+        request, fetch = received.request, received.fetch
+        span = lifetime(
+            status, fields, request.target, fetch.request_time, fetch.response_time, self._policy
+        )
+        head = ResponseHead(status, received.head.reason, fields)
+        rule = first_against(request, head, span, self._policy)
+        if rule is not None and rule.ground is Ground.REQUEST and not self._has_hinted:
+            self._hint(received.request, head, span)
+        return span, rule
+
+    def _hint(self, request: RequestHead, head: ResponseHead, span: Lifetime) -> None:
+        """Says once that a response was not shared for its request's credentials alone."""
+        names = [name for name, _ in credentials_of(request.fields)]
+        anonymous = request.without(frozenset(names))
+        if names and first_against(anonymous, head, span, self._policy) is None:
+            self._has_hinted = True
+            LOG.info(
+                "the answer to %s is not shared, because its request had %s; where that means "
+                "nothing to the API, --ignore-field %s drops it",
+                request.target,
+                names[0],
+                names[0],
+            )
 
     # ...a 304 freshens...
 
-    def _freshen(
-        self, request: RequestHead, ask: Ask, fetch: Fetch, head: ResponseHead
-    ) -> Arrived | None:
+    def _freshen(self, query: Query, received: Received) -> Arrived | None:
+        fetch, head, request = received.fetch, received.head, received.request
         fetch.exchange.read()  # a 304 has no body: this gives the connection back
-        stored = validated(ask.validate, head.fields)
+        stored = validated(query.ask.validate, head.fields)
         if stored is None:
             return None
-        new = freshened(stored, head.fields, fetch.request_time, fetch.response_time)
-        names = selecting_names(new.fields)
+        merged = freshened(stored, head.fields, fetch.request_time, fetch.response_time)
+        kept = merged.changed(fields=stored_fields(merged.fields))
+        names = selecting_names(merged.fields)
         before = tuple(name for name, _ in stored.selecting)
-        if names is not None and (ask.reason == "vary-miss" or names != before):
+        if names is not None and (query.ask.reason == "vary-miss" or names != before):
             # RFC 9111, 4.3.4: this request selects it now, by the fields that it now varies by.
-            new = new.changed(selecting=selecting_values(names, request.fields))
-        verdict = self._why_not(
-            RequestHead("GET", request.target, request.lines), new.status, new, fetch
-        )
-        if verdict is not None:
-            self._keeper.forget(request.target)
-            record = Record((new,), fetch.response_time)
-        elif ask.reason == "vary-miss":
-            record = self._keeper.add(request.target, new)
-        else:
-            record = self._keeper.replace(request.target, [(stored, new)]) or self._keeper.add(
-                request.target, new
-            )
-        return Arrived(
-            head, fetch.response_time, renewed=record, variant=new, unstored=verdict or ""
-        )
+            kept = kept.changed(selecting=selecting_values(names, request.seen))
+        span, rule = self._judge(received, merged.status, merged.fields)
+        if may_be_shared(rule):
+            unstored = self._store_freshened(query.ask.reason, received, stored, kept)
+            return Arrived(received, shared=kept, variant=merged, unstored=unstored)
+        if rule is not None and rule.ground is Ground.REQUEST:
+            self._renew_times(received, stored, span)
+        elif not request.credentialed:
+            self._keeper.forget(request.target)  # what was for all is so no more
+        return Arrived(received, variant=merged, unstored=rule.name if rule is not None else "")
 
-    def _why_not(
-        self, request: RequestHead, status: int, new: StoredResponse, fetch: Fetch
-    ) -> str | None:
-        span = self._lifetime(request, status, new.fields, fetch)
-        return why_not(request, ResponseHead(status, new.reason, new.fields), span, self._policy)
+    def _store_freshened(
+        self, reason: str, received: Received, stored: StoredResponse, kept: StoredResponse
+    ) -> str:
+        """Stores what a 304 has freshened; why not, where it is not stored."""
+        request, began = received.request, received.began
+        record = None
+        if reason != "vary-miss":
+            record = self._keeper.replace(request.target, [(stored, kept)], began)
+        if record is None:
+            record = self._keeper.add(request, kept, began)
+        return "" if record is not None else "invalidated"
 
-    def _lifetime(
-        self, request: RequestHead, status: int, fields: Fields, fetch: Fetch
-    ) -> Lifetime:
-        return lifetime(
-            status, fields, request.target, fetch.request_time, fetch.response_time, self._policy
-        )
+    def _renew_times(self, received: Received, stored: StoredResponse, span: Lifetime) -> None:
+        """What is stored is confirmed, by a response of which nothing else is for others."""
+        if not received.request.credentialed or not span.explicit:
+            return
+        fetch, fields = received.fetch, times_alone(received.head.fields)
+        renewed = freshened(stored, fields, fetch.request_time, fetch.response_time)
+        self._keeper.replace(received.request.target, [(stored, renewed)], received.began)
 
     # ...a missing part completes...
 
-    def _complete(
-        self, request: RequestHead, part: StoredResponse, fetch: Fetch, head: ResponseHead
-    ) -> Arrived | None:
+    def _complete(self, part: StoredResponse, received: Received) -> Arrived | None:
+        """The whole, from a stored part and the missing one; None where they are not joined."""
         try:
-            template = self._template(request, fetch, head) if head.status == 206 else None
-            if template is not None:
-                content = _read_all(fetch, self._policy.max_object)
-                template = with_content(template, content)
+            kept = self._missing_part(received)
         except UpstreamError:
             return None
         finally:
-            fetch.exchange.close()
-        if template is None:
+            received.fetch.exchange.close()
+        record = None
+        if kept is not None:
+            record = self._keeper.add(received.request, kept, received.began)
+        if kept is None or record is None:
             return None
-        record = self._keeper.add(request.target, template)
-        whole = next((v for v in record.variants if v.selecting == template.selecting), None)
+        whole = next((v for v in record.variants if v.selecting == kept.selecting), None)
         if whole is None or whole.is_partial:
             return None
-        return Arrived(head, fetch.response_time, renewed=record, variant=whole)
+        return Arrived(received, shared=whole, variant=whole.changed(fields=received.head.fields))
+
+    def _missing_part(self, received: Received) -> StoredResponse | None:
+        head = received.head
+        _, rule = self._judge(received, head.status, head.fields)
+        template = self._template(received) if head.status == 206 and rule is None else None
+        if template is None:
+            return None
+        return with_content(template, _read_all(received.fetch, self._policy.max_object))
 
     # ...a HEAD response freshens or makes doubtful...
 
-    def _freshen_by_head(self, request: RequestHead, fetch: Fetch, head: ResponseHead) -> None:
+    def _freshen_by_head(self, received: Received) -> None:
+        head, request, fetch = received.head, received.request.with_method("GET"), received.fetch
+        received = received._replace(request=request)
         record = self._keeper.read(cache_key(request.target))
         if record is None or head.status in FAILURE_STATUSES or head.status == 304:
             return
-        changes = []
         names = selecting_names(head.fields)
+        if names is None or not may_be_shared(self._judge(received, head.status, head.fields)[1]):
+            return
+        changes = []
         for stored in record.variants:
-            if names is None or stored.selecting != selecting_values(names, request.fields):
+            if stored.selecting != selecting_values(names, request.seen):
                 continue
-            if head_still_describes(stored, head.status, head.fields):
-                new = freshened(stored, head.fields, fetch.request_time, fetch.response_time)
-            else:
-                new = stored.changed(must_validate=True)  # RFC 9111, 4.3.5
-            changes.append((stored, new))
+            if not head_still_describes(stored, head.status, head.fields):
+                changes.append((stored, stored.changed(must_validate=True)))  # RFC 9111, 4.3.5
+                continue
+            merged = freshened(stored, head.fields, fetch.request_time, fetch.response_time)
+            if not has_validator(head.fields):  # nothing shows that it is still the same
+                merged = merged.changed(must_validate=stored.must_validate)
+            if may_be_shared(self._judge(received, merged.status, merged.fields)[1]):
+                changes.append((stored, merged.changed(fields=stored_fields(merged.fields))))
         if changes:
-            self._keeper.replace(request.target, changes)
+            self._keeper.replace(request.target, changes, received.began)
 
     # ...and anything else is a response of its own.
 
     def _take(
         self,
-        request: RequestHead,
-        fetch: Fetch,
-        head: ResponseHead,
+        received: Received,
+        known: Record | None,
         on_end: Callable[[], None],
         unstored: str = "",
     ) -> Arrived:
         """The response, to be stored while it is read unless `unstored` names a reason against."""
-        span = self._lifetime(request, head.status, head.fields, fetch)
-        unstored = unstored or why_not(request, head, span, self._policy) or ""
-        length = fetch.exchange.length
-        if not unstored and length is not None and length > self._policy.max_object:
-            unstored = "too-large"
-        kept = self._template(request, fetch, head) if not unstored else None
+        head, exchange = received.head, received.fetch.exchange
+        span, rule = self._judge(received, head.status, head.fields)
+        unstored = unstored or self._unfit(received)
+        shares = not unstored and may_be_shared(rule)
+        if rule is not None:
+            unstored = unstored or rule.name
+            shares = shares and exchange.length is not None  # it may have no end, and is not stored
+        shared = self._template(received) if shares else None
+        if shared is not None and not unstored:
+            now = received.fetch.response_time
+            unstored = reason_to_keep(known, shared, received.request, now, self._policy)
 
         def keep(whole: bytes) -> None:
-            if kept is not None:
-                stored = with_content(kept, whole)
-                if stored is not None:
-                    self._keeper.add(request.target, stored, news=request.method == "POST")
+            stored = with_content(shared, whole) if shared is not None and not unstored else None
+            if stored is not None:
+                self._keeper.add(received.request, stored, received.began)
 
-        body = SharedBody(
-            fetch.exchange, self._policy.max_object, keep if kept is not None else None, on_end
-        )
+        keeps = keep if shared is not None else None
+        body = SharedBody(exchange, self._policy.max_object, keeps, on_end)
         reader = body.attach()
-        if length == 0:
+        if exchange.length == 0:
             body.settle()
         return Arrived(
-            head,
-            fetch.response_time,
-            kept=kept,
+            received,
+            shared=shared,
             capped=span.seconds if span.capped else None,
             body=body,
             reader=reader,
-            failed=head.status in FAILURE_STATUSES and not (span.explicit and span.seconds > 0),
+            failed=head.status in FAILURE_STATUSES and not (span.given or 0) > 0,
             unstored=unstored,
         )
 
-    def _template(
-        self, request: RequestHead, fetch: Fetch, head: ResponseHead
-    ) -> StoredResponse | None:
+    def _unfit(self, received: Received) -> str:
+        """Why a response can neither be kept nor shared as it comes, empty where it can."""
+        length = received.fetch.exchange.length
+        if length is not None and length > self._policy.max_object:
+            return "too-large"
+        if received.head.status == 206 and "range" not in received.request.fields:
+            return "partial"  # nobody has asked for a part
+        return ""
+
+    def _template(self, received: Received) -> StoredResponse | None:
+        """What is kept of a response, without its content; None where nothing can be."""
+        head, fetch = received.head, received.fetch
         names = selecting_names(head.fields)
         if names is None:
             return None
@@ -375,7 +475,7 @@ class Fetcher:
             b"",
             fetch.request_time,
             fetch.response_time,
-            selecting_values(names, request.fields),
+            selecting_values(names, received.request.seen),
             first,
             complete,
         )
@@ -386,15 +486,23 @@ class Fetcher:
         """The upstream's answer to a request as it came, and what it makes doubtful (RFC 9111,
         4.4).
         """
-        fetch, head = self._send(request, caller, Plan(request.method, (), ()))
-        with _closed_by_a_fault(fetch):
+        received = self._send(request, caller, Plan(request.method))
+        with _closed_by_a_fault(received.fetch):
+            # What answers a condition or an overridden method is no answer to others, nor is what
+            # another change may have made old meanwhile.
+            for_others = (
+                request.method == "POST"
+                and not passes_by(request.fields)
+                and self._keeper.is_current(cache_key(request.target), received.began)
+            )
+            head = received.head
             for target in targets_to_invalidate(
                 request, head.status, head.fields, self._upstream.base.url
             ):
                 self._keeper.invalidate(target)
-            # What answers a condition or an overridden method is no answer to others.
-            for_others = request.method == "POST" and not passes_by(request.fields)
-            return self._take(request, fetch, head, _nothing, "" if for_others else "bypass")
+            if for_others:  # its own invalidation does not count against it
+                received = received._replace(began=self._keeper.tick())
+            return self._take(received, None, _nothing, "" if for_others else "bypass")
 
 
 @contextmanager
@@ -423,6 +531,10 @@ def _body_to_send(request: RequestHead, caller: Caller) -> Iterable[bytes] | Non
     if "expect" in request.fields:
         return body  # its client waits for the upstream's word
     return body.gathered(HOLD_HEAD) if isinstance(body, PacedBody) else (b"".join(body),)
+
+
+def _has_condition(fields: Iterable[Field]) -> bool:
+    return any(name.lower() in _ALL_CONDITIONS for name, _ in fields)
 
 
 def _framing(caller: Caller) -> tuple[Field, ...]:

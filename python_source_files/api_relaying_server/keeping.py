@@ -19,9 +19,9 @@ from typing import Callable, NamedTuple, Protocol
 from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import combine
-from api_relaying_server.caching.reuse import Assessed, assess, useful_until
+from api_relaying_server.caching.reuse import Assessed, assess, reason_to_keep, useful_until
 from api_relaying_server.caching.stored import Record, StoredResponse
-from api_relaying_server.caching.validation import is_newer_or_same
+from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.last_known import LastKnown
 from api_relaying_server.tiers.notes import Notes
@@ -94,7 +94,8 @@ class RecordStore(Protocol):
 class Keeper:
     """Records by target. Thread-safe.
 
-    `news` gives a number that is another one after anything that other processes have told.
+    `news` gives a number that is another one after anything that other processes have told;
+    `catch_up` takes in what they have told so far, and may be called from any thread.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Keeper:
         clock: Callable[[], float],
         coordinator: Coordinator = ALONE,
         news: Callable[[], int] = lambda: 0,
+        catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         self.hot = hot
         self.notes = notes
@@ -114,6 +116,7 @@ class Keeper:
         self._clock = clock
         self._coordinator = coordinator
         self._news = news
+        self.catch_up = catch_up
         self._alone = isinstance(coordinator, Alone)
         self._shares = store.shared and not self._alone
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
@@ -176,42 +179,56 @@ class Keeper:
         """A stored response with its times."""
         return assess(stored, target, self.policy)
 
-    def add(self, target: str, stored: StoredResponse, *, news: bool = False) -> Record:
-        """Stores a response in place of the variant that the same requests select.
+    # Time order: whoever asks the upstream notes the tick before. What the answer brings counts
+    # only if the key has not been invalidated since; that is looked at where nobody else changes
+    # the record, so that no invalidation comes between looking and storing.
 
-        `news` marks the answer of the very request that invalidated the target.
+    def tick(self) -> int:
+        """The moment of this call in the order of invalidations, to be taken before a request is
+        sent to the upstream.
         """
-        key = cache_key(target)
+        self.catch_up()
+        return self.notes.invalidations.now
+
+    def is_current(self, key: str, began: int) -> bool:
+        """True while a key has not been invalidated since this tick."""
+        self.catch_up()
+        return self.notes.invalidations.last(key) <= began
+
+    def add(self, request: RequestHead, stored: StoredResponse, began: int) -> Record | None:
+        """Stores what was fetched for a request at tick `began`, in place of the variant that the
+        same requests select; None where what is there stays as it is.
+        """
+        target, key = request.target, cache_key(request.target)
         self.notes.remember_selecting(key, tuple(name for name, _ in stored.selecting))
-        if not news and self.notes.was_invalidated_since(key, stored.request_time):
-            stored = stored.changed(
-                must_validate=True
-            )  # RFC 9111, 4.4: it may be of before the change
         with self._changing(key) as record:
+            if not self.is_current(key, began):
+                return None
+            if reason_to_keep(record, stored, request, self._clock(), self.policy):
+                return None
             others = record.variants if record is not None else ()
             same = [variant for variant in others if variant.selecting == stored.selecting]
-            for variant in same:
-                if not is_newer_or_same(variant, stored.fields, stored.response_time):
-                    return record if record is not None else self._put(key, target, [stored])
-                if stored.is_partial:
-                    stored = combine(variant, stored)
-            return self._put(key, target, [stored, *(v for v in others if v not in same)])
+            stored, beside = _with_parts(stored, same)
+            left = [variant for variant in others if variant not in same]
+            return self._put(key, target, [stored, *beside, *left])
 
     def replace(
-        self, target: str, changes: Sequence[tuple[StoredResponse, StoredResponse]]
+        self, target: str, changes: Sequence[tuple[StoredResponse, StoredResponse]], began: int
     ) -> Record | None:
-        """Puts new versions in place of stored responses; None where none of those is there any
-        more.
+        """Puts new versions, fetched at tick `began`, in place of stored responses; None where none
+        of those is there any more, or the target has been invalidated since.
         """
         key = cache_key(target)
         with self._changing(key) as record:
-            if record is None:
+            if record is None or not self.is_current(key, began):
                 return None
             variants = list(record.variants)
             for old, new in changes:
                 variants = [
                     new if variant is old or variant == old else variant for variant in variants
                 ]
+            if variants == list(record.variants):
+                return None
             return self._put(key, target, variants)
 
     def invalidate(self, target: str) -> None:
@@ -271,7 +288,7 @@ class Keeper:
             told.wait(TELL_AT_MOST)
 
     def _doubt(self, key: str) -> None:
-        self.notes.mark_invalidated(key, self._clock())
+        self.notes.invalidations.mark(key)
         if not self._alone:
             self._coordinator.tell_changed(DOUBT + key)
 
@@ -281,16 +298,17 @@ class Keeper:
             if not self._shares:
                 self._store.clear()
             if told is None:  # word of an invalidation may have been lost, too
-                self.notes.mark_all_invalidated(self._clock())
+                self.notes.invalidations.mark_all()
             self._changes[:] = [next(self._ticks)] * _STRIPES
             if self._shares:
-                self._last_known.add(self.hot.records(), self._clock())
+                tick = self.notes.invalidations.now
+                self._last_known.add(self.hot.records(), self._clock(), tick)
             self.hot.clear()
             return
         key = told
         if told.startswith(DOUBT):
             key = told[len(DOUBT) :]
-            self.notes.mark_invalidated(key, self._clock())
+            self.notes.invalidations.mark(key)
             self._drop(key)
         elif self._shares:
             self._touch(key)
@@ -303,16 +321,15 @@ class Keeper:
         """Forgets what is in memory of a key, unless the store turns out to have lost it."""
         entry = self.hot.get(key)
         if entry is not None:
-            self._last_known.add({key: entry.record}, self._clock())
+            tick = self.notes.invalidations.now
+            self._last_known.add({key: entry.record}, self._clock(), tick)
         self.hot.drop(key)
 
     def _still_known(self, key: str) -> Record | None:
         """What was in memory of a key that the store has lost; the store gets it back."""
-        record = self._last_known.get(key, self._clock())
+        invalidated = self.notes.invalidations.last(key)
+        record = self._last_known.get(key, self._clock(), invalidated)
         if record is None or not self._store.has_lost(key):
-            return None
-        asked_at = min(variant.request_time for variant in record.variants)
-        if self.notes.invalidated_at(key) >= asked_at:
             return None
         self._store.restore(key, record)
         return record
@@ -344,3 +361,19 @@ class Keeper:
 
     def _lock_of(self, key: str) -> threading.Lock:
         return self._locks[hash(key) % _STRIPES]
+
+
+def _with_parts(
+    new: StoredResponse, same: Sequence[StoredResponse]
+) -> tuple[StoredResponse, list[StoredResponse]]:
+    """A new response with the stored ones that the same requests select: joined where they are
+    parts of one (RFC 9111, 3.4). A part never takes the place of a whole that it does not join:
+    that one is returned, to stay beside it.
+    """
+    beside = []
+    for old in same:
+        joined = combine(old, new) if new.is_partial else new
+        if joined is new and new.is_partial and not old.is_partial:
+            beside.append(old)
+        new = joined
+    return new, beside

@@ -16,9 +16,16 @@ from typing import Callable, NamedTuple, Union
 
 from api_relaying_server.answer import Answer
 from api_relaying_server.caching import status
+from api_relaying_server.caching.conditional import fields_of_304, is_not_modified
 from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
-from api_relaying_server.caching.responding import Prepared, build, prepare, shape_of
+from api_relaying_server.caching.responding import (
+    Prepared,
+    build,
+    prepare,
+    shape_of,
+    shortened,
+)
 from api_relaying_server.caching.reuse import (
     Ask,
     Assessed,
@@ -26,21 +33,23 @@ from api_relaying_server.caching.reuse import (
     Fresh,
     Refuse,
     decide,
+    may_answer,
     passes_by,
 )
 from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
-from api_relaying_server.caching.vary import matches, selecting_values
+from api_relaying_server.caching.vary import selecting_values
 from api_relaying_server.errors import NotCached, UpstreamError, UpstreamTimeout
-from api_relaying_server.fetching import Arrived, Caller, Fetcher
+from api_relaying_server.fetching import Arrived, Caller, Fetcher, Query
+from api_relaying_server.http1.credentials import is_credential
 from api_relaying_server.http1.heads import known_lines, wants_close
-from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
+from api_relaying_server.http1.message import Field, Fields, RequestHead
 from api_relaying_server.http1.rendering import reason_phrase, render_fields, render_request_line
 from api_relaying_server.keeping import Keeper, Seen
-from api_relaying_server.tiers.flight import Flight, Landing, SharedBody
+from api_relaying_server.tiers.flight import Flight, Landing, Reader, SharedBody
 from api_relaying_server.tiers.hot import Entry, Reply
 from api_relaying_server.tiers.refresh import Refresher
 from api_relaying_server.tiers.sharing.coordination import ALONE, Coordinator, Lease
-from api_relaying_server.upstream.translation import VIA, Client, forwards_left
+from api_relaying_server.upstream.translation import VIA, WRITTEN_FIELDS, Client, forwards_left
 
 UNSHARED_FOR = 120.0
 """Seconds for which a key whose answer could not be shared lets its clients through side by
@@ -52,6 +61,15 @@ LEASE_AT_MOST = 30.0
 
 FOLLOW_AT_MOST = 60.0
 """Seconds that a request waits for another one's fetch before it gives up with 504."""
+
+ROUNDS = 3
+"""Fetches of others that a request waits for before it asks for itself."""
+
+BACKGROUND = Caller(Client("127.0.0.1"))
+"""Who asks where no client waits."""
+
+WITH_CREDENTIALS = "credentialed "
+"""Begins the note that the answers of a flight are for requests with credentials alone."""
 
 ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"
 """What a relay passes on, told to an OPTIONS that goes no further."""
@@ -69,20 +87,31 @@ _SHOWN_BY_TRACE = frozenset(
 
 
 class Shared(NamedTuple):
-    """A leader's outcome: this response is on its way and may be given to all whom it fits."""
+    """A leader's outcome: a response that others may have.
+
+    `stored` is what they may see of it; its content comes by `body`, or is there already. It was
+    asked for at tick `began`. Followers with a smaller number than `sent` came before it was asked
+    for: they may have it though it would need validation.
+    """
 
     stored: StoredResponse
-    body: SharedBody
+    body: SharedBody | None
+    began: int
+    sent: int
 
 
 class Look(NamedTuple):
-    """A leader's outcome: what is stored has been renewed."""
-
-    record: Record
+    """A leader's outcome: somebody else has stored what was wanted; nobody asked the upstream."""
 
 
 class Alone(NamedTuple):
     """A leader's outcome: its answer is its own; ask for yourselves."""
+
+
+class Unwell(NamedTuple):
+    """A leader's outcome: the upstream answered with this status, and a stale answer is better."""
+
+    status: int
 
 
 class Failed(NamedTuple):
@@ -93,7 +122,7 @@ class Failed(NamedTuple):
     error: UpstreamError
 
 
-Outcome = Union[Shared, Look, Alone, Failed]
+Outcome = Union[Shared, Look, Alone, Unwell, Failed]
 
 
 class Relay:
@@ -127,9 +156,13 @@ class Relay:
         entry = hot.peek(cache_key(request.target))
         if entry is None:
             return None
+        if self._policy.ignored_fields:
+            request = request.without(self._policy.ignored_fields)
         influential = entry.influential
+        if not influential.isdisjoint(WRITTEN_FIELDS):
+            return None  # the relay's own word selects, which the client's bytes do not hold
         picked = tuple([(line[0], line[2]) for line in request.lines if line[0] in influential])
-        quick = (request.method, request.version, picked)
+        quick = (request.method, request.version, request.credentialed, picked)
         reply = entry.quick.get(quick)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
             reply = self._decide_in_memory(request, entry, now)
@@ -168,6 +201,8 @@ class Relay:
         verdict = decide(request, entry.record, now, self._policy)
         if not isinstance(verdict, Fresh) or verdict.stale:
             return None
+        if request.credentialed and verdict.assessed.given != verdict.assessed.lifetime:
+            return None
         return self._reply(request, entry, verdict.assessed)
 
     def _reply(self, request: RequestHead, entry: Entry, found: Assessed) -> Reply:
@@ -188,6 +223,10 @@ class Relay:
     def answer(self, request: RequestHead, caller: Caller) -> Answer:
         """The answer to a request. Raises RelayError where the answer is the relay's own."""
         now = self._clock()
+        self._keeper.catch_up()
+        if self._policy.ignored_fields:
+            request = request.without(self._policy.ignored_fields)
+        request = self._fetcher.as_seen(request, caller.client)
         if caller.body is not None:
             return self._pass_by(
                 request,
@@ -207,7 +246,8 @@ class Relay:
             )
         if isinstance(verdict, Bypass):
             return self._pass_by(request, caller, verdict)
-        return self._ask(request, caller, verdict, key, seen)
+        record = seen.record if seen is not None else None
+        return self._ask(Query(request, caller, verdict, record), key, seen)
 
     def _from_stored(self, request: RequestHead, verdict: Fresh, now: float) -> Answer:
         found = verdict.assessed
@@ -217,7 +257,9 @@ class Relay:
         return stored_answer(prepare(request, found), found, now, told)
 
     def _renew_meanwhile(self, request: RequestHead, found: Assessed) -> None:
-        plain = RequestHead.of("GET", request.target, _for_refresh(request.fields))
+        names = frozenset(name for name, _ in found.stored.selecting)
+        plain = RequestHead.of("GET", request.target, _for_refresh(request.fields, names))
+        plain = self._fetcher.as_seen(plain, BACKGROUND.client)
         self._refresher.submit(
             self._flight_key(plain, cache_key(request.target)), lambda: self._refresh(plain)
         )
@@ -227,7 +269,7 @@ class Relay:
         False where that waits or runs already, or there is no room.
         """
         fields = Fields((name, value) for name, value in selecting if value is not None)
-        plain = RequestHead.of("GET", target, fields)
+        plain = self._fetcher.as_seen(RequestHead.of("GET", target, fields), BACKGROUND.client)
         flight_key = self._flight_key(plain, cache_key(target))
         return self._refresher.submit(flight_key, lambda: self._refresh(plain, early=True), demand)
 
@@ -241,7 +283,7 @@ class Relay:
                 validate=(verdict.fallback.stored,) if verdict.fallback else ()
             )
         if isinstance(verdict, Ask):
-            answer = self._ask(request, Caller(Client("127.0.0.1")), verdict, key, seen)
+            answer = self._ask(Query(request, BACKGROUND, verdict, seen.record), key, seen)
             for _ in answer.pieces():
                 pass
             answer.close()
@@ -249,76 +291,91 @@ class Relay:
     # Asking the upstream, once for all who want the same.
 
     def _flight_key(self, request: RequestHead, key: str) -> str:
-        names = self._keeper.notes.selecting(key)
-        parts = [key, request.method, repr(selecting_values(names, request.fields))]
-        parts += [repr(request.fields.all(name)) for name in ("range", "if-range", "authorization")]
+        """What requests have in common that may be answered by one fetch. It tells of the last
+        invalidation, so that who comes after one never joins a fetch that began before.
+        """
+        notes = self._keeper.notes
+        names = notes.selecting(key)
+        parts = [str(notes.invalidations.last(key)), key, request.method]
+        parts.append(repr(selecting_values(names, request.seen)))
+        parts += [repr(request.fields.all(name)) for name in ("range", "if-range")]
         return " ".join(parts)
 
-    def _ask(
-        self, request: RequestHead, caller: Caller, ask: Ask, key: str, seen: Seen | None
-    ) -> Answer:
-        flight_key = self._flight_key(request, key)
-        if self._keeper.notes.is_unshared(flight_key, self._clock()):
-            return self._lead(request, caller, ask, None, flight_key, passes=not ask.validate)
-        landing, leads = self._flight.join(flight_key)
-        if leads:
-            return self._lead(request, caller, ask, landing, flight_key, seen)
-        return self._follow(request, caller, ask, landing, flight_key)
+    def _is_unshared(self, request: RequestHead, flight_key: str) -> bool:
+        """True where the answer is known to be for its client alone: for requests with credentials,
+        or for all.
+        """
+        notes, now = self._keeper.notes, self._clock()
+        if notes.is_unshared(flight_key, now):
+            return True
+        return request.credentialed and notes.is_unshared(WITH_CREDENTIALS + flight_key, now)
+
+    def _ask(self, query: Query, key: str, seen: Seen | None) -> Answer:
+        """Fetches, or follows whoever does. A follower whom the answer does not fit looks again:
+        of those the first leads the next fetch, which was sent after all of them had come.
+        """
+        came = self._flight.number()
+        for _ in range(ROUNDS):
+            flight_key = self._flight_key(query.request, key)
+            if self._is_unshared(query.request, flight_key):
+                return self._lead(query, None, flight_key, passes=not query.ask.validate)
+            landing, leads = self._flight.join(flight_key)
+            if leads:
+                return self._lead(query, landing, flight_key, seen)
+            answer = self._follow(query, landing, came)
+            if answer is not None:
+                return answer
+            seen = self._keeper.see(key)
+            verdict = decide(query.request, seen.record, self._clock(), self._policy)
+            if isinstance(verdict, Fresh):
+                return self._from_elsewhere(query, verdict.assessed)
+            if isinstance(verdict, Ask):
+                query = query._replace(ask=verdict, known=seen.record)
+        return self._lead(query, None, self._flight_key(query.request, key))
 
     def _lead(
         self,
-        request: RequestHead,
-        caller: Caller,
-        ask: Ask,
+        query: Query,
         landing: Landing[Outcome] | None,
         flight_key: str,
         seen: Seen | None = None,
         passes: bool = False,
     ) -> Answer:
         outcome: Outcome = Alone()
-        lease = self._coordinator.lease(flight_key, LEASE_AT_MOST) if landing is not None else None
-        leave = self._leave(request, flight_key, landing, lease)
+        leave = self._leaving(query.request, flight_key, landing)
         try:
-            record = self._found_meanwhile(request, seen, lease)
+            lease = None
+            if landing is not None:
+                lease = leave.lease = self._coordinator.lease(flight_key, LEASE_AT_MOST)
+            record = self._found_meanwhile(query.request, seen, lease)
             if record is not None:
-                answer = self._of_renewed(request, ask, record)
-                if answer is not None:
-                    outcome = Look(record)
-                    return answer
-                ask = self._ask_anew(request, ask, record)
-            arrived = self._fetcher.fetch(request, caller, ask, passes, leave)
-            outcome = self._outcome(request, arrived, flight_key)
-            return self._of_arrived(request, ask, arrived)
+                verdict = decide(query.request, record, self._clock(), self._policy)
+                if isinstance(verdict, Fresh):
+                    outcome = Look()
+                    return self._from_elsewhere(query, verdict.assessed)
+                if isinstance(verdict, Ask):
+                    query = query._replace(ask=verdict, known=record)
+            sent = self._flight.number()
+            arrived = self._fetcher.fetch(query, passes, leave)
+            outcome = self._outcome(query, arrived, flight_key, sent)
+            return self._of_arrived(query, arrived)
         except UpstreamError as error:
             outcome = Failed(copy(error))
-            instead = self._instead(request, ask, error)
+            instead = self._instead(query, error)
             if instead is None:
                 raise
             return instead
         finally:
             if landing is not None:
                 landing.deliver(outcome)
-            if not isinstance(outcome, Shared):
+            if not isinstance(outcome, Shared) or outcome.body is None:
                 leave()
 
-    def _leave(
-        self,
-        request: RequestHead,
-        flight_key: str,
-        landing: Landing[Outcome] | None,
-        lease: Lease | None,
-    ) -> Callable[[], None]:
-        """What ends a fetch: here at once, for other processes when they can read what it
-        brought.
-        """
-
-        def leave() -> None:
-            if landing is not None:
-                self._flight.leave(flight_key, landing)
-            if lease is not None:
-                self._keeper.when_stored(cache_key(request.target), lease.release)
-
-        return leave
+    def _leaving(
+        self, request: RequestHead, flight_key: str, landing: Landing[Outcome] | None
+    ) -> Leaving:
+        when_stored, key = self._keeper.when_stored, cache_key(request.target)
+        return Leaving(self._flight, landing, flight_key, lambda then: when_stored(key, then))
 
     def _found_meanwhile(
         self, request: RequestHead, seen: Seen | None, lease: Lease | None
@@ -329,92 +386,87 @@ class Relay:
         surely = lease is not None and (lease.waited or lease.unheard)
         return self._keeper.changed_since(cache_key(request.target), seen, surely)
 
-    def _ask_anew(self, request: RequestHead, ask: Ask, record: Record) -> Ask:
-        verdict = decide(request, record, self._clock(), self._policy)
-        return verdict if isinstance(verdict, Ask) else ask
-
-    def _of_renewed(self, request: RequestHead, ask: Ask, record: Record) -> Answer | None:
-        """The answer that somebody else's fetch has made possible, if so."""
+    def _from_elsewhere(self, query: Query, found: Assessed) -> Answer:
+        """The answer that somebody else's fetch has made possible."""
         now = self._clock()
-        verdict = decide(request, record, now, self._policy)
-        if not isinstance(verdict, Fresh):
-            return None
-        found = verdict.assessed
-        told = status.forwarded(ask.reason, collapsed=True, ttl=found.fresh_for(now))
-        return stored_answer(prepare(request, found), found, now, told)
+        told = status.forwarded(query.ask.reason, collapsed=True, ttl=found.fresh_for(now))
+        return stored_answer(prepare(query.request, found), found, now, told)
 
-    def _outcome(self, request: RequestHead, arrived: Arrived, flight_key: str) -> Outcome:
-        if arrived.renewed is not None:
-            return Look(arrived.renewed)
-        if arrived.body is not None and arrived.kept is not None and request.method == "GET":
-            self._keeper.notes.mark_shared(flight_key)
-            return Shared(arrived.kept, arrived.body)
-        if arrived.kept is None and not arrived.failed:
-            self._keeper.notes.mark_unshared(flight_key, self._clock() + UNSHARED_FOR)
+    def _outcome(self, query: Query, arrived: Arrived, flight_key: str, sent: int) -> Outcome:
+        """What the leader's answer is to those who follow."""
+        notes = self._keeper.notes
+        if arrived.shared is not None and query.request.method == "GET":
+            notes.mark_shared(flight_key)
+            if not (arrived.failed and query.ask.fallback is not None):
+                return Shared(arrived.shared, arrived.body, arrived.began, sent)
+        if arrived.failed:
+            return Unwell(arrived.status)
+        whose = WITH_CREDENTIALS if query.request.credentialed else ""
+        notes.mark_unshared(whose + flight_key, self._clock() + UNSHARED_FOR)
         return Alone()
 
-    def _of_arrived(self, request: RequestHead, ask: Ask, arrived: Arrived) -> Answer:
-        now = self._clock()
-        if arrived.renewed is not None and arrived.variant is not None:
+    def _of_arrived(self, query: Query, arrived: Arrived) -> Answer:
+        request, ask, now = query.request, query.ask, self._clock()
+        if arrived.variant is not None:
             found = self._keeper.assess(request.target, arrived.variant)
             told = status.forwarded(
-                ask.reason, arrived.status, stored=not arrived.unstored, ttl=found.fresh_for(now)
+                ask.reason,
+                arrived.status,
+                stored=not arrived.unstored,
+                ttl=found.fresh_for(now),
+                detail=arrived.unstored,
             )
             return stored_answer(prepare(request, found), found, now, told, arrived.status)
         if arrived.failed and ask.fallback is not None:
             arrived.close()
-            return self._stale(request, ask, f"upstream-{arrived.status}", arrived.status)
-        return fetched_answer(request, ask.reason, arrived, collapsed=False)
+            return self._stale(query, ask.fallback, f"upstream-{arrived.status}", arrived.status)
+        return fetched_answer(request, ask.reason, arrived)
 
-    def _instead(self, request: RequestHead, ask: Ask, error: UpstreamError) -> Answer | None:
+    def _instead(self, query: Query, error: UpstreamError) -> Answer | None:
         """The stale answer that may stand in for the upstream's, if there is one."""
+        ask = query.ask
         if ask.fallback is None or self._clock() >= ask.fallback_until:
             return None
         why = error.reason or error.proxy_error or "upstream-error"
-        return self._stale(request, ask, why, None)
+        return self._stale(query, ask.fallback, why, None)
 
-    def _stale(self, request: RequestHead, ask: Ask, why: str, upstream: int | None) -> Answer:
-        if ask.fallback is None:
-            raise UpstreamError("the upstream failed and nothing is stored")
+    def _stale(self, query: Query, found: Assessed, why: str, upstream: int | None) -> Answer:
         now = self._clock()
-        told = status.hit(ask.fallback.fresh_for(now), why)
-        return stored_answer(prepare(request, ask.fallback), ask.fallback, now, told, upstream)
+        told = status.hit(found.fresh_for(now), why)
+        return stored_answer(prepare(query.request, found), found, now, told, upstream)
 
-    def _follow(
-        self,
-        request: RequestHead,
-        caller: Caller,
-        ask: Ask,
-        landing: Landing[Outcome],
-        flight_key: str,
-    ) -> Answer:
+    def _follow(self, query: Query, landing: Landing[Outcome], came: int) -> Answer | None:
+        """The answer that a leader's outcome gives to the follower with the number `came`; None
+        where it gives none.
+        """
         outcome = landing.wait(FOLLOW_AT_MOST)
         if outcome is None:
             late = "waited too long for the same request of another client"
             outcome = Failed(UpstreamTimeout(late))
         if isinstance(outcome, Failed):
-            instead = self._instead(request, ask, outcome.error)
+            instead = self._instead(query, outcome.error)
             if instead is None:
                 raise copy(outcome.error)
             return instead
-        if isinstance(outcome, Shared) and matches(outcome.stored, request.fields):
-            shared = self._of_shared(request, ask, outcome)
-            if shared is not None:
-                return shared
-        if isinstance(outcome, Look):
-            renewed = self._of_renewed(request, ask, outcome.record)
-            if renewed is not None:
-                return renewed
-        return self._lead(request, caller, ask, None, flight_key)
+        if isinstance(outcome, Unwell) and query.ask.fallback is not None:
+            return self._stale(query, query.ask.fallback, f"upstream-{outcome.status}", None)
+        if isinstance(outcome, Shared):
+            return self._of_shared(query, outcome, came)
+        return None
 
-    def _of_shared(self, request: RequestHead, ask: Ask, outcome: Shared) -> Answer | None:
-        reader = outcome.body.attach()
-        if reader is None:
+    def _of_shared(self, query: Query, outcome: Shared, came: int) -> Answer | None:
+        request, now = query.request, self._clock()
+        if not self._keeper.is_current(cache_key(request.target), outcome.began):
             return None
-        stored = outcome.stored
-        head = ResponseHead(stored.status, stored.reason, stored.fields)
-        arrived = Arrived(head, stored.response_time, kept=stored, reader=reader)
-        return fetched_answer(request, ask.reason, arrived, collapsed=True)
+        found = self._keeper.assess(request.target, outcome.stored)
+        validated = came < outcome.sent
+        if not may_answer(request, found, now, self._policy, validated=validated):
+            return None
+        told = status.forwarded(query.ask.reason, collapsed=True)
+        if outcome.body is None:
+            return stored_answer(prepare(request, found), found, now, told)
+        reader = outcome.body.attach()
+        return None if reader is None else shared_answer(request, found, reader, told)
 
     # Straight to the upstream.
 
@@ -425,8 +477,7 @@ class Relay:
             )
         if forwards_left(request) == 0:
             return final_answer(request)
-        arrived = self._fetcher.pass_by(request, caller)
-        return fetched_answer(request, verdict.reason, arrived, collapsed=False)
+        return fetched_answer(request, verdict.reason, self._fetcher.pass_by(request, caller))
 
 
 def final_answer(request: RequestHead) -> Answer:
@@ -458,18 +509,14 @@ def _limits_age(request: RequestHead) -> bool:
     return "cache-control" in request.fields or "pragma" in request.fields
 
 
-def _for_refresh(fields: Fields) -> Fields:
-    """A client's fields less what is about this one request of its."""
-    personal = (
-        "range",
-        "if-range",
-        "if-none-match",
-        "if-modified-since",
-        "authorization",
-        "cookie",
-        "cache-control",
+def _for_refresh(fields: Fields, selecting: frozenset[str]) -> Fields:
+    """A client's fields less what is about this one request of its, or about who asks, unless it
+    selects the response.
+    """
+    once = ("range", "if-range", "if-none-match", "if-modified-since", "cache-control")
+    return fields.without(
+        lambda name: name in once or (is_credential(name) and name not in selecting)
     )
-    return fields.without(lambda name: name in personal)
 
 
 def stored_answer(
@@ -484,21 +531,53 @@ def stored_answer(
     return Answer(prepared.status, prepared.reason, fields, prepared.body, upstream_status=upstream)
 
 
-def fetched_answer(request: RequestHead, reason: str, arrived: Arrived, collapsed: bool) -> Answer:
+def fetched_answer(request: RequestHead, reason: str, arrived: Arrived) -> Answer:
     """The answer that a response on its way gives: streamed, with 304 where the client's condition
     asks for it.
     """
     told = status.forwarded(
-        reason,
-        None if collapsed else arrived.status,
-        stored=arrived.kept is not None and not collapsed,
-        collapsed=collapsed,
-        detail=arrived.unstored,
+        reason, arrived.status, stored=not arrived.unstored, detail=arrived.unstored
     )
-    fields = arrived.fields_for(request)
-    fields = fields.plus(("Via", VIA), told)
-    status_now, reason = arrived.status, arrived.head.reason
+    fields = arrived.fields_for(request).plus(("Via", VIA), told)
+    status_now, phrase = arrived.status, arrived.head.reason
     if arrived.is_not_modified_for(request):
-        status_now, reason = 304, reason_phrase(304)
-    upstream = None if collapsed else arrived.status
-    return Answer(status_now, reason, fields, stream=arrived.reader, upstream_status=upstream)
+        status_now, phrase = 304, reason_phrase(304)
+    return Answer(status_now, phrase, fields, stream=arrived.reader, upstream_status=arrived.status)
+
+
+def shared_answer(request: RequestHead, found: Assessed, reader: Reader, told: Field) -> Answer:
+    """The answer that a response on its way to somebody else gives, too."""
+    stored = found.stored
+    fields = shortened(stored.fields, found.lifetime) if found.capped else stored.fields
+    status_now, phrase = stored.status, stored.reason
+    if is_not_modified(request.fields, stored.status, stored.fields, stored.response_time):
+        status_now, phrase, fields = 304, reason_phrase(304), fields_of_304(fields)
+    return Answer(status_now, phrase, fields.plus(("Via", VIA), told), stream=reader)
+
+
+class Leaving:
+    """Ends a fetch when it is called, once: here at once, for other processes when they can read
+    what it brought.
+    """
+
+    def __init__(
+        self,
+        flight: Flight[Outcome],
+        landing: Landing[Outcome] | None,
+        flight_key: str,
+        when_stored: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._flight = flight
+        self._landing = landing
+        self._flight_key = flight_key
+        self._when_stored = when_stored
+        self.lease: Lease | None = None
+
+    def __call__(self) -> None:
+        """The fetch is over."""
+        landing, self._landing = self._landing, None
+        lease, self.lease = self.lease, None
+        if landing is not None:
+            self._flight.leave(self._flight_key, landing)
+        if lease is not None:
+            self._when_stored(lease.release)

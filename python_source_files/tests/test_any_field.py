@@ -23,7 +23,7 @@ from api_relaying_server.caching.ranges import combine, covers, missing_range, w
 from api_relaying_server.caching.responding import prepare, shortened
 from api_relaying_server.caching.reuse import Ask, Fresh, assess, decide, useful_until
 from api_relaying_server.caching.stored import Record, StoredResponse
-from api_relaying_server.caching.storing import end_to_end, stored_fields, why_not
+from api_relaying_server.caching.storing import end_to_end, first_against, stored_fields
 from api_relaying_server.caching.validation import (
     conditions,
     freshened,
@@ -120,7 +120,7 @@ def keep(asked: RequestHead, head: ResponseHead, body: bytes) -> StoredResponse 
     """The response as it would be stored, None where it would not."""
     span = lifetime(head.status, head.fields, asked.target, NOW - 1, NOW, POLICIES[0])
     names = selecting_names(head.fields)
-    if why_not(asked, head, span, POLICIES[0]) is not None or names is None:
+    if first_against(asked, head, span, POLICIES[0]) is not None or names is None:
         return None
     placed = parse_content_range(head.fields.get("content-range") or "")
     first, complete = (placed[0], placed[2]) if head.status == 206 and placed else (0, None)

@@ -39,9 +39,9 @@ class Explicit(unittest.TestCase):
             f"Expires: {date(30)}",
             f"Date: {date()}",
         ]
-        self.assertEqual(life(*everything), Lifetime(10, True))
-        self.assertEqual(life("Cache-Control: max-age=20", *everything[1:]), Lifetime(20, True))
-        self.assertEqual(life(*everything[1:]), Lifetime(30, True))
+        self.assertEqual(life(*everything), Lifetime(10, 10))
+        self.assertEqual(life("Cache-Control: max-age=20", *everything[1:]), Lifetime(20, 20))
+        self.assertEqual(life(*everything[1:]), Lifetime(30, 30))
 
     def test_expires_counts_from_date(self) -> None:
         self.assertEqual(life(f"Expires: {date(30)}", f"Date: {date(-100)}").seconds, 130)
@@ -54,7 +54,7 @@ class Explicit(unittest.TestCase):
         for text in ("0", "-1", "", "tomorrow", date(60).replace("GMT", "UTC"), date(60)[:-1]):
             with self.subTest(text):
                 found = life(f"Expires: {text}", "Last-Modified: " + date(-1e6))
-                self.assertEqual(found, Lifetime(0.0, True))
+                self.assertEqual(found, Lifetime(0.0, 0.0))
 
     def test_expires_in_its_obsolete_forms(self) -> None:
         for text in ("Tuesday, 14-Nov-23 22:14:20 GMT", "Tue Nov 14 22:14:20 2023"):
@@ -78,10 +78,10 @@ class Explicit(unittest.TestCase):
         ):
             with self.subTest(text):
                 found = life(f"Cache-Control: {text}", f"Expires: {date(60)}")
-                self.assertEqual(found, Lifetime(0.0, True))
+                self.assertEqual(found, Lifetime(0.0, 0.0))
 
     def test_expires_does_not_count_beside_a_targeted_field(self) -> None:
-        self.assertEqual(life("CDN-Cache-Control: foo", f"Expires: {date(60)}"), Lifetime(0, False))
+        self.assertEqual(life("CDN-Cache-Control: foo", f"Expires: {date(60)}"), Lifetime(0))
         self.assertEqual(life("CDN-Cache-Control: max-age=5", f"Expires: {date(60)}").seconds, 5)
         self.assertEqual(life("CDN-Cache-Control: max-age=5, s-maxage=4").seconds, 4)
 
@@ -96,7 +96,7 @@ class Implicit(unittest.TestCase):
         lines = (f"Last-Modified: {date(-1000)}", f"Date: {date()}")
         for status in sorted(HEURISTIC_STATUSES):
             with self.subTest(status):
-                self.assertEqual(life(*lines, status=status), Lifetime(100.0, False))
+                self.assertEqual(life(*lines, status=status), Lifetime(100.0))
 
     def test_the_statuses_that_may_be_guessed_about(self) -> None:
         expected = {200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501}
@@ -120,7 +120,7 @@ class Implicit(unittest.TestCase):
 
     def test_pragma_no_cache_alone_stops_a_guess(self) -> None:
         guess = f"Last-Modified: {date(-1000)}"
-        self.assertEqual(life(guess, "Pragma: No-Cache"), Lifetime(0.0, False))
+        self.assertEqual(life(guess, "Pragma: No-Cache"), Lifetime(0.0))
         self.assertEqual(life(guess, "Pragma: other").seconds, 100.0)
         self.assertEqual(life(guess, "Pragma: no-cache", "Cache-Control: public").seconds, 100.0)
         self.assertEqual(life("Pragma: no-cache", "Cache-Control: max-age=9").seconds, 9)
@@ -129,7 +129,7 @@ class Implicit(unittest.TestCase):
         policy = PLAIN._replace(default_ttl=300.0, negative_ttl=10.0)
         for status, seconds in ((200, 300), (301, 300), (404, 10), (410, 10), (405, 0), (500, 0)):
             with self.subTest(status):
-                self.assertEqual(life(status=status, policy=policy), Lifetime(seconds, False))
+                self.assertEqual(life(status=status, policy=policy), Lifetime(seconds))
 
 
 class Operator(unittest.TestCase):
@@ -137,8 +137,29 @@ class Operator(unittest.TestCase):
 
     def test_a_rule_replaces_what_the_origin_says(self) -> None:
         policy = PLAIN._replace(ttl_rules=(parse_path_rule("/x*=7"),))
-        self.assertEqual(life("Cache-Control: max-age=99", policy=policy), Lifetime(7.0, True))
+        self.assertEqual(
+            life("Cache-Control: max-age=99", policy=policy), Lifetime(7.0, 99.0, ruled=True)
+        )
+        self.assertEqual(life(policy=policy), Lifetime(7.0, None, ruled=True))
         self.assertEqual(life("Cache-Control: max-age=99", policy=policy, target="/y").seconds, 99)
+
+    def test_a_rule_is_for_these_statuses_alone(self) -> None:
+        policy = PLAIN._replace(ttl_rules=(parse_path_rule("/x=7"),))
+        ruled = {s for s in range(200, 600) if life(status=s, policy=policy).ruled}
+        self.assertEqual(ruled, {200, 203, 204, 300, 301, 302, 307, 308, 404, 410})
+
+    def test_a_cap_shortens_what_the_origin_gave_beside_a_rule(self) -> None:
+        rules = {
+            "ttl_rules": (parse_path_rule("/x=5"),),
+            "max_ttl_rules": (parse_path_rule("/x=7"),),
+        }
+        found = life("Cache-Control: max-age=99", policy=PLAIN._replace(**rules))
+        self.assertEqual(found, Lifetime(5.0, 7.0, ruled=True, capped=True))
+
+    def test_a_clock_that_is_ahead_makes_nothing_younger_or_longer_fresh(self) -> None:
+        ahead = f"Date: {date(300)}"
+        self.assertEqual(date_value(fields(ahead), NOW), NOW)
+        self.assertEqual(life(ahead, f"Expires: {date(360)}").seconds, 60.0)
 
     def test_a_rule_counts_from_the_arrival(self) -> None:
         policy = PLAIN._replace(ttl_rules=(parse_path_rule("/x=7"),))
@@ -147,9 +168,10 @@ class Operator(unittest.TestCase):
     def test_a_cap_counts_from_the_arrival_and_is_told(self) -> None:
         policy = PLAIN._replace(max_ttl_rules=(parse_path_rule("/x=7"),))
         self.assertEqual(
-            life("Age: 50", "Cache-Control: max-age=99", policy=policy), Lifetime(57.0, True, True)
+            life("Age: 50", "Cache-Control: max-age=99", policy=policy),
+            Lifetime(57.0, 57.0, capped=True),
         )
-        self.assertEqual(life("Cache-Control: max-age=7", policy=policy), Lifetime(7.0, True))
+        self.assertEqual(life("Cache-Control: max-age=7", policy=policy), Lifetime(7.0, 7.0))
 
     def test_the_first_rule_that_matches_wins_and_the_query_does_not_count(self) -> None:
         rules = tuple(map(parse_path_rule, ("/x=1", "/x*=2")))

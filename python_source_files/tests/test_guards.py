@@ -17,7 +17,7 @@ from api_relaying_server.errors import (
     UpstreamResting,
     UpstreamTimeout,
 )
-from api_relaying_server.fetching import Caller, Fetcher
+from api_relaying_server.fetching import Caller, Fetcher, Query
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.upstream.budget import LATE, Slots, SlotsTaken, TokenBucket
 from api_relaying_server.upstream.cooldown import LOG, CoolDown
@@ -228,10 +228,12 @@ class SlotTest(GuardCase):
         request = RequestHead.of("GET", "/x", Fields())
         post = RequestHead.of("POST", "/x", Fields())
         caller = Caller(Client("192.0.2.1"))
-        with mock.patch("api_relaying_server.fetching.why_not", side_effect=ZeroDivisionError):
+        with mock.patch(
+            "api_relaying_server.fetching.first_against", side_effect=ZeroDivisionError
+        ):
             for _ in range(9):
                 with self.assertRaises(ZeroDivisionError):
-                    fetcher.fetch(request, caller, Ask("uri-miss"), False, lambda: None)
+                    fetcher.fetch(Query(request, caller, Ask("uri-miss")), False, lambda: None)
                 with self.assertRaises(ZeroDivisionError):
                     fetcher.pass_by(post, caller)
         self.assertEqual(guarded.slots.free, 4)

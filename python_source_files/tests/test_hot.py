@@ -149,7 +149,7 @@ class DemandTest(unittest.TestCase):
         """Entry and replies are freed with the last who holds them."""
         entry = self.read("GET /x")
         reply = reply_of(self.hot, entry)
-        self.hot.remember(entry, ("GET", (1, 1), ()), reply)
+        self.hot.remember(entry, ("GET", (1, 1), False, ()), reply)
         self.hot.drop("GET /x")
         self.assertEqual((entry.replies, entry.quick), ({}, {}))
         self.assertIs(reply.entry, entry)
@@ -219,7 +219,7 @@ class BoundsTest(unittest.TestCase):
             reply = reply_of(hot, entry)
             learn(hot, b"head %d" % number, reply)
             for n in range(300):
-                hot.remember(entry, ("GET", (1, 1), (("range", f"bytes={n}-"),)), reply)
+                hot.remember(entry, ("GET", (1, 1), False, (("range", f"bytes={n}-"),)), reply)
         hot.clear()
         self.assertEqual((hot.size, len(hot), hot.heads), (0, 0, {}))
 

@@ -11,13 +11,17 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.storing import (
     NEVER_NOMINATED,
     NEVER_STORED_STATUSES,
+    RULES,
     UNDERSTOOD_STATUSES,
+    Ground,
     end_to_end,
+    first_against,
     may_answer_stale,
+    may_be_shared,
     names_target,
     stored_fields,
-    why_not,
 )
+from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.http1.message import RequestHead
 from tests.caching_support import NOW, PLAIN, REFRESHING, date, fields, request, response
 
@@ -34,7 +38,8 @@ def reason(
     head = response(*lines, status=status)
     asked = asked or request()
     span = lifetime(status, head.fields, asked.target, NOW, NOW, policy)
-    return why_not(asked, head, span, policy)
+    rule = first_against(asked, head, span, policy)
+    return rule.name if rule is not None else None
 
 
 class Storing(unittest.TestCase):
@@ -51,7 +56,8 @@ class Storing(unittest.TestCase):
                 self.assertEqual(reason(FRESH, asked=request(method=method)), "method")
 
     def test_statuses_that_are_never_stored(self) -> None:
-        self.assertEqual(NEVER_STORED_STATUSES, {304, 428, 429, 431, 511})
+        about_one = {408, 413, 416, 417, 421, 425, 426, 428, 429, 431, 511}
+        self.assertEqual(NEVER_STORED_STATUSES, about_one | {304})
         for status in (*NEVER_STORED_STATUSES, 600, 999):
             with self.subTest(status):
                 self.assertEqual(reason(FRESH, status=status), "status")
@@ -102,14 +108,64 @@ class Storing(unittest.TestCase):
     def test_users_are_not_mixed_by_a_guess(self) -> None:
         policy = PLAIN._replace(default_ttl=300.0)
         self.assertIsNone(reason(policy=policy))
-        for asked, line in (
-            (request("Cookie: a=b"), "X: y"),
-            (request("Authorization: x"), "Cache-Control: public"),
-            (request(), "Set-Cookie: a=b"),
+        for asked, line, rule in (
+            (request("Cookie: a=b"), "Cache-Control: public", "personal"),
+            (request("Authorization: x"), "Cache-Control: public", "personal"),
+            (request("X-API-Key: x"), "Cache-Control: public", "personal"),
+            (request("Cookie: a=b"), "X: y", "credentials"),
+            (request(), "Set-Cookie: a=b", "set-cookie"),
         ):
             with self.subTest(asked=asked, line=line):
-                self.assertEqual(reason(line, asked=asked, policy=policy), "personal")
-        self.assertIsNone(reason(FRESH, "Set-Cookie: a=b", asked=request("Cookie: a=b")))
+                self.assertEqual(reason(line, asked=asked, policy=policy), rule)
+        self.assertIsNone(reason(FRESH, "Set-Cookie: a=b"))
+
+    def test_keys_in_other_fields_are_credentials(self) -> None:
+        for line in ("Cookie: a=b", "X-API-Key: k", "apikey: k", "X-Auth-Token: t", "Session: s"):
+            asked = request(line)
+            with self.subTest(line):
+                self.assertEqual(reason(FRESH, asked=asked), "credentials")
+                self.assertEqual(
+                    reason("Cache-Control: max-age=60, must-revalidate", asked=asked), "credentials"
+                )
+                for said in ("Cache-Control: max-age=9, public", "Cache-Control: s-maxage=9"):
+                    self.assertIsNone(reason(said, asked=asked))
+                self.assertIsNone(reason("CDN-Cache-Control: max-age=9", asked=asked))
+
+    def test_who_has_two_credentials_needs_both_permissions(self) -> None:
+        asked = request("Authorization: x", "Cookie: a=b")
+        said = "Cache-Control: max-age=9, must-revalidate"
+        self.assertEqual(reason(said, asked=asked), "credentials")
+        self.assertEqual(reason("CDN-Cache-Control: max-age=9", asked=asked), "authorization")
+        self.assertIsNone(reason("Cache-Control: public, max-age=9", asked=asked))
+
+    def test_a_rule_of_the_operator_is_no_permission(self) -> None:
+        policy = PLAIN._replace(ttl_rules=(parse_path_rule("*=60"),))
+        self.assertIsNone(reason(policy=policy))
+        self.assertIsNone(reason(policy=policy, status=302))
+        for line in ("Cookie: a=b", "Authorization: x", "X-Token: x"):
+            self.assertIsNotNone(reason(asked=request(line), policy=policy), line)
+        for said in ("", "Cache-Control: max-age=60", "Cache-Control: public"):
+            self.assertEqual(reason(said or "X: y", "Set-Cookie: a", policy=policy), "set-cookie")
+        self.assertEqual(reason("Cache-Control: private", policy=policy), "private")
+        for status in (303, 400, 403, 500, 503):
+            self.assertEqual(reason('ETag: "a"', policy=policy, status=status), "no-ground")
+
+    def test_an_error_about_a_range_is_for_who_asked_for_it(self) -> None:
+        asked = request("Range: bytes=99-")
+        self.assertIsNone(reason(FRESH, asked=asked))
+        self.assertEqual(reason(FRESH, asked=asked, status=416), "status")
+        for status in (400, 403, 404, 500):
+            self.assertEqual(reason(FRESH, asked=asked, status=status), "range")
+
+    def test_a_stream_has_no_end_to_be_stored_at(self) -> None:
+        for kind in ("text/event-stream", "Text/Event-Stream ; charset=utf-8"):
+            self.assertEqual(reason(FRESH, f"Content-Type: {kind}"), "stream")
+
+    def test_a_rule_that_keeps_from_others_is_never_behind_one_that_does_not(self) -> None:
+        grounds = [rule.ground for rule in RULES]
+        self.assertEqual(grounds.index(Ground.USE), len(grounds) - 1)
+        self.assertEqual({rule.name for rule in RULES if may_be_shared(rule)}, {"no-use"})
+        self.assertTrue(may_be_shared(None))
 
     def test_vary_star_is_not_stored(self) -> None:
         for value in ("*", "Accept, *", "*, *"):
@@ -163,6 +219,8 @@ class Posting(unittest.TestCase):
         ):
             with self.subTest(lines):
                 self.assertEqual(reason(*lines, asked=asked), "method")
+        ruled = PLAIN._replace(ttl_rules=(parse_path_rule("*=60"),))
+        self.assertEqual(reason("Content-Location: /x", asked=asked, policy=ruled), "method")
         self.assertEqual(reason(FRESH, "Content-Location: /x", status=201, asked=asked), "method")
         self.assertEqual(
             reason(FRESH, "Content-Location: /x", asked=request(method="PUT")), "method"
@@ -217,8 +275,14 @@ class Kept(unittest.TestCase):
         self.assertLessEqual({"cache-control", "vary", "set-cookie"}, NEVER_NOMINATED)
 
     def test_order_and_number_of_the_others_stay(self) -> None:
-        lines = ("b: 1", "A: 2", "B: 3", "Set-Cookie: x", "Set-Cookie: y", "Unknown-Field: \xff")
+        lines = ("b: 1", "A: 2", "B: 3", "Link: x", "Link: y", "Unknown-Field: \xff")
         self.assertEqual(stored_fields(end_to_end(fields(*lines))), fields(*lines))
+
+    def test_a_cookie_is_kept_for_others_only_where_the_origin_says_public(self) -> None:
+        lines = ("Cache-Control: max-age=9", "Set-Cookie: x", "set-cookie: y", "A: 1")
+        self.assertEqual(stored_fields(fields(*lines)), fields(lines[0], lines[3]))
+        public = ("Cache-Control: public, max-age=9", *lines[1:])
+        self.assertEqual(stored_fields(fields(*public)), fields(*public))
 
     def test_fields_that_are_private_or_need_validation_are_not(self) -> None:
         lines = (

@@ -32,18 +32,28 @@ NEGATIVE_STATUSES = frozenset((404, 410))
 HEURISTIC_STATUSES = DEFAULT_TTL_STATUSES | NEGATIVE_STATUSES | frozenset((405, 414, 501))
 """All that RFC 9110, 15.1 calls heuristically cacheable."""
 
+TTL_STATUSES = frozenset((200, 203, 204, 300, 301, 302, 307, 308, 404, 410))
+"""Statuses to which an operator's rule for a path gives freshness."""
+
 
 class Lifetime(NamedTuple):
     """A freshness lifetime in seconds, from the moment the origin made the response.
 
-    `explicit` is true where the origin or an operator's rule for the path set it, false for a
-    default or heuristic. `capped` is true where `--max-ttl` shortened it: clients are then told
-    the shortened one too.
+    `seconds` is what counts for requests without credentials, `given` what the origin itself gave:
+    that alone counts for requests with credentials; None where it gave none. `ruled` is true where
+    an operator's rule for the path set `seconds`. `capped` is true where `--max-ttl` shortened it:
+    clients are then told the shortened one too.
     """
 
     seconds: float
-    explicit: bool
+    given: float | None = None
+    ruled: bool = False
     capped: bool = False
+
+    @property
+    def explicit(self) -> bool:
+        """True where the origin itself gave a lifetime, be it 0."""
+        return self.given is not None
 
 
 def age_value(fields: Fields) -> int:
@@ -57,12 +67,16 @@ def age_value(fields: Fields) -> int:
 
 
 def date_value(fields: Fields, response_time: float) -> float:
-    """Unix time at which the origin made the response; its arrival where `Date` is absent or
-    invalid (RFC 9110, 6.6.1).
+    """Unix time at which the origin made the response; its arrival where `Date` is absent,
+    invalid (RFC 9110, 6.6.1) or later: the origin's clock is ahead then.
     """
+    told = _date_told(fields, response_time)
+    return response_time if told is None else min(told, response_time)
+
+
+def _date_told(fields: Fields, response_time: float) -> float | None:
     text = fields.first("date")
-    found = parse_date(text, response_time) if text is not None else None
-    return response_time if found is None else found
+    return parse_date(text, response_time) if text is not None else None
 
 
 def initial_age(fields: Fields, request_time: float, response_time: float) -> float:
@@ -98,24 +112,31 @@ def lifetime_of(
     policy: Policy,
 ) -> Lifetime:
     """The same for one whose directives and whose age on arrival are known already."""
-    chosen = policy.ttl_for(target, response_time)
+    given = _given(fields, said, response_time)
+    chosen = policy.ttl_for(target, response_time) if status in TTL_STATUSES else None
     if chosen is not None:
-        found = Lifetime(arrived_at_age + chosen, True)
+        found = Lifetime(arrived_at_age + chosen, given, ruled=True)
+    elif given is not None:
+        found = Lifetime(given, given)
     else:
-        found = _explicit(fields, said, response_time) or _implicit(
-            status, fields, response_time, arrived_at_age, policy
-        )
+        found = Lifetime(_implicit(status, fields, response_time, arrived_at_age, policy))
     cap = policy.max_ttl_for(target, response_time)
-    if cap is not None and found.seconds > arrived_at_age + cap:
-        return Lifetime(arrived_at_age + cap, found.explicit, capped=True)
-    return found
+    return found if cap is None else _capped(found, arrived_at_age + cap)
 
 
-def _explicit(fields: Fields, said: ResponseDirectives, response_time: float) -> Lifetime | None:
+def _capped(found: Lifetime, limit: float) -> Lifetime:
+    """The lifetime, of what counts for anybody at most `limit` seconds."""
+    given = found.given if found.given is None else min(found.given, limit)
+    capped = found.seconds > limit or given != found.given
+    return Lifetime(min(found.seconds, limit), given, found.ruled, capped)
+
+
+def _given(fields: Fields, said: ResponseDirectives, response_time: float) -> float | None:
+    """The freshness lifetime in seconds that the origin gave, None where it said nothing of it."""
     for name in ("s-maxage", "max-age"):  # RFC 9111, 4.2.1: in this order for a shared cache
         seconds = said.directives.seconds(name)
         if seconds is not None:
-            return Lifetime(float(seconds), True)
+            return float(seconds)
     if said.targeted:
         return None  # RFC 9213, 2.2: Expires does not count beside a targeted field
     expires = fields.first("expires")
@@ -123,21 +144,24 @@ def _explicit(fields: Fields, said: ResponseDirectives, response_time: float) ->
         return None
     when = parse_date(expires, response_time)  # an invalid date is in the past (RFC 9111, 5.3)
     if when is None:
-        return Lifetime(0.0, True)
-    span = when - date_value(fields, response_time)
-    return Lifetime(min(max(0.0, span), float(DELTA_SECONDS_MAX)), True)
+        return 0.0
+    # By the origin's own clock on both sides (RFC 9111, 4.2.1), be it ahead of ours or behind.
+    told = _date_told(fields, response_time)
+    span = when - (response_time if told is None else told)
+    return min(max(0.0, span), float(DELTA_SECONDS_MAX))
 
 
 def _implicit(
     status: int, fields: Fields, response_time: float, arrived_at_age: float, policy: Policy
-) -> Lifetime:
+) -> float:
+    """The lifetime in seconds where neither origin nor a rule gives one."""
     if _says_pragma_no_cache(fields):
-        return Lifetime(0.0, False)
+        return 0.0
     if status in DEFAULT_TTL_STATUSES and policy.default_ttl > 0:
-        return Lifetime(arrived_at_age + policy.default_ttl, False)
+        return arrived_at_age + policy.default_ttl
     if status in NEGATIVE_STATUSES and policy.negative_ttl > 0:
-        return Lifetime(arrived_at_age + policy.negative_ttl, False)
-    return Lifetime(_heuristic(fields, response_time), False)
+        return arrived_at_age + policy.negative_ttl
+    return _heuristic(fields, response_time)
 
 
 def _says_pragma_no_cache(fields: Fields) -> bool:

@@ -30,7 +30,8 @@ class Policy(NamedTuple):
     says, `max_ttl_rules` cap it, first match wins in both. `stale_if_error` is how long past its
     freshness a response may answer for a failing upstream. `client_refresh` obeys directives of a
     request that cost the upstream a call. `offline` never asks the upstream. `max_object` is the
-    most bytes of content that are kept of one response.
+    most bytes of content that are kept of one response. `ignored_fields` are the lower-case names
+    of request fields that count as not sent.
     """
 
     default_ttl: float = 300.0
@@ -41,6 +42,7 @@ class Policy(NamedTuple):
     client_refresh: bool = False
     offline: bool = False
     max_object: int = 32 * 1024 * 1024
+    ignored_fields: frozenset[str] = frozenset()
 
     def ttl_for(self, target: str, received: float) -> float | None:
         """Seconds of freshness that the operator sets for this target, None where the origin

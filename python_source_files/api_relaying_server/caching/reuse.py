@@ -17,13 +17,16 @@ from api_relaying_server.caching.freshness import initial_age, lifetime_of
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import asked_ranges, covers, missing_range
 from api_relaying_server.caching.stored import Record, StoredResponse
-from api_relaying_server.caching.storing import connection_options, may_answer_stale
-from api_relaying_server.caching.validation import to_validate
-from api_relaying_server.caching.vary import select
+from api_relaying_server.caching.storing import DENIALS, connection_options, may_answer_stale
+from api_relaying_server.caching.validation import is_newer_or_same, to_validate
+from api_relaying_server.caching.vary import matches, select
 from api_relaying_server.http1.message import Fields, RequestHead
 
 CACHED_METHODS = frozenset(("GET", "HEAD"))
 """Methods that a stored response can answer here."""
+
+CLOCK_SLACK = 1.0
+"""Seconds by which two nodes' clocks may differ before a response counts as from the future."""
 
 PASSING_BY = CONDITIONS_FOR_ORIGINS | frozenset(
     (
@@ -59,7 +62,7 @@ class Assessed(NamedTuple):
     """A stored response with the times that its use depends on; `age` and `lifetime` in seconds.
 
     `born` is the Unix time at which its age was 0; it is fresh before `born + lifetime` (RFC 9111,
-    4.2).
+    4.2). `given` is the part of `lifetime` that the origin itself gave, None where it gave none.
     """
 
     stored: StoredResponse
@@ -67,6 +70,7 @@ class Assessed(NamedTuple):
     lifetime: float
     capped: bool
     born: float
+    given: float | None = None
 
     def age(self, now: float) -> float:
         """current_age (RFC 9111, 4.2.3); a clock that was set back makes nothing younger than it
@@ -75,8 +79,20 @@ class Assessed(NamedTuple):
         return max(now - self.born, self.stored.response_time - self.born, 0.0)
 
     def fresh_for(self, now: float) -> float:
-        """Seconds of freshness left; negative: how long it has been stale."""
+        """Seconds of freshness left; negative: how long it has been stale. What was stored at a
+        time that is still to come is stale: a clock has erred, and nobody knows how old it is.
+        """
+        if now < self.stored.response_time - CLOCK_SLACK:
+            return min(0.0, self.lifetime - self.age(now))
         return self.lifetime - self.age(now)
+
+    def for_credentials(self) -> Assessed | None:
+        """The same as it counts for a request with credentials, by what the origin alone has said;
+        None where it has said nothing of freshness, or where this is an answer to who asks.
+        """
+        if self.given is None or self.stored.status in DENIALS:
+            return None
+        return self if self.given == self.lifetime else self._replace(lifetime=self.given)
 
 
 class Fresh(NamedTuple):
@@ -127,7 +143,8 @@ def assess(stored: StoredResponse, target: str, policy: Policy) -> Assessed:
     said = ResponseDirectives(fields)
     arrived_at_age = initial_age(fields, stored.request_time, arrived)
     span = lifetime_of(stored.status, fields, said, target, arrived, arrived_at_age, policy)
-    return Assessed(stored, said.directives, span.seconds, span.capped, arrived - arrived_at_age)
+    born = arrived - arrived_at_age
+    return Assessed(stored, said.directives, span.seconds, span.capped, born, span.given)
 
 
 class Case(NamedTuple):
@@ -198,7 +215,7 @@ def _among(
 ) -> Verdict:
     if record is None or not record.variants:
         return Ask("uri-miss")
-    fitting = select(record.variants, request.fields)
+    fitting = select(record.variants, request.seen)
     if not fitting:
         return Ask("vary-miss", tuple(to_validate(None, record.variants)))
     usable = [stored for stored in fitting if _covers(request, stored)]
@@ -227,6 +244,12 @@ def _partial(request: RequestHead, fitting: list[StoredResponse]) -> Ask:
 def _judge(
     request: RequestHead, found: Assessed, asked: Directives, now: float, policy: Policy
 ) -> Verdict:
+    if request.credentialed:
+        own = found.for_credentials()
+        if own is None:
+            denied = found.stored.status in DENIALS
+            return Ask("request", () if denied else tuple(to_validate(found.stored, ())))
+        found = own
     case = Case(found, asked, policy, now)
     for demand in DEMANDS:
         if demand.holds(case):
@@ -242,6 +265,23 @@ def _judge(
             refresh = not policy.offline
             return Fresh(found, stale=True, refresh=refresh, why="stale-while-revalidate")
     return _ask("stale", request, case)
+
+
+def may_answer(
+    request: RequestHead, found: Assessed, now: float, policy: Policy, *, validated: bool
+) -> bool:
+    """True where a response that has just come for somebody else may answer this request, too.
+
+    That is where it could answer from the store at this moment without validation; with
+    `validated`, where the origin was asked for it after this request had come, it need not be
+    fresh. Which ranges it holds is not looked at.
+    """
+    if not matches(found.stored, request.seen):
+        return False
+    if validated:
+        return not request.credentialed or found.for_credentials() is not None
+    verdict = _judge(request, found, request_directives(request.fields), now, policy)
+    return isinstance(verdict, Fresh) and not verdict.stale
 
 
 def _client_accepts_stale(asked: Directives, staleness: float) -> bool:
@@ -272,6 +312,29 @@ def stale_if_error_until(found: Assessed, policy: Policy) -> float:
     said = found.directives.seconds("stale-if-error")
     span = policy.stale_if_error if said is None else float(said)
     return found.born + found.lifetime + span
+
+
+def reason_to_keep(
+    record: Record | None, new: StoredResponse, request: RequestHead, now: float, policy: Policy
+) -> str:
+    """Why what is stored stays as it is although a new response to this request could be stored;
+    empty where it does not.
+
+    A response that was made before a stored one does not take its place (RFC 9111, 4: by `Date`),
+    nor does an error of the server take that of a good one which may still serve in its stead.
+    """
+    for old in record.variants if record is not None else ():
+        if old.response_time > now + CLOCK_SLACK:
+            continue  # stored while the clock was ahead: nothing it says of time counts
+        if old.selecting == new.selecting and not is_newer_or_same(
+            old, new.fields, new.response_time
+        ):
+            return "older"
+        if new.status >= 500 > old.status and matches(old, request.seen):
+            found = assess(old, request.target, policy)
+            if found.fresh_for(now) > 0 or stale_if_error_until(found, policy) > now:
+                return "server-error"
+    return ""
 
 
 def _without_upstream(ask: Ask, now: float, policy: Policy) -> Verdict:

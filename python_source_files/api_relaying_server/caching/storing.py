@@ -1,21 +1,26 @@
-"""Which responses may be kept, and what of them (RFC 9111, 3).
+"""The gate: which responses may be kept or given to others, and what of them (RFC 9111, 3).
 
-`why_not` walks a table of small rules; each says when a response must not or need not be stored.
+`first_against` walks a table of small rules; each says when a response must not or need not be
+stored. Nothing of a response is stored, merged into what is stored, or given to another client
+than the one that asked for it, unless it has passed here: a 200 like a 304, a 206 or a HEAD.
 """
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Callable, NamedTuple
 
 from api_relaying_server.caching.directives import (
     Directives,
     request_directives,
     response_directives,
+    targeted_directives,
 )
 from api_relaying_server.caching.freshness import HEURISTIC_STATUSES, Lifetime
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import fits
 from api_relaying_server.caching.vary import selecting_names
+from api_relaying_server.http1.credentials import credentials_of
 from api_relaying_server.http1.grammar import content_length, parse_content_range, split_lists
 from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
 
@@ -27,8 +32,17 @@ UNDERSTOOD_STATUSES = frozenset(
 `partial_content`, 304 never.
 """
 
-NEVER_STORED_STATUSES = frozenset((304, 428, 429, 431, 511))
-"""A 304 is not an answer but news of one; the others must not be stored at all (RFC 6585)."""
+NEVER_STORED_STATUSES = frozenset(
+    (304, 408, 413, 416, 417, 421, 425, 426, 428, 429, 431, 511)  # RFC 6585 for the last four
+)
+"""A 304 is not an answer but news of one; the others are about one request, not its target: stored,
+one odd request would spoil the answer of all.
+"""
+
+DENIALS = frozenset((401, 403, 407))
+"""Answers to who asks rather than to what is asked for: never for one who brings credentials unless
+they were made for those.
+"""
 
 HOP_BY_HOP = frozenset(
     (
@@ -70,12 +84,24 @@ class Fetched(NamedTuple):
         return "must-understand" in self.directives and self.head.status in UNDERSTOOD_STATUSES
 
 
+class Ground(Enum):
+    """What a rule against storing rests on, and with it how far it reaches."""
+
+    ORIGIN = "the origin keeps the response from shared caches"
+    REQUEST = "who asked, or how: the response is for that request alone"
+    RESPONSE = "a response of this kind is not stored"
+    USE = "storing it is allowed, and of no use"
+
+
 class Rule(NamedTuple):
-    """One reason not to store: its short name for `Cache-Status`, where it stands, and its test."""
+    """One reason not to store: its short name for `Cache-Status`, where it stands, its test, and
+    what it rests on.
+    """
 
     name: str
     source: str
     forbids: Callable[[Fetched], bool]
+    ground: Ground = Ground.RESPONSE
 
 
 def _method_is_not_cacheable(f: Fetched) -> bool:
@@ -87,8 +113,7 @@ def _method_is_not_cacheable(f: Fetched) -> bool:
     return not (
         f.request.method == "POST"
         and f.head.status == 200
-        and f.lifetime.explicit
-        and f.lifetime.seconds > 0
+        and (f.lifetime.given or 0) > 0
         and named is not None
         and names_target(named, f.request)
     )
@@ -134,17 +159,36 @@ def _is_for_authorized(f: Fetched) -> bool:
     return not any(name in f.directives for name in ("public", "must-revalidate", "s-maxage"))
 
 
+def _is_for_its_user(f: Fetched) -> bool:
+    if not any(name != "authorization" for name, _ in credentials_of(f.request.fields)):
+        return False
+    if "public" in f.directives or "s-maxage" in f.directives:
+        return False
+    # Who writes to shared caches in a field of their own means them (RFC 9213, 2.1).
+    return targeted_directives(f.head.fields) is None
+
+
+def _has_no_freshness_for_its_user(f: Fetched) -> bool:
+    return f.request.credentialed and not f.lifetime.explicit
+
+
+def _sets_a_cookie(f: Fetched) -> bool:
+    return "set-cookie" in f.head.fields and (f.lifetime.ruled or not f.lifetime.explicit)
+
+
+def _is_about_the_range(f: Fetched) -> bool:
+    return "range" in f.request.fields and f.head.status not in (200, 206)
+
+
+def _is_a_stream(f: Fetched) -> bool:
+    kind = (f.head.fields.first("content-type") or "").partition(";")[0]
+    return kind.strip(" \t").lower() == "text/event-stream"
+
+
 def _has_no_ground(f: Fetched) -> bool:
-    if f.lifetime.explicit or "public" in f.directives:
+    if f.lifetime.explicit or f.lifetime.ruled or "public" in f.directives:
         return False
     return f.head.status not in HEURISTIC_STATUSES
-
-
-def _is_personal_by_default(f: Fetched) -> bool:
-    if f.lifetime.explicit:
-        return False
-    asked = f.request.fields
-    return "cookie" in asked or "authorization" in asked or "set-cookie" in f.head.fields
 
 
 def _varies_by_everything(f: Fetched) -> bool:
@@ -152,9 +196,10 @@ def _varies_by_everything(f: Fetched) -> bool:
 
 
 def _is_of_no_use(f: Fetched) -> bool:
-    if f.lifetime.seconds > 0 or has_validator(f.head.fields):
+    span = f.lifetime
+    if span.seconds > 0 or has_validator(f.head.fields):
         return False
-    return not (f.lifetime.explicit and may_answer_stale(f.directives))
+    return not ((span.explicit or span.ruled) and may_answer_stale(f.directives))
 
 
 def _client_forbids(f: Fetched) -> bool:
@@ -168,30 +213,55 @@ RULES: tuple[Rule, ...] = (
         "RFC 6585; RFC 9111, 3: a final status; RFC 9110, 15: none above 599",
         lambda f: f.head.status in NEVER_STORED_STATUSES or f.head.status > 599,
     ),
+    Rule("must-understand", "RFC 9111, 5.2.2.3", _is_not_understood, Ground.ORIGIN),
+    Rule("no-store", "RFC 9111, 5.2.2.5", _says_no_store, Ground.ORIGIN),
+    Rule("private", "RFC 9111, 5.2.2.7", _is_private, Ground.ORIGIN),
     Rule("partial", "RFC 9111, 3.3", _is_bad_partial),
-    Rule("must-understand", "RFC 9111, 5.2.2.3", _is_not_understood),
-    Rule("no-store", "RFC 9111, 5.2.2.5", _says_no_store),
-    Rule("private", "RFC 9111, 5.2.2.7", _is_private),
-    Rule("authorization", "RFC 9111, 3.5", _is_for_authorized),
-    Rule("no-ground", "RFC 9111, 3: explicit freshness, public, or a heuristic", _has_no_ground),
-    Rule(
-        "personal", "no default or heuristic for cookies and credentials", _is_personal_by_default
-    ),
+    Rule("stream", "it has no end to wait for", _is_a_stream),
     Rule("vary-star", "RFC 9111, 4.1: it would never match", _varies_by_everything),
-    Rule("no-use", "neither fresh nor to be validated nor good for an outage", _is_of_no_use),
-    Rule("request-no-store", "RFC 9111, 5.2.1.5", _client_forbids),
+    Rule("no-ground", "RFC 9111, 3: explicit freshness, public, or a heuristic", _has_no_ground),
+    Rule("range", "an error about one range", _is_about_the_range, Ground.REQUEST),
+    Rule("authorization", "RFC 9111, 3.5", _is_for_authorized, Ground.REQUEST),
+    Rule("credentials", "as 3.5, for keys in other fields", _is_for_its_user, Ground.REQUEST),
+    Rule(
+        "personal",
+        "for requests with credentials the origin's freshness alone counts",
+        _has_no_freshness_for_its_user,
+        Ground.REQUEST,
+    ),
+    Rule("set-cookie", "without the origin's freshness", _sets_a_cookie, Ground.REQUEST),
+    Rule("request-no-store", "RFC 9111, 5.2.1.5", _client_forbids, Ground.REQUEST),
+    Rule(
+        "no-use",
+        "neither fresh nor to be validated nor good for an outage",
+        _is_of_no_use,
+        Ground.USE,
+    ),
 )
+"""In this order: a rule that rests on the use of storing comes last, so that one which forbids
+giving the response to others is never hidden behind it.
+"""
 
 
-def why_not(
+def first_against(
     request: RequestHead, head: ResponseHead, lifetime: Lifetime, policy: Policy
-) -> str | None:
-    """The name of the first rule that forbids storing, None where the response may be stored."""
+) -> Rule | None:
+    """The first rule that forbids storing this response to this request, None where none does.
+
+    `head` has end-to-end fields; of a response that is merged with a stored one, the merged ones.
+    """
     fetched = Fetched(request, head, response_directives(head.fields), lifetime, policy)
     for rule in RULES:
         if rule.forbids(fetched):
-            return rule.name
+            return rule
     return None
+
+
+def may_be_shared(rule: Rule | None) -> bool:
+    """True where a response on which this is the first rule against storing may be given to others
+    who asked before it was asked for.
+    """
+    return rule is None or rule.ground is Ground.USE
 
 
 def has_validator(fields: Fields) -> bool:
@@ -226,11 +296,14 @@ def end_to_end(fields: Fields) -> Fields:
 
 
 def stored_fields(fields: Fields) -> Fields:
-    """What is kept of a response's end-to-end fields: not those that its origin keeps from caches.
+    """What is kept of a response's end-to-end fields, and given to others: not those that its
+    origin keeps from caches.
 
     Fields named by `private` or `no-cache` must not be reused as they are (RFC 9111, 5.2.2.4,
-    5.2.2.7).
+    5.2.2.7). A cookie is for the one who got it, unless the origin says `public`.
     """
     directives = response_directives(fields)
     kept_back = directives.field_names("private") | directives.field_names("no-cache")
+    if "set-cookie" in fields and "public" not in directives:
+        kept_back |= {"set-cookie"}
     return fields.without(lambda name: name in kept_back) if kept_back else fields

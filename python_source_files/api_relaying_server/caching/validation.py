@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from api_relaying_server.caching.stored import StoredResponse
-from api_relaying_server.caching.storing import has_validator, stored_fields
+from api_relaying_server.caching.storing import has_validator
 from api_relaying_server.caching.vary import made_at
 from api_relaying_server.http1.grammar import (
     EntityTag,
@@ -20,6 +20,10 @@ _NOT_UPDATED = frozenset(
     + ("content-digest", "repr-digest", "digest")
 )
 """Fields that the stored content depends on, which a freshening leaves alone (RFC 9111, 3.2)."""
+
+_TIMES = frozenset(
+    ("age", "cache-control", "cdn-cache-control", "date", "expires", "last-modified")
+)
 
 
 def conditions(stored: Sequence[StoredResponse]) -> list[Field]:
@@ -84,18 +88,23 @@ def freshened(
     9111, 3.2).
 
     `fields` are end-to-end fields. A field that comes anew replaces all of its name; the rest
-    stays.
+    stays. What of the result may be kept is for the gate to say.
     """
     replaced = {name for name in fields.names() if name not in _NOT_UPDATED}
     replaced.add("age")  # the age of what is confirmed counts from the confirmation
     merged = stored.fields.without(lambda name: name in replaced)
     merged = merged.plus(*(item for item in fields if item[0].lower() in replaced))
     return stored.changed(
-        fields=stored_fields(merged),
+        fields=merged,
         request_time=request_time,
         response_time=response_time,
         must_validate=False,
     )
+
+
+def times_alone(fields: Fields) -> Fields:
+    """The fields of a response that say how old it is and how long it is good for, and no other."""
+    return fields.without(lambda name: name not in _TIMES)
 
 
 def head_still_describes(stored: StoredResponse, status: int, fields: Fields) -> bool:
@@ -125,4 +134,7 @@ def is_newer_or_same(old: StoredResponse, fields: Fields, response_time: float) 
     if mine is None or theirs is None:
         return True
     before, after = parse_date(mine, response_time), parse_date(theirs, response_time)
-    return before is None or after is None or after >= before
+    if before is None or after is None:
+        return True
+    # A clock that is ahead makes nothing newer than its arrival.
+    return min(after, response_time) >= min(before, old.response_time)

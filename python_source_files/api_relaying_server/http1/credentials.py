@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from api_relaying_server.http1.message import Field, Fields
+if TYPE_CHECKING:
+    from api_relaying_server.http1.message import Field, Fields
 
 _HELD = re.compile("api-?key|token|auth|secret|session|password|credential|subscription-key")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 
 from api_relaying_server.errors import BadRequest
+from api_relaying_server.http1.credentials import is_credential
 from api_relaying_server.http1.grammar import FIELD_VALUE_FORBIDDEN, TOKEN, content_length, is_token
 from api_relaying_server.http1.message import Fields, Line, RequestHead, ResponseHead
 
@@ -46,9 +47,9 @@ _AUTHORITY = re.compile(
 )
 
 
-HOST_MARK, FRAMING_MARK = 1, 1 << 16
-"""Marks of the fields that a head must hold once, or that tell where its body ends; a sum of marks
-tells both how many there are of one and whether there is any of the other.
+HOST_MARK, FRAMING_MARK, CREDENTIAL_MARK = 1, 1 << 16, 1 << 32
+"""Marks of the fields that a head must hold once, that tell where its body ends, or that say who
+asks; a sum of marks tells how many there are of the first and whether there is any of the others.
 """
 
 _MARKS = {"host": HOST_MARK, "content-length": FRAMING_MARK, "transfer-encoding": FRAMING_MARK}
@@ -102,7 +103,8 @@ class KnownLines:
 
     def _call_restless(self, field: Line) -> None:
         lower, name, _, mark = field
-        if mark == 0:  # what a head must hold, or what tells where its body ends, is always read
+        # What a head must hold, what tells where its body ends and who asks are always read.
+        if mark == 0:
             begin = b"\r\n" + name.encode("latin-1") + b":"
             others = [known for known in self.restless if known != begin]
             self.restless = (begin, *others[: RESTLESS_NAMES - 1])
@@ -138,7 +140,7 @@ class KnownLines:
                 raise BadRequest(f"the field {name[:64]} holds a control character")
         if lower == "host" and value and _AUTHORITY.fullmatch(value) is None:
             raise BadRequest("the Host field is not a host and port")
-        return lower, name, value, _MARKS.get(lower, 0)
+        return lower, name, value, CREDENTIAL_MARK if is_credential(lower) else _MARKS.get(lower, 0)
 
     def _checked_name(self, name: str) -> str:
         # RFC 9112, 5.1: no white space before the colon; 5.2: no obs-fold, which starts with it.
@@ -185,10 +187,10 @@ def parse_request_head(head: bytes) -> RequestHead:
     first, _, rest = head[:-4].partition(b"\r\n")
     method, target, version = _known.requests.get(first) or _known.read_request(first)
     lines = _read_fields(rest.split(b"\r\n") if rest else [])
-    request = RequestHead(method, target, lines, version, head)
     marks = sum([line[3] for line in lines])
+    request = RequestHead(method, target, lines, version, head, marks >= CREDENTIAL_MARK)
     if marks != HOST_MARK:
-        _check_marks(request, marks)
+        _check_marks(request, marks % CREDENTIAL_MARK)
     if method == "TRACE":
         _check_trace(request)
     return request

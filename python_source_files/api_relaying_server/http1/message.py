@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from api_relaying_server.http1.credentials import is_credential
+
 Field = tuple[str, str]
 
 Line = tuple[str, str, str, int]
@@ -102,10 +104,11 @@ class RequestHead:
     `target` is the request target as the path and query of the origin-form, percent-encoding
     untouched; `version` is (major, minor); `raw` holds the bytes of the whole head where they are
     known. `lines` are as they were read; `fields` is the same as a section, made when it is first
-    asked for.
+    asked for. `seen` are the fields as the upstream will see them: what selects a response. They
+    are `fields` until somebody says otherwise.
     """
 
-    __slots__ = ("_fields", "lines", "method", "raw", "target", "version")
+    __slots__ = ("_credentialed", "_fields", "_seen", "lines", "method", "raw", "target", "version")
 
     def __init__(
         self,
@@ -114,6 +117,7 @@ class RequestHead:
         lines: Sequence[Line],
         version: tuple[int, int] = (1, 1),
         raw: bytes | None = None,
+        credentialed: bool | None = None,
     ) -> None:
         self.method = method
         self.target = target
@@ -121,6 +125,8 @@ class RequestHead:
         self.version = version
         self.raw = raw
         self._fields: Fields | None = None
+        self._seen: Fields | None = None
+        self._credentialed = credentialed
 
     @classmethod
     def of(
@@ -137,6 +143,40 @@ class RequestHead:
         if self._fields is None:
             self._fields = Fields([(name, value) for _, name, value, _ in self.lines])
         return self._fields
+
+    @property
+    def seen(self) -> Fields:
+        """The fields as the upstream will see them."""
+        return self.fields if self._seen is None else self._seen
+
+    @property
+    def credentialed(self) -> bool:
+        """True where the request says who asks: its answer may be for this user alone."""
+        if self._credentialed is None:
+            self._credentialed = any(is_credential(line[0]) for line in self.lines)
+        return self._credentialed
+
+    def seen_as(self, seen: Fields) -> RequestHead:
+        """The same request, of which the upstream will see these fields."""
+        return self._copy(self.method, seen)
+
+    def with_method(self, method: str) -> RequestHead:
+        """The same request by another method."""
+        return self if method == self.method else self._copy(method, self._seen)
+
+    def _copy(self, method: str, seen: Fields | None) -> RequestHead:
+        head = RequestHead(
+            method, self.target, self.lines, self.version, self.raw, self._credentialed
+        )
+        head._fields, head._seen = self._fields, seen
+        return head
+
+    def without(self, names: frozenset[str]) -> RequestHead:
+        """The same request less the fields of these lower-case names, as if they had not come."""
+        lines = [line for line in self.lines if line[0] not in names]
+        if len(lines) == len(self.lines):
+            return self
+        return RequestHead(self.method, self.target, lines, self.version, self.raw)
 
     def __repr__(self) -> str:
         return f"RequestHead({self.method} {self.target} {self.fields!r})"

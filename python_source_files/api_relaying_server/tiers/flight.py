@@ -8,6 +8,7 @@ fetches it for all. So a leader whose client is slow or leaves holds nobody up.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Iterator
@@ -59,6 +60,11 @@ class Flight(Generic[Outcome]):
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards _landings
         self._landings: dict[str, Landing[Outcome]] = {}
+        self._numbers = itertools.count()
+
+    def number(self) -> int:
+        """A number for this moment, greater than all before: who came before whom."""
+        return next(self._numbers)
 
     def join(self, key: str) -> tuple[Landing[Outcome], bool]:
         """(landing, True) for the one that is to fetch, (landing, False) for those that follow."""

@@ -38,7 +38,10 @@ HEAD_COST = 160
 """Bytes reckoned for a remembered head or field beside its text."""
 
 
-QuickKey = tuple[str, tuple[int, int], tuple[tuple[str, str], ...]]
+QuickKey = tuple[str, tuple[int, int], bool, tuple[tuple[str, str], ...]]
+"""All that matters in a request: method, version, whether it has credentials, and the field lines
+whose names are influential.
+"""
 
 MAX_QUICK = 256
 """Decisions remembered for one entry; beyond it they start anew."""
@@ -369,7 +372,7 @@ class HotTier:
 
     def remember(self, entry: Entry, quick: QuickKey, reply: Reply) -> None:
         """Remembers what was decided for requests that are alike in all that matters."""
-        cost = HEAD_COST + sum(len(name) + len(value) + HEAD_COST for name, value in quick[2])
+        cost = HEAD_COST + sum(len(name) + len(value) + HEAD_COST for name, value in quick[3])
         with self._lock:
             if entry.gone or not reply.kept:
                 return

@@ -23,25 +23,29 @@ class LastKnown:
         self._limit = limit
         self._size = 0
         self._lock = threading.Lock()  # guards the two others
-        self._records: OrderedDict[str, tuple[Record, float]] = OrderedDict()  # since when
+        self._records: OrderedDict[str, tuple[Record, float, int]] = OrderedDict()  # since when
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def add(self, records: Mapping[str, Record], now: float) -> None:
-        """Keep records from now on."""
+    def add(self, records: Mapping[str, Record], now: float, tick: int = 0) -> None:
+        """Keep records from now on; `tick` counts invalidations."""
         with self._lock:
             for key, record in records.items():
                 self._remove(key)
-                self._records[key] = (record, now)
+                self._records[key] = (record, now, tick)
                 self._size += record.size
             while self._size > self._limit:
                 self._remove(next(iter(self._records)))
 
-    def get(self, key: str, now: float) -> Record | None:
-        """The record of a key; None where there is none, or it is too old."""
+    def get(self, key: str, now: float, invalidated: int = 0) -> Record | None:
+        """The record of a key; None where there is none, it is too old, or the key was invalidated
+        after it was put here.
+        """
         found = self._records.get(key)
-        return found[0] if found is not None and now < found[1] + KEPT_FOR else None
+        if found is None or now >= found[1] + KEPT_FOR or found[2] < invalidated:
+            return None
+        return found[0]
 
     def forget(self, key: str) -> None:
         """The record of a key is of no more use."""

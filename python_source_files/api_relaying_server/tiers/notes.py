@@ -37,19 +37,60 @@ class BoundedMap(Generic[Value]):
             self._values.pop(key, None)
 
 
+class Invalidations:
+    """When each key was last invalidated, in ticks: numbers that only grow, whatever clocks do.
+
+    Who sends a request to the upstream takes the tick of that moment along. What comes back may be
+    stored or shared only while the key has not been invalidated since (RFC 9111, 4.4). Bounded: of
+    a key that is no longer known it is taken that it was invalidated when the last one was
+    forgotten. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards all that follows
+        self._ticks: dict[str, int] = {}
+        self._now = 0
+        self._floor = 0  # no key was invalidated before this, as far as is known
+
+    @property
+    def now(self) -> int:
+        """The tick of this moment."""
+        return self._now
+
+    def mark(self, key: str) -> None:
+        """The key is invalidated now."""
+        with self._lock:
+            self._now += 1
+            self._ticks.pop(key, None)
+            while len(self._ticks) >= LIMIT:
+                self._floor = self._ticks.pop(next(iter(self._ticks)))
+            self._ticks[key] = self._now
+
+    def mark_all(self) -> None:
+        """Any key may have been invalidated up to now."""
+        with self._lock:
+            self._now += 1
+            self._floor = self._now
+            self._ticks.clear()
+
+    def last(self, key: str) -> int:
+        """The tick at which the key was last invalidated."""
+        with self._lock:  # `mark` takes a key out for a moment
+            return self._ticks.get(key, self._floor)
+
+
 class Notes:
     """Facts about keys that spare work or prevent mistakes. Thread-safe.
 
     Some keys have answers that may not be given to others: their clients do not wait for each
-    other. Some were made doubtful at a time: what was asked for before that may not be stored as
-    if it were new. And of each it is known by which request fields its last answer was selected.
+    other. Of each it is known by which request fields its last answer was selected, and when it was
+    last invalidated.
     """
 
     def __init__(self) -> None:
         self._unshared: BoundedMap[float] = BoundedMap()
-        self._invalidated: BoundedMap[float] = BoundedMap()
         self._selecting: BoundedMap[Names] = BoundedMap()
-        self._all_invalidated = 0.0
+        self.invalidations = Invalidations()
 
     def mark_unshared(self, key: str, until: float) -> None:
         """Answers for this key are not for sharing until then (Unix time)."""
@@ -63,24 +104,6 @@ class Notes:
         """Answers for this key can be shared after all."""
         if self._unshared.get(key, 0.0):
             self._unshared.remove(key)
-
-    def mark_invalidated(self, key: str, now: float) -> None:
-        """The key was made doubtful at this time."""
-        self._invalidated.put(key, now)
-
-    def mark_all_invalidated(self, now: float) -> None:
-        """Any key may have been made doubtful up to this time."""
-        self._all_invalidated = now
-
-    def invalidated_at(self, key: str) -> float:
-        """When the key itself was made doubtful; 0 where that is not known."""
-        return self._invalidated.get(key, 0.0)
-
-    def was_invalidated_since(self, key: str, asked_at: float) -> bool:
-        """True where an answer that was asked for at this time may be older than what invalidated
-        the key.
-        """
-        return max(self._invalidated.get(key, 0.0), self._all_invalidated) >= asked_at
 
     def remember_selecting(self, key: str, names: Names) -> None:
         """The key's answers are selected by these request fields."""
