@@ -330,6 +330,7 @@ def _policy(settings: Settings) -> Policy:
         negative_ttl=settings.negative_ttl or 0.0,
         ttl_rules=tuple(settings.ttl),
         max_ttl_rules=tuple(settings.max_ttl),
+        ignored_fields=frozenset(settings.ignore_field),
         stale_if_error=settings.stale_if_error or 0.0,
         client_refresh=settings.client_refresh,
         offline=settings.offline,

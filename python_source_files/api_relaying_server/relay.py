@@ -315,11 +315,12 @@ class Relay:
         of those the first leads the next fetch, which was sent after all of them had come.
         """
         came = self._flight.number()
+        landing: Landing[Outcome] | None = None
         for _ in range(ROUNDS):
             flight_key = self._flight_key(query.request, key)
             if self._is_unshared(query.request, flight_key):
                 return self._lead(query, None, flight_key, passes=not query.ask.validate)
-            landing, leads = self._flight.join(flight_key)
+            landing, leads = self._flight.join(flight_key, landing)
             if leads:
                 return self._lead(query, landing, flight_key, seen)
             answer = self._follow(query, landing, came)

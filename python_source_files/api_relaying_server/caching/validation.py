@@ -136,5 +136,5 @@ def is_newer_or_same(old: StoredResponse, fields: Fields, response_time: float) 
     before, after = parse_date(mine, response_time), parse_date(theirs, response_time)
     if before is None or after is None:
         return True
-    # A clock that is ahead makes nothing newer than its arrival.
-    return min(after, response_time) >= min(before, old.response_time)
+    # A clock that is ahead makes nothing newer than its arrival; dates are whole seconds.
+    return min(after, int(response_time)) >= min(before, int(old.response_time))
