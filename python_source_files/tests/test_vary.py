@@ -20,6 +20,9 @@ from api_relaying_server.caching.vary import (
 from tests.caching_support import NOW, date, fields, stored
 
 
+FOO_BAR = ("bar", "foo", "origin")
+
+
 def fits(variant: StoredResponse, *lines: str) -> bool:
     """Whether a stored response may answer a request with these fields."""
     return matches(variant, fields(*lines))
@@ -43,6 +46,29 @@ class Selecting(unittest.TestCase):
         for value in ("*", "Foo, *", "*, *"):
             self.assertIsNone(selecting_names(fields(f"Vary: {value}")))
         self.assertEqual(selecting_names(fields("Vary: a*")), ("a*", "origin"))
+
+    def test_a_vary_that_cannot_be_read_is_a_star(self) -> None:
+        for value in (
+            "Accept-Encoding Accept-Language",
+            "Accept-Encoding; Accept-Language",
+            "Accept-Encoding;q=1",
+            '"Accept-Encoding"',
+            '"Accept-Encoding, Accept-Language"',
+            'Foo, "Bar',
+            "Foo\tBar",
+            "Foo:, Bar",
+            "(Foo)",
+            "Foo=Bar",
+            "F\xf6\xf6",
+            "origin?",
+        ):
+            with self.subTest(value):
+                self.assertIsNone(selecting_names(fields(f"Vary: {value}")))
+                self.assertIsNone(selecting_names(fields("Vary: Foo", f"Vary: {value}")))
+
+    def test_empty_members_of_vary_mean_nothing(self) -> None:
+        self.assertEqual(selecting_names(fields("Vary: , ,Foo,\t, Bar ,", "Vary:")), FOO_BAR)
+        self.assertEqual(selecting_names(fields("Vary: ,")), selecting_names(fields()))
 
     def test_every_named_field_must_match(self) -> None:
         variant = stored("Vary: Foo, Bar", asked=["Foo: 1", "Bar: 2"])

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from api_relaying_server.caching.freshness import date_value
 from api_relaying_server.caching.stored import Selecting, StoredResponse
-from api_relaying_server.http1.grammar import split_lists
+from api_relaying_server.http1.grammar import is_token, split_lists
 from api_relaying_server.http1.message import Fields
 
 ALWAYS_SELECTING = "origin"
@@ -101,13 +101,14 @@ def _ranked(member: tuple[str, str]) -> tuple[float, str]:
 
 def selecting_names(response_fields: Fields) -> tuple[str, ...] | None:
     """The lower-case names of the request fields that select this response, sorted; None for
-    `Vary: *`.
+    `Vary: *`, and for one of which a member is no field name: nobody knows by what it varies.
 
     A response in a coding is selected by `Accept-Encoding` even where its origin forgot to say so.
     """
-    names = {member.lower() for member in split_lists(response_fields.all("vary"))}
-    if "*" in names:
+    members = split_lists(response_fields.all("vary"))
+    if "*" in members or not all(map(is_token, members)):
         return None
+    names = {member.lower() for member in members}
     names.add(ALWAYS_SELECTING)
     if content_codings(response_fields):
         names.add("accept-encoding")
