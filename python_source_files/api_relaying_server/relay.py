@@ -29,7 +29,7 @@ from api_relaying_server.caching.reuse import (
     passes_by,
 )
 from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
-from api_relaying_server.caching.vary import matches, selecting_values
+from api_relaying_server.caching.vary import fields_that_select, matches, selecting_values
 from api_relaying_server.errors import NotCached, UpstreamError, UpstreamTimeout
 from api_relaying_server.fetching import Arrived, Caller, Fetcher
 from api_relaying_server.http1.heads import known_lines, wants_close
@@ -226,8 +226,7 @@ class Relay:
         """Has what these selecting fields select renewed in the background although it is fresh;
         False where that waits or runs already, or there is no room.
         """
-        fields = Fields((name, value) for name, value in selecting if value is not None)
-        plain = RequestHead.of("GET", target, fields)
+        plain = RequestHead.of("GET", target, fields_that_select(selecting))
         flight_key = self._flight_key(plain, cache_key(target))
         return self._refresher.submit(flight_key, lambda: self._refresh(plain, early=True), demand)
 

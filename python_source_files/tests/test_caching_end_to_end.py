@@ -487,6 +487,35 @@ class Varying(RelayCase):
         self.assertEqual(self.get().body, b"-")
         self.assertEqual(self.count(), 4)
 
+    def test_a_thousand_origins_are_one_where_the_upstream_ignores_them(self) -> None:
+        for name, cors in (("none", ()), ("all", (("Access-Control-Allow-Origin", "*"),))):
+            path = f"{self.path}/{name}"
+            self.paths.put(path, [fresh(body=b"plain"), fresh(*cors, body=b"cors")])
+            for number in range(40):
+                self.assertEqual(self.get(path=path).body, b"plain")
+                reply = self.get(("Origin", f"https://{number // 2}.test"), path=path)
+                self.assertEqual(reply.body, b"cors")
+            self.assertEqual(len(self.paths.asked(path)), 2, name)
+
+    def test_an_origin_that_is_told_apart_gets_its_own(self) -> None:
+        def echo(asked: Asked) -> bytes:
+            origin = asked.get("origin") or ""
+            cors = [("Access-Control-Allow-Origin", origin)] if "evil" not in origin else []
+            return fresh(*(cors if origin else []))
+
+        self.script(echo)
+        for _ in range(3):
+            for origin in ("https://a.test", "https://b.test", "https://evil.test"):
+                told = self.get(("Origin", origin)).get("access-control-allow-origin")
+                self.assertEqual(told, None if "evil" in origin else origin)
+            self.assertIsNone(self.get().get("access-control-allow-origin"))
+
+    def test_many_variants_leave_that_of_others_alone(self) -> None:
+        self.script(self.answer("Origin"))
+        for origin in ("", *map(str, range(40)), ""):
+            self.get(*([("Origin", origin)] if origin else []))
+        self.assertEqual(self.count(), 41)
+
     def test_a_preference_is_the_same_in_any_order_case_and_space(self) -> None:
         for name in ("Accept-Language", "Accept-Encoding"):
             path = f"{self.path}/{name}"

@@ -11,19 +11,22 @@ from hypothesis import strategies as st
 
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.caching.vary import (
+    ANY_ORIGIN,
     Asked,
     accepts_coding,
     content_codings,
+    fields_that_select,
     matches,
     normalised,
     qvalues,
     select,
     selecting_names,
     selecting_values,
+    within,
 )
 from tests.caching_support import NOW, date, fields, stored
 
-FOO_BAR = ("bar", "foo", "origin")
+FOO_BAR = ("bar", "foo", ANY_ORIGIN)
 
 
 def fits(variant: StoredResponse, *lines: str) -> bool:
@@ -34,21 +37,14 @@ def fits(variant: StoredResponse, *lines: str) -> bool:
 class Selecting(unittest.TestCase):
     """The fields that `Vary` names."""
 
-    def test_origin_always_selects(self) -> None:
-        self.assertEqual(selecting_names(fields()), ("origin",))
-        variant = stored(asked=["Origin: https://a.test"])
-        self.assertTrue(fits(variant, "Origin: https://a.test"))
-        self.assertFalse(fits(variant, "Origin: https://b.test"))
-        self.assertFalse(fits(variant))
-
     def test_names_have_no_case_order_or_lines(self) -> None:
         names = selecting_names(fields("Vary: Foo, BAR", "Vary: baz, foo"))
-        self.assertEqual(names, ("bar", "baz", "foo", "origin"))
+        self.assertEqual(names, ("bar", "baz", "foo", ANY_ORIGIN))
 
     def test_star_never_matches(self) -> None:
         for value in ("*", "Foo, *", "*, *"):
             self.assertIsNone(selecting_names(fields(f"Vary: {value}")))
-        self.assertEqual(selecting_names(fields("Vary: a*")), ("a*", "origin"))
+        self.assertEqual(selecting_names(fields("Vary: a*")), ("a*", ANY_ORIGIN))
 
     def test_a_vary_that_cannot_be_read_is_a_star(self) -> None:
         for value in (
@@ -119,6 +115,98 @@ class Selecting(unittest.TestCase):
 
     def test_case_means_something_where_nobody_says_it_does_not(self) -> None:
         self.assertFalse(fits(stored("Vary: Foo", asked=["Foo: a"]), "Foo: A"))
+
+
+class Origins(unittest.TestCase):
+    """`Origin` selects in three classes: none, any, this very one."""
+
+    A, B = "Origin: https://a.test", "Origin: https://b.test"
+    EVERYBODY = "Access-Control-Allow-Origin: *"
+
+    def test_whether_there_is_one_always_selects(self) -> None:
+        for lines in ((), (self.EVERYBODY,), ("Vary: Foo", self.EVERYBODY)):
+            with self.subTest(lines):
+                some, none = stored(*lines, asked=[self.A]), stored(*lines)
+                for other in (self.A, self.B, "Origin: null", "Origin:", "Origin: any"):
+                    self.assertTrue(fits(some, other))
+                    self.assertFalse(fits(none, other))
+                self.assertTrue(fits(none))
+                self.assertFalse(fits(some))
+
+    def test_which_one_selects_where_something_shows_that_it_matters(self) -> None:
+        for lines in (
+            ("Vary: Origin",),
+            ("vary: foo, ORIGIN", self.EVERYBODY),
+            ("Access-Control-Allow-Origin: https://a.test",),
+            ("Access-Control-Allow-Origin: null",),
+            ("Access-Control-Allow-Origin: *, *",),
+            (self.EVERYBODY, self.EVERYBODY),
+            (self.EVERYBODY, "Access-Control-Allow-Credentials: true"),
+            ("Access-Control-Allow-Credentials: true",),
+            ("Access-Control-Expose-Headers: ETag",),
+        ):
+            with self.subTest(lines):
+                variant = stored(*lines, asked=[self.A])
+                self.assertTrue(fits(variant, self.A))
+                for other in (self.B, self.A + "/", "Origin: HTTPS://a.test", "Origin:"):
+                    self.assertFalse(fits(variant, other))
+                self.assertFalse(fits(variant))
+                self.assertTrue(fits(stored(*lines)))
+                self.assertFalse(fits(stored(*lines), self.A))
+
+    def test_other_cors_fields_beside_a_permission_for_all(self) -> None:
+        more = ("Access-Control-Expose-Headers: ETag", "Access-Control-Max-Age: 9")
+        self.assertTrue(fits(stored(self.EVERYBODY, *more, asked=[self.A]), self.B))
+
+    def test_any_is_nothing_that_a_client_can_say(self) -> None:
+        exact = ("Vary: Origin", self.EVERYBODY)
+        some = dict(stored(self.EVERYBODY, asked=[self.A]).selecting)
+        for value in ("any", "", "*", "null", "origin?"):
+            one = dict(stored(*exact, asked=[f"Origin: {value}"]).selecting)
+            self.assertNotEqual(one, some)
+        self.assertIsNone(selecting_names(fields(f"Vary: {ANY_ORIGIN}")))
+
+    def test_where_another_variant_tells_origins_apart(self) -> None:
+        plain, for_none = stored(), stored("X: 1", asked=["Origin: https://evil.test"], at=NOW + 9)
+        echo = stored("Access-Control-Allow-Origin: https://a.test", asked=[self.A])
+        for_all = stored(self.EVERYBODY, asked=[self.B], at=NOW - 9)
+        asked = fields(self.A)
+        self.assertEqual(select((for_none, plain), asked), [for_none])
+        self.assertEqual(select((for_none, echo), asked), [echo])
+        self.assertEqual(select((for_none, echo), fields(self.B)), [])
+        self.assertEqual(select((for_none, for_all, echo), asked), [echo, for_all])
+        self.assertEqual(select((for_none, plain, echo), fields()), [plain])
+        told = stored("Vary: Origin")  # of a request without one: that shows nothing
+        self.assertEqual(select((for_none, told), asked), [for_none])
+
+    def test_a_request_that_selects_the_same_again(self) -> None:
+        for lines in ((), ("Vary: Origin, Foo",), (self.EVERYBODY, "Vary: Accept-Encoding")):
+            for asked in ((), (self.A,), (self.A, "Foo: x, y", "Accept-Encoding: gzip;q=0.5, br")):
+                with self.subTest(lines=lines, asked=asked):
+                    variant = stored(*lines, asked=asked)
+                    self.assertTrue(matches(variant, fields_that_select(variant.selecting)))
+
+
+class Bound(unittest.TestCase):
+    """Which variants stay where there are too many."""
+
+    def test_none_leaves_where_there_is_room(self) -> None:
+        three = tuple(stored("Vary: A", asked=[f"A: {n}"]) for n in range(3))
+        self.assertEqual(within(three, 3), three)
+        self.assertEqual(within(list(three), 4), three)
+        self.assertEqual(within((), 0), ())
+
+    def test_the_last_of_the_crowd_leaves(self) -> None:
+        plain = stored("Vary: Origin, A")
+        one = stored("Vary: Origin, A", asked=["A: 1"])
+        many = [stored("Vary: Origin, A", asked=[f"Origin: {n}"]) for n in range(40)]
+        self.assertEqual(within([*many, one, plain], 5), (*many[:3], one, plain))
+        self.assertEqual(within([plain, *many, one], 3), (plain, many[0], one))
+
+    def test_among_equals_the_last_leaves(self) -> None:
+        names = "ABCD"
+        four = [stored(f"Vary: {name}", asked=[f"{name}: 1"]) for name in names]
+        self.assertEqual(within(four, 2), tuple(four[:2]))
 
 
 class Preferences(unittest.TestCase):
@@ -250,9 +338,9 @@ class Codings(unittest.TestCase):
 
     def test_a_coded_response_is_selected_by_accept_encoding(self) -> None:
         self.assertEqual(
-            selecting_names(fields("Content-Encoding: gzip")), ("accept-encoding", "origin")
+            selecting_names(fields("Content-Encoding: gzip")), ("accept-encoding", ANY_ORIGIN)
         )
-        self.assertEqual(selecting_names(fields("Content-Encoding: identity")), ("origin",))
+        self.assertEqual(selecting_names(fields("Content-Encoding: identity")), (ANY_ORIGIN,))
         variant = stored("Content-Encoding: gzip", asked=["Accept-Encoding: gzip, br"])
         self.assertTrue(fits(variant, "Accept-Encoding: gzip;q=0.1"))
         self.assertTrue(fits(variant, "Accept-Encoding: *"))

@@ -5,6 +5,7 @@ codings.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -13,10 +14,16 @@ from api_relaying_server.caching.stored import Selecting, StoredResponse
 from api_relaying_server.http1.grammar import TOKEN, is_token, split_lists
 from api_relaying_server.http1.message import Fields
 
-ALWAYS_SELECTING = "origin"
-"""Selects whether `Vary` names it or not: many APIs send CORS fields only where the request has an
-`Origin`, and do not say so; what was stored without them breaks the web page that is given it.
+ORIGIN = "origin"
+ANY_ORIGIN = "origin?"
+"""`Origin` selects whether `Vary` names it or not: many APIs send CORS fields only where a request
+has one, and do not say so; what was stored without them breaks the web page that is given it.
+Where nothing shows that it matters which one it is, `ANY_ORIGIN` selects in its place: whether
+there is one. That is no field name: no `Vary` and no request can name it.
 """
+
+_THERE = "any"
+_PERMISSION = "access-control-allow-origin"
 
 _TOKEN = TOKEN.pattern
 _SEMICOLON = r"[ \t]*;[ \t]*"
@@ -123,21 +130,54 @@ def selecting_names(response_fields: Fields) -> tuple[str, ...] | None:
     """The lower-case names of the request fields that select this response, sorted; None for
     `Vary: *`, and for one of which a member is no field name: nobody knows by what it varies.
 
-    A response in a coding is selected by `Accept-Encoding` even where its origin forgot to say so.
+    A response in a coding is selected by `Accept-Encoding` even where its origin forgot to say so,
+    and each by `Origin` or `ANY_ORIGIN`.
     """
     members = split_lists(response_fields.all("vary"))
     if "*" in members or not all(map(is_token, members)):
         return None
     names = {member.lower() for member in members}
-    names.add(ALWAYS_SELECTING)
+    if ORIGIN not in names:
+        names.add(ORIGIN if _is_for_one_origin(response_fields) else ANY_ORIGIN)
     if content_codings(response_fields):
         names.add("accept-encoding")
     return tuple(sorted(names))
 
 
+def _is_for_one_origin(response_fields: Fields) -> bool:
+    """True where the CORS fields may be others for another `Origin`. `*` beside the permission to
+    send credentials is for one: with credentials it permits nothing (Fetch, CORS check), so who
+    says both tells requests apart.
+    """
+    said = [name for name in response_fields.names() if name.startswith("access-control-")]
+    if not said:
+        return False
+    everybody = response_fields.all(_PERMISSION) == ["*"]
+    return not everybody or "access-control-allow-credentials" in said
+
+
 def selecting_values(names: tuple[str, ...], request_fields: Fields) -> Selecting:
-    """What a request says in the fields of these names."""
-    return tuple((name, normalised(name, request_fields.all(name))) for name in names)
+    """What a request says in the fields of these names; its fields as the upstream sees them."""
+    return tuple([(name, _value(name, request_fields)) for name in names])
+
+
+def _value(name: str, request_fields: Fields) -> str | None:
+    if name == ANY_ORIGIN:
+        return _THERE if ORIGIN in request_fields else None
+    return normalised(name, request_fields.all(name))
+
+
+def fields_that_select(selecting: Selecting) -> Fields:
+    """Fields with which a request selects the same again; any `Origin` is the one that hides where
+    it comes from (RFC 6454, 7.3).
+    """
+    return Fields(
+        [
+            (ORIGIN, "null") if name == ANY_ORIGIN else (name, value)
+            for name, value in selecting
+            if value is not None
+        ]
+    )
 
 
 def content_codings(fields: Fields) -> list[str]:
@@ -161,9 +201,9 @@ class Asked:
         self._weights: dict[str, QValues] = {}
 
     def value(self, name: str) -> str | None:
-        """The normalised value of a field (lower case)."""
+        """What selects by this name, normalised."""
         if name not in self._values:
-            self._values[name] = normalised(name, self._fields.all(name))
+            self._values[name] = _value(name, self._fields)
         return self._values[name]
 
     def weights(self, name: str) -> QValues:
@@ -229,9 +269,40 @@ def select(variants: tuple[StoredResponse, ...], request_fields: Fields) -> list
     """The variants that fit a request, the most recently made first (RFC 9111, 4.1: by `Date`)."""
     asked = Asked(request_fields)
     fitting = [variant for variant in variants if _fits(variant, asked)]
+    if fitting and len(variants) > 1 and asked.value(ORIGIN) is not None:
+        fitting = _as_shown(variants, fitting)
     if len(fitting) > 1:
         fitting.sort(key=made_at, reverse=True)
     return fitting
+
+
+def _as_shown(
+    variants: tuple[StoredResponse, ...], fitting: list[StoredResponse]
+) -> list[StoredResponse]:
+    """Less those that seemed to be for any `Origin` because they had no CORS field, where another
+    variant shows that the upstream tells origins apart: it did not like that one.
+    """
+    if not any(_selects_one_origin(variant) for variant in variants):
+        return fitting
+    return [one for one in fitting if _selects_one_origin(one) or _PERMISSION in one.fields]
+
+
+def _selects_one_origin(variant: StoredResponse) -> bool:
+    return any(name == ORIGIN and value is not None for name, value in variant.selecting)
+
+
+def within(variants: Sequence[StoredResponse], most: int) -> tuple[StoredResponse, ...]:
+    """At most so many variants, the most recently stored first: the last of those leaves of which
+    there are most that say something in the same fields. So one that says little, such as that of
+    clients without `Origin`, does not leave for many that say more.
+    """
+    kept = list(variants)
+    while len(kept) > most:
+        said = [tuple([name for name, value in v.selecting if value is not None]) for v in kept]
+        counts = Counter(said)
+        crowded = max(counts.values())
+        del kept[max(at for at, names in enumerate(said) if counts[names] == crowded)]
+    return tuple(kept)
 
 
 def made_at(variant: StoredResponse) -> tuple[float, float]:

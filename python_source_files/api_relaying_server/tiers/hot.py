@@ -46,7 +46,7 @@ MAX_QUICK = 256
 ALWAYS_INFLUENTIAL = PASSING_BY | frozenset(
     ("accept-encoding", "cache-control", "connection", "content-length", "expect", "if-match")
     + ("if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "max-forwards")
-    + ("pragma", "range", "transfer-encoding", "upgrade")
+    + ("origin", "pragma", "range", "transfer-encoding", "upgrade")
 )
 """Fields of a request on which the choice of its answer can depend, beside the selecting ones."""
 
