@@ -554,6 +554,22 @@ class Varying(RelayCase):
             self.assertEqual(self.get(("Foo", value)).body, body)
         self.assertEqual(self.count(), 3)
 
+    def test_a_client_without_gzip_never_gets_it_by_a_weak_tag(self) -> None:
+        def like_nginx(asked: Asked) -> bytes:
+            """Compares tags weakly, and has the strong one in a 304."""
+            vary = ("Vary", "Accept-Encoding")
+            if '"a"' in (asked.get("if-none-match") or ""):
+                return response(304, [("ETag", '"a"'), vary, ("Cache-Control", "max-age=60")])
+            if "gzip" in (asked.get("accept-encoding") or ""):
+                return fresh(vary, ("ETag", 'W/"a"'), ("Content-Encoding", "gzip"), body=b"zipped")
+            return fresh(vary, ("ETag", '"a"'), body=b"plain")
+
+        self.script(like_nginx)
+        self.assertEqual(self.get(("Accept-Encoding", "gzip")).body, b"zipped")
+        for asked in ((), (("Accept-Encoding", "br"),), (("Accept-Encoding", "gzip;q=0"),)):
+            reply = self.get(*asked)
+            self.assertEqual((reply.body, reply.get("content-encoding")), (b"plain", None), asked)
+
     def test_a_304_that_names_more_fields(self) -> None:
         old = fresh(("ETag", '"a"'), age=70, body=b"old")
         news = response(304, [("ETag", '"a"'), ("Vary", "Foo"), ("Cache-Control", "max-age=60")])
@@ -567,6 +583,20 @@ class Varying(RelayCase):
 
 class Validating(RelayCase):
     """304, HEAD, and conditions of clients (RFC 9111, 4.3)."""
+
+    def test_a_304_with_a_strong_tag_of_nothing_stored_updates_nothing(self) -> None:
+        other = response(304, [("ETag", '"b"'), ("Cache-Control", "max-age=60")])
+        self.script(
+            fresh(("ETag", '"a"'), age=70, body=b"old"),
+            other,
+            fresh(("ETag", '"b"'), body=b"new"),
+        )
+        self.get()
+        for _ in range(2):
+            reply = self.get()
+            self.assertEqual((reply.body, reply.get("etag")), (b"new", '"b"'))
+        self.assertEqual(self.count(), 3)
+        self.assertIsNone(self.last().get("if-none-match"))
 
     def test_a_304_updates_what_is_stored(self) -> None:
         old = fresh(("ETag", '"a"'), ("A", "1"), ("B", "1"), age=70)

@@ -200,7 +200,7 @@ def _among(
         return Ask("uri-miss")
     fitting = select(record.variants, request.fields)
     if not fitting:
-        return Ask("vary-miss", tuple(to_validate(None, record.variants)))
+        return Ask("vary-miss", tuple(to_validate(None, record.variants, request.fields)))
     usable = [stored for stored in fitting if _covers(request, stored)]
     if not usable:
         return _partial(request, fitting)
@@ -255,7 +255,7 @@ def _ask(reason: str, request: RequestHead, case: Case) -> Ask:
     found = case.found
     until = stale_if_error_until(found, case.policy)
     fallback = found if until > case.now else None
-    candidates = tuple(to_validate(found.stored, ()))
+    candidates = tuple(to_validate(found.stored, (), request.fields))
     return Ask(reason, candidates, fallback, until)
 
 

@@ -222,6 +222,39 @@ def accepts_coding(asked: Asked, coding: str) -> bool:
     return min(named) > 0 if named else weights.get("*", 0.0) > 0
 
 
+def accepts_type(asked: Asked, content_type: str | None) -> bool:
+    """True where a request accepts content of this type, by the most specific range that names it
+    (RFC 9110, 12.5.1); a type that is not known by "*/*" alone.
+    """
+    if asked.value("accept") is None:
+        return True
+    weights = asked.weights("accept")
+    whole = _spelled(content_type or "").replace(" ", "")
+    media = whole.partition(";")[0]
+    ranges = (whole, media, media.partition("/")[0] + "/*", "*/*")
+    return next((weights[one] for one in ranges if one in weights), 0.0) > 0
+
+
+def accepts(asked: Asked, fields: Fields) -> bool:
+    """True where a response with these fields is one that a request can be given for its own:
+    nothing in it is for others, whatever selected it.
+    """
+    named = [_new_name(member.lower()) for member in split_lists(fields.all("content-encoding"))]
+    codings = [coding for coding in named if coding != "identity"]
+    if not (all(accepts_coding(asked, one) for one in codings) if codings else _plain(asked)):
+        return False
+    permitted = fields.get(_PERMISSION)
+    return permitted in (None, "*", asked.value(ORIGIN)) and accepts_type(
+        asked, fields.get("content-type")
+    )
+
+
+def _plain(asked: Asked) -> bool:
+    """True unless a request refuses content without a coding (RFC 9110, 12.5.3)."""
+    weights = asked.weights("accept-encoding")
+    return weights.get("identity", weights.get("*", 1.0)) > 0
+
+
 def matches(stored: StoredResponse, request_fields: Fields) -> bool:
     """True where the stored response may answer a request with these fields (RFC 9111, 4.1)."""
     return _fits(stored, Asked(request_fields))
