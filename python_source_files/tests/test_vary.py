@@ -16,6 +16,7 @@ from api_relaying_server.caching.vary import (
     accepts_coding,
     content_codings,
     fields_that_select,
+    is_written_here,
     matches,
     normalised,
     qvalues,
@@ -185,6 +186,26 @@ class Origins(unittest.TestCase):
                 with self.subTest(lines=lines, asked=asked):
                     variant = stored(*lines, asked=asked)
                     self.assertTrue(matches(variant, fields_that_select(variant.selecting)))
+
+
+class Written(unittest.TestCase):
+    """Fields that the upstream does not see as the client sent them."""
+
+    def test_which_the_relay_may_have_written(self) -> None:
+        for name in (
+            "x-forwarded-for x-forwarded-proto x-forwarded-host x-forwarded-port x-forwarded-ssl"
+            " forwarded via host x-real-ip range if-none-match if-range max-forwards"
+        ).split():
+            self.assertTrue(is_written_here(("accept", name)), name)
+        names = (ANY_ORIGIN, "accept", "cookie", "origin", "user-agent", "x-forward", "x-lang")
+        self.assertFalse(is_written_here(names))
+        self.assertFalse(is_written_here(()))
+
+    def test_what_selects_is_what_the_upstream_saw(self) -> None:
+        variant = stored("Vary: X-Forwarded-For", asked=["X-Forwarded-For: 192.0.2.1"])
+        self.assertTrue(fits(variant, "X-Forwarded-For: 192.0.2.1"))
+        self.assertFalse(fits(variant, "X-Forwarded-For: 192.0.2.2"))
+        self.assertFalse(fits(variant))
 
 
 class Bound(unittest.TestCase):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from api_relaying_server.caching.freshness import date_value
@@ -24,6 +24,12 @@ there is one. That is no field name: no `Vary` and no request can name it.
 
 _THERE = "any"
 _PERMISSION = "access-control-allow-origin"
+
+_WRITTEN = frozenset(
+    ("connection", "content-length", "expect", "forwarded", "host", "if-match", "if-modified-since")
+    + ("if-none-match", "if-range", "if-unmodified-since", "max-forwards", "range", "te")
+    + ("transfer-encoding", "via", "x-real-ip")
+)
 
 _TOKEN = TOKEN.pattern
 _SEMICOLON = r"[ \t]*;[ \t]*"
@@ -167,6 +173,13 @@ def _value(name: str, request_fields: Fields) -> str | None:
     return normalised(name, request_fields.all(name))
 
 
+def is_written_here(names: Iterable[str]) -> bool:
+    """True where one of these selecting fields (lower case) reaches the upstream with a value that
+    the relay may have written: what a client says there, or does not say, tells nothing of it.
+    """
+    return any(name in _WRITTEN or name.startswith("x-forwarded-") for name in names)
+
+
 def fields_that_select(selecting: Selecting) -> Fields:
     """Fields with which a request selects the same again; any `Origin` is the one that hides where
     it comes from (RFC 6454, 7.3).
@@ -202,9 +215,10 @@ class Asked:
 
     def value(self, name: str) -> str | None:
         """What selects by this name, normalised."""
-        if name not in self._values:
-            self._values[name] = _value(name, self._fields)
-        return self._values[name]
+        values = self._values
+        if name not in values:
+            values[name] = _value(name, self._fields)
+        return values[name]
 
     def weights(self, name: str) -> QValues:
         """The members of a preference with their weights; none where it cannot be read."""
@@ -261,22 +275,19 @@ def matches(stored: StoredResponse, request_fields: Fields) -> bool:
 
 
 def _fits(stored: StoredResponse, asked: Asked) -> bool:
-    vary = None
     for name, value in stored.selecting:
-        if asked.value(name) == value:
-            continue
-        if vary is None:
-            vary = {member.lower() for member in split_lists(stored.fields.all("vary"))}
-        if not _equivalent(name, stored, asked, name in vary):
+        if asked.value(name) != value and not _is_equivalent(name, stored, asked):
             return False
     return True
 
 
-def _equivalent(name: str, stored: StoredResponse, asked: Asked, named: bool) -> bool:
+def _is_equivalent(name: str, stored: StoredResponse, asked: Asked) -> bool:
     """True where a selecting field differs in its letters but would have selected the same
     response.
     """
-    if name == "accept-encoding" and not named:
+    if name == "accept-encoding":
+        if name in (stored.fields.get("vary") or "").lower():
+            return False  # its origin has chosen
         codings = content_codings(stored.fields)
         return bool(codings) and all(accepts_coding(asked, one) for one in codings)
     if name == "accept-language":
