@@ -21,6 +21,7 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import combine
 from api_relaying_server.caching.reuse import Assessed, assess, reason_to_keep, useful_until
 from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.caching.vary import within
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.last_known import LastKnown
@@ -28,7 +29,7 @@ from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.sharing.coordination import ALONE, Alone, Coordinator, Lease
 
 MAX_VARIANTS = 32
-"""Variants kept under one key; the least recently stored leaves first."""
+"""Variants kept under one key; `within` says which leaves."""
 
 _STRIPES = 64
 """Locks that keys share, so that two changes of one record do not undo each other."""
@@ -351,7 +352,7 @@ class Keeper:
             self.notes.remember_selecting(key, tuple(name for name, _ in variant.selecting))
 
     def _put(self, key: str, target: str, variants: list[StoredResponse]) -> Record:
-        kept = tuple(variants[:MAX_VARIANTS])
+        kept = within(variants, MAX_VARIANTS)
         record = Record(kept, max(useful_until(variant, target, self.policy) for variant in kept))
         self._store.write(key, record)
         self._touch(key)

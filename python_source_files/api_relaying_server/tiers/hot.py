@@ -19,6 +19,7 @@ from typing import Callable
 from api_relaying_server.caching.responding import Prepared, Shape
 from api_relaying_server.caching.reuse import PASSING_BY, Assessed
 from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.caching.vary import is_written_here
 from api_relaying_server.http1.rendering import render_fields, render_status_line
 from api_relaying_server.tiers.admission import Admission
 
@@ -49,7 +50,7 @@ MAX_QUICK = 256
 ALWAYS_INFLUENTIAL = PASSING_BY | frozenset(
     ("accept-encoding", "cache-control", "connection", "content-length", "expect", "if-match")
     + ("if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "max-forwards")
-    + ("pragma", "range", "transfer-encoding", "upgrade")
+    + ("origin", "pragma", "range", "transfer-encoding", "upgrade")
 )
 """Fields of a request on which the choice of its answer can depend, beside the selecting ones."""
 
@@ -148,6 +149,7 @@ class Entry:
         "key",
         "record",
         "replies",
+        "selected_here",
         "size",
         "used",
     )
@@ -167,9 +169,9 @@ class Entry:
         # before.
         self.quick: dict[QuickKey, Reply] = {}
         self.quick_size = 0
-        self.influential: frozenset[str] = _influential(
-            tuple([name for stored in record.variants for name, _ in stored.selecting])
-        )
+        selecting = tuple([name for stored in record.variants for name, _ in stored.selecting])
+        self.influential: frozenset[str] = _influential(selecting)
+        self.selected_here = is_written_here(selecting)
         # What is read for a request answers that one first: its use begins with the second.
         self._hits_seen = 1 if asked_for else 0
 

@@ -28,11 +28,6 @@ _OURS = frozenset(
 answer.
 """
 
-WRITTEN_FIELDS = frozenset(
-    ("forwarded", "host", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto")
-)
-"""Request fields whose values the upstream has from the relay: no client's own bytes tell them."""
-
 _REFRESH = frozenset(("cache-control", "pragma"))
 
 
