@@ -45,6 +45,14 @@ class BadRequest(RelayError):
     proxy_error = "http_request_error"
 
 
+class LoopDetected(RelayError):
+    """The request has come through this relay again and again (RFC 9110, 7.6.3; RFC 5842, 7.2)."""
+
+    status = 508
+    title = "The request goes round in a circle"
+    proxy_error = "proxy_loop_detected"
+
+
 class NotCached(RelayError):
     """Only a stored response was wanted, and none fits (RFC 9111, 5.2.1.7)."""
 

@@ -230,6 +230,29 @@ class FaultTest(WireTestCase):
                     self.assertEqual(got.body, body)
 
 
+class CircleTest(WireTestCase):
+    """A request that has come through this relay again and again (RFC 9110, 7.6.3)."""
+
+    def test_it_is_stopped_whatever_it_asks_for(self) -> None:
+        ours = "Via: " + ", ".join(["1.1 api-relaying-server"] * 8)
+        mark = self.mark()
+        for method in ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PROPFIND"):
+            with self.subTest(method):
+                fields = (ours, "Content-Length: 0") if method == "POST" else (ours,)
+                got = self.client(request("/circle", *fields, method=method)).final(method)
+                self.assertEqual(got.status, 508)
+                self.assertIn("error=proxy_loop_detected", got.get("proxy-status") or "")
+        self.assert_nothing_came_through(mark)
+        fewer = ours.rpartition(",")[0]
+        self.assertEqual(self.client(request("/circle", fewer)).final().status, 200)
+
+    def test_what_is_stored_goes_out_all_the_same(self) -> None:
+        ours = "Via: " + ", ".join(["1.1 api-relaying-server"] * 8)
+        self.play("/kept", ok(b"hello", ("Cache-Control", "max-age=60")))
+        self.assertEqual(self.client(request("/kept")).final().status, 200)
+        self.assertEqual(self.client(request("/kept", ours)).final().status, 200)
+
+
 class ConnectionTest(WireTestCase):
     """Connections to the upstream: kept, closed, lost."""
 
