@@ -386,6 +386,40 @@ class IdleTest(unittest.TestCase):
         self.upstream.close_ended()
 
 
+class UndecodedTest(unittest.TestCase):
+    """Bytes in a coding that nobody undid are told from content (RFC 9112, 6.1)."""
+
+    def test_by_framing(self) -> None:
+        foo, chunked = b"Transfer-Encoding: foo\r\n", b"Transfer-Encoding: chunked\r\n"
+        with PlayingOrigin() as origin, RelaySession("memory", 4) as session:
+            upstream = Upstream(session, parse_base(origin.url), 5.0, 5.0)
+            for number, (method, status, fields, body, undecoded) in enumerate(
+                (
+                    ("GET", b"200", foo, b"abc", True),
+                    ("GET", b"404", foo, b"", True),
+                    ("POST", b"206", foo, b"abc", True),
+                    ("HEAD", b"200", foo, b"", False),
+                    ("GET", b"304", foo, b"", False),
+                    ("GET", b"204", foo, b"", False),
+                    ("GET", b"205", foo, b"", False),
+                    ("GET", b"200", chunked, b"3\r\nabc\r\n0\r\n\r\n", False),
+                    ("GET", b"200", b"Content-Length: 3\r\n", b"abc", False),
+                    ("GET", b"200", b"", b"abc", False),
+                )
+            ):
+                with self.subTest(method=method, status=status, fields=fields):
+                    head = b"HTTP/1.1 " + status + b" Status\r\n" + fields + b"\r\n"
+
+                    def play(talk: Talk, sent: bytes = head + body) -> bool:
+                        talk.send(sent)
+                        return False
+
+                    origin.plays[f"/{number}"] = play
+                    exchange = upstream.fetch(method, f"/{number}", [("Host", "a")]).exchange
+                    self.addCleanup(exchange.close)
+                    self.assertIs(exchange.undecoded, undecoded)
+
+
 class Leaving:
     """Answers, closes its own end, and keeps what it hears until the other end is closed: None
     while that is not.
