@@ -230,6 +230,47 @@ class FaultTest(WireTestCase):
                     self.assertEqual(got.body, body)
 
 
+class OwnFailureTest(WireTestCase):
+    """What one client meets stays its own."""
+
+    flags = ("--cool-down", "5")
+
+    def ask(self, target: str, *fields: str, method: str = "GET") -> Got:
+        """The answer to a request without a body."""
+        fields = (*fields, "Content-Length: 0") if method == "POST" else fields
+        return self.client(request(target, *fields, method=method)).final(method)
+
+    def test_logging_in_too_often_stops_no_other_request(self) -> None:
+        too_many = ok(b"", ("Retry-After", "900"), status="429 Too Many Requests")
+        self.play("/login", too_many)
+        self.assertEqual(self.ask("/login", method="POST").status, 429)
+        self.assertEqual(self.ask("/login", method="POST").get("retry-after"), "900")
+        self.assertEqual(len(self.origin.heard("/login")), 1, "it is obeyed")
+        self.assertEqual(self.ask("/x").status, 200)
+        self.assertEqual(self.ask("/x", method="POST").status, 200)
+        self.assertEqual(self.ask("/login").status, 429, "the upstream's own")
+
+    def test_a_query_that_crashes_stops_no_other(self) -> None:
+        def search(talk: Talk) -> bool:
+            crashes = "'" in talk.heard.target
+            talk.send(ok(b"", status="500 Crash" if crashes else "200 OK"))
+            return True
+
+        self.play("/search", search)
+        for number in range(20):
+            self.assertEqual(self.ask(f"/search?q='{number}").status, 500)
+            self.assertEqual(self.ask(f"/search?q={number}").status, 200)
+        self.assertEqual(self.ask("/search?q='0").status, 503)
+
+    def test_a_limit_of_one_key_stops_no_other(self) -> None:
+        spent = [("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "60")]
+        self.play("/limited", ok(b"", *spent, ("Cache-Control", "no-store")))
+        for key in ("a", "b"):
+            self.assertEqual(self.ask("/limited", f"X-API-Key: {key}").status, 200)
+            self.assertEqual(self.ask("/y", f"X-API-Key: {key}").status, 503)
+        self.assertEqual(self.ask("/y").status, 200)
+
+
 class CircleTest(WireTestCase):
     """A request that has come through this relay again and again (RFC 9110, 7.6.3)."""
 
