@@ -45,6 +45,14 @@ class BadRequest(RelayError):
     proxy_error = "http_request_error"
 
 
+class LoopDetected(RelayError):
+    """The request has come through this relay again and again (RFC 9110, 7.6.3; RFC 5842, 7.2)."""
+
+    status = 508
+    title = "The request goes round in a circle"
+    proxy_error = "proxy_loop_detected"
+
+
 class NotCached(RelayError):
     """Only a stored response was wanted, and none fits (RFC 9111, 5.2.1.7)."""
 
@@ -64,12 +72,15 @@ class UpstreamError(RelayError):
     """The upstream did not give an answer that may be passed on.
 
     `reason` is a token that says why in `Cache-Status`, where `proxy_error` does not say it well.
+    `concerns_all` tells that any other call would have met it too; else it may be about this one
+    request, and nobody else is to bear it.
     """
 
     status = 502
     title = "The upstream failed"
     proxy_error = "http_protocol_error"
     reason: str | None = None
+    concerns_all = False
 
 
 class UpstreamRefused(UpstreamError):
@@ -77,6 +88,7 @@ class UpstreamRefused(UpstreamError):
 
     title = "The upstream cannot be reached"
     proxy_error = "connection_refused"
+    concerns_all = True
 
 
 class UpstreamNameUnknown(UpstreamError):
@@ -84,10 +96,11 @@ class UpstreamNameUnknown(UpstreamError):
 
     title = "The upstream's name is not known"
     proxy_error = "dns_error"
+    concerns_all = True
 
 
 class UpstreamTimeout(UpstreamError):
-    """The upstream did not connect or answer within its time."""
+    """The upstream did not answer within its time: it may be this one target that takes so long."""
 
     status = 504
     title = "The upstream took too long"
@@ -98,6 +111,7 @@ class UpstreamConnectTimeout(UpstreamTimeout):
     """The upstream did not accept a connection within its time."""
 
     proxy_error = "connection_timeout"
+    concerns_all = True
 
 
 class UpstreamCut(UpstreamError):
@@ -112,6 +126,7 @@ class UpstreamTlsError(UpstreamError):
 
     title = "No secure connection to the upstream"
     proxy_error = "tls_protocol_error"
+    concerns_all = True
 
 
 class UpstreamResting(UpstreamError):
@@ -122,6 +137,7 @@ class UpstreamResting(UpstreamError):
     status = 503
     title = "The upstream is being left alone"
     proxy_error = "destination_unavailable"
+    concerns_all = True
 
     def __init__(self, detail: str, reason: str, seconds: float) -> None:
         # Whole seconds, at least one: who came back sooner would be refused again.

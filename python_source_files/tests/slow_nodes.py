@@ -41,6 +41,7 @@ from tests.relay_support import (
     response,
 )
 from tests.store_support import make_record
+from tests.upstream_support import call_for
 from tests.worker_support import LocalWorker
 
 MENU = "/restaurant/kopparlyktan"
@@ -683,7 +684,7 @@ class CoolDownTest(unittest.TestCase):
         self.here.tell = self.words.append
 
     def refuse(self) -> None:
-        call = self.here.admit("/a")
+        call = self.here.admit(call_for("/a"))
         self.here.settle(call, Told(Scope.UPSTREAM, "connection refused"))
 
     def pass_on(self) -> None:
@@ -697,21 +698,21 @@ class CoolDownTest(unittest.TestCase):
         self.assertEqual(self.there.seconds_left, 5.0)
         self.assertEqual(self.there.resting()[0].why, "connection refused")
         with self.assertRaises(UpstreamResting):
-            self.there.admit("/b")
+            self.there.admit(call_for("/b"))
         self.now += 5.0
-        self.here.settle(self.here.admit("/a"), ANSWERED)
-        self.assertEqual(self.words, ["upstream open"])
+        self.here.settle(self.here.admit(call_for("/a")), ANSWERED)
+        self.assertEqual(self.words, ["upstream open all"])
         self.pass_on()
         self.assertTrue(self.there.is_open)
 
     def test_the_longer_rest_counts_and_a_day_is_enough(self) -> None:
         self.refuse()
         self.pass_on()
-        self.there.hear("upstream 2.000 shorter")
+        self.there.hear("upstream rest 2.000 all shorter")
         self.assertEqual(self.there.seconds_left, 5.0)
-        self.there.hear("upstream 7.000 longer")
-        self.assertEqual(self.there.resting()[0], ("", "longer", 7.0))
-        self.there.hear("upstream 1e9 longest")
+        self.there.hear("upstream rest 7.000 all longer")
+        self.assertEqual(self.there.resting()[0][2:], ("longer", 7.0))
+        self.there.hear("upstream rest 999999999.000 all longest")
         self.assertEqual(self.there.seconds_left, LONGEST_WAIT)
 
     def test_what_is_not_about_the_upstream_is_left_alone(self) -> None:
@@ -721,8 +722,13 @@ class CoolDownTest(unittest.TestCase):
             "GET /a",
             "doubt GET /a",
             "upstream",
-            "upstream x y",
-            "upstreams 5 x",
+            "upstream rest x all y",
+            "upstream rest nan all y",
+            "upstream rest -5.000 all y",
+            "upstream rest 5.000",
+            "upstream rest 5.000 0badc0de-0123 of another's key",
+            "upstream open",
+            "upstreams rest 5.000 all x",
         ):
             self.there.hear(word)
         self.assertTrue(self.there.is_open)

@@ -20,8 +20,9 @@ from api_relaying_server.http1.message import Field
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.cooldown import Call, CoolDown
 from api_relaying_server.upstream.exchange import OnInterim
+from api_relaying_server.upstream.rests import ANONYMOUS, Asked
 from api_relaying_server.upstream.session import Fetch
-from api_relaying_server.upstream.told import Told, told_by_error, told_by_response
+from api_relaying_server.upstream.told import told_by_error, told_by_response
 from api_relaying_server.upstream.translation import UpstreamBase
 
 PATIENCE = 3.0
@@ -92,35 +93,38 @@ class GuardedUpstream:
 
         The call counts until the body has come to its end or is closed.
         """
-        path = target.partition("?")[0]
-        call = self._enter(path, quick=body is None or isinstance(body, tuple))
+        asked = Asked(method, target, fields)
+        call = self._enter(asked, quick=body is None or isinstance(body, tuple))
         try:
             fetch = self._upstream.fetch(
                 method, target, fields, body, chunked=chunked, on_interim=on_interim
             )
         except BaseException as error:
-            self._settle(call, told_by_error(error) if isinstance(error, UpstreamError) else None)
+            told = told_by_error(error) if isinstance(error, UpstreamError) else None
+            self.cooldown.settle(call, told)
             self._leave(call)
             raise
         fetch.exchange.then(lambda fault: self._end(call, fault))
         head = fetch.exchange.head
-        self._settle(
-            call, told_by_response(method, target, head, fetch.request_time, fetch.response_time)
-        )
+        told = told_by_response(method, target, head, fetch.request_time, fetch.response_time)
+        self.cooldown.settle(call, told)
         return fetch
 
     # Before the call...
 
-    def _enter(self, path: str, quick: bool) -> Call:
+    def _enter(self, asked: Asked, quick: bool) -> Call:
         """Waits for a slot and a token where that is worth it."""
         try:
-            call = self.cooldown.admit(path, quick)
+            call = self.cooldown.admit(asked, quick)
             try:
+                if self.tokens is not None and call.rest_of(ANONYMOUS) is not None:
+                    # The upstream reckons otherwise than we do: go on with nothing saved up.
+                    self.tokens.empty(0.0)
                 waited = self._take(call.at)
             except BaseException:
                 self.cooldown.settle(call, None)
                 raise
-            return self._admit_again(path, quick) if waited and not call.is_probe else call
+            return self._admit_again(asked, quick) if waited and not call.is_probe else call
         except UpstreamResting as refusal:
             with self._lock:
                 self.refused[refusal.reason] += 1
@@ -137,25 +141,19 @@ class GuardedUpstream:
             self.slots.give_back()
             raise
 
-    def _admit_again(self, path: str, quick: bool) -> Call:
+    def _admit_again(self, asked: Asked, quick: bool) -> Call:
         """Much may have happened while it waited."""
         try:
-            return self.cooldown.admit(path, quick)
+            return self.cooldown.admit(asked, quick)
         except BaseException:
             self.slots.give_back()
             raise
 
     # ...and after it.
 
-    def _settle(self, call: Call, told: Told | None) -> None:
-        self.cooldown.settle(call, told)
-        if told is not None and told.limits and self.tokens is not None:
-            # The upstream reckons otherwise than we do: go on as if we had nothing saved either.
-            self.tokens.empty(self.cooldown.seconds_left)
-
     def _end(self, call: Call, fault: UpstreamError | None) -> None:
         if fault is not None:  # the head had promised more
-            self._settle(Call(call.path, call.at), told_by_error(fault))
+            self.cooldown.settle(Call(call.asked, call.at), told_by_error(fault))
         self._leave(call)
 
     def _leave(self, call: Call) -> None:
