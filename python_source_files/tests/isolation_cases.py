@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Callable, ClassVar
 
 from tests.relay_support import (
+    CLOSE,
     Asked,
     Field,
     Reply,
@@ -436,6 +437,14 @@ class IsolationCases(unittest.TestCase):
         self.assertEqual(
             self.here.get(target, [("If-None-Match", '"a"')]).status in (304, 502), True
         )
+
+    def test_bytes_in_a_coding_that_nobody_undid_are_not_stored(self) -> None:
+        coded = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: foo\r\nCache-Control: max-age=60\r\n\r\nxyz"
+        target = self.play(lambda asked, n: [coded, CLOSE])
+        for _ in range(2):
+            again = self.here.get(target)
+            self.assertEqual(again.body, b"xyz")
+            self.assertNotIn("hit", again.cache_status)
 
     def test_a_denial_to_nobody_is_none_to_a_user(self) -> None:
         for status in (401, 403):
