@@ -142,7 +142,7 @@ def _variants(
     """The variants that `heads` describe; their bodies fill `data` from `at` to its very end.
     `plain`: their texts hold nothing that needs to be looked for.
     """
-    if type(heads) is not list or not 0 < len(heads) <= MOST_VARIANTS:
+    if not 0 < len(heads) <= MOST_VARIANTS:
         raise ValueError("no variants, or too many")
     variants: list[StoredResponse] = []
     for head in heads:
@@ -245,7 +245,8 @@ def _check_framing(fields: list[str], length: int, count: int) -> None:
             at = fields.index(spelling) + 1
             if at % 2 and count == 1 and fields[at] == str(length):
                 return
-    if content_length(_values(fields, "content-length")) != length:
+    told = _values(fields, "content-length")
+    if len(told) != 1 or content_length(told) != length:
         raise ValueError("the Content-Length is not that of the body")
 
 
@@ -260,7 +261,7 @@ def _check_part(
     if not (0 <= first and first + length <= end <= _LONGEST):
         raise ValueError("a part outside of its whole")
     lengths = _values(fields, "content-length")
-    if lengths and content_length(lengths) is None:
+    if len(lengths) > 1 or (lengths and content_length(lengths) is None):
         raise ValueError("the Content-Length is not one number")
 
 
