@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import StoredResponse
-from api_relaying_server.configuration.values import Rate, file_slug
+from api_relaying_server.configuration.values import Rate
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.fetching import Fetcher
 from api_relaying_server.keeping import Keeper
@@ -212,13 +212,16 @@ def _warm_at(settings: Settings, server: RelayServer, place: Place | None) -> Wa
 
 def _store(settings: Settings, place: Place | None) -> Store:
     if place is not None and place.store is not None:
-        return open_store(place.store.url, min(settings.cache_size, place.store.limit))
-    return open_store(settings.cache, settings.cache_size, owner=_owner(settings))
+        limit = min(settings.cache_size, place.store.limit)
+        return open_store(place.store.url, limit, owner=owner_of(settings))
+    return open_store(settings.cache, settings.cache_size, owner=owner_of(settings))
 
 
-def _owner(settings: Settings) -> str:
-    """Whose records these are: of one upstream, so that no two share any in one database."""
-    return "demo" if settings.demo else file_slug(settings.upstream)
+def owner_of(settings: Settings) -> str:
+    """Whose records these are: those of one upstream, however it is spelled, so that no two share
+    any in one file or database. The sample's port is another one each time.
+    """
+    return "demo" if settings.demo else parse_base(settings.upstream).url
 
 
 def _coordinator(neighbours: Neighbours | None, store: Store) -> Coordinator:

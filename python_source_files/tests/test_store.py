@@ -426,7 +426,7 @@ class Bound(StoreCase):
         eventually(lambda: store.size().bytes < used // 2, "the room is free again")
         with contextlib.closing(sqlite3.connect(self.path)) as connection:
             eventually(
-                lambda: sqlite_file.tables_of(connection) == set(sqlite_file.TABLES), "all gone"
+                lambda: sqlite_file.tables_of(connection) == set(sqlite_file.COLUMNS), "all gone"
             )
         self.assertEqual({key: store.read(key) for key in records}, records)
         self.assertEqual(store.counters.evicted, 0)
