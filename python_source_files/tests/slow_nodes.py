@@ -416,6 +416,42 @@ class CoordinatorTest(unittest.TestCase):
         eventually(lambda: len(self.board.published) >= 2, "both were told")
         self.assertEqual(self.board.published, ["GET /a", "GET /b"])
 
+    def test_who_waits_is_told_that_the_database_has_it(self) -> None:
+        for number in range(50):
+            self.assertTrue(self.coordinator.tell_changed(f"GET /{number}", wait=30.0))
+            self.assertEqual(len(self.board.published), number + 1)
+        self.assertFalse(self.coordinator.tell_changed("GET /nobody-waits"))
+
+    def test_nobody_waits_long_for_what_cannot_be_told(self) -> None:
+        self.board.fault = StorageFault(Trouble.UNREACHABLE, "test")
+        started = time.monotonic()
+        for number in range(20):
+            self.assertFalse(self.coordinator.tell_changed(f"GET /{number}", wait=30.0))
+        self.assertLess(time.monotonic() - started, 10.0)
+        self.board.fault = None
+        eventually(lambda: len(self.board.published) == 20, "all of it was told later")
+        self.assertTrue(self.coordinator.tell_changed("GET /again", wait=30.0))
+        threading.Timer(0.05, self.coordinator.close).start()
+        with mock.patch.object(self.board, "publish", side_effect=lambda keys: time.sleep(0.5)):
+            self.assertFalse(self.coordinator.tell_changed("GET /end", wait=30.0))
+
+    def test_a_thread_that_cannot_be_started_is_started_later(self) -> None:
+        heard: list[str | None] = []
+        with (
+            mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("no new thread")),
+            self.assertLogs("api_relaying_server.nodes", "WARNING") as said,
+        ):
+            self.coordinator.on_change(heard.append)
+            lease = self.coordinator.lease("GET /a", 1.0)
+            assert lease is not None
+            lease.release()
+            self.assertFalse(self.coordinator.tell_changed("GET /a"))
+        self.assertEqual(len(said.output), 1)
+        self.board.told.append(["GET /b"])
+        self.assertTrue(self.coordinator.tell_changed("GET /c", wait=30.0))
+        eventually(lambda: heard == ["GET /b"], "news are heard")
+        self.assertEqual((self.board.published, self.board.taken), (["GET /a", "GET /c"], {}))
+
     def test_after_a_gap_everything_is_dropped(self) -> None:
         dropped: list[str | None] = []
         self.coordinator.on_change(dropped.append)

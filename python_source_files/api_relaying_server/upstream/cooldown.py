@@ -132,7 +132,7 @@ class CoolDown:
         self._paths: dict[str, Rest] = {}
         self._failed: dict[str, float] = {}  # paths that failed since the last answer, and when
         self._opened_at = float("-inf")
-        self.tell: Callable[[str], None] = _nobody
+        self.tell: Callable[[str], object] = _nobody
         """Called with what the other processes in front of this upstream have to `hear`."""
         self.lease: Callable[[str, float], Lease | None] = ALONE.lease
         """Gives the right to do what is named, None where another process has it."""
