@@ -29,6 +29,12 @@ LEASE_LASTS = 3.0
 RENEW_EVERY = 0.75
 """Seconds between two renewals of the leases that are held: three may fail."""
 
+COUNT_EVERY = 2.0
+"""Seconds between two counts of the processes that share the database."""
+
+COUNTED_FOR = 5
+"""How many times that a process is taken to be there after its last sign."""
+
 POLL_FIRST, POLL_MOST = 0.004, 0.05
 """Seconds between two looks whether a lease is free; they grow from the one to the other."""
 
@@ -77,6 +83,9 @@ class Board(Protocol):
         The first call after a failure begins anew and gives nothing.
         """
 
+    def count(self, seconds: float) -> int:
+        """How many processes share the database now. This one is there for so many seconds."""
+
     def close(self) -> None:
         """Close the connections that are for this alone."""
 
@@ -123,6 +132,8 @@ class NodeCoordinator:
         self._clock = clock
         self._way = Way(clock)  # whether leases can be had
         self._closed = threading.Event()
+        self.processes = 1
+        """How many share the database, this one among them, as far as is known."""
         self._lock = threading.Lock()  # guards the seven below
         self._held: dict[str, str] = {}  # names by token
         self._ended: deque[tuple[str, str]] = deque()
@@ -254,6 +265,7 @@ class NodeCoordinator:
 
     def _keep(self) -> None:
         next_renewal = self._clock() + RENEW_EVERY
+        next_count = 0.0
         pause = 0.0
         while not (self._closed.is_set() and not self._has_work()):
             if not self._has_work():
@@ -265,6 +277,9 @@ class NodeCoordinator:
                 if self._clock() >= next_renewal:
                     next_renewal = self._clock() + RENEW_EVERY
                     self._renew()
+                if self._clock() >= next_count:
+                    next_count = self._clock() + COUNT_EVERY
+                    self._count()
                 pause = 0.0
             except StorageFault as fault:
                 _log.debug("nothing can be told or given back: %s", fault)
@@ -316,6 +331,13 @@ class NodeCoordinator:
             held = [(name, token) for token, name in self._held.items()]
         if held:
             self._board.renew(held, LEASE_LASTS)
+
+    def _count(self) -> None:
+        """One that may not be counted, or not now, is as good as before."""
+        try:
+            self.processes = max(1, self._board.count(COUNT_EVERY * COUNTED_FOR))
+        except StorageFault as fault:
+            _log.debug("processes are not counted: %s", fault)
 
     def _start_threads(self) -> None:
         """Starts those that are wanted and do not run. One that the system does not give is tried
