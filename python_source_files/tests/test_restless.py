@@ -60,13 +60,13 @@ class KnownLinesTest(unittest.TestCase):
     def test_what_the_upstream_answers_is_known_apart(self) -> None:
         heads.parse_request_head(head(1, "X-Apart"))
         before = heads.known_lines.fields, heads.known_lines.restless
-        self.assertIn(b"X-Apart: id-1", before[0])
+        self.assertTrue(b"X-Apart: id-1" in before[0])
         for number in range(heads.KNOWN_LINES + MANY):
             line = b"X-%d: %d\r\n" % (number // 100, number)
             heads.parse_response_head(b"HTTP/1.1 200 OK\r\nX-Apart: %d\r\n%b\r\n" % (number, line))
             ChunkedDecoder().feed(b"0\r\nX-Apart: %d\r\n%b\r\n" % (number, line))
-        self.assertIs(heads.known_lines.fields, before[0])
-        self.assertIn(b"X-Apart: id-1", before[0])
+        self.assertTrue(heads.known_lines.fields is before[0])
+        self.assertTrue(b"X-Apart: id-1" in before[0])
         self.assertEqual(heads.known_lines.restless, before[1])
 
     def test_the_names_are_bounded(self) -> None:
