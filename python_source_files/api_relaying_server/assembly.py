@@ -294,7 +294,10 @@ def _tokens(
     if rate is None:
         return None
     if isinstance(store, SharedStore):
-        return NodesBudget(rate.per_second, rate.burst, waiting, store.till)
+        nodes = store.coordinator()
+        return NodesBudget(
+            rate.per_second, rate.burst, waiting, store.till, lambda: nodes.processes
+        )
     if place is None:
         return TokenBucket(rate.per_second, rate.burst, waiting)
     mutex = Mutex(place.lock_file, _TOKENS)

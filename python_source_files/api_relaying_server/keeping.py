@@ -27,6 +27,14 @@ from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.last_known import LastKnown
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.sharing.coordination import ALONE, Alone, Coordinator, Lease
+from api_relaying_server.tiers.sharing.messages import (
+    Changed,
+    Everything,
+    Invalidated,
+    MemoryLost,
+    decode,
+    encode,
+)
 
 MAX_VARIANTS = 32
 """Variants kept under one key; `within` says which leaves."""
@@ -40,14 +48,8 @@ CLAIM_AT_MOST = 0.5
 TELL_AT_MOST = 0.1
 """Seconds that the change of a record which others may have in memory waits until they are told."""
 
-DOUBT = "doubt "
-"""Stands before a key that others are told of when it is made doubtful, before anything is stored.
-No key begins like this."""
-
-MEMORY = "memory"
-"""Told in place of a key where a process has ended that may have changed records without a word of
-it: what lies in memory of any key may be out of date. It is no key.
-"""
+INVALIDATION_AT_MOST = 0.5
+"""Seconds that an unsafe request's answer waits until other nodes can know what it invalidates."""
 
 
 class Seen(NamedTuple):
@@ -95,8 +97,7 @@ class RecordStore(Protocol):
 class Keeper:
     """Records by target. Thread-safe.
 
-    `news` gives a number that is another one after anything that other processes have told;
-    `catch_up` takes in what they have told so far, and may be called from any thread.
+    `news` gives a number that is another one after anything that other processes have told.
     """
 
     def __init__(
@@ -108,7 +109,6 @@ class Keeper:
         clock: Callable[[], float],
         coordinator: Coordinator = ALONE,
         news: Callable[[], int] = lambda: 0,
-        catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         self.hot = hot
         self.notes = notes
@@ -117,7 +117,6 @@ class Keeper:
         self._clock = clock
         self._coordinator = coordinator
         self._news = news
-        self.catch_up = catch_up
         self._alone = isinstance(coordinator, Alone)
         self._shares = store.shared and not self._alone
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
@@ -125,6 +124,10 @@ class Keeper:
         self._changes = [0] * _STRIPES  # the tick of the last change of any key of a stripe
         self._last_known = LastKnown(hot.limit // 2)
         coordinator.on_change(self._changed_elsewhere)
+
+    def catch_up(self) -> None:
+        """Takes in what other workers have told so far, for any thread."""
+        self._coordinator.catch_up()
 
     @property
     def reading_helps(self) -> bool:
@@ -279,7 +282,7 @@ class Keeper:
         told = threading.Event()
 
         def tell() -> None:
-            self._coordinator.tell_changed(key)
+            self._coordinator.tell_changed(encode(Changed(key)))
             if claim is not None:
                 claim.release()
             told.set()
@@ -291,32 +294,40 @@ class Keeper:
     def _doubt(self, key: str) -> None:
         self.notes.invalidations.mark(key)
         if not self._alone:
-            self._coordinator.tell_changed(DOUBT + key)
+            self._coordinator.tell_changed(encode(Invalidated(key)), INVALIDATION_AT_MOST)
 
     def _changed_elsewhere(self, told: str | None) -> None:
-        """Forgets what another process has changed, None for everything; never blocks."""
-        if told is None or told == MEMORY:
+        """Obeys what another process has told; never blocks."""
+        message = decode(told)
+        if isinstance(message, Changed):
+            self._forget_changed(message.key)
+        elif isinstance(message, Invalidated):
+            self.notes.invalidations.mark(message.key)
             if not self._shares:
-                self._store.clear()
-            if told is None:  # word of an invalidation may have been lost, too
-                self.notes.invalidations.mark_all()
-            self._changes[:] = [next(self._ticks)] * _STRIPES
-            if self._shares:
-                tick = self.notes.invalidations.now
-                self._last_known.add(self.hot.records(), self._clock(), tick)
-            self.hot.clear()
-            return
-        key = told
-        if told.startswith(DOUBT):
-            key = told[len(DOUBT) :]
-            self.notes.invalidations.mark(key)
-            self._drop(key)
-        elif self._shares:
+                self._store.delete(message.key)
+            self._drop(message.key)
+        elif isinstance(message, (MemoryLost, Everything)):
+            self._forget_memory(isinstance(message, Everything))
+
+    def _forget_changed(self, key: str) -> None:
+        if self._shares:
             self._touch(key)
             self._set_aside(key)
-        if not self._shares:
+        else:
             self._store.delete(key)
             self._drop(key)
+
+    def _forget_memory(self, words_too: bool) -> None:
+        """Forgets all that is in memory; `words_too`: word of an invalidation may be lost."""
+        if not self._shares:
+            self._store.clear()
+        if words_too:
+            self.notes.invalidations.mark_all()
+        self._changes[:] = [next(self._ticks)] * _STRIPES
+        if self._shares:
+            tick = self.notes.invalidations.now
+            self._last_known.add(self.hot.records(), self._clock(), tick)
+        self.hot.clear()
 
     def _set_aside(self, key: str) -> None:
         """Forgets what is in memory of a key, unless the store turns out to have lost it."""

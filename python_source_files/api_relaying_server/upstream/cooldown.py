@@ -124,7 +124,7 @@ class CoolDown:
         self._opened_at = float("-inf")
         self._answered_at = float("-inf")  # by any call; set without the lock, too
         self._said_at = float("-inf")
-        self.tell: Callable[[str], None] = _nobody
+        self.tell: Callable[[str], object] = _nobody
         """Called with what the other processes in front of this upstream have to `hear`."""
         self.lease: Callable[[str, float], Lease | None] = ALONE.lease
         """Gives the right to do what is named, None where another process has it."""

@@ -1,5 +1,5 @@
-"""What the processes in front of one upstream tell each other of its rests, in words that go
-through a `Coordinator`.
+"""What the processes in front of one upstream tell each other of its rests, through a
+`Coordinator`.
 
 Pure functions. A rest of a single target is nobody else's business: each process learns of it by
 one call. What cannot be read, or is about credentials that were hashed with another key, is no news
@@ -8,21 +8,17 @@ here.
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
+from api_relaying_server.tiers.sharing.messages import Answers, Rests, decode, encode
 from api_relaying_server.upstream.rests import ANONYMOUS, OURS, WHOLE, Subject
 from api_relaying_server.upstream.told import LONGEST_WAIT, Scope
-
-ABOUT = "upstream"
-"""Begins every such word; no key of a record begins like this."""
 
 _LONGEST_WHY = 200
 """Characters of a reason that are passed on."""
 
-_NAMES = {WHOLE: "all", ANONYMOUS: "anonymous"}
-_SUBJECTS = {name: subject for subject, name in _NAMES.items()}
-_WORD = re.compile(rf"{ABOUT} (?:open|rest ([0-9]{{1,9}}\.[0-9]{{3}})) (\S+)(?: (.*))?", re.DOTALL)
+_SCOPES = {WHOLE: "", ANONYMOUS: "anonymous"}
+_SUBJECTS = {scope: subject for subject, scope in _SCOPES.items()}
 
 
 class News(NamedTuple):
@@ -39,29 +35,34 @@ def is_shared(subject: Subject) -> bool:
 
 
 def word_of(news: News) -> str:
-    """News as a word."""
-    what = "open" if news.seconds is None else f"rest {min(news.seconds, LONGEST_WAIT):.3f}"
-    return f"{ABOUT} {what} {_name_of(news.subject)} {news.why[:_LONGEST_WHY]}".rstrip()
+    """News as the text that carries it."""
+    scope = _scope_of(news.subject)
+    if news.seconds is None:
+        return encode(Answers(scope))
+    return encode(Rests(min(news.seconds, LONGEST_WAIT), news.why[:_LONGEST_WHY], scope))
 
 
-def news_in(word: str | None) -> News | None:
-    """The news in a word, None where it has none for us."""
-    found = _WORD.fullmatch(word or "")
-    if found is None:
+def news_in(text: str | None) -> News | None:
+    """The news in a text, None where it has none for us."""
+    told = decode(text)
+    if not isinstance(told, (Rests, Answers)):
         return None
-    subject = _SUBJECTS.get(found[2])
+    subject = _SUBJECTS.get(told.scope)
     if subject is None:
-        if not found[2].startswith(OURS):
+        if not told.scope.startswith(OURS):
             return None
-        subject = Subject(Scope.CALLERS, found[2])
-    seconds = None if found[1] is None else min(float(found[1]), LONGEST_WAIT)
-    return News(subject, seconds, (found[3] or "")[:_LONGEST_WHY])
+        subject = Subject(Scope.CALLERS, told.scope)
+    if isinstance(told, Answers):
+        return News(subject, None)
+    if told.seconds < 0:
+        return None
+    return News(subject, min(told.seconds, LONGEST_WAIT), told.why[:_LONGEST_WHY])
 
 
 def probe_of(subject: Subject) -> str:
     """The name of the right to be the probe that ends a subject's rest."""
-    return f"{ABOUT} probe {_name_of(subject)}"
+    return f"upstream probe {_scope_of(subject) or 'all'}"
 
 
-def _name_of(subject: Subject) -> str:
-    return _NAMES.get(subject, subject.who)
+def _scope_of(subject: Subject) -> str:
+    return _SCOPES.get(subject, subject.who)

@@ -24,6 +24,7 @@ from requests_cache.serializers import SerializerPipeline, Stage
 
 from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
 from api_relaying_server.caching.storing import HOP_BY_HOP
+from api_relaying_server.caching.vary import ANY_ORIGIN
 from api_relaying_server.http1.grammar import (
     FIELD_VALUE_FORBIDDEN,
     content_length,
@@ -230,7 +231,9 @@ def _selecting(texts: Any) -> Selecting:
         raise ValueError("the selecting fields are no list of pairs, or too many")
     names, values = texts[::2], texts[1::2]
     if not _selectors.issuperset(names):
-        if not all(is_token(name) and name == name.lower() for name in names):
+        if not all(
+            name == ANY_ORIGIN or (is_token(name) and name == name.lower()) for name in names
+        ):
             raise ValueError("a selecting field of an impossible name")
         if len(_selectors) < MOST_NAMES:
             _selectors.update(names)

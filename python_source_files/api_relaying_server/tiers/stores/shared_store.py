@@ -11,7 +11,6 @@ from requests_cache.backends.base import BaseCache
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.tiers.sharing.coordination import Coordinator
 from api_relaying_server.tiers.sharing.fences import Fences
 from api_relaying_server.tiers.sharing.nodes import Board, NodeCoordinator
 from api_relaying_server.tiers.stores.database_url import NAMESPACE, DatabaseUrl, parse, shown
@@ -69,7 +68,7 @@ class SharedStore(QueuedStore):
         self._nodes = NodeCoordinator(parts.board, fences, clock)
         self.till = WorkingTill(parts.till, self)
 
-    def coordinator(self) -> Coordinator:
+    def coordinator(self) -> NodeCoordinator:
         """What this process and those on other nodes know of each other."""
         return self._nodes
 
