@@ -32,7 +32,8 @@ JOINS = 0.3
 KEYS = ("Cookie", "Authorization", "X-API-Key", "X-Auth-Token", "Ocp-Apim-Subscription-Key")
 """Fields by which users are told apart."""
 
-Answer = Callable[[Asked, int], Script]
+Answer = Callable[..., Script]
+"""Called with the request and its number, from 1."""
 
 
 def user(name: str, field: str = "Cookie") -> list[Field]:

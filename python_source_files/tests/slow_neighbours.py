@@ -398,7 +398,7 @@ class Queued(unittest.TestCase):
 
 
 MANY_WRITE = """
-from tests.slow_neighbours import Worker, response, TARGET, KEY
+from tests.slow_neighbours import Fields, RequestHead, Worker, response, KEY
 from api_relaying_server.tiers.sharing.file_locks import lock_file
 from api_relaying_server.tiers.sharing.shared_memory import SharedMemory
 from api_relaying_server.tiers.stores.store import open_store
@@ -412,7 +412,8 @@ def write(slot):
         name = f"{slot} {number}"
         worker.add(response(name, asked=time.time(), accept=name))
         for other in range(OTHERS // VARIANTS):
-            worker.keeper.add(f"/{name} {other}", response(name))
+            asked = RequestHead.of("GET", f"/{name} {other}", Fields())
+            worker.keeper.add(asked, response(name), worker.keeper.tick())
         worker.pass_loop()
     store.close(10.0)
 
