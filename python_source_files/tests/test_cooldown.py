@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api_relaying_server.errors import (
+    LackOfOwn,
     UpstreamConnectTimeout,
     UpstreamCut,
     UpstreamError,
+    UpstreamNameTimeout,
     UpstreamNameUnknown,
     UpstreamRefused,
     UpstreamResting,
@@ -613,16 +615,19 @@ class StatusTest(ToldCase):
             UpstreamRefused(),
             UpstreamNameUnknown(),
             UpstreamConnectTimeout(),
+            UpstreamNameTimeout(),
             UpstreamTlsError(),
         ):
             with self.subTest(type(error).__name__):
-                self.assertEqual(told_by_error(error).scope, Scope.UPSTREAM)
-        self.assertTrue(told_by_error(UpstreamTimeout()).hangs)
+                words = (error.proxy_error or "").replace("_", " ")
+                self.assertEqual(told_by_error(error), Told(Scope.UPSTREAM, words))
+        hangs = Told(Scope.UPSTREAM, "http response timeout", hangs=True)
+        self.assertEqual(told_by_error(UpstreamTimeout()), hangs)
         for other in (ConnectionLost(), UpstreamCut(), UpstreamError()):
             with self.subTest(type(other).__name__):
-                self.assertEqual(told_by_error(other).scope, Scope.TARGET)
-                self.assertTrue(told_by_error(other).counts)
-        self.assertEqual(told_by_error(UpstreamRefused()).why, "connection refused")
+                words = (other.proxy_error or "").replace("_", " ")
+                self.assertEqual(told_by_error(other), Told(Scope.TARGET, words, counts=True))
+        self.assertIsNone(told_by_error(LackOfOwn("no descriptor")))
 
 
 class RetryAfterTest(ToldCase):

@@ -12,6 +12,7 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.reuse import Ask
 from api_relaying_server.errors import (
     BadRequest,
+    LackOfOwn,
     UpstreamCut,
     UpstreamRefused,
     UpstreamResting,
@@ -361,6 +362,24 @@ class NewsTest(GuardCase):
         with self.assertRaises(UpstreamResting) as refused:
             get(guarded)
         self.assertEqual(refused.exception.retry_after, 20)
+
+    def test_a_lack_of_ours_is_not_the_upstreams_fault(self):
+        """It rests nothing, and the log says it once."""
+        guarded = self.guard(lambda target: LackOfOwn("Too many open files"))
+        LOG.setLevel(logging.DEBUG)
+        with self.assertLogs(LOG) as logged:
+            for number in range(40):
+                with self.assertRaises(LackOfOwn) as lack:
+                    get(guarded, f"/api/{number}")
+                self.assertEqual((lack.exception.status, lack.exception.retry_after), (503, 1))
+                self.assertEqual(lack.exception.proxy_error, "proxy_internal_error")
+        self.assertEqual(len(logged.records), 1)
+        self.assertIn("Too many open files", logged.output[0])
+        self.assertEqual(guarded.cooldown.resting(), [])
+        self.assertEqual(guarded.slots.free, 4)
+        self.clock.advance(60.0)
+        with self.assertLogs(LOG), self.assertRaises(LackOfOwn):
+            get(guarded)
 
     def test_spare_is_what_nobody_waits_for(self):
         guarded = self.guard(limit=9, rate=(1.0, 4))

@@ -9,13 +9,14 @@ where it has one. Nothing is locked while a call is under way.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Callable, Protocol
 
-from api_relaying_server.errors import UpstreamError, UpstreamResting
+from api_relaying_server.errors import LackOfOwn, UpstreamError, UpstreamResting
 from api_relaying_server.http1.message import Field
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.cooldown import Call, CoolDown
@@ -25,11 +26,16 @@ from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.told import told_by_error, told_by_response
 from api_relaying_server.upstream.translation import UpstreamBase
 
+LOG = logging.getLogger("api_relaying_server.upstream")
+
 PATIENCE = 3.0
 """Seconds that a call waits for a slot and a token together; a client's own patience is longer,
 and the thread that waits is wanted by others.
 """
 
+
+QUIET = 60.0
+"""Seconds between two lines in the log about lacks of our own."""
 
 PLENTY = 256
 """Calls that may be spared where no rate is set: more than a pool gets done in a second."""
@@ -74,7 +80,8 @@ class GuardedUpstream:
         self.slots = slots
         self.tokens = tokens
         self.refused: Counter[str | None] = Counter()
-        self._lock = threading.Lock()  # guards that one
+        self._lock = threading.Lock()  # guards that one and the one below
+        self._lack_said_at = float("-inf")
         self._upstream = upstream
         self._clock = clock
 
@@ -102,6 +109,8 @@ class GuardedUpstream:
         except BaseException as error:
             told = told_by_error(error) if isinstance(error, UpstreamError) else None
             self.cooldown.settle(call, told)
+            if isinstance(error, LackOfOwn):
+                self._say_lack(error)
             self._leave(call)
             raise
         fetch.exchange.then(lambda fault: self._end(call, fault))
@@ -158,6 +167,16 @@ class GuardedUpstream:
 
     def _leave(self, call: Call) -> None:
         self.slots.give_back(self._clock() - call.at)
+
+    # What the log is told.
+
+    def _say_lack(self, error: LackOfOwn) -> None:
+        with self._lock:
+            now = self._clock()
+            if now < self._lack_said_at + QUIET:
+                return
+            self._lack_said_at = now
+        LOG.error("%s; who needs the upstream gets 503, and it is not to blame", error.detail)
 
     # For work that can wait.
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from api_relaying_server.caching.freshness import lifetime
 from api_relaying_server.caching.policy import Policy
-from api_relaying_server.errors import UpstreamError, UpstreamTimeout
+from api_relaying_server.errors import LackOfOwn, UpstreamError, UpstreamTimeout
 from api_relaying_server.http1.grammar import delta_seconds, parse_date, split_lists, unquote
 from api_relaying_server.http1.message import Fields, ResponseHead
 
@@ -96,8 +96,10 @@ def _is_failure(
     return not (span.explicit and span.seconds > 0)
 
 
-def told_by_error(error: UpstreamError) -> Told:
-    """What it says when no response came, or not all of it."""
+def told_by_error(error: UpstreamError) -> Told | None:
+    """What it says when no response came, or not all of it; None where that was a lack of ours."""
+    if isinstance(error, LackOfOwn):
+        return None
     if isinstance(error, UpstreamTimeout) and not error.concerns_all:
         return Told(Scope.UPSTREAM, _words(error), hangs=True)
     if error.concerns_all:
