@@ -37,6 +37,7 @@ from api_relaying_server.upstream.told import (
     LONGEST_WAIT,
     Scope,
     Told,
+    clock_skew,
     told_by_error,
     told_by_response,
 )
@@ -628,6 +629,26 @@ class StatusTest(ToldCase):
                 words = (other.proxy_error or "").replace("_", " ")
                 self.assertEqual(told_by_error(other), Told(Scope.TARGET, words, counts=True))
         self.assertIsNone(told_by_error(LackOfOwn("no descriptor")))
+
+
+class ClockTest(unittest.TestCase):
+    """How far the upstream's clock is off, as its answers show."""
+
+    def test_skew(self):
+        for date, fields, skew in (
+            (NOW, (), 0.0),
+            (NOW + 10, (), 0.0),
+            (NOW - 5, (), 0.0),
+            (NOW + 610, (), 600.0),
+            (NOW - 605, (), -600.0),
+            (NOW + 610, (("Age", "7"),), 600.0),
+            (NOW - 605, (("Age", "7"),), 0.0),
+        ):
+            head = answered(200, ("Date", format_date(date)), *fields)
+            self.assertEqual(clock_skew(head.fields, NOW - 5, NOW + 10), skew)
+        for told in ("", "yesterday"):
+            self.assertEqual(clock_skew(answered(200, ("Date", told)).fields, NOW, NOW), 0.0)
+        self.assertEqual(clock_skew(answered().fields, NOW, NOW), 0.0)
 
 
 class RetryAfterTest(ToldCase):

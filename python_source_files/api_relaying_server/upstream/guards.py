@@ -23,7 +23,7 @@ from api_relaying_server.upstream.cooldown import Call, CoolDown
 from api_relaying_server.upstream.exchange import OnInterim
 from api_relaying_server.upstream.rests import ANONYMOUS, Asked
 from api_relaying_server.upstream.session import Fetch
-from api_relaying_server.upstream.told import told_by_error, told_by_response
+from api_relaying_server.upstream.told import clock_skew, told_by_error, told_by_response
 from api_relaying_server.upstream.translation import UpstreamBase
 
 LOG = logging.getLogger("api_relaying_server.upstream")
@@ -36,6 +36,9 @@ and the thread that waits is wanted by others.
 
 QUIET = 60.0
 """Seconds between two lines in the log about lacks of our own."""
+
+MOST_SKEW = 60.0
+"""Seconds by which the upstream's clock may be off before it is said in the log."""
 
 PLENTY = 256
 """Calls that may be spared where no rate is set: more than a pool gets done in a second."""
@@ -80,8 +83,9 @@ class GuardedUpstream:
         self.slots = slots
         self.tokens = tokens
         self.refused: Counter[str | None] = Counter()
-        self._lock = threading.Lock()  # guards that one and the one below
+        self._lock = threading.Lock()  # guards that one and the two below
         self._lack_said_at = float("-inf")
+        self._skew_said = False
         self._upstream = upstream
         self._clock = clock
 
@@ -117,6 +121,7 @@ class GuardedUpstream:
         head = fetch.exchange.head
         told = told_by_response(method, target, head, fetch.request_time, fetch.response_time)
         self.cooldown.settle(call, told)
+        self._look_at_clock(clock_skew(head.fields, fetch.request_time, fetch.response_time))
         return fetch
 
     # Before the call...
@@ -177,6 +182,22 @@ class GuardedUpstream:
                 return
             self._lack_said_at = now
         LOG.error("%s; who needs the upstream gets 503, and it is not to blame", error.detail)
+
+    def _look_at_clock(self, skew: float) -> None:
+        if abs(skew) <= MOST_SKEW or self._skew_said:
+            return
+        with self._lock:
+            if self._skew_said:
+                return
+            self._skew_said = True
+        LOG.warning(
+            "by its Date the upstream's clock is %.0f s %s this machine's: %s; set them right",
+            abs(skew),
+            "ahead of" if skew > 0 else "behind",
+            "its answers count as of their arrival"
+            if skew > 0
+            else "its answers count as so much older, and fresh ones may not be stored",
+        )
 
     # For work that can wait.
 

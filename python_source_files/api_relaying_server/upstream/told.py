@@ -111,6 +111,21 @@ def _words(error: UpstreamError) -> str:
     return (error.proxy_error or "a failure").replace("_", " ")
 
 
+def clock_skew(fields: Fields, request_time: float, response_time: float) -> float:
+    """Seconds by which the upstream's clock is ahead of ours, below 0 behind, as far as a response
+    shows; 0 without a `Date`.
+
+    It was made at `Date` (RFC 9110, 6.6.1), by the upstream's clock, and that lies between the
+    request and its arrival by ours; one that a cache has kept, with an `Age`, before that.
+    """
+    date = parse_date(fields.first("date") or "", response_time)
+    if date is None:
+        return 0.0
+    if date > response_time:
+        return date - response_time
+    return min(0.0, date - request_time) if "age" not in fields else 0.0
+
+
 # --- Retry-After (RFC 9110, 10.2.3) ---
 
 
