@@ -4,7 +4,28 @@
 
 from __future__ import annotations
 
+import errno
 import math
+
+_LONGEST_CHAIN = 10
+"""Causes of an error that are looked at."""
+
+_LACKS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
+
+
+def is_own_lack(error: BaseException | None) -> bool:
+    """True where an error, or what caused it, is that this process or machine has no descriptor,
+    memory or thread left.
+    """
+    for _ in range(_LONGEST_CHAIN):
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _LACKS:
+            return True
+        if isinstance(error, RuntimeError) and "start new thread" in str(error):
+            return True
+        if error is None:
+            break
+        error = error.__cause__
+    return False
 
 
 class RelayError(Exception):
@@ -121,6 +142,12 @@ class UpstreamCut(UpstreamError):
     proxy_error = "http_response_incomplete"
 
 
+class UpstreamNameTimeout(UpstreamConnectTimeout):
+    """The upstream's name was not resolved within its time."""
+
+    proxy_error = "dns_timeout"
+
+
 class UpstreamTlsError(UpstreamError):
     """The upstream's certificate or TLS handshake failed."""
 
@@ -143,6 +170,19 @@ class UpstreamResting(UpstreamError):
         # Whole seconds, at least one: who came back sooner would be refused again.
         super().__init__(detail, retry_after=max(1, math.ceil(seconds)))
         self.reason = reason
+
+
+class LackOfOwn(UpstreamError):
+    """The relay has no descriptor, memory or thread for a call: the upstream is not to blame."""
+
+    status = 503
+    title = "The relay has too much in hand"
+    proxy_error = "proxy_internal_error"
+    reason = "own-lack"
+    concerns_all = True
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(f"what a call needs is lacking here: {detail}", retry_after=1)
 
 
 class ConfigError(Exception):

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api_relaying_server.errors import (
+    LackOfOwn,
     UpstreamConnectTimeout,
     UpstreamCut,
     UpstreamError,
+    UpstreamNameTimeout,
     UpstreamNameUnknown,
     UpstreamRefused,
     UpstreamResting,
@@ -35,6 +37,7 @@ from api_relaying_server.upstream.told import (
     LONGEST_WAIT,
     Scope,
     Told,
+    clock_skew,
     told_by_error,
     told_by_response,
 )
@@ -613,16 +616,39 @@ class StatusTest(ToldCase):
             UpstreamRefused(),
             UpstreamNameUnknown(),
             UpstreamConnectTimeout(),
+            UpstreamNameTimeout(),
             UpstreamTlsError(),
         ):
             with self.subTest(type(error).__name__):
-                self.assertEqual(told_by_error(error).scope, Scope.UPSTREAM)
-        self.assertTrue(told_by_error(UpstreamTimeout()).hangs)
+                words = (error.proxy_error or "").replace("_", " ")
+                self.assertEqual(told_by_error(error), Told(Scope.UPSTREAM, words))
+        hangs = Told(Scope.UPSTREAM, "http response timeout", hangs=True)
+        self.assertEqual(told_by_error(UpstreamTimeout()), hangs)
         for other in (ConnectionLost(), UpstreamCut(), UpstreamError()):
             with self.subTest(type(other).__name__):
-                self.assertEqual(told_by_error(other).scope, Scope.TARGET)
-                self.assertTrue(told_by_error(other).counts)
-        self.assertEqual(told_by_error(UpstreamRefused()).why, "connection refused")
+                words = (other.proxy_error or "").replace("_", " ")
+                self.assertEqual(told_by_error(other), Told(Scope.TARGET, words, counts=True))
+        self.assertIsNone(told_by_error(LackOfOwn("no descriptor")))
+
+
+class ClockTest(unittest.TestCase):
+    """How far the upstream's clock is off, as its answers show."""
+
+    def test_skew(self):
+        for date, fields, skew in (
+            (NOW, (), 0.0),
+            (NOW + 10, (), 0.0),
+            (NOW - 5, (), 0.0),
+            (NOW + 610, (), 600.0),
+            (NOW - 605, (), -600.0),
+            (NOW + 610, (("Age", "7"),), 600.0),
+            (NOW - 605, (("Age", "7"),), 0.0),
+        ):
+            head = answered(200, ("Date", format_date(date)), *fields)
+            self.assertEqual(clock_skew(head.fields, NOW - 5, NOW + 10), skew)
+        for told in ("", "yesterday"):
+            self.assertEqual(clock_skew(answered(200, ("Date", told)).fields, NOW, NOW), 0.0)
+        self.assertEqual(clock_skew(answered().fields, NOW, NOW), 0.0)
 
 
 class RetryAfterTest(ToldCase):

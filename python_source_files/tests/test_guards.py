@@ -12,12 +12,14 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.reuse import Ask
 from api_relaying_server.errors import (
     BadRequest,
+    LackOfOwn,
     UpstreamCut,
     UpstreamRefused,
     UpstreamResting,
     UpstreamTimeout,
 )
 from api_relaying_server.fetching import Caller, Fetcher, Query
+from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.upstream.budget import LATE, Slots, SlotsTaken, TokenBucket
 from api_relaying_server.upstream.cooldown import LOG, CoolDown
@@ -29,6 +31,7 @@ from api_relaying_server.upstream.translation import Client
 from tests.relay_support import PATIENCE, eventually
 from tests.upstream_support import (
     BASE,
+    NOW,
     HandClock,
     MemoryExchange,
     MemoryUpstream,
@@ -363,6 +366,39 @@ class NewsTest(GuardCase):
         with self.assertRaises(UpstreamResting) as refused:
             get(guarded)
         self.assertEqual(refused.exception.retry_after, 20)
+
+    def test_a_lack_of_ours_is_not_the_upstreams_fault(self):
+        """It rests nothing, and the log says it once."""
+        guarded = self.guard(lambda target: LackOfOwn("Too many open files"))
+        LOG.setLevel(logging.DEBUG)
+        with self.assertLogs(LOG) as logged:
+            for number in range(40):
+                with self.assertRaises(LackOfOwn) as lack:
+                    get(guarded, f"/api/{number}")
+                self.assertEqual((lack.exception.status, lack.exception.retry_after), (503, 1))
+                self.assertEqual(lack.exception.proxy_error, "proxy_internal_error")
+        self.assertEqual(len(logged.records), 1)
+        self.assertIn("Too many open files", logged.output[0])
+        self.assertEqual(guarded.cooldown.resting(), [])
+        self.assertEqual(guarded.slots.free, 4)
+        self.clock.advance(60.0)
+        with self.assertLogs(LOG), self.assertRaises(LackOfOwn):
+            get(guarded)
+
+    def test_a_clock_that_is_off_is_said_once(self):
+        for off, words in ((601.0, "601 s ahead of"), (-61.0, "61 s behind"), (60.0, "")):
+            with self.subTest(off):
+                guarded = self.guard(
+                    lambda target, off=off: answered(200, ("Date", format_date(NOW + off)))  # type: ignore[misc]
+                )
+                LOG.setLevel(logging.DEBUG)
+                with self.assertLogs(LOG) as logged:
+                    LOG.info("begin")
+                    for _ in range(3):
+                        get(guarded).exchange.close()
+                said = [line for line in logged.output if "clock" in line]
+                self.assertEqual(len(said), 1 if words else 0)
+                self.assertIn(words, "".join(said))
 
     def test_spare_is_what_nobody_waits_for(self):
         guarded = self.guard(limit=9, rate=(1.0, 4))

@@ -9,27 +9,36 @@ where it has one. Nothing is locked while a call is under way.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Callable, Protocol
 
-from api_relaying_server.errors import UpstreamError, UpstreamResting
+from api_relaying_server.errors import LackOfOwn, UpstreamError, UpstreamResting
 from api_relaying_server.http1.message import Field
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.cooldown import Call, CoolDown
 from api_relaying_server.upstream.exchange import OnInterim
 from api_relaying_server.upstream.rests import ANONYMOUS, Asked
 from api_relaying_server.upstream.session import Fetch
-from api_relaying_server.upstream.told import told_by_error, told_by_response
+from api_relaying_server.upstream.told import clock_skew, told_by_error, told_by_response
 from api_relaying_server.upstream.translation import UpstreamBase
+
+LOG = logging.getLogger("api_relaying_server.upstream")
 
 PATIENCE = 3.0
 """Seconds that a call waits for a slot and a token together; a client's own patience is longer,
 and the thread that waits is wanted by others.
 """
 
+
+QUIET = 60.0
+"""Seconds between two lines in the log about lacks of our own."""
+
+MOST_SKEW = 60.0
+"""Seconds by which the upstream's clock may be off before it is said in the log."""
 
 PLENTY = 256
 """Calls that may be spared where no rate is set: more than a pool gets done in a second."""
@@ -74,7 +83,9 @@ class GuardedUpstream:
         self.slots = slots
         self.tokens = tokens
         self.refused: Counter[str | None] = Counter()
-        self._lock = threading.Lock()  # guards that one
+        self._lock = threading.Lock()  # guards that one and the two below
+        self._lack_said_at = float("-inf")
+        self._skew_said = False
         self._upstream = upstream
         self._clock = clock
 
@@ -102,12 +113,15 @@ class GuardedUpstream:
         except BaseException as error:
             told = told_by_error(error) if isinstance(error, UpstreamError) else None
             self.cooldown.settle(call, told)
+            if isinstance(error, LackOfOwn):
+                self._say_lack(error)
             self._leave(call)
             raise
         fetch.exchange.then(lambda fault: self._end(call, fault))
         head = fetch.exchange.head
         told = told_by_response(method, target, head, fetch.request_time, fetch.response_time)
         self.cooldown.settle(call, told)
+        self._look_at_clock(clock_skew(head.fields, fetch.request_time, fetch.response_time))
         return fetch
 
     # Before the call...
@@ -158,6 +172,32 @@ class GuardedUpstream:
 
     def _leave(self, call: Call) -> None:
         self.slots.give_back(self._clock() - call.at)
+
+    # What the log is told.
+
+    def _say_lack(self, error: LackOfOwn) -> None:
+        with self._lock:
+            now = self._clock()
+            if now < self._lack_said_at + QUIET:
+                return
+            self._lack_said_at = now
+        LOG.error("%s; who needs the upstream gets 503, and it is not to blame", error.detail)
+
+    def _look_at_clock(self, skew: float) -> None:
+        if abs(skew) <= MOST_SKEW or self._skew_said:
+            return
+        with self._lock:
+            if self._skew_said:
+                return
+            self._skew_said = True
+        LOG.warning(
+            "by its Date the upstream's clock is %.0f s %s this machine's: %s; set them right",
+            abs(skew),
+            "ahead of" if skew > 0 else "behind",
+            "its answers count as of their arrival"
+            if skew > 0
+            else "its answers count as so much older, and fresh ones may not be stored",
+        )
 
     # For work that can wait.
 

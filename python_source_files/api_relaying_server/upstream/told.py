@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from api_relaying_server.caching.freshness import lifetime
 from api_relaying_server.caching.policy import Policy
-from api_relaying_server.errors import UpstreamError, UpstreamTimeout
+from api_relaying_server.errors import LackOfOwn, UpstreamError, UpstreamTimeout
 from api_relaying_server.http1.grammar import delta_seconds, parse_date, split_lists, unquote
 from api_relaying_server.http1.message import Fields, ResponseHead
 
@@ -96,8 +96,10 @@ def _is_failure(
     return not (span.explicit and span.seconds > 0)
 
 
-def told_by_error(error: UpstreamError) -> Told:
-    """What it says when no response came, or not all of it."""
+def told_by_error(error: UpstreamError) -> Told | None:
+    """What it says when no response came, or not all of it; None where that was a lack of ours."""
+    if isinstance(error, LackOfOwn):
+        return None
     if isinstance(error, UpstreamTimeout) and not error.concerns_all:
         return Told(Scope.UPSTREAM, _words(error), hangs=True)
     if error.concerns_all:
@@ -107,6 +109,21 @@ def told_by_error(error: UpstreamError) -> Told:
 
 def _words(error: UpstreamError) -> str:
     return (error.proxy_error or "a failure").replace("_", " ")
+
+
+def clock_skew(fields: Fields, request_time: float, response_time: float) -> float:
+    """Seconds by which the upstream's clock is ahead of ours, below 0 behind, as far as a response
+    shows; 0 without a `Date`.
+
+    It was made at `Date` (RFC 9110, 6.6.1), by the upstream's clock, and that lies between the
+    request and its arrival by ours; one that a cache has kept, with an `Age`, before that.
+    """
+    date = parse_date(fields.first("date") or "", response_time)
+    if date is None:
+        return 0.0
+    if date > response_time:
+        return date - response_time
+    return min(0.0, date - request_time) if "age" not in fields else 0.0
 
 
 # --- Retry-After (RFC 9110, 10.2.3) ---
