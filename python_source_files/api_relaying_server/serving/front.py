@@ -1,28 +1,31 @@
 """The front: one event loop that owns every connection no handler has, and answers fresh hits
 itself.
 
-readable -> these very bytes are known, their reply is fresh -> send               (a hit: two
-system calls) -> a whole head -> a fresh reply is in memory        -> send               (a hit
-that had to be read) -> anything else                     -> lent to a thread, given back when it
-is done, or to the lane, which brings what the store has into memory
+    readable --> these very bytes are known, their reply is fresh --> send    (two system calls)
+      |
+      +--> a whole head --> a fresh reply is in memory -------------> send    (once it is read)
+             |
+             +--> the store may have it: the lane brings it to memory --> look again --> send
+             |      | it has not
+             +------+--> a thread answers --> given back
 
-It never blocks: sockets are non-blocking while they are here, replies come from memory alone, and
-what a client does not take at once waits for the socket to be writable. Handler threads talk to it
-through `give_back` and a wake-up pipe.
+It never blocks: sockets are non-blocking, replies come from memory alone, and what a client does
+not take at once waits for its socket to be writable. Whose a connection is, and when that changes,
+is the table in `connection.py`. Other threads talk to the loop through `give_back`, `brought` and
+`call`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 import struct
 import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from typing import Callable, Optional
+from typing import Callable, Protocol
 
 from api_relaying_server.errors import BadRequest, RelayError
 from api_relaying_server.http1.heads import (
@@ -33,7 +36,7 @@ from api_relaying_server.http1.heads import (
     parse_request_head,
 )
 from api_relaying_server.http1.message import RequestHead
-from api_relaying_server.operations.served import NONE, Observer, OnHit, Served
+from api_relaying_server.operations.served import NONE, OnHit, Served
 from api_relaying_server.serving.body import GRACE, MIN_RATE, SILENCE, HeldBody
 from api_relaying_server.serving.connection import (
     BROUGHT,
@@ -42,12 +45,13 @@ from api_relaying_server.serving.connection import (
     LENT,
     LINGERING,
     READING,
+    RETURNED,
     WRITING,
     Connection,
 )
 from api_relaying_server.serving.door import Door, Limits
 from api_relaying_server.serving.lane import Lane
-from api_relaying_server.serving.poller import READ, WRITE, make_poller
+from api_relaying_server.serving.poller import READ, WRITE, Poller, Waker, make_poller
 from api_relaying_server.serving.problems import problem_bytes
 from api_relaying_server.tiers.hot import Reply
 
@@ -96,59 +100,59 @@ def _saying_close(wire: bytes) -> bytes:
     return kept + b"\r\nConnection: close" + END_OF_HEAD + body
 
 
-Lookup = Callable[[RequestHead, float], Optional[Reply]]
-Dispatch = Callable[[Connection], None]
+class Backend(Protocol):
+    """What is behind the front."""
 
+    def from_memory(self, request: RequestHead, now: float) -> Reply | None:
+        """The reply to a request, where a fresh one is in memory. Never blocks."""
 
-def _never() -> bool:
-    return False
+    def dispatch(self, conn: Connection) -> None:
+        """Lends a connection to a handler. Raises RelayError where there is none for it."""
 
+    def is_crowded(self) -> bool:
+        """True where threads are too few to let one wait for a body."""
 
-def _nothing() -> None:
-    pass
+    def tell(self, served: Served) -> None:
+        """Tells those who watch of a request that was refused."""
+
+    def count_bug(self) -> None:
+        """One more fault of our own."""
 
 
 class Front:
-    """The event loop. `heads` maps request heads to replies; `lookup` finds one for a head that is
-    not in it.
-
-    `dispatch` lends a connection to a handler and raises RelayError where there is none for it. A
-    `lane` is asked before.
+    """The event loop. `heads` maps request heads to replies; what they do not answer is for
+    `behind`, and for the `lane` before that. `on_hit` is told of each answer from memory.
     """
 
     def __init__(
         self,
         listeners: Sequence[socket.socket],
         heads: dict[bytes, Reply],
-        lookup: Lookup,
-        dispatch: Dispatch,
+        behind: Backend,
         limits: Limits,
+        lane: Lane | None = None,
+        on_hit: OnHit | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._heads = heads
-        self._lookup = lookup
-        self._dispatch = dispatch
+        self._behind = behind
         self._limits = limits
+        self._lane = lane
+        self.on_hit = on_hit
         self._clock = clock
-        self.lane: Lane | None = None
-        self.on_hit: OnHit | None = None
-        self.on_refusal: Observer | None = None
-        self.is_crowded: Callable[[], bool] = _never
-        self.on_bug: Callable[[], None] = _nothing
         self._connections: dict[int, Connection] = {}
-        self._poller = make_poller()
+        self._poller: Poller = make_poller()
         self._door = Door(
             listeners, limits, self._connections, self._poller, self._welcome, self._close
         )
+        # Connections that the loop is to look at, and calls that it is to make, from other threads.
         self._returned: deque[Connection] = deque()
         self._calls: deque[Callable[[], None]] = deque()
-        self._woken_already = False
-        self._wake_in, self._wake_out = os.pipe()
-        os.set_blocking(self._wake_in, False)
-        os.set_blocking(self._wake_out, False)
-        self._poller.register(self._wake_in, READ)
+        self._waker = Waker()
+        self._poller.register(self._waker.fd, READ)
         self._running = True
         self._stopping = False
+        self._ended = False
         self._drain_until = 0.0
         self._next_sweep = 0.0
         self._closes_idle = False
@@ -190,7 +194,7 @@ class Front:
         """Logs and counts a fault of our own; what its client is told."""
         number = uuid.uuid4().hex[:12]
         LOG.exception("%s (%s)", what, number)
-        self.on_bug()
+        self._behind.count_bug()
         return RelayError(f"a fault of the relay; its log tells more under {number}")
 
     def _pass(self, events: list[tuple[int, int]]) -> None:
@@ -235,8 +239,8 @@ class Front:
         self._after_pass(now)
 
     def _after_pass(self, now: float) -> None:
-        if self.lane is not None and self.lane.gathered:
-            self.lane.go()
+        if self._lane is not None and self._lane.gathered:
+            self._lane.go()
         if now >= self._next_sweep:
             self._sweep(now)
 
@@ -248,12 +252,22 @@ class Front:
     def _other_event(self, conn: Connection | None, fd: int, now: float) -> None:
         if conn is not None:
             self._not_reading_event(conn, now)
-        elif fd == self._wake_in:
+        elif fd == self._waker.fd:
             self._woken(now)
         else:
             self._door.knocked(fd, now)
 
     # Requests.
+
+    def _look(self, conn: Connection, now: float) -> None:
+        """Answers what has come by now, if anything has."""
+        try:
+            data = conn.recv(RECEIVE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        self._received(conn, data, now)
 
     def _received(self, conn: Connection, data: bytes, now: float) -> None:
         if not data:
@@ -317,7 +331,7 @@ class Front:
             reply = self._reply_to_all_but_restless(head)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
             request = parse_request_head(head)
-            reply = self._lookup(request, now) if len(head) <= LONGEST_HERE else None
+            reply = self._behind.from_memory(request, now) if len(head) <= LONGEST_HERE else None
             if reply is None or not (now < reply.valid_until or reply.renew(now)):
                 self._lend(conn, request, now)
                 return
@@ -375,7 +389,7 @@ class Front:
 
     def _wait_to_write(self, conn: Connection, rest: memoryview, now: float) -> None:
         conn.out = rest
-        conn.state = WRITING
+        conn.move(WRITING)
         conn.deadline = now + self._limits.timeout_idle
         if conn.parked:
             conn.parked = False
@@ -395,27 +409,36 @@ class Front:
     def _not_reading_event(self, conn: Connection, now: float) -> None:
         if conn.state == LENT:
             self._park(conn)
+        elif conn.state == RETURNED:
+            self._take_back(conn, now)
+            if conn.state == READING:
+                self._look(conn, now)
+        elif conn.state == BROUGHT:
+            self._answer_brought(conn, now)
         elif conn.state == LINGERING:
             self._read_and_drop(conn)
         elif conn.state == HOLDING:
             self._more_of_body(conn, now)
         elif conn.state == WRITING and conn.out is not None:
-            try:
-                sent = conn.send(conn.out)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                self._close(conn)
-                return
-            # What is taken buys time, so that a trickle does not buy it all.
-            conn.deadline = min(now + self._limits.timeout_idle, conn.deadline + sent / MIN_RATE)
-            conn.out = conn.out[sent:]
-            if not conn.out:
-                conn.out = None
-                conn.state = READING
-                self._poller.modify(conn.fd, READ)
-                self._sent_all(conn, now)
-                self._advance(conn, now)
+            self._write_on(conn, conn.out, now)
+
+    def _write_on(self, conn: Connection, rest: memoryview, now: float) -> None:
+        try:
+            sent = conn.send(rest)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._close(conn)
+            return
+        # What is taken buys time, so that a trickle does not buy it all.
+        conn.deadline = min(now + self._limits.timeout_idle, conn.deadline + sent / MIN_RATE)
+        conn.out = rest[sent:]
+        if not conn.out:
+            conn.out = None
+            conn.move(READING)
+            self._poller.modify(conn.fd, READ)
+            self._sent_all(conn, now)
+            self._advance(conn, now)
 
     # Handlers.
 
@@ -427,31 +450,35 @@ class Front:
 
     def _hand_over(self, conn: Connection, now: float) -> None:
         conn.held = None
-        conn.state = LENT
         conn.deadline = float("inf")
+        conn.move(LENT)
         if conn.seen is None and self._is_taken_by_lane(conn):
             return
         try:
-            self._dispatch(conn)
+            self._behind.dispatch(conn)
         except RelayError as error:
-            conn.state = READING
+            conn.move(RETURNED)  # nobody has taken it
             self._refuse(conn, error, now, conn.request.raw if conn.request is not None else None)
 
     def _is_taken_by_lane(self, conn: Connection) -> bool:
         request = conn.request
-        if self.lane is None or request is None or len(request.raw or b"") > LONGEST_HERE:
+        if self._lane is None or request is None or len(request.raw or b"") > LONGEST_HERE:
             return False  # the loop would have to decide about it
-        return self.lane.takes(conn)
+        return self._lane.takes(conn)
 
     def _holds(self, conn: Connection, request: RequestHead, now: float) -> bool:
         """True where threads are short and the body is not here yet: no thread waits for it."""
-        if not self.is_crowded() or "expect" in request.fields or body_framing(request) == 0:
+        if (
+            not self._behind.is_crowded()
+            or "expect" in request.fields
+            or body_framing(request) == 0
+        ):
             return False
         held = HeldBody(body_framing(request))
         if held.is_ready(conn.buffer):
             return False
         conn.held = held
-        conn.state = HOLDING
+        conn.move(HOLDING)
         conn.deadline = now + min(SILENCE, self._limits.timeout_idle)
         return True
 
@@ -484,67 +511,58 @@ class Front:
         """
         self._poller.unregister(conn.fd)
         conn.parked = True
-        if conn.state == READING:  # given back in this very moment
-            self._unpark(conn)
+        # Whoever gives it back moves it first and looks at `parked` then: one of us sees the other.
+        if conn.state == RETURNED:
+            self._returned.append(conn)
+            self._waker.wake()
 
     def _unpark(self, conn: Connection) -> None:
-        if conn.parked and conn.state == READING:
+        if conn.parked:
             conn.parked = False
             self._poller.register(conn.fd, READ)
 
     def give_back(self, conn: Connection) -> None:
-        """A handler is done with a connection; `closes` tells whether it ends. From any thread."""
-        if conn.closes or conn.buffer or conn.out is not None or self._stopping:
+        """A handler is done with a connection that was lent to it; `closes` tells whether it ends.
+        From the thread that has it, which may not touch it after this.
+        """
+        has_more = conn.closes or bool(conn.buffer) or conn.out is not None
+        if not has_more:
+            conn.request = conn.seen = None
+            conn.deadline = self._clock() + self._limits.timeout_idle
+        conn.move(RETURNED)
+        # From here on it is the loop's: what is read of it is a hint that the loop checks.
+        if has_more or conn.parked or self._stopping:
             self._returned.append(conn)
-            self._wake()
-            return
-        conn.request = conn.seen = None
-        conn.deadline = self._clock() + self._limits.timeout_idle
-        conn.state = READING  # from here on it is the loop's
-        if conn.parked or self._stopping:
-            self._returned.append(conn)
-            self._wake()
+            self._waker.wake()
+        if self._ended:
+            self._close_late(conn)
 
     def brought(self, conns: Sequence[Connection]) -> None:
-        """What these ask for has been brought into memory. From any thread."""
+        """What these ask for has been brought into memory. From the thread that has them."""
         for conn in conns:
-            conn.state = BROUGHT
+            conn.move(BROUGHT)
         self._returned.extend(conns)
-        self._wake()
+        self._waker.wake()
+        if self._ended:
+            for conn in conns:
+                self._close_late(conn)
 
     def call(self, function: Callable[[], None]) -> None:
         """Has the loop call a function. From any thread."""
         self._calls.append(function)
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._woken_already:
-            return  # whatever was put there before this is seen with the rest
-        self._woken_already = True
-        try:
-            os.write(self._wake_out, b"!")
-        except BlockingIOError:
-            pass  # the pipe is full of calls to wake up: that is enough
-        except OSError:
-            pass  # the loop has ended
+        self._waker.wake()
 
     def _woken(self, now: float) -> None:
-        try:
-            os.read(self._wake_in, 4096)
-        except BlockingIOError:
-            pass
-        self._woken_already = False
+        self._waker.heard()
         while self._calls:
             self._calls.popleft()()
         while self._returned:
+            # This says where to look; only the state says whether there is anything to do.
             conn = self._returned.popleft()
-            if conn.state == LENT:
+            if conn.state == RETURNED:
                 self._take_back(conn, now)
             elif conn.state == BROUGHT:
                 self._answer_brought(conn, now)
-            else:
-                self._unpark(conn)
-                self._go_on(conn, now)
 
     def _take_back(self, conn: Connection, now: float) -> None:
         conn.request = conn.seen = None
@@ -557,17 +575,18 @@ class Front:
         if conn.out is not None:
             self._wait_to_write(conn, conn.out, now)
             return
-        conn.state = READING
+        conn.move(READING)
         self._unpark(conn)
         self._go_on(conn, now)
 
     def _answer_brought(self, conn: Connection, now: float) -> None:
         """Answers a request whose response is in memory by now; it may not be what it wants."""
-        request, conn.state = conn.request, READING
+        request = conn.request
+        conn.move(READING)
         self._unpark(conn)
         head = request.raw if request is not None else None
         try:
-            reply = self._lookup(request, now) if request is not None else None
+            reply = self._behind.from_memory(request, now) if request is not None else None
             if reply is None or not (now < reply.valid_until or reply.renew(now)):
                 self._hand_over(conn, now)
                 return
@@ -581,7 +600,7 @@ class Front:
     def _go_on(self, conn: Connection, now: float) -> None:
         """After an answer: the next request, which may have come already."""
         if self._closes_idle and conn.state == READING and not conn.buffer:
-            self._last_look(conn, now)
+            self._end_idle(conn, now)
         else:
             self._advance(conn, now)
 
@@ -596,11 +615,10 @@ class Front:
         LOG.debug("refused a request from %s: %s", conn.address, error.detail)
         with_body = head is None or not head.startswith(b"HEAD ")
         answer = problem_bytes(error, with_body)
-        if self.on_refusal is not None:
-            size = len(answer) - answer.index(END_OF_HEAD) - len(END_OF_HEAD)
-            self.on_refusal(
-                Served(conn.address, head or b"", error.status, size, NONE, None, 0.0, now)
-            )
+        size = len(answer) - answer.index(END_OF_HEAD) - len(END_OF_HEAD)
+        self._behind.tell(
+            Served(conn.address, head or b"", error.status, size, NONE, None, 0.0, now)
+        )
         try:
             conn.send(answer)
         except OSError:
@@ -622,7 +640,7 @@ class Front:
             self._close(conn, registered)
             return
         conn.parked = False
-        conn.state = LINGERING
+        conn.move(LINGERING)
         conn.buffer = b""
         conn.deadline = now + LINGER
 
@@ -643,7 +661,7 @@ class Front:
     def _close(self, conn: Connection, registered: bool = True) -> None:
         if conn.state == CLOSED:
             return
-        conn.state = CLOSED
+        conn.move(CLOSED)
         self._connections.pop(conn.fd, None)
         self._door.has_left(conn)
         if registered:
@@ -706,9 +724,9 @@ class Front:
             self._end_late(conn, now)
         if len(late) > ENDS_AT_ONCE:
             self._next_sweep = now
-            self._wake()
+            self._waker.wake()
         for conn in [conn for conn in self._connections.values() if conn.state == HOLDING]:
-            if self.is_crowded():
+            if self._behind.is_crowded():
                 break
             self._hand_over(conn, now)
         self._door.look_again(now)
@@ -740,19 +758,19 @@ class Front:
             self._drain_until = now + drain
             self._door.shut(now)
             for conn in list(self._connections.values()):
-                if idle_too and conn.state == READING and not conn.buffer:
-                    self._last_look(conn, now)
+                if conn.state == RETURNED:
+                    self._take_back(conn, now)
+                elif idle_too and conn.state == READING and not conn.buffer:
+                    self._end_idle(conn, now)
             self._end_if_drained(now)
 
         self.call(begin)
 
-    def _last_look(self, conn: Connection, now: float) -> None:
+    def _end_idle(self, conn: Connection, now: float) -> None:
         """A request that has come already is answered, as the last; an idle connection ends."""
-        try:
-            data = conn.recv(RECEIVE)
-        except OSError:
-            data = b""
-        self._received(conn, data, now)
+        self._look(conn, now)
+        if conn.state == READING and not conn.buffer:
+            self._close(conn)
 
     def stop_now(self) -> None:
         """Ends the loop at once."""
@@ -769,12 +787,25 @@ class Front:
             self._next_sweep = min(self._next_sweep, now + 0.05)
 
     def _close_everything(self) -> None:
+        """The loop has ended. A connection that a thread still has is that thread's to close."""
+        self._ended = True
         for conn in list(self._connections.values()):
-            self._close(conn)
+            if conn.state == LENT:
+                with contextlib.suppress(OSError):
+                    conn.sock.shutdown(socket.SHUT_RDWR)  # its thread waits for nothing any more
+            else:
+                self._close_late(conn)
         self._door.close()
         self._poller.close()
-        os.close(self._wake_in)
-        os.close(self._wake_out)
+        self._waker.close()
+
+    def _close_late(self, conn: Connection) -> None:
+        """Closes a connection that nobody has after the loop's end: nobody lends it any more, and
+        of two threads that come here one finds it.
+        """
+        if conn.state != LENT and self._connections.pop(conn.fd, None) is not None:
+            conn.move(CLOSED)
+            conn.sock.close()
 
     def __len__(self) -> int:
         """How many connections there are."""
