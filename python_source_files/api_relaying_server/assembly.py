@@ -188,7 +188,7 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
         settings.threads,
         settings.max_body,
         settings.trust_forwarded,
-        _watchers(counters, log, upstream),
+        _watchers(counters, log, upstream, hot),
     )
     if neighbours is not None:
         server.front.watch(neighbours.bell, neighbours.catch_up)
@@ -198,11 +198,13 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
     return Worker(server, store, refresher, settings.drain, counters, log, ahead, warm_at, tallies)
 
 
-def _watchers(counters: Counters, log: AccessLog | None, upstream: UpstreamLike) -> Watchers:
+def _watchers(
+    counters: Counters, log: AccessLog | None, upstream: UpstreamLike, hot: HotTier
+) -> Watchers:
     chore = upstream.close_ended if isinstance(upstream, Upstream) else nothing
-    if log is None:
-        return Watchers(None, (counters.answered,), chore)
-    return Watchers(log.hit, (counters.answered, log.answered), chore)
+    on_served = (counters.answered,) if log is None else (counters.answered, log.answered)
+    on_hit = log.hit if log is not None else None
+    return Watchers(on_hit, on_served, chore, hot.forget_rendered)
 
 
 def _warm_at(settings: Settings, server: RelayServer, place: Place | None) -> WarmAt | None:

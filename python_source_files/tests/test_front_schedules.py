@@ -184,14 +184,14 @@ class World:
         self.owner: dict[int, str] = {}
         self.sockets: dict[int, Socket] = {}
         behind: Any = self
-        self.front = Front([], {}, behind, Limits(), behind, clock=lambda: 1000.0)
+        self.front = Front([], {}, behind, Limits(), behind, clock=lambda: 1000.0, wall=lambda: 0.0)
         self.connections = [self._connect(100 + number) for number in range(connections)]
 
     def _connect(self, fd: int) -> Connection:
         self.owner[fd] = "loop"
         self.sockets[fd] = sock = Socket(self, fd)
         self.play.running = "loop"
-        self.front._welcome(sock, ("192.0.2.1", 1), 1000.0)  # type: ignore[arg-type]
+        self.front._welcome(sock, ("192.0.2.1", 1))  # type: ignore[arg-type]
         return self.front._connections[fd]
 
     def fault(self, what: str) -> None:
@@ -209,6 +209,9 @@ class World:
     def count_bug(self) -> None:
         """The front has run into a fault."""
         self.fault("a fault of the front")
+
+    def clock_went_back(self, seconds: float) -> None:
+        """It does not."""
 
     def is_crowded(self) -> bool:
         """There are threads enough."""

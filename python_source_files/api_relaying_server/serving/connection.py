@@ -66,10 +66,10 @@ class Connection:
     watch it: its client sent more, or left, while a handler had it. `buffer` holds bytes that have
     come and belong to no answered request; `out` bytes that are still to be sent; `closes` tells
     that it ends after this answer, `resets` that it ends with a reset, so that its client sees that
-    something is missing; `deadline` the Unix time at which the front closes it; `request` the
-    request whose head has come, for its handler, `since` when (Unix time), `held` what watches its
-    body meanwhile, `seen` what the lane found stored for it. `recv` and `send` are the socket's
-    own, bound once.
+    something is missing; `deadline` when the front closes it (seconds of the monotonic clock, as
+    all times here); `request` the request whose head has come, for its handler, `since` when,
+    `held` what watches its body meanwhile, `seen` what the lane found stored for it. `recv` and
+    `send` are the socket's own, bound once.
     """
 
     __slots__ = (

@@ -60,7 +60,7 @@ class Door:
     """Lets connections in, within `limits`, from `listeners`.
 
     `connections` are all that are in, by descriptor; `welcome` gets each new one with its client's
-    address and the time, `close` ends one that is in.
+    address, `close` ends one that is in. Times are seconds of a clock that only goes forward.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Door:
         limits: Limits,
         connections: Mapping[int, Connection],
         poller: Poller,
-        welcome: Callable[[socket.SocketType, Any, float], None],
+        welcome: Callable[[socket.SocketType, Any], None],
         close: Callable[[Connection], None],
     ) -> None:
         self._listeners = {sock.fileno(): sock for sock in listeners}
@@ -119,7 +119,7 @@ class Door:
                 continue
             if len(self._connections) >= self._room:
                 self._close_oldest_idle()
-            self._welcome(sock, address, now)
+            self._welcome(sock, address)
 
     def _counts_in(self, address: tuple[str, int]) -> bool:
         """Counts one more of a client; False where it has as many as it may."""

@@ -118,10 +118,14 @@ class Backend(Protocol):
     def count_bug(self) -> None:
         """One more fault of our own."""
 
+    def clock_went_back(self, seconds: float) -> None:
+        """What was rendered for a moment that is to come again may not go out before it does."""
+
 
 class Front:
     """The event loop. `heads` maps request heads to replies; what they do not answer is for
-    `behind`, and for the `lane` before that. `on_hit` is told of each answer from memory.
+    `behind`, and for the `lane` before that. `on_hit` is told of each answer from memory. `clock`
+    only goes forward; `wall` is the Unix time, which people set.
     """
 
     def __init__(
@@ -132,14 +136,16 @@ class Front:
         limits: Limits,
         lane: Lane | None = None,
         on_hit: OnHit | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._heads = heads
         self._behind = behind
         self._limits = limits
+        self._timeout_idle = limits.timeout_idle
         self._lane = lane
         self.on_hit = on_hit
-        self._clock = clock
+        self._clock, self._wall = clock, wall
         self._connections: dict[int, Connection] = {}
         self._poller: Poller = make_poller()
         self._door = Door(
@@ -160,7 +166,8 @@ class Front:
         self._bell: Sequence[int] = (0,)
         self._bell_seen = 0
         self._on_bell: Callable[[], None] | None = None
-        self.beat = 0.0
+        self.beat = clock()  # when the present pass began, in seconds of `clock`: for all deadlines
+        self.now = 0.0  # the same as Unix time: for replies and logs alone
 
     @property
     def listeners(self) -> list[socket.socket]:
@@ -197,14 +204,17 @@ class Front:
         self._behind.count_bug()
         return RelayError(f"a fault of the relay; its log tells more under {number}")
 
-    def _pass(self, events: list[tuple[int, int]]) -> None:
-        now = self.beat = self._clock()
+    def _pass(self, events: list[tuple[int, int]]) -> None:  # noqa: C901 (a call costs each hit)
+        now, beat = self._wall(), self._clock()
+        if now < self.now:
+            self._behind.clock_went_back(self.now - now)
+        self.now, self.beat = now, beat
         connections, heads, on_hit = self._connections, self._heads, self.on_hit
-        idle_until = now + self._limits.timeout_idle
+        idle_until = beat + self._timeout_idle
         for fd, _ in events:
             conn = connections.get(fd)
             if conn is None or conn.state != READING:
-                self._other_event(conn, fd, now)
+                self._other_event(conn, fd)
                 continue
             try:
                 data = conn.recv(RECEIVE)
@@ -233,33 +243,30 @@ class Front:
                 if sent == len(reply.wire):
                     conn.deadline = idle_until
                     continue
-                self._sent_partly(conn, reply, sent, now)
+                self._sent_partly(conn, reply, sent)
                 continue
-            self._received(conn, data, now)
-        self._after_pass(now)
-
-    def _after_pass(self, now: float) -> None:
+            self._received(conn, data)
         if self._lane is not None and self._lane.gathered:
             self._lane.go()
-        if now >= self._next_sweep:
-            self._sweep(now)
+        if beat >= self._next_sweep:
+            self._sweep()
 
     def _hear_bell(self) -> None:
         self._bell_seen = self._bell[0]  # first: whoever rings meanwhile is heard next time
         if self._on_bell is not None:
             self._on_bell()
 
-    def _other_event(self, conn: Connection | None, fd: int, now: float) -> None:
+    def _other_event(self, conn: Connection | None, fd: int) -> None:
         if conn is not None:
-            self._not_reading_event(conn, now)
+            self._not_reading_event(conn)
         elif fd == self._waker.fd:
-            self._woken(now)
+            self._woken()
         else:
-            self._door.knocked(fd, now)
+            self._door.knocked(fd, self.beat)
 
     # Requests.
 
-    def _look(self, conn: Connection, now: float) -> None:
+    def _look(self, conn: Connection) -> None:
         """Answers what has come by now, if anything has."""
         try:
             data = conn.recv(RECEIVE)
@@ -267,37 +274,37 @@ class Front:
             return
         except OSError:
             data = b""
-        self._received(conn, data, now)
+        self._received(conn, data)
 
-    def _received(self, conn: Connection, data: bytes, now: float) -> None:
+    def _received(self, conn: Connection, data: bytes) -> None:
         if not data:
             self._close(conn)
             return
         if not conn.buffer:
             if data == b"\r\n":
                 return  # an old client's extra line end (RFC 9112, 2.2): it buys no time
-            conn.deadline = now + self._limits.timeout_head
+            conn.deadline = self.beat + self._limits.timeout_head
             end = data.find(END_OF_HEAD)
             if end > 0 and end == len(data) - 4 and data[0] > 32:
-                self._answer_alone(conn, data, now)
+                self._answer_alone(conn, data)
                 return
         conn.buffer += data
-        self._advance(conn, now)
+        self._advance(conn)
 
-    def _answer_alone(self, conn: Connection, head: bytes, now: float) -> None:
+    def _answer_alone(self, conn: Connection, head: bytes) -> None:
         """Answers a head that came alone and whole, as most do: nothing has to be put together."""
         try:
             if len(head) > self._limits.max_head:
                 raise BadRequest(
                     f"the head is longer than {self._limits.max_head} bytes", status=431
                 )
-            self._answer(conn, head, now)
+            self._answer(conn, head)
         except RelayError as error:
-            self._refuse(conn, error, now, head)
+            self._refuse(conn, error, head)
         except Exception:
-            self._refuse(conn, self._of_a_bug("answering a request failed"), now, head)
+            self._refuse(conn, self._of_a_bug("answering a request failed"), head)
 
-    def _advance(self, conn: Connection, now: float) -> None:
+    def _advance(self, conn: Connection) -> None:
         """Answers what stands in the buffer, request by request, as far as memory can."""
         while conn.state == READING and conn.buffer:
             head: bytes | None = conn.buffer
@@ -305,11 +312,11 @@ class Front:
                 head = self._next_head(conn)
                 if head is None:
                     return
-                self._answer(conn, head, now)
+                self._answer(conn, head)
             except RelayError as error:
-                self._refuse(conn, error, now, head)
+                self._refuse(conn, error, head)
             except Exception:
-                self._refuse(conn, self._of_a_bug("answering a request failed"), now, head)
+                self._refuse(conn, self._of_a_bug("answering a request failed"), head)
 
     def _next_head(self, conn: Connection) -> bytes | None:
         buffer = conn.buffer
@@ -325,7 +332,8 @@ class Front:
         conn.buffer = buffer[end:]
         return buffer[start:end]
 
-    def _answer(self, conn: Connection, head: bytes, now: float) -> None:
+    def _answer(self, conn: Connection, head: bytes) -> None:
+        now = self.now
         reply = self._heads.get(head)
         if reply is None and known_lines.restless:
             reply = self._reply_to_all_but_restless(head)
@@ -333,17 +341,17 @@ class Front:
             request = parse_request_head(head)
             reply = self._behind.from_memory(request, now) if len(head) <= LONGEST_HERE else None
             if reply is None or not (now < reply.valid_until or reply.renew(now)):
-                self._lend(conn, request, now)
+                self._lend(conn, request)
                 return
-        self._reply(conn, head, reply, now)
+        self._reply(conn, head, reply)
 
-    def _reply(self, conn: Connection, head: bytes, reply: Reply, now: float) -> None:
+    def _reply(self, conn: Connection, head: bytes, reply: Reply) -> None:
         reply.hits += 1
         if self.on_hit is not None:
-            self.on_hit((conn.address, head, reply, now))
+            self.on_hit((conn.address, head, reply, self.now))
         conn.closes = reply.closes or self._stopping
         wire = reply.wire if conn.closes == reply.closes else _saying_close(reply.wire)
-        self._send(conn, wire, reply.tail, now)
+        self._send(conn, wire, reply.tail)
 
     def _reply_to_all_but_restless(self, head: bytes) -> Reply | None:
         """The reply to a head that is known but for request ids and the like, on which the answer
@@ -357,12 +365,12 @@ class Front:
 
     # Sending.
 
-    def _sent_partly(self, conn: Connection, reply: Reply, sent: int, now: float) -> None:
+    def _sent_partly(self, conn: Connection, reply: Reply, sent: int) -> None:
         if sent < 0:
             sent = 0  # a full socket buffer, or a dead client: writing again tells
-        self._wait_to_write(conn, memoryview(reply.wire)[sent:], now)
+        self._wait_to_write(conn, memoryview(reply.wire)[sent:])
 
-    def _send(self, conn: Connection, data: bytes, tail: bytes | None, now: float) -> None:
+    def _send(self, conn: Connection, data: bytes, tail: bytes | None) -> None:
         total = len(data) + (len(tail) if tail is not None else 0)
         if tail is not None:
             self.spare(conn)
@@ -374,12 +382,12 @@ class Front:
             self._close(conn)
             return
         if sent == total:
-            self._sent_all(conn, now)
+            self._sent_all(conn)
         elif tail is None or sent < len(data):
             whole = data if tail is None else data + tail
-            self._wait_to_write(conn, memoryview(whole)[sent:], now)
+            self._wait_to_write(conn, memoryview(whole)[sent:])
         else:
-            self._wait_to_write(conn, memoryview(tail)[sent - len(data) :], now)
+            self._wait_to_write(conn, memoryview(tail)[sent - len(data) :])
 
     def spare(self, conn: Connection) -> None:
         """Has the system hold little of a large answer while many are not read. Any thread."""
@@ -387,42 +395,42 @@ class Front:
             with contextlib.suppress(OSError):
                 conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
 
-    def _wait_to_write(self, conn: Connection, rest: memoryview, now: float) -> None:
+    def _wait_to_write(self, conn: Connection, rest: memoryview) -> None:
         conn.out = rest
         conn.move(WRITING)
-        conn.deadline = now + self._limits.timeout_idle
+        conn.deadline = self.beat + self._timeout_idle
         if conn.parked:
             conn.parked = False
             self._poller.register(conn.fd, WRITE)
         else:
             self._poller.modify(conn.fd, WRITE)
 
-    def _sent_all(self, conn: Connection, now: float) -> None:
+    def _sent_all(self, conn: Connection) -> None:
         if conn.closes or self._stopping:
             if conn.buffer:  # there may be more, and closing on unread bytes is a reset
-                self._linger(conn, now, registered=True)
+                self._linger(conn, registered=True)
             else:
                 self._close(conn)
             return
-        conn.deadline = now + self._limits.timeout_idle
+        conn.deadline = self.beat + self._timeout_idle
 
-    def _not_reading_event(self, conn: Connection, now: float) -> None:
+    def _not_reading_event(self, conn: Connection) -> None:
         if conn.state == LENT:
             self._park(conn)
         elif conn.state == RETURNED:
-            self._take_back(conn, now)
+            self._take_back(conn)
             if conn.state == READING:
-                self._look(conn, now)
+                self._look(conn)
         elif conn.state == BROUGHT:
-            self._answer_brought(conn, now)
+            self._answer_brought(conn)
         elif conn.state == LINGERING:
             self._read_and_drop(conn)
         elif conn.state == HOLDING:
-            self._more_of_body(conn, now)
+            self._more_of_body(conn)
         elif conn.state == WRITING and conn.out is not None:
-            self._write_on(conn, conn.out, now)
+            self._write_on(conn, conn.out)
 
-    def _write_on(self, conn: Connection, rest: memoryview, now: float) -> None:
+    def _write_on(self, conn: Connection, rest: memoryview) -> None:
         try:
             sent = conn.send(rest)
         except (BlockingIOError, InterruptedError):
@@ -431,24 +439,24 @@ class Front:
             self._close(conn)
             return
         # What is taken buys time, so that a trickle does not buy it all.
-        conn.deadline = min(now + self._limits.timeout_idle, conn.deadline + sent / MIN_RATE)
+        conn.deadline = min(self.beat + self._timeout_idle, conn.deadline + sent / MIN_RATE)
         conn.out = rest[sent:]
         if not conn.out:
             conn.out = None
             conn.move(READING)
             self._poller.modify(conn.fd, READ)
-            self._sent_all(conn, now)
-            self._advance(conn, now)
+            self._sent_all(conn)
+            self._advance(conn)
 
     # Handlers.
 
-    def _lend(self, conn: Connection, request: RequestHead, now: float) -> None:
+    def _lend(self, conn: Connection, request: RequestHead) -> None:
         conn.request = request
-        conn.since = now
-        if not self._holds(conn, request, now):
-            self._hand_over(conn, now)
+        conn.since = self.beat
+        if not self._holds(conn, request):
+            self._hand_over(conn)
 
-    def _hand_over(self, conn: Connection, now: float) -> None:
+    def _hand_over(self, conn: Connection) -> None:
         conn.held = None
         conn.deadline = float("inf")
         conn.move(LENT)
@@ -458,7 +466,7 @@ class Front:
             self._behind.dispatch(conn)
         except RelayError as error:
             conn.move(RETURNED)  # nobody has taken it
-            self._refuse(conn, error, now, conn.request.raw if conn.request is not None else None)
+            self._refuse(conn, error, conn.request.raw if conn.request is not None else None)
 
     def _is_taken_by_lane(self, conn: Connection) -> bool:
         request = conn.request
@@ -466,7 +474,7 @@ class Front:
             return False  # the loop would have to decide about it
         return self._lane.takes(conn)
 
-    def _holds(self, conn: Connection, request: RequestHead, now: float) -> bool:
+    def _holds(self, conn: Connection, request: RequestHead) -> bool:
         """True where threads are short and the body is not here yet: no thread waits for it."""
         if (
             not self._behind.is_crowded()
@@ -479,10 +487,10 @@ class Front:
             return False
         conn.held = held
         conn.move(HOLDING)
-        conn.deadline = now + min(SILENCE, self._limits.timeout_idle)
+        conn.deadline = self.beat + min(SILENCE, self._timeout_idle)
         return True
 
-    def _more_of_body(self, conn: Connection, now: float) -> None:
+    def _more_of_body(self, conn: Connection) -> None:
         try:
             data = conn.recv(RECEIVE)
         except (BlockingIOError, InterruptedError):
@@ -494,14 +502,14 @@ class Front:
             return
         conn.buffer += data
         conn.deadline = min(
-            now + min(SILENCE, self._limits.timeout_idle),
+            self.beat + min(SILENCE, self._timeout_idle),
             conn.since + GRACE + len(conn.buffer) / MIN_RATE,
         )
         try:
             if conn.held.is_ready(data):
-                self._hand_over(conn, now)
+                self._hand_over(conn)
         except RelayError as error:
-            self._refuse(conn, error, now, conn.request.raw if conn.request is not None else None)
+            self._refuse(conn, error, conn.request.raw if conn.request is not None else None)
 
     def _park(self, conn: Connection) -> None:
         """Watches a lent connection no more; its client has something to say, or has left.
@@ -528,7 +536,7 @@ class Front:
         has_more = conn.closes or bool(conn.buffer) or conn.out is not None
         if not has_more:
             conn.request = conn.seen = None
-            conn.deadline = self._clock() + self._limits.timeout_idle
+            conn.deadline = self._clock() + self._timeout_idle
         conn.move(RETURNED)
         # From here on it is the loop's: what is read of it is a hint that the loop checks.
         if has_more or conn.parked or self._stopping:
@@ -552,7 +560,7 @@ class Front:
         self._calls.append(function)
         self._waker.wake()
 
-    def _woken(self, now: float) -> None:
+    def _woken(self) -> None:
         self._waker.heard()
         while self._calls:
             self._calls.popleft()()
@@ -560,55 +568,53 @@ class Front:
             # This says where to look; only the state says whether there is anything to do.
             conn = self._returned.popleft()
             if conn.state == RETURNED:
-                self._take_back(conn, now)
+                self._take_back(conn)
             elif conn.state == BROUGHT:
-                self._answer_brought(conn, now)
+                self._answer_brought(conn)
 
-    def _take_back(self, conn: Connection, now: float) -> None:
+    def _take_back(self, conn: Connection) -> None:
         conn.request = conn.seen = None
         if conn.resets or (conn.closes and conn.out is None):
-            self._linger(conn, now, registered=not conn.parked)
+            self._linger(conn, registered=not conn.parked)
             return
-        conn.deadline = now + (
-            self._limits.timeout_head if conn.buffer else self._limits.timeout_idle
+        conn.deadline = self.beat + (
+            self._limits.timeout_head if conn.buffer else self._timeout_idle
         )
         if conn.out is not None:
-            self._wait_to_write(conn, conn.out, now)
+            self._wait_to_write(conn, conn.out)
             return
         conn.move(READING)
         self._unpark(conn)
-        self._go_on(conn, now)
+        self._go_on(conn)
 
-    def _answer_brought(self, conn: Connection, now: float) -> None:
+    def _answer_brought(self, conn: Connection) -> None:
         """Answers a request whose response is in memory by now; it may not be what it wants."""
-        request = conn.request
+        request, now = conn.request, self.now
         conn.move(READING)
         self._unpark(conn)
         head = request.raw if request is not None else None
         try:
             reply = self._behind.from_memory(request, now) if request is not None else None
             if reply is None or not (now < reply.valid_until or reply.renew(now)):
-                self._hand_over(conn, now)
+                self._hand_over(conn)
                 return
             conn.request = conn.seen = None
-            self._reply(conn, head or b"", reply, now)
+            self._reply(conn, head or b"", reply)
         except Exception:
-            self._refuse(conn, self._of_a_bug("answering a request failed"), now, head)
+            self._refuse(conn, self._of_a_bug("answering a request failed"), head)
         if conn.state == READING:
-            self._go_on(conn, now)
+            self._go_on(conn)
 
-    def _go_on(self, conn: Connection, now: float) -> None:
+    def _go_on(self, conn: Connection) -> None:
         """After an answer: the next request, which may have come already."""
         if self._closes_idle and conn.state == READING and not conn.buffer:
-            self._end_idle(conn, now)
+            self._end_idle(conn)
         else:
-            self._advance(conn, now)
+            self._advance(conn)
 
     # Ends.
 
-    def _refuse(
-        self, conn: Connection, error: RelayError, now: float, head: bytes | None = None
-    ) -> None:
+    def _refuse(self, conn: Connection, error: RelayError, head: bytes | None = None) -> None:
         """Tells the client what is wrong and ends the connection: nothing behind it can be trusted
         (RFC 9112, 9.6). `head` is the request's, as far as it came.
         """
@@ -617,16 +623,16 @@ class Front:
         answer = problem_bytes(error, with_body)
         size = len(answer) - answer.index(END_OF_HEAD) - len(END_OF_HEAD)
         self._behind.tell(
-            Served(conn.address, head or b"", error.status, size, NONE, None, 0.0, now)
+            Served(conn.address, head or b"", error.status, size, NONE, None, 0.0, self.now)
         )
         try:
             conn.send(answer)
         except OSError:
             self._close(conn)
             return
-        self._linger(conn, now, registered=True)
+        self._linger(conn, registered=True)
 
-    def _linger(self, conn: Connection, now: float, registered: bool) -> None:
+    def _linger(self, conn: Connection, registered: bool) -> None:
         try:
             if conn.resets:
                 conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
@@ -642,7 +648,7 @@ class Front:
         conn.parked = False
         conn.move(LINGERING)
         conn.buffer = b""
-        conn.deadline = now + LINGER
+        conn.deadline = self.beat + LINGER
 
     def _read_and_drop(self, conn: Connection) -> None:
         dropped = 0
@@ -670,10 +676,10 @@ class Front:
 
     # Beginnings.
 
-    def _welcome(self, sock: socket.SocketType, address: tuple[str, int], now: float) -> None:
+    def _welcome(self, sock: socket.SocketType, address: tuple[str, int]) -> None:
         """A connection has been let in."""
         sock.setblocking(False)
-        conn = Connection(sock, address, now + self._limits.timeout_head)
+        conn = Connection(sock, address, self.beat + self._limits.timeout_head)
         self._connections[conn.fd] = conn
         # Most clients have sent their request by now: trying saves a round of the loop.
         try:
@@ -684,14 +690,15 @@ class Front:
         except OSError:
             self._close(conn, registered=False)
             return
+        now = self.now
         reply = self._heads.get(data)
         if reply is not None and reply.closes and (now < reply.valid_until or reply.renew(now)):
-            if self._answer_and_close(conn, data, reply, now):
+            if self._answer_and_close(conn, data, reply):
                 return
         self._poller.register(conn.fd, READ)
-        self._received(conn, data, now)
+        self._received(conn, data)
 
-    def _answer_and_close(self, conn: Connection, head: bytes, reply: Reply, now: float) -> bool:
+    def _answer_and_close(self, conn: Connection, head: bytes, reply: Reply) -> bool:
         """Answers the only request of a connection; False where that takes more than one call."""
         if reply.tail is not None:
             return False
@@ -703,42 +710,42 @@ class Front:
             return False
         reply.hits += 1
         if self.on_hit is not None:
-            self.on_hit((conn.address, head, reply, now))
+            self.on_hit((conn.address, head, reply, self.now))
         if sent == len(reply.wire):
             self._close(conn, registered=False)
         else:
             self._poller.register(conn.fd, READ)
             conn.closes = True
-            self._sent_partly(conn, reply, sent, now)
+            self._sent_partly(conn, reply, sent)
         return True
 
     # Time.
 
-    def _sweep(self, now: float) -> None:
+    def _sweep(self) -> None:
         """Once a second: closes what is past its deadline, accepts again, ends the drain."""
-        self._next_sweep = now + 1.0
+        self._next_sweep = self.beat + 1.0
         writers = sum([conn.state == WRITING for conn in self._connections.values()])
         self._sparing = writers > WRITERS and hasattr(socket, "TCP_NOTSENT_LOWAT")
-        late = [conn for conn in self._connections.values() if conn.deadline < now]
+        late = [conn for conn in self._connections.values() if conn.deadline < self.beat]
         for conn in late[:ENDS_AT_ONCE]:
-            self._end_late(conn, now)
+            self._end_late(conn)
         if len(late) > ENDS_AT_ONCE:
-            self._next_sweep = now
+            self._next_sweep = self.beat
             self._waker.wake()
         for conn in [conn for conn in self._connections.values() if conn.state == HOLDING]:
             if self._behind.is_crowded():
                 break
-            self._hand_over(conn, now)
-        self._door.look_again(now)
+            self._hand_over(conn)
+        self._door.look_again(self.beat)
         if self._stopping:
-            self._end_if_drained(now)
+            self._end_if_drained()
 
-    def _end_late(self, conn: Connection, now: float) -> None:
+    def _end_late(self, conn: Connection) -> None:
         if conn.state == HOLDING:
-            self._refuse(conn, BadRequest("the body did not come in time", status=408), now)
+            self._refuse(conn, BadRequest("the body did not come in time", status=408))
         elif conn.state == READING and conn.buffer:
             late = BadRequest("the head did not come in time", status=408)
-            self._refuse(conn, late, now, conn.buffer)
+            self._refuse(conn, late, conn.buffer)
         else:
             self._close(conn)
 
@@ -752,23 +759,22 @@ class Front:
         """
 
         def begin() -> None:
-            now = self._clock()
             self._stopping, self._closes_idle = True, idle_too
             self._heads = {}  # no reply goes out as it is: each has to say that it is the last
-            self._drain_until = now + drain
-            self._door.shut(now)
+            self._drain_until = self.beat + drain
+            self._door.shut(self.beat)
             for conn in list(self._connections.values()):
                 if conn.state == RETURNED:
-                    self._take_back(conn, now)
+                    self._take_back(conn)
                 elif idle_too and conn.state == READING and not conn.buffer:
-                    self._end_idle(conn, now)
-            self._end_if_drained(now)
+                    self._end_idle(conn)
+            self._end_if_drained()
 
         self.call(begin)
 
-    def _end_idle(self, conn: Connection, now: float) -> None:
+    def _end_idle(self, conn: Connection) -> None:
         """A request that has come already is answered, as the last; an idle connection ends."""
-        self._look(conn, now)
+        self._look(conn)
         if conn.state == READING and not conn.buffer:
             self._close(conn)
 
@@ -780,11 +786,11 @@ class Front:
 
         self.call(end)
 
-    def _end_if_drained(self, now: float) -> None:
-        if not self._connections or now >= self._drain_until:
+    def _end_if_drained(self) -> None:
+        if not self._connections or self.beat >= self._drain_until:
             self._running = False
         else:
-            self._next_sweep = min(self._next_sweep, now + 0.05)
+            self._next_sweep = min(self._next_sweep, self.beat + 0.05)
 
     def _close_everything(self) -> None:
         """The loop has ended. A connection that a thread still has is that thread's to close."""

@@ -55,13 +55,14 @@ Job = tuple[Connection, str, float]
 
 
 class Watchers(NamedTuple):
-    """Who is told what: of each answer from memory, of each other request, and, a few times a
-    second, to do what has to be done now and then.
+    """Who is told what: of each answer from memory, of each other request, a few times a second to
+    do what has to be done now and then, and that the wall clock has gone back.
     """
 
     on_hit: OnHit | None = None
     on_served: Sequence[Observer] = ()
     chore: Callable[[], None] = nothing
+    on_clock_back: Callable[[], None] = nothing
 
 
 NOBODY = Watchers()
@@ -221,6 +222,12 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         """One more fault of our own."""
         with self._work_to_do:
             self.bugs += 1
+
+    def clock_went_back(self, seconds: float) -> None:
+        """The Unix time is one that has been already."""
+        if seconds >= 1:
+            LOG.warning("the clock went back by %.0f s", seconds)
+        self._watchers.on_clock_back()
 
     def client_at(self, address: str) -> Client:
         """The client at a peer's address."""
