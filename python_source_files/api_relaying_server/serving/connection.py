@@ -14,11 +14,13 @@ from typing import Any, Protocol
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.keeping import Seen
 
-READING, HOLDING, WRITING, LENT, RETURNED, BROUGHT, LINGERING, CLOSED = STATES = range(8)
+NEW, READING, HOLDING, WRITING, LENT, RETURNED, BROUGHT, LINGERING, CLOSED = STATES = range(9)
 
 # fmt: off
 MOVES: dict[int, frozenset[int]] = {
     # state: who has the connection, and what it waits for
+    NEW:       frozenset((READING, CLOSED)),
+               # the loop: the first byte
     READING:   frozenset((HOLDING, WRITING, LENT, LINGERING, CLOSED)),
                # the loop: a request
     HOLDING:   frozenset((LENT, LINGERING, CLOSED)),
@@ -41,7 +43,7 @@ MOVES: dict[int, frozenset[int]] = {
 loop: at any time one thread may make a move.
 """
 
-NAMES = ("READING", "HOLDING", "WRITING", "LENT", "RETURNED", "BROUGHT", "LINGERING", "CLOSED")
+NAMES = "NEW READING HOLDING WRITING LENT RETURNED BROUGHT LINGERING CLOSED".split()
 
 
 class IllegalMove(Exception):
@@ -104,7 +106,7 @@ class Connection:
         self.resets = False
         self.held: Held | None = None
         self.deadline = deadline
-        self.state = READING
+        self.state = NEW
         self.since = 0.0
         self.request: RequestHead | None = None
         self.seen: Seen | None = None

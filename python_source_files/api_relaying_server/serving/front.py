@@ -44,12 +44,13 @@ from api_relaying_server.serving.connection import (
     HOLDING,
     LENT,
     LINGERING,
+    NEW,
     READING,
     RETURNED,
     WRITING,
     Connection,
 )
-from api_relaying_server.serving.door import Door, Limits
+from api_relaying_server.serving.door import LINGER, Door, Limits
 from api_relaying_server.serving.lane import Lane
 from api_relaying_server.serving.poller import READ, WRITE, Poller, Waker, make_poller
 from api_relaying_server.serving.problems import problem_bytes
@@ -63,11 +64,6 @@ RECEIVE = 16384
 LONGEST_HERE = 4096
 """Bytes of the longest head that the loop itself decides about; what takes long to think about is
 for a thread (measured: 0.5 s for a preference of 15,000 members and 32 variants).
-"""
-
-LINGER = 2.0
-"""Seconds to wait for a client to read a last answer before its connection is closed for good (RFC
-9112, 9.6).
 """
 
 LINGER_READS = 262144
@@ -283,6 +279,8 @@ class Front:
         if not conn.buffer:
             if data == b"\r\n":
                 return  # an old client's extra line end (RFC 9112, 2.2): it buys no time
+            if conn.state == NEW:
+                conn.move(READING)
             conn.deadline = self.beat + self._limits.timeout_head
             end = data.find(END_OF_HEAD)
             if end > 0 and end == len(data) - 4 and data[0] > 32:
@@ -415,7 +413,9 @@ class Front:
         conn.deadline = self.beat + self._timeout_idle
 
     def _not_reading_event(self, conn: Connection) -> None:
-        if conn.state == LENT:
+        if conn.state == NEW:
+            self._look(conn)
+        elif conn.state == LENT:
             self._park(conn)
         elif conn.state == RETURNED:
             self._take_back(conn)
@@ -693,6 +693,7 @@ class Front:
         now = self.now
         reply = self._heads.get(data)
         if reply is not None and reply.closes and (now < reply.valid_until or reply.renew(now)):
+            conn.move(READING)
             if self._answer_and_close(conn, data, reply):
                 return
         self._poller.register(conn.fd, READ)
