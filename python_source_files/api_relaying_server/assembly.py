@@ -23,7 +23,8 @@ from api_relaying_server.operations.tallies import Tallies
 from api_relaying_server.operations.warm_at import WarmAt
 from api_relaying_server.relay import Relay
 from api_relaying_server.serving.door import Limits
-from api_relaying_server.serving.server import RelayServer, listen
+from api_relaying_server.serving.server import RelayServer, Watchers, listen
+from api_relaying_server.serving.watch import nothing
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.tiers.ahead import RefreshAhead
 from api_relaying_server.tiers.hot import HotTier
@@ -187,19 +188,23 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
         settings.threads,
         settings.max_body,
         settings.trust_forwarded,
+        _watchers(counters, log, upstream, hot),
     )
     if neighbours is not None:
         server.front.watch(neighbours.bell, neighbours.catch_up)
-    if isinstance(upstream, Upstream):
-        server.chore = upstream.close_ended
-    server.observers.append(counters.answered)
-    if log is not None:
-        server.observers.append(log.answered)
-        server.front.on_hit = log.hit
     ahead = _refresh_ahead(settings, hot, keeper, relay, guarded, refresher)
     warm_at = _warm_at(settings, server, place)
     tallies = Tallies(place.memory, place.slot) if place is not None else None
     return Worker(server, store, refresher, settings.drain, counters, log, ahead, warm_at, tallies)
+
+
+def _watchers(
+    counters: Counters, log: AccessLog | None, upstream: UpstreamLike, hot: HotTier
+) -> Watchers:
+    chore = upstream.close_ended if isinstance(upstream, Upstream) else nothing
+    on_served = (counters.answered,) if log is None else (counters.answered, log.answered)
+    on_hit = log.hit if log is not None else None
+    return Watchers(on_hit, on_served, chore, hot.forget_rendered)
 
 
 def _warm_at(settings: Settings, server: RelayServer, place: Place | None) -> WarmAt | None:

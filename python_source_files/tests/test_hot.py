@@ -76,6 +76,13 @@ class ReplyTest(unittest.TestCase):
         self.assertFalse(self.reply.renew(NOW))
         self.assertEqual((self.hot.size, len(self.hot)), (0, 0))
 
+    def test_bytes_rendered_for_later_are_forgotten(self) -> None:
+        self.reply.renew(NOW + 7)
+        learn(self.hot, b"head", self.reply)
+        self.hot.forget_rendered()
+        self.assertEqual(self.reply.valid_until, 0.0)
+        self.assertIs(self.hot.heads[b"head"], self.reply)
+
     def test_one_reply_for_all_heads_of_one_meaning(self) -> None:
         self.assertIs(reply_of(self.hot, self.entry, b"Via: 1.1 me\r\n"), self.reply)
         self.assertIsNot(reply_of(self.hot, self.entry, b"Connection: close\r\n"), self.reply)

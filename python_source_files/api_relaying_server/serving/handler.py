@@ -113,11 +113,10 @@ class RelayHandler(BaseHTTPRequestHandler):
         with_body = request is None or request.method != "HEAD"
         with contextlib.suppress(OSError):
             conn.send(problem_bytes(error, with_body))
-        now = time.time()
         head = (request.raw if request is not None else None) or b""
         size = len(problem_answer(error).body) if with_body else 0
-        took = max(0.0, now - conn.since)
-        return Served(conn.address, head, error.status, size, NONE, None, took, now)
+        took = time.monotonic() - conn.since
+        return Served(conn.address, head, error.status, size, NONE, None, took, time.time())
 
     # The request...
 
@@ -256,7 +255,6 @@ class RelayHandler(BaseHTTPRequestHandler):
 
     def _served(self, request: RequestHead) -> Served:
         """What those who watch are told of the request."""
-        now = time.time()
         told = self._told
         return Served(
             self.conn.address,
@@ -265,8 +263,8 @@ class RelayHandler(BaseHTTPRequestHandler):
             self._sent,
             result_of(told.fields) if told is not None else NONE,
             self._upstream,
-            max(0.0, now - self.conn.since),
-            now,
+            time.monotonic() - self.conn.since,
+            time.time(),
             self._number,
         )
 

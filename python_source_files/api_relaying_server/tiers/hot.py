@@ -287,6 +287,13 @@ class HotTier:
             for key in list(self._entries):
                 self._remove(key)
 
+    def forget_rendered(self) -> None:
+        """Has each reply rendered anew before it goes out again: the clock has gone back."""
+        with self._lock:
+            for entry in self._entries.values():
+                for reply in entry.replies.values():
+                    reply.valid_until = 0.0
+
     def records(self) -> dict[str, Record]:
         """All that is kept, by key."""
         with self._lock:
