@@ -22,6 +22,16 @@ class Held(Protocol):
         """True once a thread should take over; `data` is what has come since the last time."""
 
 
+class Rest(Protocol):
+    """What is still to be sent to a client."""
+
+    def __len__(self) -> int:
+        """Bytes."""
+
+    def send(self, conn: Connection) -> int:
+        """Gives the system what it takes now; how many bytes that were. Raises OSError."""
+
+
 class ClientGone(Exception):
     """The client closed its connection, or takes or sends nothing any more."""
 
@@ -30,8 +40,8 @@ class Connection:
     """One client's connection.
 
     `parked` tells that the loop does not watch it: its client sent more, or left, while a handler
-    had it. `buffer` holds bytes that have come and belong to no answered request; `out` bytes that
-    are still to be sent; `closes` tells that it ends after this answer, `resets` that it ends with
+    had it. `buffer` holds bytes that have come and belong to no answered request; `out` what is
+    still to be sent; `closes` tells that it ends after this answer, `resets` that it ends with
     a reset, so that its client sees that something is missing; `deadline` the Unix time at which
     the front closes it; `request` the request whose head has come, for its handler, `since` when
     (Unix time), `held` what watches its body meanwhile, `seen` what the lane found stored for it.
@@ -64,7 +74,7 @@ class Connection:
         self.recv = sock.recv
         self.send = sock.send
         self.buffer = b""
-        self.out: memoryview | None = None
+        self.out: Rest | None = None
         self.parked = False
         self.closes = False
         self.resets = False
