@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 import unittest
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Callable, ClassVar
 
@@ -106,6 +107,14 @@ class IsolationCases(unittest.TestCase):
         held.let_go.set()
         return one.result(20), two.result(20)
 
+    def until_called(self, target: str) -> None:
+        """Waits for the first call."""
+        eventually(lambda: self.calls(target), "the first call")
+
+    def until_hit(self, relay: RunningRelay, target: str, headers: Sequence[Field] = ()) -> None:
+        """Waits until a GET is a hit: what was stored reaches other processes in a moment."""
+        eventually(lambda: "hit" in relay.get(target, headers).cache_status, "a hit")
+
     def calls(self, target: str) -> int:
         """How often the origin was asked."""
         return len(self.world.calls(target))
@@ -176,7 +185,7 @@ class IsolationCases(unittest.TestCase):
 
                 target = self.play(answer)
                 clients = [self.later(self.here, target, []) for _ in range(12)]
-                eventually(lambda target=target: self.calls(target), "the first call")
+                self.until_called(target)
                 threading.Event().wait(JOINS)
                 held.let_go.set()
                 self.assertEqual({client.result(20).status for client in clients}, {200})
@@ -276,9 +285,7 @@ class IsolationCases(unittest.TestCase):
                 target = self.play(lambda asked, n: response(200, (), f"answer {n}".encode()))
                 self.assertEqual(self.here.get(target, user("A", field)).body, b"answer 1")
                 self.assertEqual(self.there.get(target).body, b"answer 2")
-                eventually(
-                    lambda target=target: "hit" in self.there.get(target).cache_status, "stored"
-                )
+                self.until_hit(self.there, target)
                 mine = self.there.get(target, user("A", field))
                 self.assertNotIn("hit", mine.cache_status)
                 self.assertNotEqual(mine.body, b"answer 2")
@@ -292,12 +299,7 @@ class IsolationCases(unittest.TestCase):
                     )
                     self.here.get(target, user("A", field))
                     for who in ([], user("B", field)):
-                        eventually(
-                            lambda target=target, who=who: (
-                                "hit" in self.there.get(target, who).cache_status
-                            ),
-                            "a shared answer",
-                        )
+                        self.until_hit(self.there, target, who)
 
     # 4. Set-Cookie
 

@@ -192,7 +192,7 @@ class Simulator:
     ) -> Outcome:
         found = assess(stored, "/x", self.policy)
         answer = prepare(request, found)
-        return Outcome(how, answer.status, answer.body, int(found.age(now)), wanted)
+        return Outcome(how, answer.status, bytes(answer.body), int(found.age(now)), wanted)
 
     def _send(
         self, method: str, request: RequestHead, drop: str, added: list[Field]

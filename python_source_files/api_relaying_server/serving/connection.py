@@ -57,6 +57,16 @@ class Held(Protocol):
         """True once a thread should take over; `data` is what has come since the last time."""
 
 
+class Rest(Protocol):
+    """What is still to be sent to a client."""
+
+    def __len__(self) -> int:
+        """Bytes."""
+
+    def send(self, conn: Connection) -> int:
+        """Gives the system what it takes now; how many bytes that were. Raises OSError."""
+
+
 class ClientGone(Exception):
     """The client closed its connection, or takes or sends nothing any more."""
 
@@ -66,7 +76,7 @@ class Connection:
 
     `state` is one of STATES and changes by `move` alone. `parked` tells that the loop does not
     watch it: its client sent more, or left, while a handler had it. `buffer` holds bytes that have
-    come and belong to no answered request; `out` bytes that are still to be sent; `closes` tells
+    come and belong to no answered request; `out` what is still to be sent; `closes` tells
     that it ends after this answer, `resets` that it ends with a reset, so that its client sees that
     something is missing; `deadline` when the front closes it (seconds of the monotonic clock, as
     all times here); `request` the request whose head has come, for its handler, `since` when,
@@ -100,7 +110,7 @@ class Connection:
         self.recv = sock.recv
         self.send = sock.send
         self.buffer = b""
-        self.out: memoryview | None = None
+        self.out: Rest | None = None
         self.parked = False
         self.closes = False
         self.resets = False

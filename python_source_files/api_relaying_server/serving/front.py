@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from typing import Callable, Protocol
 
 from api_relaying_server.errors import BadRequest, RelayError
+from api_relaying_server.http1.content import Buffer
 from api_relaying_server.http1.heads import (
     END_OF_HEAD,
     body_framing,
@@ -49,11 +50,13 @@ from api_relaying_server.serving.connection import (
     RETURNED,
     WRITING,
     Connection,
+    Rest,
 )
 from api_relaying_server.serving.door import LINGER, Door, Limits
 from api_relaying_server.serving.lane import Lane
 from api_relaying_server.serving.poller import READ, WRITE, Poller, Waker, make_poller
 from api_relaying_server.serving.problems import problem_bytes
+from api_relaying_server.serving.writing import Unsent
 from api_relaying_server.tiers.hot import Reply
 
 LOG = logging.getLogger("api_relaying_server.front")
@@ -225,7 +228,7 @@ class Front:
                 reply is not None
                 and not conn.buffer
                 and (now < reply.valid_until or reply.renew(now))
-                and reply.tail is None
+                and not reply.tail
                 and not reply.closes
             ):
                 # Counted before the system call, in which another thread may retire the entry.
@@ -366,26 +369,26 @@ class Front:
     def _sent_partly(self, conn: Connection, reply: Reply, sent: int) -> None:
         if sent < 0:
             sent = 0  # a full socket buffer, or a dead client: writing again tells
-        self._wait_to_write(conn, memoryview(reply.wire)[sent:])
+        self._wait_to_write(conn, Unsent((memoryview(reply.wire)[sent:],)))
 
-    def _send(self, conn: Connection, data: bytes, tail: bytes | None) -> None:
-        total = len(data) + (len(tail) if tail is not None else 0)
-        if tail is not None:
-            self.spare(conn)
+    def _send(self, conn: Connection, data: bytes, tail: Sequence[Buffer]) -> None:
+        unsent = None
         try:
-            sent = conn.send(data) if tail is None else conn.sock.sendmsg((data, tail))
+            if tail:
+                self.spare(conn)
+                unsent = Unsent((data, *tail))
+                unsent.send(conn)
+            elif (sent := conn.send(data)) < len(data):
+                unsent = Unsent((memoryview(data)[sent:],))
         except (BlockingIOError, InterruptedError):
-            sent = 0
+            unsent = unsent or Unsent((data,))
         except OSError:
             self._close(conn)
             return
-        if sent == total:
-            self._sent_all(conn)
-        elif tail is None or sent < len(data):
-            whole = data if tail is None else data + tail
-            self._wait_to_write(conn, memoryview(whole)[sent:])
+        if unsent:
+            self._wait_to_write(conn, unsent)
         else:
-            self._wait_to_write(conn, memoryview(tail)[sent - len(data) :])
+            self._sent_all(conn)
 
     def spare(self, conn: Connection) -> None:
         """Has the system hold little of a large answer while many are not read. Any thread."""
@@ -393,7 +396,7 @@ class Front:
             with contextlib.suppress(OSError):
                 conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
 
-    def _wait_to_write(self, conn: Connection, rest: memoryview) -> None:
+    def _wait_to_write(self, conn: Connection, rest: Rest) -> None:
         conn.out = rest
         conn.move(WRITING)
         conn.deadline = self.beat + self._timeout_idle
@@ -430,9 +433,9 @@ class Front:
         elif conn.state == WRITING and conn.out is not None:
             self._write_on(conn, conn.out)
 
-    def _write_on(self, conn: Connection, rest: memoryview) -> None:
+    def _write_on(self, conn: Connection, rest: Rest) -> None:
         try:
-            sent = conn.send(rest)
+            sent = rest.send(conn)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -440,8 +443,7 @@ class Front:
             return
         # What is taken buys time, so that a trickle does not buy it all.
         conn.deadline = min(self.beat + self._timeout_idle, conn.deadline + sent / MIN_RATE)
-        conn.out = rest[sent:]
-        if not conn.out:
+        if not rest:
             conn.out = None
             conn.move(READING)
             self._poller.modify(conn.fd, READ)
@@ -701,7 +703,7 @@ class Front:
 
     def _answer_and_close(self, conn: Connection, head: bytes, reply: Reply) -> bool:
         """Answers the only request of a connection; False where that takes more than one call."""
-        if reply.tail is not None:
+        if reply.tail:
             return False
         try:
             sent = conn.send(reply.wire)

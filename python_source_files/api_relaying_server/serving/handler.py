@@ -20,6 +20,7 @@ from api_relaying_server.caching.storing import end_to_end
 from api_relaying_server.errors import BadRequest, RelayError, UpstreamError
 from api_relaying_server.fetching import Caller
 from api_relaying_server.http1.chunked import LAST_CHUNK, encode_chunk
+from api_relaying_server.http1.content import pieces_of
 from api_relaying_server.http1.heads import body_framing, wants_close
 from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import render_fields, render_status_line
@@ -197,7 +198,7 @@ class RelayHandler(BaseHTTPRequestHandler):
             return keeps
         pending = head
         try:
-            for piece in answer.pieces():
+            for piece in answer.stream:
                 self._writer.send(pending + (encode_chunk(piece) if chunked else piece))
                 pending = b""
                 self._told = answer
@@ -216,13 +217,11 @@ class RelayHandler(BaseHTTPRequestHandler):
         """Writes an answer that is in memory; what the client does not take at once is the front's
         to send, so that no thread waits for it.
         """
-        first = answer.body[:_JOINED]
-        if len(first) < len(answer.body):
+        if len(answer.body) > _JOINED:
             self._owner.spare(self.conn)
-            self._writer.send(head + first)
-            self._writer.send_last(memoryview(answer.body)[_JOINED:])
+            self._writer.send_last(head, *pieces_of(answer.body))
         else:
-            self._writer.send_last(head + first)
+            self._writer.send_last(head + bytes(answer.body))
         self._told = answer
         self._sent = len(answer.body)
 
