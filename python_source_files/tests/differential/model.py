@@ -1,0 +1,578 @@
+"""Which answers a client may be given: the contract, as short as it can be said honestly.
+
+The model knows everything that the origin answered, and when (`Answer`), and what a client asked
+and got (`Asked`). A content that a client got is allowed where some answer of the origin, the
+*base*, brought it, and some answer, the *voucher* (the base itself, or a 304, 206 or HEAD about the
+same validators), lets it be used for this client at this moment. It is the client's *own* voucher
+where it answered this very request; else it must be shareable. `objections` says what stands
+against one such pair. Wherever moments leave a doubt, the client's answer is allowed.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+
+from .events import Answer, Asked, Fields, content_in, joined, rendered
+from .origin import UNSAFE, spans_of, takes_gzip
+
+SLACK = 0.5
+"""Seconds between the origin's sending and the relay's receiving, on a busy machine."""
+
+PATIENCE = 0.9
+"""Seconds that an upstream may hang before a stale answer goes out in its place."""
+
+REST = 61.0
+"""Seconds that the relay may leave alone what has failed, at most."""
+
+CREDENTIALS = re.compile(
+    "authorization|cookie|.*(api-?key|token|auth|secret|session|password|credential"
+    "|subscription-key).*"
+)
+ONE_REQUEST = {408, 413, 416, 417, 421, 425, 426, 428, 429, 431, 511}
+"""Statuses that are about one request."""
+
+BY_DEFAULT = {200, 203, 204, 206, 300, 301, 308}
+NEGATIVE = {404, 410}
+FAILURES = {429, 500, 502, 503, 504}
+PLACES = {
+    "forwarded", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip", "proxy",
+    "x-original-url", "x-rewrite-url", "x-forwarded-host", "x-forwarded-ssl", "x-forwarded-scheme",
+}  # fmt: skip
+"""Fields of an untrusted client that must not reach the origin."""
+
+
+class Setting(NamedTuple):
+    """What the relay was told. `news` are the seconds in which nodes hear of each other."""
+
+    default_ttl: float = 2.0
+    negative_ttl: float = 1.0
+    stale_if_error: float = 86400.0
+    cool_down: float = 0.0
+    news: float = 0.5
+    ignored: tuple[str, ...] = ()
+
+
+class Violation(NamedTuple):
+    """An answer that was not to be given, the rule that it breaks, and why; or a request (an
+    `Answer` of the origin) that was not to be sent on.
+    """
+
+    rule: str
+    why: str
+    event: Asked | Answer
+
+
+# --- what an answer says of itself
+
+
+class Words(NamedTuple):
+    """The caching fields that count for a shared cache. `lifetime` is None without a given one."""
+
+    lifetime: float | None = None
+    names: frozenset[str] = frozenset()
+    private_fields: frozenset[str] = frozenset()
+    serves_stale_for: float = 0.0
+    said: bool = False
+    targeted: bool = False
+
+    def any(self, *names: str) -> bool:
+        """True where one of these directives is there."""
+        return any(name in self.names for name in names)
+
+
+@functools.lru_cache(maxsize=4096)
+def words(fields: Fields) -> Words:
+    """The words of a response: CDN-Cache-Control, if it holds anything valid, before the others
+    (RFC 9213, 2.2), then s-maxage, max-age, Expires (RFC 9111, 4.2.1).
+    """
+    general = _directives(joined(fields, "cache-control") or "")
+    targeted = {
+        name: value
+        for name, value in _directives(joined(fields, "cdn-cache-control") or "").items()
+        if '"' not in (value or "")  # a String where an Integer belongs is no lifetime
+    }
+    found = targeted or general
+    lifetime = None
+    for name in ("s-maxage", "max-age"):
+        value = found.get(name)
+        if value is not None and value.isdigit():
+            lifetime = float(value)
+            break
+    expires = joined(fields, "expires")
+    if lifetime is None and expires is not None and not targeted:
+        date = joined(fields, "date") or expires
+        spell = parsedate_to_datetime(expires) - parsedate_to_datetime(date)
+        lifetime = max(0.0, spell.total_seconds())
+    private = (found.get("private") or "").strip('"').lower()
+    names = set(found)
+    if private:
+        names.discard("private")
+    return Words(
+        lifetime,
+        frozenset(names),
+        frozenset(re.split(r"\s*,\s*", private)) if private else frozenset(),
+        float(found.get("stale-while-revalidate") or 0),
+        bool(found) or expires is not None,
+        bool(targeted),
+    )
+
+
+def _directives(value: str) -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for member in re.findall(r'(?:[^,"]|"[^"]*")+', value):
+        name, equals, argument = member.strip().partition("=")
+        found[name.lower()] = argument if equals else None
+    return found
+
+
+def credentials(fields: dict[str, str]) -> dict[str, str]:
+    """The credentials among the fields of a request (lower-case names)."""
+    return {name: value for name, value in fields.items() if CREDENTIALS.fullmatch(name)}
+
+
+def permitted(answer: Answer) -> bool:
+    """True where the credentials of the request, if any, do not keep the answer from others."""
+    said = words(answer.fields)
+    open_to_all = said.any("public", "s-maxage")
+    for name in credentials(answer.seen):
+        also = said.any("must-revalidate") if name == "authorization" else said.targeted
+        if not (open_to_all or also):
+            return False
+    return True
+
+
+# --- may it be kept, and for whom
+
+
+def keeping(base: Answer) -> Iterator[tuple[str, str]]:
+    """What stands against keeping an answer, or giving it to others who wait for it."""
+    said = words(base.fields)
+    if base.method not in ("GET", "HEAD"):
+        yield "own", f"the answer to a {base.method}"
+    if said.any("private", "no-store"):
+        yield "private", "its origin says private or no-store"
+    given = said.lifetime is not None
+    if not permitted(base):
+        yield "credentials", "made for credentials, and its origin does not say it is for others"
+    elif credentials(base.seen) and not given and not said.any("no-cache"):
+        yield "credentials", "made for credentials, fresh only by a lifetime of the relay's own"
+    if base.get("set-cookie") and not given and "set-cookie" not in said.private_fields:
+        yield "set-cookie", "it sets a cookie, and its origin gave it no lifetime"
+    if not base.whole:
+        yield "bytes", "it broke off"
+    if base.status in ONE_REQUEST:
+        yield "status", f"a {base.status} is about one request"
+    if "range" in base.seen and base.status not in (200, 206, 304):
+        yield "status", f"a {base.status} that a Range was answered with"
+
+
+def renewing(voucher: Answer) -> Iterator[tuple[str, str]]:
+    """What stands against a 304 or HEAD, got for another, saying that what is stored is fresh."""
+    said = words(voucher.fields)
+    if said.any("private", "no-store"):
+        yield "private", f"the {voucher.status} that renewed it is private or no-store"
+    if not permitted(voucher) and said.lifetime is None:
+        yield "credentials", "renewed by the answer to credentials, without a given lifetime"
+
+
+def selects(answer: Answer, asked: Asked, setting: Setting) -> bool:
+    """True where the fields that the answer's `Vary` names are as the origin would see them."""
+    for name in _varies(answer.get("vary")):
+        if name == "*":
+            return False
+        there = answer.seen.get(name)
+        here = as_seen(asked, setting).get(name)
+        if name == "origin":
+            allowed = answer.get("access-control-allow-origin")
+            controlled = any(key.lower().startswith("access-control-") for key, _ in answer.fields)
+            if (allowed == "*" or not controlled) and there is not None and here is not None:
+                continue
+        if _normal(name, there) != _normal(name, here):
+            return False
+    return True
+
+
+def _varies(vary: str | None) -> list[str]:
+    """The members of a Vary, lower case; "*" for all of it where one is no token."""
+    members = [member.strip().lower() for member in (vary or "").split(",") if member.strip()]
+    readable = all(re.fullmatch(r"[!#$%&'+.^_`|~0-9a-z-]+", member) for member in members)
+    return members if readable else ["*"]
+
+
+def as_seen(asked: Asked, setting: Setting) -> dict[str, str]:
+    """The fields of a client as the origin is to see them."""
+    seen = {name: value for name, value in asked.sent.items() if name not in setting.ignored}
+    seen.update({"x-forwarded-for": asked.address, "x-forwarded-proto": "http"})
+    return seen
+
+
+def _normal(name: str, value: str | None) -> object:
+    """A selecting value without what its own grammar gives no meaning."""
+    if value is None:
+        return None
+    if name in ("accept-encoding", "accept-language", "accept-charset"):
+        weights = set()
+        for member in value.lower().split(","):
+            coding, _, rest = member.partition(";")
+            if coding.strip():
+                weights.add((coding.strip(), float(rest.partition("q=")[2] or 1)))
+        return frozenset(weights)
+    return re.sub(r"\s*,\s*", ",", value)
+
+
+# --- the log
+
+
+class Log:
+    """All that the origin answered and all that clients got, by what the model looks for."""
+
+    def __init__(self, answers: Iterable[Answer], asked: Iterable[Asked]) -> None:
+        self.by_serial: dict[int, Answer] = {}
+        self.by_target: dict[str, list[Answer]] = defaultdict(list)
+        self.by_tag: dict[str, list[Answer]] = defaultdict(list)
+        self.by_content: dict[str, list[Answer]] = defaultdict(list)
+        self.bases: dict[str, list[Answer]] = defaultdict(list)
+        self.failed: list[Answer] = []
+        self.unsafe: dict[str, list[tuple[Asked, int]]] = defaultdict(list)
+        for answer in answers:
+            self.by_serial[answer.serial] = answer
+            self.by_target[answer.target].append(answer)
+            self.by_tag[answer.tag].append(answer)
+            if answer.status in FAILURES:
+                self.failed.append(answer)
+            if answer.status != 304:
+                self.by_content[answer.content].append(answer)
+        self.asked = list(asked)
+        for one in self.asked:
+            own = self.by_serial.get(int(one.get("x-serial") or 0))
+            if one.method in UNSAFE and one.outcome == "answered" and own and own.status < 400:
+                self.unsafe[one.target].append((one, own.version))
+
+    def keepable(self, content: str) -> list[Answer]:
+        """The answers that brought a content and could be kept; if there is none, the others."""
+        if content not in self.bases:
+            found = self.by_content[content]
+            good = [base for base in found if not list(keeping(base))]
+            one_of_a_kind = {
+                (base.status, base.method, words(base.fields), tuple(credentials(base.seen))): base
+                for base in good or found
+            }
+            self.bases[content] = list(one_of_a_kind.values())
+        return self.bases[content]
+
+
+def own(answer: Answer, asked: Asked, setting: Setting) -> bool:
+    """True where the origin's answer may be the one to this very request."""
+    if answer.target != asked.target:
+        return False
+    if answer.method != asked.method and (answer.method in UNSAFE or asked.method in UNSAFE):
+        return False
+    number = int(answer.seen.get("x-number", 0))
+    if number or asked.number:
+        return number == asked.number
+    return (
+        asked.began <= answer.arrived <= asked.ended
+        and credentials(answer.seen) == credentials(as_seen(asked, setting))
+        and selects(answer._replace(fields=(("Vary", "accept-encoding, origin"),)), asked, setting)
+    )
+
+
+# --- the verdict
+
+
+def judge(asked: Asked, log: Log, setting: Setting) -> list[Violation]:
+    """The rules that an answer breaks."""
+    return [Violation(rule, why, asked) for rule, why in _judged(asked, log, setting)]
+
+
+def _judged(asked: Asked, log: Log, setting: Setting) -> Iterator[tuple[str, str]]:
+    if asked.outcome == "left":
+        return
+    serial = asked.get("x-serial")
+    if asked.outcome != "answered":
+        if not _broke_off(asked, log):
+            yield "lost", f"{asked.outcome}: no answer, and nothing of the origin's broke off"
+        return
+    if serial is None and asked.status >= 500:
+        yield from _of_the_relay(asked, log, setting)
+        return
+    head = log.by_serial.get(int(serial)) if serial else None
+    if asked.method in UNSAFE:
+        if head is None or not own(head, asked, setting):
+            yield "own", f"a {asked.method} answered with what is not its own"
+        return
+    yield from _form(asked)
+    yield from _cookies(asked, log, setting)
+    contents = list(_contents(asked, head, log))
+    if not contents:
+        yield "bytes", "its content is none of the resource's, or not all that was asked for"
+        return
+    against = min((list(_content(c, asked, log, setting)) for c in contents), key=len)
+    for rule, why in against or _fields(asked, head, contents, log, setting):
+        yield rule, why
+        return  # the first rule stands for all that the same answer breaks
+
+
+def _broke_off(asked: Asked, log: Log) -> bool:
+    return any(
+        not answer.whole and answer.arrived <= asked.ended and answer.ended >= asked.began - SLACK
+        for answer in log.by_target[asked.target]
+    )
+
+
+def _of_the_relay(asked: Asked, log: Log, setting: Setting) -> Iterator[tuple[str, str]]:
+    """An error that the relay made: 502 and 504 need a broken answer, 503 an own failure before."""
+    if asked.status != 503:
+        if asked.status not in (502, 504) or not _broke_off(asked, log):
+            yield "lost", f"a {asked.status} of the relay's own without a fault of the origin's"
+        return
+    mine = credentials(as_seen(asked, setting))
+    for answer in log.failed:
+        if not asked.began - REST <= answer.sent <= asked.headed:
+            continue
+        same = credentials(answer.seen) == mine
+        if answer.status == 429 and answer.method not in UNSAFE and same:
+            return
+        if answer.target == asked.target and same:
+            return
+    yield "refused", "503, though nothing of this client's own has failed before"
+
+
+def _form(asked: Asked) -> Iterator[tuple[str, str]]:
+    """Statuses that only a request of their kind gets; a coding that the client can read."""
+    ranged = "range" in asked.sent and asked.method == "GET"
+    if asked.status == 206 and not ranged:
+        yield "status", "a 206 to a request without Range"
+    if asked.status == 304:
+        yield from _condition(asked)
+    if asked.get("content-encoding") == "gzip" and asked.status in (200, 203, 206):
+        if not takes_gzip(asked.sent.get("accept-encoding")):
+            yield "coding", "gzip to a client that does not say it can read it"
+
+
+def _cookies(asked: Asked, log: Log, setting: Setting) -> Iterator[tuple[str, str]]:
+    """A cookie that was set for another, and that its origin does not call public."""
+    for serial in re.findall(r"k(\d+)=", asked.get("set-cookie") or ""):
+        source = log.by_serial[int(serial)]
+        said = words(source.fields)
+        open_to_all = said.any("public") and "set-cookie" not in said.private_fields
+        if not open_to_all and not own(source, asked, setting):
+            yield "set-cookie", f"the cookie of answer {serial}, which is not his"
+
+
+def _condition(asked: Asked) -> Iterator[tuple[str, str]]:
+    """A 304 has to be what the client's condition asks for (RFC 9110, 13.2.2)."""
+    wanted = asked.sent.get("if-none-match")
+    if wanted is not None:
+        tags = re.findall(r'(?:W/)?("[^"]*")', wanted)
+        tag = (asked.get("etag") or "").replace("W/", "")
+        if wanted != "*" and tag not in tags:
+            yield "conditional", f"a 304 for {tag or 'no tag'} to a client that has {wanted}"
+    elif "if-modified-since" in asked.sent:
+        changed = asked.get("last-modified")
+        since = parsedate_to_datetime(asked.sent["if-modified-since"])
+        if changed is not None and parsedate_to_datetime(changed) > since:
+            yield "conditional", f"a 304 for {changed} to a client that has {since}"
+    else:
+        yield "conditional", "a 304 to a request without a condition"
+
+
+def _contents(asked: Asked, head: Answer | None, log: Log) -> Iterator[str]:
+    """The contents that the answer may be of, by its bytes, else by its fields."""
+    about = log.by_target[asked.target]
+    if asked.status == 206:
+        tag = asked.get("etag")
+        for content in {a.content for a in about if a.status in (200, 206) and tag == a.get("etag")}:
+            if _is_part(asked, rendered(content)):
+                yield content
+    elif asked.status == 416 and "range" in asked.sent:
+        total = (asked.get("content-range") or "").rpartition("/")[2]
+        for content in {a.content for a in about if a.status in (200, 206, 416)}:
+            none_fits = spans_of(asked.sent["range"], len(rendered(content))) == []
+            if content_in(asked.body) == content or (
+                none_fits and total in ("", str(len(rendered(content))))
+            ):
+                yield content
+    elif asked.status == 304 or asked.method == "HEAD" or asked.status == 204:
+        if head is not None:
+            same = {a.content for a in log.by_tag[head.tag] if a.status in (asked.status, 200, 203)}
+            yield from same or {head.content}
+        else:
+            tag, changed = asked.get("etag"), asked.get("last-modified")
+            for answer in about:
+                if answer.get("etag") == tag and changed in (None, answer.get("last-modified")):
+                    yield answer.content
+    else:
+        content = content_in(asked.body)
+        if content is not None and any(a.status == asked.status for a in log.by_content[content]):
+            yield content
+
+
+def _is_part(asked: Asked, whole: bytes) -> bool:
+    """True where a 206 holds these very parts of a content, of those that were asked for."""
+    spans = spans_of(asked.sent.get("range", ""), len(whole)) or []
+    kind = asked.get("content-type") or ""
+    if not kind.startswith("multipart/byteranges"):
+        pieces = [(asked.get("content-range") or "", asked.body)]
+    else:
+        cut = b"\r\n--" + kind.partition("boundary=")[2].strip('"').encode()
+        pieces = []
+        for piece in (b"\r\n" + asked.body).split(cut)[1:-1]:
+            lines, _, data = piece.partition(b"\r\n\r\n")
+            found = re.search(rb"(?i)content-range: *([^\r]*)", lines)
+            pieces.append((found[1].decode() if found else "", data))
+    for said, data in pieces:
+        place = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", said)
+        if place is None or int(place[3]) != len(whole):
+            return False
+        first, last = int(place[1]), int(place[2])
+        inside = any(start <= first and last <= end for start, end in spans)
+        merged = len(spans) > 1 and last < len(whole)
+        if data != whole[first : last + 1] or not (inside or merged):
+            return False
+    return bool(pieces)
+
+
+def _content(content: str, asked: Asked, log: Log, setting: Setting) -> Iterator[tuple[str, str]]:
+    """What stands against giving a content to this client; nothing where one pair allows it."""
+    version = max((answer.version for answer in log.by_content[content]), default=None)
+    for told, new in log.unsafe[asked.target]:
+        late = setting.news if told.node != asked.node else 0.0
+        if told.headed + late < asked.began and version is not None and version < new:
+            yield (
+                "old-after-new",
+                f"version {version}, though a {told.method} had made it {new} before",
+            )
+            return
+    if asked.status == 304 and any(
+        own(answer, asked, setting) for answer in log.by_target[asked.target] if answer.status == 304
+    ):
+        return
+    fewest: list[tuple[str, str]] | None = None
+    for base, voucher in _pairs(content, asked, log):
+        against = list(objections(base, voucher, asked, log, setting))
+        if not against:
+            return
+        if fewest is None or len(against) < len(fewest):
+            fewest = against
+    yield from fewest or [("mixed", "no answer of the origin stands for this content")]
+
+
+def _pairs(content: str, asked: Asked, log: Log) -> Iterator[tuple[Answer, Answer]]:
+    methods = ("GET", "HEAD") if asked.method == "HEAD" else ("GET",)
+    bases = [base for base in log.by_content[content] if base.method in methods]
+    for base in bases:
+        if base.sent <= asked.headed:
+            yield base, base
+    kept = [base for base in log.keepable(content) if base.method in methods]
+    for voucher in log.by_tag[bases[0].tag] if bases else ():
+        if voucher.status in (304, 206) or voucher.method == "HEAD" or asked.status in (206, 304):
+            if voucher.sent <= asked.headed and voucher.whole:
+                for base in kept:
+                    yield base, voucher
+
+
+def objections(
+    base: Answer, voucher: Answer, asked: Asked, log: Log, setting: Setting
+) -> Iterator[tuple[str, str]]:
+    """What stands against giving the content of `base` to a client by the word of `voucher`."""
+    if own(voucher, asked, setting):
+        if voucher is not base and not own(base, asked, setting):
+            yield from keeping(base)
+        return
+    yield from keeping(base)
+    if voucher is not base:
+        yield from renewing(voucher)
+    said = words(voucher.fields)
+    if not said.said:
+        said = words(base.fields)
+    mine = credentials(as_seen(asked, setting))
+    validated = voucher.arrived >= asked.began
+    if mine and said.lifetime is None:
+        yield "credentials", "to a client with credentials, without a lifetime of the origin's"
+    if mine and base.status == 401:
+        yield "credentials", "somebody else's 401 to a client with credentials"
+    if not selects(base, asked, setting) and not selects(voucher, asked, setting):
+        yield "selected", f"made for other fields, and it varies by {base.get('vary')}"
+    if not validated:
+        yield from timely(base, voucher, said, asked, log, setting)
+
+
+def timely(
+    base: Answer, voucher: Answer, said: Words, asked: Asked, log: Log, setting: Setting
+) -> Iterator[tuple[str, str]]:
+    """What stands against an answer from before the client asked: no lifetime, or too old."""
+    lifetime = said.lifetime
+    if lifetime is None and said.any("no-cache"):
+        lifetime = 0.0
+    if lifetime is None and (base.status in BY_DEFAULT or said.any("public")):
+        lifetime = setting.default_ttl
+    if lifetime is None and base.status in NEGATIVE:
+        lifetime = setting.negative_ttl
+    if lifetime is None:
+        yield "status", f"a {base.status} without a lifetime, given to another"
+        return
+    age = asked.began - voucher.sent
+    if lifetime and age <= lifetime + said.serves_stale_for + SLACK and not said.any("no-cache"):
+        return
+    strict = said.any("must-revalidate", "proxy-revalidate", "s-maxage", "no-cache")
+    if not strict and age <= lifetime + setting.stale_if_error and _failed(asked, log, setting):
+        return
+    if said.any("no-cache") or not lifetime:
+        yield "validate", f"from {age:.2f} s before he asked, and it has to be validated each time"
+    else:
+        yield "stale", f"{age:.2f} s old, of {lifetime:g} s allowed"
+
+
+def _failed(asked: Asked, log: Log, setting: Setting) -> bool:
+    """True where the upstream failed, or was left alone after a failure, or hung."""
+    since = asked.began - (REST if setting.cool_down else 0.0)
+    if asked.headed - asked.began >= PATIENCE:
+        return True
+    for answer in log.by_target[asked.target]:
+        failed = not answer.whole or (
+            answer.status in FAILURES and words(answer.fields).lifetime is None
+        )
+        if failed and answer.ended >= since and answer.arrived <= asked.headed:
+            return True
+    return any(
+        answer.status == 429 and asked.began - REST <= answer.ended <= asked.headed
+        for answer in log.by_target[asked.target]
+    )
+
+
+def _fields(
+    asked: Asked, head: Answer | None, contents: list[str], log: Log, setting: Setting
+) -> Iterator[tuple[str, str]]:
+    """What stands against the fields: those of another content, or of what was not to be kept."""
+    if head is None:
+        return
+    tags = {answer.tag for content in contents for answer in log.by_content[content]}
+    if head.tag not in tags and head.content not in contents:
+        yield "mixed", f"the fields of answer {head.serial} with the content of another"
+    if not own(head, asked, setting):
+        for rule, why in keeping(head):
+            yield "merged", f"the fields of answer {head.serial} ({head.status}): {rule}, {why}"
+
+
+def passed_on(answer: Answer, addresses: Iterable[str]) -> list[Violation]:
+    """What reached the origin and must not have."""
+    found = sorted(PLACES & set(answer.seen))
+    for name, allowed in (("x-forwarded-for", set(addresses)), ("x-forwarded-proto", {"http"})):
+        if name in answer.seen and answer.seen[name] not in allowed:
+            found.append(name)
+    return [Violation("passed-on", f"{name}: {answer.seen[name]}", answer) for name in found]
+
+
+def kind_to_the_upstream(burst: list[Asked], log: Log, most: int) -> list[Violation]:
+    """A burst of equal anonymous requests for what may be stored costs a few calls at most."""
+    calls = len(log.by_target[burst[0].target])
+    if calls <= most:
+        return []
+    why = f"{calls} calls for {len(burst)} equal requests at once, {most} allowed"
+    return [Violation("kind", why, burst[0])]
