@@ -10,7 +10,7 @@ from collections import Counter
 
 from .model import Setting
 from .telling import told
-from .world import World, run
+from .world import STORES, World, run
 
 
 def main() -> int:
@@ -18,7 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.differential", description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
-    parser.add_argument("--store", default="sqlite", choices=("sqlite", "memory", "redis", "none"))
+    parser.add_argument("--store", default="sqlite", choices=STORES)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--threads", type=int, default=16, help="clients at a time")

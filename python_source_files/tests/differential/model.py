@@ -237,12 +237,15 @@ class Log:
         self.by_tag: dict[str, list[Answer]] = defaultdict(list)
         self.by_content: dict[str, list[Answer]] = defaultdict(list)
         self.bases: dict[str, list[Answer]] = defaultdict(list)
+        self.bare_heads: dict[str, list[Answer]] = defaultdict(list)
         self.failed: list[Answer] = []
         self.unsafe: dict[str, list[tuple[Asked, int]]] = defaultdict(list)
         for answer in answers:
             self.by_serial[answer.serial] = answer
             self.by_target[answer.target].append(answer)
             self.by_tag[answer.tag].append(answer)
+            if bare_head(answer):
+                self.bare_heads[answer.target].append(answer)
             if answer.status in FAILURES:
                 self.failed.append(answer)
             if answer.status != 304:
@@ -264,6 +267,17 @@ class Log:
             }
             self.bases[content] = list(one_of_a_kind.values())
         return self.bases[content]
+
+
+def bare_head(answer: Answer) -> bool:
+    """True for a 200 to HEAD without validators, which matches all contents of its length."""
+    validators = answer.get("etag") or answer.get("last-modified")
+    return answer.method == "HEAD" and answer.status == 200 and not validators
+
+
+def about(head: Answer, content: str) -> bool:
+    """True where the length that an answer to HEAD tells is that of a content (RFC 9111, 4.3.5)."""
+    return head.get("content-length") == str(len(rendered(content)))
 
 
 def own(answer: Answer, asked: Asked, setting: Setting) -> bool:
@@ -312,7 +326,10 @@ def _judged(asked: Asked, log: Log, setting: Setting) -> Iterator[tuple[str, str
     if not contents:
         yield "bytes", "its content is none of the resource's, or not all that was asked for"
         return
-    against = min((list(_content(c, asked, log, setting)) for c in contents), key=len)
+    against = min(
+        (list(_content(c, asked, log, setting)) for c in contents),
+        key=lambda found: (len(found), any(rule == "mixed" for rule, _ in found)),
+    )
     for rule, why in against or _fields(asked, head, contents, log, setting):
         yield rule, why
         return  # the first rule stands for all that the same answer breaks
@@ -384,15 +401,18 @@ def _condition(asked: Asked) -> Iterator[tuple[str, str]]:
 
 def _contents(asked: Asked, head: Answer | None, log: Log) -> Iterator[str]:
     """The contents that the answer may be of, by its bytes, else by its fields."""
-    about = log.by_target[asked.target]
+    known = log.by_target[asked.target]
     if asked.status == 206:
         tag = asked.get("etag")
-        for content in {a.content for a in about if a.status in (200, 206) and tag == a.get("etag")}:
+        for content in {a.content for a in known if a.status in (200, 206) and tag == a.get("etag")}:
             if _is_part(asked, rendered(content)):
                 yield content
     elif asked.status == 416 and "range" in asked.sent:
         total = (asked.get("content-range") or "").rpartition("/")[2]
-        for content in {a.content for a in about if a.status in (200, 206, 416)}:
+        tag = asked.get("etag")
+        for content in {
+            a.content for a in known if a.status in (200, 206, 416) and tag in (None, a.get("etag"))
+        }:
             none_fits = spans_of(asked.sent["range"], len(rendered(content))) == []
             if content_in(asked.body) == content or (
                 none_fits and total in ("", str(len(rendered(content))))
@@ -400,13 +420,16 @@ def _contents(asked: Asked, head: Answer | None, log: Log) -> Iterator[str]:
                 yield content
     elif asked.status == 304 or asked.method == "HEAD" or asked.status == 204:
         if head is not None:
-            same = {a.content for a in log.by_tag[head.tag] if a.status in (asked.status, 200, 203)}
-            yield from same or {head.content}
+            like = log.by_tag[head.tag]
         else:
             tag, changed = asked.get("etag"), asked.get("last-modified")
-            for answer in about:
-                if answer.get("etag") == tag and changed in (None, answer.get("last-modified")):
-                    yield answer.content
+            like = [
+                answer
+                for answer in known
+                if answer.get("etag") == tag and changed in (None, answer.get("last-modified"))
+            ]
+        brought = {a.content for a in like if a.content in log.by_content}
+        yield from brought or {a.content for a in like} or ([head.content] if head else [])
     else:
         content = content_in(asked.body)
         if content is not None and any(a.status == asked.status for a in log.by_content[content]):
@@ -470,7 +493,10 @@ def _pairs(content: str, asked: Asked, log: Log) -> Iterator[tuple[Answer, Answe
         if base.sent <= asked.headed:
             yield base, base
     kept = [base for base in log.keepable(content) if base.method in methods]
-    for voucher in log.by_tag[bases[0].tag] if bases else ():
+    vouchers = [*log.by_tag[bases[0].tag], *log.bare_heads[asked.target]] if bases else []
+    for voucher in vouchers:
+        if bare_head(voucher) and not about(voucher, content):
+            continue
         if voucher.status in (304, 206) or voucher.method == "HEAD" or asked.status in (206, 304):
             if voucher.sent <= asked.headed and voucher.whole:
                 for base in kept:
@@ -524,7 +550,8 @@ def timely(
     if not strict and age <= lifetime + setting.stale_if_error and _failed(asked, log, setting):
         return
     if said.any("no-cache") or not lifetime:
-        yield "validate", f"from {age:.2f} s before he asked, and it has to be validated each time"
+        moment = f"sent {age:.2f} s before he asked" if age > 0 else "on its way when he asked"
+        yield "validate", f"{moment}, and it has to be validated each time"
     else:
         yield "stale", f"{age:.2f} s old, of {lifetime:g} s allowed"
 
@@ -553,11 +580,14 @@ def _fields(
     if head is None:
         return
     tags = {answer.tag for content in contents for answer in log.by_content[content]}
-    if head.tag not in tags and head.content not in contents:
+    same = any(bare_head(head) and about(head, content) for content in contents)
+    if head.tag not in tags and head.content not in contents and not same:
         yield "mixed", f"the fields of answer {head.serial} with the content of another"
     if not own(head, asked, setting):
+        merged = head.status == 304 or head.method != asked.method
         for rule, why in keeping(head):
-            yield "merged", f"the fields of answer {head.serial} ({head.status}): {rule}, {why}"
+            why = f"the fields of answer {head.serial} ({head.status}, {rule}): {why}"
+            yield "merged" if merged else rule, why
 
 
 def passed_on(answer: Answer, addresses: Iterable[str]) -> list[Violation]:

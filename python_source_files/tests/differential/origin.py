@@ -52,7 +52,8 @@ class Origin:
         self._plans: dict[str, Plan] = {}
         self._open: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> Origin:
@@ -269,7 +270,7 @@ def _with_body(plan: Plan, seen: dict[str, str], method: str, said: Said) -> Sai
     }
     fields += extra.get(said.status, ())
     serial = int(dict(said.fields)["X-Serial"])
-    if said.status == 429 and serial % 3 == 0:
+    if said.status == 429 and serial % 5 == 0:
         fields += (("Retry-After", "1"),)
     if method == "HEAD":
         return said._replace(fields=(*fields, ("Content-Length", str(len(body)))))

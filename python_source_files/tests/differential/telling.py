@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from .events import Answer, Asked
-from .world import Chapter, World
+from .events import Answer, Asked, content_in
 from .model import Violation
+from .origin import UNSAFE
+from .world import Chapter, World
 
-AROUND = 14
-"""Events of the target that are told, the last ones up to the answer's end."""
+AROUND = 6
+"""Answers of the origin that are told beside those that the answer is made of."""
 
 
 def told(violation: Violation, chapter: Chapter, world: World) -> str:
-    """A violation with the history of its target."""
+    """A violation with what happened to its target, as far as it matters."""
     event = violation.event
     lines = [f"BROKEN {violation.rule}: {violation.why}"]
     lines.append(f"  {world.command(chapter.seed, chapter.seconds)}")
-    events: list[tuple[float, str]] = []
-    for answer in chapter.log.by_target[event.target]:
-        if answer.arrived <= event.ended:
-            events.append((answer.arrived, _answer(answer, chapter.began)))
+    answers = [a for a in chapter.log.by_target[event.target] if a.arrived <= event.ended]
+    content = content_in(event.body) if isinstance(event, Asked) else None
+    serial = int(event.get("x-serial") or 0)
+    part = [a for a in answers if a.serial == serial or (a.content == content and a.status != 304)]
+    matter = {a.serial: a for a in [*part[-AROUND:], *answers[-AROUND:]]}
+    numbers = {a.seen.get("x-number") for a in part[-AROUND:]}
+    events = [(a.arrived, _answer(a, chapter.began)) for a in matter.values()]
     for asked in chapter.log.asked:
         if asked.target == event.target and asked.began <= event.ended:
             here = "=>" if asked is event else "  "
-            events.append((asked.began, here + _asked(asked, chapter.began)))
+            changes = asked.method in UNSAFE and asked.get("x-serial") is not None
+            if asked is event or changes or str(asked.number) in numbers:
+                events.append((asked.began, here + _asked(asked, chapter.began)))
     events.sort(key=lambda pair: pair[0])
-    lines += [f"  {text}" for _, text in events[-AROUND:]]
-    base = chapter.log.by_serial.get(int(event.get("x-serial") or 0))
-    if base is not None and _answer(base, chapter.began) not in "\n".join(lines):
-        lines.append(f"  its fields are from: {_answer(base, chapter.began)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {text}" for _, text in events)])
 
 
 def _asked(asked: Asked, began: float) -> str:

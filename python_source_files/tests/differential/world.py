@@ -16,12 +16,17 @@ from .clients import ADDRESSES, Crowd
 from .model import Log, Setting, Violation, judge, kind_to_the_upstream, passed_on
 from .origin import Origin
 
+STORES = ("sqlite", "memory", "redis", "none", "direct")
+
 CHAPTER = 20.0
 """Seconds of one history at most; the next one has its own seed and resources."""
 
 
 class World(NamedTuple):
-    """What is tried: the store, how many workers each relay has, how many relays share the store."""
+    """What is tried: the store, how many workers each relay has, how many relays share the store.
+
+    The store "direct" puts no relay before the origin: the model must find nothing then.
+    """
 
     store: str = "sqlite"
     workers: int = 1
@@ -58,7 +63,9 @@ def run(world: World, seed: int, seconds: float) -> Iterator[Chapter]:
     """Chapter by chapter, all with the same relays; seeds count up."""
     with contextlib.ExitStack() as stack:
         origin = stack.enter_context(Origin())
-        ports = [relay.port for relay in _relays(world, origin, stack)]
+        ports = [origin.port]
+        if world.store != "direct":
+            ports = [relay.port for relay in _relays(world, origin, stack)]
         while seconds > 0:
             spell = min(seconds, CHAPTER)
             yield _chapter(world, origin, ports, seed, spell)
@@ -97,10 +104,11 @@ def _chapter(
     violations = []
     for asked in log.asked:
         violations += judge(asked, log, world.setting)
-    for answer in log.by_serial.values():
-        violations += passed_on(answer, ADDRESSES)
-    for burst in crowd.bursts:
-        violations += kind_to_the_upstream(burst, log, most=2 + world.nodes)
+    if world.store != "direct":
+        for answer in log.by_serial.values():
+            violations += passed_on(answer, ADDRESSES)
+        for burst in crowd.bursts:
+            violations += kind_to_the_upstream(burst, log, most=2 + world.nodes)
     return Chapter(seed, seconds, crowd.began, log, violations)
 
 
