@@ -246,7 +246,7 @@ class Log:
             self.by_tag[answer.tag].append(answer)
             if bare_head(answer):
                 self.bare_heads[answer.target].append(answer)
-            if answer.status in FAILURES:
+            if answer.status in FAILURES or answer.get("x-ratelimit-reset"):
                 self.failed.append(answer)
             if answer.status != 304:
                 self.by_content[answer.content].append(answer)
@@ -348,16 +348,24 @@ def _of_the_relay(asked: Asked, log: Log, setting: Setting) -> Iterator[tuple[st
         if asked.status not in (502, 504) or not _broke_off(asked, log):
             yield "lost", f"a {asked.status} of the relay's own without a fault of the origin's"
         return
+    if not _rests(asked, log, setting):
+        yield "refused", "503, though nothing of this client's own has failed before"
+
+
+def _rests(asked: Asked, log: Log, setting: Setting) -> bool:
+    """True where the relay may leave alone what a request is for: after a 429 or a limit told to
+    the same credentials, after another failure of the same target with them.
+    """
     mine = credentials(as_seen(asked, setting))
     for answer in log.failed:
-        if not asked.began - REST <= answer.sent <= asked.headed:
+        told = float(answer.get("retry-after") or answer.get("x-ratelimit-reset") or 0)
+        spell = REST if setting.cool_down else (told + 2 * SLACK if told else 0.0)
+        if not spell or not asked.began - spell <= answer.sent <= asked.headed:
             continue
-        same = credentials(answer.seen) == mine
-        if answer.status == 429 and answer.method not in UNSAFE and same:
-            return
-        if answer.target == asked.target and same:
-            return
-    yield "refused", "503, though nothing of this client's own has failed before"
+        wide = answer.status not in FAILURES or answer.status == 429 and answer.method not in UNSAFE
+        if credentials(answer.seen) == mine and (wide or answer.target == asked.target):
+            return True
+    return False
 
 
 def _form(asked: Asked) -> Iterator[tuple[str, str]]:
@@ -476,12 +484,13 @@ def _content(content: str, asked: Asked, log: Log, setting: Setting) -> Iterator
         own(answer, asked, setting) for answer in log.by_target[asked.target] if answer.status == 304
     ):
         return
+    serial = int(asked.get("x-serial") or 0)
     fewest: list[tuple[str, str]] | None = None
     for base, voucher in _pairs(content, asked, log):
         against = list(objections(base, voucher, asked, log, setting))
         if not against:
             return
-        if fewest is None or len(against) < len(fewest):
+        if fewest is None or voucher.serial == serial:
             fewest = against
     yield from fewest or [("mixed", "no answer of the origin stands for this content")]
 
@@ -558,19 +567,15 @@ def timely(
 
 def _failed(asked: Asked, log: Log, setting: Setting) -> bool:
     """True where the upstream failed, or was left alone after a failure, or hung."""
-    since = asked.began - (REST if setting.cool_down else 0.0)
-    if asked.headed - asked.began >= PATIENCE:
+    if asked.headed - asked.began >= PATIENCE or _rests(asked, log, setting):
         return True
     for answer in log.by_target[asked.target]:
         failed = not answer.whole or (
             answer.status in FAILURES and words(answer.fields).lifetime is None
         )
-        if failed and answer.ended >= since and answer.arrived <= asked.headed:
+        if failed and answer.ended >= asked.began and answer.arrived <= asked.headed:
             return True
-    return any(
-        answer.status == 429 and asked.began - REST <= answer.ended <= asked.headed
-        for answer in log.by_target[asked.target]
-    )
+    return False
 
 
 def _fields(

@@ -169,6 +169,8 @@ def say(
         ("X-Seen", "; ".join(f"{name}={seen[name]}" for name in STAMPED if name in seen)),
         ("Date", formatdate(usegmt=True)),
     )
+    if plan.limits and serial % 10 == 0:
+        stamp += (("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "1"))
     cookie = (("Set-Cookie", f"k{serial}=1"),)
     if method in UNSAFE:
         own = f"{target} {method} #{serial}"

@@ -73,6 +73,8 @@ class Plan(NamedTuple):
     """How a resource answers. `cache` are its caching fields, `cache_304` and `cache_head` those of
     its 304s and its answers to HEAD. `tags` is "strong", "weak", "none", or "nginx": strong, but
     weak for gzip, each matching the other. `personal`: the content depends on the credentials.
+    `cookie`: when it sets one. `breaks` and `fails` are shares, `unsafe` the status of a change,
+    `limits`: it says now and then that a limit is reached.
     """
 
     cache: tuple[str, ...]
@@ -96,6 +98,7 @@ class Plan(NamedTuple):
     fails: float
     failure: int
     unsafe: int
+    limits: bool = False
 
 
 def draw(seed: str) -> Plan:
@@ -124,6 +127,7 @@ def draw(seed: str) -> Plan:
         breaks=pick(rng, ((8, 0.0), (1, 0.1))),
         fails=pick(rng, ((7, 0.0), (1, 0.1), (1, 0.4))),
         failure=pick(rng, ((3, 500), (1, 503))),
+        limits=rng.random() < 0.03,
         unsafe=pick(rng, ((4, 200), (1, 201), (3, 204), (1, 303), (1, 400))),
     )
 
