@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-import time
 from collections import Counter
 
 from .model import Setting
@@ -40,9 +39,7 @@ def main() -> int:
         requests += len(chapter.log.asked)
         calls += len(chapter.log.by_serial)
         total += chapter.counts()
-        outcomes = Counter(asked.outcome for asked in chapter.log.asked)
-        statuses = Counter(asked.status for asked in chapter.log.asked)
-        _say(f"seed {chapter.seed}: {dict(outcomes)}, {dict(sorted(statuses.items()))}")
+        _say(f"seed {chapter.seed}: {dict(chapter.ways())}")
     _say(f"{requests} requests ({requests / given.seconds:.0f}/s), {calls} upstream calls")
     _say(f"violations: {sum(total.values())} {dict(total.most_common())}")
     return 1 if total else 0

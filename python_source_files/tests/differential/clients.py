@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from tests.relay_support import PATIENCE, Stream, set_reset_on_close, split_head
 
-from .events import Asked, joined
+from .events import Asked, Field
 from .plans import pick
 
 ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3") if sys.platform == "linux" else ("127.0.0.1",)
@@ -97,7 +97,7 @@ class Crowd:
         faults: list[BaseException] = []
         self.began = time.monotonic()
 
-        def work(loop, *arguments):  # type: ignore[no-untyped-def]
+        def work(loop, *arguments):
             try:
                 loop(self.began + seconds, *arguments)
             except BaseException as fault:
@@ -244,7 +244,8 @@ class Line:
             "nothing",
         )  # fmt: skip
         try:
-            status, fields = 100, []
+            status = 100
+            fields: list[Field] = []
             while status < 200:
                 head = self._stream.head()
                 if not head:
@@ -258,7 +259,7 @@ class Line:
             asked = asked._replace(outcome="answered", body=body)
         except (OSError, EOFError, ValueError):
             self.close()
-        if (joined(asked.fields, "connection") or "").lower() == "close":
+        if (asked.get("connection") or "").lower() == "close":
             self.close()
         return self._crowd.write_down(asked._replace(ended=time.monotonic()))
 

@@ -180,13 +180,13 @@ def renewing(voucher: Answer) -> Iterator[tuple[str, str]]:
         yield "credentials", "renewed by the answer to credentials, without a given lifetime"
 
 
-def selects(answer: Answer, asked: Asked, setting: Setting) -> bool:
+def selects(answer: Answer, case: Case) -> bool:
     """True where the fields that the answer's `Vary` names are as the origin would see them."""
     for name in _varies(answer.get("vary")):
         if name == "*":
             return False
         there = answer.seen.get(name)
-        here = as_seen(asked, setting).get(name)
+        here = case.seen.get(name)
         if name == "origin":
             allowed = answer.get("access-control-allow-origin")
             controlled = any(key.lower().startswith("access-control-") for key, _ in answer.fields)
@@ -202,13 +202,6 @@ def _varies(vary: str | None) -> list[str]:
     members = [member.strip().lower() for member in (vary or "").split(",") if member.strip()]
     readable = all(re.fullmatch(r"[!#$%&'+.^_`|~0-9a-z-]+", member) for member in members)
     return members if readable else ["*"]
-
-
-def as_seen(asked: Asked, setting: Setting) -> dict[str, str]:
-    """The fields of a client as the origin is to see them."""
-    seen = {name: value for name, value in asked.sent.items() if name not in setting.ignored}
-    seen.update({"x-forwarded-for": asked.address, "x-forwarded-proto": "http"})
-    return seen
 
 
 def _normal(name: str, value: str | None) -> object:
@@ -275,13 +268,40 @@ def bare_head(answer: Answer) -> bool:
     return answer.method == "HEAD" and answer.status == 200 and not validators
 
 
-def about(head: Answer, content: str) -> bool:
+def is_about(head: Answer, content: str) -> bool:
     """True where the length that an answer to HEAD tells is that of a content (RFC 9111, 4.3.5)."""
     return head.get("content-length") == str(len(rendered(content)))
 
 
-def own(answer: Answer, asked: Asked, setting: Setting) -> bool:
+class Case(NamedTuple):
+    """What is judged: an answer that a client got, all that happened, what the relay was told."""
+
+    asked: Asked
+    log: Log
+    setting: Setting
+
+    @property
+    def about(self) -> list[Answer]:
+        """The origin's answers for the same target."""
+        return self.log.by_target[self.asked.target]
+
+    @property
+    def seen(self) -> dict[str, str]:
+        """The client's fields as the origin is to see them."""
+        sent = self.asked.sent
+        seen = {name: value for name, value in sent.items() if name not in self.setting.ignored}
+        seen.update({"x-forwarded-for": self.asked.address, "x-forwarded-proto": "http"})
+        return seen
+
+    @property
+    def mine(self) -> dict[str, str]:
+        """The client's credentials."""
+        return credentials(self.seen)
+
+
+def own(answer: Answer, case: Case) -> bool:
     """True where the origin's answer may be the one to this very request."""
+    asked = case.asked
     if answer.target != asked.target:
         return False
     if answer.method != asked.method and (answer.method in UNSAFE or asked.method in UNSAFE):
@@ -291,8 +311,8 @@ def own(answer: Answer, asked: Asked, setting: Setting) -> bool:
         return number == asked.number
     return (
         asked.began <= answer.arrived <= asked.ended
-        and credentials(answer.seen) == credentials(as_seen(asked, setting))
-        and selects(answer._replace(fields=(("Vary", "accept-encoding, origin"),)), asked, setting)
+        and credentials(answer.seen) == case.mine
+        and selects(answer._replace(fields=(("Vary", "accept-encoding, origin"),)), case)
     )
 
 
@@ -301,68 +321,58 @@ def own(answer: Answer, asked: Asked, setting: Setting) -> bool:
 
 def judge(asked: Asked, log: Log, setting: Setting) -> list[Violation]:
     """The rules that an answer breaks."""
-    return [Violation(rule, why, asked) for rule, why in _judged(asked, log, setting)]
-
-
-def _judged(asked: Asked, log: Log, setting: Setting) -> Iterator[tuple[str, str]]:
     if asked.outcome == "left":
-        return
+        return []
+    case = Case(asked, log, setting)
+    return [Violation(rule, why, asked) for rule, why in _judged(case)]
+
+
+def _judged(case: Case) -> Iterator[tuple[str, str]]:
+    asked = case.asked
     serial = asked.get("x-serial")
+    head = case.log.by_serial.get(int(serial)) if serial else None
     if asked.outcome != "answered":
-        if not _broke_off(asked, log):
+        if not _broke_off(case):
             yield "lost", f"{asked.outcome}: no answer, and nothing of the origin's broke off"
-        return
-    if serial is None and asked.status >= 500:
-        yield from _of_the_relay(asked, log, setting)
-        return
-    head = log.by_serial.get(int(serial)) if serial else None
-    if asked.method in UNSAFE:
-        if head is None or not own(head, asked, setting):
+    elif serial is None and asked.status >= 500:
+        yield from _of_the_relay(case)
+    elif asked.method in UNSAFE:
+        if head is None or not own(head, case):
             yield "own", f"a {asked.method} answered with what is not its own"
-        return
-    yield from _form(asked)
-    yield from _cookies(asked, log, setting)
-    contents = list(_contents(asked, head, log))
-    if not contents:
-        yield "bytes", "its content is none of the resource's, or not all that was asked for"
-        return
-    against = min(
-        (list(_content(c, asked, log, setting)) for c in contents),
-        key=lambda found: (len(found), any(rule == "mixed" for rule, _ in found)),
-    )
-    for rule, why in against or _fields(asked, head, contents, log, setting):
-        yield rule, why
-        return  # the first rule stands for all that the same answer breaks
+    else:
+        yield from _form(asked)
+        yield from _cookies(case)
+        yield from _content_and_fields(case, head)
 
 
-def _broke_off(asked: Asked, log: Log) -> bool:
-    return any(
-        not answer.whole and answer.arrived <= asked.ended and answer.ended >= asked.began - SLACK
-        for answer in log.by_target[asked.target]
-    )
+def _broke_off(case: Case) -> bool:
+    began, ended = case.asked.began - SLACK, case.asked.ended
+    return any(not a.whole and a.arrived <= ended and a.ended >= began for a in case.about)
 
 
-def _of_the_relay(asked: Asked, log: Log, setting: Setting) -> Iterator[tuple[str, str]]:
+def _of_the_relay(case: Case) -> Iterator[tuple[str, str]]:
     """An error that the relay made: 502 and 504 need a broken answer, 503 an own failure before."""
-    if asked.status != 503:
-        if asked.status not in (502, 504) or not _broke_off(asked, log):
-            yield "lost", f"a {asked.status} of the relay's own without a fault of the origin's"
-        return
-    if not _rests(asked, log, setting):
-        yield "refused", "503, though nothing of this client's own has failed before"
+    status = case.asked.status
+    if status == 503:
+        if not _rests(case):
+            yield "refused", "503, though nothing of this client's own has failed before"
+    elif status not in (502, 504) or not _broke_off(case):
+        yield "lost", f"a {status} of the relay's own without a fault of the origin's"
 
 
-def _rests(asked: Asked, log: Log, setting: Setting) -> bool:
+def _rests(case: Case) -> bool:
     """True where the relay may leave alone what a request is for: after a 429 or a limit told to
     the same credentials, after another failure of the same target with them.
     """
-    mine = credentials(as_seen(asked, setting))
-    for answer in log.failed:
+    asked, mine = case.asked, case.mine
+    for answer in case.log.failed:
         told = float(answer.get("retry-after") or answer.get("x-ratelimit-reset") or 0)
-        spell = REST if setting.cool_down else (told + 2 * SLACK if told else 0.0)
+        spell = REST if case.setting.cool_down else (told + 2 * SLACK if told else 0.0)
         if not spell or not asked.began - spell <= answer.sent <= asked.headed:
             continue
-        wide = answer.status not in FAILURES or answer.status == 429 and answer.method not in UNSAFE
+        wide = answer.status not in FAILURES or (
+            answer.status == 429 and answer.method not in UNSAFE
+        )
         if credentials(answer.seen) == mine and (wide or answer.target == asked.target):
             return True
     return False
@@ -378,16 +388,6 @@ def _form(asked: Asked) -> Iterator[tuple[str, str]]:
     if asked.get("content-encoding") == "gzip" and asked.status in (200, 203, 206):
         if not takes_gzip(asked.sent.get("accept-encoding")):
             yield "coding", "gzip to a client that does not say it can read it"
-
-
-def _cookies(asked: Asked, log: Log, setting: Setting) -> Iterator[tuple[str, str]]:
-    """A cookie that was set for another, and that its origin does not call public."""
-    for serial in re.findall(r"k(\d+)=", asked.get("set-cookie") or ""):
-        source = log.by_serial[int(serial)]
-        said = words(source.fields)
-        open_to_all = said.any("public") and "set-cookie" not in said.private_fields
-        if not open_to_all and not own(source, asked, setting):
-            yield "set-cookie", f"the cookie of answer {serial}, which is not his"
 
 
 def _condition(asked: Asked) -> Iterator[tuple[str, str]]:
@@ -407,41 +407,80 @@ def _condition(asked: Asked) -> Iterator[tuple[str, str]]:
         yield "conditional", "a 304 to a request without a condition"
 
 
-def _contents(asked: Asked, head: Answer | None, log: Log) -> Iterator[str]:
+def _cookies(case: Case) -> Iterator[tuple[str, str]]:
+    """A cookie that was set for another, and that its origin does not call public."""
+    for serial in re.findall(r"k(\d+)=", case.asked.get("set-cookie") or ""):
+        source = case.log.by_serial[int(serial)]
+        said = words(source.fields)
+        open_to_all = said.any("public") and "set-cookie" not in said.private_fields
+        if not open_to_all and not own(source, case):
+            yield "set-cookie", f"the cookie of answer {serial}, which is not his"
+
+
+def _content_and_fields(case: Case, head: Answer | None) -> Iterator[tuple[str, str]]:
+    """What stands against the content and the fields; `head` is the answer that these are of."""
+    contents = list(_contents(case, head))
+    if not contents:
+        yield "bytes", "its content is none of the resource's, or not all that was asked for"
+        return
+    against = min(
+        (list(_content(content, case)) for content in contents),
+        key=lambda found: (len(found), any(rule == "mixed" for rule, _ in found)),
+    )
+    if not against and head is not None:
+        against = list(_fields(head, contents, case))
+    yield from against[:1]  # the first rule stands for all that the same answer breaks
+
+
+# --- which contents an answer may be of
+
+
+def _contents(case: Case, head: Answer | None) -> Iterable[str]:
     """The contents that the answer may be of, by its bytes, else by its fields."""
-    known = log.by_target[asked.target]
+    asked = case.asked
     if asked.status == 206:
-        tag = asked.get("etag")
-        for content in {a.content for a in known if a.status in (200, 206) and tag == a.get("etag")}:
-            if _is_part(asked, rendered(content)):
-                yield content
-    elif asked.status == 416 and "range" in asked.sent:
-        total = (asked.get("content-range") or "").rpartition("/")[2]
-        tag = asked.get("etag")
-        for content in {
-            a.content for a in known if a.status in (200, 206, 416) and tag in (None, a.get("etag"))
-        }:
-            none_fits = spans_of(asked.sent["range"], len(rendered(content))) == []
-            if content_in(asked.body) == content or (
-                none_fits and total in ("", str(len(rendered(content))))
-            ):
-                yield content
-    elif asked.status == 304 or asked.method == "HEAD" or asked.status == 204:
-        if head is not None:
-            like = log.by_tag[head.tag]
-        else:
-            tag, changed = asked.get("etag"), asked.get("last-modified")
-            like = [
-                answer
-                for answer in known
-                if answer.get("etag") == tag and changed in (None, answer.get("last-modified"))
-            ]
-        brought = {a.content for a in like if a.content in log.by_content}
-        yield from brought or {a.content for a in like} or ([head.content] if head else [])
-    else:
-        content = content_in(asked.body)
-        if content is not None and any(a.status == asked.status for a in log.by_content[content]):
+        return _of_parts(case)
+    if asked.status == 416 and "range" in asked.sent:
+        return _of_none_fits(case)
+    if asked.status in (204, 304) or asked.method == "HEAD":
+        return _of_fields(case, head)
+    content = content_in(asked.body)
+    brought = case.log.by_content.get(content or "", ())
+    return [content] if content and any(a.status == asked.status for a in brought) else []
+
+
+def _of_parts(case: Case) -> Iterator[str]:
+    tag = case.asked.get("etag")
+    for content in {a.content for a in case.about if a.status in (200, 206)}:
+        tags = {a.get("etag") for a in case.log.by_content[content]}
+        if tag in tags and _is_part(case.asked, rendered(content)):
             yield content
+
+
+def _of_none_fits(case: Case) -> Iterator[str]:
+    asked = case.asked
+    tag, total = asked.get("etag"), (asked.get("content-range") or "").rpartition("/")[2]
+    for answer in case.about:
+        length = len(rendered(answer.content))
+        if content_in(asked.body) == answer.content:
+            yield answer.content
+        elif answer.status in (200, 206) and tag in (None, answer.get("etag")):
+            if spans_of(asked.sent["range"], length) == [] and total in ("", str(length)):
+                yield answer.content
+
+
+def _of_fields(case: Case, head: Answer | None) -> Iterable[str]:
+    if head is not None:
+        like = case.log.by_tag[head.tag]
+    else:
+        tag, changed = case.asked.get("etag"), case.asked.get("last-modified")
+        like = [
+            answer
+            for answer in case.about
+            if answer.get("etag") == tag and changed in (None, answer.get("last-modified"))
+        ]
+    brought = {answer.content for answer in like if answer.content in case.log.by_content}
+    return brought or {answer.content for answer in like}
 
 
 def _is_part(asked: Asked, whole: bytes) -> bool:
@@ -457,67 +496,68 @@ def _is_part(asked: Asked, whole: bytes) -> bool:
             lines, _, data = piece.partition(b"\r\n\r\n")
             found = re.search(rb"(?i)content-range: *([^\r]*)", lines)
             pieces.append((found[1].decode() if found else "", data))
-    for said, data in pieces:
-        place = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", said)
-        if place is None or int(place[3]) != len(whole):
-            return False
-        first, last = int(place[1]), int(place[2])
-        inside = any(start <= first and last <= end for start, end in spans)
-        merged = len(spans) > 1 and last < len(whole)
-        if data != whole[first : last + 1] or not (inside or merged):
-            return False
-    return bool(pieces)
+    return bool(pieces) and all(_is_one_part(said, data, whole, spans) for said, data in pieces)
 
 
-def _content(content: str, asked: Asked, log: Log, setting: Setting) -> Iterator[tuple[str, str]]:
+def _is_one_part(said: str, data: bytes, whole: bytes, spans: list[tuple[int, int]]) -> bool:
+    place = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", said)
+    if place is None or int(place[3]) != len(whole):
+        return False
+    first, last = int(place[1]), int(place[2])
+    asked_for = any(start <= first and last <= end for start, end in spans)
+    merged = len(spans) > 1 and last < len(whole)  # RFC 9110, 15.3.7.2: ranges may be coalesced
+    return data == whole[first : last + 1] and (asked_for or merged)
+
+
+# --- may they be given
+
+
+def _content(content: str, case: Case) -> Iterator[tuple[str, str]]:
     """What stands against giving a content to this client; nothing where one pair allows it."""
-    version = max((answer.version for answer in log.by_content[content]), default=None)
+    asked, log = case.asked, case.log
+    version = max((answer.version for answer in log.by_content.get(content, ())), default=None)
     for told, new in log.unsafe[asked.target]:
-        late = setting.news if told.node != asked.node else 0.0
+        late = case.setting.news if told.node != asked.node else 0.0
         if told.headed + late < asked.began and version is not None and version < new:
-            yield (
-                "old-after-new",
-                f"version {version}, though a {told.method} had made it {new} before",
-            )
+            yield "old-after-new", f"version {version}; a {told.method} had made it {new} before"
             return
-    if asked.status == 304 and any(
-        own(answer, asked, setting) for answer in log.by_target[asked.target] if answer.status == 304
-    ):
+    if asked.status == 304 and any(a.status == 304 and own(a, case) for a in case.about):
         return
     serial = int(asked.get("x-serial") or 0)
-    fewest: list[tuple[str, str]] | None = None
-    for base, voucher in _pairs(content, asked, log):
-        against = list(objections(base, voucher, asked, log, setting))
-        if not against:
+    against: list[tuple[str, str]] | None = None
+    for base, voucher in _pairs(content, case):
+        found = list(objections(base, voucher, case))
+        if not found:
             return
-        if fewest is None or voucher.serial == serial:
-            fewest = against
-    yield from fewest or [("mixed", "no answer of the origin stands for this content")]
+        if against is None or voucher.serial == serial:
+            against = found
+    yield from against or [("mixed", "no answer of the origin stands for this content")]
 
 
-def _pairs(content: str, asked: Asked, log: Log) -> Iterator[tuple[Answer, Answer]]:
+def _pairs(content: str, case: Case) -> Iterator[tuple[Answer, Answer]]:
+    """The answers that brought a content, and with each the answers that may vouch for it."""
+    asked, log = case.asked, case.log
     methods = ("GET", "HEAD") if asked.method == "HEAD" else ("GET",)
-    bases = [base for base in log.by_content[content] if base.method in methods]
+    bases = [base for base in log.by_content.get(content, ()) if base.method in methods]
     for base in bases:
         if base.sent <= asked.headed:
             yield base, base
+    if not bases:
+        return
     kept = [base for base in log.keepable(content) if base.method in methods]
-    vouchers = [*log.by_tag[bases[0].tag], *log.bare_heads[asked.target]] if bases else []
-    for voucher in vouchers:
-        if bare_head(voucher) and not about(voucher, content):
-            continue
-        if voucher.status in (304, 206) or voucher.method == "HEAD" or asked.status in (206, 304):
+    heads = [head for head in log.bare_heads[asked.target] if is_about(head, content)]
+    for voucher in (*log.by_tag[bases[0].tag], *heads):
+        renews = voucher.status in (206, 304) or voucher.method == "HEAD"
+        if renews or asked.status in (206, 304):
             if voucher.sent <= asked.headed and voucher.whole:
                 for base in kept:
                     yield base, voucher
 
 
-def objections(
-    base: Answer, voucher: Answer, asked: Asked, log: Log, setting: Setting
-) -> Iterator[tuple[str, str]]:
+def objections(base: Answer, voucher: Answer, case: Case) -> Iterator[tuple[str, str]]:
     """What stands against giving the content of `base` to a client by the word of `voucher`."""
-    if own(voucher, asked, setting):
-        if voucher is not base and not own(base, asked, setting):
+    if own(voucher, case):
+        if voucher is not base and not own(base, case):
             yield from keeping(base)
         return
     yield from keeping(base)
@@ -526,37 +566,27 @@ def objections(
     said = words(voucher.fields)
     if not said.said:
         said = words(base.fields)
-    mine = credentials(as_seen(asked, setting))
-    validated = voucher.arrived >= asked.began
-    if mine and said.lifetime is None:
+    if case.mine and said.lifetime is None:
         yield "credentials", "to a client with credentials, without a lifetime of the origin's"
-    if mine and base.status == 401:
+    if case.mine and base.status == 401:
         yield "credentials", "somebody else's 401 to a client with credentials"
-    if not selects(base, asked, setting) and not selects(voucher, asked, setting):
+    if not selects(base, case) and not selects(voucher, case):
         yield "selected", f"made for other fields, and it varies by {base.get('vary')}"
-    if not validated:
-        yield from timely(base, voucher, said, asked, log, setting)
+    if voucher.arrived < case.asked.began:
+        yield from timely(base, voucher, said, case)
 
 
-def timely(
-    base: Answer, voucher: Answer, said: Words, asked: Asked, log: Log, setting: Setting
-) -> Iterator[tuple[str, str]]:
+def timely(base: Answer, voucher: Answer, said: Words, case: Case) -> Iterator[tuple[str, str]]:
     """What stands against an answer from before the client asked: no lifetime, or too old."""
-    lifetime = said.lifetime
-    if lifetime is None and said.any("no-cache"):
-        lifetime = 0.0
-    if lifetime is None and (base.status in BY_DEFAULT or said.any("public")):
-        lifetime = setting.default_ttl
-    if lifetime is None and base.status in NEGATIVE:
-        lifetime = setting.negative_ttl
+    lifetime = _lifetime(base, said, case.setting)
     if lifetime is None:
         yield "status", f"a {base.status} without a lifetime, given to another"
         return
-    age = asked.began - voucher.sent
+    age = case.asked.began - voucher.sent
     if lifetime and age <= lifetime + said.serves_stale_for + SLACK and not said.any("no-cache"):
         return
     strict = said.any("must-revalidate", "proxy-revalidate", "s-maxage", "no-cache")
-    if not strict and age <= lifetime + setting.stale_if_error and _failed(asked, log, setting):
+    if not strict and age <= lifetime + case.setting.stale_if_error and _failed(case):
         return
     if said.any("no-cache") or not lifetime:
         moment = f"sent {age:.2f} s before he asked" if age > 0 else "on its way when he asked"
@@ -565,34 +595,44 @@ def timely(
         yield "stale", f"{age:.2f} s old, of {lifetime:g} s allowed"
 
 
-def _failed(asked: Asked, log: Log, setting: Setting) -> bool:
+def _lifetime(base: Answer, said: Words, setting: Setting) -> float | None:
+    """The lifetime that the origin gave, else the relay's own, None where there is none."""
+    if said.lifetime is not None:
+        return said.lifetime
+    if said.any("no-cache"):
+        return 0.0
+    if base.status in BY_DEFAULT or said.any("public"):
+        return setting.default_ttl
+    return setting.negative_ttl if base.status in NEGATIVE else None
+
+
+def _failed(case: Case) -> bool:
     """True where the upstream failed, or was left alone after a failure, or hung."""
-    if asked.headed - asked.began >= PATIENCE or _rests(asked, log, setting):
+    asked = case.asked
+    if asked.headed - asked.began >= PATIENCE or _rests(case):
         return True
-    for answer in log.by_target[asked.target]:
-        failed = not answer.whole or (
-            answer.status in FAILURES and words(answer.fields).lifetime is None
-        )
+    for answer in case.about:
+        given = words(answer.fields).lifetime is not None
+        failed = not answer.whole or (answer.status in FAILURES and not given)
         if failed and answer.ended >= asked.began and answer.arrived <= asked.headed:
             return True
     return False
 
 
-def _fields(
-    asked: Asked, head: Answer | None, contents: list[str], log: Log, setting: Setting
-) -> Iterator[tuple[str, str]]:
+def _fields(head: Answer, contents: list[str], case: Case) -> Iterator[tuple[str, str]]:
     """What stands against the fields: those of another content, or of what was not to be kept."""
-    if head is None:
-        return
-    tags = {answer.tag for content in contents for answer in log.by_content[content]}
-    same = any(bare_head(head) and about(head, content) for content in contents)
-    if head.tag not in tags and head.content not in contents and not same:
+    brought = {a.tag for content in contents for a in case.log.by_content.get(content, ())}
+    same = any(bare_head(head) and is_about(head, content) for content in contents)
+    if head.tag not in brought and head.content not in contents and not same:
         yield "mixed", f"the fields of answer {head.serial} with the content of another"
-    if not own(head, asked, setting):
-        merged = head.status == 304 or head.method != asked.method
+    if not own(head, case):
+        merged = head.status == 304 or head.method != case.asked.method
         for rule, why in keeping(head):
             why = f"the fields of answer {head.serial} ({head.status}, {rule}): {why}"
             yield "merged" if merged else rule, why
+
+
+# --- the origin's side
 
 
 def passed_on(answer: Answer, addresses: Iterable[str]) -> list[Violation]:

@@ -114,7 +114,7 @@ class Origin:
             if method in UNSAFE and plan.unsafe < 400:
                 version += 1
                 self._versions[target] = version
-        said = say(plan, method, target, seen, version, serial)
+        said = say(plan, Request(method, target, seen, version, serial))
         time.sleep(plan.delay)
         luck = random.Random(f"{target} {serial}").random()
         breaks = luck < plan.breaks and len(said.body) > 1
@@ -158,43 +158,44 @@ def _has(fields: list[Field], name: str) -> bool:
     return any(key.lower() == name for key, _ in fields)
 
 
-def say(
-    plan: Plan, method: str, target: str, seen: dict[str, str], version: int, serial: int
-) -> Said:
-    """What the origin answers to a request that it saw with these fields."""
-    stamp: Fields = (
-        ("X-Serial", str(serial)),
-        ("X-Version", str(version)),
-        ("X-At", f"{time.monotonic():.3f}"),
-        ("X-Seen", "; ".join(f"{name}={seen[name]}" for name in STAMPED if name in seen)),
-        ("Date", formatdate(usegmt=True)),
-    )
-    if plan.limits and serial % 10 == 0:
-        stamp += (("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "1"))
-    cookie = (("Set-Cookie", f"k{serial}=1"),)
-    if method in UNSAFE:
-        own = f"{target} {method} #{serial}"
-        content = name_content(own, False, 100)
-        fields = stamp + caching_fields(plan.cache, time.time())
-        if plan.cookie == "always":
-            fields += cookie
-        body = b"" if plan.unsafe == 204 else rendered(content)
-        return Said(plan.unsafe, fields, body, own, content)
-    if random.Random(f"fails {target} {serial}").random() < plan.fails:
-        own = f"{target} failed #{serial}"
-        content = name_content(own, False, 100)
-        body = b"" if method == "HEAD" else rendered(content)
-        return Said(plan.failure, stamp, body, own, content)
-    tag, content, validators = _represented(plan, target, seen, version, serial)
-    kind = "full"
-    if plan.status in (200, 203) and _not_modified(plan, seen, validators):
+class Request(NamedTuple):
+    """A request as the origin sees it: the version that it finds, the serial of its answer."""
+
+    method: str
+    target: str
+    seen: dict[str, str]
+    version: int
+    serial: int
+
+
+def say(plan: Plan, request: Request) -> Said:
+    """What the origin answers."""
+    if request.method in UNSAFE:
+        cookie = _cookie(request) if plan.cookie == "always" else ()
+        fields = _stamp(plan, request) + caching_fields(plan.cache, time.time()) + cookie
+        return _about_itself(request, plan.unsafe, fields)
+    if random.Random(f"fails {request.target} {request.serial}").random() < plan.fails:
+        return _about_itself(request, plan.failure, _stamp(plan, request))
+    return _say_what_is_there(plan, request)
+
+
+def _about_itself(request: Request, status: int, fields: Fields) -> Said:
+    """An answer about the request, not about the resource."""
+    tag = f"{request.target} {request.method} #{request.serial}"
+    content = name_content(tag, False, 100)
+    body = b"" if status == 204 or request.method == "HEAD" else rendered(content)
+    return Said(status, fields, body, tag, content)
+
+
+def _say_what_is_there(plan: Plan, request: Request) -> Said:
+    tag, content, validators = _represented(plan, request)
+    kind = "HEAD" if request.method == "HEAD" else "GET"
+    if plan.status in (200, 203) and _not_modified(plan, request.seen, validators):
         kind = "304"
-    elif method == "HEAD":
-        kind = "head"
-    fields = stamp + _selecting(plan, seen)
+    fields = _stamp(plan, request) + _selecting(plan, request.seen)
     if plan.cookie == "always" or (plan.cookie == "on 304" and kind == "304"):
-        fields += cookie
-    cache = {"full": plan.cache, "head": plan.cache_head, "304": plan.cache_304}[kind]
+        fields += _cookie(request)
+    cache = {"GET": plan.cache, "HEAD": plan.cache_head, "304": plan.cache_304}[kind]
     fields += caching_fields(cache, time.time())
     if kind == "304":
         if plan.tags == "nginx":
@@ -202,22 +203,39 @@ def say(
             validators = tuple((name, value.removeprefix("W/")) for name, value in validators)
             tag = tag.replace(" gzipped", "")
         return Said(304, fields + validators, b"", tag, content)
-    if not (kind == "head" and plan.bare_head):
-        fields += validators
-    elif validators:
-        tag = f"{target} bare #{serial}"
-    return _with_body(plan, seen, method, Said(plan.status, fields, b"", tag, content))
+    if kind == "HEAD" and plan.bare_head:
+        tag = f"{request.target} bare #{request.serial}" if validators else tag
+        validators = ()
+    return _with_body(plan, request, Said(plan.status, fields + validators, b"", tag, content))
 
 
-def _represented(
-    plan: Plan, target: str, seen: dict[str, str], version: int, serial: int
-) -> tuple[str, str, Fields]:
+def _stamp(plan: Plan, request: Request) -> Fields:
+    seen = request.seen
+    stamp: Fields = (
+        ("X-Serial", str(request.serial)),
+        ("X-Version", str(request.version)),
+        ("X-At", f"{time.monotonic():.3f}"),
+        ("X-Seen", "; ".join(f"{name}={seen[name]}" for name in STAMPED if name in seen)),
+        ("Date", formatdate(usegmt=True)),
+    )
+    if plan.limits and request.serial % 10 == 0:
+        stamp += (("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "1"))
+    return stamp
+
+
+def _cookie(request: Request) -> Fields:
+    return (("Set-Cookie", f"k{request.serial}=1"),)
+
+
+def _represented(plan: Plan, request: Request) -> tuple[str, str, Fields]:
     """The tag and the content's name of the current representation for a request; validators."""
+    seen, serial = request.seen, request.serial
+    version = f"{request.target} v{request.version}"
     zipped = plan.gzip and takes_gzip(seen.get("accept-encoding"))
-    variant = f"{target} v{version} {_whom(plan, seen)} {_variant(plan, seen)}"
-    validators: Fields = (last_modified(version),) if plan.dated else ()
+    variant = f"{version} {_whom(plan, seen)} {_variant(plan, seen)}"
+    validators: Fields = (last_modified(request.version),) if plan.dated else ()
     if plan.tags == "none":
-        tag = f"{target} v{version} dated" if plan.dated else f"{target} #{serial}"
+        tag = f"{version} dated" if plan.dated else f"{request.target} #{serial}"
         return tag, name_content(f"{variant} #{serial}", zipped, plan.size), validators
     tag = variant + (" gzipped" if zipped else "")
     opaque = hashlib.sha256((variant if plan.tags == "nginx" else tag).encode()).hexdigest()[:12]
@@ -259,29 +277,30 @@ def _not_modified(plan: Plan, seen: dict[str, str], validators: Fields) -> bool:
     return parsedate_to_datetime(since) >= parsedate_to_datetime(own["Last-Modified"])
 
 
-def _with_body(plan: Plan, seen: dict[str, str], method: str, said: Said) -> Said:
+EXTRA: dict[int, Fields] = {
+    301: (("Location", "/elsewhere"),),
+    302: (("Location", "/elsewhere"),),
+    401: (("WWW-Authenticate", 'Basic realm="r"'),),
+}
+
+
+def _with_body(plan: Plan, request: Request, said: Said) -> Said:
     """The answer with its content: whole, in part, or as HEAD has it."""
     body = rendered(said.content)
-    fields = (*said.fields, ("Content-Type", "text/plain"))
+    fields = said.fields + EXTRA.get(said.status, ())
+    if said.status == 429 and request.serial % 5 == 0:
+        fields += (("Retry-After", "1"),)
+    if said.status == 204:
+        return said._replace(fields=fields)
+    fields += (("Content-Type", "text/plain"),)
     if said.content.split(" ")[-2] == "gzip":
         fields += (("Content-Encoding", "gzip"),)
-    extra = {
-        301: (("Location", "/elsewhere"),),
-        302: (("Location", "/elsewhere"),),
-        401: (("WWW-Authenticate", 'Basic realm="r"'),),
-    }
-    fields += extra.get(said.status, ())
-    serial = int(dict(said.fields)["X-Serial"])
-    if said.status == 429 and serial % 5 == 0:
-        fields += (("Retry-After", "1"),)
-    if method == "HEAD":
+    if request.method == "HEAD":
         return said._replace(fields=(*fields, ("Content-Length", str(len(body)))))
-    if said.status == 204:
-        return said._replace(fields=said.fields)
     if plan.ranges:
         fields += (("Accept-Ranges", "bytes"),)
-        spec = seen.get("range")
-        if spec is not None and _if_range_holds(seen.get("if-range"), dict(said.fields)):
+        spec, condition = request.seen.get("range"), request.seen.get("if-range")
+        if spec is not None and _if_range_holds(condition, dict(said.fields)):
             return _part(said._replace(fields=fields), body, spec)
     return said._replace(fields=fields, body=body)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from email.utils import formatdate
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from .events import Field, Fields
+
+T = TypeVar("T")
 
 CACHE: tuple[tuple[int, tuple[str, ...]], ...] = (
     (6, ()),
@@ -168,6 +171,6 @@ def last_modified(version: int) -> Field:
     return ("Last-Modified", formatdate(BASE_TIME + 10 * version, usegmt=True))
 
 
-def pick(rng: random.Random, weighted):  # type: ignore[no-untyped-def]
+def pick(rng: random.Random, weighted: Sequence[tuple[int, T]]) -> T:
     """One of (weight, thing) pairs."""
     return rng.choices([thing for _, thing in weighted], [weight for weight, _ in weighted])[0]

@@ -13,6 +13,7 @@ from tests.database_support import RedisServer
 from tests.relay_support import RunningRelay
 
 from .clients import ADDRESSES, Crowd
+from .events import Answer
 from .model import Log, Setting, Violation, judge, kind_to_the_upstream, passed_on
 from .origin import Origin
 
@@ -58,6 +59,18 @@ class Chapter(NamedTuple):
         """How often each rule was broken."""
         return Counter(violation.rule for violation in self.violations)
 
+    def ways(self) -> Counter[str]:
+        """How often the relay answered in which way, by its own word."""
+        found: Counter[str] = Counter()
+        for asked in self.log.asked:
+            said = asked.get("cache-status") or ""
+            for word in ("hit", "collapsed", "stored", "fwd-status=304", "fwd=method"):
+                found[word] += f"; {word}" in said
+            found["206"] += asked.status == 206
+            found["304"] += asked.status == 304
+            found[asked.outcome] += 1
+        return found
+
 
 def run(world: World, seed: int, seconds: float) -> Iterator[Chapter]:
     """Chapter by chapter, all with the same relays; seeds count up."""
@@ -88,15 +101,10 @@ def _relays(world: World, origin: Origin, stack: contextlib.ExitStack) -> list[R
     ]  # fmt: skip
     for name in setting.ignored:
         flags += ["--ignore-field", name]
-    return [
-        stack.enter_context(RunningRelay(origin.url, *flags))
-        for _ in range(world.nodes)
-    ]
+    return [stack.enter_context(RunningRelay(origin.url, *flags)) for _ in range(world.nodes)]
 
 
-def _chapter(
-    world: World, origin: Origin, ports: list[int], seed: int, seconds: float
-) -> Chapter:
+def _chapter(world: World, origin: Origin, ports: list[int], seed: int, seconds: float) -> Chapter:
     crowd = Crowd(ports, f"s{seed}")
     since = len(origin.answers)
     crowd.run(seconds, world.threads)
@@ -112,7 +120,7 @@ def _chapter(
     return Chapter(seed, seconds, crowd.began, log, violations)
 
 
-def _settled(origin: Origin) -> list:  # type: ignore[type-arg]
+def _settled(origin: Origin) -> list[Answer]:
     """The origin's log, once nothing has come for half a second."""
     until = time.monotonic() + 5.0
     count = -1
