@@ -268,6 +268,29 @@ class When(unittest.TestCase):
         self.assertEqual(rules(got(8.0, one, took=1.1), one), [])
         self.assertEqual(rules(got(20.0, one), one, failed, cool_down=1.0), [])
 
+    def test_a_client_may_wish_for_something_stale(self):
+        wish = {"cache-control": "max-stale=5"}
+        for cache, allowed in (("max-age=1", True), ("max-age=1, must-revalidate", False),
+                               ("no-cache, max-age=1", False)):  # fmt: skip
+            one = answer(1, 1.0, cache)
+            self.assertEqual(rules(got(5.0, one, wish), one) == [], allowed)
+            self.assertNotEqual(rules(got(9.0, one, wish), one), [])
+
+    def test_the_lifetime_of_a_path_is_no_permission(self):
+        def fixed(at: float, one: Answer, sent: dict[str, str] | None = None) -> list[str]:
+            target = "/s/fixed/r"
+            one = one._replace(target=target)
+            return rules(got(at, one, sent)._replace(target=target), one, fixed_ttl=5.0)
+
+        for cache, status in (("", 200), ("max-age=0", 200), ("no-cache", 200), ("", 302)):
+            self.assertEqual(fixed(5.0, answer(1, 1.0, cache, status=status)), [])
+            self.assertEqual(fixed(7.0, answer(1, 1.0, cache, status=status)), ["stale"])
+        self.assertEqual(fixed(2.0, answer(1, 1.0, "", ALICE)), ["credentials"])
+        self.assertEqual(fixed(2.0, answer(1, 1.0), ALICE), ["credentials"])
+        self.assertEqual(fixed(2.0, answer(1, 1.0, "private")), ["private"])
+        self.assertEqual(fixed(2.0, answer(1, 1.0, status=400)), ["status"])
+        self.assertEqual(fixed(2.0, answer(1, 1.0, status=503)), ["status"])
+
     def test_nothing_from_before_an_unsafe_request_that_was_answered(self):
         old = answer(1, 1.0, "max-age=60", tag="x")
         post = answer(2, 2.0, "", numbered(3), method="POST", version=2)
@@ -337,6 +360,16 @@ class What(unittest.TestCase):
             body += b"\r\n--cut\r\nContent-Range: bytes 10-19/200\r\n\r\n" + second
             body += b"\r\n--cut--\r\n"
             self.assertEqual(rules(got(2.0, one, asks, kind, status=206, body=body), one), expected)
+
+    def test_a_part_only_of_what_if_range_names(self):
+        one = answer(1, 1.0, "max-age=60", None, ("Last-Modified", CHANGED), tag="x")
+        part = ("Content-Range", "bytes 0-4/200")
+        for condition, expected in (
+            ('"x"', []), (CHANGED, []), ('"y"', ["conditional"]), ('W/"x"', ["conditional"]),
+        ):  # fmt: skip
+            sent = {"range": "bytes=0-4", "if-range": condition}
+            asked = got(2.0, one, sent, part, status=206, body=rendered(one.content)[:5])
+            self.assertEqual(rules(asked, one), expected)
 
     def test_a_416_only_where_no_range_fits(self):
         one = answer(1, 1.0, "max-age=60", tag="x")
@@ -413,6 +446,8 @@ class Service(unittest.TestCase):
         self.assertEqual(rules(got(0.9, one, outcome="left"), one), [])
         self.assertEqual(rules(self.error(502)), ["lost"])
         self.assertEqual(rules(self.error(500)), ["lost"])
+        self.assertEqual(rules(self.error(504)), ["lost"])
+        self.assertEqual(rules(self.error(504, {"cache-control": "only-if-cached"})), [])
         self.assertEqual(rules(self.error(502), answer(1, 5.0, whole=False)), [])
 
     def test_one_clients_failure_is_its_own(self):

@@ -45,7 +45,7 @@ EXTRAS: tuple[tuple[float, str, tuple[str, ...]], ...] = (
     (0.2, "Accept", ("application/json, text/html", "text/html, application/json")),
     (0.2, "X-Lang", ("en", "en,", "EN")),
     (0.3, "Origin", ("https://a.test", "https://b.test")),
-    (0.04, "Cache-Control", ("no-cache", "max-age=0")),
+    (0.06, "Cache-Control", ("no-cache", "max-age=0", "only-if-cached", "max-stale=2")),
     (0.03, "X-Forwarded-For", ("10.9.9.9",)),
     (0.03, "X-Forwarded-Proto", ("https",)),
     (0.02, "X-Real-IP", ("10.9.9.9",)),
@@ -149,7 +149,8 @@ class Crowd:
         passed = time.monotonic() - self.began
         if rng.random() < 0.4:
             rng = random.Random(f"{self._seed} slot {int(passed / SLOT)}")
-        return f"/{self._seed}/r{int(passed * BORN) + rng.randrange(ALIVE)}"
+        number = int(passed * BORN) + rng.randrange(ALIVE)
+        return f"/{self._seed}/fixed/r{number}" if number % 7 == 0 else f"/{self._seed}/r{number}"
 
     def _draw(self, rng: random.Random, target: str, method: str = "") -> Ask:
         fields = dict(pick(rng, USERS))

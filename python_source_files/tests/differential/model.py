@@ -38,6 +38,9 @@ ONE_REQUEST = {408, 413, 416, 417, 421, 425, 426, 428, 429, 431, 511}
 
 BY_DEFAULT = {200, 203, 204, 206, 300, 301, 308}
 NEGATIVE = {404, 410}
+BY_TTL = {200, 203, 204, 300, 301, 302, 307, 308, 404, 410}
+"""Statuses that `--ttl` gives a lifetime."""
+
 FAILURES = {429, 500, 502, 503, 504}
 PLACES = {
     "forwarded", "x-real-ip", "x-client-ip", "true-client-ip", "cf-connecting-ip", "proxy",
@@ -47,13 +50,16 @@ PLACES = {
 
 
 class Setting(NamedTuple):
-    """What the relay was told. `news` are the seconds in which nodes hear of each other."""
+    """What the relay was told. `fixed_ttl` is its `--ttl` of targets with `/fixed/`; `news` are the
+    seconds in which nodes hear of each other.
+    """
 
     default_ttl: float = 2.0
     negative_ttl: float = 1.0
     stale_if_error: float = 86400.0
     cool_down: float = 0.0
     news: float = 0.5
+    fixed_ttl: float = 1.5
     ignored: tuple[str, ...] = ()
 
 
@@ -356,6 +362,8 @@ def _of_the_relay(case: Case) -> Iterator[tuple[str, str]]:
     if status == 503:
         if not _rests(case):
             yield "refused", "503, though nothing of this client's own has failed before"
+    elif status == 504 and _wish(case.asked, "only-if-cached") is not None:
+        return
     elif status not in (502, 504) or not _broke_off(case):
         yield "lost", f"a {status} of the relay's own without a fault of the origin's"
 
@@ -383,6 +391,13 @@ def _form(asked: Asked) -> Iterator[tuple[str, str]]:
     ranged = "range" in asked.sent and asked.method == "GET"
     if asked.status == 206 and not ranged:
         yield "status", "a 206 to a request without Range"
+    condition = asked.sent.get("if-range")
+    if asked.status == 206 and condition not in (
+        None,
+        asked.get("etag"),
+        asked.get("last-modified"),
+    ):
+        yield "conditional", f"a part, though the client has {condition}"
     if asked.status == 304:
         yield from _condition(asked)
     if asked.get("content-encoding") == "gzip" and asked.status in (200, 203, 206):
@@ -425,7 +440,7 @@ def _content_and_fields(case: Case, head: Answer | None) -> Iterator[tuple[str, 
         return
     against = min(
         (list(_content(content, case)) for content in contents),
-        key=lambda found: (len(found), any(rule == "mixed" for rule, _ in found)),
+        key=lambda found: (any(rule == "mixed" for rule, _ in found), len(found)),
     )
     if not against and head is not None:
         against = list(_fields(head, contents, case))
@@ -524,14 +539,14 @@ def _content(content: str, case: Case) -> Iterator[tuple[str, str]]:
     if asked.status == 304 and any(a.status == 304 and own(a, case) for a in case.about):
         return
     serial = int(asked.get("x-serial") or 0)
-    against: list[tuple[str, str]] | None = None
+    against = []
     for base, voucher in _pairs(content, case):
         found = list(objections(base, voucher, case))
         if not found:
             return
-        if against is None or voucher.serial == serial:
-            against = found
-    yield from against or [("mixed", "no answer of the origin stands for this content")]
+        against.append((voucher.serial != serial, len(found), found))
+    none = [("mixed", "no answer of the origin stands for this content")]
+    yield from min(against)[2] if against else none
 
 
 def _pairs(content: str, case: Case) -> Iterator[tuple[Answer, Answer]]:
@@ -583,12 +598,16 @@ def timely(base: Answer, voucher: Answer, said: Words, case: Case) -> Iterator[t
         yield "status", f"a {base.status} without a lifetime, given to another"
         return
     age = case.asked.began - voucher.sent
-    if lifetime and age <= lifetime + said.serves_stale_for + SLACK and not said.any("no-cache"):
+    validates = said.any("no-cache") and not _is_fixed(base)
+    if lifetime and age <= lifetime + said.serves_stale_for + SLACK and not validates:
         return
-    strict = said.any("must-revalidate", "proxy-revalidate", "s-maxage", "no-cache")
+    strict = validates or said.any("must-revalidate", "proxy-revalidate", "s-maxage")
+    wished = _wish(case.asked, "max-stale")
+    if not strict and wished is not None and age <= lifetime + float(wished) + SLACK:
+        return
     if not strict and age <= lifetime + case.setting.stale_if_error and _failed(case):
         return
-    if said.any("no-cache") or not lifetime:
+    if validates or not lifetime:
         moment = f"sent {age:.2f} s before he asked" if age > 0 else "on its way when he asked"
         yield "validate", f"{moment}, and it has to be validated each time"
     else:
@@ -596,7 +615,9 @@ def timely(base: Answer, voucher: Answer, said: Words, case: Case) -> Iterator[t
 
 
 def _lifetime(base: Answer, said: Words, setting: Setting) -> float | None:
-    """The lifetime that the origin gave, else the relay's own, None where there is none."""
+    """The lifetime by `--ttl`, else the origin's, else the relay's own, None if there is none."""
+    if _is_fixed(base):
+        return setting.fixed_ttl
     if said.lifetime is not None:
         return said.lifetime
     if said.any("no-cache"):
@@ -604,6 +625,16 @@ def _lifetime(base: Answer, said: Words, setting: Setting) -> float | None:
     if base.status in BY_DEFAULT or said.any("public"):
         return setting.default_ttl
     return setting.negative_ttl if base.status in NEGATIVE else None
+
+
+def _is_fixed(base: Answer) -> bool:
+    return "/fixed/" in base.target and base.status in BY_TTL
+
+
+def _wish(asked: Asked, name: str) -> str | None:
+    """The argument of a directive of the client's, "" without one, None where it is not there."""
+    wishes = _directives(asked.sent.get("cache-control", ""))
+    return (wishes[name] or "") if name in wishes else None
 
 
 def _failed(case: Case) -> bool:

@@ -99,6 +99,7 @@ def _relays(world: World, origin: Origin, stack: contextlib.ExitStack) -> list[R
         "--default-ttl", f"{setting.default_ttl:g}", "--negative-ttl", f"{setting.negative_ttl:g}",
         "--cool-down", f"{setting.cool_down:g}", "--stale-if-error", f"{setting.stale_if_error:g}",
     ]  # fmt: skip
+    flags += ["--ttl", f"/*/fixed/*={setting.fixed_ttl:g}"]
     for name in setting.ignored:
         flags += ["--ignore-field", name]
     return [stack.enter_context(RunningRelay(origin.url, *flags)) for _ in range(world.nodes)]
