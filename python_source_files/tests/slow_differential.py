@@ -24,21 +24,21 @@ class Histories(unittest.TestCase):
         self.try_out(World(store="direct"), 1, 4.0)
 
     def test_one_worker(self) -> None:
-        self.try_out(World("sqlite", threads=32), 101, 20.0)
+        self.try_out(World("sqlite"), 101, 20.0)
 
     def test_two_workers(self) -> None:
-        self.try_out(World("sqlite", workers=2, threads=32), 201, 15.0)
+        self.try_out(World("sqlite", workers=2), 201, 15.0)
 
     def test_two_nodes(self) -> None:
-        self.try_out(World("redis", nodes=2, threads=32), 301, 15.0)
+        self.try_out(World("redis", nodes=2), 301, 15.0)
 
     def test_memory(self) -> None:
-        self.try_out(World("memory", threads=32), 401, 10.0)
+        self.try_out(World("memory"), 401, 10.0)
 
     def test_a_seed_that_was_never_tried(self) -> None:
         seed = random.randrange(1000, 1_000_000)
         sys.stderr.write(f"seed {seed} ")
-        self.try_out(World("sqlite", threads=32), seed, 10.0)
+        self.try_out(World("sqlite"), seed, 10.0)
 
     def try_out(self, world: World, seed: int, seconds: float) -> None:
         """Fails with the first violations of each rule, and where too little has happened."""

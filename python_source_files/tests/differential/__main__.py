@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--store", default="sqlite", choices=STORES)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=16, help="clients at a time")
+    parser.add_argument("--threads", type=int, default=24, help="clients at a time")
     parser.add_argument("--cool-down", type=float, default=0.0)
     parser.add_argument("--ignore-field", action="append", default=[], metavar="NAME")
     parser.add_argument("--show", type=int, default=1, help="violations told of each rule")

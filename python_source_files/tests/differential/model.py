@@ -141,9 +141,8 @@ def credentials(fields: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in fields.items() if CREDENTIALS.fullmatch(name)}
 
 
-def permitted(answer: Answer) -> bool:
+def permitted(answer: Answer, said: Words) -> bool:
     """True where the credentials of the request, if any, do not keep the answer from others."""
-    said = words(answer.fields)
     open_to_all = said.any("public", "s-maxage")
     for name in credentials(answer.seen):
         also = said.any("must-revalidate") if name == "authorization" else said.targeted
@@ -155,19 +154,19 @@ def permitted(answer: Answer) -> bool:
 # --- may it be kept, and for whom
 
 
-def keeping(base: Answer) -> Iterator[tuple[str, str]]:
-    """What stands against keeping an answer, or giving it to others who wait for it."""
-    said = words(base.fields)
+def keeping(base: Answer, said: Words | None = None) -> Iterator[tuple[str, str]]:
+    """What stands against keeping an answer, or giving it to others who wait for it. `said` are
+    the words that count for a 304 or HEAD that says nothing itself.
+    """
+    said = said or words(base.fields)
     if base.method not in ("GET", "HEAD"):
         yield "own", f"the answer to a {base.method}"
     if said.any("private", "no-store"):
         yield "private", "its origin says private or no-store"
-    given = said.lifetime is not None
-    if not permitted(base):
+    if not permitted(base, said):
         yield "credentials", "made for credentials, and its origin does not say it is for others"
-    elif credentials(base.seen) and not given and not said.any("no-cache"):
-        yield "credentials", "made for credentials, fresh only by a lifetime of the relay's own"
-    if base.get("set-cookie") and not given and "set-cookie" not in said.private_fields:
+    given = said.lifetime is not None or "set-cookie" in said.private_fields
+    if base.get("set-cookie") and not given:
         yield "set-cookie", "it sets a cookie, and its origin gave it no lifetime"
     if not base.whole:
         yield "bytes", "it broke off"
@@ -177,13 +176,18 @@ def keeping(base: Answer) -> Iterator[tuple[str, str]]:
         yield "status", f"a {base.status} that a Range was answered with"
 
 
-def renewing(voucher: Answer) -> Iterator[tuple[str, str]]:
+def renewing(voucher: Answer, said: Words) -> Iterator[tuple[str, str]]:
     """What stands against a 304 or HEAD, got for another, saying that what is stored is fresh."""
-    said = words(voucher.fields)
     if said.any("private", "no-store"):
         yield "private", f"the {voucher.status} that renewed it is private or no-store"
-    if not permitted(voucher) and said.lifetime is None:
+    if not permitted(voucher, said) and said.lifetime is None:
         yield "credentials", "renewed by the answer to credentials, without a given lifetime"
+
+
+def words_of(voucher: Answer, base: Answer) -> Words:
+    """The words of a response that was renewed: the old ones where the new one has none."""
+    said = words(voucher.fields)
+    return said if said.said else words(base.fields)
 
 
 def selects(answer: Answer, case: Case) -> bool:
@@ -576,13 +580,12 @@ def objections(base: Answer, voucher: Answer, case: Case) -> Iterator[tuple[str,
             yield from keeping(base)
         return
     yield from keeping(base)
+    said = words_of(voucher, base)
     if voucher is not base:
-        yield from renewing(voucher)
-    said = words(voucher.fields)
-    if not said.said:
-        said = words(base.fields)
-    if case.mine and said.lifetime is None:
-        yield "credentials", "to a client with credentials, without a lifetime of the origin's"
+        yield from renewing(voucher, said)
+    if said.lifetime is None and not said.any("no-cache"):
+        if case.mine or credentials(base.seen):
+            yield "credentials", "to or from credentials, without a lifetime of the origin's"
     if case.mine and base.status == 401:
         yield "credentials", "somebody else's 401 to a client with credentials"
     if not selects(base, case) and not selects(voucher, case):
@@ -645,7 +648,7 @@ def _failed(case: Case) -> bool:
     for answer in case.about:
         given = words(answer.fields).lifetime is not None
         failed = not answer.whole or (answer.status in FAILURES and not given)
-        if failed and answer.ended >= asked.began and answer.arrived <= asked.headed:
+        if failed and answer.ended >= asked.began - SLACK and answer.arrived <= asked.headed:
             return True
     return False
 
@@ -658,7 +661,8 @@ def _fields(head: Answer, contents: list[str], case: Case) -> Iterator[tuple[str
         yield "mixed", f"the fields of answer {head.serial} with the content of another"
     if not own(head, case):
         merged = head.status == 304 or head.method != case.asked.method
-        for rule, why in keeping(head):
+        bases = [base for content in contents for base in case.log.keepable(content)]
+        for rule, why in keeping(head, words_of(head, bases[0]) if bases else None):
             why = f"the fields of answer {head.serial} ({head.status}, {rule}): {why}"
             yield "merged" if merged else rule, why
 

@@ -32,7 +32,7 @@ class World(NamedTuple):
     store: str = "sqlite"
     workers: int = 1
     nodes: int = 1
-    threads: int = 16
+    threads: int = 24
     setting: Setting = Setting()
 
     def command(self, seed: int, seconds: float) -> str:
