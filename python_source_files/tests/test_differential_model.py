@@ -101,6 +101,7 @@ class Whose(unittest.TestCase):
         self.assertEqual(rules(got(0.9, unmarked, ALICE, number=0), unmarked), [])
         self.assertEqual(rules(got(0.9, unmarked, BOB, number=0), unmarked), ["private"])
         self.assertEqual(rules(got(1.1, unmarked, ALICE, number=0), unmarked), ["private"])
+        self.assertEqual(rules(got(0.9, unmarked, ALICE, number=7), unmarked), ["private"])
 
     def test_private_and_no_store_are_for_nobody_else(self):
         for cache in ("private, max-age=60", "no-store", "no-store, public, max-age=60"):
@@ -148,6 +149,8 @@ class Whose(unittest.TestCase):
             hers = answer(1, 1.0, cache, BOB, tag="x")
             expected = [] if allowed else ["credentials"]
             self.assertEqual(rules(got(4.9, hers, ALICE), hers, again), expected)
+            mine = got(4.9, hers, ALICE, fields_of=again)
+            self.assertEqual(rules(mine, hers, again), expected)
 
     def test_a_401_is_not_for_those_who_bring_credentials(self):
         one = answer(1, 1.0, "max-age=60", status=401)
@@ -188,6 +191,14 @@ class Whose(unittest.TestCase):
                 one = answer(1, 1.0, "max-age=60", seen, ("Vary", vary))
                 expected = [] if allowed else ["selected"]
                 self.assertEqual(rules(got(2.0, one, sent), one), expected)
+
+    def test_a_304_selects_by_what_it_was_asked_with(self):
+        vary = ("Vary", "X-Lang")
+        one = answer(1, 1.0, "max-age=60", {"x-lang": "sv"}, vary, tag="x")
+        for lang, allowed in (("en", True), ("fi", False)):
+            again = answer(2, 1.5, "max-age=60", {"x-lang": lang}, vary, tag="x", status=304)
+            found = rules(got(2.0, one, {"x-lang": "en"}), one, again)
+            self.assertEqual(found, [] if allowed else ["selected"])
 
     def test_origins_are_of_three_classes(self):
         a, b = {"origin": "https://a"}, {"origin": "https://b"}
@@ -243,6 +254,13 @@ class When(unittest.TestCase):
         self.assertEqual(rules(got(6.0, one), one, again), [])
         self.assertEqual(rules(got(6.0, one, fields_of=again), one, again), [])
         self.assertEqual(rules(got(6.0, one), one, other), ["stale"])
+        late = again._replace(sent=6.3)
+        self.assertEqual(rules(got(6.0, one), one, late), ["stale"])
+        broken = answer(3, 1.1, "max-age=2", tag="x", whole=False)
+        self.assertEqual(rules(got(6.0, one), one, broken, again), [])
+        part = answer(2, 5.0, "max-age=2", tag="x", status=206)
+        self.assertEqual(rules(got(6.0, one), one, part), [])
+        self.assertNotEqual(rules(got(6.0, one), one, part._replace(whole=False)), [])
         for cache, seen, rule in (
             ("private, max-age=2", {}, "stale"), ("no-store", {}, "stale"),
             ("must-revalidate", ALICE, "stale"), ("max-age=2", ALICE, None),
@@ -257,6 +275,25 @@ class When(unittest.TestCase):
             self.assertEqual(rules(got(6.0, one), one, again), [])
             found = rules(got(6.0, one, fields_of=again), one, again)
             self.assertEqual(found, [] if allowed else ["merged"])
+
+    def test_a_head_renews_what_it_is_about(self):
+        one = answer(1, 1.0, "max-age=2")
+
+        def head(length: str, status: int = 200, tag: str = "") -> Answer:
+            more = ("Content-Length", length)
+            return answer(2, 5.0, "max-age=2", None, more, tag=tag, status=status, method="HEAD")
+
+        for renewed, allowed in (
+            (head("200"), True), (head("201"), False), (head("200", 404), False),
+            (head("200", tag="z"), False),
+        ):  # fmt: skip
+            self.assertEqual(rules(got(6.0, one), one, renewed), [] if allowed else ["stale"])
+            found = rules(got(2.0, one, fields_of=renewed), one, renewed._replace(sent=1.5))
+            self.assertEqual(found, [] if allowed else ["mixed"])
+        tagged = answer(1, 1.0, "max-age=2", tag="x")
+        self.assertEqual(rules(got(6.0, tagged), tagged, head("7", tag="x")), [])
+        again = answer(2, 5.0, "max-age=2", None, ("Content-Length", "200"))
+        self.assertEqual(rules(got(6.0, one), one, again), ["stale"])
 
     def test_fields_of_a_304_that_is_not_for_others_are_not_merged(self):
         one = answer(1, 1.0, "max-age=60", tag="x")
@@ -281,6 +318,8 @@ class When(unittest.TestCase):
                 self.assertNotEqual(rules(got(8.0, one), one, failed), [])
                 self.assertNotEqual(rules(got(9.8, one), one, failed), [])
         one = answer(1, 1.0, "max-age=1")
+        for no_failure in (answer(2, 9.0), answer(2, 9.0, "max-age=1", status=500)):
+            self.assertEqual(rules(got(8.95, one), one, no_failure), ["stale"])
         self.assertEqual(rules(got(8.95, one), one, failed, stale_if_error=2.0), ["stale"])
         self.assertEqual(rules(got(8.0, one, took=1.1), one), [])
         self.assertEqual(rules(got(20.0, one), one, failed, cool_down=1.0), [])
@@ -343,7 +382,11 @@ class What(unittest.TestCase):
         self.assertEqual(rules(got(1.1, own, method="POST", number=8), own), ["own"])
         stored = answer(1, 1.0, "max-age=60")
         self.assertEqual(rules(got(2.0, stored, method="POST"), stored), ["own"])
-        self.assertNotEqual(rules(got(2.0, own, number=8), own), [])
+        self.assertEqual(rules(got(2.0, own, number=8), own), ["mixed"])
+        other = answer(1, 1.0, "", numbered(7))
+        self.assertEqual(rules(got(0.9, other, method="POST"), other), ["own"])
+        elsewhere = own._replace(target="/other")
+        self.assertEqual(rules(got(0.9, own, method="POST"), elsewhere), ["own"])
 
     def test_statuses_about_one_request_are_not_shared(self):
         for status in (416, 429, 431):
@@ -377,6 +420,17 @@ class What(unittest.TestCase):
             body += b"\r\n--cut\r\nContent-Range: bytes 10-19/200\r\n\r\n" + second
             body += b"\r\n--cut--\r\n"
             self.assertEqual(rules(got(2.0, one, asks, kind, status=206, body=body), one), expected)
+            unplaced = body.replace(b"Content-Range", b"Content-Place")
+            asked = got(2.0, one, asks, kind, status=206, body=unplaced)
+            self.assertEqual(rules(asked, one), ["bytes"])
+        for place, data, expected in (
+            ("bytes 0-19/200", whole[:20], []),
+            ("bytes 0-19/300", whole[:20], ["bytes"]),
+            ("bytes 0-299/200", whole[:300], ["bytes"]),
+        ):
+            more = ("Content-Range", place)
+            asked = got(2.0, one, asks, more, status=206, body=data)
+            self.assertEqual(rules(asked, one), expected)
 
     def test_a_part_only_of_what_if_range_names(self):
         one = answer(1, 1.0, "max-age=60", None, ("Last-Modified", CHANGED), tag="x")
@@ -395,6 +449,18 @@ class What(unittest.TestCase):
             found = rules(got(2.0, one, {"range": asks}, place, status=416, body=b""), one)
             self.assertEqual(found, expected)
         self.assertEqual(rules(got(2.0, one, {}, place, status=416, body=b""), one), ["bytes"])
+        sent = {"range": "bytes=999-"}
+        other = ("Content-Range", "bytes */300")
+        self.assertEqual(rules(got(2.0, one, sent, other, status=416, body=b""), one), ["bytes"])
+        tagged = got(2.0, one, sent, place, status=416, body=b"")
+        unknown = tagged._replace(fields=(("ETag", '"y"'), place))
+        self.assertEqual(rules(unknown, one), ["bytes"])
+        own = answer(2, 2.0, "", numbered(7, sent), place, status=416)
+        self.assertEqual(rules(got(1.9, own, sent), one, own), [])
+        self.assertEqual(rules(got(1.9, own, sent, number=8), one, own), ["status"])
+        late = answer(3, 9.0, "max-age=60", status=416, tag="x", content=own.content + "0")
+        early = answer(2, 1.0, "max-age=60", status=416, tag="x")
+        self.assertEqual(rules(got(2.0, early, method="HEAD"), early, late), ["status"])
 
     def test_a_body_is_whole_and_of_one_content(self):
         one = answer(1, 1.0, "max-age=60")
@@ -435,6 +501,18 @@ class What(unittest.TestCase):
         self.assertEqual(rules(got(5.0, one, sent, status=304), one), ["stale"])
         own = answer(2, 5.0, "private", numbered(7), tag="x", status=304)
         self.assertEqual(rules(got(4.9, own, sent), own), [])
+        self.assertEqual(rules(got(4.9, one, sent, status=304, number=8), one, own), ["stale"])
+
+    def test_a_304_is_about_something(self):
+        one = answer(1, 1.0, "max-age=60", None, ("Last-Modified", CHANGED), tag="x")
+        other = formatdate(1_600_000_000, usegmt=True)
+        for tag, changed, expected in (
+            ('"x"', CHANGED, []), ('"x"', None, []), ('"y"', CHANGED, ["bytes"]),
+            ('"x"', other, ["bytes"]),
+        ):  # fmt: skip
+            fields = (("ETag", tag), *((("Last-Modified", changed),) if changed else ()))
+            asked = got(2.0, one, {"if-none-match": tag}, status=304)._replace(fields=fields)
+            self.assertEqual(rules(asked, one), expected)
 
     def test_head_is_answered_from_what_get_brought_and_not_the_other_way(self):
         one = answer(1, 1.0, "max-age=60")
@@ -474,7 +552,7 @@ class Service(unittest.TestCase):
         self.assertEqual(rules(self.error(503), limited), ["refused"])
         long_ago = limited._replace(sent=1.0)
         self.assertEqual(rules(self.error(503, ALICE), long_ago), ["refused"])
-        told = answer(1, 4.5, "", ALICE, ("X-RateLimit-Reset", "1"))
+        told = answer(1, 4.5, "", ALICE, ("X-RateLimit-Reset", "1"))._replace(target="/other")
         self.assertEqual(rules(self.error(503, ALICE), told), [])
         self.assertEqual(rules(self.error(503, BOB), told), ["refused"])
         crashed = answer(1, 4.5, "", status=500)
@@ -485,6 +563,9 @@ class Service(unittest.TestCase):
         self.assertEqual(rules(self.error(503), elsewhere, cool_down=1.0), ["refused"])
         post = answer(1, 4.5, "", None, ("Retry-After", "9"), status=429, method="POST")
         self.assertEqual(rules(self.error(503), post._replace(target="/login")), ["refused"])
+        self.assertEqual(rules(self.error(503), post), [])
+        elsewhere = limited._replace(target="/other")
+        self.assertEqual(rules(self.error(503, ALICE), elsewhere), [])
 
     def test_a_burst_costs_few_calls(self):
         calls = [answer(serial, 1.0) for serial in range(1, 5)]

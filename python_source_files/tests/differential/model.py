@@ -159,8 +159,6 @@ def keeping(base: Answer, said: Words | None = None) -> Iterator[tuple[str, str]
     the words that count for a 304 or HEAD that says nothing itself.
     """
     said = said or words(base.fields)
-    if base.method not in ("GET", "HEAD"):
-        yield "own", f"the answer to a {base.method}"
     if said.any("private", "no-store"):
         yield "private", "its origin says private or no-store"
     if not permitted(base, said):
@@ -567,10 +565,9 @@ def _pairs(content: str, case: Case) -> Iterator[tuple[Answer, Answer]]:
     heads = [head for head in log.bare_heads[asked.target] if is_about(head, content)]
     for voucher in (*log.by_tag[bases[0].tag], *heads):
         renews = voucher.status in (206, 304) or voucher.method == "HEAD"
-        if renews or asked.status in (206, 304):
-            if voucher.sent <= asked.headed and voucher.whole:
-                for base in kept:
-                    yield base, voucher
+        if renews and voucher.sent <= asked.headed and voucher.whole:
+            for base in kept:
+                yield base, voucher
 
 
 def objections(base: Answer, voucher: Answer, case: Case) -> Iterator[tuple[str, str]]:
@@ -623,8 +620,6 @@ def _lifetime(base: Answer, said: Words, setting: Setting) -> float | None:
         return setting.fixed_ttl
     if said.lifetime is not None:
         return said.lifetime
-    if said.any("no-cache"):
-        return 0.0
     if base.status in BY_DEFAULT or said.any("public"):
         return setting.default_ttl
     return setting.negative_ttl if base.status in NEGATIVE else None
