@@ -731,7 +731,7 @@ class CoolDownTest(unittest.TestCase):
             "upstreams rest 5.000 all x",
         ):
             self.there.hear(word)
-        self.assertTrue(self.there.is_open)
+        self.assertEqual(self.there.resting(), [])
 
 
 class DriversTest(unittest.TestCase):
