@@ -35,6 +35,7 @@ from api_relaying_server.tiers.sharing.memory_file import MemoryFile
 from api_relaying_server.tiers.sharing.neighbours import Neighbours
 from api_relaying_server.tiers.sharing.nodes import Both
 from api_relaying_server.tiers.sharing.shared_memory import CALLS, SharedMemory
+from api_relaying_server.tiers.sharing.shares import Shares
 from api_relaying_server.tiers.stores.shared_store import SharedStore
 from api_relaying_server.tiers.stores.store import Store, open_store
 from api_relaying_server.upstream.budget import Slots, TokenBucket
@@ -188,7 +189,8 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
         settings.max_body,
         settings.trust_forwarded,
     )
-    if neighbours is not None:
+    if neighbours is not None and place is not None:
+        server.front.share_listeners(Shares(place.memory, place.slot))
         server.front.watch(neighbours.bell, neighbours.catch_up)
     if isinstance(upstream, Upstream):
         server.chore = upstream.close_ended

@@ -14,7 +14,6 @@ import logging
 import selectors
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -47,7 +46,7 @@ from api_relaying_server.serving.server import listen
 from api_relaying_server.settings import Settings
 from api_relaying_server.tiers.sharing.file_locks import lock_file
 from api_relaying_server.tiers.sharing.memory_file import MemoryFile
-from api_relaying_server.tiers.sharing.shared_memory import CALLS, SharedMemory, Teller
+from api_relaying_server.tiers.sharing.shared_memory import CALLS, SEEN, SharedMemory, Teller
 
 GRACE = 5.0
 """Seconds beyond `--drain`, and as much again for the store, until workers that do not end are
@@ -91,7 +90,7 @@ class Workers(Maker):
     ) -> None:
         """Binds the port. Raises OSError."""
         count = settings.workers
-        self.listeners = listeners_for(settings.host, settings.port, count)
+        self.listeners = listen(settings.host, settings.port)
         self.settings = settings
         self._proven = settings
         self._sample: Sample | None = None
@@ -125,7 +124,7 @@ class Workers(Maker):
         with arriving((*STOP_SIGNALS, *REOPEN_SIGNALS, signal.SIGCHLD), self._arriving):
             try:
                 if self.settings.demo:
-                    self._sample = Sample(self._useless_to(None))
+                    self._sample = Sample([*self.listeners, *self._useless_to()])
                 while not self._seats.stopping or any(self._seats.children()):
                     self._round()
             finally:
@@ -166,7 +165,7 @@ class Workers(Maker):
         on_ready, self._on_ready = self._on_ready, None
         self._proven = self.settings
         if on_ready is not None:
-            on_ready(self._upstream(), urls_of(self.listeners[0]))
+            on_ready(self._upstream(), urls_of(self.listeners))
         if self._reloading:
             self._reloading = False
             _log.info("all workers have the settings of now")
@@ -229,12 +228,12 @@ class Workers(Maker):
         """Starts a worker for a seat. Raises OSError."""
         store = self._common_store()
         slot = self._free_slots.pop(0)
-        place = Place(self.listeners[seat], self._memory, slot, self._lock_file, seat, store)
+        place = Place(self.listeners, self._memory, slot, self._lock_file, seat, store)
         settings, upstream, why_not = self.settings, self._upstream(), self._why_not
         try:
             child = fork(
                 lambda parent: serve(parent, settings, upstream, place, why_not),
-                self._useless_to(seat),
+                self._useless_to(),
             )
         except OSError:
             self._free_slots.insert(0, slot)
@@ -254,12 +253,10 @@ class Workers(Maker):
     def _upstream(self) -> str:
         return self.settings.upstream if self._sample is None else self._sample.url
 
-    def _useless_to(self, seat: int | None) -> list[Closable]:
-        """What a worker for a seat, or another child, has by the fork and must not keep."""
-        mine = set() if seat is None else set(map(id, self.listeners[seat]))
-        others = [sock for several in self.listeners for sock in several if id(sock) not in mine]
+    def _useless_to(self) -> list[Closable]:
+        """What a worker has by the fork and must not keep."""
         samples = [] if self._sample is None else [self._sample.child]
-        return [*others, *self._slots, *samples, self._selector, self._signals, self._arriving]
+        return [*self._slots, *samples, self._selector, self._signals, self._arriving]
 
     def has_ended(self, child: Child) -> None:
         """Has the others forget what a worker may have changed without telling them."""
@@ -267,7 +264,7 @@ class Workers(Maker):
             self._selector.unregister(child)
         slot = self._slots.pop(child)
         self._tallies.take_over(slot)
-        self._memory.numbers(slot)[CALLS] = 0
+        self._memory.numbers(slot)[CALLS] = self._memory.numbers(slot)[SEEN] = 0
         self._free_slots.append(slot)
         if child.ended != 0:
             Teller(self._memory, PARENTS_SLOT).tell(MEMORY)
@@ -278,29 +275,6 @@ class Workers(Maker):
         self.settings, self._reloading = self._proven, False
         configure_logging(self.settings.log_level, self.settings.log_format)
         self._seats.order_all(REOPEN)
-
-
-def listeners_for(host: str, port: int, count: int) -> list[list[socket.socket]]:
-    """Listening sockets for each of `count` workers, all on one port. Raises OSError.
-
-    Linux spreads connections evenly over several sockets of one port; elsewhere all workers have
-    the same ones.
-    """
-    first = listen(host, port)  # fails where another program has the port, even one that shares it
-    if sys.platform != "linux":
-        return [first] * count
-    port = first[0].getsockname()[1]
-    for sock in first:
-        sock.close()
-    found: list[list[socket.socket]] = []
-    try:
-        while len(found) < count:
-            found.append(listen(host, port, share=True))
-    except OSError:
-        for sock in [sock for several in found for sock in several]:
-            sock.close()
-        raise
-    return found
 
 
 def _differences(one: Settings, other: Settings) -> set[str]:

@@ -50,11 +50,16 @@ def children_of(pid: int) -> list[int]:
     return [child for _, child in sorted(found)]
 
 
+def state_of(pid: int) -> str:
+    """The letter by which the system tells what a process does: T is stopped, Z has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return "Z"
+
+
 def is_alive(pid: int) -> bool:
     """False for one that has ended, whether or not anybody has asked how."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+    return state_of(pid) != "Z"
 
 
 def sockets_with(port: int, *, remote: bool) -> dict[str, str]:
@@ -220,6 +225,32 @@ class Sharing(AskingCase):
         for share in shares.values():
             self.assertGreater(len(share), 1)
         self.assertEqual(self.calls("/version?shares"), 1)
+
+    def test_a_burst_of_connections_is_for_all(self) -> None:
+        self.clients(1)[0].ask("/version?burst")
+        clients = self.clients(64)
+        for client in clients:
+            client.send("/version?burst")
+        for client in clients:
+            client.read()
+        shares = connected(self.workers(), self.relay.port, remote=False)
+        for share in shares.values():
+            self.assertGreater(len(share), 1)
+
+    def test_a_stopped_worker_takes_no_connection_from_the_others(self) -> None:
+        for client in self.clients(16):
+            client.ask("/version?stopped")  # no worker has anything left to do with it
+        stopped = self.workers()[:2]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+            self.addCleanup(os.kill, pid, signal.SIGCONT)
+            eventually(lambda p=pid: state_of(p) == "T", "it is stopped")  # type: ignore[misc]
+        longest = 0.0
+        for client in self.clients(40):
+            began = time.monotonic()
+            client.ask("/version?stopped")
+            longest = max(longest, time.monotonic() - began)
+        self.assertLess(longest, 2.0)
 
     def test_one_call_for_one_cold_key_of_many_clients(self) -> None:
         with ThreadPoolExecutor(60) as pool:
