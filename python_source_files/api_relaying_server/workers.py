@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from typing import Callable
 
+from api_relaying_server import early
 from api_relaying_server.assembly import Place, Worker, build, urls_of
 from api_relaying_server.child_process import (
     NONE,
@@ -31,16 +32,18 @@ from api_relaying_server.child_process import (
     fork,
 )
 from api_relaying_server.collector import look_at_the_young_alone
+from api_relaying_server.early import RELOAD_SIGNALS, REOPEN_SIGNALS, STOP_SIGNALS
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.keeping import MEMORY
 from api_relaying_server.operations.tallies import Tallies
 from api_relaying_server.process import (
-    REOPEN_SIGNALS,
-    STOP_SIGNALS,
     arriving,
     configure_logging,
+    notify_reloading,
     notify_systemd,
+    say_draining,
 )
+from api_relaying_server.rereading import reread, say_reloaded
 from api_relaying_server.seats import MEND, GivesUp, Maker, Seats
 from api_relaying_server.serving.server import listen
 from api_relaying_server.settings import Settings
@@ -64,9 +67,6 @@ COUNT_SHARE = 50.0
 
 PARENTS_SLOT = 0
 """The parent's place in shared memory."""
-
-FIXED = ("host", "port", "workers", "demo")
-"""Settings that a reload cannot change."""
 
 _log = logging.getLogger("api_relaying_server.workers")
 
@@ -110,7 +110,8 @@ class Workers(Maker):
         self._kill_at = float("inf")
         self._code = 0
         self._on_ready: OnReady | None = None
-        self._reloading = False
+        self._early: list[int] = []  # signals that came before all workers were ready
+        self._changed: list[str] = []  # names of settings that workers are just getting
 
     # The parent's life.
 
@@ -121,7 +122,8 @@ class Workers(Maker):
         self._on_ready = on_ready
         self._selector.register(self._signals, selectors.EVENT_READ)
         gc.freeze()  # lest collections in the workers copy the pages that they share
-        with arriving((*STOP_SIGNALS, *REOPEN_SIGNALS, signal.SIGCHLD), self._arriving):
+        obeyed = (*STOP_SIGNALS, *RELOAD_SIGNALS, *REOPEN_SIGNALS, signal.SIGCHLD)
+        with arriving(obeyed, self._arriving):
             try:
                 if self.settings.demo:
                     self._sample = Sample([*self.listeners, *self._useless_to()])
@@ -166,9 +168,11 @@ class Workers(Maker):
         self._proven = self.settings
         if on_ready is not None:
             on_ready(self._upstream(), urls_of(self.listeners))
-        if self._reloading:
-            self._reloading = False
-            _log.info("all workers have the settings of now")
+            for number in dict.fromkeys((*early.waiting(), *self._early)):
+                self._arrived(number)
+        elif self._changed:
+            say_reloaded(self._changed)
+            self._changed = []
             notify_systemd("READY=1")
 
     def _give_up(self, why: str) -> None:
@@ -190,13 +194,17 @@ class Workers(Maker):
         if number in STOP_SIGNALS:
             self._stops += 1
             if self._stops == 1:
-                notify_systemd("STOPPING=1")
+                say_draining()
             if self._stops < 3:
                 self._stop()
             else:
                 self._kill_all()
-        elif number in REOPEN_SIGNALS and not self._seats.stopping:
+        elif self._on_ready is not None:
+            self._early.append(number)
+        elif number in RELOAD_SIGNALS and not self._seats.stopping:
             self._reload()
+        elif number in REOPEN_SIGNALS:
+            self._seats.order_all(REOPEN)
 
     def _stop(self) -> None:
         self._seats.stopping = True
@@ -204,22 +212,16 @@ class Workers(Maker):
         self._seats.order_all(STOP)
 
     def _reload(self) -> None:
-        try:
-            settings = self._reread()
-        except ConfigError as error:
-            _log.error("the settings stay as they are: %s", error)
-            settings = self.settings
-        changed = _differences(self.settings, settings)
-        for name in changed.intersection(FIXED):
-            _log.warning("--%s changes with a restart only", name)
-        if not changed.difference(FIXED):
+        found = reread(self.settings, self._reread)
+        if found is None or not found.changed:
             self._seats.order_all(REOPEN)
+            if found is not None:
+                say_reloaded(())
             return
-        _log.info("workers are replaced, for these have changed: %s", ", ".join(sorted(changed)))
-        notify_systemd(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        self.settings = settings
-        configure_logging(settings.log_level, settings.log_format)
-        self._reloading = True
+        notify_reloading()
+        self.settings = found.settings
+        configure_logging(self.settings.log_level, self.settings.log_format)
+        self._changed = found.changed
         self._seats.generation += 1
 
     # What the seats want.
@@ -272,14 +274,9 @@ class Workers(Maker):
     def is_refused(self, why: str) -> None:
         """Goes back to the settings that work."""
         _log.error("the workers stay as they are, for a new one does not work: %s", why)
-        self.settings, self._reloading = self._proven, False
+        self.settings, self._changed = self._proven, []
         configure_logging(self.settings.log_level, self.settings.log_format)
         self._seats.order_all(REOPEN)
-
-
-def _differences(one: Settings, other: Settings) -> set[str]:
-    """The names of settings that are written otherwise."""
-    return {name for name in one.written if one.written[name].texts != other.written[name].texts}
 
 
 # What a worker does.
