@@ -184,6 +184,9 @@ class World:
         coordinator: Coordinator = ALONE,
         notes: Notes | None = None,
         refresher: Refresher | None = None,
+        keeper: type[Keeper] = Keeper,
+        news: Callable[[], int] = lambda: 0,
+        catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         self.clock = HandClock(NOW) if clock is None else clock
         self.upstream = (
@@ -192,7 +195,9 @@ class World:
         self.hot = HotTier(_MIB)
         self.store = MemoryStore("memory://", _MIB) if store is None else store
         self.notes = Notes() if notes is None else notes
-        self.keeper = Keeper(self.hot, self.store, self.notes, policy, self.clock, coordinator)
+        self.keeper = keeper(
+            self.hot, self.store, self.notes, policy, self.clock, coordinator, news, catch_up
+        )
         self.fetcher = Fetcher(self.upstream, self.keeper, policy)
         self.relay = Relay(
             policy,
@@ -210,6 +215,11 @@ class World:
 
     def ask(self, method: str = "GET", *fields: Field, at_once: bool = False) -> Got:
         """What a client gets; with `at_once` as the event loop answers it, where it can."""
+        answer = self.answer(method, *fields, at_once=at_once)
+        return answer if isinstance(answer, Got) else taken(method, answer)
+
+    def answer(self, method: str = "GET", *fields: Field, at_once: bool = False) -> Answer | Got:
+        """The same, as far as it goes before its body is read: a `Got` where that is all."""
         request = RequestHead.of(method, TARGET, Fields([("Host", "relay.test"), *fields]))
         if at_once:
             now = self.clock()
@@ -219,13 +229,12 @@ class World:
         body = () if method in _WITH_CONTENT else None
         caller = Caller(Client("192.0.2.1"), body, None if body is None else 0)
         try:
-            answer = self.relay.answer(request, caller)
+            return self.relay.answer(request, caller)
         except RelayError as error:
             return Got(error.status, Fields(), b"", True, error)
-        return _taken(method, answer)
 
 
-def _taken(method: str, answer: Answer) -> Got:
+def taken(method: str, answer: Answer) -> Got:
     """What arrives of an answer, taken as the handler takes it."""
     pieces: list[bytes] = []
     whole = True
