@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from api_relaying_server.http1.content import Buffer, Content, pieces_of
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.tiers.flight import Reader
 
@@ -20,15 +21,13 @@ class Answer(NamedTuple):
     status: int
     reason: str
     fields: Fields
-    body: bytes = b""
+    body: Content = b""
     stream: Reader | None = None
     upstream_status: int | None = None
 
-    def pieces(self) -> Iterable[bytes]:
+    def pieces(self) -> Iterable[Buffer]:
         """The body, piece by piece. Raises UpstreamError where it is cut."""
-        if self.stream is not None:
-            return self.stream
-        return (self.body,) if self.body else ()
+        return self.stream if self.stream is not None else pieces_of(self.body)
 
     def finish_unsent(self) -> None:
         """The client gets no body; what is stored of it is fetched all the same."""

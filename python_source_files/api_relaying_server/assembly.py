@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import StoredResponse
-from api_relaying_server.configuration.values import Rate, file_slug
+from api_relaying_server.configuration.values import Rate
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.fetching import Fetcher
 from api_relaying_server.keeping import Keeper
@@ -23,7 +23,8 @@ from api_relaying_server.operations.tallies import Tallies
 from api_relaying_server.operations.warm_at import WarmAt
 from api_relaying_server.relay import Relay
 from api_relaying_server.serving.door import Limits
-from api_relaying_server.serving.server import RelayServer, listen
+from api_relaying_server.serving.server import RelayServer, Watchers, listen
+from api_relaying_server.serving.watch import nothing
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.tiers.ahead import RefreshAhead
 from api_relaying_server.tiers.hot import HotTier
@@ -187,19 +188,23 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
         settings.threads,
         settings.max_body,
         settings.trust_forwarded,
+        _watchers(counters, log, upstream, hot),
     )
     if neighbours is not None:
         server.front.watch(neighbours.bell, neighbours.catch_up)
-    if isinstance(upstream, Upstream):
-        server.chore = upstream.close_ended
-    server.observers.append(counters.answered)
-    if log is not None:
-        server.observers.append(log.answered)
-        server.front.on_hit = log.hit
     ahead = _refresh_ahead(settings, hot, keeper, relay, guarded, refresher)
     warm_at = _warm_at(settings, server, place)
     tallies = Tallies(place.memory, place.slot) if place is not None else None
     return Worker(server, store, refresher, settings.drain, counters, log, ahead, warm_at, tallies)
+
+
+def _watchers(
+    counters: Counters, log: AccessLog | None, upstream: UpstreamLike, hot: HotTier
+) -> Watchers:
+    chore = upstream.close_ended if isinstance(upstream, Upstream) else nothing
+    on_served = (counters.answered,) if log is None else (counters.answered, log.answered)
+    on_hit = log.hit if log is not None else None
+    return Watchers(on_hit, on_served, chore, hot.forget_rendered)
 
 
 def _warm_at(settings: Settings, server: RelayServer, place: Place | None) -> WarmAt | None:
@@ -212,13 +217,16 @@ def _warm_at(settings: Settings, server: RelayServer, place: Place | None) -> Wa
 
 def _store(settings: Settings, place: Place | None) -> Store:
     if place is not None and place.store is not None:
-        return open_store(place.store.url, min(settings.cache_size, place.store.limit))
-    return open_store(settings.cache, settings.cache_size, owner=_owner(settings))
+        limit = min(settings.cache_size, place.store.limit)
+        return open_store(place.store.url, limit, owner=owner_of(settings))
+    return open_store(settings.cache, settings.cache_size, owner=owner_of(settings))
 
 
-def _owner(settings: Settings) -> str:
-    """Whose records these are: of one upstream, so that no two share any in one database."""
-    return "demo" if settings.demo else file_slug(settings.upstream)
+def owner_of(settings: Settings) -> str:
+    """Whose records these are: those of one upstream, however it is spelled, so that no two share
+    any in one file or database. The sample's port is another one each time.
+    """
+    return "demo" if settings.demo else parse_base(settings.upstream).url
 
 
 def _coordinator(neighbours: Neighbours | None, store: Store) -> Coordinator:
@@ -291,7 +299,10 @@ def _tokens(
     if rate is None:
         return None
     if isinstance(store, SharedStore):
-        return NodesBudget(rate.per_second, rate.burst, waiting, store.till)
+        nodes = store.coordinator()
+        return NodesBudget(
+            rate.per_second, rate.burst, waiting, store.till, lambda: nodes.processes
+        )
     if place is None:
         return TokenBucket(rate.per_second, rate.burst, waiting)
     mutex = Mutex(place.lock_file, _TOKENS)
@@ -330,6 +341,7 @@ def _policy(settings: Settings) -> Policy:
         negative_ttl=settings.negative_ttl or 0.0,
         ttl_rules=tuple(settings.ttl),
         max_ttl_rules=tuple(settings.max_ttl),
+        ignored_fields=frozenset(settings.ignore_field),
         stale_if_error=settings.stale_if_error or 0.0,
         client_refresh=settings.client_refresh,
         offline=settings.offline,

@@ -4,7 +4,28 @@
 
 from __future__ import annotations
 
+import errno
 import math
+
+_LONGEST_CHAIN = 10
+"""Causes of an error that are looked at."""
+
+_LACKS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS))
+
+
+def is_own_lack(error: BaseException | None) -> bool:
+    """True where an error, or what caused it, is that this process or machine has no descriptor,
+    memory or thread left.
+    """
+    for _ in range(_LONGEST_CHAIN):
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _LACKS:
+            return True
+        if isinstance(error, RuntimeError) and "start new thread" in str(error):
+            return True
+        if error is None:
+            break
+        error = error.__cause__
+    return False
 
 
 class RelayError(Exception):
@@ -45,6 +66,14 @@ class BadRequest(RelayError):
     proxy_error = "http_request_error"
 
 
+class LoopDetected(RelayError):
+    """The request has come through this relay again and again (RFC 9110, 7.6.3; RFC 5842, 7.2)."""
+
+    status = 508
+    title = "The request goes round in a circle"
+    proxy_error = "proxy_loop_detected"
+
+
 class NotCached(RelayError):
     """Only a stored response was wanted, and none fits (RFC 9111, 5.2.1.7)."""
 
@@ -64,12 +93,15 @@ class UpstreamError(RelayError):
     """The upstream did not give an answer that may be passed on.
 
     `reason` is a token that says why in `Cache-Status`, where `proxy_error` does not say it well.
+    `concerns_all` tells that any other call would have met it too; else it may be about this one
+    request, and nobody else is to bear it.
     """
 
     status = 502
     title = "The upstream failed"
     proxy_error = "http_protocol_error"
     reason: str | None = None
+    concerns_all = False
 
 
 class UpstreamRefused(UpstreamError):
@@ -77,6 +109,7 @@ class UpstreamRefused(UpstreamError):
 
     title = "The upstream cannot be reached"
     proxy_error = "connection_refused"
+    concerns_all = True
 
 
 class UpstreamNameUnknown(UpstreamError):
@@ -84,10 +117,11 @@ class UpstreamNameUnknown(UpstreamError):
 
     title = "The upstream's name is not known"
     proxy_error = "dns_error"
+    concerns_all = True
 
 
 class UpstreamTimeout(UpstreamError):
-    """The upstream did not connect or answer within its time."""
+    """The upstream did not answer within its time: it may be this one target that takes so long."""
 
     status = 504
     title = "The upstream took too long"
@@ -98,6 +132,7 @@ class UpstreamConnectTimeout(UpstreamTimeout):
     """The upstream did not accept a connection within its time."""
 
     proxy_error = "connection_timeout"
+    concerns_all = True
 
 
 class UpstreamCut(UpstreamError):
@@ -107,11 +142,18 @@ class UpstreamCut(UpstreamError):
     proxy_error = "http_response_incomplete"
 
 
+class UpstreamNameTimeout(UpstreamConnectTimeout):
+    """The upstream's name was not resolved within its time."""
+
+    proxy_error = "dns_timeout"
+
+
 class UpstreamTlsError(UpstreamError):
     """The upstream's certificate or TLS handshake failed."""
 
     title = "No secure connection to the upstream"
     proxy_error = "tls_protocol_error"
+    concerns_all = True
 
 
 class UpstreamResting(UpstreamError):
@@ -122,11 +164,25 @@ class UpstreamResting(UpstreamError):
     status = 503
     title = "The upstream is being left alone"
     proxy_error = "destination_unavailable"
+    concerns_all = True
 
     def __init__(self, detail: str, reason: str, seconds: float) -> None:
         # Whole seconds, at least one: who came back sooner would be refused again.
         super().__init__(detail, retry_after=max(1, math.ceil(seconds)))
         self.reason = reason
+
+
+class LackOfOwn(UpstreamError):
+    """The relay has no descriptor, memory or thread for a call: the upstream is not to blame."""
+
+    status = 503
+    title = "The relay has too much in hand"
+    proxy_error = "proxy_internal_error"
+    reason = "own-lack"
+    concerns_all = True
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(f"what a call needs is lacking here: {detail}", retry_after=1)
 
 
 class ConfigError(Exception):

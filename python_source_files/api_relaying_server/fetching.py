@@ -449,8 +449,10 @@ class Fetcher:
 
     def _unfit(self, received: Received) -> str:
         """Why a response can neither be kept nor shared as it comes, empty where it can."""
-        length = received.fetch.exchange.length
-        if length is not None and length > self._policy.max_object:
+        exchange = received.fetch.exchange
+        if exchange.undecoded:
+            return "transfer-coding"  # RFC 9112, 6.1: what this content is, nobody has made out
+        if exchange.length is not None and exchange.length > self._policy.max_object:
             return "too-large"
         if received.head.status == 206 and "range" not in received.request.fields:
             return "partial"  # nobody has asked for a part

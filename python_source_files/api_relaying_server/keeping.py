@@ -21,14 +21,23 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import combine
 from api_relaying_server.caching.reuse import Assessed, assess, reason_to_keep, useful_until
 from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.caching.vary import within
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.last_known import LastKnown
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.sharing.coordination import ALONE, Alone, Coordinator, Lease
+from api_relaying_server.tiers.sharing.messages import (
+    Changed,
+    Everything,
+    Invalidated,
+    MemoryLost,
+    decode,
+    encode,
+)
 
 MAX_VARIANTS = 32
-"""Variants kept under one key; the least recently stored leaves first."""
+"""Variants kept under one key; `within` says which leaves."""
 
 _STRIPES = 64
 """Locks that keys share, so that two changes of one record do not undo each other."""
@@ -39,14 +48,8 @@ CLAIM_AT_MOST = 0.5
 TELL_AT_MOST = 0.1
 """Seconds that the change of a record which others may have in memory waits until they are told."""
 
-DOUBT = "doubt "
-"""Stands before a key that others are told of when it is made doubtful, before anything is stored.
-No key begins like this."""
-
-MEMORY = "memory"
-"""Told in place of a key where a process has ended that may have changed records without a word of
-it: what lies in memory of any key may be out of date. It is no key.
-"""
+INVALIDATION_AT_MOST = 0.5
+"""Seconds that an unsafe request's answer waits until other nodes can know what it invalidates."""
 
 
 class Seen(NamedTuple):
@@ -94,8 +97,7 @@ class RecordStore(Protocol):
 class Keeper:
     """Records by target. Thread-safe.
 
-    `news` gives a number that is another one after anything that other processes have told;
-    `catch_up` takes in what they have told so far, and may be called from any thread.
+    `news` gives a number that is another one after anything that other processes have told.
     """
 
     def __init__(
@@ -107,7 +109,6 @@ class Keeper:
         clock: Callable[[], float],
         coordinator: Coordinator = ALONE,
         news: Callable[[], int] = lambda: 0,
-        catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         self.hot = hot
         self.notes = notes
@@ -116,7 +117,6 @@ class Keeper:
         self._clock = clock
         self._coordinator = coordinator
         self._news = news
-        self.catch_up = catch_up
         self._alone = isinstance(coordinator, Alone)
         self._shares = store.shared and not self._alone
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
@@ -124,6 +124,10 @@ class Keeper:
         self._changes = [0] * _STRIPES  # the tick of the last change of any key of a stripe
         self._last_known = LastKnown(hot.limit // 2)
         coordinator.on_change(self._changed_elsewhere)
+
+    def catch_up(self) -> None:
+        """Takes in what other workers have told so far, for any thread."""
+        self._coordinator.catch_up()
 
     @property
     def reading_helps(self) -> bool:
@@ -278,7 +282,7 @@ class Keeper:
         told = threading.Event()
 
         def tell() -> None:
-            self._coordinator.tell_changed(key)
+            self._coordinator.tell_changed(encode(Changed(key)))
             if claim is not None:
                 claim.release()
             told.set()
@@ -290,32 +294,40 @@ class Keeper:
     def _doubt(self, key: str) -> None:
         self.notes.invalidations.mark(key)
         if not self._alone:
-            self._coordinator.tell_changed(DOUBT + key)
+            self._coordinator.tell_changed(encode(Invalidated(key)), INVALIDATION_AT_MOST)
 
     def _changed_elsewhere(self, told: str | None) -> None:
-        """Forgets what another process has changed, None for everything; never blocks."""
-        if told is None or told == MEMORY:
+        """Obeys what another process has told; never blocks."""
+        message = decode(told)
+        if isinstance(message, Changed):
+            self._forget_changed(message.key)
+        elif isinstance(message, Invalidated):
+            self.notes.invalidations.mark(message.key)
             if not self._shares:
-                self._store.clear()
-            if told is None:  # word of an invalidation may have been lost, too
-                self.notes.invalidations.mark_all()
-            self._changes[:] = [next(self._ticks)] * _STRIPES
-            if self._shares:
-                tick = self.notes.invalidations.now
-                self._last_known.add(self.hot.records(), self._clock(), tick)
-            self.hot.clear()
-            return
-        key = told
-        if told.startswith(DOUBT):
-            key = told[len(DOUBT) :]
-            self.notes.invalidations.mark(key)
-            self._drop(key)
-        elif self._shares:
+                self._store.delete(message.key)
+            self._drop(message.key)
+        elif isinstance(message, (MemoryLost, Everything)):
+            self._forget_memory(isinstance(message, Everything))
+
+    def _forget_changed(self, key: str) -> None:
+        if self._shares:
             self._touch(key)
             self._set_aside(key)
-        if not self._shares:
+        else:
             self._store.delete(key)
             self._drop(key)
+
+    def _forget_memory(self, words_too: bool) -> None:
+        """Forgets all that is in memory; `words_too`: word of an invalidation may be lost."""
+        if not self._shares:
+            self._store.clear()
+        if words_too:
+            self.notes.invalidations.mark_all()
+        self._changes[:] = [next(self._ticks)] * _STRIPES
+        if self._shares:
+            tick = self.notes.invalidations.now
+            self._last_known.add(self.hot.records(), self._clock(), tick)
+        self.hot.clear()
 
     def _set_aside(self, key: str) -> None:
         """Forgets what is in memory of a key, unless the store turns out to have lost it."""
@@ -351,7 +363,7 @@ class Keeper:
             self.notes.remember_selecting(key, tuple(name for name, _ in variant.selecting))
 
     def _put(self, key: str, target: str, variants: list[StoredResponse]) -> Record:
-        kept = tuple(variants[:MAX_VARIANTS])
+        kept = within(variants, MAX_VARIANTS)
         record = Record(kept, max(useful_until(variant, target, self.policy) for variant in kept))
         self._store.write(key, record)
         self._touch(key)

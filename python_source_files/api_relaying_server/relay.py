@@ -37,7 +37,7 @@ from api_relaying_server.caching.reuse import (
     passes_by,
 )
 from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
-from api_relaying_server.caching.vary import selecting_values
+from api_relaying_server.caching.vary import fields_that_select, selecting_values
 from api_relaying_server.errors import NotCached, UpstreamError, UpstreamTimeout
 from api_relaying_server.fetching import Arrived, Caller, Fetcher, Query
 from api_relaying_server.http1.credentials import is_credential
@@ -49,7 +49,7 @@ from api_relaying_server.tiers.flight import Flight, Landing, Reader, SharedBody
 from api_relaying_server.tiers.hot import Entry, Reply
 from api_relaying_server.tiers.refresh import Refresher
 from api_relaying_server.tiers.sharing.coordination import ALONE, Coordinator, Lease
-from api_relaying_server.upstream.translation import VIA, WRITTEN_FIELDS, Client, forwards_left
+from api_relaying_server.upstream.translation import VIA, Client, forwards_left
 
 UNSHARED_FOR = 120.0
 """Seconds for which a key whose answer could not be shared lets its clients through side by
@@ -158,9 +158,9 @@ class Relay:
             return None
         if self._policy.ignored_fields:
             request = request.without(self._policy.ignored_fields)
-        influential = entry.influential
-        if not influential.isdisjoint(WRITTEN_FIELDS):
+        if entry.selected_here:
             return None  # the relay's own word selects, which the client's bytes do not hold
+        influential = entry.influential
         picked = tuple([(line[0], line[2]) for line in request.lines if line[0] in influential])
         quick = (request.method, request.version, request.credentialed, picked)
         reply = entry.quick.get(quick)
@@ -268,8 +268,8 @@ class Relay:
         """Has what these selecting fields select renewed in the background although it is fresh;
         False where that waits or runs already, or there is no room.
         """
-        fields = Fields((name, value) for name, value in selecting if value is not None)
-        plain = self._fetcher.as_seen(RequestHead.of("GET", target, fields), BACKGROUND.client)
+        plain = RequestHead.of("GET", target, fields_that_select(selecting))
+        plain = self._fetcher.as_seen(plain, BACKGROUND.client)
         flight_key = self._flight_key(plain, cache_key(target))
         return self._refresher.submit(flight_key, lambda: self._refresh(plain, early=True), demand)
 
@@ -315,11 +315,12 @@ class Relay:
         of those the first leads the next fetch, which was sent after all of them had come.
         """
         came = self._flight.number()
+        landing: Landing[Outcome] | None = None
         for _ in range(ROUNDS):
             flight_key = self._flight_key(query.request, key)
             if self._is_unshared(query.request, flight_key):
                 return self._lead(query, None, flight_key, passes=not query.ask.validate)
-            landing, leads = self._flight.join(flight_key)
+            landing, leads = self._flight.join(flight_key, landing)
             if leads:
                 return self._lead(query, landing, flight_key, seen)
             answer = self._follow(query, landing, came)

@@ -56,6 +56,11 @@ def _default_max_ttl(so_far: Mapping[str, Any]) -> str | None:
     return MENUS_END_AT_MIDNIGHT if so_far["upstream"] == DEFAULT_UPSTREAM else None
 
 
+def _default_ignore_field(so_far: Mapping[str, Any]) -> str | None:
+    """Cookies mean nothing to the default upstream and to the sample, as far as is known."""
+    return "cookie" if so_far["upstream"] == DEFAULT_UPSTREAM else None
+
+
 class Settings:
     """The value of every setting, as attributes of their types; never changed.
 
@@ -197,11 +202,24 @@ class Settings:
     )
     ttl = several(
         FRESHNESS,
-        "freshness of paths, whatever the upstream tells",
+        "freshness of paths, in place of the upstream's",
         metavar="GLOB=WHEN",
         parse=parse_path_rule,
         more="May be repeated; the first match counts. A `*` in GLOB stands for anything; WHEN is "
-        "a number of seconds (also `5m`, `1h`, `1d`) or `midnight@Area/City`.",
+        "a number of seconds (also `5m`, `1h`, `1d`) or `midnight@Area/City`. It gives freshness, "
+        "not permission: what is private, has a cookie or answers a user's credentials is not "
+        "stored by it, nor are errors but 404 and 410.",
+    )
+    ignore_field = several(
+        FRESHNESS,
+        "request field that is dropped on arrival",
+        metavar="NAME",
+        parse=values.field_name,
+        default=_default_ignore_field,
+        shown="cookie with the default upstream",
+        more="May be repeated. For a field that means nothing to the API but keeps answers apart, "
+        "such as the cookies that browsers send to all ports of a host. "
+        "By default `cookie`, but only with the default upstream or `--demo`.",
     )
     max_ttl = several(
         FRESHNESS,

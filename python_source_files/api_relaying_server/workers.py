@@ -33,7 +33,6 @@ from api_relaying_server.child_process import (
 )
 from api_relaying_server.collector import look_at_the_young_alone
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.keeping import MEMORY
 from api_relaying_server.operations.tallies import Tallies
 from api_relaying_server.process import (
     REOPEN_SIGNALS,
@@ -47,6 +46,7 @@ from api_relaying_server.serving.server import listen
 from api_relaying_server.settings import Settings
 from api_relaying_server.tiers.sharing.file_locks import lock_file
 from api_relaying_server.tiers.sharing.memory_file import MemoryFile
+from api_relaying_server.tiers.sharing.messages import MemoryLost, encode
 from api_relaying_server.tiers.sharing.shared_memory import CALLS, SharedMemory, Teller
 
 GRACE = 5.0
@@ -270,7 +270,7 @@ class Workers(Maker):
         self._memory.numbers(slot)[CALLS] = 0
         self._free_slots.append(slot)
         if child.ended != 0:
-            Teller(self._memory, PARENTS_SLOT).tell(MEMORY)
+            Teller(self._memory, PARENTS_SLOT).tell(encode(MemoryLost()))
 
     def is_refused(self, why: str) -> None:
         """Goes back to the settings that work."""

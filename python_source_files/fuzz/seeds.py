@@ -50,9 +50,12 @@ def _responses() -> list[bytes]:
 
 def _records() -> list[bytes]:
     fields = Fields([("Content-Type", "text/plain"), ("ETag", '"a"')])
-    variant = StoredResponse(200, "OK", fields, b"hello", 1.0, 2.5, (("accept", "a"),), 0, None)
-    whole = dumps(Record((variant, variant.changed(must_validate=True)), 60.0))
-    return [whole, whole[8:]]
+    variant = StoredResponse(200, "OK", fields, b"hello", 1.0, 2.5, (("accept", "a"),), 0, 5)
+    placed = Fields([("Content-Range", "bytes 2-6/9"), ("Content-Length", "5")])
+    part = variant.changed(status=206, fields=placed, first=2, complete_length=9)
+    whole = dumps(Record((variant, part.changed(must_validate=True)), 60.0))
+    head, bodies = whole[12:-10], whole[-10:]
+    return [whole, whole[8:], head + b"\0" + bodies]
 
 
 def _settings() -> list[bytes]:

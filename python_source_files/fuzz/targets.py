@@ -9,20 +9,28 @@ import zlib
 from typing import Any, Callable
 from unittest import mock
 
+from api_relaying_server.caching.stored import StoredResponse
+from api_relaying_server.caching.storing import HOP_BY_HOP
 from api_relaying_server.configuration.sources import from_file
 from api_relaying_server.errors import BadRequest, ConfigError, UpstreamError
 from api_relaying_server.http1 import heads
 from api_relaying_server.http1.chunked import ChunkedDecoder
+from api_relaying_server.http1.grammar import content_length, format_date
 from api_relaying_server.http1.heads import (
     END_OF_HEAD,
     KnownLines,
     body_framing,
     check_beginning,
     parse_request_head,
+    parse_response_head,
     wants_close,
 )
 from api_relaying_server.http1.message import RequestHead
-from api_relaying_server.http1.rendering import render_fields, render_request_line
+from api_relaying_server.http1.rendering import (
+    render_fields,
+    render_request_line,
+    render_status_line,
+)
 from api_relaying_server.settings import TABLE, resolve
 from api_relaying_server.tiers.stores.record import MAGIC, dumps, loads
 from api_relaying_server.upstream.exchange import Exchange
@@ -140,14 +148,39 @@ def response(data: bytes) -> None:
 
 
 def record(data: bytes) -> None:
-    """Any bytes with a right checksum are a record or a ValueError; a record can be kept."""
-    for whole in (data, MAGIC + zlib.crc32(data).to_bytes(4, "big") + data):
+    """Any bytes with a right checksum are a record that can be sent and kept, or a ValueError."""
+    for whole in (data, _sealed(data), _sealed(len(data).to_bytes(4, "big") + data), _framed(data)):
         try:
             found = loads(whole)
         except ValueError:
             continue
         if repr(loads(dumps(found))) != repr(found):
             raise AssertionError("what was kept is not what is read")
+        for variant in found.variants:
+            _check_sendable(variant)
+
+
+def _sealed(checked: bytes) -> bytes:
+    return MAGIC + zlib.crc32(checked).to_bytes(4, "big") + checked
+
+
+def _framed(data: bytes) -> bytes:
+    """A record of the head before a NUL and the bodies behind it."""
+    head, _, bodies = data.partition(b"\0")
+    return _sealed(len(head).to_bytes(4, "big") + head + bodies)
+
+
+def _check_sendable(variant: StoredResponse) -> None:
+    line = render_status_line(variant.status, variant.reason)
+    head = parse_response_head(line + render_fields(variant.fields) + b"\r\n")
+    if head.status != variant.status or len(head.fields) != len(variant.fields):
+        raise AssertionError("what is sent is not what is read")
+    if not HOP_BY_HOP.isdisjoint(head.fields.names()):
+        raise AssertionError("a field of one connection was kept")
+    format_date(variant.response_time)
+    length = content_length(head.fields.all("content-length"))
+    if not variant.is_partial and variant.status != 206 and length not in (None, len(variant.body)):
+        raise AssertionError("the Content-Length is not that of the body")
 
 
 def config_file(data: bytes) -> None:

@@ -26,7 +26,7 @@ from api_relaying_server.tiers.refresh import Job, Refresher
 from api_relaying_server.tiers.sharing.coordination import ALONE, Coordinator, Lease
 from api_relaying_server.tiers.stores.store import MemoryStore
 from tests import model
-from tests.model import Answering, Asking, Rules, Told
+from tests.model import Asking, Rules, Told
 from tests.relay_world import BODILESS, Call, Got, MemoryUpstream, Reply, World, taken
 from tests.stage import Stage, Staged, StagedLock, performances, point
 from tests.test_caching_model import policy_of, request_fields, response_fields
@@ -50,9 +50,9 @@ class Scene(NamedTuple):
     `workers`; `before` them all somebody takes the steps of `before`, undisturbed.
 
     The origin says `told` with a GET's content, `confirmed` with a 304, `headed` with a HEAD's
-    answer, `part` with a 206, `done` with an unsafe request's; where one is missing, it is `told`, and
-    an unsafe request's answer says nothing. A tag stands for that of the content. With `alike` all
-    users are given the same content.
+    answer, `part` with a 206, `done` with an unsafe request's; where one is missing, it is `told`,
+    and an unsafe request's answer says nothing. A tag stands for that of the content. With `alike`
+    all users are given the same content.
     `most_calls` is how many calls the origin gets at most where all came before its first answer.
     """
 
@@ -254,12 +254,12 @@ class Channel:
         self._ends.append(made)
         return made
 
-    def tell(self, teller: ChannelEnd, key: str) -> None:
+    def tell(self, teller: ChannelEnd, note: str) -> None:
         """All others can hear it."""
         self.told += 1
         for end in self._ends:
             if end is not teller:
-                end.waiting.append(key)
+                end.waiting.append(note)
 
     def lease(self, key: str) -> ChannelLease:
         """Waits for whoever has it."""
@@ -295,9 +295,10 @@ class ChannelEnd(Coordinator):
         """The right to fetch a key."""
         return self._channel.lease(key)
 
-    def tell_changed(self, key: str) -> None:
+    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
         """All others are told."""
-        self._channel.tell(self, key)
+        self._channel.tell(self, note)
+        return True
 
     def on_change(self, drop: Callable[[str | None], None]) -> None:
         """`drop` is called for what others tell."""
@@ -310,9 +311,9 @@ class ChannelEnd(Coordinator):
     def catch_up(self) -> None:
         """Takes in what others have told."""
         while self.waiting:
-            key = self.waiting.pop(0)
+            note = self.waiting.pop(0)
             for drop in self._drops:
-                drop(key)
+                drop(note)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -350,7 +351,6 @@ class Play:
                     keeper=StagedKeeper,
                     coordinator=end if shared else ALONE,
                     news=end.news if shared else _no_news,
-                    catch_up=end.catch_up if shared else _nothing,
                 )
             )
         for world in self.worlds:
@@ -398,10 +398,6 @@ def _no_news() -> int:
     return 0
 
 
-def _nothing() -> None:
-    pass
-
-
 # --- the judge
 
 
@@ -423,7 +419,7 @@ class Judge:
             return self.wrong
         said = self._log.responses[play.said_before :]
         most = self._scene.most_calls
-        if most is not None and len(said) > most and not self._log.overtaken:
+        if most is not None and len(said) > most:
             if max(self._log.came) < said[0].at:
                 self.wrong.append(f"{len(said)} calls")
         if not all(exchange.closed for exchange in play.upstream.exchanges):

@@ -549,7 +549,7 @@ class Cache:
         """4.3.3, 4.3.4, 3.2; and 4a: a 304 passes the gate, too."""
         about = self._about(validating, got.told)
         if about is None:
-            return self._again(reason, asking, now, wanted)
+            return self._again(reason, asking, now, validating, wanted)
         told = updated(about.told, got.told)
         selected_by = about.selected_by
         if reason == "vary-miss" or set(told.vary or ()) != set(about.selected_by):
@@ -572,17 +572,28 @@ class Cache:
         self.kept = [new if kept is old else kept for kept in self.kept]
 
     def _about(self, validating: list[Kept], told: Told) -> Kept | None:
-        if len(validating) == 1:
-            return validating[0]  # here: it was asked about and is meant
+        """4.3.4, and 4a: what no validator tells of is not updated."""
+        only = validating[0] if len(validating) == 1 else None
+        if told.tag is None and told.changed is None:
+            return only
         if is_strong(told.tag):
             same = [kept for kept in validating if kept.told.tag == told.tag]
         else:
             same = [k for k in validating if told.tag and weakly(k.told.tag) == weakly(told.tag)]
+        if not same and only is not None and has_its_date(only, told):
+            return only
         return max(same, key=lambda kept: kept.made, default=None)
 
-    def _again(self, reason: str, asking: Asking, now: int, *before: Wanted) -> Outcome:
+    def _again(
+        self, reason: str, asking: Asking, now: int, asked: list[Kept], *before: Wanted
+    ) -> Outcome:
+        """All of it, then; what the first question was about may still stand in."""
         wanted = self._wanted(asking, [], None)
         got = self._reach(wanted, now)
+        if got is None or self._is_failure(got, now):
+            if reason not in ("vary-miss", "partial") and asked:
+                if self._may_stand_in(asked[0], asking, now):
+                    return self._from(asked[0], asking, now, "stale", *before, wanted)
         if got is None:
             return Outcome("failed", 502, b"", wanted=(*before, wanted))
         found = self._answer(reason, asking, now, got, wanted)
@@ -593,12 +604,12 @@ class Cache:
     ) -> Outcome:
         """3.4."""
         if got.status == 416 or got.cut or not self._may_store(asking, got, now):
-            return self._again(reason, asking, now, wanted)
+            return self._again(reason, asking, now, [], wanted)
         part = self._kept_of(asking, got, now)
         stays = self._keep(asking, part, now)
         whole = next((k for k in self.kept if k.selected_by == part.selected_by), None)
         if stays or whole is None or not whole.whole:
-            return self._again(reason, asking, now, wanted)
+            return self._again(reason, asking, now, [], wanted)
         return self._from(whole._replace(told=got.told), asking, now, reason, wanted)
 
     def _may_store(self, asking: Asking, got: Answering, now: int) -> bool:
@@ -712,6 +723,18 @@ def renewed(old: Kept, new: Told, now: int) -> Kept:
     """4a: confirmed by an answer that is somebody's own, of which the times count and no more."""
     times = Told(new.said, new.targeted, new.expires, new.date, new.age, new.changed)
     return old._replace(told=updated(old.told, times), at=now, doubtful=False)
+
+
+def has_its_date(kept: Kept, told: Told) -> bool:
+    """Here: a 304 that tells the date of what was asked about is about that, unless its tag is
+    another; a tag that only became strong is none where the date is a strong validator.
+    """
+    if told.changed is None or told.changed != kept.told.changed:
+        return False
+    if told.tag is None:
+        return True
+    strong = made(kept.told, kept.at) > told.changed
+    return strong and kept.told.tag in (None, told.tag, f"W/{told.tag}", weakly(told.tag))
 
 
 def describes(head: Answering, kept: Kept) -> bool:

@@ -238,7 +238,8 @@ def _from_list(scripts: Sequence[Script]) -> Handler:
 
 
 class RunningRelay:
-    """The relay in a process of its own, on a free port of 127.0.0.1, in front of `upstream`.
+    """The relay in a process of its own, on a free port of 127.0.0.1, in front of `upstream`, or of
+    the sample with `--demo`.
 
     Its cache is `memory://` unless the flags name another. A traceback in its log fails the test.
     `program` is what Python is told to run, `talks` whether it reads and writes pipes of ours.
@@ -248,7 +249,8 @@ class RunningRelay:
     talks: ClassVar[bool] = False
 
     def __init__(self, upstream: str, *flags: str, env: dict[str, str] | None = None) -> None:
-        command = [sys.executable, *self.program, "--upstream", upstream]
+        command = [sys.executable, *self.program]
+        command += [] if "--demo" in flags else ["--upstream", upstream]
         command += ["--host", "127.0.0.1", "--port", "0"]
         for flag, value in (("--cache", "memory://"), ("--admin", "off")):
             if flag not in flags and any(row.flag == flag for row in TABLE):

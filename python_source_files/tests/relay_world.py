@@ -19,6 +19,7 @@ from api_relaying_server.answer import Answer
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.errors import RelayError, UpstreamCut, UpstreamError
 from api_relaying_server.fetching import Caller, Fetcher
+from api_relaying_server.http1.content import Buffer
 from api_relaying_server.http1.heads import parse_response_head
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.keeping import Keeper
@@ -186,17 +187,17 @@ class World:
         refresher: Refresher | None = None,
         keeper: type[Keeper] = Keeper,
         news: Callable[[], int] = lambda: 0,
-        catch_up: Callable[[], None] = lambda: None,
     ) -> None:
         self.clock = HandClock(NOW) if clock is None else clock
         self.upstream = (
             origin if isinstance(origin, MemoryUpstream) else MemoryUpstream(origin, self.clock)
         )
         self.hot = HotTier(_MIB)
+        self._last = 0.0
         self.store = MemoryStore("memory://", _MIB) if store is None else store
         self.notes = Notes() if notes is None else notes
         self.keeper = keeper(
-            self.hot, self.store, self.notes, policy, self.clock, coordinator, news, catch_up
+            self.hot, self.store, self.notes, policy, self.clock, coordinator, news
         )
         self.fetcher = Fetcher(self.upstream, self.keeper, policy)
         self.relay = Relay(
@@ -222,7 +223,7 @@ class World:
         """The same, as far as it goes before its body is read: a `Got` where that is all."""
         request = RequestHead.of(method, TARGET, Fields([("Host", "relay.test"), *fields]))
         if at_once:
-            now = self.clock()
+            now = self._clock_of_the_loop()
             ready = self.relay.from_memory(request, now)
             if ready is not None and (now < ready.valid_until or ready.renew(now)):
                 return _of_wire(ready)
@@ -233,10 +234,17 @@ class World:
         except RelayError as error:
             return Got(error.status, Fields(), b"", True, error)
 
+    def _clock_of_the_loop(self) -> float:
+        now = self.clock()
+        if now < self._last:
+            self.hot.forget_rendered()  # as the loop does
+        self._last = now
+        return now
+
 
 def taken(method: str, answer: Answer) -> Got:
     """What arrives of an answer, taken as the handler takes it."""
-    pieces: list[bytes] = []
+    pieces: list[Buffer] = []
     whole = True
     try:
         if method == "HEAD" or answer.status in BODILESS:
@@ -256,4 +264,4 @@ def _of_wire(ready: Ready) -> Got:
     """What arrives of an answer that was ready in memory."""
     head, body = ready.wire.split(b"\r\n\r\n", 1)
     told = parse_response_head(head + b"\r\n\r\n")
-    return Got(told.status, told.fields, body + (ready.tail or b""))
+    return Got(told.status, told.fields, b"".join([body, *ready.tail]))

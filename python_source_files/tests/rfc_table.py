@@ -78,10 +78,9 @@ OWN_READING = (
     ),
     (
         "RFC 9111, 4.3.4",
-        "forbids updating by a 304 whose strong entity-tag no stored response has. That is "
-        "obeyed where several stored responses were asked about. Where one alone was, the 304 "
-        "answers the question whether that one is still current, and is taken to mean it, "
-        "whatever tag it carries.",
+        "lets a 304 without any validator update the only stored response if that has none either. "
+        "Here it updates the one that alone was asked about, though it has one: the 304 answers "
+        "the question whether that one is still current, and many servers leave out the rest.",
     ),
     (
         "RFC 9111, 4.2.1",

@@ -311,6 +311,17 @@ class LeaseCases(SharedStoreCases):
         here.close(1.0)
         self.assertIsNotNone(there.coordinator().lease("GET /a", 1.0))
 
+    def test_processes_are_counted_while_they_are_there(self) -> None:
+        with mock.patch.object(nodes, "COUNT_EVERY", 0.05):
+            stores = [self.node(), self.node(), self.node()]
+            for store in stores:
+                store.coordinator().on_change(lambda note: None)
+            for store in stores:
+                eventually(lambda s=store: s.coordinator().processes >= 3, "all are counted")  # type: ignore[misc]
+            before = stores[0].coordinator().processes
+            stores[2].close(1.0)
+            eventually(lambda: stores[0].coordinator().processes < before, "one has left")
+
 
 class NewsCases(SharedStoreCases):
     """What has changed."""

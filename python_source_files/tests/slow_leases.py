@@ -47,6 +47,42 @@ all_well(*[forked(count, TIMES) for _ in range(4)])
 result(shared[0])
 """
 
+CROSSING = """
+import mmap, threading
+from api_relaying_server.tiers.sharing.file_locks import FileLeases, Mutex, lock_file
+shared = memoryview(mmap.mmap(-1, 4096)).cast("Q")
+descriptor = lock_file()
+
+def count():
+    sys.setswitchinterval(0.0001)
+    mutexes = [Mutex(descriptor, number) for number in (0, 1)]
+    leases = FileLeases(descriptor)
+
+    def turns(first):
+        for number in range(first, first + 200):
+            with_lease = number % 16 == 0 and leases.lease("a name", 20.0)
+            place = number % 2
+            mutexes[place].acquire()
+            before = shared[place]
+            os.sched_yield()
+            shared[place] = before + 1
+            mutexes[place].release()
+            if with_lease:
+                with_lease.release()
+
+    threads = [threading.Thread(target=turns, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+all_well(*[forked(count) for _ in range(3)])
+result(list(shared[:2]))
+"""
+"""Threads of one process hold one mutex and wait for another: to the system, which knows processes
+alone, that looks as if they would wait for each other for ever.
+"""
+
 HOLDER_DIES = """
 from api_relaying_server.tiers.sharing.file_locks import FileLeases, Mutex, lock_file
 descriptor = lock_file()
@@ -95,6 +131,9 @@ class Processes(unittest.TestCase):
             with self.subTest(turns=turns):
                 program = COUNTING.replace("TURNS", turns).replace("TIMES", str(times))
                 self.assertEqual(run(program), 4 * times)
+
+    def test_several_mutexes_and_leases_of_many_threads_lose_nothing(self) -> None:
+        self.assertEqual(run(CROSSING), [3 * 4 * 100] * 2)
 
     def test_the_holders_death_ends_it(self) -> None:
         refused, another_waited, waited, took = run(HOLDER_DIES)

@@ -58,6 +58,11 @@ class MongoCase(SharedStoreCases):
         """The one for all tests."""
         return _server
 
+    def prefix(self) -> str:
+        """What begins the names of the collections."""
+        name: str = self.node().backend.cache_name
+        return name
+
     def link(self) -> MongoLink:
         link = MongoLink(self.server.url, "", 5.0)
         self.addCleanup(link.close)
@@ -95,7 +100,7 @@ class MongoRecordsTest(MongoCase, RecordCases):
 
     def test_other_collections_are_neither_listed_nor_touched(self) -> None:
         database = self.link().database
-        mine = f"api_relay_{self.namespace}"
+        mine = self.prefix()
         strangers = ["responses", f"{mine}x_records", f"{mine}_records_old"]
         for name in strangers:
             database[name].insert_one({"_id": "GET /a", "data": b"theirs"})
@@ -116,6 +121,20 @@ class MongoRecordsTest(MongoCase, RecordCases):
             stores.append(store)
         self.put(stores[0], "GET /a")
         self.assertEqual([len(list(store.keys())) for store in stores], [1, 0, 0])
+
+    def test_upstreams_of_equal_letters_are_apart(self) -> None:
+        urls = ("http://a.example/b-c", "http://a.example/b/c", "https://a.example/b/c")
+        names = [*urls, urls[0].replace(".", "-"), "a.example", urls[1] + "/long" * 100]
+        stores = [open_shared(self.server.url, name, 5.0) for name in names]
+        for store in stores:
+            self.addCleanup(store.close, 2.0)
+        self.put(stores[0], "GET /a")
+        found = [len(list(store.keys())) for store in stores]
+        self.assertEqual(found, [1] + [0] * (len(names) - 1))
+        prefixes = {store.backend.cache_name for store in stores}
+        self.assertEqual(len(prefixes), len(names))
+        for prefix in prefixes:
+            self.assertRegex(prefix, r"\Aapi_relay_[A-Za-z0-9_]{1,80}\Z")
 
 
 class MongoFencesTest(MongoCase, FenceCases):
@@ -155,7 +174,7 @@ class MongoNewsTest(MongoCase, NewsCases):
 
     def boards(self) -> tuple[MongoBoard, MongoBoard]:
         link = self.link()
-        name = f"api_relay_{self.namespace}"
+        name = self.prefix()
         boards = MongoBoard(link, name, wait=_no_wait), MongoBoard(link, name, wait=_no_wait)
         for board in boards:
             self.assertEqual(board.news(), [])

@@ -14,11 +14,12 @@ from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import Record, StoredResponse
-from api_relaying_server.http1.message import Fields
-from api_relaying_server.keeping import MEMORY, Keeper
+from api_relaying_server.http1.message import Fields, RequestHead
+from api_relaying_server.keeping import Keeper
 from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.sharing.file_locks import lock_file
+from api_relaying_server.tiers.sharing.messages import MemoryLost, encode
 from api_relaying_server.tiers.sharing.neighbours import Neighbours
 from api_relaying_server.tiers.sharing.shared_memory import EVERYTHING, SharedMemory, Teller
 from api_relaying_server.tiers.stores.store import Store, open_store
@@ -54,6 +55,11 @@ class Worker:
             self.neighbours,
             self.neighbours.news,
         )
+
+    def add(self, stored: StoredResponse, began: int | None = None) -> Record | None:
+        """Stores what was asked for at a tick: this one's, if none is given."""
+        asked = RequestHead.of("GET", TARGET, Fields())
+        return self.keeper.add(asked, stored, self.keeper.tick() if began is None else began)
 
     def pass_loop(self) -> None:
         """One round."""
@@ -91,7 +97,7 @@ class TwoWorkers(unittest.TestCase):
     def both_know(self, *texts: str) -> None:
         """Both have TARGET in memory."""
         for text in texts or ("old",):
-            self.one.keeper.add(TARGET, response(text))
+            self.one.add(response(text))
         self.one.store.flush(PATIENCE)
         self.other.pass_loop()
         self.assertEqual(self.other.bodies(), [b"old"])
@@ -100,21 +106,21 @@ class TwoWorkers(unittest.TestCase):
     def replace(self, worker: Worker, text: str) -> None:
         """A worker puts something new in place of what is there, as a 304 does."""
         old = worker.variants()[0]
-        worker.keeper.replace(TARGET, [(old, response(text, asked=5.0))])
+        worker.keeper.replace(TARGET, [(old, response(text, asked=5.0))], worker.keeper.tick())
 
 
 class Changes(TwoWorkers):
     """With a store in common."""
 
     def test_what_one_stores_the_other_finds(self) -> None:
-        self.one.keeper.add(TARGET, response("new"))
+        self.one.add(response("new"))
         self.one.store.flush(PATIENCE)
         self.assertEqual(self.other.bodies(), [b"new"])
 
     def test_a_change_is_seen_when_its_maker_goes_on(self) -> None:
         for name, change in (
             ("replaced", lambda: self.replace(self.one, "new")),
-            ("added", lambda: self.one.keeper.add(TARGET, response("new", asked=9.0))),
+            ("added", lambda: self.one.add(response("new", asked=9.0))),
         ):
             with self.subTest(name):
                 self.one.keeper.forget(TARGET)
@@ -138,18 +144,17 @@ class Changes(TwoWorkers):
         self.assertFalse(self.other.keeper.forget(TARGET))
 
     def test_what_was_asked_for_before_an_invalidation_elsewhere_is_not_new(self) -> None:
-        asked = time.time()
-        self.one.keeper.invalidate(TARGET)
-        self.other.pass_loop()
-        self.other.keeper.add(TARGET, response("asked before", asked=asked - 0.001))
-        self.assertEqual([v.must_validate for v in self.other.variants()], [True])
+        began = self.other.keeper.tick()
+        self.one.keeper.invalidate(TARGET)  # the other one has had no round of its loop since
+        self.assertIsNone(self.other.add(response("asked before"), began))
+        self.assertEqual(self.other.bodies(), [])
+        self.assertIsNotNone(self.other.add(response("asked after")))
 
     def test_nor_after_a_loss_of_news(self) -> None:
-        asked = time.time()
+        began = self.other.keeper.tick()
         Teller(self.memory, 0).tell(EVERYTHING)
-        self.other.pass_loop()
-        self.other.keeper.add(TARGET, response("asked before", asked=asked - 0.001))
-        self.assertEqual([v.must_validate for v in self.other.variants()], [True])
+        self.assertIsNone(self.other.add(response("asked before"), began))
+        self.assertEqual(self.other.bodies(), [])
 
     def test_everything_is_forgotten_when_a_worker_has_died(self) -> None:
         self.both_know()
@@ -158,30 +163,29 @@ class Changes(TwoWorkers):
             self.replace(self.one, "new")
         self.other.pass_loop()
         self.assertEqual(self.other.bodies(), [b"old"])
-        asked = time.time()
-        Teller(self.memory, 0).tell(MEMORY)
+        began = self.other.keeper.tick()
+        Teller(self.memory, 0).tell(encode(MemoryLost()))
         self.other.pass_loop()
         self.assertEqual(self.other.bodies(), [b"new"])
         # What is being fetched meanwhile is as good as ever.
-        self.other.keeper.add(TARGET, response("newer", asked=asked - 0.001))
-        self.assertEqual([v.must_validate for v in self.other.variants()], [False])
+        self.assertIsNotNone(self.other.add(response("newer"), began))
 
     def test_what_is_read_while_it_changes_does_not_stay_in_memory(self) -> None:
         """The store is read before a change and memory written after it: in either worker."""
-        self.one.keeper.add(TARGET, response("old"))
+        self.one.add(response("old"))
         self.one.store.flush(PATIENCE)
         for reader, changer in ((self.other, self.one), (self.one, self.one)):
             with self.subTest(same=reader is changer):
                 reader.keeper.hot.clear()
 
                 def change(changer: Worker = changer, reader: Worker = reader) -> None:
-                    changer.keeper.add(TARGET, response("new", asked=time.time()))
+                    changer.add(response("new", asked=time.time()))
                     reader.pass_loop()
 
                 self.assertEqual(self.read_during(reader, change), [b"old"])
                 self.assertEqual(reader.bodies(), [b"new"])
                 changer.keeper.forget(TARGET)
-                changer.keeper.add(TARGET, response("old", asked=time.time()))
+                changer.add(response("old", asked=time.time()))
                 changer.store.flush(PATIENCE)
 
     def read_during(self, reader: Worker, change: Callable[[], None]) -> list[bytes]:
@@ -198,9 +202,9 @@ class Changes(TwoWorkers):
 
     def test_a_change_starts_from_what_lies_in_the_store(self) -> None:
         self.both_know()
-        self.one.keeper.add(TARGET, response("fine", accept="fine"))
+        self.one.add(response("fine", accept="fine"))
         # The other one has not had a round of its loop since.
-        self.other.keeper.add(TARGET, response("plain", accept="plain"))
+        self.other.add(response("plain", accept="plain"))
         self.other.store.flush(PATIENCE)
         self.one.pass_loop()
         self.assertEqual(set(self.one.bodies()), {b"old", b"fine", b"plain"})
@@ -211,7 +215,7 @@ class Changes(TwoWorkers):
             mock.patch.object(self.one.store, "read", return_value=None),
             mock.patch.object(type(self.one.store), "fault", "locked"),
         ):
-            self.one.keeper.add(TARGET, response("fine", accept="fine"))
+            self.one.add(response("fine", accept="fine"))
         self.assertEqual(set(self.one.bodies()), {b"old", b"fine"})
 
     def test_an_invalidation_reaches_what_is_in_memory_alone(self) -> None:
@@ -225,7 +229,7 @@ class Changes(TwoWorkers):
         store = self.one.store
         with mock.patch.object(store, "after_write") as after_write:
             began = time.monotonic()
-            self.one.keeper.add(TARGET, response("new"))
+            self.one.add(response("new"))
         self.assertLess(time.monotonic() - began, 0.05)
         self.assertEqual(after_write.call_args.kwargs, {"hurry": False})
 
@@ -240,7 +244,7 @@ class Changes(TwoWorkers):
         seen = self.other.keeper.see(KEY)
         self.assertIsNone(seen.record)
         self.assertIsNone(self.other.keeper.changed_since(KEY, seen, surely=True))
-        self.one.keeper.add(TARGET, response("new"))
+        self.one.add(response("new"))
         self.one.store.flush(PATIENCE)
         found = self.other.keeper.changed_since(KEY, seen, surely=False)
         assert found is not None
@@ -269,7 +273,7 @@ class OwnStores(TwoWorkers):
     def setUp(self) -> None:
         super().setUp()
         for worker in (self.one, self.other):
-            worker.keeper.add(TARGET, response("old"))
+            worker.add(response("old"))
 
     def test_what_one_has_is_no_news_for_the_other(self) -> None:
         self.replace(self.one, "new")
@@ -278,7 +282,7 @@ class OwnStores(TwoWorkers):
 
     def test_an_invalidation_and_a_purge_reach_all(self) -> None:
         for change in (self.one.keeper.invalidate, self.one.keeper.forget):
-            self.other.keeper.add(TARGET, response("old", asked=time.time()))
+            self.other.add(response("old", asked=time.time()))
             change(TARGET)
             self.other.pass_loop()
             self.assertEqual(self.other.bodies(), [])
@@ -394,7 +398,7 @@ class Queued(unittest.TestCase):
 
 
 MANY_WRITE = """
-from tests.slow_neighbours import Worker, response, TARGET, KEY
+from tests.slow_neighbours import Fields, RequestHead, Worker, response, KEY
 from api_relaying_server.tiers.sharing.file_locks import lock_file
 from api_relaying_server.tiers.sharing.shared_memory import SharedMemory
 from api_relaying_server.tiers.stores.store import open_store
@@ -406,9 +410,10 @@ def write(slot):
     worker = Worker(memory, slot, locks, store)
     for number in range(VARIANTS):
         name = f"{slot} {number}"
-        worker.keeper.add(TARGET, response(name, asked=time.time(), accept=name))
+        worker.add(response(name, asked=time.time(), accept=name))
         for other in range(OTHERS // VARIANTS):
-            worker.keeper.add(f"/{name} {other}", response(name))
+            asked = RequestHead.of("GET", f"/{name} {other}", Fields())
+            worker.keeper.add(asked, response(name), worker.keeper.tick())
         worker.pass_loop()
     store.close(10.0)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import signal
 import subprocess
 import sys
@@ -19,12 +21,13 @@ from api_relaying_server.keeping import Keeper
 from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.last_known import KEPT_FOR, LastKnown
 from api_relaying_server.tiers.notes import Notes
+from api_relaying_server.tiers.sharing import nodes
 from api_relaying_server.tiers.sharing.fences import Fences
 from api_relaying_server.tiers.sharing.nodes import QUICK, Both, NodeCoordinator, name_of
 from api_relaying_server.tiers.stores.redis import RedisBoard
 from api_relaying_server.tiers.stores.shared_store import WorkingTill
 from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
-from api_relaying_server.upstream.budget import LATE
+from api_relaying_server.upstream.budget import LATE, TokenBucket
 from api_relaying_server.upstream.cooldown import CoolDown
 from api_relaying_server.upstream.nodes_budget import NodesBudget
 from api_relaying_server.upstream.told import ANSWERED, LONGEST_WAIT, Scope, Told
@@ -41,6 +44,7 @@ from tests.relay_support import (
     response,
 )
 from tests.store_support import make_record
+from tests.upstream_support import call_for
 from tests.worker_support import LocalWorker
 
 MENU = "/restaurant/kopparlyktan"
@@ -202,8 +206,7 @@ class RedisNodesTest(SharedCases):
     def test_what_one_node_learns_of_the_upstream_counts_for_both(self) -> None:
         self.script.limited = True
         self.assertEqual(self.here.get("/limited").status, 429)
-        told = "the upstream is left alone, as another process has told"
-        eventually(lambda: told in self.there.log(), "the other one hears of it")
+        eventually(lambda: "left alone for" in self.there.log(), "the other one hears of it")
         self.assertEqual(self.there.get("/other").status, 503)
         self.assertEqual(len(self.origin.requests), 1)
         self.script.limited = False
@@ -301,6 +304,8 @@ class Board:
         self.calls = 0
         self.numbers = iter(range(1, 1000))
         self.closed = False
+        self.processes = 1
+        self.uncountable = False
 
     def require(self) -> None:
         """Raise the trouble, if there is any."""
@@ -336,6 +341,12 @@ class Board:
             return self.told.pop(0)
         time.sleep(0.01)
         return []
+
+    def count(self, seconds: float) -> int:
+        if self.uncountable:
+            raise StorageFault(Trouble.DENIED, "no permission for this")
+        self.require()
+        return self.processes
 
     def close(self) -> None:
         self.closed = True
@@ -415,6 +426,56 @@ class CoordinatorTest(unittest.TestCase):
         self.board.fault = None
         eventually(lambda: len(self.board.published) >= 2, "both were told")
         self.assertEqual(self.board.published, ["GET /a", "GET /b"])
+
+    def test_who_waits_is_told_that_the_database_has_it(self) -> None:
+        for number in range(50):
+            self.assertTrue(self.coordinator.tell_changed(f"GET /{number}", wait=30.0))
+            self.assertEqual(len(self.board.published), number + 1)
+        self.assertFalse(self.coordinator.tell_changed("GET /nobody-waits"))
+
+    def test_nobody_waits_long_for_what_cannot_be_told(self) -> None:
+        self.board.fault = StorageFault(Trouble.UNREACHABLE, "test")
+        started = time.monotonic()
+        for number in range(20):
+            self.assertFalse(self.coordinator.tell_changed(f"GET /{number}", wait=30.0))
+        self.assertLess(time.monotonic() - started, 10.0)
+        self.board.fault = None
+        eventually(lambda: len(self.board.published) == 20, "all of it was told later")
+        self.assertTrue(self.coordinator.tell_changed("GET /again", wait=30.0))
+        threading.Timer(0.05, self.coordinator.close).start()
+        with mock.patch.object(self.board, "publish", side_effect=lambda keys: time.sleep(0.5)):
+            self.assertFalse(self.coordinator.tell_changed("GET /end", wait=30.0))
+
+    def test_a_thread_that_cannot_be_started_is_started_later(self) -> None:
+        heard: list[str | None] = []
+        with (
+            mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("no new thread")),
+            self.assertLogs("api_relaying_server.nodes", "WARNING") as said,
+        ):
+            self.coordinator.on_change(heard.append)
+            lease = self.coordinator.lease("GET /a", 1.0)
+            assert lease is not None
+            lease.release()
+            self.assertFalse(self.coordinator.tell_changed("GET /a"))
+        self.assertEqual(len(said.output), 1)
+        self.board.told.append(["GET /b"])
+        self.assertTrue(self.coordinator.tell_changed("GET /c", wait=30.0))
+        eventually(lambda: heard == ["GET /b"], "news are heard")
+        self.assertEqual((self.board.published, self.board.taken), (["GET /a", "GET /c"], {}))
+
+    def test_it_knows_how_many_there_are_and_keeps_to_it_in_trouble(self) -> None:
+        self.assertEqual(self.coordinator.processes, 1)
+        self.board.processes = 3
+        with mock.patch.object(nodes, "COUNT_EVERY", 0.01):
+            self.coordinator.tell_changed("GET /a")
+            eventually(lambda: self.coordinator.processes == 3, "they are counted")
+            self.board.uncountable = True
+            self.assertTrue(self.coordinator.tell_changed("GET /b", wait=30.0))
+            self.board.processes = 0
+            self.board.uncountable = False
+            asked = self.board.calls
+            eventually(lambda: self.board.calls > asked + 2, "they are counted again")
+            self.assertEqual(self.coordinator.processes, 1)
 
     def test_after_a_gap_everything_is_dropped(self) -> None:
         dropped: list[str | None] = []
@@ -537,7 +598,7 @@ class KeeperTest(unittest.TestCase):
         for spoil in (
             lambda: self.shelf.deleted.add(self.key),
             lambda: self.hear("doubt " + self.key),
-            lambda: self.keeper.notes.mark_invalidated(self.key, self.now),
+            lambda: self.keeper.notes.invalidations.mark(self.key),
             lambda: setattr(self, "now", self.now + KEPT_FOR + 1),
         ):
             with self.subTest():
@@ -625,7 +686,10 @@ class NodesBudgetTest(unittest.TestCase):
         self.till = Till()
         self.slept: list[float] = []
         self.now = 100.0
-        self.budget = NodesBudget(2.0, 3, 4, self.till, lambda: self.now, self.slept.append)
+        self.peers = 1
+        self.budget = NodesBudget(
+            2.0, 3, 4, self.till, lambda: self.peers, lambda: self.now, self.slept.append
+        )
 
     def test_the_till_says_when(self) -> None:
         self.assertFalse(self.budget.take(5.0))
@@ -656,6 +720,39 @@ class NodesBudgetTest(unittest.TestCase):
         with self.assertRaises(UpstreamResting):
             self.budget.take(1.0)
 
+    def test_in_trouble_a_node_takes_its_share(self) -> None:
+        self.till.answer = None
+        self.peers = 2
+        self.assertFalse(self.budget.take(0.0))  # of 3 at once, 1
+        self.now += 1.0
+        self.assertEqual(self.budget.take(9.0), True)  # one in 2 / 2 s, but not early
+        self.now += 1.0
+        self.assertEqual(sum(self.slept), LATE)
+        self.peers = 40
+        self.budget.take(1.0)
+        with self.assertRaises(UpstreamResting) as caught:
+            self.budget.take(1.0)
+        self.assertGreaterEqual(caught.exception.retry_after or 0, 19)
+
+    def test_what_was_taken_from_the_common_bucket_is_not_in_the_own_one(self) -> None:
+        self.assertFalse(self.budget.take(0.0))
+        self.till.answer = None
+        with self.assertRaises(UpstreamResting):
+            self.budget.take(0.0)
+        self.now += 0.5 + LATE
+        self.assertFalse(self.budget.take(0.0))
+
+    def test_what_was_taken_in_trouble_is_paid_afterwards(self) -> None:
+        self.till.answer = None
+        for _ in range(20):
+            self.now += 10.0
+            self.budget.take(0.0)
+        self.till.answer, self.till.asked = (0.0, True), []
+        self.budget.take(0.0)
+        self.budget.take(0.0)
+        # No more than a bucket holds: what is older, time has paid.
+        self.assertEqual(len(self.till.asked), 2 + 3)
+
     def test_nobody_asks_the_till_while_the_store_fails(self) -> None:
         store = mock.Mock(fault="it does not answer")
         till = WorkingTill(self.till, store)
@@ -668,6 +765,93 @@ class NodesBudgetTest(unittest.TestCase):
         self.assertEqual(till.book(0.5, 3, LATE, 1.0), (0.0, True))
         till.empty(0.5, 3, 1.0)
         self.assertEqual(len(self.till.asked), 2)
+
+
+class SlowTill:
+    """The common bucket, which a node sometimes waits for in vain: then it may have booked or not.
+    All times are of the test's clock.
+    """
+
+    def __init__(self, chance: random.Random, failing: float, books_anyway: float) -> None:
+        self.bucket = TokenBucket(20.0, 10, 10_000, self.clock, self.noted)
+        self.chance = chance
+        self.failing, self.books_anyway = failing, books_anyway
+        self.now = 1000.0
+        self.wait = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def noted(self, seconds: float) -> None:
+        self.wait = seconds
+
+    def book(self, interval: float, burst: int, late: float, longest: float) -> tuple[float, bool]:
+        fails = self.chance.random() < self.failing
+        if fails and self.chance.random() >= self.books_anyway:
+            raise StorageFault(Trouble.STALLED, "test")
+        self.wait = 0.0
+        try:
+            self.bucket.take(longest)
+        except UpstreamResting as resting:
+            booked = (float(resting.retry_after or 1), False)
+        else:
+            booked = (self.wait, True)
+        if fails:
+            raise StorageFault(Trouble.STALLED, "test")
+        return booked
+
+    def empty(self, interval: float, burst: int, seconds: float) -> None:
+        self.bucket.empty(seconds)
+
+
+class SlowDatabase(unittest.TestCase):
+    """Nodes that wait in vain for the database now and then keep to the budget in all."""
+
+    SECONDS, RATE, BURST = 20.0, 20.0, 10
+
+    def calls(self, count: int, failing: float, books_anyway: float) -> list[float]:
+        """When calls went out that `count` nodes made, which always want more."""
+        till = SlowTill(random.Random(7), failing, books_anyway)
+        sleeps = [0.0] * count
+        budgets = []
+        for index in range(count):
+
+            def sleep(seconds: float, index: int = index) -> None:
+                sleeps[index] = seconds
+
+            budgets.append(
+                NodesBudget(
+                    self.RATE, self.BURST, 1000, till, lambda: count, lambda: till.now, sleep
+                )
+            )
+        sent = []
+        busy_until = [till.now] * count
+        until = till.now + self.SECONDS
+        while till.now < until:
+            for index, budget in enumerate(budgets):
+                if till.now >= busy_until[index]:
+                    sleeps[index] = 0.0
+                    with contextlib.suppress(UpstreamResting):
+                        budget.take(0.5)
+                        sent.append(till.now + sleeps[index])
+                        busy_until[index] = sent[-1]
+            till.now += 0.005
+        return sorted(sent)
+
+    def test_no_more_calls_than_are_due(self) -> None:
+        for count, failing, books_anyway in (
+            (1, 0.0, 0.0),
+            (2, 0.0, 0.0),
+            (2, 0.3, 0.0),
+            (2, 0.3, 1.0),
+            (4, 0.5, 0.5),
+            (2, 1.0, 0.0),
+        ):
+            with self.subTest(nodes=count, failing=failing, books_anyway=books_anyway):
+                sent = self.calls(count, failing, books_anyway)
+                due = self.BURST + self.RATE * self.SECONDS
+                self.assertLess(len(sent), due * 1.05)
+                self.assertGreater(len(sent), due * 0.4)
 
 
 class CoolDownTest(unittest.TestCase):
@@ -683,7 +867,7 @@ class CoolDownTest(unittest.TestCase):
         self.here.tell = self.words.append
 
     def refuse(self) -> None:
-        call = self.here.admit("/a")
+        call = self.here.admit(call_for("/a"))
         self.here.settle(call, Told(Scope.UPSTREAM, "connection refused"))
 
     def pass_on(self) -> None:
@@ -697,9 +881,9 @@ class CoolDownTest(unittest.TestCase):
         self.assertEqual(self.there.seconds_left, 5.0)
         self.assertEqual(self.there.resting()[0].why, "connection refused")
         with self.assertRaises(UpstreamResting):
-            self.there.admit("/b")
+            self.there.admit(call_for("/b"))
         self.now += 5.0
-        self.here.settle(self.here.admit("/a"), ANSWERED)
+        self.here.settle(self.here.admit(call_for("/a")), ANSWERED)
         self.assertEqual(self.words, ["upstream open"])
         self.pass_on()
         self.assertTrue(self.there.is_open)
@@ -710,8 +894,8 @@ class CoolDownTest(unittest.TestCase):
         self.there.hear("upstream 2.000 shorter")
         self.assertEqual(self.there.seconds_left, 5.0)
         self.there.hear("upstream 7.000 longer")
-        self.assertEqual(self.there.resting()[0], ("", "longer", 7.0))
-        self.there.hear("upstream 1e9 longest")
+        self.assertEqual(self.there.resting()[0][2:], ("longer", 7.0))
+        self.there.hear("upstream 999999999.000 longest")
         self.assertEqual(self.there.seconds_left, LONGEST_WAIT)
 
     def test_what_is_not_about_the_upstream_is_left_alone(self) -> None:
@@ -722,7 +906,11 @@ class CoolDownTest(unittest.TestCase):
             "doubt GET /a",
             "upstream",
             "upstream x y",
-            "upstreams 5 x",
+            "upstream nan y",
+            "upstream -5.000 y",
+            "upstream 5.000@0badc0de-0123 of another's key",
+            "upstream rest 5.000 all y",
+            "upstreams 5.000 x",
         ):
             self.there.hear(word)
         self.assertTrue(self.there.is_open)

@@ -68,7 +68,7 @@ class KilledTest(unittest.TestCase):
 class FailingTest(unittest.TestCase):
     """The upstream answers 5xx."""
 
-    def test_a_path_rests_first_then_all(self):
+    def test_a_target_rests_first_then_all(self):
         with (
             SampleMenuApi() as api,
             RunningRelay(api.url, *STALE_AT_ONCE, "--cool-down", "60") as relay,
@@ -85,13 +85,17 @@ class FailingTest(unittest.TestCase):
             api.fail = None
             self.assertEqual(details(relay.get(MENUS[2])), "", "the others go on")
             api.fail = "500"
+            for target in MENUS[10:16]:
+                self.assertEqual(relay.get(target).status, 500, "what crashes is its own")
+            before += 6
+            api.fail = "502"
             for target in MENUS[3:9]:
                 last = relay.get(target)
             self.assertEqual(api.request_count - before, 6, "three more, then none")
             self.assertEqual(last.status, 503)
             self.assertIn("problem+json", last.get("content-type") or "")
             self.assertIn("error=destination_unavailable", last.get("proxy-status") or "")
-            self.assertIn("500 for /api/restaurant/", last.get("proxy-status") or "")
+            self.assertIn("502 as 3 targets in a row fail", last.get("proxy-status") or "")
             self.assertIn(int(last.get("retry-after") or 0), range(40, 61))
             self.assertEqual(details(relay.get(MENUS[2])), "cool-down")
 

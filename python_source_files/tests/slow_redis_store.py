@@ -52,7 +52,7 @@ class RedisCase(SharedStoreCases):
 
     def stored(self, key: str) -> str:
         """The name under which the database has a key."""
-        return f"api_relay:{self.namespace}:r:{key}"
+        return f"api_relay:<{self.namespace}>:r:{key}"
 
 
 class RedisRecordsTest(RedisCase, RecordCases):
@@ -71,8 +71,9 @@ class RedisRecordsTest(RedisCase, RecordCases):
         self.assertEqual(self.server.tell("EXISTS", self.stored("GET /soon")), b":0")
 
     def test_keys_of_other_programs_are_neither_listed_nor_touched(self) -> None:
-        near = f"api_relay:{self.namespace}"
+        near = f"api_relay:<{self.namespace}>"
         strangers = ["GET /a", "http_cache:x", near, f"{near}x:r:GET /a", f"{near}:r"]
+        strangers += [f"api_relay:{self.namespace}:r:GET /a", f"api_relay:<{self.namespace}:r:x"]
         for name in strangers:
             self.server.tell("SET", name, "mine")
         store = self.node()
@@ -80,7 +81,30 @@ class RedisRecordsTest(RedisCase, RecordCases):
         self.assertEqual(list(store.keys()), ["GET /a"])
         store.clear()
         self.assertTrue(store.flush(5.0))
-        self.assertEqual([self.server.tell("GET", name) for name in strangers], [b"mine"] * 5)
+        self.assertEqual([self.server.tell("GET", name) for name in strangers], [b"mine"] * 7)
+
+    def test_no_key_of_one_upstream_is_one_of_another(self) -> None:
+        """Not even where a path looks like what stands between namespace and key."""
+        owners = [
+            "http://h/a",
+            "http://h/a:r:b",
+            "http://h/a:r:GET",
+            "http://h/a:r",
+            "h",
+            "http://h",
+        ]
+        stores = [open_shared(self.server.url, owner, 5.0) for owner in owners]
+        named = open_shared(f"{self.server.url}?namespace=h", "http://h/a", 5.0)
+        for store in (*stores, named):
+            self.addCleanup(store.close, 2.0)
+            self.put(store, "GET /x", seed=id(store))
+        for store in (*stores, named):
+            self.assertEqual(list(store.keys()), ["GET /x"])
+            self.assertEqual(store.size().entries, 1)
+            self.assert_stored(store, "GET /x", seed=id(store))
+        stores[0].clear()
+        self.assertTrue(stores[0].flush(5.0))
+        self.assertEqual([len(list(store.keys())) for store in (*stores, named)], [0] + [1] * 6)
 
     def test_a_record_is_the_number_of_its_write_and_our_format(self) -> None:
         store = self.node()
@@ -95,7 +119,7 @@ class RedisFencesTest(RedisCase, FenceCases):
 
     def test_numbers_grow_though_the_database_forgets_the_last(self) -> None:
         asleep, awake, dropped = self.late_writer()
-        self.server.tell("DEL", f"api_relay:{self.namespace}:n")
+        self.server.tell("DEL", f"api_relay:<{self.namespace}>:n")
         self.put(awake, "GET /a", seed="next")
         self.assert_refused(asleep, dropped)
 

@@ -339,7 +339,7 @@ class RelayTest(unittest.TestCase):
             relay.get("/lonely")
 
             def asked_thrice() -> bool:
-                self.assertEqual(relay.get("/x").body, b"menu")
+                self.assertEqual(relay.get("/x", [("Origin", "https://a.test")]).body, b"menu")
                 return sum(one.target == "/x" for one in origin.requests) >= 3
 
             eventually(asked_thrice, "the origin is asked again and again")
@@ -347,6 +347,7 @@ class RelayTest(unittest.TestCase):
             for before, after in ((first, second), (second, third)):
                 self.assertLess(after.at - before.at, 2.0, "before it has expired")
                 self.assertEqual(after.get("if-none-match"), '"1"')
+                self.assertEqual(after.get("origin"), "null")  # for any origin
                 self.assertEqual(after.get("x-forwarded-for"), "127.0.0.1")
             self.assertEqual(sum(one.target == "/lonely" for one in origin.requests), 1)
 

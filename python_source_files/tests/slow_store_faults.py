@@ -278,11 +278,12 @@ class Damaged(FaultCase):
         store = self.open()
         records = self.fill(store)
         with contextlib.closing(sqlite3.connect(self.path)) as connection, connection:
-            swap = "UPDATE responses SET value=(SELECT value FROM responses WHERE key='GET /1') "
-            connection.execute(swap + "WHERE key='GET /2'")
-            connection.execute("UPDATE responses SET value=x'00' WHERE key='GET /3'")
-            connection.execute("UPDATE responses SET value='text' WHERE key='GET /4'")
-            connection.execute("UPDATE responses SET value=substr(value, 2) WHERE key='GET /5'")
+            other = "(SELECT value FROM responses WHERE key='relay GET /1')"
+            connection.execute(f"UPDATE responses SET value={other} WHERE key='relay GET /2'")
+            connection.execute("UPDATE responses SET value=x'00' WHERE key='relay GET /3'")
+            connection.execute("UPDATE responses SET value='text' WHERE key='relay GET /4'")
+            cut = "UPDATE responses SET value=substr(value, 2) WHERE key='relay GET /5'"
+            connection.execute(cut)
         for number in (2, 3, 4, 5):
             self.assertIsNone(store.read(f"GET /{number}"))
         self.assertEqual(store.counters.unreadable, 4)

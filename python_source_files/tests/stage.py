@@ -156,9 +156,7 @@ class Stage:
         return None
 
 
-def performances(
-    prepare: Callable[[Stage], None], switches: int, most: int
-) -> Iterator[Stage]:
+def performances(prepare: Callable[[Stage], None], switches: int, most: int) -> Iterator[Stage]:
     """Each order in which the actors can meet, with so many switches from one who could have gone
     on; those with fewer come first. At most `most`, then no more.
     """

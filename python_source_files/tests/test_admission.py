@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 import unittest
 
 from api_relaying_server.tiers.admission import REMEMBERED, Admission
@@ -81,6 +82,15 @@ class AdmissionTest(unittest.TestCase):
         order.add(f"{REMEMBERED + 9}", 1)
         self.assertFalse(order.discard("0"))
         self.assertTrue(order.discard(f"{REMEMBERED + 9}"))
+
+    def test_memory_of_the_gone_does_not_grow_with_their_names(self) -> None:
+        order, size = Admission(0), 1 << 16
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for n in range(100):
+            order.add(f"{n}" + "x" * size, 1)
+            order.victim(lambda key: False)
+        self.assertLess(tracemalloc.get_traced_memory()[0], 10 * size)
 
     def test_most_of_what_could_be_had_by_zipf_is_had(self) -> None:
         dice, keys, room = random.Random(5), 5000, 500

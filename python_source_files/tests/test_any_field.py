@@ -29,10 +29,18 @@ from api_relaying_server.caching.validation import (
     freshened,
     head_still_describes,
     is_newer_or_same,
+    to_validate,
     validated,
 )
-from api_relaying_server.caching.vary import selecting_names, selecting_values
-from api_relaying_server.http1.grammar import parse_content_range, split_lists
+from api_relaying_server.caching.vary import (
+    fields_that_select,
+    matches,
+    select,
+    selecting_names,
+    selecting_values,
+    within,
+)
+from api_relaying_server.http1.grammar import is_token, parse_content_range, split_lists
 from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import render_fields
 from tests.caching_support import NOW, PLAIN, REFRESHING, date, fields, request, response, stored
@@ -59,6 +67,7 @@ NAMES = (
     " If-None-Match If-Modified-Since If-Match If-Range Range Content-Range Content-Length"
     " Content-Encoding Content-Language Content-Location Location Content-Type Set-Cookie Cookie"
     " Accept Accept-Encoding Accept-Language Accept-Charset Connection Origin Host Foo"
+    " Access-Control-Allow-Origin"
 ).split()
 
 # --- values that nearly mean something
@@ -190,6 +199,21 @@ class AnyBytes(unittest.TestCase):
                 ask_about(sent, variant)
                 ask_about(request(), variant)
                 update(variant, ResponseHead(status, "Status", news))
+
+    @PROFILE
+    @given(FIELDS, FIELDS, st.lists(st.sampled_from(NAMES), max_size=3))
+    def test_what_was_stored_fits_its_own_request(
+        self, asked: Fields, told: Fields, vary: list[str]
+    ) -> None:
+        named = Fields([*told, *(("Vary", name) for name in vary)])
+        kept = keep(RequestHead.of("GET", "/x", asked), ResponseHead(200, "OK", named), b"")
+        if kept is not None:
+            self.assertEqual(select((kept,), asked), [kept])
+            again = fields_that_select(kept.selecting)
+            self.assertTrue(matches(kept, again))
+            self.assertTrue(all(is_token(name) for name, _ in again))
+            self.assertEqual(to_validate(None, (kept,), asked) or [kept], [kept])
+            self.assertEqual(within([kept] * 3, 2), (kept, kept))
 
     @PROFILE
     @given(FIELDS)

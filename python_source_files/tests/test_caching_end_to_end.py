@@ -487,6 +487,35 @@ class Varying(RelayCase):
         self.assertEqual(self.get().body, b"-")
         self.assertEqual(self.count(), 4)
 
+    def test_a_thousand_origins_are_one_where_the_upstream_ignores_them(self) -> None:
+        for name, cors in (("none", ()), ("all", (("Access-Control-Allow-Origin", "*"),))):
+            path = f"{self.path}/{name}"
+            self.paths.put(path, [fresh(body=b"plain"), fresh(*cors, body=b"cors")])
+            for number in range(40):
+                self.assertEqual(self.get(path=path).body, b"plain")
+                reply = self.get(("Origin", f"https://{number // 2}.test"), path=path)
+                self.assertEqual(reply.body, b"cors")
+            self.assertEqual(len(self.paths.asked(path)), 2, name)
+
+    def test_an_origin_that_is_told_apart_gets_its_own(self) -> None:
+        def echo(asked: Asked) -> bytes:
+            origin = asked.get("origin") or ""
+            cors = [("Access-Control-Allow-Origin", origin)] if "evil" not in origin else []
+            return fresh(*(cors if origin else []))
+
+        self.script(echo)
+        for _ in range(3):
+            for origin in ("https://a.test", "https://b.test", "https://evil.test"):
+                told = self.get(("Origin", origin)).get("access-control-allow-origin")
+                self.assertEqual(told, None if "evil" in origin else origin)
+            self.assertIsNone(self.get().get("access-control-allow-origin"))
+
+    def test_many_variants_leave_that_of_others_alone(self) -> None:
+        self.script(self.answer("Origin"))
+        for origin in ("", *map(str, range(40)), ""):
+            self.get(*([("Origin", origin)] if origin else []))
+        self.assertEqual(self.count(), 41)
+
     def test_a_preference_is_the_same_in_any_order_case_and_space(self) -> None:
         for name in ("Accept-Language", "Accept-Encoding"):
             path = f"{self.path}/{name}"
@@ -525,6 +554,22 @@ class Varying(RelayCase):
             self.assertEqual(self.get(("Foo", value)).body, body)
         self.assertEqual(self.count(), 3)
 
+    def test_a_client_without_gzip_never_gets_it_by_a_weak_tag(self) -> None:
+        def like_nginx(asked: Asked) -> bytes:
+            """Compares tags weakly, and has the strong one in a 304."""
+            vary = ("Vary", "Accept-Encoding")
+            if '"a"' in (asked.get("if-none-match") or ""):
+                return response(304, [("ETag", '"a"'), vary, ("Cache-Control", "max-age=60")])
+            if "gzip" in (asked.get("accept-encoding") or ""):
+                return fresh(vary, ("ETag", 'W/"a"'), ("Content-Encoding", "gzip"), body=b"zipped")
+            return fresh(vary, ("ETag", '"a"'), body=b"plain")
+
+        self.script(like_nginx)
+        self.assertEqual(self.get(("Accept-Encoding", "gzip")).body, b"zipped")
+        for asked in ((), (("Accept-Encoding", "br"),), (("Accept-Encoding", "gzip;q=0"),)):
+            reply = self.get(*asked)
+            self.assertEqual((reply.body, reply.get("content-encoding")), (b"plain", None), asked)
+
     def test_a_304_that_names_more_fields(self) -> None:
         old = fresh(("ETag", '"a"'), age=70, body=b"old")
         news = response(304, [("ETag", '"a"'), ("Vary", "Foo"), ("Cache-Control", "max-age=60")])
@@ -538,6 +583,20 @@ class Varying(RelayCase):
 
 class Validating(RelayCase):
     """304, HEAD, and conditions of clients (RFC 9111, 4.3)."""
+
+    def test_a_304_with_a_strong_tag_of_nothing_stored_updates_nothing(self) -> None:
+        other = response(304, [("ETag", '"b"'), ("Cache-Control", "max-age=60")])
+        self.script(
+            fresh(("ETag", '"a"'), age=70, body=b"old"),
+            other,
+            fresh(("ETag", '"b"'), body=b"new"),
+        )
+        self.get()
+        for _ in range(2):
+            reply = self.get()
+            self.assertEqual((reply.body, reply.get("etag")), (b"new", '"b"'))
+        self.assertEqual(self.count(), 3)
+        self.assertIsNone(self.last().get("if-none-match"))
 
     def test_a_304_updates_what_is_stored(self) -> None:
         old = fresh(("ETag", '"a"'), ("A", "1"), ("B", "1"), age=70)

@@ -427,8 +427,7 @@ def play(
     cache, relaying = Cache(rules, origin), Relaying(rules, origin, at_once)
     for event in events:
         if isinstance(event, Wait):
-            # What is ready in memory is for a clock that goes on.
-            origin.clock.advance(max(event.seconds, 0) if at_once else event.seconds)
+            origin.clock.advance(event.seconds)
         elif isinstance(event, Change):
             origin.version += event.new_content
             origin.told, origin.status = absolute(event, origin.now), event.status

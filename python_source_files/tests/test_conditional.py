@@ -135,6 +135,10 @@ class IfRange(unittest.TestCase):
     def test_absent(self) -> None:
         self.assertTrue(self.holds(None))
 
+    def test_of_several_none_holds(self) -> None:
+        for lines in (('If-Range: "a"', 'If-Range: "a"'), ('If-Range: "a"', 'If-Range: "b"')):
+            self.assertFalse(if_range_holds(fields(*lines), 200, fields('ETag: "a"'), NOW), lines)
+
     def test_tags_are_compared_strongly(self) -> None:
         self.assertTrue(self.holds('"a"', 'ETag: "a"'))
         self.assertFalse(self.holds('"b"', 'ETag: "a"'))

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api_relaying_server.errors import (
+    LackOfOwn,
     UpstreamConnectTimeout,
     UpstreamCut,
     UpstreamError,
+    UpstreamNameTimeout,
     UpstreamNameUnknown,
     UpstreamRefused,
     UpstreamResting,
@@ -23,28 +25,30 @@ from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.upstream.cooldown import (
     LOG,
     LONGEST_REST,
-    MAX_PATHS,
     PROBE_AT_MOST,
     WINDOW,
     Call,
     CoolDown,
-    Resting,
 )
 from api_relaying_server.upstream.exchange import ConnectionLost
+from api_relaying_server.upstream.rests import ANONYMOUS, MAX_RESTS
 from api_relaying_server.upstream.told import (
     ANSWERED,
     LONGEST_WAIT,
     Scope,
     Told,
+    clock_skew,
     told_by_error,
     told_by_response,
 )
 from tests.relay_support import PATIENCE
-from tests.upstream_support import NOW, HandClock, answered
+from tests.upstream_support import NOW, HandClock, answered, call_for
 
-PATH_FAILED = Told(Scope.PATH, "503")
+FAILED = Told(Scope.TARGET, "503", counts=True)
+CRASHED = Told(Scope.TARGET, "500")
 REFUSED = Told(Scope.UPSTREAM, "connection refused")
-LIMITED = Told(Scope.UPSTREAM, "429", limits=True)
+HANGS = Told(Scope.UPSTREAM, "http response timeout", hangs=True)
+LIMITED = Told(Scope.CALLERS, "429")
 
 
 class CoolDownCase(unittest.TestCase):
@@ -59,201 +63,353 @@ class CoolDownCase(unittest.TestCase):
         LOG.setLevel(logging.CRITICAL)
         self.addCleanup(LOG.setLevel, self.level)
 
-    def call(self, path: str, told: Told | None) -> Call:
+    def call(self, target: str, told: Told | None, method: str = "GET", key: str = "") -> Call:
         """One call and what came of it."""
-        call = self.cooldown.admit(path)
+        call = self.cooldown.admit(call_for(target, method, key))
         self.cooldown.settle(call, told)
         return call
 
-    def refused(self, path: str) -> UpstreamResting:
+    def refused(self, target: str, method: str = "GET", key: str = "") -> UpstreamResting:
         """The refusal that a call must meet."""
         with self.assertRaises(UpstreamResting) as refused:
-            self.cooldown.admit(path)
+            self.cooldown.admit(call_for(target, method, key))
         self.assertEqual(refused.exception.status, 503)
         self.assertEqual(refused.exception.proxy_error, "destination_unavailable")
         self.assertEqual(refused.exception.reason, "cool-down")
         return refused.exception
 
-    def rest(self, path: str = "") -> float:
-        """Seconds for which a path, or else all, still rests."""
-        found = [rest.seconds for rest in self.cooldown.resting() if rest.path == path]
+    def rest(self, target: str = "") -> float:
+        """Seconds for which a target, or else all, still rests."""
+        of = f"GET {target}" if target else "the upstream"
+        found = [rest.seconds for rest in self.cooldown.resting() if rest.of == of]
         return found[0] if found else 0.0
 
+    def resting(self) -> list[str]:
+        """What rests."""
+        return [rest.of for rest in self.cooldown.resting()]
 
-class PathTest(CoolDownCase):
-    """A failure of one path closes that path alone."""
+
+class TargetTest(CoolDownCase):
+    """A failure of one target closes that target alone, for its method and credentials."""
 
     def test_others_go_on(self):
-        self.call("/a", PATH_FAILED)
+        self.call("/a", FAILED)
         refusal = self.refused("/a")
-        self.assertEqual(refusal.detail, "/a is being left alone after: 503")
+        self.assertEqual(refusal.detail, "GET /a is being left alone after: 503")
         self.assertEqual(refusal.retry_after, 5)
-        self.assertFalse(self.cooldown.admit("/b").is_probe)
-        self.assertEqual(self.cooldown.resting(), [Resting("/a", "503", 5.0)])
+        self.assertFalse(self.cooldown.admit(call_for("/b")).is_probe)
+        (resting,) = self.cooldown.resting()
+        self.assertEqual(resting[1:], ("GET /a", "503", 5.0))
         self.assertTrue(self.cooldown.is_open)
 
     def test_one_probe_ends_it(self):
-        self.call("/a", PATH_FAILED)
+        self.call("/a", FAILED)
         self.clock.advance(4.9)
         self.assertEqual(self.refused("/a").retry_after, 1)
         self.clock.advance(0.1)
-        probe = self.cooldown.admit("/a")
+        probe = self.cooldown.admit(call_for("/a"))
         self.assertTrue(probe.is_probe)
         self.assertEqual(self.refused("/a").retry_after, 1)
         self.cooldown.settle(probe, ANSWERED)
-        self.assertFalse(self.cooldown.admit("/a").is_probe)
+        self.assertFalse(self.cooldown.admit(call_for("/a")).is_probe)
         self.assertEqual(self.cooldown.resting(), [])
 
     def test_rests_grow_to_a_minute_and_begin_anew_after_an_answer(self):
         rests = []
         for _ in range(14):
-            self.call("/a", PATH_FAILED)
+            self.call("/a", FAILED)
             rests.append(self.rest("/a"))
             self.clock.advance(rests[-1])
         self.assertEqual(rests[:4], [5.0, 6.25, 7.8125, 9.765625])
         self.assertEqual(rests[-2:], [LONGEST_REST, LONGEST_REST])
         self.call("/a", ANSWERED)
-        self.call("/a", PATH_FAILED)
+        self.call("/a", FAILED)
         self.assertEqual(self.rest("/a"), 5.0)
 
     def test_calls_that_fail_together_count_once(self):
-        calls = [self.cooldown.admit("/a") for _ in range(20)]
+        calls = [self.cooldown.admit(call_for("/a")) for _ in range(20)]
         for call in calls:
-            self.cooldown.settle(call, PATH_FAILED)
+            self.cooldown.settle(call, FAILED)
         self.assertEqual(self.rest("/a"), 5.0)
         self.clock.advance(5.0)
-        self.call("/a", PATH_FAILED)
+        self.call("/a", FAILED)
         self.assertEqual(self.rest("/a"), 6.25)
 
     def test_what_the_upstream_asks_for_is_obeyed(self):
-        self.call("/a", PATH_FAILED._replace(wait=120.0))
+        self.call("/a", FAILED._replace(wait=120.0))
         self.assertEqual(self.refused("/a").retry_after, 120)
-        self.call("/b", PATH_FAILED._replace(wait=1.0))
+        self.call("/b", FAILED._replace(wait=1.0))
         self.assertEqual(self.refused("/b").retry_after, 1)
 
     def test_also_when_it_fails_again(self):
-        self.call("/a", PATH_FAILED)
+        self.call("/a", FAILED)
         self.clock.advance(5.0)
-        self.call("/a", PATH_FAILED._replace(wait=50.0))
+        self.call("/a", FAILED._replace(wait=50.0))
         self.assertEqual(self.rest("/a"), 50.0)
         self.clock.advance(50.0)
-        self.call("/a", PATH_FAILED._replace(wait=1.0))
+        self.call("/a", FAILED._replace(wait=1.0))
         self.assertEqual(self.rest("/a"), 7.8125, "but it rests no less than without")
 
     def test_of_several_wishes_the_longest_counts(self):
-        calls = [self.cooldown.admit("/a") for _ in range(3)]
+        calls = [self.cooldown.admit(call_for("/a")) for _ in range(3)]
         for call, wait in zip(calls, (10.0, 30.0, 20.0)):
-            self.cooldown.settle(call, PATH_FAILED._replace(wait=wait))
+            self.cooldown.settle(call, FAILED._replace(wait=wait))
         self.assertEqual(self.rest("/a"), 30.0)
 
     def test_no_wish_reaches_beyond_a_day(self):
-        self.call("/a", PATH_FAILED._replace(wait=1e9))
+        self.call("/a", FAILED._replace(wait=1e9))
         self.assertEqual(self.rest("/a"), LONGEST_WAIT)
 
     def test_a_probe_that_learnt_nothing_lets_the_next_one_try(self):
-        self.call("/a", PATH_FAILED)
+        self.call("/a", FAILED)
         self.clock.advance(5.0)
         self.call("/a", None)
-        self.assertTrue(self.cooldown.admit("/a").is_probe)
+        self.assertTrue(self.cooldown.admit(call_for("/a")).is_probe)
 
     def test_nobody_waits_for_ever_for_a_probe(self):
-        self.call("/a", PATH_FAILED)
+        self.call("/a", FAILED)
         self.clock.advance(5.0)
-        self.cooldown.admit("/a")
+        self.cooldown.admit(call_for("/a"))
         self.clock.advance(PROBE_AT_MOST - 0.1)
         self.refused("/a")
         self.clock.advance(0.1)
-        self.assertTrue(self.cooldown.admit("/a").is_probe)
+        self.assertTrue(self.cooldown.admit(call_for("/a")).is_probe)
 
     def test_nobody_waits_for_a_slow_client(self):
-        self.call("/a", PATH_FAILED)
+        self.call("/a", FAILED)
         self.clock.advance(5.0)
-        slow = self.cooldown.admit("/a", quick=False)
-        probe = self.cooldown.admit("/a")
+        slow = self.cooldown.admit(call_for("/a"), quick=False)
+        probe = self.cooldown.admit(call_for("/a"))
         self.assertTrue(probe.is_probe)
         self.cooldown.settle(slow, ANSWERED)
         self.assertEqual(self.cooldown.resting(), [], "but its answer is news as well")
 
-    def test_the_paths_that_are_known_are_bounded(self):
-        for number in range(MAX_PATHS + 5):
-            self.call(f"/{number}", PATH_FAILED)
-            self.call("/good", ANSWERED)
-        self.assertEqual(len(self.cooldown.resting()), MAX_PATHS)
-        self.cooldown.admit("/4")
-        self.refused("/5")
+    def test_it_is_told_apart_by_all_that_it_is(self):
+        self.call("/a?q=1", CRASHED)
+        self.refused("/a?q=1")
+        for target, method, key in (
+            ("/a?q=2", "GET", ""),
+            ("/a", "GET", ""),
+            ("/a?q=1", "HEAD", ""),
+            ("/a?q=1", "GET", "k"),
+        ):
+            self.assertFalse(self.cooldown.admit(call_for(target, method, key)).is_probe)
+        long = "/" + "a" * 9000
+        self.call(long, CRASHED)
+        self.refused(long)
+        self.assertFalse(self.cooldown.admit(call_for(long + "b")).is_probe)
 
-    def test_long_paths_take_little_room(self):
-        self.call("/" + "a" * 30_000, PATH_FAILED)
-        self.assertLess(len(self.cooldown.resting()[0].path), 1000)
-        self.refused("/" + "a" * 30_000)
+    def test_what_is_shown_holds_no_query_and_no_credential(self):
+        self.call("/a?token=s3cret", CRASHED, key="s3cret")
+        self.call("/" + "a" * 30_000, CRASHED)
+        shown = [rest.of for rest in self.cooldown.resting()]
+        self.assertEqual(shown[0], "GET /a?...")
+        self.assertLess(len(shown[1]), 1000)
+        self.assertNotIn("s3cret", repr(list(self.cooldown._rests)))
+
+    def test_the_rests_that_are_known_are_bounded(self):
+        for number in range(MAX_RESTS + 5):
+            self.call(f"/{number}", CRASHED)
+        self.assertLessEqual(len(self.cooldown.resting()), MAX_RESTS)
+        self.refused(f"/{MAX_RESTS + 4}")
+
+    def test_who_makes_many_makes_nobody_elses_end(self):
+        """Rests that are over soonest leave, those of all never."""
+        self.call("/long", CRASHED._replace(wait=900.0), key="honest")
+        self.call("/", LIMITED._replace(wait=700.0), key="honest")
+        self.call("/", LIMITED._replace(wait=1.0))
+        self.clock.advance(1.0)
+        for number in range(2 * MAX_RESTS):
+            self.call(f"/{number}", CRASHED, key="evil")
+            self.call("/", LIMITED, key=f"evil{number}")
+        self.assertIn(ANONYMOUS, dict(self.cooldown._rests))
+        self.assertEqual(self.refused("/long", key="honest").retry_after, 899)
+        self.clock.advance(600.0)
+        self.assertEqual(self.refused("/other", key="honest").retry_after, 99)
+
+
+class CallersTest(CoolDownCase):
+    """A limit is of those who carry the same credentials."""
+
+    def test_of_a_key(self):
+        self.call("/a", LIMITED._replace(wait=900.0), key="k")
+        refusal = self.refused("/b", "POST", "k")
+        self.assertEqual(refusal.retry_after, 900)
+        self.assertFalse(refusal.concerns_all)
+        for key in ("", "K", "k2"):
+            self.assertFalse(self.cooldown.admit(call_for("/a", key=key)).is_probe)
+        self.assertTrue(self.cooldown.is_open)
+        self.assertEqual(self.cooldown.seconds_left, 0.0)
+
+    def test_of_all_that_have_none(self):
+        self.call("/a", LIMITED._replace(wait=900.0))
+        self.assertEqual(self.refused("/b").retry_after, 900)
+        self.assertEqual(self.refused("/c", "DELETE").retry_after, 900)
+        self.assertFalse(self.cooldown.admit(call_for("/a", key="k")).is_probe)
+        self.assertFalse(self.cooldown.is_open, "background work would meet it")
+        self.assertEqual(self.cooldown.seconds_left, 900.0)
+
+    def test_one_probe_ends_it(self):
+        self.call("/a", LIMITED, key="k")
+        self.clock.advance(5.0)
+        probe = self.cooldown.admit(call_for("/b", key="k"))
+        self.refused("/a", key="k")
+        self.cooldown.settle(probe, ANSWERED)
+        self.assertFalse(self.cooldown.admit(call_for("/a", key="k")).is_probe)
+
+    def test_what_a_probe_meets_is_told_apart(self):
+        """Rests that are over: of all, of the callers, of the target; and what is left of them."""
+        everything = ["the upstream", "the upstream for requests without credentials", "GET /a"]
+        for told, left in (
+            (ANSWERED, []),
+            (CRASHED, everything[2:]),
+            (FAILED, [everything[0], everything[2]]),
+            (LIMITED, everything[1:]),
+            (REFUSED, everything),
+            (None, everything),
+        ):
+            with self.subTest(told):
+                self.setUp()
+                calls = [self.cooldown.admit(call_for("/a")) for _ in range(3)]
+                for call, news in zip(calls, (REFUSED, LIMITED, CRASHED)):
+                    self.cooldown.settle(call, news)
+                self.clock.advance(5.0)
+                probe = self.call("/a", told)
+                self.assertEqual(len(probe.rests), 3)
+                self.assertEqual(self.resting(), left)
+
+    def test_an_answer_that_uses_up_the_limit(self):
+        spent = Told(Scope.CALLERS, "its rate limit is used up", False, 2.0)
+        for _ in range(4):
+            self.call("/a", spent)
+            self.assertEqual(self.refused("/b").retry_after, 2)
+            self.assertEqual(self.cooldown.seconds_left, 2.0, "it is no failure: nothing grows")
+            self.clock.advance(2.0)
+        self.call("/a", LIMITED)
+        self.assertEqual(self.cooldown.seconds_left, 5.0)
 
 
 class WholeTest(CoolDownCase):
     """What closes the whole upstream."""
 
-    def test_a_refusal_a_time_out_a_429(self):
-        for told in (REFUSED, LIMITED):
+    def test_a_refusal(self):
+        self.call("/a", REFUSED)
+        for target, key in (("/a", ""), ("/b", ""), ("/b", "k")):
+            refusal = self.refused(target, key=key)
+            self.assertEqual(
+                refusal.detail, "the upstream is being left alone after: connection refused"
+            )
+            self.assertTrue(refusal.concerns_all)
+        self.assertFalse(self.cooldown.is_open)
+        self.assertEqual(self.cooldown.seconds_left, 5.0)
+
+    def test_a_time_out_where_nobody_got_an_answer_meanwhile(self):
+        for news in (HANGS, REFUSED, None):
+            with self.subTest(news):
+                self.setUp()
+                self.call("/good", ANSWERED)
+                slow = self.cooldown.admit(call_for("/slow"))
+                other = self.cooldown.admit(call_for("/other"))
+                self.clock.advance(30.0)
+                if news is None:
+                    self.cooldown.settle(other, None)
+                self.cooldown.settle(slow, HANGS)
+                self.assertEqual(self.resting(), ["the upstream"])
+
+    def test_not_one_where_others_got_theirs(self):
+        """Also where it was a 500, a 429, or its own head."""
+        for told in (ANSWERED, CRASHED, LIMITED):
             with self.subTest(told.why):
                 self.setUp()
-                self.call("/a", told)
-                for path in ("/a", "/b"):
-                    refusal = self.refused(path)
-                    self.assertEqual(
-                        refusal.detail, f"the upstream is being left alone after: {told.why}"
-                    )
-                self.assertFalse(self.cooldown.is_open)
-                self.assertEqual(self.cooldown.seconds_left, 5.0)
+                slow = self.cooldown.admit(call_for("/slow"))
+                self.clock.advance(29.0)
+                self.call("/other", told, key="k")
+                self.clock.advance(1.0)
+                self.cooldown.settle(slow, HANGS)
+                self.assertIn("GET /slow", self.resting())
+                self.assertNotIn("the upstream", self.resting())
 
-    def test_three_different_paths(self):
-        self.call("/a", PATH_FAILED)
-        self.call("/b", PATH_FAILED)
+    def test_but_three_such(self):
+        slow = [self.cooldown.admit(call_for(f"/slow?{number}")) for number in range(3)]
+        self.clock.advance(29.0)
+        self.call("/good", ANSWERED)
+        self.clock.advance(1.0)
+        for call in slow:
+            self.assertTrue(self.cooldown.is_open)
+            self.cooldown.settle(call, HANGS)
+        self.assertFalse(self.cooldown.is_open)
+
+    def test_not_what_crashes(self):
+        for number in range(50):
+            self.call(f"/{number}", CRASHED)
         self.assertTrue(self.cooldown.is_open)
-        self.call("/c", PATH_FAILED)
+
+    def test_for_no_longer_than_a_rest_of_ours(self):
+        """What each of the targets asks for is for it alone."""
+        for target in ("/a", "/b", "/c"):
+            self.call(target, FAILED._replace(wait=900.0))
+        self.assertEqual(self.rest(), 5.0)
+        self.clock.advance(5.0)
+        self.call("/d", FAILED._replace(wait=900.0))
+        self.assertEqual(self.rest(), 6.25)
+        self.assertEqual(self.rest("/d"), 900.0)
+
+    def test_targets_count_once_for_all_their_callers(self):
+        for number in range(9):
+            self.call("/a", FAILED, key=f"{number}")
+            self.call("/b", FAILED, key=f"{number}")
+        self.assertTrue(self.cooldown.is_open)
+
+    def test_three_different_targets(self):
+        self.call("/a", FAILED)
+        self.call("/b", FAILED)
+        self.assertTrue(self.cooldown.is_open)
+        self.call("/c", FAILED)
         self.assertFalse(self.cooldown.is_open)
         self.refused("/d")
 
     def test_not_one_path_three_times(self):
         for _ in range(5):
-            self.call("/a", PATH_FAILED)
+            self.call("/a", FAILED)
             self.clock.advance(self.rest("/a"))
         self.assertTrue(self.cooldown.is_open)
 
     def test_not_with_an_answer_in_between(self):
         for number in range(9):
-            self.call(f"/{number}", PATH_FAILED)
+            self.call(f"/{number}", FAILED)
             if number % 2:
                 self.call("/good", ANSWERED)
         self.assertTrue(self.cooldown.is_open)
 
     def test_nor_with_the_answer_of_a_probe(self):
-        self.call("/a", PATH_FAILED._replace(wait=1.0))
-        self.call("/b", PATH_FAILED)
+        self.call("/a", FAILED._replace(wait=1.0))
+        self.call("/b", FAILED)
         self.clock.advance(1.0)
         self.call("/a", ANSWERED)
-        self.call("/c", PATH_FAILED)
-        self.call("/d", PATH_FAILED)
+        self.call("/c", FAILED)
+        self.call("/d", FAILED)
         self.assertTrue(self.cooldown.is_open)
 
     def test_not_over_a_long_time(self):
         for number in range(9):
-            self.call(f"/{number}", PATH_FAILED)
+            self.call(f"/{number}", FAILED)
             self.clock.advance(WINDOW / 2)
         self.assertTrue(self.cooldown.is_open)
 
     def test_one_probe_of_any_path_ends_it(self):
         self.call("/a", REFUSED)
         self.clock.advance(5.0)
-        probe = self.cooldown.admit("/b")
+        probe = self.cooldown.admit(call_for("/b"))
         for path in ("/a", "/b", "/c"):
             self.refused(path)
         self.cooldown.settle(probe, ANSWERED)
         for path in ("/a", "/b", "/c"):
-            self.assertFalse(self.cooldown.admit(path).is_probe)
+            self.assertFalse(self.cooldown.admit(call_for(path)).is_probe)
 
     def test_a_failing_probe_prolongs_it_and_the_next_is_another_path(self):
         self.call("/a", REFUSED)
         self.clock.advance(5.0)
-        self.call("/bad", PATH_FAILED)
+        self.call("/bad", FAILED)
         self.assertEqual(self.rest(), 6.25)
         self.clock.advance(6.25)
         self.refused("/bad")
@@ -261,13 +417,13 @@ class WholeTest(CoolDownCase):
         self.assertTrue(self.cooldown.is_open)
 
     def test_a_path_that_rests_longer_is_told_so(self):
-        self.call("/a", PATH_FAILED._replace(wait=100.0))
+        self.call("/a", FAILED._replace(wait=100.0))
         self.call("/b", REFUSED)
         self.assertEqual(self.refused("/a").retry_after, 100)
         self.assertEqual(self.refused("/b").retry_after, 5)
 
     def test_calls_from_before_are_no_news(self):
-        old = [self.cooldown.admit(path) for path in ("/a", "/b", "/c", "/d")]
+        old = [self.cooldown.admit(call_for(path)) for path in ("/a", "/b", "/c", "/d")]
         self.cooldown.settle(old[0], REFUSED)
         self.cooldown.settle(old[1], ANSWERED)
         self.refused("/a")  # an answer that was on its way does not open
@@ -275,18 +431,6 @@ class WholeTest(CoolDownCase):
         self.call("/a", ANSWERED)
         self.cooldown.settle(old[2], REFUSED)
         self.assertTrue(self.cooldown.is_open, "nor does an old failure close it again")
-        self.cooldown.settle(old[3], LIMITED._replace(wait=9.0))
-        self.assertEqual(self.rest(), 9.0, "but what the upstream asks for counts")
-
-    def test_an_answer_that_uses_up_the_limit(self):
-        spent = Told(Scope.UPSTREAM, "its rate limit is used up", False, 2.0, True)
-        for _ in range(4):
-            self.call("/a", spent)
-            self.assertEqual(self.refused("/b").retry_after, 2)
-            self.assertEqual(self.rest(), 2.0, "it is no failure: nothing grows")
-            self.clock.advance(2.0)
-        self.call("/a", REFUSED)
-        self.assertEqual(self.rest(), 5.0)
 
     def test_many_threads_one_probe(self):
         self.call("/a", REFUSED)
@@ -295,7 +439,7 @@ class WholeTest(CoolDownCase):
 
         def ask() -> None:
             try:
-                admitted.append(self.cooldown.admit("/a"))
+                admitted.append(self.cooldown.admit(call_for("/a")))
             except UpstreamResting:
                 pass
 
@@ -313,24 +457,24 @@ class NeverTest(CoolDownCase):
     seconds = 0.0
 
     def test_nothing_is_closed(self):
-        for told in (PATH_FAILED, REFUSED, LIMITED):
+        for told in (FAILED, REFUSED, LIMITED):
             for path in ("/a", "/b", "/c", "/d"):
                 self.call(path, told)
         self.assertEqual(self.cooldown.resting(), [])
 
     def test_but_what_the_upstream_asks_for_is_obeyed(self):
-        for told, path in ((PATH_FAILED, "/a"), (LIMITED, "")):
+        for told in (FAILED, CRASHED, LIMITED):
             with self.subTest(told.why):
                 self.call("/a", told._replace(wait=7.0))
-                self.assertEqual(self.rest(path), 7.0)
+                self.assertEqual(self.refused("/a").retry_after, 7)
                 self.clock.advance(7.0)
                 self.call("/a", told)
                 self.assertEqual(self.cooldown.resting(), [])
 
     def test_and_closes_no_others(self):
         for path in ("/a", "/b", "/c", "/d"):
-            self.call(path, PATH_FAILED._replace(wait=7.0))
-        self.assertFalse(self.cooldown.admit("/e").is_probe)
+            self.call(path, FAILED._replace(wait=7.0))
+        self.assertFalse(self.cooldown.admit(call_for("/e")).is_probe)
 
 
 class JitterTest(unittest.TestCase):
@@ -345,7 +489,7 @@ class JitterTest(unittest.TestCase):
         LOG.disabled = True
         try:
             while left:
-                cooldown.settle(cooldown.admit("/"), REFUSED)
+                cooldown.settle(cooldown.admit(call_for("/")), REFUSED)
                 rest = cooldown.seconds_left
                 self.assertGreaterEqual(rest, seconds - 1e-6)
                 self.assertLessEqual(rest, max(LONGEST_REST, seconds) + 1e-6)
@@ -359,9 +503,9 @@ class JitterTest(unittest.TestCase):
             clock = HandClock()
             cooldown = CoolDown(5.0, clock, lambda chance=chance: chance)  # type: ignore[misc]
             with self.assertLogs(LOG):
-                cooldown.settle(cooldown.admit("/"), REFUSED)
+                cooldown.settle(cooldown.admit(call_for("/")), REFUSED)
             clock.advance(5.0)
-            cooldown.settle(cooldown.admit("/"), REFUSED)
+            cooldown.settle(cooldown.admit(call_for("/")), REFUSED)
             rests.append(cooldown.seconds_left)
         self.assertEqual(rests, [5.0, 6.25])
 
@@ -374,11 +518,11 @@ class LogTest(unittest.TestCase):
         cooldown = CoolDown(5.0, clock, lambda: 1.0)
         with self.assertLogs(LOG, "DEBUG") as logged:
             for _ in range(3):
-                calls = [cooldown.admit("/a")]
+                calls = [cooldown.admit(call_for("/a"))]
                 for call in calls:
                     cooldown.settle(call, REFUSED)
                 clock.advance(100.0)
-            cooldown.settle(cooldown.admit("/a"), ANSWERED)
+            cooldown.settle(cooldown.admit(call_for("/a")), ANSWERED)
         self.assertEqual(
             [record.getMessage() for record in logged.records],
             [
@@ -392,13 +536,24 @@ class LogTest(unittest.TestCase):
         cooldown = CoolDown(5.0, clock, lambda: 1.0)
         with self.assertLogs(LOG, "DEBUG") as logged:
             for _ in range(3):
-                cooldown.settle(cooldown.admit("/a"), PATH_FAILED)
+                cooldown.settle(cooldown.admit(call_for("/a")), FAILED)
                 clock.advance(100.0)
-            cooldown.settle(cooldown.admit("/a"), ANSWERED)
+            cooldown.settle(cooldown.admit(call_for("/a")), ANSWERED)
         self.assertEqual(
             [record.getMessage() for record in logged.records],
-            ["/a is left alone for 5.0 s: 503", "/a answers again after 300.0 s"],
+            ["GET /a is left alone for 5.0 s: 503", "GET /a answers again after 300.0 s"],
         )
+
+    def test_single_clients_do_not_fill_it(self):
+        clock = HandClock()
+        cooldown = CoolDown(5.0, clock, lambda: 1.0)
+        with self.assertLogs(LOG, "DEBUG") as logged:
+            for number in range(40):
+                cooldown.settle(cooldown.admit(call_for(f"/{number}")), CRASHED)
+                cooldown.settle(cooldown.admit(call_for("/", key=f"{number}")), LIMITED)
+                clock.advance(0.25)
+            cooldown.settle(cooldown.admit(call_for("/a")), REFUSED)
+        self.assertEqual(len(logged.records), 10 + 1)
 
 
 class ToldCase(unittest.TestCase):
@@ -412,15 +567,25 @@ class ToldCase(unittest.TestCase):
 class StatusTest(ToldCase):
     """What a status says."""
 
-    def test_failures_are_of_their_path(self):
-        for status in (500, 502, 503, 504):
+    def test_failures_are_of_their_target(self):
+        for status in (502, 503, 504):
             with self.subTest(status):
-                self.assertEqual(self.told(status), Told(Scope.PATH, str(status)))
+                told = Told(Scope.TARGET, str(status), counts=True)
+                self.assertEqual(self.told(status), told)
+        self.assertEqual(self.told(500), Told(Scope.TARGET, "500", counts=False))
 
-    def test_429_is_of_all(self):
-        self.assertEqual(self.told(429).scope, Scope.UPSTREAM)
-        self.assertTrue(self.told(429).failed)
-        self.assertTrue(self.told(429).limits)
+    def test_429_is_of_the_callers_or_else_of_the_target(self):
+        for method, scope in (
+            ("GET", Scope.CALLERS),
+            ("HEAD", Scope.CALLERS),
+            ("POST", Scope.TARGET),
+            ("OPTIONS", Scope.TARGET),
+            ("DELETE", Scope.TARGET),
+        ):
+            self.assertEqual(self.told(429, method=method), Told(scope, "429"))
+            left = ("RateLimit-Remaining", "0")
+            told = Told(scope, "its rate limit is used up", False)
+            self.assertEqual(self.told(200, left, method=method), told)
 
     def test_answers_are_no_failures(self):
         for status in (200, 204, 206, 301, 304, 400, 401, 403, 404, 410, 412, 416, 501, 505):
@@ -439,27 +604,51 @@ class StatusTest(ToldCase):
     def test_no_freshness_no_answer(self):
         for value in ("max-age=0", "no-store", "s-maxage=0, max-age=60"):
             with self.subTest(value):
-                self.assertEqual(self.told(503, ("Cache-Control", value)).scope, Scope.PATH)
-        self.assertEqual(self.told(500, ("Expires", "0")).scope, Scope.PATH)
+                self.assertEqual(self.told(503, ("Cache-Control", value)).scope, Scope.TARGET)
+        self.assertEqual(self.told(500, ("Expires", "0")).scope, Scope.TARGET)
 
     def test_a_500_for_what_a_client_sent_is_about_that_client(self):
         self.assertIs(self.told(500, method="POST"), ANSWERED)
-        self.assertEqual(self.told(503, method="POST").scope, Scope.PATH)
+        self.assertEqual(self.told(503, method="POST").scope, Scope.TARGET)
 
     def test_errors(self):
         for error in (
             UpstreamRefused(),
             UpstreamNameUnknown(),
-            UpstreamTimeout(),
             UpstreamConnectTimeout(),
+            UpstreamNameTimeout(),
             UpstreamTlsError(),
         ):
             with self.subTest(type(error).__name__):
-                self.assertEqual(told_by_error(error).scope, Scope.UPSTREAM)
+                words = (error.proxy_error or "").replace("_", " ")
+                self.assertEqual(told_by_error(error), Told(Scope.UPSTREAM, words))
+        hangs = Told(Scope.UPSTREAM, "http response timeout", hangs=True)
+        self.assertEqual(told_by_error(UpstreamTimeout()), hangs)
         for other in (ConnectionLost(), UpstreamCut(), UpstreamError()):
             with self.subTest(type(other).__name__):
-                self.assertEqual(told_by_error(other).scope, Scope.PATH)
-        self.assertEqual(told_by_error(UpstreamRefused()).why, "connection refused")
+                words = (other.proxy_error or "").replace("_", " ")
+                self.assertEqual(told_by_error(other), Told(Scope.TARGET, words, counts=True))
+        self.assertIsNone(told_by_error(LackOfOwn("no descriptor")))
+
+
+class ClockTest(unittest.TestCase):
+    """How far the upstream's clock is off, as its answers show."""
+
+    def test_skew(self):
+        for date, fields, skew in (
+            (NOW, (), 0.0),
+            (NOW + 10, (), 0.0),
+            (NOW - 5, (), 0.0),
+            (NOW + 610, (), 600.0),
+            (NOW - 605, (), -600.0),
+            (NOW + 610, (("Age", "7"),), 600.0),
+            (NOW - 605, (("Age", "7"),), 0.0),
+        ):
+            head = answered(200, ("Date", format_date(date)), *fields)
+            self.assertEqual(clock_skew(head.fields, NOW - 5, NOW + 10), skew)
+        for told in ("", "yesterday"):
+            self.assertEqual(clock_skew(answered(200, ("Date", told)).fields, NOW, NOW), 0.0)
+        self.assertEqual(clock_skew(answered().fields, NOW, NOW), 0.0)
 
 
 class RetryAfterTest(ToldCase):
@@ -489,7 +678,7 @@ class RateLimitTest(ToldCase):
 
     def assert_spent(self, wait: float | None, *fields: tuple[str, str]) -> None:
         told = self.told(200, *fields)
-        self.assertEqual((told.scope, told.failed, told.limits), (Scope.UPSTREAM, False, True))
+        self.assertEqual((told.scope, told.failed), (Scope.CALLERS, False))
         self.assertEqual(told.wait, wait)
 
     def test_the_draft(self):

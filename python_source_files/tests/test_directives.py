@@ -91,6 +91,43 @@ class Reading(unittest.TestCase):
         self.assertTrue(directives('no-cache="a, max-age=60').is_unqualified("no-cache"))
         self.assertIsNone(directives('no-cache="a, max-age=60').seconds("max-age"))
 
+    def test_names_that_are_none_limit_nothing(self) -> None:
+        for name in ("no-cache", "private"):
+            for argument in ('"a b"', '"set-cookie; x"', '"a, (b)"', '"\xe9"', '"a, \\"b\\""'):
+                with self.subTest(name=name, argument=argument):
+                    said = directives(f"{name}={argument}")
+                    self.assertTrue(said.is_unqualified(name))
+                    self.assertEqual(said.field_names(name), frozenset())
+
+    def test_what_forbids_counts_also_in_a_member_that_cannot_be_read(self) -> None:
+        for text in ("max-age=60; no-store", "public; No-Store", "max-age=60 no-store"):
+            with self.subTest(text):
+                self.assertIn("no-store", directives(text))
+        self.assertTrue(directives("max-age=60; PRIVATE").is_unqualified("private"))
+        self.assertTrue(directives('private="a"', "public; private").is_unqualified("private"))
+        self.assertNotIn("private", directives("max-age=60; no-store"))
+        self.assertNotIn("no-store", directives('x="no-store", no-storehouse, max-age=no-stores'))
+
+    def test_what_permits_has_an_argument_that_can_be_read(self) -> None:
+        for text, name in (
+            ("public", "public"),
+            ("s-maxage=0", "s-maxage"),
+            ('s-maxage="5"', "s-maxage"),
+            ("must-revalidate", "must-revalidate"),
+        ):
+            with self.subTest(text):
+                self.assertTrue(directives(text).permits(name))
+        for text, name in (
+            ("", "public"),
+            ("public; x", "public"),
+            ("s-maxage", "s-maxage"),
+            ("s-maxage=-1", "s-maxage"),
+            ("s-maxage=x", "s-maxage"),
+            ("must-revalidate=", "must-revalidate"),
+        ):
+            with self.subTest(text):
+                self.assertFalse(directives(text).permits(name))
+
     def test_what_is_left_unread_counts_against_reuse(self) -> None:
         many = directives(", ".join(f"x{n}" for n in range(MAX_DIRECTIVES)))
         self.assertNotIn("no-store", many)
@@ -160,10 +197,62 @@ class Targeted(unittest.TestCase):
                 self.assertEqual(said.seconds("max-age"), 5)
 
     def test_a_number_of_the_wrong_kind_is_zero(self) -> None:
-        for value in ("max-age=-1", "max-age=1.5", "max-age", "max-age=(1 2)"):
-            with self.subTest(value):
-                said = response_directives(fields(f"CDN-Cache-Control: {value}"))
-                self.assertEqual(said.seconds("max-age"), 0)
+        values = ("-1", "1.5", "?1", "?0", "(1 2)", '"10000"', "x", "@1", ":MTA=:", '%"10"')
+        for name in ("max-age", "s-maxage", "stale-while-revalidate", "stale-if-error"):
+            for member in (name, *(f"{name}={value}" for value in values)):
+                with self.subTest(member):
+                    said = response_directives(fields(f"CDN-Cache-Control: {member}"))
+                    self.assertEqual(said.seconds(name), 0)
+
+    def test_what_forbids_does_so_with_a_value_of_any_kind(self) -> None:
+        names = ("no-store", "must-revalidate", "proxy-revalidate", "private", "no-cache")
+        for name in names:
+            for value in ("?1", "0", "1", '""', "x", "(a b)", "1.5", "@1", '%"x"'):
+                with self.subTest(name=name, value=value):
+                    said = response_directives(fields(f"CDN-Cache-Control: {name}={value}"))
+                    self.assertIn(name, said)
+        for name in ("private", "no-cache"):
+            for value in ("?1", "x-two", "1", '("a" "b")', '""', '"a b"', '%"a"'):
+                with self.subTest(name=name, value=value):
+                    said = response_directives(fields(f"CDN-Cache-Control: {name}={value}"))
+                    self.assertTrue(said.is_unqualified(name))
+
+    def test_what_permits_is_true_and_nothing_else(self) -> None:
+        for name in ("public", "immutable", "must-understand"):
+            for value in ("?0", "1", '"x"', "x", "()"):
+                with self.subTest(name=name, value=value):
+                    said = response_directives(fields(f"CDN-Cache-Control: {name}={value}"))
+                    self.assertNotIn(name, said)
+            for member in (name, f"{name}=?1", f"{name};x=1"):
+                said = response_directives(fields(f"CDN-Cache-Control: {member}"))
+                self.assertIn(name, said)
+
+    def test_beside_what_cannot_be_read_cache_control_forbids_too(self) -> None:
+        odd = 'CDN-Cache-Control: must-understand, private="b", max-age="10000"'
+        said = response_directives(fields(odd, "Cache-Control: no-store, max-age=60, public"))
+        self.assertIn("no-store", said)
+        self.assertEqual(said.seconds("max-age"), 0)
+        self.assertNotIn("public", said)
+        self.assertNotIn("must-understand", said)  # it would outdo the no-store
+        self.assertEqual(said.field_names("private"), {"b"})
+        both = response_directives(fields(odd, 'Cache-Control: private="a", no-cache'))
+        self.assertEqual(both.field_names("private"), {"a", "b"})
+        self.assertTrue(both.is_unqualified("no-cache"))
+        self.assertNotIn("no-store", both)
+        for odd in ('stale-if-error="x"', "public=1", "max-age=9, s-maxage=?0", "private=(a)"):
+            with self.subTest(odd):
+                said = response_directives(
+                    fields(f"CDN-Cache-Control: {odd}", "Cache-Control: must-revalidate, no-store")
+                )
+                self.assertIn("no-store", said)
+                self.assertIn("must-revalidate", said)
+
+    def test_what_is_not_known_may_be_of_any_kind(self) -> None:
+        said = response_directives(
+            fields('CDN-Cache-Control: x="y", max-age=9, z=(a), w=1.5', "Cache-Control: no-store")
+        )
+        self.assertEqual(said.seconds("max-age"), 9)
+        self.assertNotIn("no-store", said)
 
     def test_of_a_repeated_member_the_last_counts(self) -> None:
         said = response_directives(fields("CDN-Cache-Control: max-age=1, max-age=9"))

@@ -149,11 +149,10 @@ class Operator(unittest.TestCase):
         self.assertEqual(ruled, {200, 203, 204, 300, 301, 302, 307, 308, 404, 410})
 
     def test_a_cap_shortens_what_the_origin_gave_beside_a_rule(self) -> None:
-        rules = {
-            "ttl_rules": (parse_path_rule("/x=5"),),
-            "max_ttl_rules": (parse_path_rule("/x=7"),),
-        }
-        found = life("Cache-Control: max-age=99", policy=PLAIN._replace(**rules))
+        policy = PLAIN._replace(
+            ttl_rules=(parse_path_rule("/x=5"),), max_ttl_rules=(parse_path_rule("/x=7"),)
+        )
+        found = life("Cache-Control: max-age=99", policy=policy)
         self.assertEqual(found, Lifetime(5.0, 7.0, ruled=True, capped=True))
 
     def test_a_clock_that_is_ahead_makes_nothing_younger_or_longer_fresh(self) -> None:

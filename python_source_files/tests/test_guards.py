@@ -12,12 +12,14 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.reuse import Ask
 from api_relaying_server.errors import (
     BadRequest,
+    LackOfOwn,
     UpstreamCut,
     UpstreamRefused,
     UpstreamResting,
     UpstreamTimeout,
 )
 from api_relaying_server.fetching import Caller, Fetcher, Query
+from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.upstream.budget import LATE, Slots, SlotsTaken, TokenBucket
 from api_relaying_server.upstream.cooldown import LOG, CoolDown
@@ -29,11 +31,13 @@ from api_relaying_server.upstream.translation import Client
 from tests.relay_support import PATIENCE, eventually
 from tests.upstream_support import (
     BASE,
+    NOW,
     HandClock,
     MemoryExchange,
     MemoryUpstream,
     Outcome,
     answered,
+    call_for,
 )
 
 
@@ -154,7 +158,7 @@ class OrderTest(GuardCase):
 
     def test_what_happened_meanwhile_counts(self):
         guarded = self.guard(rate=(1.0, 1))
-        other = guarded.cooldown.admit("/api/y")
+        other = guarded.cooldown.admit(call_for("/api/y"))
         get(guarded).exchange.close()
         sleep = self.clock.sleep
 
@@ -172,7 +176,7 @@ class OrderTest(GuardCase):
 
     def test_nor_does_a_wait_for_a_slot_count_less(self):
         guarded = self.guard(limit=1, rate=(1.0, 5))
-        other = guarded.cooldown.admit("/api/y")
+        other = guarded.cooldown.admit(call_for("/api/y"))
 
         def take_while_another_fails(patience: float) -> bool:
             guarded.cooldown.settle(other, Told(Scope.UPSTREAM, "refused"))
@@ -273,21 +277,77 @@ class NewsTest(GuardCase):
     """What the upstream tells has its consequences."""
 
     def test_a_body_that_breaks_off_is_a_failure(self):
-        for error, rests in ((UpstreamCut(), "/api/x"), (UpstreamTimeout(), "")):
+        for error in (UpstreamCut(), UpstreamTimeout()):
             with self.subTest(type(error).__name__):
                 guarded = self.guard()
                 exchange = get(guarded).exchange
                 assert isinstance(exchange, MemoryExchange)
+                self.clock.advance(1.0)
+                get(guarded, "/api/y").exchange.close()
                 exchange.fail(error)
-                self.assertEqual([rest.path for rest in guarded.cooldown.resting()], [rests])
+                resting = guarded.cooldown.resting()
+                self.assertEqual([rest.of for rest in resting], ["GET /api/x"])
                 self.assertEqual(guarded.slots.free, 4)
 
-    def test_a_path_is_the_target_less_its_query(self):
-        guarded = self.guard(lambda target: answered(503))
+    def test_a_call_is_told_apart_by_its_method_target_and_credentials(self):
+        guarded = self.guard(lambda target: answered(500), limit=9)
         get(guarded, "/api/x?a=1")
+        with self.assertRaises(UpstreamResting) as refused:
+            get(guarded, "/api/x?a=1")
+        self.assertFalse(refused.exception.concerns_all)
+        get(guarded, "/api/x?a=2")
+        get(guarded, "/api/x")
+        guarded.fetch("HEAD", "/api/x?a=1", [])
+        guarded.fetch("GET", "/api/x?a=1", [("Authorization", "Bearer a")])
         with self.assertRaises(UpstreamResting):
-            get(guarded, "/api/x?a=2")
-        get(guarded, "/api/xa")
+            guarded.fetch("GET", "/api/x?a=1", [("Accept", "b"), ("authorization", "Bearer a")])
+        guarded.fetch("GET", "/api/x?a=1", [("Authorization", "Bearer b")])
+
+    def test_one_that_logs_in_too_often_stops_nobody_else(self):
+        """Also with a `Retry-After` of a quarter of an hour, and what else such an answer tells."""
+        limits = [("Retry-After", "900"), ("RateLimit-Remaining", "0"), ("RateLimit-Reset", "900")]
+        outcomes = [answered(429, *limits)]
+        guarded = self.guard(
+            lambda target: outcomes.pop() if outcomes else answered(), rate=(1.0, 8)
+        )
+        guarded.fetch("POST", "/api/login", []).exchange.close()
+        with self.assertRaises(UpstreamResting) as refused:
+            guarded.fetch("POST", "/api/login", [])
+        self.assertEqual(refused.exception.retry_after, 900)
+        for method, target, fields in (
+            ("POST", "/api/login?as=b", []),
+            ("POST", "/api/login", [("Cookie", "b")]),
+            ("GET", "/api/login", []),
+            ("GET", "/api/x", []),
+            ("DELETE", "/api/x", []),
+        ):
+            guarded.fetch(method, target, fields).exchange.close()
+        self.assertEqual(self.clock.slept, [], "nor does it use up what others have saved")
+
+    def test_crashing_targets_refuse_no_others(self):
+        guarded = self.guard(lambda target: answered(500 if "'" in target else 200))
+        for number in range(200):
+            get(guarded, f"/api/search?q='{number}").exchange.close()
+            get(guarded, f"/api/search?q={number}").exchange.close()
+            self.clock.advance(0.25)
+        self.assertEqual(sum(guarded.refused.values()), 0)
+
+    def test_the_limit_of_one_key_is_of_that_key(self):
+        spent = answered(200, ("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "60"))
+        outcomes = [spent]
+        guarded = self.guard(
+            lambda target: outcomes.pop() if outcomes else answered(), rate=(1.0, 8)
+        )
+
+        def get_as(key: str) -> None:
+            guarded.fetch("GET", "/api/x", [("X-Api-Key", key)] if key else []).exchange.close()
+
+        get_as("a")
+        with self.assertRaises(UpstreamResting):
+            get_as("a")
+        for key in ("b", "", "A"):
+            get_as(key)
+        self.assertEqual(self.clock.slept, [])
 
     def test_after_a_429_nothing_is_saved_up(self):
         outcomes = [answered(429, ("Retry-After", "10"))]
@@ -306,6 +366,39 @@ class NewsTest(GuardCase):
         with self.assertRaises(UpstreamResting) as refused:
             get(guarded)
         self.assertEqual(refused.exception.retry_after, 20)
+
+    def test_a_lack_of_ours_is_not_the_upstreams_fault(self):
+        """It rests nothing, and the log says it once."""
+        guarded = self.guard(lambda target: LackOfOwn("Too many open files"))
+        LOG.setLevel(logging.DEBUG)
+        with self.assertLogs(LOG) as logged:
+            for number in range(40):
+                with self.assertRaises(LackOfOwn) as lack:
+                    get(guarded, f"/api/{number}")
+                self.assertEqual((lack.exception.status, lack.exception.retry_after), (503, 1))
+                self.assertEqual(lack.exception.proxy_error, "proxy_internal_error")
+        self.assertEqual(len(logged.records), 1)
+        self.assertIn("Too many open files", logged.output[0])
+        self.assertEqual(guarded.cooldown.resting(), [])
+        self.assertEqual(guarded.slots.free, 4)
+        self.clock.advance(60.0)
+        with self.assertLogs(LOG), self.assertRaises(LackOfOwn):
+            get(guarded)
+
+    def test_a_clock_that_is_off_is_said_once(self):
+        for off, words in ((601.0, "601 s ahead of"), (-61.0, "61 s behind"), (60.0, "")):
+            with self.subTest(off):
+                guarded = self.guard(
+                    lambda target, off=off: answered(200, ("Date", format_date(NOW + off)))  # type: ignore[misc]
+                )
+                LOG.setLevel(logging.DEBUG)
+                with self.assertLogs(LOG) as logged:
+                    LOG.info("begin")
+                    for _ in range(3):
+                        get(guarded).exchange.close()
+                said = [line for line in logged.output if "clock" in line]
+                self.assertEqual(len(said), 1 if words else 0)
+                self.assertIn(words, "".join(said))
 
     def test_spare_is_what_nobody_waits_for(self):
         guarded = self.guard(limit=9, rate=(1.0, 4))

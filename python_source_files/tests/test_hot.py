@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.ranges import Part
 from api_relaying_server.caching.responding import build
 from api_relaying_server.caching.reuse import assess
 from api_relaying_server.caching.stored import Record, StoredResponse
@@ -29,6 +30,12 @@ def keep(hot: HotTier, key: str, body: bytes = b"hello", max_age: int = 60) -> E
 def reply_of(hot: HotTier, entry: Entry, extra: bytes = b"") -> Reply:
     found = assess(entry.record.variants[0], "/x", POLICY)
     return hot.reply(entry, found, WHOLE, extra, False, lambda: build(WHOLE, found))
+
+
+def range_of(hot: HotTier, entry: Entry, first: int, last: int) -> Reply:
+    found = assess(entry.record.variants[0], "/x", POLICY)
+    shape = "range", (Part(first, last),)
+    return hot.reply(entry, found, shape, b"", False, lambda: build(shape, found))
 
 
 def learn(hot: HotTier, head: bytes, reply: Reply) -> None:
@@ -76,6 +83,13 @@ class ReplyTest(unittest.TestCase):
         self.assertFalse(self.reply.renew(NOW))
         self.assertEqual((self.hot.size, len(self.hot)), (0, 0))
 
+    def test_bytes_rendered_for_later_are_forgotten(self) -> None:
+        self.reply.renew(NOW + 7)
+        learn(self.hot, b"head", self.reply)
+        self.hot.forget_rendered()
+        self.assertEqual(self.reply.valid_until, 0.0)
+        self.assertIs(self.hot.heads[b"head"], self.reply)
+
     def test_one_reply_for_all_heads_of_one_meaning(self) -> None:
         self.assertIs(reply_of(self.hot, self.entry, b"Via: 1.1 me\r\n"), self.reply)
         self.assertIsNot(reply_of(self.hot, self.entry, b"Connection: close\r\n"), self.reply)
@@ -87,8 +101,30 @@ class ReplyTest(unittest.TestCase):
         assert entry is not None
         reply = reply_of(hot, entry)
         reply.renew(NOW)
-        self.assertIs(reply.tail, entry.record.variants[0].body)
+        (tail,) = reply.tail
+        self.assertIs(tail, entry.record.variants[0].body)
         self.assertTrue(reply.wire.endswith(b"\r\n\r\n"))
+
+    def test_nor_is_a_large_part_of_it(self) -> None:
+        body = b"x" * (1 << 20)
+        hot = HotTier(1 << 24)
+        entry = keep(hot, "GET /large", body)
+        assert entry is not None
+        before = hot.size
+        for first in range(hot_tier.MAX_REPLIES):
+            (tail,) = range_of(hot, entry, first, len(body) - 1).tail
+            assert isinstance(tail, memoryview)
+            self.assertIs(tail.obj, body)
+        self.assertLess(hot.size - before, hot_tier.MAX_REPLIES * 4096)
+
+    def test_a_small_part_counts(self) -> None:
+        hot = HotTier(1 << 24)
+        entry = keep(hot, "GET /large", b"x" * (1 << 20))
+        assert entry is not None
+        before = hot.size
+        reply = range_of(hot, entry, 0, hot_tier.JOINED_BODY - 1)
+        reply.renew(NOW)
+        self.assertGreaterEqual(hot.size - before, 2 * hot_tier.JOINED_BODY)
 
 
 class DemandTest(unittest.TestCase):
@@ -222,6 +258,39 @@ class BoundsTest(unittest.TestCase):
                 hot.remember(entry, ("GET", (1, 1), False, (("range", f"bytes={n}-"),)), reply)
         hot.clear()
         self.assertEqual((hot.size, len(hot), hot.heads), (0, 0, {}))
+
+    def test_the_oldest_of_too_many_replies_goes(self) -> None:
+        """With all that it holds, but not its hits; heads and decisions that led to it lead to
+        what is made in its place.
+        """
+        hot = HotTier(1 << 20)
+        entry = keep(hot, "GET /x", b"x" * 1000)
+        assert entry is not None
+        first = range_of(hot, entry, 100, 109)
+        quick = ("GET", (1, 1), False, (("range", "bytes=100-109"),))
+        first.renew(NOW)
+        first.hits += 2
+        learn(hot, b"head", first)
+        hot.remember(entry, quick, first)
+        for number in range(1, hot_tier.MAX_REPLIES + 1):
+            range_of(hot, entry, 100 + number, 109 + number)
+        size = hot.size
+        self.assertEqual(len(entry.replies), hot_tier.MAX_REPLIES)
+        self.assertFalse(first.renew(NOW))
+        self.assertEqual((first.wire, first.tail, first.valid_until), (b"", (), 0.0))
+        self.assertEqual(entry.hits(), 2)
+        self.assertTrue(entry.was_used())
+        again = range_of(hot, entry, 100, 109)
+        self.assertIsNot(again, first)
+        hot.learn(b"head", again)
+        hot.remember(entry, quick, again)
+        self.assertEqual((hot.size, entry.heads), (size, [b"head"]))
+        self.assertIs(hot.heads[b"head"], again)
+        again.hits += 1
+        self.assertEqual(hot.demand("GET /x"), [(entry.record.variants[0], 3)])
+        self.assertEqual(hot.answered()[206][0], 3)
+        hot.clear()
+        self.assertEqual((hot.size, hot.answered()[206][0]), (0, 3))
 
     def test_hits_are_counted_beyond_the_entry(self) -> None:
         hot = HotTier(1 << 20)

@@ -62,13 +62,11 @@ class OfflineTest(unittest.TestCase):
         cls.folder = tempfile.TemporaryDirectory()
         cls.addClassCleanup(cls.folder.cleanup)
         store = "sqlite:///" + os.path.join(cls.folder.name, "cache.sqlite3")
-        with (
-            ScriptedOrigin(origin_answer) as online,
-            RunningRelay(online.url, "--cache", store) as relay,
-        ):
+        cls.origin = cls.enter(ScriptedOrigin(origin_answer))
+        with RunningRelay(cls.origin.url, "--cache", store) as relay:
             for path in STORED:
                 relay.get(path, [("Accept-Language", "sv")])
-        cls.origin = cls.enter(ScriptedOrigin(origin_answer))
+        cls.origin.requests.clear()
         cls.relay = cls.enter(RunningRelay(cls.origin.url, "--cache", store, "--offline"))
 
     @classmethod

@@ -6,6 +6,7 @@ import socket
 import unittest
 
 from api_relaying_server.http1 import heads
+from api_relaying_server.http1.chunked import ChunkedDecoder
 from api_relaying_server.http1.heads import KnownLines
 from tests.relay_support import RunningRelay, ScriptedOrigin, response
 
@@ -55,6 +56,18 @@ class KnownLinesTest(unittest.TestCase):
 
     def test_what_a_head_must_hold_is_never_restless(self) -> None:
         self.assertEqual(self.restless("Host", "Content-Length", "transfer-encoding").restless, ())
+
+    def test_what_the_upstream_answers_is_known_apart(self) -> None:
+        heads.parse_request_head(head(1, "X-Apart"))
+        before = heads.known_lines.fields, heads.known_lines.restless
+        self.assertTrue(b"X-Apart: id-1" in before[0])
+        for number in range(heads.KNOWN_LINES + MANY):
+            line = b"X-%d: %d\r\n" % (number // 100, number)
+            heads.parse_response_head(b"HTTP/1.1 200 OK\r\nX-Apart: %d\r\n%b\r\n" % (number, line))
+            ChunkedDecoder().feed(b"0\r\nX-Apart: %d\r\n%b\r\n" % (number, line))
+        self.assertTrue(heads.known_lines.fields is before[0])
+        self.assertTrue(b"X-Apart: id-1" in before[0])
+        self.assertEqual(heads.known_lines.restless, before[1])
 
     def test_the_names_are_bounded(self) -> None:
         known = self.restless(*[f"X-{n}" for n in range(heads.RESTLESS_NAMES + 3)])

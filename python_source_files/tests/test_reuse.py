@@ -16,7 +16,7 @@ from api_relaying_server.caching.reuse import (
     stale_if_error_until,
     useful_until,
 )
-from api_relaying_server.caching.stored import Record
+from api_relaying_server.caching.stored import FIELD_COST, VARIANT_COST, Record
 from tests.caching_support import NOW, PLAIN, REFRESHING, outcome, request, stored, verdict
 
 MINUTE = "Cache-Control: max-age=60"
@@ -261,9 +261,14 @@ class Keeping(unittest.TestCase):
 class Sizes(unittest.TestCase):
     """What a record weighs."""
 
-    def test_the_content_of_all_variants_and_something_for_their_heads(self) -> None:
+    def test_the_content_and_the_text_of_all_variants(self) -> None:
         one, two = stored(MINUTE, body=b"x" * 1000), stored(MINUTE, TAG, body=b"y" * 500)
-        self.assertEqual(Record((one, two), NOW).size, 1500 + 64 * 3 + 256 * 2)
+        texts = [len(line) - len(": ") for line in (MINUTE, MINUTE, TAG)]
+        expected = 1500 + sum(texts) + 2 * len("origin") + 3 * FIELD_COST + 2 * VARIANT_COST
+        self.assertEqual(Record((one, two), NOW).size, expected)
+        chosen = one.changed(selecting=(("accept", "x" * 700), ("origin", None)))
+        grown = Record((chosen, two), NOW).size - expected
+        self.assertEqual(grown, len("accept") + 700)
 
 
 class Keys(unittest.TestCase):

@@ -180,6 +180,11 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
         [("60", (PathRule("*", Seconds(60.0)),)), ("/a=1", (PathRule("/a", Seconds(1.0)),))],
         [("/a=midnight@Mars/X", "time zone")],
     ),
+    "ignore_field": (
+        ("cookie",),
+        [("X-Session", ("x-session",))],
+        [("a b", "such as cookie"), ("", "such as cookie"), ("Host", "steers"), ("te", "steers")],
+    ),
     "stale_if_error": (86400.0, [("off", 0.0), ("0", 0.0)], [("x", "or off")]),
     "refresh_ahead": (0.0, [("30", 30.0)], [("x", "or off")]),
     "warm_at": (
@@ -326,6 +331,12 @@ class TableTest(unittest.TestCase):
 
 
 class DependentDefaultsTest(unittest.TestCase):
+    def test_cookies_mean_nothing_where_that_is_known(self) -> None:
+        self.assertEqual(Settings.of().ignore_field, ("cookie",))
+        self.assertEqual(Settings.of(demo="on").ignore_field, ("cookie",))
+        self.assertEqual(Settings.of(upstream="http://x/api").ignore_field, ())
+        self.assertEqual(Settings.of(ignore_field="x-a").ignore_field, ("x-a",))
+
     def test_menus_end_at_midnight_only_where_there_are_menus(self) -> None:
         self.assertEqual(Settings.of().max_ttl, MENUS)
         self.assertEqual(Settings.of(demo="on").max_ttl, MENUS)

@@ -426,7 +426,7 @@ class Bound(StoreCase):
         eventually(lambda: store.size().bytes < used // 2, "the room is free again")
         with contextlib.closing(sqlite3.connect(self.path)) as connection:
             eventually(
-                lambda: sqlite_file.tables_of(connection) == set(sqlite_file.TABLES), "all gone"
+                lambda: sqlite_file.tables_of(connection) == set(sqlite_file.COLUMNS), "all gone"
             )
         self.assertEqual({key: store.read(key) for key in records}, records)
         self.assertEqual(store.counters.evicted, 0)
@@ -675,11 +675,12 @@ class Queue(unittest.TestCase):
             for number in range(4):
                 kept = make_record(number) if number >= 4 - most else None
                 self.assertEqual(self.queue.peek(str(number)), kept)
-        self.queue, self.dropped = self.make(most_bytes=5000), 0
+        room = 2 * make_record(0, 2000).size
+        self.queue, self.dropped = self.make(most_bytes=room), 0
         for number in range(4):
             self.queue.put(str(number), make_record(number, 2000))
         self.assertEqual(self.dropped, 2)
-        self.queue.put("large", make_record(0, 6000))
+        self.queue.put("large", make_record(0, room))
         self.assertEqual(self.dropped, 5)
         self.assertIsNone(self.queue.peek("large"))
         batch = self.queue.take(0)
@@ -688,7 +689,8 @@ class Queue(unittest.TestCase):
         self.assertEqual(len(batch.changes), 5)
 
     def test_a_changed_entry_counts_once(self) -> None:
-        self.queue = self.make(most_writes=2, most_bytes=5000)
+        room = make_record(10, 2000).size + make_record(10, 1000).size
+        self.queue = self.make(most_writes=2, most_bytes=room)
         for number in range(20):
             self.queue.put("a", make_record(number, 2000))
             self.queue.put("b", make_record(number, 1000))

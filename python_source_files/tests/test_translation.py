@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import unittest
 
+from api_relaying_server.errors import LoopDetected
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.upstream.session import IDLE_MAX, keep_alive_seconds
 from api_relaying_server.upstream.translation import (
+    MOST_ROUNDS,
     Client,
     as_upstream_sees,
     fields_for_upstream,
@@ -104,6 +106,34 @@ class RequestFieldsTest(unittest.TestCase):
         self.assertEqual(got["X-Forwarded-Proto"], "http")
         self.assertNotIn("evil", "".join(got.values()))
 
+    def test_nor_by_any_field_that_others_read(self) -> None:
+        client = """X-Forwarded-SSL X-Forwarded-Scheme X-Forwarded-Protocol X-Forwarded-For-Original
+            X-Forwarded-Client-Cert X-Real-IP X-Client-IP Client-IP True-Client-IP CF-Connecting-IP
+            CF-Connecting-IPv6 Fastly-Client-IP X-Cluster-Client-IP X-ProxyUser-Ip X-Remote-IP
+            X-Remote-Addr X-Originating-IP WL-Proxy-Client-IP X-Azure-ClientIP X-Azure-SocketIP
+            X-Original-Forwarded-For X-Envoy-External-Address Front-End-Https X-Scheme X-Url-Scheme
+            """.split()
+        place = """Proxy Forwarded X-Forwarded X-Forwarded-Host X-FORWARDED-PORT
+            X-Forwarded-Prefix X-Forwarded-Server X-Forwarded-URI X-Forwarded-Path X-Original-URL
+            X-Original-URI X-Original-Host X-Rewrite-URL X-Host X-HTTP-Host-Override
+            X-HTTP-DestinationURL""".split()
+        trusted = Client("192.0.2.7", trusted=True)
+        for name in client:
+            self.assertEqual([v for _, v in sent([(name, "evil")]) if v == "evil"], [], name)
+            self.assertIn((name, "told"), sent([(name, "told")], client=trusted))
+        for name in place:
+            for who in (CLIENT, trusted):
+                got = sent([(name, "evil")], client=who)
+                self.assertEqual([v for _, v in got if v == "evil"], [], name)
+
+    def test_what_only_looks_like_one_goes_on(self) -> None:
+        for name in """X-Proxy X-Forward X-Recipient-Address IP X-Ip-Limit X-Hostname Schema
+            X-Original-Length Proxy-Id Address User-Agent X-Shipping-Address""".split():
+            self.assertIn((name, "v"), sent([(name, "v")]), name)
+        long = "x" * 60
+        self.assertIn((long + "-Client-IP", "v"), sent([(long + "-Client-IP", "v")]))
+        self.assertNotIn(("X-Forwarded-" + long, "v"), sent([("X-Forwarded-" + long, "v")]))
+
     def test_not_by_another_spelling_either(self) -> None:
         names = ("X_Forwarded_For", "x-forwarded_host", "Transfer_Encoding", "Content_Length")
         got = [name for name, _ in sent([(name, "1") for name in (*names, "X_Own")])]
@@ -128,6 +158,25 @@ class RequestFieldsTest(unittest.TestCase):
 
     def test_via_grows(self) -> None:
         self.assertEqual(dict(sent([("Via", "1.0 a")]))["Via"], "1.0 a, 1.1 api-relaying-server")
+
+    def test_a_request_that_goes_round_in_a_circle_is_stopped(self) -> None:
+        ours = "1.1 api-relaying-server"
+        for before in (
+            [", ".join([ours] * MOST_ROUNDS)],
+            [ours] * MOST_ROUNDS,
+            ["1.0 a, " + ", ".join([ours] * 5), *["HTTP/1.1 API-Relaying-Server:8000 (x)"] * 3],
+        ):
+            with self.subTest(before), self.assertRaises(LoopDetected) as stopped:
+                sent([("Via", value) for value in before])
+            self.assertEqual(stopped.exception.status, 508)
+            self.assertEqual(stopped.exception.proxy_error, "proxy_loop_detected")
+        for other in (
+            [", ".join([ours] * (MOST_ROUNDS - 1))],
+            ["1.1 another-relay"] * 100,
+            [f"1.1 a ({ours.split()[1]})"] * 9,
+            ["api-relaying-server"] * 20,
+        ):
+            self.assertEqual(dict(sent([("Via", value) for value in other]))["Via"][-23:], ours)
 
     def test_max_forwards_counts_down_for_trace_and_options_alone(self) -> None:
         for method, before, after in (

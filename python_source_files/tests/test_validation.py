@@ -42,14 +42,70 @@ class Asking(unittest.TestCase):
 
     def test_nothing_to_ask_with(self) -> None:
         self.assertEqual(conditions([stored()]), [])
-        self.assertEqual(to_validate(stored(), ()), [])
+        self.assertEqual(to_validate(stored(), (), fields()), [])
+
+    def test_a_tag_that_does_not_stay_one_in_a_list_is_no_tag(self) -> None:
+        for tag in ("*", "", ",", '"a", "b"', 'a,"b"', 'W/"a",W/"b"', "x,y"):
+            with self.subTest(tag):
+                variant = stored(f"ETag: {tag}", f"Last-Modified: {date(-9)}")
+                self.assertEqual(conditions([variant]), [("If-Modified-Since", date(-9))])
+                self.assertEqual(to_validate(variant, (), fields()), [variant])
+                self.assertEqual(to_validate(None, (variant,), fields()), [])
+                self.assertEqual(to_validate(stored(f"ETag: {tag}"), (), fields()), [])
+        for tag in ('"a,b"', 'W/"a, b"', "W/5489959347462667728", '"*"'):
+            self.assertEqual(conditions([stored(f"ETag: {tag}")]), [("If-None-Match", tag)])
+
+    def test_no_variant_that_the_client_does_not_accept(self) -> None:
+        everybody = "Access-Control-Allow-Origin: *"
+        for told, asked, accepted in (
+            ("Content-Encoding: gzip", (), False),
+            ("Content-Encoding: gzip", ("Accept-Encoding: gzip;q=0, br",), False),
+            ("Content-Encoding: gzip", ("Accept-Encoding: br",), False),
+            ("Content-Encoding: gzip", ("Accept-Encoding: br, gzip;q=0.1",), True),
+            ("Content-Encoding: x-gzip", ("Accept-Encoding: gzip",), True),
+            ("Content-Encoding: gzip", ("Accept-Encoding: *",), True),
+            ("Content-Encoding: gzip", ("Accept-Encoding: gzip;q=x",), False),
+            ("Content-Encoding: gzip, br", ("Accept-Encoding: gzip",), False),
+            ("Content-Encoding: unheard-of", ("Accept-Encoding: gzip",), False),
+            ("Content-Encoding: unheard-of", ("Accept-Encoding: unheard-of",), True),
+            ("Content-Encoding: identity", (), True),
+            ("X: y", (), True),
+            ("X: y", ("Accept-Encoding: gzip",), True),
+            ("X: y", ("Accept-Encoding: gzip, identity;q=0",), False),
+            ("X: y", ("Accept-Encoding: gzip, *;q=0",), False),
+            ("X: y", ("Accept-Encoding: identity, *;q=0",), True),
+            ("Content-Type: text/html", (), True),
+            ("Content-Type: text/html", ("Accept: application/json",), False),
+            ("Content-Type: text/html; charset=utf-8", ("Accept: TEXT/html;q=0.1",), True),
+            ("Content-Type: text/html", ("Accept: text/*, text/html;q=0",), False),
+            ("Content-Type: text/html", ("Accept: */*;q=0.1, text/*;q=0",), False),
+            ("Content-Type: text/html", ("Accept: a/b, */*;q=0.1",), True),
+            ("Content-Type: text/html; level=1", ("Accept: text/html;level=1, */*;q=0",), True),
+            ("Content-Type: text/html", ("Accept: text/html;level=1",), False),
+            ("Content-Type: text/html", ("Accept:",), False),
+            ("Content-Type: text/html", ("Accept: html",), False),
+            ("X: y", ("Accept: text/html",), False),
+            ("X: y", ("Accept: */*",), True),
+            (everybody, ("Origin: https://a.test",), True),
+            (everybody, (), True),
+            ("X: y", ("Origin: https://a.test",), True),
+            ("Access-Control-Allow-Origin: https://a.test", ("Origin: https://a.test",), True),
+            ("Access-Control-Allow-Origin: https://a.test", ("Origin: https://b.test",), False),
+            ("Access-Control-Allow-Origin: https://a.test", (), False),
+        ):
+            with self.subTest(told=told, asked=asked):
+                variant = stored('ETag: W/"a"', told)
+                expected = [variant] if accepted else []
+                self.assertEqual(to_validate(None, (variant,), fields(*asked)), expected)
+                # What was selected is what its origin gives to just this request.
+                self.assertEqual(to_validate(variant, (), fields(*asked)), [variant])
 
     def test_which_are_validated(self) -> None:
         one, two, bare = stored('ETag: "a"'), stored(f"Last-Modified: {date()}"), stored()
         part = stored('ETag: "p"', status=206, body=b"01", length=9)
-        self.assertEqual(to_validate(two, (one, two)), [two])
-        self.assertEqual(to_validate(None, (one, two, bare, part)), [one])
-        self.assertEqual(len(to_validate(None, (one,) * 20)), 8)
+        self.assertEqual(to_validate(two, (one, two), fields()), [two])
+        self.assertEqual(to_validate(None, (one, two, bare, part), fields()), [one])
+        self.assertEqual(len(to_validate(None, (one,) * 20, fields())), 8)
 
 
 class Selecting(unittest.TestCase):
@@ -67,6 +123,10 @@ class Selecting(unittest.TestCase):
         a, b = stored('ETag: "a"'), stored('ETag: "b"')
         self.assertIsNone(self.about([a, b], 'ETag: "c"'))
         self.assertIsNone(self.about([stored('ETag: W/"c"'), b], 'ETag: "c"'))
+        changed = f"Last-Modified: {date(-9)}"
+        for own in (('ETag: "a"', changed), ('ETag: W/"a"', changed), ('ETag: W/"c"',), ()):
+            with self.subTest(own):
+                self.assertIsNone(self.about([stored(*own)], 'ETag: "c"', changed))
 
     def test_by_a_weak_tag(self) -> None:
         a, b = stored('ETag: W/"a"'), stored('ETag: "b"')
@@ -87,12 +147,44 @@ class Selecting(unittest.TestCase):
         a, b = stored('ETag: "x"', 'ETag: "a"'), stored('ETag: "b"')
         self.assertIs(self.about([b, a], 'ETag: "y"', 'ETag: "a"'), a)
 
+    def test_a_weak_tag_or_a_date_that_is_another_updates_none(self) -> None:
+        for own, told in (
+            ('ETag: "a"', 'ETag: W/"c"'),
+            ("ETag: W/1", "ETag: W/2"),
+            (f"Last-Modified: {date(-9)}", f"Last-Modified: {date(-5)}"),
+            ('ETag: "a"', f"Last-Modified: {date(-5)}"),
+            (f"Last-Modified: {date(-9)}", 'ETag: W/"c"'),
+        ):
+            with self.subTest(own=own, told=told):
+                self.assertIsNone(self.about([stored(own)], told))
+
     def test_the_one_that_was_asked_about(self) -> None:
-        for lines in ((), ('ETag: "c"',), ('ETag: W/"c"',), (f"Last-Modified: {date(-5)}",)):
-            for own in ('ETag: "a"', f"Last-Modified: {date(-9)}"):
-                with self.subTest(lines=lines, own=own):
-                    only = stored(own)
-                    self.assertIs(self.about([only], *lines), only)
+        for own in ('ETag: "a"', 'ETag: W/"a"', f"Last-Modified: {date(-9)}"):
+            with self.subTest(own=own):
+                only = stored(own)
+                self.assertIs(self.about([only]), only)
+                self.assertIs(self.about([only], own), only)
+
+    def test_by_the_date(self) -> None:
+        made, changed = f"Date: {date(-5)}", f"Last-Modified: {date(-9)}"
+        for own, told in (
+            ((changed,), (changed,)),
+            (('ETag: "a"', changed), (changed,)),
+            # nginx: gzip makes a tag weak, and a 304 has the strong one
+            ((made, 'ETag: W/"a"', changed), ('ETag: "a"', changed)),
+            ((made, changed), ('ETag: "a"', changed)),
+            ((made, changed), ('ETag: W/"a"', changed)),
+        ):
+            with self.subTest(own=own, told=told):
+                only = stored(*own)
+                self.assertIs(self.about([only], *told), only)
+                self.assertIsNone(self.about([only, stored('ETag: "b"')], *told))
+
+    def test_a_date_that_is_not_strong_does_not_outweigh_a_strong_tag(self) -> None:
+        changed = f"Last-Modified: {date(-9)}"
+        for made in ("X: y", f"Date: {date(-9)}"):
+            only = stored(made, 'ETag: W/"a"', changed)
+            self.assertIsNone(self.about([only], 'ETag: "a"', changed))
 
     def test_without_tag_none_of_several(self) -> None:
         self.assertIsNone(self.about([stored('ETag: "a"'), stored('ETag: "b"')]))

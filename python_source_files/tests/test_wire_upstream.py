@@ -233,6 +233,70 @@ class FaultTest(WireTestCase):
                     self.assertEqual(got.body, body)
 
 
+class OwnFailureTest(WireTestCase):
+    """What one client meets stays its own."""
+
+    flags = ("--cool-down", "5")
+
+    def ask(self, target: str, *fields: str, method: str = "GET") -> Got:
+        """The answer to a request without a body."""
+        fields = (*fields, "Content-Length: 0") if method == "POST" else fields
+        return self.client(request(target, *fields, method=method)).final(method)
+
+    def test_logging_in_too_often_stops_no_other_request(self) -> None:
+        too_many = ok(b"", ("Retry-After", "900"), status="429 Too Many Requests")
+        self.play("/login", too_many)
+        self.assertEqual(self.ask("/login", method="POST").status, 429)
+        self.assertEqual(self.ask("/login", method="POST").get("retry-after"), "900")
+        self.assertEqual(len(self.origin.heard("/login")), 1, "it is obeyed")
+        self.assertEqual(self.ask("/x").status, 200)
+        self.assertEqual(self.ask("/x", method="POST").status, 200)
+        self.assertEqual(self.ask("/login").status, 429, "the upstream's own")
+
+    def test_a_query_that_crashes_stops_no_other(self) -> None:
+        def search(talk: Talk) -> bool:
+            crashes = "'" in talk.heard.target
+            talk.send(ok(b"", status="500 Crash" if crashes else "200 OK"))
+            return True
+
+        self.play("/search", search)
+        for number in range(20):
+            self.assertEqual(self.ask(f"/search?q='{number}").status, 500)
+            self.assertEqual(self.ask(f"/search?q={number}").status, 200)
+        self.assertEqual(self.ask("/search?q='0").status, 503)
+
+    def test_a_limit_of_one_key_stops_no_other(self) -> None:
+        spent = [("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "60")]
+        self.play("/limited", ok(b"", *spent, ("Cache-Control", "no-store")))
+        for key in ("a", "b"):
+            self.assertEqual(self.ask("/limited", f"X-API-Key: {key}").status, 200)
+            self.assertEqual(self.ask("/y", f"X-API-Key: {key}").status, 503)
+        self.assertEqual(self.ask("/y").status, 200)
+
+
+class CircleTest(WireTestCase):
+    """A request that has come through this relay again and again (RFC 9110, 7.6.3)."""
+
+    def test_it_is_stopped_whatever_it_asks_for(self) -> None:
+        ours = "Via: " + ", ".join(["1.1 api-relaying-server"] * 8)
+        mark = self.mark()
+        for method in ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PROPFIND"):
+            with self.subTest(method):
+                fields = (ours, "Content-Length: 0") if method == "POST" else (ours,)
+                got = self.client(request("/circle", *fields, method=method)).final(method)
+                self.assertEqual(got.status, 508)
+                self.assertIn("error=proxy_loop_detected", got.get("proxy-status") or "")
+        self.assert_nothing_came_through(mark)
+        fewer = ours.rpartition(",")[0]
+        self.assertEqual(self.client(request("/circle", fewer)).final().status, 200)
+
+    def test_what_is_stored_goes_out_all_the_same(self) -> None:
+        ours = "Via: " + ", ".join(["1.1 api-relaying-server"] * 8)
+        self.play("/kept", ok(b"hello", ("Cache-Control", "max-age=60")))
+        self.assertEqual(self.client(request("/kept")).final().status, 200)
+        self.assertEqual(self.client(request("/kept", ours)).final().status, 200)
+
+
 class ConnectionTest(WireTestCase):
     """Connections to the upstream: kept, closed, lost."""
 
@@ -364,6 +428,40 @@ class IdleTest(unittest.TestCase):
         self.upstream.close_ended()
         self.upstream.close()
         self.upstream.close_ended()
+
+
+class UndecodedTest(unittest.TestCase):
+    """Bytes in a coding that nobody undid are told from content (RFC 9112, 6.1)."""
+
+    def test_by_framing(self) -> None:
+        foo, chunked = b"Transfer-Encoding: foo\r\n", b"Transfer-Encoding: chunked\r\n"
+        with PlayingOrigin() as origin, RelaySession("memory", 4) as session:
+            upstream = Upstream(session, parse_base(origin.url), 5.0, 5.0)
+            for number, (method, status, fields, body, undecoded) in enumerate(
+                (
+                    ("GET", b"200", foo, b"abc", True),
+                    ("GET", b"404", foo, b"", True),
+                    ("POST", b"206", foo, b"abc", True),
+                    ("HEAD", b"200", foo, b"", False),
+                    ("GET", b"304", foo, b"", False),
+                    ("GET", b"204", foo, b"", False),
+                    ("GET", b"205", foo, b"", False),
+                    ("GET", b"200", chunked, b"3\r\nabc\r\n0\r\n\r\n", False),
+                    ("GET", b"200", b"Content-Length: 3\r\n", b"abc", False),
+                    ("GET", b"200", b"", b"abc", False),
+                )
+            ):
+                with self.subTest(method=method, status=status, fields=fields):
+                    head = b"HTTP/1.1 " + status + b" Status\r\n" + fields + b"\r\n"
+
+                    def play(talk: Talk, sent: bytes = head + body) -> bool:
+                        talk.send(sent)
+                        return False
+
+                    origin.plays[f"/{number}"] = play
+                    exchange = upstream.fetch(method, f"/{number}", [("Host", "a")]).exchange
+                    self.addCleanup(exchange.close)
+                    self.assertIs(exchange.undecoded, undecoded)
 
 
 class Leaving:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
 import unittest
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.tiers.sharing.file_locks import Mutex, lock_file
 from api_relaying_server.tiers.sharing.shared_memory import CALLS, SharedMemory
 from api_relaying_server.upstream.budget import LATE, SlotsTaken
 from api_relaying_server.upstream.cooldown import LOOK_AGAIN, Call, CoolDown
-from api_relaying_server.upstream.told import ANSWERED, Scope, Told
+from api_relaying_server.upstream.news import News, news_in, word_of
+from api_relaying_server.upstream.rests import ANONYMOUS, OURS, WHOLE, Asked, subjects_of
+from api_relaying_server.upstream.told import ANSWERED, LONGEST_WAIT, Scope, Told
 from api_relaying_server.upstream.workers_budget import Calls, WorkersSlots, WorkersTokens
 from tests.forks import run
 from tests.relay_support import PATIENCE, eventually
-from tests.upstream_support import HandClock
+from tests.upstream_support import HandClock, call_for
 
 
 class Budgets(unittest.TestCase):
@@ -162,7 +168,7 @@ class Right:
     @classmethod
     def take(cls, name: str, wait: float) -> Right | None:
         """The right, if nobody has it."""
-        assert (name, wait) == ("upstream probe", 0.0)
+        assert (name, wait) == ("upstream probe all", 0.0)
         if cls.holders:
             return None
         cls.holders = 1
@@ -186,18 +192,18 @@ class Probes(unittest.TestCase):
             self.fails(self.one)
 
     def fails(self, cooldown: CoolDown, call: Call | None = None) -> None:
-        call = call or cooldown.admit("/a")
+        call = call or cooldown.admit(call_for("/a"))
         cooldown.settle(call, Told(Scope.UPSTREAM, "refused"))
 
     def refused(self, cooldown: CoolDown) -> UpstreamResting:
         with self.assertRaises(UpstreamResting) as refused:
-            cooldown.admit("/b")
+            cooldown.admit(call_for("/b"))
         return refused.exception
 
     def test_one_probe_for_both(self) -> None:
         self.refused(self.other)
         self.clock.advance(5.0)
-        probe = self.one.admit("/a")
+        probe = self.one.admit(call_for("/a"))
         self.assertIn("another process asks", str(self.refused(self.other)))
         self.clock.advance(0.5)
         self.refused(self.other)
@@ -207,26 +213,97 @@ class Probes(unittest.TestCase):
 
     def test_its_answer_opens_for_both(self) -> None:
         self.clock.advance(5.0)
-        probe = self.one.admit("/a")
+        probe = self.one.admit(call_for("/a"))
         self.refused(self.other)
         with self.assertLogs("api_relaying_server.upstream"):
             self.one.settle(probe, ANSWERED)
-        self.assertIsNone(self.other.admit("/b").whole_rest)
+        self.assertFalse(self.other.admit(call_for("/b")).is_probe)
         self.assertEqual(Right.holders, 0)
 
     def test_another_one_probes_where_the_first_is_gone(self) -> None:
         self.clock.advance(5.0)
-        self.one.admit("/a")
+        self.one.admit(call_for("/a"))
         self.refused(self.other)
         Right.holders = 0  # its process was killed
         self.refused(self.other)
         self.clock.advance(LOOK_AGAIN)
-        self.assertIsNotNone(self.other.admit("/b").whole_rest)
+        self.assertTrue(self.other.admit(call_for("/b")).is_probe)
 
     def test_one_that_learnt_nothing_gives_its_turn_back(self) -> None:
         self.clock.advance(5.0)
-        self.one.settle(self.one.admit("/a"), None)
-        self.assertIsNotNone(self.other.admit("/b").whole_rest)
+        self.one.settle(self.one.admit(call_for("/a")), None)
+        self.assertTrue(self.other.admit(call_for("/b")).is_probe)
+
+
+class Words(unittest.TestCase):
+    """What the processes in front of one upstream tell each other, and whom it concerns there."""
+
+    def setUp(self) -> None:
+        self.clock = HandClock()
+        self.one, self.other = (CoolDown(5.0, self.clock, lambda: 0.0) for _ in range(2))
+        self.words: list[str] = []
+        self.one.tell = self.words.append
+        logging.disable(logging.CRITICAL)
+        self.addCleanup(logging.disable, logging.NOTSET)
+
+    def settle(self, asked: Asked, told: Told) -> None:
+        """One call in one process, of which the other hears."""
+        self.one.settle(self.one.admit(asked), told)
+        while self.words:
+            self.other.hear(self.words.pop(0))
+
+    def refuses(self, asked: Asked) -> bool:
+        """True where the other process refuses a call."""
+        try:
+            self.other.settle(self.other.admit(asked), None)
+        except UpstreamResting:
+            return True
+        return False
+
+    def test_a_limit_goes_with_those_whom_it_concerns(self) -> None:
+        for key in ("", "k"):
+            with self.subTest(key):
+                self.settle(call_for("/a", key=key), Told(Scope.CALLERS, "429", wait=900.0))
+                self.assertTrue(self.refuses(call_for("/b", "POST", key)))
+                self.assertFalse(self.refuses(call_for("/b", key="another")))
+                self.clock.advance(900.0)
+                self.settle(call_for("/b", key=key), ANSWERED)
+                self.assertEqual(self.other.resting(), [])
+
+    def test_a_target_is_nobody_elses_business(self) -> None:
+        self.settle(call_for("/a"), Told(Scope.TARGET, "503", wait=900.0, counts=True))
+        self.assertFalse(self.refuses(call_for("/a")))
+        self.assertEqual(self.other.resting(), [])
+
+    def test_one_probe_for_all_that_carry_a_key(self) -> None:
+        asked = []
+
+        def lease(name: str, wait: float) -> None:
+            asked.append((name, wait))
+
+        self.settle(call_for("/a", key="k"), Told(Scope.CALLERS, "429"))
+        self.clock.advance(5.0)
+        self.other.lease = lease
+        self.assertTrue(self.refuses(call_for("/a", key="k")))
+        self.assertFalse(self.refuses(call_for("/a")))
+        ((name, wait),) = asked
+        self.assertTrue(name.startswith(f"upstream probe {OURS}"))
+        self.assertNotIn(" k", name)
+        self.assertEqual(wait, 0.0)
+
+    def test_words_are_read_as_they_were_meant(self) -> None:
+        key = subjects_of(call_for("/", key="k"))[1]
+        for subject in (WHOLE, ANONYMOUS, key):
+            for seconds in (None, 0.0, 5.0, 12.25, LONGEST_WAIT):
+                for why in ("", "429", "503 as\nothers"):
+                    news = News(subject, seconds, "" if seconds is None else why)
+                    self.assertEqual(news_in(word_of(news)), news)
+        self.assertEqual(news_in(word_of(News(WHOLE, 1e12, "w" * 9000))), (WHOLE, 86400, "w" * 200))
+
+    @given(st.text(max_size=40) | st.text(max_size=20).map(lambda text: f"upstream {text}"))
+    def test_any_other_word_is_no_news(self, word: str) -> None:
+        news = news_in(word)
+        self.assertTrue(news is None or news_in(word_of(news)) == news)
 
 
 MANY_TAKE = """

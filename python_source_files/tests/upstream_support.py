@@ -11,6 +11,7 @@ from typing import Callable, Union
 from api_relaying_server.errors import UpstreamError
 from api_relaying_server.http1.message import Field, Fields, ResponseHead
 from api_relaying_server.upstream.exchange import Exchange, OnInterim
+from api_relaying_server.upstream.rests import Asked
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import UpstreamBase, parse_base
 
@@ -18,6 +19,11 @@ NOW = 1_700_000_000.0
 """Unix time at which answers arrive here: Tue, 14 Nov 2023 22:13:20 GMT."""
 
 BASE: UpstreamBase = parse_base("http://upstream.test/api")
+
+
+def call_for(target: str, method: str = "GET", key: str = "") -> Asked:
+    """What a call asks for: with an API key, or without credentials."""
+    return Asked(method, target, [("X-Api-Key", key)] if key else [("Accept", "a")])
 
 
 class HandClock:

@@ -73,10 +73,10 @@ def if_range_holds(request: Fields, status: int, stored: Fields, response_time: 
     """True where a `Range` may be served: there is no `If-Range`, or its validator is strong and
     the same (13.1.5).
     """
-    condition = request.first("if-range")
-    if condition is None:
-        return True
-    condition = condition.strip(" \t")
+    conditions = request.all("if-range")
+    if len(conditions) != 1:
+        return not conditions  # nothing says which of several it is
+    condition = conditions[0].strip(" \t")
     asked = parse_entity_tag(condition)
     if asked.opaque.startswith('"'):
         own = parse_entity_tag((stored.first("etag") or "").strip(" \t"))
@@ -84,11 +84,15 @@ def if_range_holds(request: Fields, status: int, stored: Fields, response_time: 
     when = parse_date(condition, response_time)
     modified_text = stored.first("last-modified")
     modified = parse_date(modified_text, response_time) if modified_text is not None else None
-    # RFC 9110, 8.8.2.2: a date is a strong validator only if it was at least a second old when the
-    # response was made.
-    return (
-        when is not None
-        and modified == when
-        and "date" in stored
-        and date_value(stored, response_time) - modified >= 1
-    )
+    return when is not None and modified == when and has_strong_date(stored, response_time)
+
+
+def has_strong_date(stored: Fields, response_time: float) -> bool:
+    """True where `Last-Modified` is a strong validator: at least a second old when the response
+    was made (RFC 9110, 8.8.2.2).
+    """
+    text = stored.first("last-modified")
+    modified = parse_date(text, response_time) if text is not None else None
+    if modified is None or "date" not in stored:
+        return False
+    return date_value(stored, response_time) - modified >= 1

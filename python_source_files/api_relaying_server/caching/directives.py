@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Union
 
-from api_relaying_server.http1.grammar import delta_seconds, split_list, split_lists, unquote
+from api_relaying_server.http1.grammar import (
+    delta_seconds,
+    is_token,
+    split_list,
+    split_lists,
+    unquote,
+)
 from api_relaying_server.http1.message import Fields
 
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -22,6 +28,11 @@ MAX_DIRECTIVES = 1000
 _QUALIFIABLE = frozenset(("no-cache", "private"))
 """Directives that field names in their argument limit to these fields."""
 
+_SECONDS = frozenset(("max-age", "s-maxage", "stale-if-error", "stale-while-revalidate"))
+_FORBIDDING = frozenset(("must-revalidate", "no-store", "proxy-revalidate")) | _QUALIFIABLE
+_PERMITTING = frozenset(("immutable", "must-understand", "public"))
+_KNOWN = _SECONDS | _FORBIDDING | _PERMITTING
+"""Directives of responses that mean something here."""
 
 REMEMBERED_LENGTH = 256
 """Characters of the longest field whose directives are remembered."""
@@ -70,12 +81,22 @@ class Directives:
 
     def field_names(self, name: str) -> frozenset[str]:
         """The lower-case field names that qualify `no-cache` or `private`; empty where it is
-        absent or unqualified.
+        absent or unqualified, or where a member is no field name.
         """
         argument = self._arguments.get(name)
-        if not isinstance(argument, str):
+        members = split_list(argument) if isinstance(argument, str) else []
+        if not all(map(is_token, members)):
             return frozenset()
-        return frozenset(member.lower() for member in split_list(argument))
+        return frozenset(member.lower() for member in members)
+
+    def permits(self, name: str) -> bool:
+        """True where a directive that permits something is there and can be read: one with an
+        argument that no grammar allows forbids what it may and permits nothing.
+        """
+        argument = self._arguments.get(name, INVALID)
+        if name in _SECONDS:
+            return isinstance(argument, str) and delta_seconds(argument) is not None
+        return argument is not INVALID
 
     def limit(self, name: str) -> int | None:
         """The delta-seconds of a request directive whose argument may be left out; None without a
@@ -83,6 +104,10 @@ class Directives:
         """
         argument = self._arguments.get(name)
         return delta_seconds(argument) if isinstance(argument, str) else None
+
+    def forbidding(self) -> list[tuple[str, Argument]]:
+        """The directives that only ever forbid, with their arguments."""
+        return [pair for pair in self._arguments.items() if pair[0] in _FORBIDDING]
 
 
 NONE = Directives({})
@@ -112,9 +137,19 @@ def _parse(values: Sequence[str]) -> Directives:
             if name in _QUALIFIABLE and name in arguments:
                 argument = _stricter(arguments.pop(name), argument)
             arguments.setdefault(name, argument)
+            if argument is INVALID:
+                _heed(member, arguments)
     if len(members) > MAX_DIRECTIVES:
         arguments.setdefault("no-store", None)
     return Directives(arguments)
+
+
+def _heed(member: str, arguments: dict[str, Argument]) -> None:
+    """What a member that cannot be read may have meant to forbid: `max-age=60; private`."""
+    words = _NAME.findall(member.lower())
+    for name in ("no-store", "private"):
+        if name in words:
+            arguments[name] = None
 
 
 def _stricter(one: Argument, other: Argument) -> Argument:
@@ -139,6 +174,10 @@ def _argument(rest: str) -> Argument:
 def targeted_directives(fields: Fields) -> Directives | None:
     """The directives of a valid, non-empty `CDN-Cache-Control`, None without one (RFC 9213,
     2.2).
+
+    A member whose value is of another type than its directive has forbids what it may and permits
+    nothing: a lifetime that is no Integer is 0. Whoever writes such may have meant what stands in
+    `Cache-Control`, so what that forbids counts too.
     """
     values = fields.all("cdn-cache-control")
     if not values:
@@ -153,21 +192,41 @@ def targeted_directives(fields: Fields) -> Directives | None:
     if not isinstance(members, dict) or not members:
         return None
     said: dict[str, Argument] = {}
+    readable = True
     for name, item in members.items():
         value = item[0] if isinstance(item, tuple) else item
-        if value is not False:
-            said[str(name)] = _bare_argument(value)
-    return Directives(said)
+        argument = _typed(name, value)
+        readable = readable and (argument is not INVALID or name not in _KNOWN)
+        if value is not False or name in _SECONDS:
+            said[name] = argument
+    return Directives(said if readable else _without_doubt(said, fields))
 
 
-def _bare_argument(value: object) -> Argument:
-    if value is True:
-        return None
+def _typed(name: str, value: object) -> Argument:
+    """The argument that a bare item is: an Integer of seconds, a Boolean, or a String of field
+    names; INVALID where its type is not the directive's (RFC 9213, 2.1).
+    """
+    if name in _SECONDS:
+        return str(value) if type(value) is int and value >= 0 else INVALID
     if isinstance(value, bool):
-        return INVALID
-    if isinstance(value, int):
-        return str(value) if value >= 0 else INVALID
-    return str(value) if isinstance(value, str) else INVALID
+        return None
+    return value if name in _QUALIFIABLE and isinstance(value, str) else INVALID
+
+
+def _without_doubt(said: dict[str, Argument], fields: Fields) -> dict[str, Argument]:
+    """What forbids of both fields, and what of the targeted one can be read."""
+    kept = {
+        name: argument
+        for name, argument in said.items()
+        # must-understand would outdo a no-store (RFC 9111, 5.2.2.3).
+        if name != "must-understand" and (argument is not INVALID or name not in _PERMITTING)
+    }
+    beside = parse_cache_control(fields.all("cache-control"))
+    for name, argument in beside.forbidding():
+        if name in _QUALIFIABLE and name in kept:
+            argument = _stricter(kept[name], argument)
+        kept[name] = argument
+    return kept
 
 
 class ResponseDirectives:

@@ -74,9 +74,9 @@ def covers(stored: StoredResponse, specs: list[RangeSpec] | None) -> bool:
     return bool(parts) and all(stored.first <= p.first and p.last < end for p in parts)
 
 
-def cut(stored: StoredResponse, part: Part) -> bytes:
-    """The bytes of a part that the stored content covers."""
-    return stored.body[part.first - stored.first : part.last + 1 - stored.first]
+def cut(stored: StoredResponse, part: Part) -> memoryview:
+    """The bytes of a part that the stored content covers, where they lie: not a copy."""
+    return memoryview(stored.body)[part.first - stored.first : part.last + 1 - stored.first]
 
 
 def missing_range(stored: StoredResponse) -> str | None:

@@ -7,7 +7,7 @@ when it is sent.
 
 from __future__ import annotations
 
-import zlib
+import secrets
 from typing import NamedTuple
 
 from api_relaying_server.caching.conditional import fields_of_304, if_range_holds, is_not_modified
@@ -15,6 +15,7 @@ from api_relaying_server.caching.directives import parse_cache_control
 from api_relaying_server.caching.ranges import Part, asked_ranges, cut, is_excessive, resolve
 from api_relaying_server.caching.reuse import Assessed
 from api_relaying_server.caching.stored import StoredResponse
+from api_relaying_server.http1.content import Buffer, Content, Slices
 from api_relaying_server.http1.grammar import split_lists
 from api_relaying_server.http1.message import Field, Fields, RequestHead
 from api_relaying_server.http1.rendering import reason_phrase, render_fields
@@ -26,16 +27,23 @@ hold.
 
 BODILESS_STATUSES = frozenset((204, 304))
 
+COPIED = 65536
+"""Bytes of content up to which parts are put together; larger ones stay where they are: what the
+event loop does for an answer must not grow with it.
+"""
+
 
 class Prepared(NamedTuple):
     """An answer from a stored response: `body` is what is sent behind the head; `shape` tells it
     from the others.
+
+    A large body is the stored one, or slices of it.
     """
 
     status: int
     reason: str
     fields: Fields
-    body: bytes
+    body: Content
     shape: Shape
 
 
@@ -133,14 +141,14 @@ def _ranged(
 ) -> Prepared:
     fields = fields.without(lambda name: name in ("content-range", "content-length"))
     if len(parts) == 1:
-        body = cut(stored, parts[0])
-        fields = fields.plus(
-            ("Content-Range", _content_range(parts[0], stored)), ("Content-Length", str(len(body)))
-        )
+        slices = Slices((cut(stored, parts[0]),))
+        fields = fields.plus(("Content-Range", _content_range(parts[0], stored)))
     else:
-        boundary, body = _multipart(fields.first("content-type"), stored, parts)
+        boundary = secrets.token_hex(16)
+        slices = Slices(_multipart(fields.first("content-type"), stored, parts, boundary))
         fields = fields.replaced("Content-Type", f"multipart/byteranges; boundary={boundary}")
-        fields = fields.plus(("Content-Length", str(len(body))))
+    fields = fields.plus(("Content-Length", str(len(slices))))
+    body = slices if len(slices) > COPIED else bytes(slices)
     return Prepared(206, reason_phrase(206), fields, body, shape)
 
 
@@ -150,20 +158,22 @@ def _content_range(part: Part, stored: StoredResponse) -> str:
 
 
 def _multipart(
-    content_type: str | None, stored: StoredResponse, parts: tuple[Part, ...]
-) -> tuple[str, bytes]:
-    """The boundary and body of a `multipart/byteranges` (RFC 9110, 14.6)."""
-    boundary = f"{zlib.crc32(stored.body):08x}"
-    while boundary.encode() in stored.body:  # RFC 2046, 5.1.1: it must not appear in a part
-        boundary = f"{zlib.crc32(boundary.encode()):08x}{boundary}"
-    pieces = []
+    content_type: str | None, stored: StoredResponse, parts: tuple[Part, ...], boundary: str
+) -> list[Buffer]:
+    """The body of a `multipart/byteranges` (RFC 9110, 14.6).
+
+    The boundary must not appear in a part (RFC 2046, 5.1.1). One that is drawn when the content is
+    here already cannot have been written into it; looking for it would take as long as the content.
+    """
+    line = b"--%b\r\n" % boundary.encode()
+    end = b""
+    pieces: list[Buffer] = []
     for part in parts:
         head: list[Field] = [("Content-Type", content_type)] if content_type is not None else []
         head.append(("Content-Range", _content_range(part, stored)))
-        pieces.append(
-            b"--%b\r\n%b\r\n%b\r\n" % (boundary.encode(), render_fields(head), cut(stored, part))
-        )
-    return boundary, b"".join(pieces) + b"--%b--\r\n" % boundary.encode()
+        pieces += (end + line + render_fields(head) + b"\r\n", cut(stored, part))
+        end = b"\r\n"
+    return [*pieces, b"\r\n--%b--\r\n" % boundary.encode()]
 
 
 def shortened(fields: Fields, lifetime: float) -> Fields:

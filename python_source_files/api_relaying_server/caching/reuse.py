@@ -217,7 +217,7 @@ def _among(
         return Ask("uri-miss")
     fitting = select(record.variants, request.seen)
     if not fitting:
-        return Ask("vary-miss", tuple(to_validate(None, record.variants)))
+        return Ask("vary-miss", tuple(to_validate(None, record.variants, request.seen)))
     usable = [stored for stored in fitting if _covers(request, stored)]
     if not usable:
         return _partial(request, fitting)
@@ -248,7 +248,9 @@ def _judge(
         own = found.for_credentials()
         if own is None:
             denied = found.stored.status in DENIALS
-            return Ask("request", () if denied else tuple(to_validate(found.stored, ())))
+            return Ask(
+                "request", () if denied else tuple(to_validate(found.stored, (), request.seen))
+            )
         found = own
     case = Case(found, asked, policy, now)
     for demand in DEMANDS:
@@ -295,7 +297,7 @@ def _ask(reason: str, request: RequestHead, case: Case) -> Ask:
     found = case.found
     until = stale_if_error_until(found, case.policy)
     fallback = found if until > case.now else None
-    candidates = tuple(to_validate(found.stored, ()))
+    candidates = tuple(to_validate(found.stored, (), request.seen))
     return Ask(reason, candidates, fallback, until)
 
 

@@ -8,6 +8,12 @@ from typing import Any, NamedTuple, Optional
 
 from api_relaying_server.http1.message import Fields
 
+VARIANT_COST = 512
+"""Bytes reckoned for a stored response beside its content and its fields."""
+
+FIELD_COST = 320
+"""Bytes reckoned for a field beside its text."""
+
 Selecting = tuple[tuple[str, Optional[str]], ...]
 
 
@@ -57,5 +63,11 @@ class Record(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of content in all variants, with an allowance for their heads."""
-        return sum([len(v.body) + 64 * len(v.fields) + 256 for v in self.variants])
+        """Bytes of content and text in all variants, with an allowance for what holds them."""
+        return sum([len(v.body) + _size_of_head(v) for v in self.variants])
+
+
+def _size_of_head(variant: StoredResponse) -> int:
+    texts = sum([len(name) + len(value) for name, value in variant.fields.items])
+    selecting = sum([len(name) + len(value or "") for name, value in variant.selecting])
+    return VARIANT_COST + FIELD_COST * len(variant.fields) + texts + selecting

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from api_relaying_server.caching.conditional import has_strong_date
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.caching.storing import has_validator
-from api_relaying_server.caching.vary import made_at
+from api_relaying_server.caching.vary import Asked, accepts, made_at
 from api_relaying_server.http1.grammar import (
     EntityTag,
     content_length,
     parse_date,
     parse_entity_tag,
+    parse_entity_tags,
 )
 from api_relaying_server.http1.message import Field, Fields
 
@@ -26,17 +28,17 @@ _TIMES = frozenset(
 )
 
 
+MAX_TAGS = 8
+"""Entity-tags that one request asks about."""
+
+
 def conditions(stored: Sequence[StoredResponse]) -> list[Field]:
     """The fields that make a request validate these variants (RFC 9111, 4.3.1).
 
     Entity-tags go back as they came, also those that no grammar allows: the origin that made them
     knows them again.
     """
-    tags: list[str] = []
-    for variant in stored:
-        tag = variant.fields.first("etag")
-        if tag is not None and tag not in tags:
-            tags.append(tag)
+    tags = dict.fromkeys(filter(None, map(_tag_to_send, stored)))
     found: list[Field] = []
     if tags:
         found.append(("If-None-Match", ", ".join(tags)))
@@ -47,30 +49,70 @@ def conditions(stored: Sequence[StoredResponse]) -> list[Field]:
     return found
 
 
+def _tag_to_send(stored: StoredResponse) -> str | None:
+    """Its entity-tag if it stays one in a list: a "*" would be whatever there is, and one that
+    falls into several would ask about other responses.
+    """
+    tag = (stored.fields.first("etag") or "").strip(" \t")
+    members = parse_entity_tags(tag)
+    return tag if members is not None and len(members) == 1 else None
+
+
 def to_validate(
-    selected: StoredResponse | None, variants: tuple[StoredResponse, ...]
+    selected: StoredResponse | None, variants: tuple[StoredResponse, ...], request_fields: Fields
 ) -> list[StoredResponse]:
     """The variants that one request can validate: the selected one, or all that have an entity-tag
-    (4.3.1).
+    (4.3.1) and that its client accepts: an origin whose tags are weak, or the same for several
+    codings, would say that they are not modified.
     """
     if selected is not None:
         return [selected] if conditions([selected]) else []
-    return [v for v in variants if "etag" in v.fields and not v.is_partial][:8]
+    asked = Asked(request_fields)
+    return [
+        variant
+        for variant in variants
+        if not variant.is_partial and _tag_to_send(variant) and accepts(asked, variant.fields)
+    ][:MAX_TAGS]
 
 
 def validated(candidates: Sequence[StoredResponse], fields: Fields) -> StoredResponse | None:
     """The variant that a 304 with these fields is about (RFC 9111, 4.3.3, 4.3.4), None where that
-    is not known.
+    is not known or where a validator in it is none of theirs: then nothing may be updated.
     """
-    if len(candidates) == 1:
-        # Whoever was asked about this one response and says 304 means it, whatever its fields say.
-        return candidates[0]
     tags = _tags(fields)
+    if not tags and "last-modified" not in fields:
+        # Whoever was asked about this one response alone and says 304 means it.
+        return candidates[0] if len(candidates) == 1 else None
     strong = {tag for tag in tags if not tag.weak}
-    if strong:  # RFC 9111, 4.3.4: a strong tag of no stored response must not update any
-        return _newest([c for c in candidates if not strong.isdisjoint(_tags(c.fields))])
-    opaque = {tag.opaque for tag in tags}
-    return _newest([c for c in candidates if any(t.opaque in opaque for t in _tags(c.fields))])
+    if strong:
+        same = [c for c in candidates if not strong.isdisjoint(_tags(c.fields))]
+    else:
+        opaque = _opaque(tags)
+        same = [c for c in candidates if not opaque.isdisjoint(_opaque(_tags(c.fields)))]
+    if not same and len(candidates) == 1 and _has_its_date(candidates[0], fields, tags):
+        return candidates[0]
+    return _newest(same)
+
+
+def _has_its_date(stored: StoredResponse, fields: Fields, tags: set[EntityTag]) -> bool:
+    """True where `Last-Modified` tells that a 304 is about this response, and no tag contradicts.
+
+    A server that makes its tags weak when it compresses sends the strong one with a 304. Beside
+    the same date, if that is a strong validator, it is about the weak one too.
+    """
+    told, own = fields.first("last-modified"), stored.fields.first("last-modified")
+    if told is None or told != own:
+        return False
+    if not tags:
+        return True
+    known = _tags(stored.fields)
+    return has_strong_date(stored.fields, stored.response_time) and (
+        not known or not _opaque(known).isdisjoint(_opaque(tags))
+    )
+
+
+def _opaque(tags: set[EntityTag]) -> set[str]:
+    return {tag.opaque for tag in tags}
 
 
 def _tags(fields: Fields) -> set[EntityTag]:
@@ -136,5 +178,5 @@ def is_newer_or_same(old: StoredResponse, fields: Fields, response_time: float) 
     before, after = parse_date(mine, response_time), parse_date(theirs, response_time)
     if before is None or after is None:
         return True
-    # A clock that is ahead makes nothing newer than its arrival.
-    return min(after, response_time) >= min(before, old.response_time)
+    # A clock that is ahead makes nothing newer than its arrival; dates are whole seconds.
+    return min(after, int(response_time)) >= min(before, int(old.response_time))

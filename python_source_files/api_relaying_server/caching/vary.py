@@ -5,30 +5,60 @@ codings.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from api_relaying_server.caching.freshness import date_value
 from api_relaying_server.caching.stored import Selecting, StoredResponse
-from api_relaying_server.http1.grammar import split_lists
+from api_relaying_server.http1.grammar import TOKEN, is_token, split_lists
 from api_relaying_server.http1.message import Fields
 
-ALWAYS_SELECTING = "origin"
-"""Selects whether `Vary` names it or not: many APIs send CORS fields only where the request has an
-`Origin`, and do not say so; what was stored without them breaks the web page that is given it.
+ORIGIN = "origin"
+ANY_ORIGIN = "origin?"
+"""`Origin` selects whether `Vary` names it or not: many APIs send CORS fields only where a request
+has one, and do not say so; what was stored without them breaks the web page that is given it.
+Where nothing shows that it matters which one it is, `ANY_ORIGIN` selects in its place: whether
+there is one. That is no field name: no `Vary` and no request can name it.
 """
 
-_PREFERENCES = frozenset(("accept", "accept-charset", "accept-encoding", "accept-language"))
-"""Fields whose members mean a preference: their order, white space and the letters' case of what
-is preferred mean nothing (RFC 9110, 12.5).
+_THERE = "any"
+_PERMISSION = "access-control-allow-origin"
+
+_WRITTEN = frozenset(
+    ("connection", "content-length", "expect", "forwarded", "host", "if-match", "if-modified-since")
+    + ("if-none-match", "if-range", "if-unmodified-since", "max-forwards", "range", "te")
+    + ("transfer-encoding", "via", "x-real-ip")
+)
+
+_TOKEN = TOKEN.pattern
+_SEMICOLON = r"[ \t]*;[ \t]*"
+_WEIGHT = r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?"
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_PARAMETERS = rf"(?:{_SEMICOLON}(?![qQ]=){_TOKEN}=(?:{_TOKEN}|{_QUOTED}))*"
+_MEDIA_RANGE = rf"{_TOKEN}/{_TOKEN}{_PARAMETERS}"  # RFC 9110, 12.5.1
+_LANGUAGE_RANGE = r"[A-Za-z]{1,8}(?:-[A-Za-z0-9]{1,8})*|\*"  # RFC 4647, 2.1
+
+_PREFERENCES = {
+    name: re.compile(rf"({shape})(?:{_SEMICOLON}[qQ]=({_WEIGHT}))?", re.DOTALL)
+    for name, shape in (
+        ("accept", _MEDIA_RANGE),
+        ("accept-charset", _TOKEN),
+        ("accept-encoding", _TOKEN),
+        ("accept-language", _LANGUAGE_RANGE),
+    )
+}
+"""A member of each field that tells a preference: what is preferred, and its weight (RFC 9110,
+12.4.2, 12.5). The letters' case of what is preferred, and white space, mean nothing.
 """
 
 _KNOWN_CODINGS = frozenset(("gzip", "deflate", "br", "zstd", "compress"))
 _OLD_CODINGS = {"x-gzip": "gzip", "x-compress": "compress"}
 """RFC 9110, 8.4.1.1, 8.4.1.3: the same codings by other names."""
 
-_WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
-_PIECE = re.compile(r'(?:[^";]|"(?:[^"\\]|\\.?)*"?)+', re.DOTALL)
+# Nothing here can fail after it has begun; a quoted-string without an end reaches to the end.
+_PARAMETER = re.compile(r'(?:[^";]|"(?:[^"\\]|\\.?)*"?)+', re.DOTALL)
+_PIECE = re.compile(r',|(?:[^",]|"(?:[^"\\]|\\.?)*"?)+', re.DOTALL)
 
 REMEMBERED_SIZE = 512
 """Characters up to which the value of a selecting field is remembered in its normalised form."""
@@ -36,42 +66,40 @@ REMEMBERED_SIZE = 512
 QValues = dict[str, float]
 
 
-def _members(values: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """What is preferred and its `q` as it stands ("1" where there is none), for each member.
-
-    Names are in lower case; the values of parameters keep theirs.
+def qvalues(name: str, values: Sequence[str]) -> QValues | None:
+    """What a preference names, in one spelling, with its weight; None where a member is not of the
+    field's grammar, or is there twice: nothing says which of them counts.
     """
-    for member in split_lists(values):
-        pieces = _PIECE.findall(member) if '"' in member else member.split(";")
-        kept, weight = [pieces[0].strip(" \t").lower()], "1"
-        for piece in pieces[1:]:
-            name, equals, value = piece.strip(" \t").partition("=")
-            if equals and name.lower() == "q":
-                weight = value
-            else:
-                kept.append(name.lower() + equals + value)
-        yield ";".join(kept), weight
-
-
-def _weight(text: str) -> float | None:
-    """The weight that a `q` gives (RFC 9110, 12.4.2), None where it is invalid."""
-    return float(text) if _WEIGHT.fullmatch(text) is not None else None
-
-
-def qvalues(values: list[str]) -> QValues:
-    """What a preference field names, in lower case, with its weight; an invalid weight is 0."""
+    member_of = _PREFERENCES[name]
     found: QValues = {}
-    for name, weight in _members(values):
-        found.setdefault(name, _weight(weight) or 0.0)
+    for member in split_lists(values):
+        read = member_of.fullmatch(member)
+        if read is None:
+            return None
+        what = _spelled(read[1])
+        if what in found:
+            return None
+        found[what] = 1.0 if read[2] is None else float(read[2])
     return found
+
+
+def _spelled(what: str) -> str:
+    """In lower case and without white space, but for the values of parameters."""
+    if ";" not in what:
+        return what.lower()
+    kind, *parameters = [piece.strip(" \t") for piece in _PARAMETER.findall(what)]
+    pairs = [parameter.partition("=") for parameter in parameters]
+    return ";".join([kind.lower(), *(f"{name.lower()}={value}" for name, _, value in pairs)])
 
 
 def normalised(name: str, values: list[str]) -> str | None:
     """The value of a selecting field with what means nothing taken out of it; None where the field
     is absent.
 
-    Lines are combined and white space around commas removed for every field; for preferences the
-    members are also put in lower case and in the order of their weights.
+    A preference has its members by their weights; members of equal weight keep their order in
+    `Accept`, which is what frameworks choose by, and have none in the others (RFC 9110, 12.5).
+    Every other field, and a preference that is not of its grammar, is as it came, with its lines
+    combined and without white space around commas (RFC 9111, 4.1).
     """
     if not values:
         return None
@@ -81,42 +109,88 @@ def normalised(name: str, values: list[str]) -> str | None:
 
 
 def _normalised(name: str, values: Sequence[str]) -> str:
-    if name in _PREFERENCES:
-        return ",".join(text for _, text in sorted(set(map(_ranked, _members(values)))))
-    return ",".join(split_lists(values))
+    wished = qvalues(name, values) if name in _PREFERENCES else None
+    if wished is None:
+        return _combined(values)
+    order = wished.items() if name == "accept" else sorted(wished.items())
+    return ",".join(
+        [
+            what if weight == 1.0 else f"{what};q={weight:g}"
+            for what, weight in sorted(order, key=lambda pair: -pair[1])
+        ]
+    )
 
 
 _normalised_before = lru_cache(1024)(_normalised)
 """Clients say the same again and again (measured: 0.5 us for what takes 10)."""
 
 
-def _ranked(member: tuple[str, str]) -> tuple[float, str]:
-    """A sorting key, the greatest weight first, and the member with its weight in one spelling."""
-    name, text = member
-    weight = _weight(text)
-    if weight is None:
-        return 0.0, f"{name};q={text}"  # not known to mean the same as any other
-    return -weight, name if weight == 1.0 else f"{name};q={weight:g}"
+def _combined(values: Sequence[str]) -> str:
+    text = ",".join(values)
+    if '"' not in text:
+        return ",".join([piece.strip(" \t") for piece in text.split(",")])
+    return "".join([piece.strip(" \t") for piece in _PIECE.findall(text)])
 
 
 def selecting_names(response_fields: Fields) -> tuple[str, ...] | None:
     """The lower-case names of the request fields that select this response, sorted; None for
-    `Vary: *`.
+    `Vary: *`, and for one of which a member is no field name: nobody knows by what it varies.
 
-    A response in a coding is selected by `Accept-Encoding` even where its origin forgot to say so.
+    A response in a coding is selected by `Accept-Encoding` even where its origin forgot to say so,
+    and each by `Origin` or `ANY_ORIGIN`.
     """
-    names = {member.lower() for member in split_lists(response_fields.all("vary"))}
-    if "*" in names:
+    members = split_lists(response_fields.all("vary"))
+    if "*" in members or not all(map(is_token, members)):
         return None
-    names.add(ALWAYS_SELECTING)
+    names = {member.lower() for member in members}
+    if ORIGIN not in names:
+        names.add(ORIGIN if _is_for_one_origin(response_fields) else ANY_ORIGIN)
     if content_codings(response_fields):
         names.add("accept-encoding")
     return tuple(sorted(names))
 
 
+def _is_for_one_origin(response_fields: Fields) -> bool:
+    """True where the CORS fields may be others for another `Origin`. `*` beside the permission to
+    send credentials is for one: with credentials it permits nothing (Fetch, CORS check), so who
+    says both tells requests apart.
+    """
+    said = [name for name in response_fields.names() if name.startswith("access-control-")]
+    if not said:
+        return False
+    everybody = response_fields.all(_PERMISSION) == ["*"]
+    return not everybody or "access-control-allow-credentials" in said
+
+
 def selecting_values(names: tuple[str, ...], request_fields: Fields) -> Selecting:
-    """What a request says in the fields of these names."""
-    return tuple((name, normalised(name, request_fields.all(name))) for name in names)
+    """What a request says in the fields of these names; its fields as the upstream sees them."""
+    return tuple([(name, _value(name, request_fields)) for name in names])
+
+
+def _value(name: str, request_fields: Fields) -> str | None:
+    if name == ANY_ORIGIN:
+        return _THERE if ORIGIN in request_fields else None
+    return normalised(name, request_fields.all(name))
+
+
+def is_written_here(names: Iterable[str]) -> bool:
+    """True where one of these selecting fields (lower case) reaches the upstream with a value that
+    the relay may have written: what a client says there, or does not say, tells nothing of it.
+    """
+    return any(name in _WRITTEN or name.startswith("x-forwarded-") for name in names)
+
+
+def fields_that_select(selecting: Selecting) -> Fields:
+    """Fields with which a request selects the same again; any `Origin` is the one that hides where
+    it comes from (RFC 6454, 7.3).
+    """
+    return Fields(
+        [
+            (ORIGIN, "null") if name == ANY_ORIGIN else (name, value)
+            for name, value in selecting
+            if value is not None
+        ]
+    )
 
 
 def content_codings(fields: Fields) -> list[str]:
@@ -140,15 +214,16 @@ class Asked:
         self._weights: dict[str, QValues] = {}
 
     def value(self, name: str) -> str | None:
-        """The normalised value of a field (lower case)."""
-        if name not in self._values:
-            self._values[name] = normalised(name, self._fields.all(name))
-        return self._values[name]
+        """What selects by this name, normalised."""
+        values = self._values
+        if name not in values:
+            values[name] = _value(name, self._fields)
+        return values[name]
 
     def weights(self, name: str) -> QValues:
-        """The members of a preference with their weights."""
+        """The members of a preference with their weights; none where it cannot be read."""
         if name not in self._weights:
-            self._weights[name] = qvalues(self._fields.all(name))
+            self._weights[name] = qvalues(name, self._fields.all(name)) or {}
         return self._weights[name]
 
 
@@ -156,8 +231,42 @@ def accepts_coding(asked: Asked, coding: str) -> bool:
     """True where a request names the coding as welcome; silence is not a welcome here, though RFC
     9110, 12.5.3 lets it be: a client that cannot decode sends nothing.
     """
-    weights = {_new_name(name): weight for name, weight in asked.weights("accept-encoding").items()}
-    return weights.get(coding, weights.get("*", 0.0)) > 0
+    weights = asked.weights("accept-encoding")
+    named = [weight for name, weight in weights.items() if _new_name(name) == coding]
+    return min(named) > 0 if named else weights.get("*", 0.0) > 0
+
+
+def accepts_type(asked: Asked, content_type: str | None) -> bool:
+    """True where a request accepts content of this type, by the most specific range that names it
+    (RFC 9110, 12.5.1); a type that is not known by "*/*" alone.
+    """
+    if asked.value("accept") is None:
+        return True
+    weights = asked.weights("accept")
+    whole = _spelled(content_type or "").replace(" ", "")
+    media = whole.partition(";")[0]
+    ranges = (whole, media, media.partition("/")[0] + "/*", "*/*")
+    return next((weights[one] for one in ranges if one in weights), 0.0) > 0
+
+
+def accepts(asked: Asked, fields: Fields) -> bool:
+    """True where a response with these fields is one that a request can be given for its own:
+    nothing in it is for others, whatever selected it.
+    """
+    named = [_new_name(member.lower()) for member in split_lists(fields.all("content-encoding"))]
+    codings = [coding for coding in named if coding != "identity"]
+    if not (all(accepts_coding(asked, one) for one in codings) if codings else _plain(asked)):
+        return False
+    permitted = fields.get(_PERMISSION)
+    return permitted in (None, "*", asked.value(ORIGIN)) and accepts_type(
+        asked, fields.get("content-type")
+    )
+
+
+def _plain(asked: Asked) -> bool:
+    """True unless a request refuses content without a coding (RFC 9110, 12.5.3)."""
+    weights = asked.weights("accept-encoding")
+    return weights.get("identity", weights.get("*", 1.0)) > 0
 
 
 def matches(stored: StoredResponse, request_fields: Fields) -> bool:
@@ -166,22 +275,19 @@ def matches(stored: StoredResponse, request_fields: Fields) -> bool:
 
 
 def _fits(stored: StoredResponse, asked: Asked) -> bool:
-    vary = None
     for name, value in stored.selecting:
-        if asked.value(name) == value:
-            continue
-        if vary is None:
-            vary = {member.lower() for member in split_lists(stored.fields.all("vary"))}
-        if not _equivalent(name, stored, asked, name in vary):
+        if asked.value(name) != value and not _is_equivalent(name, stored, asked):
             return False
     return True
 
 
-def _equivalent(name: str, stored: StoredResponse, asked: Asked, named: bool) -> bool:
+def _is_equivalent(name: str, stored: StoredResponse, asked: Asked) -> bool:
     """True where a selecting field differs in its letters but would have selected the same
     response.
     """
-    if name == "accept-encoding" and not named:
+    if name == "accept-encoding":
+        if name in (stored.fields.get("vary") or "").lower():
+            return False  # its origin has chosen
         codings = content_codings(stored.fields)
         return bool(codings) and all(accepts_coding(asked, one) for one in codings)
     if name == "accept-language":
@@ -207,9 +313,40 @@ def select(variants: tuple[StoredResponse, ...], request_fields: Fields) -> list
     """The variants that fit a request, the most recently made first (RFC 9111, 4.1: by `Date`)."""
     asked = Asked(request_fields)
     fitting = [variant for variant in variants if _fits(variant, asked)]
+    if fitting and len(variants) > 1 and asked.value(ORIGIN) is not None:
+        fitting = _as_shown(variants, fitting)
     if len(fitting) > 1:
         fitting.sort(key=made_at, reverse=True)
     return fitting
+
+
+def _as_shown(
+    variants: tuple[StoredResponse, ...], fitting: list[StoredResponse]
+) -> list[StoredResponse]:
+    """Less those that seemed to be for any `Origin` because they had no CORS field, where another
+    variant shows that the upstream tells origins apart: it did not like that one.
+    """
+    if not any(_selects_one_origin(variant) for variant in variants):
+        return fitting
+    return [one for one in fitting if _selects_one_origin(one) or _PERMISSION in one.fields]
+
+
+def _selects_one_origin(variant: StoredResponse) -> bool:
+    return any(name == ORIGIN and value is not None for name, value in variant.selecting)
+
+
+def within(variants: Sequence[StoredResponse], most: int) -> tuple[StoredResponse, ...]:
+    """At most so many variants, the most recently stored first: the last of those leaves of which
+    there are most that say something in the same fields. So one that says little, such as that of
+    clients without `Origin`, does not leave for many that say more.
+    """
+    kept = list(variants)
+    while len(kept) > most:
+        said = [tuple([name for name, value in v.selecting if value is not None]) for v in kept]
+        counts = Counter(said)
+        crowded = max(counts.values())
+        del kept[max(at for at, names in enumerate(said) if counts[names] == crowded)]
+    return tuple(kept)
 
 
 def made_at(variant: StoredResponse) -> tuple[float, float]:

@@ -207,6 +207,23 @@ def host_and_port(text: str) -> str:
     return refuse(text, "is not a host name", "give one such as example.org or example.org:8443")
 
 
+_STEERING = frozenset(
+    ("connection", "content-length", "expect", "host", "max-forwards", "te", "trailer")
+    + ("transfer-encoding", "upgrade", "via")
+)
+"""Fields by which a connection, a message or its way is steered: never left out."""
+
+
+def field_name(text: str) -> str:
+    """The name of a request field, in small letters, that the relay can do without."""
+    name = text.lower()
+    if re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9a-z]+", name) is None:
+        refuse(text, "is not the name of a field", "give one such as cookie")
+    if name in _STEERING:
+        refuse(text, "steers the message", "give a field that says something of the client")
+    return name
+
+
 def upstream_url(text: str) -> str:
     """The base URL of an upstream in its plain form: host in small letters, no slash at the end."""
     from urllib.parse import urlsplit

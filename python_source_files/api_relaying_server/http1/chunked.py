@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from api_relaying_server.errors import BadRequest
-from api_relaying_server.http1.heads import MAX_FIELDS, read_field_line
+from api_relaying_server.http1.heads import MAX_FIELDS, read_trailer_line
 
 MAX_LINE = 4096
 """Bytes of one chunk-size line with its extensions, or of one trailer line."""
@@ -130,7 +130,7 @@ class ChunkedDecoder:
         self._trailer_lines += 1
         if self._trailers > MAX_TRAILERS or self._trailer_lines > MAX_FIELDS:
             raise BadRequest("the trailer section is too large", status=431)
-        read_field_line(line)
+        read_trailer_line(line)
 
 
 def encode_chunk(piece: bytes) -> bytes:

@@ -164,20 +164,16 @@ class KnownLines:
         return found
 
 
-_known = KnownLines()
+# One for each direction: what the upstream answers must not crowd out what clients ask.
+_known, _answered = KnownLines(), KnownLines()
 known_lines = _known
-read_field_line = _known.read_field
+read_trailer_line = _answered.read_field
 
 
-def parse_fields(lines: list[bytes]) -> Fields:
-    """The field section in these lines. Raises BadRequest."""
-    return Fields([(name, value) for _, name, value, _ in _read_fields(lines)])
-
-
-def _read_fields(lines: list[bytes]) -> list[Line]:
+def _read_fields(lines: list[bytes], lines_known: KnownLines) -> list[Line]:
     if len(lines) > MAX_FIELDS:
         raise BadRequest(f"more than {MAX_FIELDS} field lines", status=431)
-    known, read = _known.fields, _known.read_field
+    known, read = lines_known.fields, lines_known.read_field
     return [known.get(line) or read(line) for line in lines]
 
 
@@ -186,7 +182,7 @@ def parse_request_head(head: bytes) -> RequestHead:
     # A CR or LF that is not part of a CRLF stays within its line and is refused there.
     first, _, rest = head[:-4].partition(b"\r\n")
     method, target, version = _known.requests.get(first) or _known.read_request(first)
-    lines = _read_fields(rest.split(b"\r\n") if rest else [])
+    lines = _read_fields(rest.split(b"\r\n") if rest else [], _known)
     marks = sum([line[3] for line in lines])
     request = RequestHead(method, target, lines, version, head, marks >= CREDENTIAL_MARK)
     if marks != HOST_MARK:
@@ -358,7 +354,8 @@ def parse_response_head(head: bytes) -> ResponseHead:
     if found is None:
         raise BadRequest("the status line is not one of HTTP/1")
     status = int(found[2])
-    fields = _with_one_length(status, parse_fields(lines[1:]))
+    read = Fields([(name, value) for _, name, value, _ in _read_fields(lines[1:], _answered)])
+    fields = _with_one_length(status, read)
     return ResponseHead(status, found[3] or "", fields, (1, min(int(found[1]), 1)))
 
 

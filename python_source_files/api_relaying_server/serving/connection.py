@@ -1,4 +1,10 @@
-"""A client's connection, as the front keeps it and lends it to a handler."""
+"""A client's connection, as the front keeps it and lends it to a handler, and the states it goes
+through: one table, which `Connection.move` walks.
+
+Whoever has a connection may touch all of it, everybody else nothing but its `state` and `parked`.
+So the state is what is handed over: the last thing that the one does, the first that the other
+looks at.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +14,40 @@ from typing import Any, Protocol
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.keeping import Seen
 
-READING, HOLDING, WRITING, LENT, BROUGHT, LINGERING, CLOSED = range(7)
-"""Where a connection stands: waiting for a request, for the rest of its body, with bytes to send,
-with a handler or the lane, back from the lane with its response in memory, waiting for the client's
-end of it, gone.
+NEW, READING, HOLDING, WRITING, LENT, RETURNED, BROUGHT, LINGERING, CLOSED = STATES = range(9)
+
+# fmt: off
+MOVES: dict[int, frozenset[int]] = {
+    # state: who has the connection, and what it waits for
+    NEW:       frozenset((READING, CLOSED)),
+               # the loop: the first byte
+    READING:   frozenset((HOLDING, WRITING, LENT, LINGERING, CLOSED)),
+               # the loop: a request
+    HOLDING:   frozenset((LENT, LINGERING, CLOSED)),
+               # the loop: the rest of a request's body
+    WRITING:   frozenset((READING, LINGERING, CLOSED)),
+               # the loop: the client, which takes an answer
+    LENT:      frozenset((RETURNED, BROUGHT)),
+               # a handler's thread, or the lane: whatever it likes
+    RETURNED:  frozenset((READING, WRITING, LINGERING, CLOSED)),
+               # the loop, which need not have noticed: a handler is done with it
+    BROUGHT:   frozenset((READING, CLOSED)),
+               # the loop, which is being told: the lane has brought its response into memory
+    LINGERING: frozenset((CLOSED,)),
+               # the loop: the client's end of it, after the last answer
+    CLOSED:    frozenset(),
+               # nobody
+}
+# fmt: on
+"""The legal moves. The only ones out of LENT are made by whoever it was lent to, all others by the
+loop: at any time one thread may make a move.
 """
+
+NAMES = "NEW READING HOLDING WRITING LENT RETURNED BROUGHT LINGERING CLOSED".split()
+
+
+class IllegalMove(Exception):
+    """A connection was to go where the table does not lead: a fault of ours."""
 
 
 class Held(Protocol):
@@ -22,6 +57,16 @@ class Held(Protocol):
         """True once a thread should take over; `data` is what has come since the last time."""
 
 
+class Rest(Protocol):
+    """What is still to be sent to a client."""
+
+    def __len__(self) -> int:
+        """Bytes."""
+
+    def send(self, conn: Connection) -> int:
+        """Gives the system what it takes now; how many bytes that were. Raises OSError."""
+
+
 class ClientGone(Exception):
     """The client closed its connection, or takes or sends nothing any more."""
 
@@ -29,13 +74,14 @@ class ClientGone(Exception):
 class Connection:
     """One client's connection.
 
-    `parked` tells that the loop does not watch it: its client sent more, or left, while a handler
-    had it. `buffer` holds bytes that have come and belong to no answered request; `out` bytes that
-    are still to be sent; `closes` tells that it ends after this answer, `resets` that it ends with
-    a reset, so that its client sees that something is missing; `deadline` the Unix time at which
-    the front closes it; `request` the request whose head has come, for its handler, `since` when
-    (Unix time), `held` what watches its body meanwhile, `seen` what the lane found stored for it.
-    `recv` and `send` are the socket's own, bound once.
+    `state` is one of STATES and changes by `move` alone. `parked` tells that the loop does not
+    watch it: its client sent more, or left, while a handler had it. `buffer` holds bytes that have
+    come and belong to no answered request; `out` what is still to be sent; `closes` tells
+    that it ends after this answer, `resets` that it ends with a reset, so that its client sees that
+    something is missing; `deadline` when the front closes it (seconds of the monotonic clock, as
+    all times here); `request` the request whose head has come, for its handler, `since` when,
+    `held` what watches its body meanwhile, `seen` what the lane found stored for it. `recv` and
+    `send` are the socket's own, bound once.
     """
 
     __slots__ = (
@@ -64,13 +110,19 @@ class Connection:
         self.recv = sock.recv
         self.send = sock.send
         self.buffer = b""
-        self.out: memoryview | None = None
+        self.out: Rest | None = None
         self.parked = False
         self.closes = False
         self.resets = False
         self.held: Held | None = None
         self.deadline = deadline
-        self.state = READING
+        self.state = NEW
         self.since = 0.0
         self.request: RequestHead | None = None
         self.seen: Seen | None = None
+
+    def move(self, to: int) -> None:
+        """Goes to another state. Raises IllegalMove where the table does not allow it."""
+        if to not in MOVES[self.state]:
+            raise IllegalMove(f"{NAMES[self.state]} -> {NAMES[to]}")
+        self.state = to

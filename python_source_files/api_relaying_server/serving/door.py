@@ -7,12 +7,22 @@ closes. Only the event loop is here.
 from __future__ import annotations
 
 import errno
+import heapq
 import logging
 import socket
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
-from api_relaying_server.serving.connection import BROUGHT, LENT, WRITING, Connection
+from api_relaying_server.serving.connection import (
+    HOLDING,
+    LINGERING,
+    NEW,
+    READING,
+    RETURNED,
+    WRITING,
+    Connection,
+)
 from api_relaying_server.serving.poller import READ, Poller
 
 LOG = logging.getLogger("api_relaying_server.front")
@@ -23,11 +33,28 @@ ACCEPTS = 128
 ACCEPT_PAUSE = 0.5
 """Seconds without accepting when descriptors have run out."""
 
+LINGER = 2.0
+"""Seconds to wait for a client to read a last answer before its connection is closed for good (RFC
+9112, 9.6).
+"""
+
+LEAVING = 64
+"""One in so many connections is looked out at a time to make room: looking at all of them for each
+that comes would hold up everybody.
+"""
+
 DESCRIPTORS_BACK = 8
 """Connections that are closed when descriptors have run out."""
 
 SHORTAGE = 60.0
 """Seconds after the last sign of such a shortage for which it lasts: it is told once."""
+
+
+_MAY_LEAVE = frozenset((NEW, READING, HOLDING, RETURNED, WRITING, LINGERING))
+
+
+def _first(ranked: tuple[tuple[bool, float], Connection]) -> tuple[bool, float]:
+    return ranked[0]
 
 
 def accept(listener: socket.socket, family: int) -> tuple[socket.SocketType, Any]:
@@ -60,7 +87,7 @@ class Door:
     """Lets connections in, within `limits`, from `listeners`.
 
     `connections` are all that are in, by descriptor; `welcome` gets each new one with its client's
-    address and the time, `close` ends one that is in.
+    address, `close` ends one that is in. Times are seconds of a clock that only goes forward.
     """
 
     def __init__(
@@ -69,7 +96,7 @@ class Door:
         limits: Limits,
         connections: Mapping[int, Connection],
         poller: Poller,
-        welcome: Callable[[socket.SocketType, Any, float], None],
+        welcome: Callable[[socket.SocketType, Any], None],
         close: Callable[[Connection], None],
     ) -> None:
         self._listeners = {sock.fileno(): sock for sock in listeners}
@@ -82,6 +109,7 @@ class Door:
         self._again_at = 0.0  # when connections are accepted again, 0 where they are
         self._shortage_ends = 0.0
         self._room = limits.connections
+        self._leaving: deque[tuple[tuple[bool, float], Connection]] = deque()
 
     @property
     def listeners(self) -> list[socket.socket]:
@@ -117,9 +145,11 @@ class Door:
             if not self._counts_in(address):
                 sock.close()
                 continue
-            if len(self._connections) >= self._room:
-                self._close_oldest_idle()
-            self._welcome(sock, address, now)
+            has_room = len(self._connections) < self._room or self._make_room()
+            self._welcome(sock, address)
+            if not has_room:
+                self._pause(now)
+                return
 
     def _counts_in(self, address: tuple[str, int]) -> bool:
         """Counts one more of a client; False where it has as many as it may."""
@@ -151,13 +181,35 @@ class Door:
         if now >= self._shortage_ends:
             self._room = self._limits.connections
 
-    def _close_oldest_idle(self) -> bool:
-        """Makes room; False where every connection is with a handler."""
-        idle = [conn for conn in self._connections.values() if conn.state not in (LENT, BROUGHT)]
-        idle.sort(key=lambda conn: (conn.state == WRITING, conn.deadline))
-        for conn in idle[: max(1, len(idle) // 64, len(self._connections) - self._room)]:
-            self._close(conn)
-        return bool(idle)
+    def _make_room(self) -> bool:
+        """Closes the connection that has been idle longest; False where none is idle.
+
+        Whoever is to leave next is looked out for many arrivals at once: whoever is used meanwhile
+        stays, and nobody becomes idle as of a time that has passed.
+        """
+        for _ in range(2):
+            while self._leaving:
+                rank, conn = self._leaving.popleft()
+                if conn.state in _MAY_LEAVE and self._rank(conn) == rank:
+                    self._close(conn)
+                    return True
+            idle = [c for c in self._connections.values() if c.state in _MAY_LEAVE]
+            ranked = [(self._rank(conn), conn) for conn in idle]
+            most = max(DESCRIPTORS_BACK, len(idle) // LEAVING)
+            self._leaving.extend(heapq.nsmallest(most, ranked, key=_first))
+        return False
+
+    def _rank(self, conn: Connection) -> tuple[bool, float]:
+        """The order in which connections leave: by the time since when each is idle, or its request
+        has been coming; last those that take an answer.
+        """
+        if conn.state == LINGERING:
+            return False, conn.deadline - LINGER
+        if conn.state == HOLDING:
+            return False, conn.since
+        if conn.state == NEW or conn.buffer:
+            return False, conn.deadline - self._limits.timeout_head
+        return conn.state == WRITING, conn.deadline - self._limits.timeout_idle
 
     def _out_of_descriptors(self, now: float, error: OSError) -> None:
         """From now on there is room for a little less than turned out to fit: the upstream and the
@@ -167,8 +219,10 @@ class Door:
             LOG.warning("no more connections for now: %s", error.strerror)
         self._shortage_ends = now + SHORTAGE
         self._room = max(4, len(self._connections) - DESCRIPTORS_BACK)
-        if self._close_oldest_idle():
-            return
+        if not sum(self._make_room() for _ in range(DESCRIPTORS_BACK)):
+            self._pause(now)
+
+    def _pause(self, now: float) -> None:
         self._again_at = now + ACCEPT_PAUSE
         for fd in self._listeners:
             self._poller.forget(fd)

@@ -1,30 +1,34 @@
 """The front: one event loop that owns every connection no handler has, and answers fresh hits
 itself.
 
-readable -> these very bytes are known, their reply is fresh -> send               (a hit: two
-system calls) -> a whole head -> a fresh reply is in memory        -> send               (a hit
-that had to be read) -> anything else                     -> lent to a thread, given back when it
-is done, or to the lane, which brings what the store has into memory
+    readable --> these very bytes are known, their reply is fresh --> send    (two system calls)
+      |
+      +--> a whole head --> a fresh reply is in memory -------------> send    (once it is read)
+             |
+             +--> the store may have it: the lane brings it to memory --> look again --> send
+             |      | it has not
+             +------+--> a thread answers --> given back
 
-It never blocks: sockets are non-blocking while they are here, replies come from memory alone, and
-what a client does not take at once waits for the socket to be writable. Handler threads talk to it
-through `give_back` and a wake-up pipe.
+It never blocks: sockets are non-blocking, replies come from memory alone, and what a client does
+not take at once waits for its socket to be writable. Whose a connection is, and when that changes,
+is the table in `connection.py`. Other threads talk to the loop through `give_back`, `brought` and
+`call`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 import struct
 import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from typing import Callable, Optional
+from typing import Callable, Protocol
 
 from api_relaying_server.errors import BadRequest, RelayError
+from api_relaying_server.http1.content import Buffer
 from api_relaying_server.http1.heads import (
     END_OF_HEAD,
     body_framing,
@@ -33,7 +37,7 @@ from api_relaying_server.http1.heads import (
     parse_request_head,
 )
 from api_relaying_server.http1.message import RequestHead
-from api_relaying_server.operations.served import NONE, Observer, OnHit, Served
+from api_relaying_server.operations.served import NONE, OnHit, Served
 from api_relaying_server.serving.body import GRACE, MIN_RATE, SILENCE, HeldBody
 from api_relaying_server.serving.connection import (
     BROUGHT,
@@ -41,14 +45,18 @@ from api_relaying_server.serving.connection import (
     HOLDING,
     LENT,
     LINGERING,
+    NEW,
     READING,
+    RETURNED,
     WRITING,
     Connection,
+    Rest,
 )
-from api_relaying_server.serving.door import Door, Limits
+from api_relaying_server.serving.door import LINGER, Door, Limits
 from api_relaying_server.serving.lane import Lane
-from api_relaying_server.serving.poller import READ, WRITE, make_poller
+from api_relaying_server.serving.poller import READ, WRITE, Poller, Waker, make_poller
 from api_relaying_server.serving.problems import problem_bytes
+from api_relaying_server.serving.writing import Unsent
 from api_relaying_server.tiers.hot import Reply
 
 LOG = logging.getLogger("api_relaying_server.front")
@@ -59,11 +67,6 @@ RECEIVE = 16384
 LONGEST_HERE = 4096
 """Bytes of the longest head that the loop itself decides about; what takes long to think about is
 for a thread (measured: 0.5 s for a preference of 15,000 members and 32 variants).
-"""
-
-LINGER = 2.0
-"""Seconds to wait for a client to read a last answer before its connection is closed for good (RFC
-9112, 9.6).
 """
 
 LINGER_READS = 262144
@@ -96,59 +99,65 @@ def _saying_close(wire: bytes) -> bytes:
     return kept + b"\r\nConnection: close" + END_OF_HEAD + body
 
 
-Lookup = Callable[[RequestHead, float], Optional[Reply]]
-Dispatch = Callable[[Connection], None]
+class Backend(Protocol):
+    """What is behind the front."""
 
+    def from_memory(self, request: RequestHead, now: float) -> Reply | None:
+        """The reply to a request, where a fresh one is in memory. Never blocks."""
 
-def _never() -> bool:
-    return False
+    def dispatch(self, conn: Connection) -> None:
+        """Lends a connection to a handler. Raises RelayError where there is none for it."""
 
+    def is_crowded(self) -> bool:
+        """True where threads are too few to let one wait for a body."""
 
-def _nothing() -> None:
-    pass
+    def tell(self, served: Served) -> None:
+        """Tells those who watch of a request that was refused."""
+
+    def count_bug(self) -> None:
+        """One more fault of our own."""
+
+    def clock_went_back(self, seconds: float) -> None:
+        """What was rendered for a moment that is to come again may not go out before it does."""
 
 
 class Front:
-    """The event loop. `heads` maps request heads to replies; `lookup` finds one for a head that is
-    not in it.
-
-    `dispatch` lends a connection to a handler and raises RelayError where there is none for it. A
-    `lane` is asked before.
+    """The event loop. `heads` maps request heads to replies; what they do not answer is for
+    `behind`, and for the `lane` before that. `on_hit` is told of each answer from memory. `clock`
+    only goes forward; `wall` is the Unix time, which people set.
     """
 
     def __init__(
         self,
         listeners: Sequence[socket.socket],
         heads: dict[bytes, Reply],
-        lookup: Lookup,
-        dispatch: Dispatch,
+        behind: Backend,
         limits: Limits,
-        clock: Callable[[], float] = time.time,
+        lane: Lane | None = None,
+        on_hit: OnHit | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._heads = heads
-        self._lookup = lookup
-        self._dispatch = dispatch
+        self._behind = behind
         self._limits = limits
-        self._clock = clock
-        self.lane: Lane | None = None
-        self.on_hit: OnHit | None = None
-        self.on_refusal: Observer | None = None
-        self.is_crowded: Callable[[], bool] = _never
-        self.on_bug: Callable[[], None] = _nothing
+        self._timeout_idle = limits.timeout_idle
+        self._lane = lane
+        self.on_hit = on_hit
+        self._clock, self._wall = clock, wall
         self._connections: dict[int, Connection] = {}
-        self._poller = make_poller()
+        self._poller: Poller = make_poller()
         self._door = Door(
             listeners, limits, self._connections, self._poller, self._welcome, self._close
         )
+        # Connections that the loop is to look at, and calls that it is to make, from other threads.
         self._returned: deque[Connection] = deque()
         self._calls: deque[Callable[[], None]] = deque()
-        self._woken_already = False
-        self._wake_in, self._wake_out = os.pipe()
-        os.set_blocking(self._wake_in, False)
-        os.set_blocking(self._wake_out, False)
-        self._poller.register(self._wake_in, READ)
+        self._waker = Waker()
+        self._poller.register(self._waker.fd, READ)
         self._running = True
         self._stopping = False
+        self._ended = False
         self._drain_until = 0.0
         self._next_sweep = 0.0
         self._closes_idle = False
@@ -156,7 +165,8 @@ class Front:
         self._bell: Sequence[int] = (0,)
         self._bell_seen = 0
         self._on_bell: Callable[[], None] | None = None
-        self.beat = 0.0
+        self.beat = clock()  # when the present pass began, in seconds of `clock`: for all deadlines
+        self.now = 0.0  # the same as Unix time: for replies and logs alone
 
     @property
     def listeners(self) -> list[socket.socket]:
@@ -190,17 +200,20 @@ class Front:
         """Logs and counts a fault of our own; what its client is told."""
         number = uuid.uuid4().hex[:12]
         LOG.exception("%s (%s)", what, number)
-        self.on_bug()
+        self._behind.count_bug()
         return RelayError(f"a fault of the relay; its log tells more under {number}")
 
-    def _pass(self, events: list[tuple[int, int]]) -> None:
-        now = self.beat = self._clock()
+    def _pass(self, events: list[tuple[int, int]]) -> None:  # noqa: C901 (a call costs each hit)
+        now, beat = self._wall(), self._clock()
+        if now < self.now:
+            self._behind.clock_went_back(self.now - now)
+        self.now, self.beat = now, beat
         connections, heads, on_hit = self._connections, self._heads, self.on_hit
-        idle_until = now + self._limits.timeout_idle
+        idle_until = beat + self._timeout_idle
         for fd, _ in events:
             conn = connections.get(fd)
             if conn is None or conn.state != READING:
-                self._other_event(conn, fd, now)
+                self._other_event(conn, fd)
                 continue
             try:
                 data = conn.recv(RECEIVE)
@@ -215,7 +228,7 @@ class Front:
                 reply is not None
                 and not conn.buffer
                 and (now < reply.valid_until or reply.renew(now))
-                and reply.tail is None
+                and not reply.tail
                 and not reply.closes
             ):
                 # Counted before the system call, in which another thread may retire the entry.
@@ -229,61 +242,70 @@ class Front:
                 if sent == len(reply.wire):
                     conn.deadline = idle_until
                     continue
-                self._sent_partly(conn, reply, sent, now)
+                self._sent_partly(conn, reply, sent)
                 continue
-            self._received(conn, data, now)
-        self._after_pass(now)
-
-    def _after_pass(self, now: float) -> None:
-        if self.lane is not None and self.lane.gathered:
-            self.lane.go()
-        if now >= self._next_sweep:
-            self._sweep(now)
+            self._received(conn, data)
+        if self._lane is not None and self._lane.gathered:
+            self._lane.go()
+        if beat >= self._next_sweep:
+            self._sweep()
 
     def _hear_bell(self) -> None:
         self._bell_seen = self._bell[0]  # first: whoever rings meanwhile is heard next time
         if self._on_bell is not None:
             self._on_bell()
 
-    def _other_event(self, conn: Connection | None, fd: int, now: float) -> None:
+    def _other_event(self, conn: Connection | None, fd: int) -> None:
         if conn is not None:
-            self._not_reading_event(conn, now)
-        elif fd == self._wake_in:
-            self._woken(now)
+            self._not_reading_event(conn)
+        elif fd == self._waker.fd:
+            self._woken()
         else:
-            self._door.knocked(fd, now)
+            self._door.knocked(fd, self.beat)
 
     # Requests.
 
-    def _received(self, conn: Connection, data: bytes, now: float) -> None:
+    def _look(self, conn: Connection) -> None:
+        """Answers what has come by now, if anything has."""
+        try:
+            data = conn.recv(RECEIVE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        self._received(conn, data)
+
+    def _received(self, conn: Connection, data: bytes) -> None:
         if not data:
             self._close(conn)
             return
         if not conn.buffer:
             if data == b"\r\n":
                 return  # an old client's extra line end (RFC 9112, 2.2): it buys no time
-            conn.deadline = now + self._limits.timeout_head
+            if conn.state == NEW:
+                conn.move(READING)
+            conn.deadline = self.beat + self._limits.timeout_head
             end = data.find(END_OF_HEAD)
             if end > 0 and end == len(data) - 4 and data[0] > 32:
-                self._answer_alone(conn, data, now)
+                self._answer_alone(conn, data)
                 return
         conn.buffer += data
-        self._advance(conn, now)
+        self._advance(conn)
 
-    def _answer_alone(self, conn: Connection, head: bytes, now: float) -> None:
+    def _answer_alone(self, conn: Connection, head: bytes) -> None:
         """Answers a head that came alone and whole, as most do: nothing has to be put together."""
         try:
             if len(head) > self._limits.max_head:
                 raise BadRequest(
                     f"the head is longer than {self._limits.max_head} bytes", status=431
                 )
-            self._answer(conn, head, now)
+            self._answer(conn, head)
         except RelayError as error:
-            self._refuse(conn, error, now, head)
+            self._refuse(conn, error, head)
         except Exception:
-            self._refuse(conn, self._of_a_bug("answering a request failed"), now, head)
+            self._refuse(conn, self._of_a_bug("answering a request failed"), head)
 
-    def _advance(self, conn: Connection, now: float) -> None:
+    def _advance(self, conn: Connection) -> None:
         """Answers what stands in the buffer, request by request, as far as memory can."""
         while conn.state == READING and conn.buffer:
             head: bytes | None = conn.buffer
@@ -291,11 +313,11 @@ class Front:
                 head = self._next_head(conn)
                 if head is None:
                     return
-                self._answer(conn, head, now)
+                self._answer(conn, head)
             except RelayError as error:
-                self._refuse(conn, error, now, head)
+                self._refuse(conn, error, head)
             except Exception:
-                self._refuse(conn, self._of_a_bug("answering a request failed"), now, head)
+                self._refuse(conn, self._of_a_bug("answering a request failed"), head)
 
     def _next_head(self, conn: Connection) -> bytes | None:
         buffer = conn.buffer
@@ -311,25 +333,26 @@ class Front:
         conn.buffer = buffer[end:]
         return buffer[start:end]
 
-    def _answer(self, conn: Connection, head: bytes, now: float) -> None:
+    def _answer(self, conn: Connection, head: bytes) -> None:
+        now = self.now
         reply = self._heads.get(head)
         if reply is None and known_lines.restless:
             reply = self._reply_to_all_but_restless(head)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
             request = parse_request_head(head)
-            reply = self._lookup(request, now) if len(head) <= LONGEST_HERE else None
+            reply = self._behind.from_memory(request, now) if len(head) <= LONGEST_HERE else None
             if reply is None or not (now < reply.valid_until or reply.renew(now)):
-                self._lend(conn, request, now)
+                self._lend(conn, request)
                 return
-        self._reply(conn, head, reply, now)
+        self._reply(conn, head, reply)
 
-    def _reply(self, conn: Connection, head: bytes, reply: Reply, now: float) -> None:
+    def _reply(self, conn: Connection, head: bytes, reply: Reply) -> None:
         reply.hits += 1
         if self.on_hit is not None:
-            self.on_hit((conn.address, head, reply, now))
+            self.on_hit((conn.address, head, reply, self.now))
         conn.closes = reply.closes or self._stopping
         wire = reply.wire if conn.closes == reply.closes else _saying_close(reply.wire)
-        self._send(conn, wire, reply.tail, now)
+        self._send(conn, wire, reply.tail)
 
     def _reply_to_all_but_restless(self, head: bytes) -> Reply | None:
         """The reply to a head that is known but for request ids and the like, on which the answer
@@ -343,29 +366,29 @@ class Front:
 
     # Sending.
 
-    def _sent_partly(self, conn: Connection, reply: Reply, sent: int, now: float) -> None:
+    def _sent_partly(self, conn: Connection, reply: Reply, sent: int) -> None:
         if sent < 0:
             sent = 0  # a full socket buffer, or a dead client: writing again tells
-        self._wait_to_write(conn, memoryview(reply.wire)[sent:], now)
+        self._wait_to_write(conn, Unsent((memoryview(reply.wire)[sent:],)))
 
-    def _send(self, conn: Connection, data: bytes, tail: bytes | None, now: float) -> None:
-        total = len(data) + (len(tail) if tail is not None else 0)
-        if tail is not None:
-            self.spare(conn)
+    def _send(self, conn: Connection, data: bytes, tail: Sequence[Buffer]) -> None:
+        unsent = None
         try:
-            sent = conn.send(data) if tail is None else conn.sock.sendmsg((data, tail))
+            if tail:
+                self.spare(conn)
+                unsent = Unsent((data, *tail))
+                unsent.send(conn)
+            elif (sent := conn.send(data)) < len(data):
+                unsent = Unsent((memoryview(data)[sent:],))
         except (BlockingIOError, InterruptedError):
-            sent = 0
+            unsent = unsent or Unsent((data,))
         except OSError:
             self._close(conn)
             return
-        if sent == total:
-            self._sent_all(conn, now)
-        elif tail is None or sent < len(data):
-            whole = data if tail is None else data + tail
-            self._wait_to_write(conn, memoryview(whole)[sent:], now)
+        if unsent:
+            self._wait_to_write(conn, unsent)
         else:
-            self._wait_to_write(conn, memoryview(tail)[sent - len(data) :], now)
+            self._sent_all(conn)
 
     def spare(self, conn: Connection) -> None:
         """Has the system hold little of a large answer while many are not read. Any thread."""
@@ -373,89 +396,103 @@ class Front:
             with contextlib.suppress(OSError):
                 conn.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
 
-    def _wait_to_write(self, conn: Connection, rest: memoryview, now: float) -> None:
+    def _wait_to_write(self, conn: Connection, rest: Rest) -> None:
         conn.out = rest
-        conn.state = WRITING
-        conn.deadline = now + self._limits.timeout_idle
+        conn.move(WRITING)
+        conn.deadline = self.beat + self._timeout_idle
         if conn.parked:
             conn.parked = False
             self._poller.register(conn.fd, WRITE)
         else:
             self._poller.modify(conn.fd, WRITE)
 
-    def _sent_all(self, conn: Connection, now: float) -> None:
+    def _sent_all(self, conn: Connection) -> None:
         if conn.closes or self._stopping:
             if conn.buffer:  # there may be more, and closing on unread bytes is a reset
-                self._linger(conn, now, registered=True)
+                self._linger(conn, registered=True)
             else:
                 self._close(conn)
             return
-        conn.deadline = now + self._limits.timeout_idle
+        conn.deadline = self.beat + self._timeout_idle
 
-    def _not_reading_event(self, conn: Connection, now: float) -> None:
-        if conn.state == LENT:
+    def _not_reading_event(self, conn: Connection) -> None:
+        if conn.state == NEW:
+            self._look(conn)
+        elif conn.state == LENT:
             self._park(conn)
+        elif conn.state == RETURNED:
+            self._take_back(conn)
+            if conn.state == READING:
+                self._look(conn)
+        elif conn.state == BROUGHT:
+            self._answer_brought(conn)
         elif conn.state == LINGERING:
             self._read_and_drop(conn)
         elif conn.state == HOLDING:
-            self._more_of_body(conn, now)
+            self._more_of_body(conn)
         elif conn.state == WRITING and conn.out is not None:
-            try:
-                sent = conn.send(conn.out)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                self._close(conn)
-                return
-            # What is taken buys time, so that a trickle does not buy it all.
-            conn.deadline = min(now + self._limits.timeout_idle, conn.deadline + sent / MIN_RATE)
-            conn.out = conn.out[sent:]
-            if not conn.out:
-                conn.out = None
-                conn.state = READING
-                self._poller.modify(conn.fd, READ)
-                self._sent_all(conn, now)
-                self._advance(conn, now)
+            self._write_on(conn, conn.out)
+
+    def _write_on(self, conn: Connection, rest: Rest) -> None:
+        try:
+            sent = rest.send(conn)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._close(conn)
+            return
+        # What is taken buys time, so that a trickle does not buy it all.
+        conn.deadline = min(self.beat + self._timeout_idle, conn.deadline + sent / MIN_RATE)
+        if not rest:
+            conn.out = None
+            conn.move(READING)
+            self._poller.modify(conn.fd, READ)
+            self._sent_all(conn)
+            self._advance(conn)
 
     # Handlers.
 
-    def _lend(self, conn: Connection, request: RequestHead, now: float) -> None:
+    def _lend(self, conn: Connection, request: RequestHead) -> None:
         conn.request = request
-        conn.since = now
-        if not self._holds(conn, request, now):
-            self._hand_over(conn, now)
+        conn.since = self.beat
+        if not self._holds(conn, request):
+            self._hand_over(conn)
 
-    def _hand_over(self, conn: Connection, now: float) -> None:
+    def _hand_over(self, conn: Connection) -> None:
         conn.held = None
-        conn.state = LENT
         conn.deadline = float("inf")
+        conn.move(LENT)
         if conn.seen is None and self._is_taken_by_lane(conn):
             return
         try:
-            self._dispatch(conn)
+            self._behind.dispatch(conn)
         except RelayError as error:
-            conn.state = READING
-            self._refuse(conn, error, now, conn.request.raw if conn.request is not None else None)
+            conn.move(RETURNED)  # nobody has taken it
+            self._refuse(conn, error, conn.request.raw if conn.request is not None else None)
 
     def _is_taken_by_lane(self, conn: Connection) -> bool:
         request = conn.request
-        if self.lane is None or request is None or len(request.raw or b"") > LONGEST_HERE:
+        if self._lane is None or request is None or len(request.raw or b"") > LONGEST_HERE:
             return False  # the loop would have to decide about it
-        return self.lane.takes(conn)
+        return self._lane.takes(conn)
 
-    def _holds(self, conn: Connection, request: RequestHead, now: float) -> bool:
+    def _holds(self, conn: Connection, request: RequestHead) -> bool:
         """True where threads are short and the body is not here yet: no thread waits for it."""
-        if not self.is_crowded() or "expect" in request.fields or body_framing(request) == 0:
+        if (
+            not self._behind.is_crowded()
+            or "expect" in request.fields
+            or body_framing(request) == 0
+        ):
             return False
         held = HeldBody(body_framing(request))
         if held.is_ready(conn.buffer):
             return False
         conn.held = held
-        conn.state = HOLDING
-        conn.deadline = now + min(SILENCE, self._limits.timeout_idle)
+        conn.move(HOLDING)
+        conn.deadline = self.beat + min(SILENCE, self._timeout_idle)
         return True
 
-    def _more_of_body(self, conn: Connection, now: float) -> None:
+    def _more_of_body(self, conn: Connection) -> None:
         try:
             data = conn.recv(RECEIVE)
         except (BlockingIOError, InterruptedError):
@@ -467,14 +504,14 @@ class Front:
             return
         conn.buffer += data
         conn.deadline = min(
-            now + min(SILENCE, self._limits.timeout_idle),
+            self.beat + min(SILENCE, self._timeout_idle),
             conn.since + GRACE + len(conn.buffer) / MIN_RATE,
         )
         try:
             if conn.held.is_ready(data):
-                self._hand_over(conn, now)
+                self._hand_over(conn)
         except RelayError as error:
-            self._refuse(conn, error, now, conn.request.raw if conn.request is not None else None)
+            self._refuse(conn, error, conn.request.raw if conn.request is not None else None)
 
     def _park(self, conn: Connection) -> None:
         """Watches a lent connection no more; its client has something to say, or has left.
@@ -484,131 +521,120 @@ class Front:
         """
         self._poller.unregister(conn.fd)
         conn.parked = True
-        if conn.state == READING:  # given back in this very moment
-            self._unpark(conn)
+        # Whoever gives it back moves it first and looks at `parked` then: one of us sees the other.
+        if conn.state == RETURNED:
+            self._returned.append(conn)
+            self._waker.wake()
 
     def _unpark(self, conn: Connection) -> None:
-        if conn.parked and conn.state == READING:
+        if conn.parked:
             conn.parked = False
             self._poller.register(conn.fd, READ)
 
     def give_back(self, conn: Connection) -> None:
-        """A handler is done with a connection; `closes` tells whether it ends. From any thread."""
-        if conn.closes or conn.buffer or conn.out is not None or self._stopping:
+        """A handler is done with a connection that was lent to it; `closes` tells whether it ends.
+        From the thread that has it, which may not touch it after this.
+        """
+        has_more = conn.closes or bool(conn.buffer) or conn.out is not None
+        if not has_more:
+            conn.request = conn.seen = None
+            conn.deadline = self._clock() + self._timeout_idle
+        conn.move(RETURNED)
+        # From here on it is the loop's: what is read of it is a hint that the loop checks.
+        if has_more or conn.parked or self._stopping:
             self._returned.append(conn)
-            self._wake()
-            return
-        conn.request = conn.seen = None
-        conn.deadline = self._clock() + self._limits.timeout_idle
-        conn.state = READING  # from here on it is the loop's
-        if conn.parked or self._stopping:
-            self._returned.append(conn)
-            self._wake()
+            self._waker.wake()
+        if self._ended:
+            self._close_late(conn)
 
     def brought(self, conns: Sequence[Connection]) -> None:
-        """What these ask for has been brought into memory. From any thread."""
+        """What these ask for has been brought into memory. From the thread that has them."""
         for conn in conns:
-            conn.state = BROUGHT
+            conn.move(BROUGHT)
         self._returned.extend(conns)
-        self._wake()
+        self._waker.wake()
+        if self._ended:
+            for conn in conns:
+                self._close_late(conn)
 
     def call(self, function: Callable[[], None]) -> None:
         """Has the loop call a function. From any thread."""
         self._calls.append(function)
-        self._wake()
+        self._waker.wake()
 
-    def _wake(self) -> None:
-        if self._woken_already:
-            return  # whatever was put there before this is seen with the rest
-        self._woken_already = True
-        try:
-            os.write(self._wake_out, b"!")
-        except BlockingIOError:
-            pass  # the pipe is full of calls to wake up: that is enough
-        except OSError:
-            pass  # the loop has ended
-
-    def _woken(self, now: float) -> None:
-        try:
-            os.read(self._wake_in, 4096)
-        except BlockingIOError:
-            pass
-        self._woken_already = False
+    def _woken(self) -> None:
+        self._waker.heard()
         while self._calls:
             self._calls.popleft()()
         while self._returned:
+            # This says where to look; only the state says whether there is anything to do.
             conn = self._returned.popleft()
-            if conn.state == LENT:
-                self._take_back(conn, now)
+            if conn.state == RETURNED:
+                self._take_back(conn)
             elif conn.state == BROUGHT:
-                self._answer_brought(conn, now)
-            else:
-                self._unpark(conn)
-                self._go_on(conn, now)
+                self._answer_brought(conn)
 
-    def _take_back(self, conn: Connection, now: float) -> None:
+    def _take_back(self, conn: Connection) -> None:
         conn.request = conn.seen = None
         if conn.resets or (conn.closes and conn.out is None):
-            self._linger(conn, now, registered=not conn.parked)
+            self._linger(conn, registered=not conn.parked)
             return
-        conn.deadline = now + (
-            self._limits.timeout_head if conn.buffer else self._limits.timeout_idle
+        conn.deadline = self.beat + (
+            self._limits.timeout_head if conn.buffer else self._timeout_idle
         )
         if conn.out is not None:
-            self._wait_to_write(conn, conn.out, now)
+            self._wait_to_write(conn, conn.out)
             return
-        conn.state = READING
+        conn.move(READING)
         self._unpark(conn)
-        self._go_on(conn, now)
+        self._go_on(conn)
 
-    def _answer_brought(self, conn: Connection, now: float) -> None:
+    def _answer_brought(self, conn: Connection) -> None:
         """Answers a request whose response is in memory by now; it may not be what it wants."""
-        request, conn.state = conn.request, READING
+        request, now = conn.request, self.now
+        conn.move(READING)
         self._unpark(conn)
         head = request.raw if request is not None else None
         try:
-            reply = self._lookup(request, now) if request is not None else None
+            reply = self._behind.from_memory(request, now) if request is not None else None
             if reply is None or not (now < reply.valid_until or reply.renew(now)):
-                self._hand_over(conn, now)
+                self._hand_over(conn)
                 return
             conn.request = conn.seen = None
-            self._reply(conn, head or b"", reply, now)
+            self._reply(conn, head or b"", reply)
         except Exception:
-            self._refuse(conn, self._of_a_bug("answering a request failed"), now, head)
+            self._refuse(conn, self._of_a_bug("answering a request failed"), head)
         if conn.state == READING:
-            self._go_on(conn, now)
+            self._go_on(conn)
 
-    def _go_on(self, conn: Connection, now: float) -> None:
+    def _go_on(self, conn: Connection) -> None:
         """After an answer: the next request, which may have come already."""
         if self._closes_idle and conn.state == READING and not conn.buffer:
-            self._last_look(conn, now)
+            self._end_idle(conn)
         else:
-            self._advance(conn, now)
+            self._advance(conn)
 
     # Ends.
 
-    def _refuse(
-        self, conn: Connection, error: RelayError, now: float, head: bytes | None = None
-    ) -> None:
+    def _refuse(self, conn: Connection, error: RelayError, head: bytes | None = None) -> None:
         """Tells the client what is wrong and ends the connection: nothing behind it can be trusted
         (RFC 9112, 9.6). `head` is the request's, as far as it came.
         """
         LOG.debug("refused a request from %s: %s", conn.address, error.detail)
         with_body = head is None or not head.startswith(b"HEAD ")
         answer = problem_bytes(error, with_body)
-        if self.on_refusal is not None:
-            size = len(answer) - answer.index(END_OF_HEAD) - len(END_OF_HEAD)
-            self.on_refusal(
-                Served(conn.address, head or b"", error.status, size, NONE, None, 0.0, now)
-            )
+        size = len(answer) - answer.index(END_OF_HEAD) - len(END_OF_HEAD)
+        self._behind.tell(
+            Served(conn.address, head or b"", error.status, size, NONE, None, 0.0, self.now)
+        )
         try:
             conn.send(answer)
         except OSError:
             self._close(conn)
             return
-        self._linger(conn, now, registered=True)
+        self._linger(conn, registered=True)
 
-    def _linger(self, conn: Connection, now: float, registered: bool) -> None:
+    def _linger(self, conn: Connection, registered: bool) -> None:
         try:
             if conn.resets:
                 conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
@@ -622,9 +648,9 @@ class Front:
             self._close(conn, registered)
             return
         conn.parked = False
-        conn.state = LINGERING
+        conn.move(LINGERING)
         conn.buffer = b""
-        conn.deadline = now + LINGER
+        conn.deadline = self.beat + LINGER
 
     def _read_and_drop(self, conn: Connection) -> None:
         dropped = 0
@@ -643,7 +669,7 @@ class Front:
     def _close(self, conn: Connection, registered: bool = True) -> None:
         if conn.state == CLOSED:
             return
-        conn.state = CLOSED
+        conn.move(CLOSED)
         self._connections.pop(conn.fd, None)
         self._door.has_left(conn)
         if registered:
@@ -652,10 +678,10 @@ class Front:
 
     # Beginnings.
 
-    def _welcome(self, sock: socket.SocketType, address: tuple[str, int], now: float) -> None:
+    def _welcome(self, sock: socket.SocketType, address: tuple[str, int]) -> None:
         """A connection has been let in."""
         sock.setblocking(False)
-        conn = Connection(sock, address, now + self._limits.timeout_head)
+        conn = Connection(sock, address, self.beat + self._limits.timeout_head)
         self._connections[conn.fd] = conn
         # Most clients have sent their request by now: trying saves a round of the loop.
         try:
@@ -666,16 +692,18 @@ class Front:
         except OSError:
             self._close(conn, registered=False)
             return
+        now = self.now
         reply = self._heads.get(data)
         if reply is not None and reply.closes and (now < reply.valid_until or reply.renew(now)):
-            if self._answer_and_close(conn, data, reply, now):
+            conn.move(READING)
+            if self._answer_and_close(conn, data, reply):
                 return
         self._poller.register(conn.fd, READ)
-        self._received(conn, data, now)
+        self._received(conn, data)
 
-    def _answer_and_close(self, conn: Connection, head: bytes, reply: Reply, now: float) -> bool:
+    def _answer_and_close(self, conn: Connection, head: bytes, reply: Reply) -> bool:
         """Answers the only request of a connection; False where that takes more than one call."""
-        if reply.tail is not None:
+        if reply.tail:
             return False
         try:
             sent = conn.send(reply.wire)
@@ -685,42 +713,42 @@ class Front:
             return False
         reply.hits += 1
         if self.on_hit is not None:
-            self.on_hit((conn.address, head, reply, now))
+            self.on_hit((conn.address, head, reply, self.now))
         if sent == len(reply.wire):
             self._close(conn, registered=False)
         else:
             self._poller.register(conn.fd, READ)
             conn.closes = True
-            self._sent_partly(conn, reply, sent, now)
+            self._sent_partly(conn, reply, sent)
         return True
 
     # Time.
 
-    def _sweep(self, now: float) -> None:
+    def _sweep(self) -> None:
         """Once a second: closes what is past its deadline, accepts again, ends the drain."""
-        self._next_sweep = now + 1.0
+        self._next_sweep = self.beat + 1.0
         writers = sum([conn.state == WRITING for conn in self._connections.values()])
         self._sparing = writers > WRITERS and hasattr(socket, "TCP_NOTSENT_LOWAT")
-        late = [conn for conn in self._connections.values() if conn.deadline < now]
+        late = [conn for conn in self._connections.values() if conn.deadline < self.beat]
         for conn in late[:ENDS_AT_ONCE]:
-            self._end_late(conn, now)
+            self._end_late(conn)
         if len(late) > ENDS_AT_ONCE:
-            self._next_sweep = now
-            self._wake()
+            self._next_sweep = self.beat
+            self._waker.wake()
         for conn in [conn for conn in self._connections.values() if conn.state == HOLDING]:
-            if self.is_crowded():
+            if self._behind.is_crowded():
                 break
-            self._hand_over(conn, now)
-        self._door.look_again(now)
+            self._hand_over(conn)
+        self._door.look_again(self.beat)
         if self._stopping:
-            self._end_if_drained(now)
+            self._end_if_drained()
 
-    def _end_late(self, conn: Connection, now: float) -> None:
+    def _end_late(self, conn: Connection) -> None:
         if conn.state == HOLDING:
-            self._refuse(conn, BadRequest("the body did not come in time", status=408), now)
+            self._refuse(conn, BadRequest("the body did not come in time", status=408))
         elif conn.state == READING and conn.buffer:
             late = BadRequest("the head did not come in time", status=408)
-            self._refuse(conn, late, now, conn.buffer)
+            self._refuse(conn, late, conn.buffer)
         else:
             self._close(conn)
 
@@ -734,25 +762,24 @@ class Front:
         """
 
         def begin() -> None:
-            now = self._clock()
             self._stopping, self._closes_idle = True, idle_too
             self._heads = {}  # no reply goes out as it is: each has to say that it is the last
-            self._drain_until = now + drain
-            self._door.shut(now)
+            self._drain_until = self.beat + drain
+            self._door.shut(self.beat)
             for conn in list(self._connections.values()):
-                if idle_too and conn.state == READING and not conn.buffer:
-                    self._last_look(conn, now)
-            self._end_if_drained(now)
+                if conn.state == RETURNED:
+                    self._take_back(conn)
+                elif idle_too and conn.state == READING and not conn.buffer:
+                    self._end_idle(conn)
+            self._end_if_drained()
 
         self.call(begin)
 
-    def _last_look(self, conn: Connection, now: float) -> None:
+    def _end_idle(self, conn: Connection) -> None:
         """A request that has come already is answered, as the last; an idle connection ends."""
-        try:
-            data = conn.recv(RECEIVE)
-        except OSError:
-            data = b""
-        self._received(conn, data, now)
+        self._look(conn)
+        if conn.state == READING and not conn.buffer:
+            self._close(conn)
 
     def stop_now(self) -> None:
         """Ends the loop at once."""
@@ -762,19 +789,32 @@ class Front:
 
         self.call(end)
 
-    def _end_if_drained(self, now: float) -> None:
-        if not self._connections or now >= self._drain_until:
+    def _end_if_drained(self) -> None:
+        if not self._connections or self.beat >= self._drain_until:
             self._running = False
         else:
-            self._next_sweep = min(self._next_sweep, now + 0.05)
+            self._next_sweep = min(self._next_sweep, self.beat + 0.05)
 
     def _close_everything(self) -> None:
+        """The loop has ended. A connection that a thread still has is that thread's to close."""
+        self._ended = True
         for conn in list(self._connections.values()):
-            self._close(conn)
+            if conn.state == LENT:
+                with contextlib.suppress(OSError):
+                    conn.sock.shutdown(socket.SHUT_RDWR)  # its thread waits for nothing any more
+            else:
+                self._close_late(conn)
         self._door.close()
         self._poller.close()
-        os.close(self._wake_in)
-        os.close(self._wake_out)
+        self._waker.close()
+
+    def _close_late(self, conn: Connection) -> None:
+        """Closes a connection that nobody has after the loop's end: nobody lends it any more, and
+        of two threads that come here one finds it.
+        """
+        if conn.state != LENT and self._connections.pop(conn.fd, None) is not None:
+            conn.move(CLOSED)
+            conn.sock.close()
 
     def __len__(self) -> int:
         """How many connections there are."""

@@ -20,6 +20,7 @@ from api_relaying_server.caching.storing import end_to_end
 from api_relaying_server.errors import BadRequest, RelayError, UpstreamError
 from api_relaying_server.fetching import Caller
 from api_relaying_server.http1.chunked import LAST_CHUNK, encode_chunk
+from api_relaying_server.http1.content import pieces_of
 from api_relaying_server.http1.heads import body_framing, wants_close
 from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import render_fields, render_status_line
@@ -113,11 +114,10 @@ class RelayHandler(BaseHTTPRequestHandler):
         with_body = request is None or request.method != "HEAD"
         with contextlib.suppress(OSError):
             conn.send(problem_bytes(error, with_body))
-        now = time.time()
         head = (request.raw if request is not None else None) or b""
         size = len(problem_answer(error).body) if with_body else 0
-        took = max(0.0, now - conn.since)
-        return Served(conn.address, head, error.status, size, NONE, None, took, now)
+        took = time.monotonic() - conn.since
+        return Served(conn.address, head, error.status, size, NONE, None, took, time.time())
 
     # The request...
 
@@ -198,7 +198,7 @@ class RelayHandler(BaseHTTPRequestHandler):
             return keeps
         pending = head
         try:
-            for piece in answer.pieces():
+            for piece in answer.stream:
                 self._writer.send(pending + (encode_chunk(piece) if chunked else piece))
                 pending = b""
                 self._told = answer
@@ -217,13 +217,11 @@ class RelayHandler(BaseHTTPRequestHandler):
         """Writes an answer that is in memory; what the client does not take at once is the front's
         to send, so that no thread waits for it.
         """
-        first = answer.body[:_JOINED]
-        if len(first) < len(answer.body):
+        if len(answer.body) > _JOINED:
             self._owner.spare(self.conn)
-            self._writer.send(head + first)
-            self._writer.send_last(memoryview(answer.body)[_JOINED:])
+            self._writer.send_last(head, *pieces_of(answer.body))
         else:
-            self._writer.send_last(head + first)
+            self._writer.send_last(head + bytes(answer.body))
         self._told = answer
         self._sent = len(answer.body)
 
@@ -256,7 +254,6 @@ class RelayHandler(BaseHTTPRequestHandler):
 
     def _served(self, request: RequestHead) -> Served:
         """What those who watch are told of the request."""
-        now = time.time()
         told = self._told
         return Served(
             self.conn.address,
@@ -265,8 +262,8 @@ class RelayHandler(BaseHTTPRequestHandler):
             self._sent,
             result_of(told.fields) if told is not None else NONE,
             self._upstream,
-            max(0.0, now - self.conn.since),
-            now,
+            time.monotonic() - self.conn.since,
+            time.time(),
             self._number,
         )
 

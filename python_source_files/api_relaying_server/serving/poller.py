@@ -4,8 +4,11 @@ face.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import select
 import selectors
+import threading
 from typing import Protocol
 
 READ, WRITE = 1, 4
@@ -86,3 +89,39 @@ class _Selectors:
 
     def close(self) -> None:
         self._selector.close()
+
+
+class Waker:
+    """Wakes a loop that polls, from any thread: a pipe of which the loop watches one end, `fd`."""
+
+    def __init__(self) -> None:
+        self.fd, self._out = os.pipe()
+        os.set_blocking(self.fd, False)
+        os.set_blocking(self._out, False)
+        self._rung = False
+        self._open = True
+        # Guards `_open`: the pipe is not closed within a write. A signal may call within a call.
+        self._lock = threading.RLock()
+
+    def wake(self) -> None:
+        """Has the loop look. What was put anywhere before this call is seen by that look."""
+        if self._rung:
+            return
+        self._rung = True
+        with self._lock:
+            if self._open:  # else the number may be another file's by now
+                with contextlib.suppress(BlockingIOError):  # full of calls: that is enough
+                    os.write(self._out, b"!")
+
+    def heard(self) -> None:
+        """The loop has been woken, and looks after this. Its to call."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.fd, 4096)
+        self._rung = False
+
+    def close(self) -> None:
+        """Wakes nobody any more."""
+        with self._lock:
+            self._open = False
+            os.close(self.fd)
+            os.close(self._out)

@@ -58,4 +58,4 @@ def problem_bytes(error: RelayError, with_body: bool = True) -> bytes:
     """The same as bytes, for a connection that ends after it."""
     answer = problem_answer(error)
     head = render_status_line(answer.status, answer.reason) + render_fields(answer.fields)
-    return head + b"Connection: close\r\n\r\n" + (answer.body if with_body else b"")
+    return head + b"Connection: close\r\n\r\n" + (bytes(answer.body) if with_body else b"")

@@ -17,10 +17,10 @@ from collections import deque
 from collections.abc import Sequence
 from http.server import HTTPServer
 from socketserver import ThreadingMixIn
-from typing import Any, Callable, Union
+from typing import Any, Callable, NamedTuple, Union
 
 from api_relaying_server.errors import Overloaded
-from api_relaying_server.operations.served import Observer, Served
+from api_relaying_server.operations.served import Observer, OnHit, Served
 from api_relaying_server.relay import Relay
 from api_relaying_server.serving.body import SILENCE
 from api_relaying_server.serving.connection import Connection
@@ -54,12 +54,27 @@ Job = tuple[Connection, str, float]
 """A connection with a request, its client's address, and since when it waits."""
 
 
+class Watchers(NamedTuple):
+    """Who is told what: of each answer from memory, of each other request, a few times a second to
+    do what has to be done now and then, and that the wall clock has gone back.
+    """
+
+    on_hit: OnHit | None = None
+    on_served: Sequence[Observer] = ()
+    chore: Callable[[], None] = nothing
+    on_clock_back: Callable[[], None] = nothing
+
+
+NOBODY = Watchers()
+
+
 class RelayServer(ThreadingMixIn, HTTPServer):
     """Listens, and runs a handler in a thread for each request that the front does not answer
     itself.
 
     At most `threads` handlers run at once; `QUEUE_PER_THREAD` times as many requests may wait, for
-    at most `QUEUE_WAIT` seconds; beyond that they are refused with 503.
+    at most `QUEUE_WAIT` seconds; beyond that they are refused with 503. Peers in `trusted` may say
+    for whom they speak.
     """
 
     daemon_threads = True
@@ -73,6 +88,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         threads: int,
         max_body: int,
         trusted: Sequence[Network] = (),
+        watchers: Watchers = NOBODY,
     ) -> None:
         super().__init__(listeners[0].getsockname()[:2], RelayHandler, bind_and_activate=False)
         self.socket.close()
@@ -80,16 +96,10 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.relay = relay
         self.max_body = max_body
         self.stopping = False
-        self.observers: list[Observer] = []
-        self.chore: Callable[[], None] = nothing
-        self.front = Front(listeners, heads, relay.from_memory, self._dispatch, limits)
-        self.front.on_refusal = self.tell
-        self.front.is_crowded = self.is_crowded
-        self.front.on_bug = self.count_bug
-        self._lane = Lane(
-            relay.is_worth_bringing, self._bring, self.front.brought, self._not_brought
-        )
-        self.front.lane = self._lane
+        self.from_memory = relay.from_memory
+        self._watchers = watchers
+        self._lane = Lane(relay.is_worth_bringing, self._bring, self._brought, self._not_brought)
+        self.front = Front(listeners, heads, self, limits, self._lane, watchers.on_hit)
         self._silence = min(SILENCE, limits.timeout_idle)
         self._trusted = tuple(trusted)
         self._most_threads = threads
@@ -101,7 +111,8 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     # What ThreadingMixIn gives, with a bound.
 
-    def _dispatch(self, conn: Connection) -> None:
+    def dispatch(self, conn: Connection) -> None:
+        """Has a handler answer the request of a connection. Raises Overloaded."""
         self.process_request(conn, conn.address)
 
     def _bring(self, conn: Connection) -> bool:
@@ -109,6 +120,9 @@ class RelayServer(ThreadingMixIn, HTTPServer):
             return False
         conn.seen, is_in_memory = self.relay.bring(conn.request)
         return is_in_memory
+
+    def _brought(self, conns: Sequence[Connection]) -> None:
+        self.front.brought(conns)
 
     def _not_brought(self, conn: Connection) -> None:
         """The store does not have it: a handler asks the upstream."""
@@ -201,13 +215,19 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     def tell(self, served: Served) -> None:
         """Tells those who watch of an answered request."""
-        for observer in self.observers:
+        for observer in self._watchers.on_served:
             observer(served)
 
     def count_bug(self) -> None:
         """One more fault of our own."""
         with self._work_to_do:
             self.bugs += 1
+
+    def clock_went_back(self, seconds: float) -> None:
+        """The Unix time is one that has been already."""
+        if seconds >= 1:
+            LOG.warning("the clock went back by %.0f s", seconds)
+        self._watchers.on_clock_back()
 
     def client_at(self, address: str) -> Client:
         """The client at a peer's address."""
@@ -221,7 +241,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Serves until it is stopped and drained."""
-        watch = Watch(lambda: self.front.beat, Front.run.__code__, chore=self.chore)
+        watch = Watch(lambda: self.front.beat, Front.run.__code__, chore=self._watchers.chore)
         watch.start()
         try:
             self.front.run()

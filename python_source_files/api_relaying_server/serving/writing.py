@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import select
 import time
+from collections import deque
+from collections.abc import Iterable
 from typing import Callable
 
+from api_relaying_server.http1.content import Buffer
 from api_relaying_server.serving.connection import ClientGone, Connection
 
 MIN_RATE = 256
@@ -19,8 +22,58 @@ GRACE = 20.0
 SILENCE = 20.0
 """Seconds in which a client must take something."""
 
+AT_ONCE = 2 << 20
+"""Bytes given to the system in one call: a client that reads as fast as it is sent to would
+otherwise keep the event loop for as long as its answer is.
+"""
+
+_MOST_BUFFERS = 64
+"""Buffers given to the system in one call; it would take 1,024 (IOV_MAX)."""
+
 _LOOK_AGAIN = 0.5
 """Seconds after which a waiting thread asks whether it may wait on."""
+
+
+class Unsent:
+    """What is still to be sent to a client: buffers, none of which is copied. False when empty."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self, pieces: Iterable[Buffer]) -> None:
+        self._pieces = deque(memoryview(piece) for piece in pieces if piece)
+
+    def __bool__(self) -> bool:
+        return bool(self._pieces)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._pieces))
+
+    def send(self, conn: Connection) -> int:
+        """Gives the system what it takes now; how many bytes that were. Raises OSError."""
+        first = self._pieces[0]
+        if len(self._pieces) == 1 or len(first) >= AT_ONCE:
+            sent = conn.send(first[:AT_ONCE])
+        else:
+            sent = conn.sock.sendmsg(self._next())
+        self._drop(sent)
+        return sent
+
+    def _next(self) -> list[memoryview]:
+        """What one call is given of the pieces."""
+        chosen, room = [], AT_ONCE
+        for piece in self._pieces:
+            chosen.append(piece[:room])
+            room -= len(chosen[-1])
+            if not room or len(chosen) == _MOST_BUFFERS:
+                break
+        return chosen
+
+    def _drop(self, sent: int) -> None:
+        while sent:
+            piece = self._pieces.popleft()
+            if len(piece) > sent:
+                self._pieces.appendleft(piece[sent:])
+            sent -= min(sent, len(piece))
 
 
 class Writer:
@@ -43,11 +96,18 @@ class Writer:
             rest = self._send_now(rest)
             self._taken += before - len(rest)
 
-    def send_last(self, data: bytes | memoryview) -> None:
+    def send_last(self, data: bytes, *more: Buffer) -> None:
         """Sends what the client takes at once; the rest is left to the front as `conn.out`."""
-        self._conn.out = self._send_now(data) or None
+        rest = Unsent((data, *more) if more else (self._send_now(data),))
+        try:
+            while rest:
+                rest.send(self._conn)
+        except (BlockingIOError, InterruptedError):
+            self._conn.out = rest
+        except OSError as error:
+            raise ClientGone(str(error)) from error
 
-    def _send_now(self, data: bytes | memoryview) -> memoryview:
+    def _send_now(self, data: Buffer) -> memoryview:
         """What is left of `data` when the socket takes no more."""
         rest = memoryview(data)
         try:

@@ -17,7 +17,7 @@ SMALL_SHARE = 0.1
 """Share of the room for keys that have not shown that they are used again; the paper's figure."""
 
 REMEMBERED = 65536
-"""Keys that are remembered after they left."""
+"""Keys that are remembered after they left, by their hashes: a key is as long as a client likes."""
 
 
 class Admission:
@@ -27,13 +27,14 @@ class Admission:
         self._small_room = int(room * SMALL_SHARE)
         self._small: OrderedDict[str, int] = OrderedDict()
         self._main: OrderedDict[str, int] = OrderedDict()
-        self._left: OrderedDict[str, None] = OrderedDict()
+        self._left: OrderedDict[int, None] = OrderedDict()
         self._small_size = 0
 
     def add(self, key: str, size: int, *, known: bool = False) -> None:
         """A key comes in; `known` where it takes the place of what was in the main queue."""
-        if known or key in self._left:
-            self._left.pop(key, None)
+        mark = hash(key)
+        if known or mark in self._left:
+            self._left.pop(mark, None)
             self._main[key] = size
         else:
             self._small[key] = size
@@ -75,6 +76,6 @@ class Admission:
         return None
 
     def _remember(self, key: str) -> None:
-        self._left[key] = None
+        self._left[hash(key)] = None
         if len(self._left) > REMEMBERED:
             self._left.popitem(last=False)

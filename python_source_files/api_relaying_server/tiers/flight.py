@@ -31,9 +31,14 @@ slowest.
 
 
 class Landing(Generic[Outcome]):
-    """What the followers of one fetch wait for: its outcome, given once by the leader."""
+    """What the followers of one fetch wait for: its outcome, given once by the leader.
 
-    def __init__(self) -> None:
+    `next` is the fetch that those follow whom the outcome did not fit.
+    """
+
+    def __init__(self, key: str = "") -> None:
+        self.key = key
+        self.next: Landing[Outcome] | None = None
         self._done = threading.Event()
         self._outcome: Outcome | None = None
 
@@ -66,14 +71,24 @@ class Flight(Generic[Outcome]):
         """A number for this moment, greater than all before: who came before whom."""
         return next(self._numbers)
 
-    def join(self, key: str) -> tuple[Landing[Outcome], bool]:
-        """(landing, True) for the one that is to fetch, (landing, False) for those that follow."""
+    def join(
+        self, key: str, tried: Landing[Outcome] | None = None
+    ) -> tuple[Landing[Outcome], bool]:
+        """(landing, True) for the one that is to fetch, (landing, False) for those that follow.
+
+        Whom an outcome did not fit has `tried` it: the first of those leads the next fetch, and all
+        the others follow that one, be it over by then.
+        """
         with self._lock:
+            if tried is not None and tried.next is not None and tried.next.key == key:
+                return tried.next, False
             landing = self._landings.get(key)
-            if landing is not None:
-                return landing, False
-            landing = self._landings[key] = Landing()
-            return landing, True
+            leads = landing is None or landing is tried
+            if landing is None or landing is tried:
+                landing = self._landings[key] = Landing(key)
+            if tried is not None:
+                tried.next = landing
+            return landing, leads
 
     def leave(self, key: str, landing: Landing[Outcome]) -> None:
         """Ends a fetch: who asks for the key from now on looks in the store first and else fetches

@@ -6,8 +6,9 @@ of the head, the stored response and the second. So `heads` maps whole request h
 mean the same answer share one reply.
 
 What bounds it: bytes of stored responses with all that hangs on them, and the number and size of
-heads. A head is remembered only when it has been seen twice, so heads that never repeat (request
-ids, tracing) take no room. Which entry leaves is for `admission` to say.
+heads. A large body is kept once: parts of it are sent as slices. A head is remembered only when it
+has been seen twice, so heads that never repeat (request ids, tracing) take no room. Which entry
+leaves is for `admission` to say.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from functools import lru_cache
 from typing import Callable
 
 from api_relaying_server.caching.responding import Prepared, Shape
-from api_relaying_server.caching.reuse import PASSING_BY, Assessed
+from api_relaying_server.caching.reuse import CLOCK_SLACK, PASSING_BY, Assessed
 from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.caching.vary import is_written_here
+from api_relaying_server.http1.content import Buffer, pieces_of
 from api_relaying_server.http1.rendering import render_fields, render_status_line
 from api_relaying_server.tiers.admission import Admission
 
@@ -31,12 +34,21 @@ MAX_HEAD_SIZE = 2048
 JOINED_BODY = 65536
 """Bytes up to which head and body are kept as one piece, so that a hit is one `send`."""
 
-ENTRY_COST = 2048
-"""Bytes reckoned for an entry beside its content: objects, fields, rendered head."""
+ENTRY_COST = 768
+"""Bytes reckoned for an entry beside its key and its record."""
+
+USUAL_SIZE = 4096
+"""Bytes of an entry with a small body."""
 
 HEAD_COST = 160
 """Bytes reckoned for a remembered head or field beside its text."""
 
+
+REPLY_COST = 1024
+"""Bytes reckoned for a reply beside the bytes that it sends."""
+
+MAX_REPLIES = 64
+"""Replies kept of one entry; beyond it the oldest goes."""
 
 QuickKey = tuple[str, tuple[int, int], bool, tuple[tuple[str, str], ...]]
 """All that matters in a request: method, version, whether it has credentials, and the field lines
@@ -49,7 +61,7 @@ MAX_QUICK = 256
 ALWAYS_INFLUENTIAL = PASSING_BY | frozenset(
     ("accept-encoding", "cache-control", "connection", "content-length", "expect", "if-match")
     + ("if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "max-forwards")
-    + ("pragma", "range", "transfer-encoding", "upgrade")
+    + ("origin", "pragma", "range", "transfer-encoding", "upgrade")
 )
 """Fields of a request on which the choice of its answer can depend, beside the selecting ones."""
 
@@ -65,14 +77,15 @@ class Reply:
     it uncopied.
 
     `body_size` is the length of its body. `hits` counts how often it went out; the event loop alone
-    counts. `closes` tells that the
-    connection ends after it.
+    counts. `closes` tells that the connection ends after it, `kept` that it may answer at all.
+    `size` are the bytes that it holds beside its entry's record.
     """
 
     __slots__ = (
         "_age_at_zero",
         "_before",
         "_body",
+        "_fresh_from",
         "_fresh_until",
         "_lifetime",
         "body_size",
@@ -103,20 +116,25 @@ class Reply:
             + render_fields(prepared.fields)
             + extra
         )
-        joined = len(prepared.body) <= JOINED_BODY
-        self._body = prepared.body if joined else b""
-        self.tail: bytes | None = None if joined else prepared.body
+        joined = self.body_size <= JOINED_BODY
+        self._body = bytes(prepared.body) if joined else b""
+        self.tail: tuple[Buffer, ...] = () if joined else pieces_of(prepared.body)
         self._age_at_zero = found.born
         self._lifetime = found.lifetime
+        self._fresh_from = found.stored.response_time - CLOCK_SLACK
         self._fresh_until = found.born + found.lifetime
-        self.size = 2 * len(self._before) + 2 * len(self._body) + 128
+        # The line of fields and the body are there twice, the second time in `wire`; the body of
+        # the stored response itself is there already.
+        own = 0 if self._body is found.stored.body else len(self._body)
+        self.size = REPLY_COST + 2 * len(self._before) + len(self._body) + own
 
     def renew(self, now: float) -> bool:
         """Renders the bytes for this second; False where the entry is no longer fresh or no longer
         there.
         """
         born = self._age_at_zero
-        if now >= self._fresh_until or self.entry.gone:
+        in_time = self._fresh_from <= now < self._fresh_until
+        if not in_time or self.entry.gone or not self.kept:
             self.valid_until = 0.0
             return False
         age = max(int(now - born), 0)  # RFC 9111, 5.1: whole seconds
@@ -132,6 +150,12 @@ class Reply:
             return False
         return True
 
+    def retire(self) -> None:
+        """It answers no more, and holds nothing."""
+        self.kept, self.valid_until = False, 0.0
+        self.wire = self._before = self._body = b""
+        self.tail = ()
+
 
 class Entry:
     """What is in memory of one key: its record, and what has been made of it."""
@@ -146,8 +170,10 @@ class Entry:
         "gone",
         "heads",
         "key",
+        "past",
         "record",
         "replies",
+        "selected_here",
         "size",
         "used",
     )
@@ -158,8 +184,9 @@ class Entry:
         self.asked_for = asked_for
         self.assessed: dict[int, Assessed] = {}
         self.replies: dict[tuple[int, Shape, bytes], Reply] = {}
+        self.past: dict[int, int] = {}  # hits of replies that are no more, by their stored response
         self.heads: list[bytes] = []
-        self.size = record.size + ENTRY_COST
+        self.size = record.size + len(key) + ENTRY_COST
         self.used = False
         self.gone = False
         # Replies by all that can matter in a request: method, version, and the field lines whose
@@ -167,9 +194,9 @@ class Entry:
         # before.
         self.quick: dict[QuickKey, Reply] = {}
         self.quick_size = 0
-        self.influential: frozenset[str] = _influential(
-            tuple([name for stored in record.variants for name, _ in stored.selecting])
-        )
+        selecting = tuple([name for stored in record.variants for name, _ in stored.selecting])
+        self.influential: frozenset[str] = _influential(selecting)
+        self.selected_here = is_written_here(selecting)
         # What is read for a request answers that one first: its use begins with the second.
         self._hits_seen = 1 if asked_for else 0
 
@@ -182,7 +209,7 @@ class Entry:
 
     def hits(self) -> int:
         """How often its replies went out."""
-        return sum([reply.hits for reply in self.replies.values()])
+        return sum([reply.hits for reply in self.replies.values()], sum(self.past.values()))
 
     def was_used(self) -> bool:
         """True if it answered anything since this was asked last."""
@@ -216,7 +243,6 @@ class HotTier:
         self.evicted = 0
         # Answers from what is no longer here, by status: how many, and the bytes of their bodies.
         self._retired: dict[int, tuple[int, int]] = {}
-        self._loose: Reply | None = None
         self.on_put: Callable[[str, Record], None] | None = None
         self.on_evicted: Callable[[str, int], None] | None = None
         self._entries: dict[str, Entry] = {}
@@ -227,7 +253,7 @@ class HotTier:
     @property
     def has_room(self) -> bool:
         """True where an entry of the usual size is kept."""
-        return self.limit // 4 > 2 * ENTRY_COST
+        return self.limit // 4 > USUAL_SIZE
 
     def get(self, key: str) -> Entry | None:
         """The entry of a key, to be used."""
@@ -266,6 +292,7 @@ class HotTier:
             if entry is None:
                 return None
             counts = {id(stored): 0 for stored in entry.record.variants}
+            counts.update(entry.past)
             for (stored_id, _, _), reply in entry.replies.items():
                 counts[stored_id] = counts.get(stored_id, 0) + reply.hits
             found = [(stored, counts[id(stored)]) for stored in entry.record.variants]
@@ -284,6 +311,13 @@ class HotTier:
         with self._lock:
             for key in list(self._entries):
                 self._remove(key)
+
+    def forget_rendered(self) -> None:
+        """Has each reply rendered anew before it goes out again: the clock has gone back."""
+        with self._lock:
+            for entry in self._entries.values():
+                for reply in entry.replies.values():
+                    reply.valid_until = 0.0
 
     def records(self) -> dict[str, Record]:
         """All that is kept, by key."""
@@ -345,17 +379,23 @@ class HotTier:
             return known
         made = Reply(entry, found, make(), extra, closes)
         with self._lock:
-            if not entry.gone and len(entry.replies) < 64:
+            if not entry.gone:
+                if len(entry.replies) >= MAX_REPLIES:
+                    self._retire_oldest(entry)
                 entry.replies[name] = made
                 made.kept = True
                 self._grow(entry, made.size)
                 self._make_room()
-            else:
-                # It answers one request. The one before has done that: the event loop alone asks.
-                if self._loose is not None:
-                    _count(self._retired, self._loose)
-                self._loose = made
         return made
+
+    def _retire_oldest(self, entry: Entry) -> None:
+        """Forgets a reply. The event loop alone asks for replies, so none is on its way out."""
+        name = next(iter(entry.replies))
+        oldest = entry.replies.pop(name)
+        _count(self._retired, oldest)
+        entry.past[name[0]] = entry.past.get(name[0], 0) + oldest.hits
+        oldest.retire()
+        self._grow(entry, -oldest.size)
 
     def answered(self) -> dict[int, tuple[int, int]]:
         """Answers that went out from here since the start, by status: how many, and the bytes of
@@ -366,8 +406,6 @@ class HotTier:
             for entry in self._entries.values():
                 for reply in entry.replies.values():
                     _count(counts, reply)
-            if self._loose is not None:
-                _count(counts, self._loose)
         return counts
 
     def remember(self, entry: Entry, quick: QuickKey, reply: Reply) -> None:
@@ -380,9 +418,10 @@ class HotTier:
                 entry.quick = {}
                 self._grow(entry, -entry.quick_size)
                 entry.quick_size = 0
+            if quick not in entry.quick:
+                entry.quick_size += cost
+                self._grow(entry, cost)
             entry.quick[quick] = reply
-            entry.quick_size += cost
-            self._grow(entry, cost)
             self._make_room()
 
     def learn(self, head: bytes, reply: Reply) -> None:
@@ -396,7 +435,11 @@ class HotTier:
             self._seen_once.add(mark)
             return
         with self._lock:
-            if reply.entry.gone or not reply.kept or self.heads.get(head) is reply:
+            known = self.heads.get(head)
+            if reply.entry.gone or not reply.kept or known is reply:
+                return
+            if known is not None and known.entry is reply.entry:  # that one is no more
+                self.heads[head] = reply
                 return
             if len(self.heads) >= MAX_HEADS:
                 self._forget_heads()

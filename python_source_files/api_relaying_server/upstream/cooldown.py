@@ -1,5 +1,5 @@
-"""Leaving the upstream alone after it has failed: one path first, all of it when that is the
-trouble.
+"""Leaving the upstream alone after it has failed, as far as the failure reaches: for one target,
+for the calls with the same credentials, or for all (see `rests`).
 
     open --a failure--> closed --its time is over--> one probe --an answer--> open
                           ^                              |
@@ -19,6 +19,18 @@ from typing import Callable, NamedTuple
 
 from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.tiers.sharing.coordination import ALONE, Lease
+from api_relaying_server.upstream.news import News, is_shared, news_in, probe_of, word_of
+from api_relaying_server.upstream.rests import (
+    ANONYMOUS,
+    LONGEST_NAME,
+    WHOLE,
+    Asked,
+    Rest,
+    Rests,
+    Subject,
+    shown,
+    subjects_of,
+)
 from api_relaying_server.upstream.told import LONGEST_WAIT, Scope, Told
 
 LOG = logging.getLogger("api_relaying_server.upstream")
@@ -36,19 +48,16 @@ JITTER = 0.2
 step.
 """
 
-PATHS_FOR_ALL = 3
-"""Different paths that must fail, with no answer in between, for the whole upstream to be let
+TARGETS_FOR_ALL = 3
+"""Different targets that must fail, with no answer in between, for the whole upstream to be let
 rest.
 """
 
-WINDOW = 30.0
-"""Seconds within which they must."""
+WINDOW = 120.0
+"""Seconds within which they must: a few of the longest that an answer is waited for."""
 
-MAX_PATHS = 4096
-"""Paths whose rests are known; the one that began first is forgotten first."""
-
-NEXT_PATH = 1.0
-"""Seconds by which a path that failed as a probe for the whole upstream rests longer, so that
+NEXT_TARGET = 1.0
+"""Seconds by which a target that failed as a probe for the whole upstream rests longer, so that
 another one gets to be the next probe: this one may be bad by itself.
 """
 
@@ -59,53 +68,35 @@ PROBE_AT_MOST = 60.0
 LOOK_AGAIN = 1.0
 """Seconds after which who found another process probing may try: it may be gone by then."""
 
-LONGEST_NAME = 512
-"""Characters by which paths are told apart."""
-
-ABOUT = "upstream"
-"""Begins what processes tell each other of rests; no key of a record begins like this."""
-
-
-class Rest:
-    """One rest: since when, until when, and why; `others_wait_until` is set while a probe is under
-    way. Times are of the monotonic clock.
-    """
-
-    __slots__ = ("failures", "others_wait_until", "since", "until", "why")
-
-    def __init__(self, since: float) -> None:
-        self.since = since
-        self.until = since
-        self.failures = 0
-        self.why = ""
-        self.others_wait_until = since
-
-    def admits(self, now: float) -> bool:
-        """True where one request may try."""
-        return now >= self.until and now >= self.others_wait_until
+QUIET = 1.0
+"""Seconds between two lines in the log about what single clients met."""
 
 
 class Call(NamedTuple):
-    """A request that was let through: when, and the rests that it is the probe of; `turn` is its
-    right to be that among all processes.
+    """A request that was let through: when, and the rests that it is the probe of, the widest
+    first; `turn` is its right to be that among all processes.
     """
 
-    path: str
+    asked: Asked
     at: float
-    path_rest: Rest | None = None
-    whole_rest: Rest | None = None
+    rests: tuple[tuple[Subject, Rest], ...] = ()
     turn: Lease | None = None
 
     @property
     def is_probe(self) -> bool:
         """True where all others wait for what comes of it."""
-        return self.path_rest is not None or self.whole_rest is not None
+        return bool(self.rests)
+
+    def rest_of(self, subject: Subject) -> Rest | None:
+        """The rest that it is the probe of, None where it is not that subject's."""
+        return dict(self.rests).get(subject)
 
 
 class Resting(NamedTuple):
-    """A rest as it is shown: the path (empty: the whole upstream), why, and seconds to go."""
+    """A rest as it is shown: whose, in words too, why, and seconds to go."""
 
-    path: str
+    subject: Subject
+    of: str
     why: str
     seconds: float
 
@@ -128,192 +119,192 @@ class CoolDown:
         self._clock = clock
         self._chance = chance
         self._lock = threading.Lock()  # guards all that follows
-        self._whole: Rest | None = None
-        self._paths: dict[str, Rest] = {}
-        self._failed: dict[str, float] = {}  # paths that failed since the last answer, and when
+        self._rests = Rests()
+        self._failed: dict[str, float] = {}  # targets that failed since the last answer, and when
         self._opened_at = float("-inf")
-        self.tell: Callable[[str], None] = _nobody
+        self._answered_at = float("-inf")  # by any call; set without the lock, too
+        self._said_at = float("-inf")
+        self.tell: Callable[[str], object] = _nobody
         """Called with what the other processes in front of this upstream have to `hear`."""
         self.lease: Callable[[str, float], Lease | None] = ALONE.lease
         """Gives the right to do what is named, None where another process has it."""
 
     # Before a call...
 
-    def admit(self, path: str, quick: bool = True) -> Call:
+    def admit(self, asked: Asked, quick: bool = True) -> Call:
         """Lets a request through, as a probe where a rest is just over. Raises UpstreamResting.
 
         Whoever is let through says by `settle` what came of it. Nobody waits for one that is not
         `quick`: how long it takes is up to its client.
         """
         now = self._clock()
-        path = path[:LONGEST_NAME]
-        if self._whole is None and not self._paths:
-            return Call(path, now)
+        if not self._rests:
+            return Call(asked, now)
+        subjects = subjects_of(asked)
         with self._lock:
-            mine, whole = self._paths.get(path), self._whole
-            rests = [rest for rest in (mine, whole) if rest is not None]
-            closed = [rest for rest in rests if not rest.admits(now)]
+            found = [(subject, self._rests.get(subject)) for subject in subjects]
+            rests = [(subject, rest) for subject, rest in found if rest is not None]
+            closed = [item for item in rests if not item[1].admits(now)]
             if closed:
-                last = max(closed, key=lambda rest: rest.until)
-                raise _refusal(last, "the upstream" if last is whole else path, now)
+                subject, last = max(closed, key=lambda item: item[1].until)
+                raise _refusal(subject, f"{last.of} is being left alone after", last, now)
             if quick:
-                for rest in rests:
+                for _, rest in rests:
                     rest.others_wait_until = now + PROBE_AT_MOST
-        call = Call(path, now, mine, whole)
-        return self._in_turn(call, whole) if quick and whole is not None else call
+        call = Call(asked, now, tuple(rests))
+        return self._in_turn(call) if quick else call
 
-    def _in_turn(self, call: Call, whole: Rest) -> Call:
+    def _in_turn(self, call: Call) -> Call:
         """The probe of all processes in front of the upstream. Raises UpstreamResting."""
-        turn = self.lease(f"{ABOUT} probe", 0.0)
+        shared = [item for item in call.rests if is_shared(item[0])]
+        if not shared:
+            return call
+        subject, widest = shared[0]
+        turn = self.lease(probe_of(subject), 0.0)
         if turn is not None:
             return call._replace(turn=turn)
         with self._lock:
             now = self._clock()
-            for rest in (call.path_rest, whole):
-                if rest is not None:
-                    rest.others_wait_until = now + LOOK_AGAIN
-        raise UpstreamResting(
-            f"another process asks the upstream, left alone after: {whole.why}",
-            "cool-down",
-            LOOK_AGAIN,
-        )
+            for _, rest in call.rests:
+                rest.others_wait_until = now + LOOK_AGAIN
+        words = f"another process asks {widest.of}, left alone after"
+        raise _refusal(subject, words, widest, now)
 
     # ...and after it.
 
     def settle(self, call: Call, told: Told | None) -> None:
         """Says what came of a call; None where nothing was learnt, as when its client left."""
         if told is not None and told.scope is Scope.NOBODY and not call.is_probe:
+            self._answered_at = self._clock()
             if self._failed:
                 self._failed = {}
             return
         try:
-            self._learn(call, told)
+            with self._lock:
+                self._learn(call, told, self._clock())
         finally:
             if call.turn is not None:
                 call.turn.release()
 
-    def _learn(self, call: Call, told: Told | None) -> None:
-        with self._lock:
-            now = self._clock()
-            for rest in (call.path_rest, call.whole_rest):
-                if rest is not None:
-                    rest.others_wait_until = now
-            if told is None:
-                return
-            if not told.failed:
-                self._open(call, now)
-                if told.scope is Scope.UPSTREAM:
-                    self._close_whole(call, told, now)
-            elif told.scope is Scope.PATH:
-                self._path_failed(call, told, now)
-            else:
-                self._close_whole(call, told, now)
-
-    def _open(self, call: Call, now: float) -> None:
-        self._failed = {}
-        if call.path_rest is not None and self._paths.get(call.path) is call.path_rest:
-            del self._paths[call.path]
-            LOG.info("%s answers again after %.1f s", call.path, now - call.path_rest.since)
-        if call.whole_rest is not None and self._whole is call.whole_rest:
-            self._whole, self._opened_at = None, now
-            LOG.info("the upstream answers again after %.1f s", now - call.whole_rest.since)
-            self.tell(f"{ABOUT} open")
-
-    def _path_failed(self, call: Call, told: Told, now: float) -> None:
-        if call.whole_rest is not None:
-            why = f"{told.why} for {call.path}"
-            self._close_whole(call, told._replace(why=why), now)
-        rest = self._paths.get(call.path)
-        rest = self._closed(rest, call.path_rest, told, now)
-        if rest is None:
-            self._paths.pop(call.path, None)
-        else:
-            if call.path not in self._paths:
-                self._remember(call.path, rest)
-                LOG.warning(
-                    "%s is left alone for %.1f s: %s", call.path, rest.until - now, rest.why
-                )
-            if call.whole_rest is not None and self._whole is not None:
-                rest.until = max(rest.until, self._whole.until + min(NEXT_PATH, self._seconds))
-        if self._seconds > 0 and self._whole is None:
+    def _learn(self, call: Call, told: Told | None, now: float) -> None:
+        for _, rest in call.rests:
+            rest.others_wait_until = now
+        if told is None:
+            return
+        if told.hangs and self._answered_at > call.at:
+            told = told._replace(scope=Scope.TARGET, counts=True)
+        self._note_sign_of_life(told, now)
+        for subject, rest in call.rests:
+            if _ends(subject.scope, told) and self._rests.get(subject) is rest:
+                self._open(subject, rest, now)
+        for subject in subjects_of(call.asked):
+            if subject.scope is told.scope:
+                self._close(subject, call, told, now)
+        if told.counts:
             self._count(call, told, now)
 
-    def _remember(self, path: str, rest: Rest) -> None:
-        if len(self._paths) >= MAX_PATHS:
-            del self._paths[next(iter(self._paths))]
-        self._paths[path] = rest
+    def _note_sign_of_life(self, told: Told, now: float) -> None:
+        if not told.failed:
+            self._failed = {}
+        if told.scope is not Scope.UPSTREAM and not told.counts:
+            self._answered_at = now
+
+    def _open(self, subject: Subject, rest: Rest, now: float) -> None:
+        self._rests.drop(subject)
+        if subject == WHOLE:
+            self._opened_at = now
+        if is_shared(subject):
+            self.tell(word_of(News(subject, None)))
+        if rest.said:
+            LOG.info("%s answers again after %.1f s", rest.of, now - rest.since)
+
+    def _close(self, subject: Subject, call: Call, told: Told, now: float) -> None:
+        had, probed = self._rests.get(subject), call.rest_of(subject)
+        if subject == WHOLE and probed is None and call.at < self._opened_at:
+            return  # an old call: since it was made the upstream has answered
+        rested_until = had.until if had is not None else float("-inf")
+        rest = self._closed(had or Rest(shown(subject, call.asked), now), had, probed, told, now)
+        if rest is None:
+            self._rests.drop(subject)
+            return
+        if had is None:
+            self._rests.put(subject, rest)
+            self._say(subject, rest, logging.WARNING if told.failed else logging.INFO, now)
+        if rest.until > rested_until and is_shared(subject):
+            self.tell(word_of(News(subject, rest.until - now, told.why)))
 
     def _count(self, call: Call, told: Told, now: float) -> None:
-        self._failed = {p: at for p, at in self._failed.items() if at > now - WINDOW}
-        self._failed[call.path] = now
-        if len(self._failed) >= PATHS_FOR_ALL:
-            why = (
-                f"{told.why} for {call.path} after failures of {len(self._failed) - 1} other paths"
-            )
-            self._failed = {}
-            self._close_whole(call, told._replace(why=why), now)
+        """One more target fails as all would if the upstream were down."""
+        news = Told(Scope.UPSTREAM, told.why)  # for how long is up to us: each target has its own
+        if call.rest_of(WHOLE) is not None:
+            self._close(WHOLE, call, news, now)
+            whole, mine = self._rests.get(WHOLE), self._rests.get(subjects_of(call.asked)[2])
+            if whole is not None and mine is not None:
+                mine.until = max(mine.until, whole.until + min(NEXT_TARGET, self._seconds))
+        elif self._seconds > 0 and self._rests.get(WHOLE) is None:
+            self._failed = {t: at for t, at in self._failed.items() if at > now - WINDOW}
+            self._failed[call.asked.target[:LONGEST_NAME]] = now
+            if len(self._failed) >= TARGETS_FOR_ALL:
+                self._failed = {}
+                why = f"{told.why} as {TARGETS_FOR_ALL} targets in a row fail"
+                self._close(WHOLE, call, news._replace(why=why), now)
 
-    def _close_whole(self, call: Call, told: Told, now: float) -> None:
-        if call.whole_rest is None and call.at < self._opened_at and told.wait is None:
-            return  # an old call: since it was made the upstream has answered
-        was_open, rested_until = self._whole is None, self._until
-        self._whole = self._closed(self._whole, call.whole_rest, told, now)
-        if self._whole is None or self._whole.until <= rested_until:
-            return
-        seconds = self._whole.until - now
-        self.tell(f"{ABOUT} {seconds:.3f} {told.why[:LONGEST_NAME]}")
-        if was_open:
-            level = logging.WARNING if told.failed else logging.INFO
-            LOG.log(level, "the upstream is left alone for %.1f s: %s", seconds, told.why)
-
-    @property
-    def _until(self) -> float:
-        return float("-inf") if self._whole is None else self._whole.until
+    def _say(self, subject: Subject, rest: Rest, level: int, now: float) -> None:
+        """One line; about what single clients met no more than a few."""
+        if subject.who:
+            if now < self._said_at + QUIET:
+                return
+            self._said_at = now
+        rest.said = True
+        LOG.log(level, "%s is left alone for %.1f s: %s", rest.of, rest.until - now, rest.why)
 
     # What other processes have learnt
 
     def hear(self, word: str | None) -> None:
-        """Take over what another process has told about the upstream as a whole; anything else is
-        left alone.
-        """
-        about, _, rest = (word or "").partition(" ")
-        seconds, _, why = rest.partition(" ")
-        if about != ABOUT:
+        """Take over what another process has told about rests; anything else is left alone."""
+        news = news_in(word)
+        if news is None:
             return
         with self._lock:
             now = self._clock()
-            if seconds == "open":
-                self._failed = {}
-                if self._whole is not None:
-                    self._whole, self._opened_at = None, now
-                    LOG.info("the upstream answers again, as another process has told")
+            rest = self._rests.get(news.subject)
+            if news.seconds is None:
+                self._hear_of_end(news.subject, rest, now)
                 return
-            try:
-                until = now + min(float(seconds), LONGEST_WAIT)
-            except ValueError:
-                return
-            if self._whole is None:
-                self._whole = Rest(now)
-                self._whole.failures = 1
-                LOG.info("the upstream is left alone, as another process has told: %s", why)
-            if until > self._whole.until:
-                self._whole.until, self._whole.why = until, why
+            is_new, until = rest is None, now + news.seconds
+            if rest is None:
+                rest = Rest(shown(news.subject), now)
+                rest.failures = 1
+            if until > rest.until:
+                rest.until, rest.why = until, news.why
+            if is_new:
+                self._rests.put(news.subject, rest)
+                self._say(news.subject, rest, logging.INFO, now)
+
+    def _hear_of_end(self, subject: Subject, rest: Rest | None, now: float) -> None:
+        if subject == WHOLE:
+            self._failed = {}
+        if rest is None:
+            return
+        self._rests.drop(subject)
+        if subject == WHOLE:
+            self._opened_at = now
+        if rest.said:
+            LOG.info("%s answers again, as another process has told", rest.of)
 
     def _closed(
-        self, rest: Rest | None, probed: Rest | None, told: Told, now: float
+        self, rest: Rest, had: Rest | None, probed: Rest | None, told: Told, now: float
     ) -> Rest | None:
         """The rest that follows from the news; None where there is to be none."""
-        if rest is not None and rest is not probed:
+        if had is not None and had is not probed:
             # The calls that were under way when it began fail like the first: no news. But what
             # the upstream asks for counts.
-            rest.until = max(rest.until, now + min(told.wait or 0.0, LONGEST_WAIT))
-            return rest
-        failures = rest.failures if rest is not None else 0
-        seconds = self._span(failures, told.wait)
+            had.until = max(had.until, now + min(told.wait or 0.0, LONGEST_WAIT))
+            return had
+        seconds = self._span(rest.failures, told.wait)
         if seconds <= 0:
             return None
-        rest = Rest(now) if rest is None else rest
-        rest.failures = failures + 1 if told.failed else 0
+        rest.failures = rest.failures + 1 if told.failed else 0
         rest.until = now + seconds
         rest.why = told.why
         return rest
@@ -334,29 +325,42 @@ class CoolDown:
     # For those who look on.
 
     def resting(self) -> list[Resting]:
-        """What is being left alone, the whole upstream first."""
+        """What is being left alone, the whole upstream and all anonymous calls first."""
         with self._lock:
             now = self._clock()
-            found = [("", self._whole)] if self._whole is not None else []
-            found += self._paths.items()
-            return [Resting(path, rest.why, max(0.0, rest.until - now)) for path, rest in found]
+            return [
+                Resting(subject, rest.of, rest.why, max(0.0, rest.until - now))
+                for subject, rest in self._rests
+            ]
 
     @property
     def seconds_left(self) -> float:
-        """Seconds for which the upstream as a whole is still left alone; 0 while it is not."""
-        whole = self._whole
-        return 0.0 if whole is None else max(0.0, whole.until - self._clock())
+        """Seconds for which all calls, or all anonymous ones, are still refused; 0 while none
+        is.
+        """
+        now = self._clock()
+        rests = [self._rests.get(subject) for subject in (WHOLE, ANONYMOUS)]
+        return max(0.0, *(rest.until - now for rest in rests if rest is not None), 0.0)
 
     @property
     def is_open(self) -> bool:
-        """True where the upstream as a whole is not being left alone."""
-        return self._whole is None
+        """True where neither all calls nor all anonymous ones are being held back."""
+        return self._rests.get(WHOLE) is None and self._rests.get(ANONYMOUS) is None
 
 
-def _refusal(rest: Rest, subject: str, now: float) -> UpstreamResting:
-    return UpstreamResting(
-        f"{subject} is being left alone after: {rest.why}", "cool-down", rest.until - now
-    )
+def _ends(scope: Scope, told: Told) -> bool:
+    """True where a probe's news ends a rest of this scope."""
+    if not told.failed:
+        return True
+    if scope is Scope.UPSTREAM:  # it has answered, and not as one that is down
+        return told.scope is not Scope.UPSTREAM and not told.counts
+    return scope is Scope.CALLERS and told.scope is Scope.TARGET
+
+
+def _refusal(subject: Subject, words: str, rest: Rest, now: float) -> UpstreamResting:
+    error = UpstreamResting(f"{words}: {rest.why}", "cool-down", rest.until - now)
+    error.concerns_all = subject == WHOLE
+    return error
 
 
 def _nobody(word: str) -> None:

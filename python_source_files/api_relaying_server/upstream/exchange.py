@@ -123,6 +123,11 @@ class Exchange:
     gives the body.
     """
 
+    undecoded = False
+    """True where the body is in a transfer coding that nobody has undone: it may be passed on as it
+    came, but it is not the content (RFC 9112, 6.1).
+    """
+
     def __init__(
         self,
         connection: HTTPConnection,
@@ -325,6 +330,8 @@ class Exchange:
             raise UpstreamError(error.detail) from error
         if chunked:
             self._chunks = ChunkedDecoder()
+        elif self._left is None:
+            self.undecoded = "transfer-encoding" in head.fields
         self._keep_alive = self._may_keep and not wants_close(head.version, head.fields)
         if head.status == 205:
             # RFC 9110, 15.3.6: it has no content; what comes in its place is never read.

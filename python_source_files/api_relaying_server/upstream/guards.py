@@ -9,26 +9,36 @@ where it has one. Nothing is locked while a call is under way.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Callable, Protocol
 
-from api_relaying_server.errors import UpstreamError, UpstreamResting
+from api_relaying_server.errors import LackOfOwn, UpstreamError, UpstreamResting
 from api_relaying_server.http1.message import Field
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.cooldown import Call, CoolDown
 from api_relaying_server.upstream.exchange import OnInterim
+from api_relaying_server.upstream.rests import ANONYMOUS, Asked
 from api_relaying_server.upstream.session import Fetch
-from api_relaying_server.upstream.told import Told, told_by_error, told_by_response
+from api_relaying_server.upstream.told import clock_skew, told_by_error, told_by_response
 from api_relaying_server.upstream.translation import UpstreamBase
+
+LOG = logging.getLogger("api_relaying_server.upstream")
 
 PATIENCE = 3.0
 """Seconds that a call waits for a slot and a token together; a client's own patience is longer,
 and the thread that waits is wanted by others.
 """
 
+
+QUIET = 60.0
+"""Seconds between two lines in the log about lacks of our own."""
+
+MOST_SKEW = 60.0
+"""Seconds by which the upstream's clock may be off before it is said in the log."""
 
 PLENTY = 256
 """Calls that may be spared where no rate is set: more than a pool gets done in a second."""
@@ -73,7 +83,9 @@ class GuardedUpstream:
         self.slots = slots
         self.tokens = tokens
         self.refused: Counter[str | None] = Counter()
-        self._lock = threading.Lock()  # guards that one
+        self._lock = threading.Lock()  # guards that one and the two below
+        self._lack_said_at = float("-inf")
+        self._skew_said = False
         self._upstream = upstream
         self._clock = clock
 
@@ -92,35 +104,41 @@ class GuardedUpstream:
 
         The call counts until the body has come to its end or is closed.
         """
-        path = target.partition("?")[0]
-        call = self._enter(path, quick=body is None or isinstance(body, tuple))
+        asked = Asked(method, target, fields)
+        call = self._enter(asked, quick=body is None or isinstance(body, tuple))
         try:
             fetch = self._upstream.fetch(
                 method, target, fields, body, chunked=chunked, on_interim=on_interim
             )
         except BaseException as error:
-            self._settle(call, told_by_error(error) if isinstance(error, UpstreamError) else None)
+            told = told_by_error(error) if isinstance(error, UpstreamError) else None
+            self.cooldown.settle(call, told)
+            if isinstance(error, LackOfOwn):
+                self._say_lack(error)
             self._leave(call)
             raise
         fetch.exchange.then(lambda fault: self._end(call, fault))
         head = fetch.exchange.head
-        self._settle(
-            call, told_by_response(method, target, head, fetch.request_time, fetch.response_time)
-        )
+        told = told_by_response(method, target, head, fetch.request_time, fetch.response_time)
+        self.cooldown.settle(call, told)
+        self._look_at_clock(clock_skew(head.fields, fetch.request_time, fetch.response_time))
         return fetch
 
     # Before the call...
 
-    def _enter(self, path: str, quick: bool) -> Call:
+    def _enter(self, asked: Asked, quick: bool) -> Call:
         """Waits for a slot and a token where that is worth it."""
         try:
-            call = self.cooldown.admit(path, quick)
+            call = self.cooldown.admit(asked, quick)
             try:
+                if self.tokens is not None and call.rest_of(ANONYMOUS) is not None:
+                    # The upstream reckons otherwise than we do: go on with nothing saved up.
+                    self.tokens.empty(0.0)
                 waited = self._take(call.at)
             except BaseException:
                 self.cooldown.settle(call, None)
                 raise
-            return self._admit_again(path, quick) if waited and not call.is_probe else call
+            return self._admit_again(asked, quick) if waited and not call.is_probe else call
         except UpstreamResting as refusal:
             with self._lock:
                 self.refused[refusal.reason] += 1
@@ -137,29 +155,49 @@ class GuardedUpstream:
             self.slots.give_back()
             raise
 
-    def _admit_again(self, path: str, quick: bool) -> Call:
+    def _admit_again(self, asked: Asked, quick: bool) -> Call:
         """Much may have happened while it waited."""
         try:
-            return self.cooldown.admit(path, quick)
+            return self.cooldown.admit(asked, quick)
         except BaseException:
             self.slots.give_back()
             raise
 
     # ...and after it.
 
-    def _settle(self, call: Call, told: Told | None) -> None:
-        self.cooldown.settle(call, told)
-        if told is not None and told.limits and self.tokens is not None:
-            # The upstream reckons otherwise than we do: go on as if we had nothing saved either.
-            self.tokens.empty(self.cooldown.seconds_left)
-
     def _end(self, call: Call, fault: UpstreamError | None) -> None:
         if fault is not None:  # the head had promised more
-            self._settle(Call(call.path, call.at), told_by_error(fault))
+            self.cooldown.settle(Call(call.asked, call.at), told_by_error(fault))
         self._leave(call)
 
     def _leave(self, call: Call) -> None:
         self.slots.give_back(self._clock() - call.at)
+
+    # What the log is told.
+
+    def _say_lack(self, error: LackOfOwn) -> None:
+        with self._lock:
+            now = self._clock()
+            if now < self._lack_said_at + QUIET:
+                return
+            self._lack_said_at = now
+        LOG.error("%s; who needs the upstream gets 503, and it is not to blame", error.detail)
+
+    def _look_at_clock(self, skew: float) -> None:
+        if abs(skew) <= MOST_SKEW or self._skew_said:
+            return
+        with self._lock:
+            if self._skew_said:
+                return
+            self._skew_said = True
+        LOG.warning(
+            "by its Date the upstream's clock is %.0f s %s this machine's: %s; set them right",
+            abs(skew),
+            "ahead of" if skew > 0 else "behind",
+            "its answers count as of their arrival"
+            if skew > 0
+            else "its answers count as so much older, and fresh ones may not be stored",
+        )
 
     # For work that can wait.
 

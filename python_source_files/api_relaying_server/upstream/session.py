@@ -18,26 +18,26 @@ from weakref import WeakKeyDictionary
 
 import requests
 from requests_cache import CachedSession
-from urllib3.connection import HTTPConnection
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
-    NameResolutionError,
-    NewConnectionError,
     SSLError,
 )
 
 from api_relaying_server.errors import (
+    LackOfOwn,
     UpstreamConnectTimeout,
     UpstreamError,
-    UpstreamNameUnknown,
     UpstreamRefused,
     UpstreamTlsError,
+    is_own_lack,
 )
 from api_relaying_server.http1.grammar import delta_seconds, split_list
 from api_relaying_server.http1.message import Field, Fields
 from api_relaying_server.http1.rendering import render_fields, render_request_line
+from api_relaying_server.upstream.dialling import Dialler
 from api_relaying_server.upstream.exchange import ConnectionLost, Exchange, OnInterim
 from api_relaying_server.upstream.translation import UpstreamBase
 
@@ -49,8 +49,25 @@ IDLE_MAX = 55.0
 """Seconds for which an idle connection is used again where the upstream says nothing; nginx and
 Apache close theirs after 75 and 5."""
 
+LONGEST_DIAL = 60.0
+"""Seconds for a connection where no other limit is set."""
+
 IDLE_MAX_ONCE = 1.0
 """The same for a request that cannot be sent twice: the upstream may be closing it right now."""
+
+
+class _Connection(HTTPConnection):
+    """A connection that is made by `dialler`, within its time for all addresses together."""
+
+    dialler: Dialler
+
+    def _new_conn(self) -> socket.socket:
+        seconds = self.timeout if isinstance(self.timeout, (int, float)) else LONGEST_DIAL
+        return self.dialler.dial(self._dns_host, self.port, seconds, self.socket_options or ())
+
+
+class _SecureConnection(_Connection, HTTPSConnection):
+    """The same with TLS, whose handshake has what is left of the time."""
 
 
 class RelaySession(CachedSession):
@@ -74,6 +91,7 @@ class RelaySession(CachedSession):
         pool = adapter.get_connection_with_tls_context(prepared, verify=True)
         if not isinstance(pool, HTTPConnectionPool):
             raise TypeError(f"no connections under {pool!r}")
+        pool.ConnectionCls = _SecureConnection if base.scheme == "https" else _Connection
         return pool
 
 
@@ -98,6 +116,7 @@ class Upstream:
     ) -> None:
         self.base = base
         self._pool = session.pool_for(base)
+        self._dialler = Dialler()
         self._connect_timeout = connect_timeout
         self._read_timeout = read_timeout
         # When each idle connection became so, and until when it may be used (monotonic).
@@ -131,16 +150,15 @@ class Upstream:
                     exchange.forbid_reuse()
                 exchange.receive_head(on_interim)
                 return Fetch(exchange, request_time, time.time())
-            except ConnectionLost:
+            except BaseException as error:
                 exchange.close()
-                if not (reused and again):
+                if is_own_lack(error) and isinstance(error, (UpstreamError, MemoryError)):
+                    raise LackOfOwn(str(error.__cause__ or "memory")) from error
+                if not (isinstance(error, ConnectionLost) and reused and again):
                     raise
-            except BaseException:
-                exchange.close()
-                raise
 
     def _connect(self, idle_max: float) -> tuple[HTTPConnection, bool]:
-        connection: HTTPConnection = self._pool._get_conn()  # type: ignore[assignment]
+        connection: _Connection = self._pool._get_conn()  # type: ignore[assignment]
         if connection.sock is not None:
             since, until = self._idle.get(connection, (0.0, 0.0))
             if time.monotonic() < min(until, since + idle_max):
@@ -148,10 +166,13 @@ class Upstream:
             connection.close()
         try:
             connection.timeout = self._connect_timeout
+            connection.dialler = self._dialler
             connection.connect()
-        except (HTTPError, OSError) as error:
+        except (HTTPError, OSError, MemoryError, UpstreamError) as error:
             connection.close()
             self._pool._put_conn(connection)
+            if isinstance(error, UpstreamError):
+                raise
             raise named(error) from error
         if connection.sock is not None:
             connection.sock.settimeout(self._read_timeout)
@@ -222,10 +243,8 @@ def keep_alive_seconds(fields: Fields) -> float:
 
 def named(error: Exception) -> UpstreamError:
     """Our name for what a library says of a connection that could not be made."""
-    if isinstance(error, NameResolutionError):
-        return UpstreamNameUnknown("the upstream's name does not resolve")
-    if isinstance(error, NewConnectionError):  # before its parent class, the time-out
-        return UpstreamRefused("the upstream refuses connections")
+    if is_own_lack(error):
+        return LackOfOwn(str(error.__cause__ or error))
     if isinstance(error, (ConnectTimeoutError, socket.timeout)):
         return UpstreamConnectTimeout("the upstream did not accept a connection in time")
     if isinstance(error, (SSLError, ssl.SSLError)):

@@ -11,13 +11,7 @@ from typing import NamedTuple
 
 from api_relaying_server.caching.freshness import lifetime
 from api_relaying_server.caching.policy import Policy
-from api_relaying_server.errors import (
-    UpstreamError,
-    UpstreamNameUnknown,
-    UpstreamRefused,
-    UpstreamTimeout,
-    UpstreamTlsError,
-)
+from api_relaying_server.errors import LackOfOwn, UpstreamError, UpstreamTimeout
 from api_relaying_server.http1.grammar import delta_seconds, parse_date, split_lists, unquote
 from api_relaying_server.http1.message import Fields, ResponseHead
 
@@ -42,10 +36,13 @@ _LIMIT_FIELDS = frozenset(("ratelimit", *(f"{family}-remaining" for family in _F
 
 
 class Scope(Enum):
-    """Whom the news is about."""
+    """Whom the news is about: nobody, the method, target and credentials of a call, all calls with
+    the same credentials, or every call.
+    """
 
     NOBODY = "nobody"
-    PATH = "path"
+    TARGET = "target"
+    CALLERS = "callers"
     UPSTREAM = "upstream"
 
 
@@ -53,14 +50,16 @@ class Told(NamedTuple):
     """The news: whom it is about, why in a few words, and whether it is a failure.
 
     `wait` is for how many seconds the upstream asks to be left alone, None where it does not say.
-    `limits` tells that a limit of the upstream's is used up.
+    `counts`: several of the kind, from different targets in a row, are about the whole upstream.
+    `hangs`: no answer came in time; it is about the target where others have got one meanwhile.
     """
 
     scope: Scope
     why: str = ""
     failed: bool = True
     wait: float | None = None
-    limits: bool = False
+    counts: bool = False
+    hangs: bool = False
 
 
 ANSWERED = Told(Scope.NOBODY, failed=False)
@@ -72,15 +71,18 @@ def told_by_response(
 ) -> Told:
     """What a response says. Times are Unix times of its request and of its arrival."""
     status, fields = head.status, head.fields
+    # What a limit counts is known of plain reading alone: that of logging in is one's own.
+    limited = Scope.CALLERS if method in ("GET", "HEAD") else Scope.TARGET
     if status == 429:
         wait = retry_after(fields, response_time) or _reset(fields, response_time)
-        return Told(Scope.UPSTREAM, "429", True, wait, limits=True)
+        return Told(limited, "429", True, wait)
     if status in FAILURES and _is_failure(method, target, head, request_time, response_time):
-        return Told(Scope.PATH, str(status), True, retry_after(fields, response_time))
+        wait = retry_after(fields, response_time)
+        return Told(Scope.TARGET, str(status), True, wait, counts=status != 500)
     if not _LIMIT_FIELDS.isdisjoint(fields.names()) and _is_spent(fields):
         wait = retry_after(fields, response_time) or _reset(fields, response_time)
         if wait is None or wait > 0:
-            return Told(Scope.UPSTREAM, "its rate limit is used up", False, wait, limits=True)
+            return Told(limited, "its rate limit is used up", False, wait)
     return ANSWERED
 
 
@@ -94,15 +96,34 @@ def _is_failure(
     return not (span.explicit and span.seconds > 0)
 
 
-def told_by_error(error: UpstreamError) -> Told:
-    """What it says when no response came."""
-    if isinstance(error, (UpstreamRefused, UpstreamNameUnknown, UpstreamTimeout, UpstreamTlsError)):
+def told_by_error(error: UpstreamError) -> Told | None:
+    """What it says when no response came, or not all of it; None where that was a lack of ours."""
+    if isinstance(error, LackOfOwn):
+        return None
+    if isinstance(error, UpstreamTimeout) and not error.concerns_all:
+        return Told(Scope.UPSTREAM, _words(error), hangs=True)
+    if error.concerns_all:
         return Told(Scope.UPSTREAM, _words(error))
-    return Told(Scope.PATH, _words(error))
+    return Told(Scope.TARGET, _words(error), counts=True)
 
 
 def _words(error: UpstreamError) -> str:
     return (error.proxy_error or "a failure").replace("_", " ")
+
+
+def clock_skew(fields: Fields, request_time: float, response_time: float) -> float:
+    """Seconds by which the upstream's clock is ahead of ours, below 0 behind, as far as a response
+    shows; 0 without a `Date`.
+
+    It was made at `Date` (RFC 9110, 6.6.1), by the upstream's clock, and that lies between the
+    request and its arrival by ours; one that a cache has kept, with an `Age`, before that.
+    """
+    date = parse_date(fields.first("date") or "", response_time)
+    if date is None:
+        return 0.0
+    if date > response_time:
+        return date - response_time
+    return min(0.0, date - request_time) if "age" not in fields else 0.0
 
 
 # --- Retry-After (RFC 9110, 10.2.3) ---

@@ -6,12 +6,15 @@ Pure functions over fields.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from api_relaying_server.caching.storing import HOP_BY_HOP, connection_options
-from api_relaying_server.http1.grammar import delta_seconds
+from api_relaying_server.errors import LoopDetected
+from api_relaying_server.http1.grammar import delta_seconds, split_list
 from api_relaying_server.http1.message import Field, Fields, RequestHead
 
 PSEUDONYM = "api-relaying-server"
@@ -20,18 +23,34 @@ PSEUDONYM = "api-relaying-server"
 VIA = f"1.1 {PSEUDONYM}"
 
 _OURS = frozenset(
-    ("host", "content-length", "via", "expect", "max-forwards", "forwarded", "x-real-ip")
-    + ("x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix")
-    + ("x-forwarded-proto", "x-forwarded-server")
+    ("host", "content-length", "via", "expect", "max-forwards")
+    + ("x-forwarded-for", "x-forwarded-proto")
 )
-"""Request fields that the relay writes itself or that would let one client write into everybody's
-answer.
+"""Request fields that the relay writes itself."""
+
+_PLACE = re.compile(
+    r"proxy|forwarded|x-forwarded|x-forwarded-(?:by|host|path|port|prefix|server|ur[il]).*"
+    r"|x-(?:original|rewrite)-(?:host|path|ur[il])|x-host|x-http-(?:destinationurl|host-override)"
+)
+"""Fields that tell an upstream where it is: it may build links or route by them, and then one
+client would write into everybody's answer. `Proxy` becomes HTTP_PROXY behind CGI. No one's goes on.
 """
 
-WRITTEN_FIELDS = frozenset(
-    ("forwarded", "host", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto")
+_CLIENT = re.compile(
+    r"x-forwarded-.*|x-original-(?:forwarded-)?(?:for|proto)|x-envoy-external-address"
+    r"|front-end-https|(?:x-)?(?:url-)?scheme|x-arr-ssl"
+    r"|(?:.+-)?(?:client|cluster|connecting|originating|proxyuser|real|remote|socket|source|user)"
+    r"-?(?:ip|ipv4|ipv6|addr|address)"
 )
-"""Request fields whose values the upstream has from the relay: no client's own bytes tell them."""
+"""Fields by which a proxy tells who its client is and how it came. A trusted one's go on."""
+
+_LONGEST_NAME = 64
+"""Characters of the longest name that is one of those."""
+
+MOST_ROUNDS = 8
+"""Members of `Via` that name us, our own of this time included, before a request is taken to go
+round in a circle.
+"""
 
 _REFRESH = frozenset(("cache-control", "pragma"))
 
@@ -94,11 +113,13 @@ def as_upstream_sees(
     if not pass_refresh:
         gone |= _REFRESH
     fields: list[Field] = [("Host", base.authority)]
-    # An upstream behind CGI or WSGI reads Accept_Language as Accept-Language (RFC 3875, 4.1.18),
-    # and caches do not: what it then answers would be stored for those who did not ask for it.
-    fields += [
-        item for item in request.fields if "_" not in item[0] and item[0].lower() not in gone
-    ]
+    for name, value in request.fields:
+        lower = name.lower()
+        # An upstream behind CGI or WSGI reads Accept_Language as Accept-Language (RFC 3875,
+        # 4.1.18), and caches do not: what it then answers would be stored for those who did not
+        # ask for it.
+        if "_" not in name and lower not in gone and not _misleads(lower, client):
+            fields.append((name, value))
     fields += _one_forward_less(request)
     before = request.fields.get("via")
     # RFC 9110, 7.6.3: the version is that of the message that was received.
@@ -112,8 +133,9 @@ def as_upstream_sees(
 
 def for_one_call(seen: Fields, drop: Sequence[str] = (), add: Sequence[Field] = ()) -> list[Field]:
     """The fields that one call carries: those that the upstream sees, less `drop` (lower case),
-    and `add` behind them.
+    and `add` behind them. Raises LoopDetected: no call goes out but with what this gives.
     """
+    check_no_loop(seen)
     return [item for item in seen if item[0].lower() not in drop] + list(add)
 
 
@@ -132,6 +154,40 @@ def fields_for_upstream(
         request, client, base, public_host=public_host, pass_refresh=pass_refresh
     )
     return for_one_call(seen, drop, add)
+
+
+@lru_cache(maxsize=1024)
+def _names_a_place(name: str) -> bool:
+    return _PLACE.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=1024)
+def _names_a_client(name: str) -> bool:
+    return _CLIENT.fullmatch(name) is not None
+
+
+def _misleads(name: str, client: Client) -> bool:
+    """True where a field of this name (lower case) does not go on from this client."""
+    if len(name) > _LONGEST_NAME:  # not to be remembered
+        return name.startswith("x-forwarded-")
+    return _names_a_place(name) or (not client.trusted and _names_a_client(name))
+
+
+def check_no_loop(seen: Fields) -> None:
+    """Raises LoopDetected where a request, as the upstream would see it, has come through this
+    relay `MOST_ROUNDS` times before (RFC 9110, 7.6.3).
+    """
+    via = (seen.get("via") or "").lower()
+    if via.count(PSEUDONYM) > MOST_ROUNDS:
+        rounds = [_received_by(member) for member in split_list(via)].count(PSEUDONYM)
+        if rounds > MOST_ROUNDS:
+            raise LoopDetected(f"the request has come through {PSEUDONYM} {rounds - 1} times")
+
+
+def _received_by(member: str) -> str:
+    """The pseudonym in a member of `Via`, empty where it has none."""
+    words = member.split(maxsplit=2)
+    return words[1].partition(":")[0] if len(words) > 1 else ""
 
 
 def forwards_left(request: RequestHead) -> int | None:

@@ -37,16 +37,23 @@ class Coordinator(Protocol):
         past that.
         """
 
-    def tell_changed(self, key: str) -> None:
-        """The record of a key was written, made doubtful or deleted here; all others drop
-        theirs from memory.
+    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
+        """Tells all others (`messages` has what can be told, and `Changed` is told after the store
+        has it).
 
-        Called after the store has it.
+        True where everybody who asks from now on will find it: workers when they `catch_up`, nodes
+        as soon as they listen. That takes a database's answer, which is waited for at most `wait`
+        seconds; False where it has not come by then, and is not to be had at the moment.
         """
 
     def on_change(self, drop: Callable[[str | None], None]) -> None:
-        """`drop` is called for each key that another process has changed, with None for all of
-        them.
+        """`drop` is called for each note of another process, with None where some are lost."""
+
+    def catch_up(self) -> None:
+        """When this returns, all that other workers told before it was called has been passed on.
+
+        For any thread, before it decides by what it knows. It costs one comparison where there is
+        no news; nodes are not asked, they are heard by a thread.
         """
 
     def close(self) -> None:
@@ -70,11 +77,15 @@ class Alone:
         """Always, at once."""
         return _OWN
 
-    def tell_changed(self, key: str) -> None:
+    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
         """Nobody else is there."""
+        return True
 
     def on_change(self, drop: Callable[[str | None], None]) -> None:
         """Nobody else changes anything."""
+
+    def catch_up(self) -> None:
+        """Nobody else has told anything."""
 
     def close(self) -> None:
         """Nothing is open."""

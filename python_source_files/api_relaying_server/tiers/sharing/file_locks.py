@@ -25,6 +25,12 @@ FIRST_PAUSE = 0.002
 LONGEST_PAUSE = 0.02
 """...and those to which this grows."""
 
+SPINS = 50
+"""Tries for a mutex until it is taken for one that is held by a process that does not run..."""
+
+MUTEX_PAUSE = 0.0005
+"""...and seconds between those that follow."""
+
 _HELD_BY_OTHERS = frozenset((errno.EAGAIN, errno.EACCES))
 _OFFSETS = (1 << 62) - 1
 _MUTEX = 1 << 62  # the byte of the first mutex, behind those of all names
@@ -124,7 +130,12 @@ class _FileLease:
 
 
 class Mutex:
-    """A lock for a few microseconds, among all threads of all processes; made after the fork."""
+    """A lock for a few microseconds, among all threads of all processes; made after the fork, one
+    for each process and number.
+
+    The system is never asked to wait: it knows which process waits for which, not which thread, and
+    so takes threads that hold one lock and wait for another for processes that do so for ever.
+    """
 
     def __init__(self, descriptor: int, number: int) -> None:
         self._descriptor = descriptor
@@ -136,8 +147,11 @@ class Mutex:
         process.
         """
         self._lock.acquire()
+        tries = 0
         with contextlib.suppress(OSError):
-            fcntl.lockf(self._descriptor, fcntl.LOCK_EX, 1, self._place)
+            while not _lock(self._descriptor, self._place):
+                tries += 1
+                time.sleep(0 if tries < SPINS else MUTEX_PAUSE)
 
     def release(self) -> None:
         """For anybody."""

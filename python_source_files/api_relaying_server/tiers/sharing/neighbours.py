@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from typing import Callable
 
 from api_relaying_server.tiers.sharing.coordination import Lease
 from api_relaying_server.tiers.sharing.file_locks import FileLeases
 from api_relaying_server.tiers.sharing.shared_memory import Listener, SharedMemory, Teller
 
+_log = logging.getLogger("api_relaying_server.workers")
+
 
 class Neighbours:
-    """A `Coordinator` for one worker, made after the fork.
+    """A `Coordinator` for one worker, made after the fork. Thread-safe.
 
-    `bell` is a view of one number that is another one whenever anybody has told something; who sees
-    that calls `catch_up`.
+    `bell` is a view of one number that is another one whenever anybody has told something.
     """
 
     def __init__(self, memory: SharedMemory, slot: int, lock_file: int) -> None:
@@ -22,6 +25,9 @@ class Neighbours:
         self._listener = Listener(memory, slot)
         self._leases = FileLeases(lock_file)
         self._drops: list[Callable[[str | None], None]] = []
+        # Guards the listener. Who has it passes news on; it may do so within a drop of its own.
+        self._lock = threading.RLock()
+        self._heard = -1  # the bell's number up to which all is passed on
 
     def lease(self, key: str, wait: float) -> Lease | None:
         """The right to fetch a key, waiting for another worker at most `wait` seconds; None past
@@ -29,13 +35,14 @@ class Neighbours:
         """
         return self._leases.lease(key, wait)
 
-    def tell_changed(self, key: str) -> None:
-        """All other workers drop the record of this key from memory."""
-        self._teller.tell(key)
+    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
+        """Tells all other workers: each knows it from its next `catch_up` on."""
+        self._teller.tell(note)
+        return True
 
     def on_change(self, drop: Callable[[str | None], None]) -> None:
-        """`drop` is called, by `catch_up`, for each key that another worker has changed; with None
-        for all of them.
+        """`drop` is called, by `catch_up`, for each note of another worker; with None where some
+        are lost.
         """
         self._drops.append(drop)
 
@@ -44,12 +51,25 @@ class Neighbours:
         return int(self.bell[0])
 
     def catch_up(self) -> None:
-        """Passes on what others have told. For one thread at a time, the event loop's; never
-        blocks.
+        """When this returns, all that was told before it was called has been passed on. From any
+        thread that holds no lock which a drop takes; one comparison where there is no news.
         """
-        for note in self._listener.notes():
-            for drop in self._drops:
-                drop(note or None)
+        if self.bell[0] == self._heard:
+            return
+        with self._lock:
+            bell = self.bell[0]  # first: what is told meanwhile is for the next time
+            if bell == self._heard:
+                return
+            for note in self._listener.notes():
+                self._pass_on(note or None)
+            self._heard = bell  # last: who sees it knows that all is passed on
+
+    def _pass_on(self, note: str | None) -> None:
+        for drop in self._drops:
+            try:
+                drop(note)
+            except Exception:  # the notes behind this one are read already
+                _log.exception("what another worker told could not be obeyed: %s", note)
 
     def close(self) -> None:
         """Nothing is to be closed: memory and locks end with the process."""

@@ -29,6 +29,12 @@ LEASE_LASTS = 3.0
 RENEW_EVERY = 0.75
 """Seconds between two renewals of the leases that are held: three may fail."""
 
+COUNT_EVERY = 2.0
+"""Seconds between two counts of the processes that share the database."""
+
+COUNTED_FOR = 5
+"""How many times that a process is taken to be there after its last sign."""
+
 POLL_FIRST, POLL_MOST = 0.004, 0.05
 """Seconds between two looks whether a lease is free; they grow from the one to the other."""
 
@@ -77,6 +83,9 @@ class Board(Protocol):
         The first call after a failure begins anew and gives nothing.
         """
 
+    def count(self, seconds: float) -> int:
+        """How many processes share the database now. This one is there for so many seconds."""
+
     def close(self) -> None:
         """Close the connections that are for this alone."""
 
@@ -123,12 +132,20 @@ class NodeCoordinator:
         self._clock = clock
         self._way = Way(clock)  # whether leases can be had
         self._closed = threading.Event()
-        self._lock = threading.Lock()  # guards the four below
+        self.processes = 1
+        """How many share the database, this one among them, as far as is known."""
+        self._lock = threading.Lock()  # guards the seven below
         self._held: dict[str, str] = {}  # names by token
         self._ended: deque[tuple[str, str]] = deque()
         self._told: deque[str | None] = deque()
+        self._last_told = 0  # the number of the last one of these
         self._threads: dict[str, threading.Thread] = {}
+        self._wanted: dict[str, Callable[[], None]] = {"node-keeper": self._keep}
+        self._said_alone = False
         self._work = threading.Event()
+        self._published = threading.Condition()  # guards the two below
+        self._published_to = 0
+        self._mute = False  # what was to be told could not be, and is tried again and again
         self._drops: list[Callable[[str | None], None]] = []
 
     # Leases
@@ -163,7 +180,7 @@ class NodeCoordinator:
         self._fences.hold(key, number)
         with self._lock:
             self._held[token] = name
-        self._run("node-keeper", self._keep)
+        self._start_threads()
 
         def give_back() -> None:
             self._fences.drop(key, number)
@@ -182,26 +199,44 @@ class NodeCoordinator:
         with self._lock:
             self._held.pop(token, None)
             self._ended.append((name, token))
-        self._run("node-keeper", self._keep)
+        self._start_threads()
         self._work.set()
 
     # News
 
-    def tell_changed(self, key: str) -> None:
-        """All others drop what they have of this key; they are told by another thread."""
+    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
+        """All others will hear this; True where the database has it, which is waited for at most
+        `wait` seconds, and not while it fails.
+        """
         with self._lock:
-            self._told.append(key)
+            self._last_told += 1
+            mine = self._last_told
+            self._told.append(note)
             if len(self._told) > MOST_TOLD:
                 self._told.clear()
                 self._told.append(None)
-        self._run("node-keeper", self._keep)
+        self._start_threads()
         self._work.set()
+        return wait > 0 and self._is_published(mine, wait)
+
+    def _is_published(self, number: int, wait: float) -> bool:
+        def is_settled() -> bool:
+            return self._published_to >= number or self._mute or self._closed.is_set()
+
+        with self._published:
+            self._published.wait_for(is_settled, wait)
+            return self._published_to >= number
 
     def on_change(self, drop: Callable[[str | None], None]) -> None:
         """`drop` is called, by a thread, for what others have changed, with None for everything."""
         self._drops = [*self._drops, drop]
         self._fences.on_late = self._drop
-        self._run("node-listener", self._listen)
+        with self._lock:
+            self._wanted["node-listener"] = self._listen
+        self._start_threads()
+
+    def catch_up(self) -> None:
+        """A thread hears the news as they come."""
 
     def _drop(self, key: str | None) -> None:
         for drop in self._drops:
@@ -230,6 +265,7 @@ class NodeCoordinator:
 
     def _keep(self) -> None:
         next_renewal = self._clock() + RENEW_EVERY
+        next_count = 0.0
         pause = 0.0
         while not (self._closed.is_set() and not self._has_work()):
             if not self._has_work():
@@ -241,9 +277,13 @@ class NodeCoordinator:
                 if self._clock() >= next_renewal:
                     next_renewal = self._clock() + RENEW_EVERY
                     self._renew()
+                if self._clock() >= next_count:
+                    next_count = self._clock() + COUNT_EVERY
+                    self._count()
                 pause = 0.0
             except StorageFault as fault:
                 _log.debug("nothing can be told or given back: %s", fault)
+                self._note_published(mute=bool(self._told))
                 if self._closed.is_set():
                     return
                 pause = min(max(pause * 2, RETRY_FIRST), RETRY_MOST)
@@ -266,11 +306,12 @@ class NodeCoordinator:
     def _do_work(self) -> None:
         """What has changed before what is given back: who gets a lease then finds it."""
         with self._lock:
-            told, self._told = list(self._told), deque()
+            told, self._told, last = list(self._told), deque(), self._last_told
             ended, self._ended = list(self._ended), deque()
         try:
             if told:
                 self._board.publish(told)
+                self._note_published(last)
             if ended:
                 self._board.release(ended)
         except StorageFault:
@@ -278,20 +319,45 @@ class NodeCoordinator:
                 self._told.extendleft(reversed(told[:MOST_TOLD]))
             raise
 
+    def _note_published(self, number: int = 0, mute: bool = False) -> None:
+        """Others can hear all up to this number, or nothing can be told at the moment."""
+        with self._published:
+            self._published_to = max(self._published_to, number)
+            self._mute = mute
+            self._published.notify_all()
+
     def _renew(self) -> None:
         with self._lock:
             held = [(name, token) for token, name in self._held.items()]
         if held:
             self._board.renew(held, LEASE_LASTS)
 
-    def _run(self, name: str, work: Callable[[], None]) -> None:
-        if name in self._threads or self._closed.is_set():
+    def _count(self) -> None:
+        """One that may not be counted, or not now, is as good as before."""
+        try:
+            self.processes = max(1, self._board.count(COUNT_EVERY * COUNTED_FOR))
+        except StorageFault as fault:
+            _log.debug("processes are not counted: %s", fault)
+
+    def _start_threads(self) -> None:
+        """Starts those that are wanted and do not run. One that the system does not give is tried
+        again at the next use: leases then end by themselves, and what is to be told waits.
+        """
+        if len(self._threads) == len(self._wanted) or self._closed.is_set():
             return
         with self._lock:
-            if name not in self._threads:
+            for name, work in self._wanted.items():
+                if name in self._threads:
+                    continue
                 thread = threading.Thread(target=work, name=name, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    level = logging.DEBUG if self._said_alone else logging.WARNING
+                    self._said_alone = True
+                    _log.log(level, "other nodes are not told, or not heard, for now: %s", error)
+                    return
                 self._threads[name] = thread
-                thread.start()
 
     def close(self) -> None:
         """Gives back what is held and ends the threads."""
@@ -301,6 +367,8 @@ class NodeCoordinator:
             threads = list(self._threads.values())
         self._closed.set()
         self._work.set()
+        with self._published:
+            self._published.notify_all()
         until = self._clock() + GIVE_UP
         for thread in threads:
             thread.join(max(0.0, until - self._clock()))
@@ -326,15 +394,20 @@ class Both:
             return None
         return _BothLeases(near, far)
 
-    def tell_changed(self, key: str) -> None:
+    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
         """Tells both."""
-        self._near.tell_changed(key)
-        self._far.tell_changed(key)
+        near = self._near.tell_changed(note, wait)
+        return self._far.tell_changed(note, wait) and near
 
     def on_change(self, drop: Callable[[str | None], None]) -> None:
         """Hears both."""
         self._near.on_change(drop)
         self._far.on_change(drop)
+
+    def catch_up(self) -> None:
+        """With both."""
+        self._near.catch_up()
+        self._far.catch_up()
 
     def close(self) -> None:
         """Ends both."""

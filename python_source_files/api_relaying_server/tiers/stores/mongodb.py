@@ -287,6 +287,10 @@ class MongoRecords(ByItem, MongoDict, SharedStorage):
         return self.extent().entries
 
 
+_PRESENT = "node"
+"""Begins what stands among the leases for a process that is there; no lease is named like this."""
+
+
 class MongoBoard:
     """Leases and news in a MongoDB. Leases go by the clocks of the nodes."""
 
@@ -409,6 +413,18 @@ class MongoBoard:
             self._hole_since = None
         self._read_up_to = read
         return lost
+
+    def count(self, seconds: float) -> int:
+        """How many processes have said of late that they are there, as this one does now."""
+        return self._link.patiently(lambda: self._count(seconds))
+
+    def _count(self, seconds: float) -> int:
+        now, name = self._now(), f"{_PRESENT} {self._me}"
+        values = {"token": self._me, **_until(now + seconds)}
+        if not self._leases.update_one({"_id": name}, {"$set": values}).matched_count:
+            self._leases.insert_one({"_id": name, **values})
+        there = {"_id": {"$gte": f"{_PRESENT} ", "$lt": f"{_PRESENT}!"}, "until": {"$gte": now}}
+        return int(self._leases.count_documents(there))
 
     def close(self) -> None:
         """Nothing is open that the records do not use as well."""

@@ -8,7 +8,8 @@ pickle).
     bodies               raw, one behind the other
 
 The key is in the checksum, so that bytes which land under a wrong key are not taken for an answer.
-Nothing here knows a database, a thread or a clock.
+A checksum proves no good will: what could not be sent as a response is no record. Nothing here
+knows a database, a thread or a clock.
 """
 
 from __future__ import annotations
@@ -22,19 +23,44 @@ from typing import Any
 from requests_cache.serializers import SerializerPipeline, Stage
 
 from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
+from api_relaying_server.caching.storing import HOP_BY_HOP
+from api_relaying_server.caching.vary import ANY_ORIGIN
+from api_relaying_server.http1.grammar import (
+    FIELD_VALUE_FORBIDDEN,
+    content_length,
+    is_token,
+    parse_content_range,
+)
+from api_relaying_server.http1.heads import MAX_FIELDS
 from api_relaying_server.http1.message import Fields
 
 MAGIC = b"RLY\x01"
 """Three letters and the version of the format; any other version is unreadable, which is a miss."""
 
+MOST_HEAD = 16 << 20
+"""Bytes of the longest head: 32 variants, each with the longest head that is fetched, take less."""
+
+MOST_VARIANTS = 64
+"""Variants in one record; twice as many as are kept under one key."""
+
+LATEST = 253402300799.0
+"""The last second of the year 9999; a date has four digits for the year."""
+
+MOST_NAMES = 4096
+"""Names that are remembered as right, of response fields and of selecting ones."""
+
 _PREFIX = struct.Struct(">4sII")
 _UNCHECKED = 8  # bytes before the checked part: the magic and the checksum itself
 _LENGTH = struct.Struct(">I")
-_TEXT = frozenset((str,))
 _TEXT_OR_NONE = frozenset((str, type(None)))
 _NUMBERS = (int, float)
+_LONGEST = 10**18  # bytes of a representation: `Content-Range` has at most 18 digits
+_WITHOUT_BODY = (204, 205)
+_SPELLINGS = ("Content-Length", "content-length")  # those that are found quickly
+_marks: dict[str, int] = {}  # response fields' names that are right: 1 for Content-Length, else 0
+_selectors: set[str] = set()  # selecting fields' names that are right
 _encode_head = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
-_decode_head = json.JSONDecoder().decode
+_decode_head = json.JSONDecoder().raw_decode  # `decode` looks for white space around it, too
 
 
 def dumps(record: Record, key: str = "") -> bytes:
@@ -51,8 +77,8 @@ def dumps(record: Record, key: str = "") -> bytes:
 def loads(data: bytes, key: str = "") -> Record:
     """The record that `dumps` made into `data` under `key`.
 
-    Raises ValueError for anything else: cut or changed bytes, another version, another key, values
-    of a wrong type.
+    Raises ValueError for anything else: cut or changed bytes, another version, another key, and
+    whatever could not be sent as a response.
     """
     if not isinstance(data, bytes) or len(data) < _PREFIX.size:
         raise ValueError("too short for a record")
@@ -61,12 +87,17 @@ def loads(data: bytes, key: str = "") -> Record:
         raise ValueError("not a record of this version")
     if zlib.crc32(memoryview(data)[_UNCHECKED:], _seed(key)) != checksum:
         raise ValueError("wrong checksum")
+    if length > MOST_HEAD:
+        raise ValueError("the head is too long")
     bodies_at = _PREFIX.size + length
     try:
-        expires, heads = _decode_head(data[_PREFIX.size : bodies_at].decode())
-        if type(expires) not in _NUMBERS:
-            raise ValueError("the time of expiry is not a number")
-        return Record(_variants(heads, data, bodies_at), expires)
+        head = data[_PREFIX.size : bodies_at].decode()
+        (expires, heads), end = _decode_head(head)
+        if end != len(head):
+            raise ValueError("more than a head")
+        if type(expires) not in _NUMBERS or not -LATEST <= expires <= LATEST:
+            raise ValueError("no time of expiry")
+        return Record(_variants(heads, data, bodies_at, _is_plain(head)), expires)
     except (TypeError, LookupError, RecursionError) as error:
         raise ValueError(f"not the head of a record: {error}") from None
 
@@ -106,43 +137,136 @@ def _variant_head(variant: StoredResponse) -> tuple[Any, ...]:
     )
 
 
-def _variants(heads: Sequence[Any], data: bytes, at: int) -> tuple[StoredResponse, ...]:
-    """The variants that `heads` describe; their bodies fill `data` from `at` to its very end."""
+def _variants(
+    heads: Sequence[Any], data: bytes, at: int, plain: bool
+) -> tuple[StoredResponse, ...]:
+    """The variants that `heads` describe; their bodies fill `data` from `at` to its very end.
+    `plain`: their texts hold nothing that needs to be looked for.
+    """
+    if not 0 < len(heads) <= MOST_VARIANTS:
+        raise ValueError("no variants, or too many")
     variants: list[StoredResponse] = []
     for head in heads:
-        end = at + _checked_body_length(head)
-        variants.append(_variant(head, data[at:end]))
-        at = end
+        status, reason, fields, length, sent, arrived, selecting, first, complete, mark = head
+        _check_numbers(status, length, sent, arrived)
+        if type(reason) is not str or type(mark) is not bool:
+            raise ValueError("the reason or a mark is of a wrong type")
+        framing = _check_fields(fields)
+        chosen = _selecting(selecting)
+        if not plain:
+            _check_text("".join([reason, *fields, *filter(None, selecting)]))
+        if type(first) is not int or (complete is not None and type(complete) is not int):
+            raise ValueError("a position is not a whole number")
+        if first != 0 or complete != length or status == 206:
+            _check_part(status, fields, length, first, complete)
+        elif framing:
+            _check_framing(fields, length, framing)
+        pairs = Fields(zip(fields[::2], fields[1::2]))
+        body = data[at : at + length]
+        at += length
+        variants.append(
+            StoredResponse(
+                status, reason, pairs, body, sent, arrived, chosen, first, complete, mark
+            )
+        )
     if at != len(data):
         raise ValueError("the bodies are not as long as the head says")
     return tuple(variants)
 
 
-def _checked_body_length(head: Sequence[Any]) -> int:
-    """The length of the body that `head` describes, all its values found to be of their types."""
-    status, reason, fields, length, sent, arrived, selecting, first, complete, must_validate = head
-    whole = (status, length, first) if complete is None else (status, length, first, complete)
-    if not all(type(number) is int and number >= 0 for number in whole):
-        raise ValueError("a status, a length or a position is not a whole number")
+# Whether what is described can be sent: whatever raises here is a ValueError or a TypeError.
+
+
+def _is_plain(head: str) -> bool:
+    """True where no text in this JSON can hold anything but printable ASCII: JSON has other
+    controls than DEL in a text only by an escape, and all escapes here are those of quotation
+    marks.
+    """
+    return head.isascii() and "\x7f" not in head and head.count("\\") == head.count('\\"')
+
+
+def _check_text(text: str) -> None:
+    """Raises ValueError for what is not latin-1 or holds a control other than HTAB."""
+    text.encode("latin-1")
+    if FIELD_VALUE_FORBIDDEN.search(text) is not None:
+        raise ValueError("a text holds a control character")
+
+
+def _check_numbers(status: Any, length: Any, sent: Any, arrived: Any) -> None:
+    if not (type(status) is int and 200 <= status <= 599 and status != 304):
+        raise ValueError("the status is not that of a stored response")
+    if type(length) is not int or length < 0 or (length and status in _WITHOUT_BODY):
+        raise ValueError("the length of the body is none")
     if type(sent) not in _NUMBERS or type(arrived) not in _NUMBERS:
         raise ValueError("a time is not a number")
-    if type(fields) is not list or type(selecting) is not list:
-        raise ValueError("the fields are not a list")
-    if type(reason) is not str or type(must_validate) is not bool:
-        raise ValueError("the reason or a mark is of a wrong type")
-    if not (_TEXT.issuperset(map(type, fields)) and _TEXT.issuperset(map(type, selecting[::2]))):
-        raise ValueError("a field is not text")
-    if not _TEXT_OR_NONE.issuperset(map(type, selecting[1::2])):
+    if not (0 <= sent <= LATEST and 0 <= arrived <= LATEST):  # nor is NaN
+        raise ValueError("a time is out of its bounds")
+
+
+def _check_fields(fields: Any) -> int:
+    """How many fields are called Content-Length, all names being right and all values text."""
+    if type(fields) is not list or len(fields) % 2 or len(fields) > 2 * MAX_FIELDS:
+        raise ValueError("the fields are no list of pairs, or too many")
+    "".join(fields)
+    try:
+        return sum(map(_marks.__getitem__, fields[::2]))
+    except KeyError:
+        return sum(map(_mark, fields[::2]))
+
+
+def _mark(name: str) -> int:
+    mark = _marks.get(name)
+    if mark is None:
+        lower = name.lower()
+        if not is_token(name) or lower in HOP_BY_HOP:
+            raise ValueError("a field that no stored response has")
+        mark = int(lower == "content-length")
+        if len(_marks) < MOST_NAMES:
+            _marks[name] = mark
+    return mark
+
+
+def _selecting(texts: Any) -> Selecting:
+    if type(texts) is not list or len(texts) % 2 or len(texts) > 2 * MAX_FIELDS:
+        raise ValueError("the selecting fields are no list of pairs, or too many")
+    names, values = texts[::2], texts[1::2]
+    if not _selectors.issuperset(names):
+        if not all(
+            name == ANY_ORIGIN or (is_token(name) and name == name.lower()) for name in names
+        ):
+            raise ValueError("a selecting field of an impossible name")
+        if len(_selectors) < MOST_NAMES:
+            _selectors.update(names)
+    if not _TEXT_OR_NONE.issuperset(map(type, values)):
         raise ValueError("a selecting value is not text")
-    if len(fields) % 2 or len(selecting) % 2:
-        raise ValueError("a field without a value")
-    return int(length)
+    return tuple(zip(names, values))
 
 
-def _variant(head: Sequence[Any], body: bytes) -> StoredResponse:
-    status, reason, fields, _, sent, arrived, selecting, first, complete, must_validate = head
-    chosen: Selecting = tuple(zip(selecting[::2], selecting[1::2]))
-    pairs = Fields(zip(fields[::2], fields[1::2]))
-    return StoredResponse(
-        status, reason, pairs, body, sent, arrived, chosen, first, complete, must_validate
-    )
+def _check_framing(fields: list[str], length: int, count: int) -> None:
+    for spelling in _SPELLINGS:
+        if spelling in fields:
+            at = fields.index(spelling) + 1
+            if at % 2 and count == 1 and fields[at] == str(length):
+                return
+    told = _values(fields, "content-length")
+    if len(told) != 1 or content_length(told) != length:
+        raise ValueError("the Content-Length is not that of the body")
+
+
+def _check_part(
+    status: int, fields: list[str], length: int, first: int, complete: int | None
+) -> None:
+    """Raises ValueError unless the body may be a part of its representation (RFC 9111, 3.3)."""
+    ranges = _values(fields, "content-range")
+    if status != 206 or len(ranges) != 1 or parse_content_range(ranges[0]) is None:
+        raise ValueError("a part without its place")
+    end = _LONGEST if complete is None else complete
+    if not (0 <= first and first + length <= end <= _LONGEST):
+        raise ValueError("a part outside of its whole")
+    lengths = _values(fields, "content-length")
+    if len(lengths) > 1 or (lengths and content_length(lengths) is None):
+        raise ValueError("the Content-Length is not one number")
+
+
+def _values(fields: list[str], wanted: str) -> list[str]:
+    return [fields[at + 1] for at in range(0, len(fields), 2) if fields[at].lower() == wanted]

@@ -436,6 +436,13 @@ class RedisBoard:
             except (exceptions.RedisError, OSError):
                 pass  # it is of no more use in any case
 
+    def count(self, seconds: float) -> int:
+        """How many processes hear the news."""
+        with self._client.pipeline(transaction=False) as batch:
+            batch.execute_command("PUBSUB", "NUMSUB", self._channel)
+            [numbers] = self._link.replies_of(batch)
+        return int(numbers[-1][-1] if isinstance(numbers[-1], (list, tuple)) else numbers[-1])
+
     def close(self) -> None:
         """Close the connections."""
         self._client.connection_pool.disconnect()

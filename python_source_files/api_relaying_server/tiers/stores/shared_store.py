@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-import zlib
+from hashlib import blake2b
 from typing import Callable, NamedTuple, Protocol
 
 from requests_cache.backends.base import BaseCache
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.tiers.sharing.coordination import Coordinator
 from api_relaying_server.tiers.sharing.fences import Fences
 from api_relaying_server.tiers.sharing.nodes import Board, NodeCoordinator
 from api_relaying_server.tiers.stores.database_url import NAMESPACE, DatabaseUrl, parse, shown
@@ -21,6 +20,11 @@ from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
 
 PREFIX = "api_relay"
 """Begins the names of all that relays keep in a database."""
+
+MOST_READABLE = 40
+"""Letters of a namespace in the name of a MongoDB's collection, which is bounded, beside what tells
+it from all others.
+"""
 
 _EXTRAS = {"redis": "redis", "rediss": "redis", "mongodb": "mongodb"}
 
@@ -64,7 +68,7 @@ class SharedStore(QueuedStore):
         self._nodes = NodeCoordinator(parts.board, fences, clock)
         self.till = WorkingTill(parts.till, self)
 
-    def coordinator(self) -> Coordinator:
+    def coordinator(self) -> NodeCoordinator:
         """What this process and those on other nodes know of each other."""
         return self._nodes
 
@@ -105,12 +109,13 @@ def open_shared(
     the URL is wrong; a database that does not work at the moment is opened later, by itself.
 
     `owner` tells whose records these are where the URL does not: relays of one upstream share them.
+    It holds no angle brackets, which tell it from the names that URLs give.
     """
     try:
         parts = parse(url)
     except ValueError as wrong:
         raise ConfigError(f"cache: {wrong}") from None
-    namespace = parts.options.get(NAMESPACE) or owner
+    namespace = parts.options.get(NAMESPACE) or f"<{owner}>"
     fences = Fences()
     made = _make(url, parts, namespace, fences, read_deadline)
     fault = None
@@ -173,9 +178,11 @@ def _make_mongodb(
     from api_relaying_server.tiers.stores.mongodb import MongoBoard, MongoRecordCache, MongoTill
 
     # Letters, digits and underscores alone: not every server that is like a MongoDB takes others.
-    prefix = re.sub("[^A-Za-z0-9_]", "_", f"{PREFIX}_{namespace}")
-    if prefix != f"{PREFIX}_{namespace}":
-        prefix += f"_{zlib.crc32(namespace.encode()):08x}"
+    prefix = f"{PREFIX}_{namespace}"
+    readable = re.sub("[^A-Za-z0-9]+", "_", namespace).strip("_")
+    if not re.fullmatch("[A-Za-z0-9_]+", namespace):
+        digest = blake2b(namespace.encode(), digest_size=16).hexdigest()
+        prefix = f"{PREFIX}_{readable[:MOST_READABLE]}_{digest}"
     try:
         link = MongoLink(url, parts.name, deadline)
     except ValueError as wrong:

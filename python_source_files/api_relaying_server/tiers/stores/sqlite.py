@@ -1,6 +1,7 @@
 """Records in a SQLite file: requests-cache's SQLite backend, mended for a server with many threads.
 
-What differs from the backend as it is: readers have connections of their own and never wait for a
+What differs from the backend as it is: a file may be used with several upstreams, each of which
+sees its own records alone; readers have connections of their own and never wait for a
 writer of this process; every wait has a deadline; a failed write is rolled back and raised; the
 file is bounded; and a file that is damaged, deleted or replaced while it is open is noticed and
 opened anew.
@@ -25,6 +26,7 @@ from requests_cache.backends.sqlite import SQLiteCache, SQLiteDict
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.tiers.stores.record import pipeline
+from api_relaying_server.tiers.stores.shared_storage import ByItem
 from api_relaying_server.tiers.stores.sqlite_file import (
     EVICTED_AT_ONCE,
     FIND,
@@ -37,10 +39,12 @@ from api_relaying_server.tiers.stores.sqlite_file import (
     create,
     delete_least,
     delete_log,
+    delete_range,
     drop_retired,
     fault_of,
     floor_of,
     folder_locked,
+    holds_others,
     identity_of,
     log_identity_of,
     name_aside,
@@ -61,6 +65,7 @@ from api_relaying_server.tiers.stores.storage import (
     Trouble,
 )
 
+KEYS_AT_ONCE = 1000  # keys in one read of a walk through all
 READER_CACHE = 1024  # KiB of pages that each may keep; the system keeps all of them too
 WRITE_DEADLINE = 1.0  # seconds that a write waits for another process's
 OPEN_DEADLINE = 0.5  # seconds that opening waits for another process
@@ -91,11 +96,12 @@ class SQLiteRecordCache(SQLiteCache):
         """There are none."""
 
 
-class SQLiteRecords(SQLiteDict, RecordStorage):
+class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
     """The table of records. Not opened by being made: `open` does that, and may be tried again.
 
-    `limit` bounds the pages in use, in bytes; `read_deadline` is in seconds; `now` gives the Unix
-    time.
+    In the file each key stands behind the `namespace` and a space, which no namespace holds; the
+    methods take and give keys without it, and count its entries alone. `limit` bounds the pages in
+    use by all of the file, in bytes; `read_deadline` is in seconds; `now` gives the Unix time.
 
     An entry's worth is what it may save, one fetch per use, over the pages it takes, above the
     worth of the last one that had to leave (the GreedyDual-Size-Frequency rule): so what is not
@@ -108,6 +114,7 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         path: Path,
         limit: int,
         *,
+        namespace: str = "relay",
         read_deadline: float = 0.05,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -116,6 +123,7 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         self._log_identity: Identity | None = None  # of its write-ahead log
         self._why_closed = "it is not open"
         self._depth = 0  # of nested uses of the writing connection by the thread that holds `_lock`
+        self._begin, self._end = f"{namespace} ", f"{namespace}!"  # "!" comes next to " "
         self._limit = limit
         self._opening = 0  # how often it has been opened
         self.largest = min(limit // 2, MOST_BLOB)
@@ -209,7 +217,7 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         readers = self._open_readers()
         connection = readers.take()
         try:
-            row = connection.execute(_SELECT, (key,)).fetchone()
+            row = connection.execute(_SELECT, (self._begin + key,)).fetchone()
         except BaseException as error:
             readers.discard(connection)
             if isinstance(error, (sqlite3.Error, *REFUSALS)):
@@ -224,31 +232,53 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         Each call is a read of its own, for a long one would keep the write-ahead log from
         shrinking.
         """
-        select = "SELECT key FROM responses WHERE key > ? AND key >= ? ORDER BY key LIMIT ?"
+        begin = self._begin
+        select = (
+            "SELECT key FROM responses WHERE key > ? AND key >= ? AND key < ? ORDER BY key LIMIT ?"
+        )
+        values = (begin + key, begin + prefix, self._end, limit)
         with self.connection() as connection:
-            return [row[0] for row in connection.execute(select, (key, prefix, limit)).fetchall()]
+            return [row[0][len(begin) :] for row in connection.execute(select, values).fetchall()]
 
     def extent(self) -> Extent:
-        """Entries, and the bytes of the pages in use."""
+        """Entries, and the bytes of the pages in use by all of the file."""
+        select = "SELECT COUNT(*) FROM responses WHERE key >= ? AND key < ?"
         with self.connection() as connection:
-            entries = connection.execute("SELECT COUNT(*) FROM responses").fetchone()[0]
+            entries = connection.execute(select, (self._begin, self._end)).fetchone()[0]
             return Extent(entries, bytes_used(connection), self._limit)
 
     # Writing
 
     def apply(self, changes: Sequence[Change], clear: bool = False) -> int:
-        """Write all of `changes` or none, if `clear` to an empty table; the number evicted."""
+        """Write all of `changes` or none, if `clear` after deleting everything; the number
+        evicted.
+        """
+        if clear:
+            self._delete_all()
         with self.connection(commit=True) as connection:
-            if clear:
-                retire_tables(connection)
-                self._has_retired = True
             floor = floor_of(connection)
             for change in changes:
+                key = self._begin + change.key
                 if change.data is None:
-                    connection.execute("DELETE FROM responses WHERE key=?", (change.key,))
+                    connection.execute("DELETE FROM responses WHERE key=?", (key,))
                 else:
-                    put(connection, change.key, change.data, change.expires, floor)
+                    put(connection, key, change.data, change.expires, floor)
             return self._evict(connection)
+
+    def _delete_all(self) -> None:
+        """Delete the entries of the namespace: at once where no others are in the file, else bit by
+        bit, and only those of now.
+        """
+        with self.connection(commit=True) as connection:
+            if not holds_others(connection, self._begin, self._end):
+                retire_tables(connection)
+                self._has_retired = True
+                return
+            last = connection.execute("SELECT MAX(id) FROM responses").fetchone()[0]
+        deleted = 1
+        while deleted:
+            with self.connection(commit=True) as connection:
+                deleted = delete_range(connection, self._begin, self._end, last)
 
     def trim(self) -> Tidying:
         """Delete a few entries if too much is stored; else shrink a file that is too large."""
@@ -289,7 +319,7 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         with self.connection(commit=True) as connection:
             floor = floor_of(connection)
             for key, times in uses.items():
-                row = connection.execute(FIND, (key,)).fetchone()
+                row = connection.execute(FIND, (self._begin + key,)).fetchone()
                 if row is not None:
                     raise_worth(connection, row[0], times, floor)
 
@@ -422,14 +452,39 @@ class SQLiteRecords(SQLiteDict, RecordStorage):
         with self.connection(commit=True):
             yield
 
-    def __getitem__(self, key: str) -> Record:
-        data = self.fetch(key)
-        if data is None:
-            raise KeyError(key)
-        return self.decode(key, data)
+    def __iter__(self) -> Iterator[str]:
+        keys = self.keys_after("", "", KEYS_AT_ONCE)
+        while keys:
+            yield from keys
+            keys = self.keys_after(keys[-1], "", KEYS_AT_ONCE)
 
-    def _write(self, key: str, value: Record) -> None:
-        self.apply([Change(key, self.encode(key, value), value.expires)])
+    def count(self, expired: bool = True) -> int:
+        """How many entries there are, those that have expired only with `expired`."""
+        select = "SELECT COUNT(*) FROM responses WHERE key >= ? AND key < ? AND expires > ?"
+        values = (self._begin, self._end, -1 if expired else int(self._now()))
+        with self.connection() as connection:
+            return int(connection.execute(select, values).fetchone()[0])
+
+    def sorted(  # type: ignore[override]
+        self,
+        key: str = "expires",
+        reversed: bool = False,
+        limit: int | None = None,
+        expired: bool = True,
+    ) -> Iterator[Record]:
+        """At most `limit` records in the order of 'expires', 'size' or 'key'."""
+        columns = {"expires": "expires", "size": "LENGTH(value)", "key": "key"}
+        order = f"{columns[key]} {'DESC' if reversed else 'ASC'} LIMIT ?"
+        where = f"key >= ? AND key < ? AND expires > ? ORDER BY {order}"
+        now = -1 if expired else int(self._now())
+        values = (self._begin, self._end, now, -1 if limit is None else limit)
+        with self.connection() as connection:
+            rows = connection.execute(f"SELECT key FROM responses WHERE {where}", values).fetchall()
+        for (name,) in rows:
+            try:
+                yield self[name[len(self._begin) :]]
+            except (KeyError, ValueError):
+                pass  # deleted meanwhile, or unreadable
 
     def clear(self) -> None:
         """Delete all entries."""

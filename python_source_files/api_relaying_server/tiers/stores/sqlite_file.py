@@ -18,8 +18,10 @@ from urllib.parse import quote_from_bytes
 from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
 
 APPLICATION_ID = 0x52_4C_59_31  # "RLY1": marks the file as ours (SQLite, PRAGMA application_id)
-LAYOUT = 1  # of the tables; a file of ours with another one is emptied, for it is only a cache
+LAYOUT = 2  # of the tables; a file of ours with another one is emptied, for it is only a cache
+LAYOUT_BEFORE = 1  # the same tables, but keys that do not tell whose they are
 
+DELETED_AT_ONCE = 256  # entries of a range in one transaction, so that others can write too
 EVICTED_AT_ONCE = 32  # entries between two looks at how much is stored
 MOST_USES = 15  # more are not counted: an entry no longer asked for has to be able to leave
 WAL_LIMIT = 16 << 20  # bytes to which SQLite cuts its write-ahead log after a large transaction
@@ -29,7 +31,12 @@ Identity = tuple[int, int]  # device and inode
 LOG_ENDINGS = ("-wal", "-shm")  # of the files that SQLite keeps beside a database
 MOST_SET_ASIDE = 8  # damaged files kept beside the store; then it stays off, lest it fill the disk
 PAGE = 4096
-TABLES = ("responses", "usage", "aging")
+COLUMNS = {
+    "responses": ["id", "key", "value", "expires"],
+    "usage": ["id", "pages", "uses", "worth"],
+    "aging": ["id", "floor"],
+}
+"""Those of each table, in their order."""
 RETIRED = "retired_"  # begins the name of a table whose entries are to be deleted
 _MAKE_TABLES = (
     "CREATE TABLE IF NOT EXISTS responses ("
@@ -98,25 +105,36 @@ def connect(path: Path, deadline: float) -> sqlite3.Connection:
 def settle(connection: sqlite3.Connection, until: float) -> None:
     """Make the file ours, or find that it is: log, tables, marks. `until` is monotonic time."""
     tables = tables_of(connection)  # first, for another process may be making them now
-    ours = pragma(connection, "application_id") == APPLICATION_ID
-    if tables and not ours:
+    if tables and pragma(connection, "application_id") != APPLICATION_ID:
         raise StorageFault(Trouble.FOREIGN, "it holds other tables than ours")
     connection.execute(f"PRAGMA page_size={PAGE}")
     connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts only before the first table
     insist(connection, "PRAGMA journal_mode=WAL", until)
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT}")
-    if tables.issuperset(TABLES) and pragma(connection, "user_version") == LAYOUT:
+    if _is_laid_out(connection) and pragma(connection, "user_version") == LAYOUT:
         return
     insist(connection, "BEGIN IMMEDIATE", until)
     try:
-        make_tables(connection, anew=pragma(connection, "user_version") not in (0, LAYOUT))
+        version = pragma(connection, "user_version")
+        if version == LAYOUT_BEFORE and _is_laid_out(connection):
+            retire_tables(connection)
+        else:
+            make_tables(connection, anew=version != LAYOUT or not _is_laid_out(connection))
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version={LAYOUT}")
         connection.execute("COMMIT")
     except BaseException:
         roll_back(connection)
         raise
+
+
+def _is_laid_out(connection: sqlite3.Connection) -> bool:
+    """True where all tables are there, with the columns that they should have."""
+    return all(
+        [row[1] for row in connection.execute(f"PRAGMA table_info({name})")] == columns
+        for name, columns in COLUMNS.items()
+    )
 
 
 def insist(connection: sqlite3.Connection, statement: str, until: float) -> None:
@@ -154,13 +172,30 @@ def drop_retired(connection: sqlite3.Connection, most: int) -> int:
 
 
 def _retired(connection: sqlite3.Connection) -> list[int]:
-    tables = tables_of(connection)
-    return [int(name[len(RETIRED) :]) for name in tables if name.startswith(RETIRED)]
+    """The numbers of the tables that are retired."""
+    ends = [name[len(RETIRED) :] for name in tables_of(connection) if name.startswith(RETIRED)]
+    return [int(end) for end in ends if end.isdecimal()]
+
+
+def holds_others(connection: sqlite3.Connection, begin: str, end: str) -> bool:
+    """True where there is an entry whose key is not in the range, `begin` included."""
+    select = "SELECT EXISTS(SELECT 1 FROM responses WHERE key {} ?)"
+    return any(
+        connection.execute(select.format(side), (bound,)).fetchone()[0]
+        for side, bound in (("<", begin), (">=", end))
+    )
+
+
+def delete_range(connection: sqlite3.Connection, begin: str, end: str, last: int) -> int:
+    """Delete a few entries whose key is in the range, up to the id `last`; how many there were."""
+    some = "SELECT id FROM responses WHERE key >= ? AND key < ? AND id <= ? LIMIT ?"
+    values = (begin, end, last, DELETED_AT_ONCE)
+    return connection.execute(f"DELETE FROM responses WHERE id IN ({some})", values).rowcount
 
 
 def make_tables(connection: sqlite3.Connection, anew: bool) -> None:
     if anew:  # faster than deleting the rows
-        for name in TABLES:
+        for name in COLUMNS:
             connection.execute(f"DROP TABLE IF EXISTS {name}")
     for statement in _MAKE_TABLES:
         connection.execute(statement)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.errors import ConfigError
@@ -111,7 +111,8 @@ def open_store(
     """The store that `url` names, of at most `size_limit` bytes. To be called after the fork.
 
     `sqlite:///relative/path`, `sqlite:////absolute/path`, `memory://`, `none://`, or the URL of a
-    database that is shared with other nodes, in which `owner` names the records to share. A store
+    database that is shared with other nodes. `owner` tells whose records these are: in a file or a
+    database none of another owner's are found. It is text without spaces. A store
     that does not work at the moment is opened later, by itself. Raises ConfigError for what will
     never work: another scheme, a path that is no file or may not be written, a database of another
     program.
@@ -127,7 +128,8 @@ def open_store(
             "mongodb://HOST, memory:// or none://"
         )
     if scheme == "sqlite":
-        return _open_sqlite(url, sqlite_path(url, rest), size_limit, read_deadline, now, clock)
+        options = {"namespace": owner, "read_deadline": read_deadline, "now": now}
+        return _open_sqlite(url, sqlite_path(url, rest), size_limit, clock, options)
     if rest:
         raise ConfigError(f"cache {url!r}: nothing may follow {scheme}://")
     return MemoryStore(url, size_limit) if scheme == "memory" else NoStore(url)
@@ -137,9 +139,8 @@ def _open_sqlite(
     url: str,
     path: Path,
     limit: int,
-    read_deadline: float,
-    now: Callable[[], float],
     clock: Callable[[], float],
+    options: Mapping[str, Any],
 ) -> QueuedStore:
     from api_relaying_server.tiers.stores import sqlite
 
@@ -147,7 +148,7 @@ def _open_sqlite(
         least = sqlite.SMALLEST_LIMIT >> 10
         raise ConfigError(f"cache size {limit}: SQLite needs {least} KiB; none:// keeps nothing")
     require_usable(url, path)
-    cache = sqlite.SQLiteRecordCache(path, limit, read_deadline=read_deadline, now=now)
+    cache = sqlite.SQLiteRecordCache(path, limit, **options)
     fault = None
     try:
         cache.responses.open()

@@ -1,0 +1,17 @@
+"""The worlds of `test_front_schedules`, in every order that two interruptions make."""
+
+from __future__ import annotations
+
+import unittest
+
+from tests import test_front_schedules
+
+
+class FrontSchedulesTest(test_front_schedules.FrontSchedulesTest):
+    """Most faults of order need no more than two."""
+
+    interruptions = 2
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,146 @@
+"""How much memory is held, seen from outside: what is counted is what is held, and it is given
+back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+import unittest
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.relay_support import (
+    SOURCES,
+    Asked,
+    RunningRelay,
+    ScriptedOrigin,
+    eventually,
+    request_bytes,
+    response,
+)
+
+MB = 1_000_000
+MIB = 1 << 20
+CLIENTS = 32
+PIECE = bytes(range(256)) * 256
+
+# Fills a hot tier as requests do and tells what it counts and what the process has grown by.
+FILL = """
+import gc, os, sys
+from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.responding import build
+from api_relaying_server.caching.reuse import assess
+from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.http1.message import Fields
+from api_relaying_server.tiers.hot import HotTier
+from tests.slow_memory import resident
+
+size, fields, entries = map(int, sys.argv[1:])
+now, whole, policy, hot = 1.8e9, ("whole", ()), Policy(), HotTier(1 << 40)
+gc.collect()
+before = resident(os.getpid())
+for number in range(entries):
+    section = Fields([(f"X-Name-{number}-{n}", f"the value of {n}") for n in range(fields)])
+    section = section.plus(("Cache-Control", "max-age=600"))
+    answer = StoredResponse(200, "OK", section, os.urandom(size), now, now, (), 0, size)
+    entry = hot.put(f"GET /restaurant/{number}", Record((answer,), now + 1000))
+    found = entry.assess(answer, lambda stored: assess(stored, "/x", policy))
+    reply = hot.reply(entry, found, whole, b"Via: 1.1 x\\r\\n", False, lambda: build(whole, found))
+    reply.renew(now + 1)
+    head = b"GET /restaurant/%d HTTP/1.1\\r\\nHost: x\\r\\nUser-Agent: y\\r\\n\\r\\n" % number
+    hot.learn(head, reply)
+    hot.learn(head, reply)
+gc.collect()
+print(hot.size, resident(os.getpid()) - before)
+"""
+
+
+def resident(pid: int, name: str = "VmRSS") -> int:
+    """Bytes of memory that a process has, or (VmHWM) had at most."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":")) * 1024
+
+
+def content(size: int) -> Iterator[bytes]:
+    """Content of this size."""
+    while size:
+        piece = PIECE[:size]
+        size -= len(piece)
+        yield piece
+
+
+def storable(asked: Asked) -> Iterator[bytes]:
+    """The origin: `/SIZE/…` is a response of so many bytes that is fresh for long, in chunks where
+    the target ends in `chunked`.
+    """
+    size = int(asked.target.split("/")[1])
+    fields = [("Cache-Control", "max-age=600"), ("Content-Type", "text/plain")]
+    if asked.target.endswith("chunked"):
+        yield response(200, [*fields, ("Transfer-Encoding", "chunked")], length=False)
+        yield from (b"%x\r\n%b\r\n" % (len(piece), piece) for piece in content(size))
+        yield b"0\r\n\r\n"
+        return
+    yield response(200, [*fields, ("Content-Length", str(size))], length=False)
+    yield from content(size)
+
+
+def read_to_end(relay: RunningRelay, target: str, *fields: tuple[str, str]) -> int:
+    """Asks for a target and drops what comes; how many bytes that were, head included."""
+    count = 0
+    with relay.connect(60.0) as connection:
+        connection.sendall(request_bytes("GET", target, [("Connection", "close"), *fields]))
+        while data := connection.recv(1 << 18):
+            count += len(data)
+    return count
+
+
+@unittest.skipUnless(sys.platform == "linux", "asks /proc")
+class CountingTest(unittest.TestCase):
+    """What memory counts is what it takes, within a quarter."""
+
+    def test_small_and_large_bodies_and_many_fields(self) -> None:
+        for size, fields, entries in (
+            (2_000, 5, 10_000),
+            (30_000, 5, 2_000),
+            (0, 5, 10_000),
+            (100, 60, 2_000),
+        ):
+            with self.subTest(size=size, fields=fields):
+                command = [sys.executable, "-c", FILL, *map(str, (size, fields, entries))]
+                told = subprocess.run(command, cwd=SOURCES, capture_output=True, check=True)
+                counted, held = map(int, told.stdout.split())
+                self.assertLess(abs(counted - held) / held, 0.25, f"{counted} for {held}")
+
+
+class RelayMemoryTest(unittest.TestCase):
+    """The same of a relay at work."""
+
+    def setUp(self) -> None:
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            origin = stack.enter_context(ScriptedOrigin(storable))
+            store = ("--cache", f"sqlite:///{folder}/cache.sqlite")
+            self.relay = stack.enter_context(RunningRelay(origin.url, *store))
+            self.addCleanup(stack.pop_all().close)
+
+    def resident(self, name: str = "VmRSS") -> int:
+        """What the relay has."""
+        return resident(self.relay.pid, name)
+
+    def test_parts_of_a_large_object_are_not_kept(self) -> None:
+        target, size = f"/{30 * MIB}/object", 30 * MIB
+        self.assertGreater(read_to_end(self.relay, target), size)
+        eventually(lambda: "hit" in self.relay.request("HEAD", target).cache_status, "stored")
+        before = self.resident()
+        for first in range(40):
+            for wanted in (f"{first}-", f"{first}-{size // 2},{size // 2 + 2}-"):
+                got = read_to_end(self.relay, target, ("Range", f"bytes={wanted}"))
+                self.assertGreater(got, size - 50)
+        self.assertLess(self.resident() - before, 20 * MB)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,277 @@
+"""The front alone, pass by pass: clocks are numbers, clients are sockets, handlers are a list."""
+
+from __future__ import annotations
+
+import socket
+import unittest
+from typing import Any
+
+from api_relaying_server.errors import Overloaded
+from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.operations.served import Served
+from api_relaying_server.serving.connection import LINGERING, Connection
+from api_relaying_server.serving.door import Limits
+from api_relaying_server.serving.front import Front
+from tests.wire_support import request
+
+HEAD = request("/known")
+
+
+class Ready:
+    """A reply of which nothing but the front's own part is real."""
+
+    def __init__(self, wire: bytes, valid_until: float) -> None:
+        self.wire = wire
+        self.valid_until = valid_until
+        self.tail = None
+        self.closes = False
+        self.hits = 0
+
+    def renew(self, now: float) -> bool:
+        """What is over is over."""
+        return False
+
+
+class FrontTestCase(unittest.TestCase):
+    """A front that listens; `lent` is what handlers were to do."""
+
+    def setUp(self) -> None:
+        self.heads: Any = {}
+        self.memory: dict[str, Any] = {}
+        self.clock, self.wall = 100.0, 1e9
+        self.lent: list[Connection] = []
+        self.refusals: list[Served] = []
+        self.went_back: list[float] = []
+        self.refuses = self.crowded = False
+        self.addCleanup(self._close_lent)
+        self.begin()
+
+    def _close_lent(self) -> None:
+        for conn in self.lent:
+            conn.sock.close()
+
+    def begin(self, **limits: Any) -> None:
+        """Another front, with these limits."""
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        behind: Any = self
+        self.front = Front(
+            [self.listener], self.heads, behind, Limits(**limits),
+            clock=lambda: self.clock, wall=lambda: self.wall,
+        )  # fmt: skip
+        self.front._door.open()
+        self.addCleanup(self.front._close_everything)
+
+    # What is behind the front.
+
+    def from_memory(self, head: RequestHead, now: float) -> Any:
+        """What the test put there."""
+        return self.memory.get(head.target)
+
+    def dispatch(self, conn: Connection) -> None:
+        """Keeps it."""
+        if self.refuses:
+            raise Overloaded("no", retry_after=1)
+        self.lent.append(conn)
+
+    def is_crowded(self) -> bool:
+        """As the test says."""
+        return self.crowded
+
+    def tell(self, served: Served) -> None:
+        """Keeps it."""
+        self.refusals.append(served)
+
+    def count_bug(self) -> None:
+        """The front has run into a fault."""
+        raise AssertionError("a fault of the front")
+
+    def clock_went_back(self, seconds: float) -> None:
+        """What was rendered is void."""
+        self.went_back.append(seconds)
+        for reply in self.heads.values():
+            reply.valid_until = 0.0
+
+    # Playing.
+
+    def client(self, *data: bytes) -> socket.socket:
+        """A client that the front has let in and heard."""
+        client = socket.create_connection(self.listener.getsockname()[:2], 5)
+        self.addCleanup(client.close)
+        self.turn(wait=True)
+        for piece in data:
+            self.say(client, piece)
+        return client
+
+    def say(self, client: socket.socket, data: bytes) -> None:
+        """Sends, and lets the front hear it."""
+        client.sendall(data)
+        self.turn(wait=True)
+
+    def turn(self, wait: bool = False) -> None:
+        """One pass of the loop, which waits for something where it has to."""
+        self.front._pass(self.front._poller.poll(5 if wait else 0))
+
+    def later(self, seconds: float) -> None:
+        """That much later, by both clocks."""
+        self.clock += seconds
+        self.wall += seconds
+        self.turn()
+
+    def said(self, client: socket.socket) -> bytes | None:
+        """What the front has sent: nothing (None), its end (empty), or bytes."""
+        client.setblocking(False)
+        try:
+            return client.recv(65536)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            return b""
+        finally:
+            client.setblocking(True)
+
+
+class ClockTest(FrontTestCase):
+    """The wall clock is set; what it says is for replies alone."""
+
+    def test_what_was_rendered_for_later(self) -> None:
+        """It does not go out again before its time, not even in the pass that finds out."""
+        self.heads[HEAD] = Ready(b"known", self.wall + 1)
+        client = self.client(HEAD)
+        self.assertEqual(self.said(client), b"known")
+        self.wall -= 3600
+        self.say(client, HEAD)
+        self.assertEqual(self.went_back, [3600])
+        self.assertIsNone(self.said(client))
+        self.assertEqual(len(self.lent), 1)
+        self.turn()
+        self.assertEqual(self.went_back, [3600])
+
+    def test_deadlines(self) -> None:
+        """They come with time, and with nothing else."""
+        self.begin(timeout_head=10, timeout_idle=60)
+        self.heads[HEAD] = Ready(b"known", 1e12)
+        begun, idle = self.client(b"GET"), self.client(HEAD)
+        self.assertEqual(self.said(idle), b"known")
+        for change in (-1e6, 2e6):
+            self.wall += change
+            self.clock += 2
+            self.turn()
+            self.assertIsNone(self.said(begun))
+            self.assertIsNone(self.said(idle))
+        self.wall -= 1e6
+        self.clock += 7
+        self.turn()
+        self.assertIn(b" 408 ", self.said(begun) or b"")
+        self.assertIsNone(self.said(idle))
+        self.clock += 50
+        self.turn()
+        self.assertEqual(self.said(idle), b"")
+
+
+class DoorTest(FrontTestCase):
+    """Who makes room where all connections are in use."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.heads[HEAD] = Ready(b"known", 1e12)
+
+    def answered(self) -> socket.socket:
+        """A client that has been answered, a second later than the one before."""
+        self.later(1)
+        client = self.client(HEAD)
+        self.assertEqual(self.said(client), b"known")
+        return client
+
+    def gone(self, clients: list[socket.socket]) -> list[int]:
+        """Which of these have been closed."""
+        return [number for number, client in enumerate(clients) if self.said(client) == b""]
+
+    def test_the_one_that_has_been_idle_longest(self) -> None:
+        """Not the one that has come last and said nothing, although its time is over sooner."""
+        self.begin(connections=4, timeout_head=10, timeout_idle=60)
+        clients = [self.answered() for _ in range(3)]
+        self.later(1)
+        clients.append(self.client())
+        self.later(1)
+        self.say(clients[0], HEAD)
+        self.assertEqual(self.said(clients[0]), b"known")
+        for gone in ([1], [1, 2], [1, 2, 3], [0, 1, 2, 3]):
+            self.later(0.5)
+            clients.append(self.client())
+            self.assertEqual(self.gone(clients), gone)
+            self.assertEqual(len(self.front), 4)
+
+    def test_in_the_order_of_their_last_use(self) -> None:
+        """However many there are, and whatever they do meanwhile."""
+        self.begin(connections=40)
+        clients = [self.answered() for _ in range(40)]
+        order = list(range(40))
+        for turn in range(60):
+            self.later(0.1)
+            if turn % 3 == 0:
+                used = order.pop(2)
+                self.say(clients[used], HEAD)
+                self.assertEqual(self.said(clients[used]), b"known")
+                order.append(used)
+                self.later(0.1)
+            if turn % 5 == 0:
+                clients[order.pop(1)].close()
+                self.turn(wait=True)
+            for _ in range(1 + (turn % 5 == 0)):
+                clients.append(self.client())
+                order.append(len(clients) - 1)
+            gone = order.pop(0)
+            self.assertEqual(self.said(clients[gone]), b"")
+        self.assertEqual(len(self.front), 40)
+
+    def test_who_sends_slowly(self) -> None:
+        """A request that began long ago leaves before a client that came later."""
+        self.begin(connections=2, timeout_head=10)
+        slow = self.client(b"GET /")
+        self.later(5)
+        fresh = self.client()
+        self.say(slow, b"x")
+        self.client()
+        self.assertEqual((self.said(slow), self.said(fresh)), (b"", None))
+
+    def test_who_is_being_answered(self) -> None:
+        """A connection that a handler has stays; more are let in when there is room."""
+        self.begin(connections=2)
+        busy = [self.client(request("/new")) for _ in range(2)]
+        self.assertEqual(len(self.lent), 2)
+        busy.append(self.client(request("/new")))
+        self.assertEqual(len(self.front), 3)
+        late = socket.create_connection(self.listener.getsockname()[:2], 5)
+        self.addCleanup(late.close)
+        self.turn()
+        self.assertEqual((len(self.front), self.gone(busy)), (3, []))
+        self.later(2)
+        self.turn()
+        self.assertEqual((len(self.front), self.gone(busy)), (4, []))
+
+    def test_who_takes_an_answer(self) -> None:
+        """It leaves when nobody else can."""
+        self.begin(connections=2)
+        self.heads[HEAD] = Ready(b"x" * 10_000_000, 1e12)
+        reader = self.client(HEAD)
+        self.later(5)
+        idle = self.client()
+        self.later(1)
+        self.client()
+        self.assertEqual(self.said(idle), b"")
+        self.assertTrue(self.said(reader))
+
+    def test_who_reads_a_last_answer(self) -> None:
+        """It has had its answer; another one has waited less long."""
+        self.begin(connections=2)
+        idle = self.client()
+        refused = self.client(b"@")
+        self.later(1)
+        self.client()
+        self.assertEqual(self.said(idle), b"")
+        self.assertIn(b" 400 ", self.said(refused) or b"")
+        self.assertIn(LINGERING, [conn.state for conn in self.front._connections.values()])
+
+
+if __name__ == "__main__":
+    unittest.main()

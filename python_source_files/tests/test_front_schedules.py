@@ -1,0 +1,394 @@
+"""Loop, handlers, lane, clients and a stop in every order over one or two connections: at any time
+a connection is one thread's, none is lost, and nothing is written to what has been closed.
+"""
+
+from __future__ import annotations
+
+import unittest
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, Callable
+from unittest import mock
+
+from api_relaying_server.errors import Overloaded
+from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.serving.connection import LENT, READING, RETURNED, Connection
+from api_relaying_server.serving.door import Limits
+from api_relaying_server.serving.front import Front
+from api_relaying_server.serving.poller import READ, Waker
+from tests.schedules import Play, Schedule, all_plays, codes
+from tests.wire_support import request
+
+HAND_OVER = codes(
+    Front.give_back,
+    Front.brought,
+    Front.stop,
+    Front._not_reading_event,
+    Front._park,
+    Front._woken,
+    Front._take_back,
+    Front._answer_brought,
+    Front._hand_over,
+    Front._close_everything,
+    Front._close_late,
+    Waker.wake,
+    Waker.heard,
+    Waker.close,
+)
+"""Where threads meet: between these lines they are switched."""
+
+
+class Pipe:
+    """`os`, as far as a pipe needs it."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.bytes = 0
+        self.closed = False
+
+    def pipe(self) -> tuple[int, int]:
+        """Two numbers."""
+        return 1, 2
+
+    def set_blocking(self, fd: int, blocking: bool) -> None:
+        """It never blocks."""
+
+    def write(self, fd: int, data: bytes) -> None:
+        """Counts."""
+        if self.closed:
+            self._world.fault("a byte goes to a descriptor that was closed")
+        self.bytes += 1
+
+    def read(self, fd: int, most: int) -> bytes:
+        """All of it."""
+        self.bytes = 0
+        return b"!"
+
+    def close(self, fd: int) -> None:
+        """Whoever writes now may write anywhere."""
+        self.closed = True
+
+
+class Socket:
+    """One client's connection, at our end."""
+
+    def __init__(self, world: World, fd: int) -> None:
+        self._world = world
+        self._fd = fd
+        self.incoming: deque[bytes] = deque()
+        self.answers: list[bytes] = []
+        self.closed = self.shut = False
+
+    def fileno(self) -> int:
+        """Its number."""
+        return self._fd
+
+    def recv(self, most: int) -> bytes:
+        """What the client has sent; empty for ever at its end."""
+        self._use("reads")
+        if not self.incoming:
+            raise BlockingIOError
+        return self.incoming.popleft() if self.incoming[0] else b""
+
+    def send(self, data: bytes) -> int:
+        """The client takes everything."""
+        self._use("writes")
+        self.answers.append(data)
+        return len(data)
+
+    def close(self) -> None:
+        """The end."""
+        self._use("closes", anybody=self._world.front._ended)  # else nobody would
+        self.closed = True
+
+    def _use(self, what: str, anybody: bool = False) -> None:
+        world, who = self._world, self._world.play.running
+        if self.closed:
+            world.fault(f"{who} {what} what was closed")
+        if world.owner[self._fd] != who and not anybody:
+            world.fault(f"{who} {what} what {world.owner[self._fd]} has")
+
+    def setblocking(self, blocking: bool) -> None:
+        """It never blocks."""
+
+    def shutdown(self, how: int) -> None:
+        """Whoever waits for its client waits no more; anybody may do that."""
+        self.shut = True
+
+
+class Poller:
+    """Says at once what is ready, and waits by the play."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.watched: dict[int, int] = {}
+        self.closed = False
+
+    def register(self, fd: int, events: int) -> None:
+        """Watches."""
+        assert fd not in self.watched, "registered twice"
+        self.watched[fd] = events
+
+    def modify(self, fd: int, events: int) -> None:
+        """Watches for something else."""
+        assert fd in self.watched, "not registered"
+        self.watched[fd] = events
+
+    def unregister(self, fd: int) -> None:
+        """Watches no more."""
+        del self.watched[fd]
+
+    def forget(self, fd: int) -> None:
+        """The same."""
+        self.watched.pop(fd, None)
+
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
+        """Waits until there is something."""
+        self._world.play.wait(self._ready)
+        return self._ready()
+
+    def _ready(self) -> list[tuple[int, int]]:
+        world = self._world
+        return [
+            (fd, events)
+            for fd, events in self.watched.items()
+            if (world.pipe.bytes if fd == 1 else world.sockets[fd].incoming or events != READ)
+        ]
+
+    def close(self) -> None:
+        """No more."""
+        self.closed, self.watched = True, {}
+
+
+class World:
+    """A front between clients and handlers, all of them played. `stack` ends what stands in for
+    the system.
+    """
+
+    def __init__(self, schedule: Schedule, connections: int, stack: ExitStack) -> None:
+        self.play = Play(HAND_OVER, schedule)
+        self.pipe = Pipe(self)
+        self.poller = Poller(self)
+        locks = mock.Mock(RLock=self.play.lock)
+        for name, double in (
+            ("poller.os", self.pipe),
+            ("poller.threading", locks),
+            ("front.make_poller", lambda: self.poller),
+        ):
+            stack.enter_context(mock.patch(f"api_relaying_server.serving.{name}", double))
+        self.jobs: deque[Connection] = deque()
+        self.lane_jobs: deque[Connection] = deque()
+        self.refuses = self.has_lane = self.closes = self.must_end = False
+        self.gathered: list[Connection] = []
+        self.owner: dict[int, str] = {}
+        self.sockets: dict[int, Socket] = {}
+        behind: Any = self
+        self.front = Front([], {}, behind, Limits(), behind, clock=lambda: 1000.0, wall=lambda: 0.0)
+        self.connections = [self._connect(100 + number) for number in range(connections)]
+
+    def _connect(self, fd: int) -> Connection:
+        self.owner[fd] = "loop"
+        self.sockets[fd] = sock = Socket(self, fd)
+        self.play.running = "loop"
+        self.front._welcome(sock, ("192.0.2.1", 1))  # type: ignore[arg-type]
+        return self.front._connections[fd]
+
+    def fault(self, what: str) -> None:
+        """Something that must not happen."""
+        self.play.faults.append(what)
+
+    # What is behind the front.
+
+    def from_memory(self, head: RequestHead, now: float) -> None:
+        """Nothing is there."""
+
+    def tell(self, served: object) -> None:
+        """Nobody watches."""
+
+    def count_bug(self) -> None:
+        """The front has run into a fault."""
+        self.fault("a fault of the front")
+
+    def clock_went_back(self, seconds: float) -> None:
+        """It does not."""
+
+    def is_crowded(self) -> bool:
+        """There are threads enough."""
+        return False
+
+    def dispatch(self, conn: Connection) -> None:
+        """A handler is to answer."""
+        if self.refuses:
+            raise Overloaded("no")
+        self._lend(conn, self.jobs)
+
+    def takes(self, conn: Connection) -> bool:
+        """The lane is to look."""
+        if self.has_lane:
+            self._lend(conn, self.lane_jobs)
+        return self.has_lane
+
+    def _lend(self, conn: Connection, jobs: deque[Connection]) -> None:
+        if self.owner[conn.fd] != "loop" or conn.state != LENT:
+            self.fault("it is lent twice")
+        self.owner[conn.fd] = "nobody"
+        jobs.append(conn)
+
+    # The actors.
+
+    def handler(self) -> None:
+        """Answers one request after the other."""
+        me = self.play.running
+        while True:
+            self.play.wait(lambda: self.jobs)
+            conn = self.jobs.popleft()
+            self.owner[conn.fd] = me
+            assert conn.request is not None
+            if not self.sockets[conn.fd].closed:
+                conn.send(conn.request.target.encode())
+            conn.closes = self.closes
+            if self.poller.closed and not self.sockets[conn.fd].shut:
+                self.fault("a handler waits on after the end")
+            self.owner[conn.fd] = "loop"
+            self.front.give_back(conn)
+
+    def lane(self) -> None:
+        """Looks into the store: every other response is there."""
+        while True:
+            self.play.wait(lambda: self.lane_jobs)
+            conn = self.lane_jobs.popleft()
+            self.owner[conn.fd] = "loop"
+            if conn.seen is None:
+                conn.seen = mock.Mock()
+                self.front.brought([conn])
+            else:
+                self._lend(conn, self.jobs)
+
+    def client(self, number: int, *script: str) -> Callable[[], None]:
+        """Sends requests, waits for so many answers (`2`), or leaves (`.`)."""
+        sock = self.sockets[100 + number]
+
+        def act() -> None:
+            for step in script:
+                if step.isdigit():
+                    self.play.wait(lambda: len(sock.answers) >= int(step) or sock.closed)  # noqa: B023
+                else:
+                    sock.incoming.append(b"" if step == "." else request(step))
+
+        return act
+
+    # What must be true in the end.
+
+    def check(self, answers: Sequence[bytes] | None) -> None:
+        """Each connection is closed, or the loop's and watched; these were the answers."""
+        for conn in self.connections:
+            sock = self.sockets[conn.fd]
+            if sock.closed:
+                if conn.fd in self.front._connections or conn.fd in self.poller.watched:
+                    self.fault("a closed connection is still known")
+                continue
+            if self.front._ended:
+                self.fault("a connection outlives the loop")
+            at_rest = conn.state in (READING, RETURNED) and not conn.parked
+            if not at_rest or self.poller.watched.get(conn.fd) != READ:
+                self.fault(f"a connection is lost: {conn.state}, {self.poller.watched}")
+        if answers is not None and self.sockets[100].answers != list(answers):
+            self.fault(f"answers: {self.sockets[100].answers}")
+        if self.must_end and self.front._connections:
+            self.fault("a connection stays")
+        if self.jobs or self.lane_jobs:
+            self.fault("a request waits for ever")
+
+
+Actors = list[tuple[str, Callable[[], object]]]
+Cast = Callable[[World], Actors]
+
+
+class FrontSchedulesTest(unittest.TestCase):
+    """Small worlds, in every order that so many interruptions make."""
+
+    interruptions = 1
+
+    def play_all(
+        self,
+        cast: Cast,
+        answers: Sequence[bytes] | None = None,
+        connections: int = 1,
+    ) -> None:
+        """Plays a world with this cast, beside the loop and two handlers, in all orders."""
+
+        def play(schedule: Schedule) -> Play:
+            with ExitStack() as stack:
+                world = World(schedule, connections, stack)
+                ours: Actors = [("one", world.handler), ("two", world.handler)]
+                world.play.run([("loop", world.front.run), *ours, *cast(world)])
+                world.check(answers)
+            self.assertEqual(world.play.faults, [], schedule)
+            return world.play
+
+        plays = sum(1 for _ in all_plays(play, self.interruptions))
+        self.assertGreater(plays, 1)
+
+    def test_one_request_after_the_other(self) -> None:
+        self.play_all(
+            lambda world: [("client", world.client(0, "/a", "1", "/b", "/c"))],
+            [b"/a", b"/b", b"/c"],
+        )
+
+    def test_one_that_leaves(self) -> None:
+        self.play_all(lambda world: [("client", world.client(0, "/a", "."))], [b"/a"])
+
+    def test_a_last_answer(self) -> None:
+        def cast(world: World) -> Actors:
+            world.closes = True
+            return [("client", world.client(0, "/a", "/b", "1", "."))]
+
+        self.play_all(cast, [b"/a"])
+
+    def test_two_connections(self) -> None:
+        def cast(world: World) -> Actors:
+            return [("a", world.client(0, "/a")), ("b", world.client(1, "/b", "1", "/c"))]
+
+        self.play_all(cast, [b"/a"], connections=2)
+
+    def test_no_handler(self) -> None:
+        def cast(world: World) -> Actors:
+            world.refuses = True
+            return [("client", world.client(0, "/a", "/b", "1", "."))]
+
+        self.play_all(cast)
+
+    def test_the_lane(self) -> None:
+        def cast(world: World) -> Actors:
+            world.has_lane = True
+            return [("lane", world.lane), ("client", world.client(0, "/a", "/b"))]
+
+        self.play_all(cast, [b"/a", b"/b"])
+
+    def test_a_stop(self) -> None:
+        for idle_too, script in ((True, ("/a", "1", "/b")), (False, ("/a", "1", "/b", "."))):
+
+            def cast(world: World) -> Actors:
+                def stop() -> None:
+                    world.front.stop(60.0, idle_too)  # noqa: B023
+
+                world.must_end = True
+                return [("client", world.client(0, *script)), ("stop", stop)]  # noqa: B023
+
+            self.play_all(cast)
+
+    def test_a_stop_at_once(self) -> None:
+        for has_lane in (False, True):
+
+            def cast(world: World) -> Actors:
+                world.must_end = True
+                world.has_lane = has_lane  # noqa: B023
+                client = world.client(0, "/a", "/b")
+                return [("client", client), ("lane", world.lane), ("stop", world.front.stop_now)]
+
+            self.play_all(cast)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,71 @@
+"""What processes tell each other: each message arrives as what it was, and noise as everything."""
+
+from __future__ import annotations
+
+import random
+import unittest
+
+from api_relaying_server.tiers.sharing.messages import (
+    Answers,
+    Changed,
+    Everything,
+    Invalidated,
+    MemoryLost,
+    Message,
+    Rests,
+    decode,
+    encode,
+)
+
+KEYS = ("GET /", "GET /a b", "GET /?q=%20@", 'GET /"', "HEAD /\udc80ü", "GET memory", "GET doubt x")
+SCOPES = ("", "GET /a b", "a@b c%20d", "whole", "credentials 1f@", "/ü\udc80", " ")
+
+
+class MessagesTest(unittest.TestCase):
+    def test_each_arrives_as_what_it_was(self) -> None:
+        messages: list[Message] = [MemoryLost(), Everything()]
+        messages += [kind(key) for key in KEYS for kind in (Changed, Invalidated)]
+        for scope in SCOPES:
+            messages.append(Answers(scope))
+            messages += [
+                Rests(seconds, why, scope) for seconds in (0.0, 900.5) for why in ("", "a @b")
+            ]
+        self.assertEqual([decode(encode(message)) for message in messages], messages)
+        self.assertEqual(len(set(map(encode, messages))), len(messages))
+
+    def test_the_texts_are_those_that_other_nodes_know(self) -> None:
+        texts: dict[Message, str] = {
+            Changed("GET /a"): "GET /a",
+            Invalidated("GET /a"): "doubt GET /a",
+            MemoryLost(): "memory",
+            Rests(3.0, "503 for /a"): "upstream 3.000 503 for /a",
+            Answers(): "upstream open",
+        }
+        self.assertEqual({message: encode(message) for message in texts}, texts)
+
+    def test_what_means_nothing_may_have_been_anything(self) -> None:
+        for text in ("", None, "doubt", "doubt ", "upstream", "upstream x why", "upstream nan y"):
+            with self.subTest(text=text):
+                self.assertEqual(decode(text), Everything())
+
+    def test_no_noise_makes_it_fail(self) -> None:
+        words = (
+            "upstream",
+            "doubt",
+            "memory",
+            "open",
+            "@",
+            "%",
+            "%zz",
+            "%ff",
+            " ",
+            "1e999",
+            "\udcff",
+        )
+        chance = random.Random(5)
+        for _ in range(5000):
+            decode("".join(chance.choices(words, k=chance.randint(0, 6))))
+
+
+if __name__ == "__main__":
+    unittest.main()
