@@ -93,14 +93,12 @@ class Given(NamedTuple):
 
 class Log:
     """All that happened, in order; `came` are the moments at which requests came to ask the origin
-    or whoever does; `overtaken` tells that somebody slept past his wake-up while the origin was
-    asked.
+    or whoever does.
     """
 
     def __init__(self) -> None:
         self.responses: list[Response] = []
         self.came: list[int] = []
-        self.overtaken = False
         self.given: list[Given] = []
         self.version = 0
         self._now = 0
@@ -120,10 +118,9 @@ class Log:
 class StampedOrigin:
     """Whose content is its version, and whose every response has a number."""
 
-    def __init__(self, scene: Scene, log: Log, is_anybody_late: Callable[[], bool]) -> None:
+    def __init__(self, scene: Scene, log: Log) -> None:
         self._scene = scene
         self._log = log
-        self._is_anybody_late = is_anybody_late
         self.stepping: dict[str, tuple[int, Asking]] = {}  # by X-Step
 
     def __call__(self, call: Call) -> Reply:
@@ -132,7 +129,6 @@ class StampedOrigin:
         if call.method in UNSAFE:
             log.version += 1
         step, asking = self._step_of(call)
-        log.overtaken = log.overtaken or self._is_anybody_late()
         at, number = log.tick(), len(log.responses)
         content = self.content(asking)
         status, told, first, body = self._say(call, content)
@@ -332,7 +328,7 @@ class Play:
         self.scene = scene
         self.stage = stage
         self.log = Log()
-        self.origin = StampedOrigin(scene, self.log, stage.is_anybody_late)
+        self.origin = StampedOrigin(scene, self.log)
         clock = HandClock(START)
         self.upstream = MemoryUpstream(self.origin, clock, point)
         channel = Channel()
@@ -419,9 +415,8 @@ class Judge:
             return self.wrong
         said = self._log.responses[play.said_before :]
         most = self._scene.most_calls
-        if most is not None and len(said) > most:
-            if max(self._log.came) < said[0].at:
-                self.wrong.append(f"{len(said)} calls")
+        if most is not None and max(self._log.came) < said[0].at and len(said) > most:
+            self.wrong.append(f"{len(said)} calls")
         if not all(exchange.closed for exchange in play.upstream.exchanges):
             self.wrong.append("a connection is not given back")
         for world in play.worlds:

@@ -142,10 +142,6 @@ class Stage:
         self.switched += bool(choice) and able[0] is last
         return able[choice]
 
-    def is_anybody_late(self) -> bool:
-        """Whether an event has come and somebody who waited for it has not gone on."""
-        return any(actor.at == "an event" and actor.can_go for actor in self._actors)
-
     @property
     def following(self) -> list[int] | None:
         """The choices of the next performance in order; None where this was the last."""
