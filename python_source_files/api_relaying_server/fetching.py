@@ -34,6 +34,7 @@ from api_relaying_server.caching.storing import (
     end_to_end,
     first_against,
     has_validator,
+    keeps_from_caches,
     may_be_shared,
     stored_fields,
 )
@@ -322,6 +323,8 @@ class Fetcher:
             # RFC 9111, 4.3.4: this request selects it now, by the fields that it now varies by.
             kept = kept.changed(selecting=selecting_values(names, request.seen))
         span, rule = self._judge(received, merged.status, merged.fields)
+        # What the 304 says itself may be hidden in the merged fields (RFC 9213, 2.2).
+        rule = keeps_from_caches(merged.status, head.fields) or rule
         if may_be_shared(rule):
             unstored = self._store_freshened(query.ask.reason, received, stored, kept)
             return Arrived(received, shared=kept, variant=merged, unstored=unstored)
@@ -397,9 +400,9 @@ class Fetcher:
             if not head_still_describes(stored, head.status, head.fields):
                 changes.append((stored, stored.changed(must_validate=True)))  # RFC 9111, 4.3.5
                 continue
+            if not has_validator(head.fields):
+                continue  # nothing shows that it is still the same
             merged = freshened(stored, head.fields, fetch.request_time, fetch.response_time)
-            if not has_validator(head.fields):  # nothing shows that it is still the same
-                merged = merged.changed(must_validate=stored.must_validate)
             if may_be_shared(self._judge(received, merged.status, merged.fields)[1]):
                 changes.append((stored, merged.changed(fields=stored_fields(merged.fields))))
         if changes:

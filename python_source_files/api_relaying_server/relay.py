@@ -40,7 +40,7 @@ from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
 from api_relaying_server.caching.vary import fields_that_select, selecting_values
 from api_relaying_server.errors import NotCached, UpstreamError, UpstreamTimeout
 from api_relaying_server.fetching import Arrived, Caller, Fetcher, Query
-from api_relaying_server.http1.credentials import is_credential
+from api_relaying_server.http1.credentials import credentials_of, is_credential
 from api_relaying_server.http1.heads import known_lines, wants_close
 from api_relaying_server.http1.message import Field, Fields, RequestHead
 from api_relaying_server.http1.rendering import reason_phrase, render_fields, render_request_line
@@ -109,17 +109,22 @@ class Alone(NamedTuple):
 
 
 class Unwell(NamedTuple):
-    """A leader's outcome: the upstream answered with this status, and a stale answer is better."""
+    """A leader's outcome: the upstream answered with this status, and a stale answer is better, for
+    those with the same credentials.
+    """
 
     status: int
+    whose: tuple[Field, ...]
 
 
 class Failed(NamedTuple):
-    """A leader's outcome: the upstream failed. The error is raised in copies: one that was raised
-    leads by its traceback to the frames that hold it, a circle for a collector to find.
+    """A leader's outcome: the upstream failed, or is not to be asked, by those with the same
+    credentials. The error is raised in copies: one that was raised leads by its traceback to the
+    frames that hold it, a circle for a collector to find.
     """
 
     error: UpstreamError
+    whose: tuple[Field, ...]
 
 
 Outcome = Union[Shared, Look, Alone, Unwell, Failed]
@@ -361,7 +366,7 @@ class Relay:
             outcome = self._outcome(query, arrived, flight_key, sent)
             return self._of_arrived(query, arrived)
         except UpstreamError as error:
-            outcome = Failed(copy(error))
+            outcome = Failed(copy(error), credentials_of(query.request.fields))
             instead = self._instead(query, error)
             if instead is None:
                 raise
@@ -401,7 +406,7 @@ class Relay:
             if not (arrived.failed and query.ask.fallback is not None):
                 return Shared(arrived.shared, arrived.body, arrived.began, sent)
         if arrived.failed:
-            return Unwell(arrived.status)
+            return Unwell(arrived.status, credentials_of(query.request.fields))
         whose = WITH_CREDENTIALS if query.request.credentialed else ""
         notes.mark_unshared(whose + flight_key, self._clock() + UNSHARED_FOR)
         return Alone()
@@ -440,10 +445,14 @@ class Relay:
         """The answer that a leader's outcome gives to the follower with the number `came`; None
         where it gives none.
         """
-        outcome = landing.wait(FOLLOW_AT_MOST)
+        outcome, mine = landing.wait(FOLLOW_AT_MOST), credentials_of(query.request.fields)
         if outcome is None:
             late = "waited too long for the same request of another client"
-            outcome = Failed(UpstreamTimeout(late))
+            outcome = Failed(UpstreamTimeout(late), mine)
+        if isinstance(outcome, Shared):
+            return self._of_shared(query, outcome, came)
+        if isinstance(outcome, (Failed, Unwell)) and outcome.whose != mine:
+            return None  # what one client met is no other's
         if isinstance(outcome, Failed):
             instead = self._instead(query, outcome.error)
             if instead is None:
@@ -451,8 +460,6 @@ class Relay:
             return instead
         if isinstance(outcome, Unwell) and query.ask.fallback is not None:
             return self._stale(query, query.ask.fallback, f"upstream-{outcome.status}", None)
-        if isinstance(outcome, Shared):
-            return self._of_shared(query, outcome, came)
         return None
 
     def _of_shared(self, query: Query, outcome: Shared, came: int) -> Answer | None:

@@ -913,7 +913,7 @@ class CoolDownTest(unittest.TestCase):
             "upstreams 5.000 x",
         ):
             self.there.hear(word)
-        self.assertTrue(self.there.is_open)
+        self.assertEqual(self.there.resting(), [])
 
 
 class DriversTest(unittest.TestCase):

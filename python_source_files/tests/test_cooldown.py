@@ -175,6 +175,16 @@ class TargetTest(CoolDownCase):
         self.clock.advance(0.1)
         self.assertTrue(self.cooldown.admit(call_for("/a")).is_probe)
 
+    def test_one_that_comes_too_late_ends_no_other_rest(self):
+        self.call("/a", FAILED)
+        self.clock.advance(5.0)
+        late = self.cooldown.admit(call_for("/a"))
+        self.clock.advance(PROBE_AT_MOST)
+        self.call("/a", ANSWERED)
+        self.call("/a", FAILED)
+        self.cooldown.settle(late, ANSWERED)
+        self.refused("/a")
+
     def test_nobody_waits_for_a_slow_client(self):
         self.call("/a", FAILED)
         self.clock.advance(5.0)

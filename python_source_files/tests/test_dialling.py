@@ -110,6 +110,25 @@ class AddressesTest(DialCase):
         place = self.alive()
         self.assertEqual(self.dial(*self.silent(MOST_ADDRESSES - 1), place, seconds=1.0), place)
 
+    def test_one_that_fails_makes_room_at_once(self) -> None:
+        place, silent = self.alive(), self.silent()
+        began = time.monotonic()
+        self.assertEqual(self.dial(*silent, *[self.refusing() for _ in range(9)], place), place)
+        self.assertLess(time.monotonic() - began, 1.5, "not a moment for each")
+
+    def test_one_that_is_refused_late(self) -> None:
+        """Its listener goes away, so that the next attempt of the system is answered."""
+        (first,) = self.silent()
+        closing = threading.Timer(0.2, self.open.pop_all().close)
+        closing.start()
+        self.addCleanup(closing.join)
+        with self.assertRaises(UpstreamRefused):
+            self.dial(first)
+
+    def test_the_same_twice_is_one(self) -> None:
+        place = self.alive()
+        self.assertEqual(self.dial(*self.silent() * MOST_ADDRESSES, place, seconds=5.0), place)
+
     def test_no_more_than_so_many_are_tried(self) -> None:
         with self.assertRaises(UpstreamConnectTimeout):
             self.dial(*self.silent(MOST_ADDRESSES), self.alive(), seconds=0.3)
@@ -200,6 +219,40 @@ class LookUpTest(DialCase):
             Dialler(look_up).dial("a.test", 1, 0.5)
         self.assertLess(time.monotonic() - began, 0.75)
 
+    def test_and_for_what_follows(self) -> None:
+        place = self.alive()
+
+        def look_up(*_: Any) -> list[Any]:
+            time.sleep(0.3)
+            return found(place)
+
+        with Dialler(look_up).dial("a.test", 1, 5.0) as sock:
+            self.assertLessEqual(sock.gettimeout() or 9.0, 4.7)
+
+    def test_each_has_an_error_of_its_own(self) -> None:
+        """Those that are raised in several threads must not share a traceback."""
+        go = threading.Event()
+        errors: list[UpstreamNameUnknown] = []
+
+        def look_up(*_: Any) -> list[Any]:
+            go.wait(PATIENCE)
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        def dial() -> None:
+            try:
+                dialler.dial("a.test", 1, PATIENCE)
+            except UpstreamNameUnknown as error:
+                errors.append(error)
+
+        dialler = Dialler(look_up)
+        threads = [threading.Thread(target=dial) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        go.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+        self.assertEqual(len(set(map(id, errors))), 3)
+
     def test_an_address_is_not_looked_up(self) -> None:
         look_up = mock.Mock()
         with Dialler(look_up).dial(*self.alive(), PATIENCE):
@@ -233,10 +286,11 @@ class LackTest(DialCase):
                 Dialler().dial(*place, PATIENCE)
 
     def test_a_family_that_is_not_there_is_none(self) -> None:
-        error = OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
-        with mock.patch("api_relaying_server.upstream.dialling.socket.socket", side_effect=error):
-            with self.assertRaises(UpstreamRefused):
-                Dialler().dial(LOOP, 1, PATIENCE)
+        for code in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            error = OSError(code, "no IPv6")
+            place = "api_relaying_server.upstream.dialling.socket.socket"
+            with mock.patch(place, side_effect=error), self.assertRaises(UpstreamRefused):
+                Dialler().dial("::1", 1, PATIENCE)
 
     def test_causes_are_looked_at(self) -> None:
         cause = OSError(errno.EMFILE, "Too many open files")

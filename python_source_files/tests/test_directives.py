@@ -247,6 +247,13 @@ class Targeted(unittest.TestCase):
                 self.assertIn("no-store", said)
                 self.assertIn("must-revalidate", said)
 
+    def test_a_zero_can_be_read(self) -> None:
+        said = response_directives(
+            fields("CDN-Cache-Control: max-age=0", "Cache-Control: no-store")
+        )
+        self.assertEqual(said.seconds("max-age"), 0)
+        self.assertNotIn("no-store", said)
+
     def test_what_is_not_known_may_be_of_any_kind(self) -> None:
         said = response_directives(
             fields('CDN-Cache-Control: x="y", max-age=9, z=(a), w=1.5', "Cache-Control: no-store")

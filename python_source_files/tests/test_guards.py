@@ -347,6 +347,9 @@ class NewsTest(GuardCase):
             get_as("a")
         for key in ("b", "", "A"):
             get_as(key)
+        self.clock.advance(60.0)
+        for key in ("a", "b", "", "A"):
+            get_as(key)
         self.assertEqual(self.clock.slept, [])
 
     def test_after_a_429_nothing_is_saved_up(self):

@@ -163,7 +163,8 @@ class OneFile(StoreCase):
         with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
             for number in range(40):
                 key = f"GET /{number}"
-                sqlite_file.put(connection, key, dumps(make_record(), key), NEVER, 0.0)
+                row = (key, dumps(make_record(), key), NEVER)
+                connection.execute("INSERT INTO responses(key, value, expires) VALUES(?,?,?)", row)
             connection.execute(f"PRAGMA user_version={sqlite_file.LAYOUT_BEFORE}")
         store = self.store(A)
         self.assertIsNone(store.read("GET /1"))

@@ -283,7 +283,7 @@ class OverRestarts(StoreCase):
         with contextlib.closing(sqlite3.connect(self.path)) as connection:
             self.assertEqual(connection.execute("PRAGMA journal_mode").fetchone()[0], "wal")
             tables = connection.execute("SELECT name FROM sqlite_master WHERE type='table'")
-            self.assertEqual({row[0] for row in tables}, {"responses", "usage", "aging"})
+            self.assertEqual({row[0] for row in tables}, set(sqlite_file.COLUMNS))
             self.assertEqual(connection.execute("PRAGMA integrity_check").fetchone()[0], "ok")
 
 

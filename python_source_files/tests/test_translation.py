@@ -174,6 +174,7 @@ class RequestFieldsTest(unittest.TestCase):
             [", ".join([ours] * (MOST_ROUNDS - 1))],
             ["1.1 another-relay"] * 100,
             [f"1.1 a ({ours.split()[1]})"] * 9,
+            [*[ours] * (MOST_ROUNDS - 2), "1.1 a (api-relaying-server)", ours],
             ["api-relaying-server"] * 20,
         ):
             self.assertEqual(dict(sent([("Via", value) for value in other]))["Via"][-23:], ours)

@@ -274,6 +274,26 @@ class Words(unittest.TestCase):
         self.settle(call_for("/a"), Told(Scope.TARGET, "503", wait=900.0, counts=True))
         self.assertFalse(self.refuses(call_for("/a")))
         self.assertEqual(self.other.resting(), [])
+        self.clock.advance(900.0)
+        self.one.settle(self.one.admit(call_for("/a")), ANSWERED)
+        self.assertEqual(self.one.resting(), [])
+        self.assertEqual(self.words, [])
+
+    def test_it_is_told_once(self) -> None:
+        calls = [self.one.admit(call_for("/a")) for _ in range(5)]
+        for call in calls:
+            self.one.settle(call, Told(Scope.UPSTREAM, "refused"))
+        self.assertEqual(self.words, ["upstream rest 5.000 all refused"])
+
+    def test_an_answer_elsewhere_counts_here(self) -> None:
+        """Of the failures that make the whole upstream rest."""
+        for target in ("/a", "/b"):
+            self.one.settle(
+                self.one.admit(call_for(target)), Told(Scope.TARGET, "503", counts=True)
+            )
+        self.one.hear(word_of(News(WHOLE, None)))
+        self.one.settle(self.one.admit(call_for("/c")), Told(Scope.TARGET, "503", counts=True))
+        self.assertTrue(self.one.is_open)
 
     def test_one_probe_for_all_that_carry_a_key(self) -> None:
         asked = []
@@ -298,6 +318,7 @@ class Words(unittest.TestCase):
                 for why in ("", "429", "503 as\nothers"):
                     news = News(subject, seconds, "" if seconds is None else why)
                     self.assertEqual(news_in(word_of(news)), news)
+        self.assertEqual(news_in("upstream rest 5.000 all " + "w" * 900), (WHOLE, 5.0, "w" * 200))
         self.assertEqual(news_in(word_of(News(WHOLE, 1e12, "w" * 9000))), (WHOLE, 86400, "w" * 200))
 
     @given(st.text(max_size=40) | st.text(max_size=20).map(lambda text: f"upstream {text}"))

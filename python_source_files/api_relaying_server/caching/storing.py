@@ -257,6 +257,20 @@ def first_against(
     return None
 
 
+def keeps_from_caches(status: int, fields: Fields) -> Rule | None:
+    """The first rule by which the origin keeps a response with these fields from shared caches,
+    whatever else is known of it.
+    """
+    # None of these rules looks at the request or at the lifetime.
+    head = ResponseHead(status, "", fields)
+    asked = RequestHead("GET", "/", ())
+    fetched = Fetched(asked, head, response_directives(fields), Lifetime(0.0), Policy())
+    for rule in RULES:
+        if rule.ground is Ground.ORIGIN and rule.forbids(fetched):
+            return rule
+    return None
+
+
 def may_be_shared(rule: Rule | None) -> bool:
     """True where a response on which this is the first rule against storing may be given to others
     who asked before it was asked for.

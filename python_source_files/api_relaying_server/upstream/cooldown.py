@@ -241,7 +241,7 @@ class CoolDown:
             whole, mine = self._rests.get(WHOLE), self._rests.get(subjects_of(call.asked)[2])
             if whole is not None and mine is not None:
                 mine.until = max(mine.until, whole.until + min(NEXT_TARGET, self._seconds))
-        elif self._seconds > 0 and self._rests.get(WHOLE) is None:
+        elif self._rests.get(WHOLE) is None:
             self._failed = {t: at for t, at in self._failed.items() if at > now - WINDOW}
             self._failed[call.asked.target[:LONGEST_NAME]] = now
             if len(self._failed) >= TARGETS_FOR_ALL:

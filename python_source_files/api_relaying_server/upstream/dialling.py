@@ -173,6 +173,7 @@ class _Race:
         self._clock = clock
         # All are to be tried within the time, and the last one to have as long as the others.
         self._head_start = min(HEAD_START, (until - clock()) / (len(addresses) + 1))
+        self._next_at = clock()
         self._under_way: dict[int, tuple[socket.socket, Address]] = {}
         self._poll = select.poll()
         self._lack: OSError | None = None
@@ -180,19 +181,16 @@ class _Race:
 
     def run(self) -> socket.socket:
         """The first connection."""
-        next_at = self._clock()
         while self._left or self._under_way:
             now = self._clock()
             if now >= self._until:
                 raise UpstreamConnectTimeout("the upstream did not accept a connection in time")
-            if self._left and (now >= next_at or not self._under_way):
+            if self._left and (now >= self._next_at or not self._under_way):
+                self._next_at = now + self._head_start
                 won = self._begin(self._left.popleft())
-                next_at = now + self._head_start
             else:
-                before = len(self._under_way)
-                won = self._wait((min(next_at, self._until) if self._left else self._until) - now)
-                if len(self._under_way) < before:
-                    next_at = now  # one has failed: the next at once
+                until = min(self._next_at, self._until) if self._left else self._until
+                won = self._wait(until - now)
             if won is not None:
                 return won
         raise self._failure()
@@ -238,6 +236,7 @@ class _Race:
         self._note(error, address)
 
     def _note(self, error: OSError, address: Address) -> None:
+        self._next_at = self._clock()  # the next at once
         # Without IPv6 an address of it cannot be assigned; in IPv4 there is no port left for us.
         no_port = error.errno == errno.EADDRNOTAVAIL and address.family == socket.AF_INET
         if is_own_lack(error) or no_port:

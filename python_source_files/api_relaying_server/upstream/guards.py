@@ -184,7 +184,7 @@ class GuardedUpstream:
         LOG.error("%s; who needs the upstream gets 503, and it is not to blame", error.detail)
 
     def _look_at_clock(self, skew: float) -> None:
-        if abs(skew) <= MOST_SKEW or self._skew_said:
+        if abs(skew) <= MOST_SKEW:
             return
         with self._lock:
             if self._skew_said:

@@ -19,12 +19,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 from requests_cache.backends.base import BaseCache, DictStorage
 from requests_cache.backends.sqlite import SQLiteCache, SQLiteDict
 
 from api_relaying_server.caching.stored import Record
+from api_relaying_server.tiers.stores import sqlite_log as log
+from api_relaying_server.tiers.stores import sqlite_parts as parts
 from api_relaying_server.tiers.stores.record import pipeline
 from api_relaying_server.tiers.stores.shared_storage import ByItem
 from api_relaying_server.tiers.stores.sqlite_file import (
@@ -33,6 +35,7 @@ from api_relaying_server.tiers.stores.sqlite_file import (
     LAYOUT,
     LOG_ENDINGS,
     REFUSALS,
+    Entry,
     Identity,
     bytes_used,
     connect,
@@ -48,6 +51,7 @@ from api_relaying_server.tiers.stores.sqlite_file import (
     identity_of,
     log_identity_of,
     name_aside,
+    pages_of,
     pragma,
     put,
     raise_worth,
@@ -66,6 +70,10 @@ from api_relaying_server.tiers.stores.storage import (
 )
 
 KEYS_AT_ONCE = 1000  # keys in one read of a walk through all
+CLOSE_DEADLINE = 0.2  # seconds that emptying the log at the end waits for other processes
+CREDITED_AT_ONCE = 1000  # keys in one transaction, which may write two pages for each
+MOST_SLACK = 8 << 20  # bytes below its limit that what is in use may be, so that the file keeps it
+NAMED_WITHIN = 60.0  # seconds; parts that no entry names after that were left by a killed process
 READER_CACHE = 1024  # KiB of pages that each may keep; the system keeps all of them too
 WRITE_DEADLINE = 1.0  # seconds that a write waits for another process's
 OPEN_DEADLINE = 0.5  # seconds that opening waits for another process
@@ -76,6 +84,15 @@ SMALLEST_LIMIT = 256 << 10  # bytes: below it the tables themselves take most of
 
 EFFECTIVE = os.access in os.supports_effective_ids
 _SELECT = "SELECT value FROM responses WHERE key=?"
+
+
+class Strays(NamedTuple):
+    """Parts up to the number `last` that nobody names are to be deleted from `due` on, monotonic
+    time: before, somebody may be writing them.
+    """
+
+    last: int
+    due: float
 
 
 class SQLiteRecordCache(SQLiteCache):
@@ -101,7 +118,7 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
 
     In the file each key stands behind the `namespace` and a space, which no namespace holds; the
     methods take and give keys without it, and count its entries alone. `limit` bounds the pages in
-    use by all of the file, in bytes; `read_deadline` is in seconds; `now` gives the Unix time.
+    all of the file, in bytes; `read_deadline` is in seconds; `now` gives the Unix time.
 
     An entry's worth is what it may save, one fetch per use, over the pages it takes, above the
     worth of the last one that had to leave (the GreedyDual-Size-Frequency rule): so what is not
@@ -122,11 +139,14 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
         self._identity: Identity | None = None  # of the file that is open, or could not be
         self._log_identity: Identity | None = None  # of its write-ahead log
         self._why_closed = "it is not open"
-        self._depth = 0  # of nested uses of the writing connection by the thread that holds `_lock`
+        self._transacting = False  # the thread that holds `_lock`, on the writing connection
+        self._log_path = f"{path}{LOG_ENDINGS[0]}"
         self._begin, self._end = f"{namespace} ", f"{namespace}!"  # "!" comes next to " "
-        self._limit = limit
+        self._file_limit = limit
+        self._limit = limit - min(limit // 32, MOST_SLACK)
         self._opening = 0  # how often it has been opened
         self.largest = min(limit // 2, MOST_BLOB)
+        self._strays: Strays | None = None  # not looked for since the file was opened
         self._has_retired = False  # whether entries that were cleared wait to be deleted
         self._used = 0  # bytes in use when last looked at
         self._read_deadline = read_deadline
@@ -155,8 +175,18 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
             self._readers = Readers(self._connect_reader, self._read_deadline, self._opening)
 
     def close(self) -> None:
-        """Close every connection; those in other threads' hands are closed when they come back."""
+        """Close every connection; those in other threads' hands are closed when they come back.
+
+        SQLite deletes the log with the last connection to the file; if this is not it, or one is in
+        other hands, what stays of the log is empty as far as others let it be emptied.
+        """
         with self._lock:
+            if self._connection is not None:
+                try:
+                    self._connection.execute(f"PRAGMA busy_timeout={int(CLOSE_DEADLINE * 1000)}")
+                    log.empty(self._connection)
+                except sqlite3.Error:
+                    pass  # whoever opens it next reads the log
             self._shut()
 
     def _shut(self) -> None:
@@ -172,8 +202,8 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
         path.parent.mkdir(parents=True, exist_ok=True)
         with folder_locked(path.parent, until):
             create(path)
-            identity, log = identity_of(path), self._log_identity
-            if identity != self._identity and log is not None and log_identity_of(path) == log:
+            identity, known = identity_of(path), self._log_identity
+            if identity != self._identity and known is not None and log_identity_of(path) == known:
                 delete_log(path)  # that of the file that was open and is gone
             self._identity, self._log_identity = identity, None
         if not os.access(path, os.R_OK | os.W_OK, effective_ids=EFFECTIVE):
@@ -184,6 +214,7 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
             settle(connection, until)
             self._used = bytes_used(connection)
             self._has_retired = True  # perhaps; the first step of tidying tells
+            self._strays = None
             self._log_identity = log_identity_of(path)
         except BaseException:
             connection.close()
@@ -218,13 +249,14 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
         connection = readers.take()
         try:
             row = connection.execute(_SELECT, (self._begin + key,)).fetchone()
+            found = None if row is None else parts.whole(connection, row[0])
         except BaseException as error:
             readers.discard(connection)
             if isinstance(error, (sqlite3.Error, *REFUSALS)):
                 raise fault_of(error, readers.opening) from error
             raise
         readers.give(connection)
-        return None if row is None else row[0]
+        return found
 
     def keys_after(self, key: str, prefix: str, limit: int) -> list[str]:
         """At most `limit` keys in order, all behind `key`, none before `prefix`.
@@ -245,7 +277,7 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
         select = "SELECT COUNT(*) FROM responses WHERE key >= ? AND key < ?"
         with self.connection() as connection:
             entries = connection.execute(select, (self._begin, self._end)).fetchone()[0]
-            return Extent(entries, bytes_used(connection), self._limit)
+            return Extent(entries, bytes_used(connection), self._file_limit)
 
     # Writing
 
@@ -255,15 +287,62 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
         """
         if clear:
             self._delete_all()
-        with self.connection(commit=True) as connection:
-            floor = floor_of(connection)
+        entries = []
+        evicted = 0
+        try:
             for change in changes:
-                key = self._begin + change.key
-                if change.data is None:
-                    connection.execute("DELETE FROM responses WHERE key=?", (key,))
-                else:
-                    put(connection, key, change.data, change.expires, floor)
-            return self._evict(connection)
+                entry, gone = self._prepared(change)
+                entries.append(entry)
+                evicted += gone
+            evicted += self._make_room(sum(len(entry.value) for entry in entries))
+            with self.connection(commit=True) as connection:
+                evicted += self._write_all(connection, changes, entries)
+        except BaseException:
+            self._strays = None  # perhaps there are parts that nobody will name
+            raise
+        return evicted
+
+    def _write_all(
+        self, connection: sqlite3.Connection, changes: Sequence[Change], entries: Sequence[Entry]
+    ) -> int:
+        """Write what has been prepared; the number evicted."""
+        evicted = self._evict(connection, sum(len(entry.value) for entry in entries))
+        floor = floor_of(connection)
+        for change, entry in zip(changes, entries):
+            if change.data is None:
+                connection.execute("DELETE FROM responses WHERE key=?", (entry.key,))
+            else:
+                put(connection, entry, floor)
+        return evicted + self._evict(connection)
+
+    def _prepared(self, change: Change) -> tuple[Entry, int]:
+        """What is to be written for a change, the parts of a large one written already; and the
+        number evicted for these.
+        """
+        key, data, evicted = self._begin + change.key, change.data or b"", 0
+        if len(data) <= parts.PART:
+            return Entry(key, data, change.expires, pages_of(len(data))), 0
+        name = parts.new_name()
+        for piece in parts.pieces(data):
+            evicted += self._make_room(len(piece))
+            with self.connection(commit=True) as connection:
+                evicted += self._evict(connection, len(piece))
+                parts.add(connection, name, piece)
+        mark = parts.mark(name, len(data))
+        return Entry(key, mark, change.expires, pages_of(len(data)), name), evicted
+
+    def _make_room(self, size: int) -> int:
+        """Evict in steps, so that others can write too, until there is room for so many bytes; the
+        number evicted.
+        """
+        evicted = gone = 0
+        while self._used + size > self._limit:
+            with self.connection(commit=True) as connection:
+                gone = self._evict(connection, size)
+            evicted += gone
+            if gone < MOST_EVICTED:
+                break
+        return evicted
 
     def _delete_all(self) -> None:
         """Delete the entries of the namespace: at once where no others are in the file, else bit by
@@ -288,34 +367,52 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
                 if self._has_retired:
                     self._has_retired = drop_retired(connection, MOST_EVICTED) > 0
             return Tidying(evicted, self._has_retired or self._used > self._limit)
-        return Tidying(0, self._shrink())
+        return Tidying(0, self._delete_strays() or self._shrink())
+
+    def _delete_strays(self) -> bool:
+        """Delete a few parts that nobody has named for long; whether there were any."""
+        now = time.monotonic()
+        if self._strays is None:
+            with self.connection(commit=True) as connection:
+                self._strays = Strays(parts.last(connection), now + NAMED_WITHIN)
+        if not self._strays.last or now < self._strays.due:
+            return False
+        with self.connection(commit=True) as connection:
+            if parts.delete_nameless(connection, self._strays.last):
+                return True
+        self._strays = Strays(0, 0.0)
+        return False
 
     def vacuum(self) -> None:
         """A short step of it, where it is needed; all at once it would hold up every writer."""
         self._shrink()
 
     def _shrink(self) -> bool:
-        """Give back a few free pages if the file is well above its limit; whether it was."""
+        """Give back a few free pages if the file is above its limit; whether it was."""
         with self._writing() as connection:
             try:
-                pages = pragma(connection, "page_count") * pragma(connection, "page_size")
-                if pages <= self._limit + self._limit // 8:
+                size = pragma(connection, "page_count") * pragma(connection, "page_size")
+                if size <= self._file_limit or not pragma(connection, "freelist_count"):
                     return False
-                if not pragma(connection, "freelist_count"):
-                    return False
-                # `execute` would take one step of it, which is one page.
-                connection.executescript(f"PRAGMA incremental_vacuum({VACUUMED_AT_ONCE})")
-                return True
             except sqlite3.Error as error:
                 raise fault_of(error) from error
+            with self.connection(commit=True):
+                # Each row is a step of it, which is one page.
+                connection.execute(f"PRAGMA incremental_vacuum({VACUUMED_AT_ONCE})").fetchall()
+            return True
 
     @property
     def wants_credit(self) -> bool:
         """True once the file is half full; before that, noting uses would be waste."""
-        return self._used * 2 > self._limit
+        return self._used * 2 > self._file_limit
 
     def credit(self, uses: Mapping[str, int]) -> None:
         """Note how often keys were used."""
+        keys = list(uses)
+        for at in range(0, len(keys), CREDITED_AT_ONCE):
+            self._credit({key: uses[key] for key in keys[at : at + CREDITED_AT_ONCE]})
+
+    def _credit(self, uses: Mapping[str, int]) -> None:
         with self.connection(commit=True) as connection:
             floor = floor_of(connection)
             for key, times in uses.items():
@@ -328,15 +425,21 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
         with self.connection(commit=True) as connection:
             connection.execute(f"PRAGMA user_version={LAYOUT}")
 
-    def _evict(self, connection: sqlite3.Connection) -> int:
-        """Evict until the limit is kept: entries of no more use first, then the least worth."""
+    def _evict(self, connection: sqlite3.Connection, size: int = 0) -> int:
+        """Evict until there is room for so many bytes within the limit, but not too many entries at
+        once: those of no more use first, then the least worth. The number evicted.
+
+        Before anything is written: what it is written into is then free already, and the file does
+        not grow.
+        """
         evicted = 0
         used = bytes_used(connection)
-        if used > self._limit:
-            enough = self._limit - self._limit // 64  # so that the next write need not evict again
+        limit = max(0, self._limit - size)
+        if used > limit:
+            enough = limit - limit // 64  # so that the next write need not evict again
             while used > enough and evicted < MOST_EVICTED:
                 if not self._has_retired or not drop_retired(connection, EVICTED_AT_ONCE):
-                    gone = delete_least(connection, int(self._now()))
+                    gone = delete_least(connection, int(self._now()), used - enough)
                     if not gone:
                         break
                     evicted += gone
@@ -413,8 +516,17 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
     def connection(self, commit: bool = False) -> Iterator[sqlite3.Connection]:
         """One from the pool to read with, or the writing one inside a transaction."""
         if commit:
-            with self._writing() as connection, transaction(connection, self._depth == 1):
-                yield connection
+            with self._writing() as connection:
+                if self._transacting:  # an inner one joins the outermost
+                    yield connection
+                    return
+                until = time.monotonic() + WRITE_DEADLINE
+                with transaction(connection, lambda: log.begin(connection, self._log_path, until)):
+                    self._transacting = True
+                    try:
+                        yield connection
+                    finally:
+                        self._transacting = False
             return
         readers = self._open_readers()
         connection = readers.take()
@@ -432,7 +544,6 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
         """The writing connection, for this thread alone."""
         if not self._lock.acquire(timeout=WRITE_DEADLINE):
             raise StorageFault(Trouble.STALLED, "another thread is writing")
-        self._depth += 1
         try:
             connection = self._connection
             if connection is None and not opening:
@@ -443,7 +554,6 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
                 fault.opening = self._opening
             raise
         finally:
-            self._depth -= 1
             self._lock.release()
 
     @contextmanager

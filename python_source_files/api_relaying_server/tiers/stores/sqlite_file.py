@@ -13,8 +13,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Callable, NamedTuple
 from urllib.parse import quote_from_bytes
 
+from api_relaying_server.tiers.stores import sqlite_parts as parts
 from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
 
 APPLICATION_ID = 0x52_4C_59_31  # "RLY1": marks the file as ours (SQLite, PRAGMA application_id)
@@ -24,7 +26,6 @@ LAYOUT_BEFORE = 1  # the same tables, but keys that do not tell whose they are
 DELETED_AT_ONCE = 256  # entries of a range in one transaction, so that others can write too
 EVICTED_AT_ONCE = 32  # entries between two looks at how much is stored
 MOST_USES = 15  # more are not counted: an entry no longer asked for has to be able to leave
-WAL_LIMIT = 16 << 20  # bytes to which SQLite cuts its write-ahead log after a large transaction
 
 FIND = "SELECT id FROM responses WHERE key=?"
 Identity = tuple[int, int]  # device and inode
@@ -33,7 +34,8 @@ MOST_SET_ASIDE = 8  # damaged files kept beside the store; then it stays off, le
 PAGE = 4096
 COLUMNS = {
     "responses": ["id", "key", "value", "expires"],
-    "usage": ["id", "pages", "uses", "worth"],
+    "usage": ["id", "pages", "uses", "worth", "parts"],
+    "parts": ["id", "name", "data"],
     "aging": ["id", "floor"],
 }
 """Those of each table, in their order."""
@@ -45,12 +47,18 @@ _MAKE_TABLES = (
     "CREATE INDEX IF NOT EXISTS expires_idx ON responses(expires)",
     # How useful an entry is stands apart from it: to change it must not rewrite a large body.
     "CREATE TABLE IF NOT EXISTS usage ("
-    "id INTEGER PRIMARY KEY, pages INTEGER NOT NULL, uses INTEGER NOT NULL, worth REAL NOT NULL)",
+    "id INTEGER PRIMARY KEY, pages INTEGER NOT NULL, uses INTEGER NOT NULL, worth REAL NOT NULL, "
+    "parts INTEGER)",
     "CREATE INDEX IF NOT EXISTS worth_idx ON usage(worth)",
+    "CREATE INDEX IF NOT EXISTS named_idx ON usage(parts) WHERE parts IS NOT NULL",
+    "CREATE TABLE IF NOT EXISTS parts ("
+    "id INTEGER PRIMARY KEY, name INTEGER NOT NULL, data BLOB NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS parts_idx ON parts(name)",
     "CREATE TABLE IF NOT EXISTS aging (id INTEGER PRIMARY KEY, floor REAL NOT NULL)",
     "INSERT OR IGNORE INTO aging VALUES(1, 0.0)",
     "CREATE TRIGGER IF NOT EXISTS forget AFTER DELETE ON responses "
-    "BEGIN DELETE FROM usage WHERE id=OLD.id; END",
+    "BEGIN DELETE FROM parts WHERE name=(SELECT parts FROM usage WHERE id=OLD.id); "
+    "DELETE FROM usage WHERE id=OLD.id; END",
 )
 _TROUBLE_BY_TEXT = (
     ("locked", Trouble.LOCKED),
@@ -111,13 +119,15 @@ def settle(connection: sqlite3.Connection, until: float) -> None:
     connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts only before the first table
     insist(connection, "PRAGMA journal_mode=WAL", until)
     connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT}")
+    connection.execute("PRAGMA wal_autocheckpoint=0")  # see `sqlite_log`
+    # As Debian builds SQLite, all that is deleted would be written once more, as zeros.
+    connection.execute("PRAGMA secure_delete=FAST")
     if _is_laid_out(connection) and pragma(connection, "user_version") == LAYOUT:
         return
     insist(connection, "BEGIN IMMEDIATE", until)
     try:
         version = pragma(connection, "user_version")
-        if version == LAYOUT_BEFORE and _is_laid_out(connection):
+        if version == LAYOUT_BEFORE and _has_columns(connection, "responses"):
             retire_tables(connection)
         else:
             make_tables(connection, anew=version != LAYOUT or not _is_laid_out(connection))
@@ -131,10 +141,12 @@ def settle(connection: sqlite3.Connection, until: float) -> None:
 
 def _is_laid_out(connection: sqlite3.Connection) -> bool:
     """True where all tables are there, with the columns that they should have."""
-    return all(
-        [row[1] for row in connection.execute(f"PRAGMA table_info({name})")] == columns
-        for name, columns in COLUMNS.items()
-    )
+    return all(_has_columns(connection, name) for name in COLUMNS)
+
+
+def _has_columns(connection: sqlite3.Connection, table: str) -> bool:
+    rows = connection.execute(f"PRAGMA table_info({table})").fetchall()
+    return [row[1] for row in rows] == COLUMNS[table]
 
 
 def insist(connection: sqlite3.Connection, statement: str, until: float) -> None:
@@ -154,8 +166,11 @@ def retire_tables(connection: sqlite3.Connection) -> None:
     number = 1 + max(_retired(connection), default=0)
     connection.execute("DROP TRIGGER IF EXISTS forget")
     connection.execute("DROP INDEX IF EXISTS expires_idx")
+    connection.execute("DROP INDEX IF EXISTS parts_idx")
     connection.execute("DROP TABLE IF EXISTS usage")
-    connection.execute(f"ALTER TABLE responses RENAME TO {RETIRED}{number}")
+    for table in tables_of(connection).intersection(("responses", "parts")):
+        connection.execute(f"ALTER TABLE {table} RENAME TO {RETIRED}{number}")
+        number += 1
     make_tables(connection, anew=False)
 
 
@@ -202,13 +217,10 @@ def make_tables(connection: sqlite3.Connection, anew: bool) -> None:
 
 
 @contextmanager
-def transaction(connection: sqlite3.Connection, outermost: bool) -> Iterator[None]:
-    """All or nothing: what fails is rolled back and raised. An inner one joins the outermost."""
-    if not outermost:
-        yield
-        return
+def transaction(connection: sqlite3.Connection, begin: Callable[[], None]) -> Iterator[None]:
+    """All or nothing: what fails is rolled back and raised. `begin` begins it."""
     try:
-        connection.execute("BEGIN IMMEDIATE")  # waits for its busy_timeout at the longest
+        begin()
         yield
         connection.execute("COMMIT")
     except BaseException as error:
@@ -226,24 +238,41 @@ def roll_back(connection: sqlite3.Connection) -> None:
         pass  # the first error is the one to tell; opening anew ends the transaction
 
 
-def put(
-    connection: sqlite3.Connection, key: str, data: bytes, expires: float, floor: float
-) -> None:
+class Entry(NamedTuple):
+    """What is to be written: `value` is the record, or the mark of its `parts` by their name;
+    `pages` is the room that it takes in all, `expires` a Unix time.
+    """
+
+    key: str
+    value: bytes
+    expires: float
+    pages: int
+    parts: int | None = None
+
+
+def pages_of(size: int) -> int:
+    """Pages that so many bytes take."""
+    return max(1, -(-size // PAGE))
+
+
+def put(connection: sqlite3.Connection, entry: Entry, floor: float) -> None:
     """Insert or replace one entry. Written again counts as used again: somebody asked for it."""
-    pages = max(1, -(-len(data) // PAGE))
+    key, value, expires, pages, named = entry
     until = int(min(max(0.0, expires), 2.0**53))  # infinity and worse have a place in a column too
     row = connection.execute(FIND, (key,)).fetchone()
     if row is None:
         cursor = connection.execute(
-            "INSERT INTO responses(key, value, expires) VALUES(?,?,?)", (key, data, until)
+            "INSERT INTO responses(key, value, expires) VALUES(?,?,?)", (key, value, until)
         )
         connection.execute(
-            "INSERT OR REPLACE INTO usage(id, pages, uses, worth) VALUES(?,?,1,?)",
-            (cursor.lastrowid, pages, floor + 1.0 / pages),
+            "INSERT OR REPLACE INTO usage(id, pages, uses, worth, parts) VALUES(?,?,1,?,?)",
+            (cursor.lastrowid, pages, floor + 1.0 / pages, named),
         )
         return
-    connection.execute("UPDATE responses SET value=?, expires=? WHERE id=?", (data, until, row[0]))
-    connection.execute("UPDATE usage SET pages=? WHERE id=?", (pages, row[0]))
+    before = connection.execute("SELECT parts FROM usage WHERE id=?", row).fetchone()
+    parts.delete(connection, before[0] if before is not None else None)
+    connection.execute("UPDATE responses SET value=?, expires=? WHERE id=?", (value, until, row[0]))
+    connection.execute("UPDATE usage SET pages=?, parts=? WHERE id=?", (pages, named, row[0]))
     raise_worth(connection, row[0], 1, floor)
 
 
@@ -257,19 +286,24 @@ def raise_worth(connection: sqlite3.Connection, entry: int, times: int, floor: f
         )
 
 
-def delete_least(connection: sqlite3.Connection, now: int) -> int:
-    """Delete the few entries of least use; how many there were."""
+def delete_least(connection: sqlite3.Connection, now: int, size: int) -> int:
+    """Delete the few entries of least use until so many bytes are free; how many there were."""
     rows = connection.execute(
         "SELECT id FROM responses WHERE expires < ? ORDER BY expires LIMIT ?",
         (now, EVICTED_AT_ONCE),
     ).fetchall()
     if not rows:
         least = connection.execute(
-            "SELECT id, worth FROM usage ORDER BY worth LIMIT ?", (EVICTED_AT_ONCE,)
-        ).fetchall()
-        if least:
-            connection.execute("UPDATE aging SET floor=?", (least[-1][1],))
-        rows = [(entry,) for entry, _ in least]
+            "SELECT id, worth, pages FROM usage ORDER BY worth LIMIT ?", (EVICTED_AT_ONCE,)
+        )
+        floor, free = 0.0, 0
+        for entry, worth, pages in least:
+            rows.append((entry,))
+            floor, free = worth, free + pages * PAGE
+            if free >= size:
+                break
+        if rows:
+            connection.execute("UPDATE aging SET floor=?", (floor,))
     connection.executemany("DELETE FROM responses WHERE id=?", rows)
     return len(rows)
 
