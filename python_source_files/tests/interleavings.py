@@ -1,0 +1,596 @@
+"""Small worlds, of which every order is played: a few clients of one URL, the real relay between
+them and an origin whose content changes with each unsafe request.
+
+The origin stamps every response with a number and knows when it made it, for whom, and what it said
+of it. So each answer tells by its stamp what it was made from, and the contract can be held against
+it (`Judge`), whatever way it took through the relay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Callable, NamedTuple
+from unittest import mock
+
+from api_relaying_server import keeping
+from api_relaying_server.answer import Answer
+from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.errors import RelayError
+from api_relaying_server.http1.grammar import parse_range
+from api_relaying_server.http1.message import Fields
+from api_relaying_server.keeping import Keeper
+from api_relaying_server.relay import Relay
+from api_relaying_server.tiers import flight
+from api_relaying_server.tiers.refresh import Job, Refresher
+from api_relaying_server.tiers.sharing.coordination import ALONE, Coordinator, Lease
+from api_relaying_server.tiers.stores.store import MemoryStore
+from tests import model
+from tests.model import Asking, Rules, Told
+from tests.relay_world import BODILESS, Call, Got, MemoryUpstream, Reply, World, taken
+from tests.stage import Stage, Staged, StagedLock, performances, point
+from tests.test_caching_model import policy_of, request_fields, response_fields
+from tests.upstream_support import HandClock
+
+UNSAFE = ("POST", "PUT", "DELETE", "PATCH")
+STAMP = "X-Stamp"
+KEY = "GET /x"
+START = 1_700_000_000
+
+
+class Step(NamedTuple):
+    """A client asks; with `at_once` as the event loop answers it, where it can."""
+
+    asking: Asking
+    at_once: bool = False
+
+
+class Scene(NamedTuple):
+    """A small world. `clients` each take their steps in order, client n at worker n modulo
+    `workers`; `before` them all somebody takes the steps of `before`, undisturbed.
+
+    The origin says `told` with a GET's content, `confirmed` with a 304, `headed` with a HEAD's
+    answer, `part` with a 206, `done` with an unsafe request's; where one is missing, it is `told`,
+    and an unsafe request's answer says nothing. A tag stands for that of the content. With `alike`
+    all users are given the same content.
+    `most_calls` is how many calls the origin gets at most where all came before its first answer.
+    """
+
+    told: Told
+    clients: tuple[tuple[Step, ...], ...]
+    before: tuple[Step, ...] = ()
+    confirmed: Told | None = None
+    headed: Told | None = None
+    done: Told | None = None
+    part: Told | None = None
+    alike: bool = False
+    rules: Rules = Rules()
+    workers: int = 1
+    most_calls: int | None = None
+
+
+class Response(NamedTuple):
+    """What the origin has said, and to which step: its number, when, and the content's version."""
+
+    number: int
+    at: int
+    status: int
+    told: Told
+    version: int
+    asking: Asking
+    step: int | None
+
+
+class Given(NamedTuple):
+    """What a step was given; `asked`, `answered` and `at` order it among all that happened."""
+
+    step: int
+    asking: Asking
+    asked: int
+    answered: int
+    got: Got
+
+
+class Log:
+    """All that happened, in order; `came` are the moments at which requests came to ask the origin
+    or whoever does.
+    """
+
+    def __init__(self) -> None:
+        self.responses: list[Response] = []
+        self.came: list[int] = []
+        self.given: list[Given] = []
+        self.version = 0
+        self._now = 0
+        self._steps = 0
+
+    def tick(self) -> int:
+        """A moment, later than all before."""
+        self._now += 1
+        return self._now
+
+    def begin(self) -> int:
+        """A step begins."""
+        self._steps += 1
+        return self._steps
+
+
+class StampedOrigin:
+    """Whose content is its version, and whose every response has a number."""
+
+    def __init__(self, scene: Scene, log: Log) -> None:
+        self._scene = scene
+        self._log = log
+        self.stepping: dict[str, tuple[int, Asking]] = {}  # by X-Step
+
+    def __call__(self, call: Call) -> Reply:
+        """What it says."""
+        log, scene = self._log, self._scene
+        if call.method in UNSAFE:
+            log.version += 1
+        step, asking = self._step_of(call)
+        at, number = log.tick(), len(log.responses)
+        content = self.content(asking)
+        status, told, first, body = self._say(call, content)
+        tag = f'"{content[:3].decode()}"'
+        if told.tag is not None:
+            told = told._replace(tag=tag)
+        log.responses.append(Response(number, at, status, told, log.version, asking, step))
+        fields = [*response_fields(told), (STAMP, str(number))]
+        if told.cookie:
+            fields = [f for f in fields if f[0] != "Set-Cookie"]
+            fields.append(("Set-Cookie", f"n={number}"))
+        if status == 206:
+            last = first + len(body) - 1
+            fields.append(("Content-Range", f"bytes {first}-{last}/{len(content)}"))
+        if call.method == "HEAD":
+            fields.append(("Content-Length", str(len(content))))
+        if call.method in UNSAFE and scene.done is not None:
+            fields.append(("Content-Location", "/x"))
+        half = len(body) // 2
+        return Reply(status, Fields(fields), tuple(filter(None, (body[:half], body[half:]))))
+
+    def _step_of(self, call: Call) -> tuple[int | None, Asking]:
+        name = call.fields.get("x-step")
+        if name is not None:
+            return self.stepping[name]
+        varying = {n: v for n, v in call.fields if n in ("Foo", "Bar")}
+        return None, Asking(vary=varying, cookie="cookie" in call.fields)
+
+    def content(self, asking: Asking) -> bytes:
+        """What it has for this request now: it begins with version, user and variant."""
+        scene = self._scene
+        user = sum(s << n for n, s in enumerate((asking.authorized, asking.cookie, asking.key)))
+        chosen = asking.vary.get("Foo", "-") if "Foo" in (scene.told.vary or ()) else "-"
+        return f"{self._log.version}{0 if scene.alike else user}{chosen}".encode() * 3
+
+    def _say(self, call: Call, content: bytes) -> tuple[int, Told, int, bytes]:
+        scene = self._scene
+        if call.method in UNSAFE:
+            return 200, scene.done or Told(), 0, content if scene.done else b""
+        if call.method == "HEAD":
+            return 200, scene.headed or scene.told, 0, b""
+        tags = call.fields.get("if-none-match") or ""
+        if f'"{content[:3].decode()}"' in tags:
+            return 304, scene.confirmed or scene.told, 0, b""
+        asked = parse_range(call.fields.get("range") or "")
+        condition = call.fields.get("if-range")
+        if asked and condition in (None, f'"{content[:3].decode()}"'):
+            found = model.place(asked[0], len(content))
+            if found is not None:
+                return 206, scene.part or scene.told, found[0], content[found[0] : found[1]]
+        return 200, scene.told, 0, content
+
+
+# --- the relay on the stage
+
+
+class StagedKeeper(Keeper):
+    """Stops where others may come between looking and storing."""
+
+    def is_current(self, key: str, began: int) -> bool:
+        """As ever."""
+        found = super().is_current(key, began)
+        point("looked whether it is current")
+        return found
+
+
+class StagedStore(MemoryStore):
+    """Stops behind each reading and writing."""
+
+    def read(self, key: str) -> Record | None:
+        """As ever."""
+        found = super().read(key)
+        point("read")
+        return found
+
+    def write(self, key: str, record: Record) -> None:
+        """As ever."""
+        super().write(key, record)
+        point("written")
+
+
+class StagedRefresher(Refresher):
+    """Whose jobs are actors."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self._stage = stage
+        self._busy: set[str] = set()
+
+    def submit(self, key: str, job: Job, demand: int = 1) -> bool:
+        """Has the job done by an actor, unless one for its key is about it."""
+        if key in self._busy:
+            return False
+        self._busy.add(key)
+
+        def part() -> None:
+            try:
+                job()
+            except RelayError:
+                pass
+            finally:
+                self._busy.discard(key)
+
+        self._stage.spawn("refresh", part)
+        return True
+
+
+class Channel:
+    """What the workers of one machine tell each other: heard as soon as somebody listens."""
+
+    def __init__(self) -> None:
+        self.told = 0
+        self._ends: list[ChannelEnd] = []
+        self._leases: dict[str, StagedLock] = {}
+
+    def end(self) -> ChannelEnd:
+        """One worker's end."""
+        made = ChannelEnd(self)
+        self._ends.append(made)
+        return made
+
+    def tell(self, teller: ChannelEnd, note: str) -> None:
+        """All others can hear it."""
+        self.told += 1
+        for end in self._ends:
+            if end is not teller:
+                end.waiting.append(note)
+
+    def lease(self, key: str) -> ChannelLease:
+        """Waits for whoever has it."""
+        return ChannelLease(self._leases.setdefault(key, StagedLock()))
+
+
+class ChannelLease:
+    """The right to fetch a key."""
+
+    unheard = False
+
+    def __init__(self, lock: StagedLock) -> None:
+        self.waited = lock.held
+        lock.__enter__()
+        self._lock: StagedLock | None = lock
+
+    def release(self) -> None:
+        """Others may."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.__exit__()
+
+
+class ChannelEnd(Coordinator):
+    """A coordinator of one worker."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.waiting: list[str] = []
+        self._channel = channel
+        self._drops: list[Callable[[str | None], None]] = []
+
+    def lease(self, key: str, wait: float) -> Lease | None:
+        """The right to fetch a key."""
+        return self._channel.lease(key)
+
+    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
+        """All others are told."""
+        self._channel.tell(self, note)
+        return True
+
+    def on_change(self, drop: Callable[[str | None], None]) -> None:
+        """`drop` is called for what others tell."""
+        self._drops.append(drop)
+
+    def news(self) -> int:
+        """Another number whenever anybody has told something."""
+        return self._channel.told
+
+    def catch_up(self) -> None:
+        """Takes in what others have told."""
+        while self.waiting:
+            note = self.waiting.pop(0)
+            for drop in self._drops:
+                drop(note)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class SharedShelf(StagedStore):
+    """A store that several workers have in common."""
+
+    shared = True
+
+
+class Play:
+    """A scene with all that takes part in it, on one stage."""
+
+    def __init__(self, scene: Scene, stage: Stage) -> None:
+        self.scene = scene
+        self.stage = stage
+        self.log = Log()
+        self.origin = StampedOrigin(scene, self.log)
+        clock = HandClock(START)
+        self.upstream = MemoryUpstream(self.origin, clock, point)
+        channel = Channel()
+        shared = scene.workers > 1
+        store = SharedShelf("memory://", 1 << 20) if shared else StagedStore("memory://", 1 << 20)
+        self.worlds: list[World] = []
+        for _ in range(scene.workers):
+            end = channel.end()
+            self.worlds.append(
+                World(
+                    self.upstream,
+                    policy_of(scene.rules),
+                    clock=clock,
+                    store=store,
+                    refresher=StagedRefresher(stage),
+                    keeper=StagedKeeper,
+                    coordinator=end if shared else ALONE,
+                    news=end.news if shared else _no_news,
+                )
+            )
+        for world in self.worlds:
+            self._watch(world.relay)
+        for step in scene.before:
+            self.take(self.worlds[0], step)
+        self.log.came.clear()
+        self.said_before = len(self.log.responses)
+        for number, steps in enumerate(scene.clients):
+            stage.spawn("ABCD"[number], self._part(self.worlds[number % scene.workers], steps))
+
+    def _watch(self, relay: Relay) -> None:
+        ask = relay._ask
+
+        def watched(*words: Any) -> Answer:
+            self.log.came.append(self.log.tick())
+            return ask(*words)
+
+        vars(relay)["_ask"] = watched
+
+    def _part(self, world: World, steps: Sequence[Step]) -> Callable[[], None]:
+        def part() -> None:
+            for step in steps:
+                self.take(world, step)
+
+        return part
+
+    def take(self, world: World, step: Step) -> None:
+        """A client asks."""
+        asking, log = step.asking, self.log
+        number = log.begin()
+        self.origin.stepping[str(number)] = number, asking
+        fields = [*request_fields(asking), ("X-Step", str(number))]
+        point("asking")
+        if step.at_once:
+            world.keeper.catch_up()  # each pass of the event loop begins with that
+        asked = log.tick()
+        answer = world.answer(asking.method, *fields, at_once=step.at_once)
+        answered = log.tick()
+        got = taken(asking.method, answer) if isinstance(answer, Answer) else answer
+        log.given.append(Given(number, asking, asked, answered, got))
+
+
+def _no_news() -> int:
+    return 0
+
+
+# --- the judge
+
+
+class Judge:
+    """Holds the contract (design.md 4a) against what happened."""
+
+    def __init__(self, play: Play) -> None:
+        self._play = play
+        self._scene = play.scene
+        self._log = play.log
+        self.wrong: list[str] = []
+
+    def judge(self) -> list[str]:
+        """What is wrong."""
+        play = self._play
+        self.wrong += [f"{type(error).__name__}: {error}" for error in play.stage.errors]
+        if play.stage.stuck:
+            self.wrong.append(play.stage.stuck)
+            return self.wrong
+        said = self._log.responses[play.said_before :]
+        most = self._scene.most_calls
+        if most is not None and max(self._log.came) < said[0].at and len(said) > most:
+            self.wrong.append(f"{len(said)} calls")
+        if not all(exchange.closed for exchange in play.upstream.exchanges):
+            self.wrong.append("a connection is not given back")
+        for world in play.worlds:
+            if len(world.relay._flight):
+                self.wrong.append("a fetch has no end")
+        for given in self._log.given:
+            self._judge_given(given)
+        for world in play.worlds:
+            world.keeper.catch_up()
+            entry = world.hot.peek(KEY)
+            self._judge_record("memory", entry.record if entry is not None else None)
+            self._judge_record("store", world.store.read(KEY))
+        return self.wrong
+
+    # What a client got...
+
+    def _judge_given(self, given: Given) -> None:
+        got = given.got
+        who = f"step {given.step}"
+        if got.error is not None or not got.whole:
+            self.wrong.append(f"{who} got {got.error!r}")
+            return
+        if given.asking.method in UNSAFE:
+            return
+        stamp = got.fields.get(STAMP.lower())
+        if stamp is None:
+            self.wrong.append(f"{who} got no stamp")
+            return
+        made = self._log.responses[int(stamp)]
+        if got.status not in BODILESS and given.asking.method != "HEAD":
+            self._judge_body(who, got, made)
+        self._judge_owner(who, given, made)
+        self._judge_time(who, given, made)
+        cookie = got.fields.get("set-cookie")
+        if cookie is not None:
+            self._judge_cookie(who, given, self._log.responses[int(cookie[2:])])
+
+    def _judge_body(self, who: str, got: Got, made: Response) -> None:
+        content = self._content_of(made)
+        if got.body != content and not (got.status == 206 and got.body in content):
+            self.wrong.append(f"{who} got {got.body!r}, which stamp {made.number} is not about")
+
+    def _content_of(self, made: Response) -> bytes:
+        tag = made.told.tag
+        if tag is not None:
+            return tag.strip('"').encode() * 3
+        now, self._log.version = self._log.version, made.version
+        try:
+            return self._play.origin.content(made.asking)
+        finally:
+            self._log.version = now
+
+    def _judge_owner(self, who: str, given: Given, made: Response) -> None:
+        """Nobody gets what is another's alone."""
+        if made.step == given.step:
+            return
+        if not self._may_be_shared(made):
+            self.wrong.append(f"{who} got {made.number}, which was for step {made.step} alone")
+        for name in made.told.vary or ():
+            if made.asking.says(name) != given.asking.says(name):
+                self.wrong.append(f"{who} got {made.number}, which is for another {name}")
+
+    def _judge_cookie(self, who: str, given: Given, made: Response) -> None:
+        if made.step != given.step and "public" not in model.directives(made.told):
+            self.wrong.append(f"{who} got the cookie of step {made.step}")
+
+    def _judge_time(self, who: str, given: Given, made: Response) -> None:
+        """Nobody gets what was made before he asked, unless it was fresh and nothing had made it
+        doubtful.
+        """
+        latest = self._confirmed(made, given.answered)
+        for effect, answered in self._changes():
+            if answered < given.asked and latest < effect:
+                self.wrong.append(f"{who} got {made.number}, which is from before the change")
+        if made.step == given.step or latest > given.asked and self._own_304(given, made):
+            return
+        if latest < given.asked:
+            if not any(self._is_fresh_for(given.asking, said) for said in self._news(made)):
+                self.wrong.append(f"{who} got {made.number}, made before it asked and not fresh")
+        elif all(self._lifetime_for(given.asking, said) is None for said in self._news(made)):
+            self.wrong.append(f"{who} got {made.number}, fresh by no word of the origin's")
+
+    def _own_304(self, given: Given, made: Response) -> bool:
+        return any(
+            said.step == given.step and said.status == 304 and said.version == made.version
+            for said in self._log.responses
+        )
+
+    def _news(self, made: Response) -> list[Response]:
+        """A response, and those that say that what it brought is as it was."""
+        tag = made.told.tag
+        return [made] + [r for r in self._log.responses if r.status == 304 and r.told.tag == tag]
+
+    def _confirmed(self, made: Response, until: int) -> int:
+        """When the origin last said that what this response brought is as it was."""
+        return max(said.at for said in self._news(made) if said is made or said.at <= until)
+
+    def _changes(self) -> Iterator[tuple[int, int]]:
+        """(when the content changed, when the client that changed it had its answer)."""
+        answered = {given.step: given.answered for given in self._log.given}
+        for said in self._log.responses:
+            if said.asking.method in UNSAFE and said.step in answered:
+                yield said.at, answered[said.step]
+
+    # ...and what is kept.
+
+    def _judge_record(self, where: str, record: Record | None) -> None:
+        for stored in record.variants if record is not None else ():
+            self._judge_stored(where, stored)
+
+    def _judge_stored(self, where: str, stored: StoredResponse) -> None:
+        made = self._log.responses[int(stored.fields.get(STAMP.lower()) or 0)]
+        if not self._may_be_shared(made):
+            self.wrong.append(f"the {where} has {made.number}, which is for one alone")
+        if "set-cookie" in stored.fields and "public" not in model.directives(made.told):
+            self.wrong.append(f"the {where} has a cookie")
+        latest = self._confirmed(made, 1 << 30)
+        if stored.must_validate:
+            return
+        if not any(self._is_fresh_for(Asking(), said) for said in self._news(made)):
+            return
+        if any(latest < effect for effect, _ in self._changes()):
+            self.wrong.append(f"the {where} has {made.number} as fresh from before the change")
+
+    # Words of the model.
+
+    def _may_be_shared(self, made: Response) -> bool:
+        status = 200 if made.status == 304 else made.status
+        return model.may_be_shared(made.asking, status, made.told, START, self._scene.rules)
+
+    def _lifetime_for(self, asking: Asking, made: Response) -> float | None:
+        kept = model.Kept(200, made.told, b"", START, {})
+        return model.lifetime_for(asking, kept, self._scene.rules)
+
+    def _is_fresh_for(self, asking: Asking, made: Response) -> bool:
+        said = model.directives(made.told)
+        if "no-cache" in said:
+            return False
+        lifetime = self._lifetime_for(asking, made)
+        return lifetime is not None and (lifetime > 0 or "stale-while-revalidate" in said)
+
+
+# --- all orders
+
+
+class Found(NamedTuple):
+    """How many orders were played, and what is wrong with the first bad one."""
+
+    orders: int
+    wrong: list[str]
+    played: list[str]
+
+
+@contextmanager
+def staged_modules() -> Iterator[None]:
+    """The relay's own threads, locks and events are those of the stage."""
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(flight, "threading", Staged(locks=False)))
+        stack.enter_context(mock.patch.object(keeping, "threading", Staged(locks=True)))
+        yield
+
+
+def explore(scene: Scene, switches: int = 2, most: int = 2000) -> Found:
+    """Plays a scene in every order with at most so many switches, until something is wrong."""
+    plays: list[Play] = []
+
+    def prepare(stage: Stage) -> None:
+        plays[:] = [Play(scene, stage)]
+
+    orders = 0
+    with staged_modules():
+        for stage in performances(prepare, switches, most):
+            orders += 1
+            wrong = Judge(plays[0]).judge()
+            if wrong:
+                return Found(orders, wrong, stage.played)
+    return Found(orders, [], [])
