@@ -9,8 +9,9 @@ import resource
 import socket
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
+from api_relaying_server.allocator import Trimmer, keep_little
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.configuration.values import Rate, file_slug
@@ -26,6 +27,7 @@ from api_relaying_server.serving.door import Limits
 from api_relaying_server.serving.server import RelayServer, listen
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.tiers.ahead import RefreshAhead
+from api_relaying_server.tiers.flight import Room
 from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.refresh import Refresher
@@ -155,6 +157,7 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
     """One worker, listening already; one of several where it is given its place. Raises OSError
     and ConfigError where it cannot be built.
     """
+    keep_little()
     listeners = listen(settings.host, settings.port) if place is None else place.listeners
     try:
         log = _access_log(settings)
@@ -174,7 +177,8 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
     counters = Counters(hot.answered)
     upstream = _upstream(settings, session, upstream_url)
     guarded = _guarded(CountedUpstream(upstream, counters), settings, store, coordinator, place)
-    fetcher = Fetcher(guarded, keeper, policy, settings.public_host)
+    room = Room(max(settings.hot_size // 2, policy.max_object))  # the store's queue has the rest
+    fetcher = Fetcher(guarded, keeper, policy, settings.public_host, room)
     refresher = Refresher()
     # Who cannot read what another has fetched need not wait for it.
     turns = coordinator if store.shared else ALONE
@@ -190,8 +194,7 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
     )
     if neighbours is not None:
         server.front.watch(neighbours.bell, neighbours.catch_up)
-    if isinstance(upstream, Upstream):
-        server.chore = upstream.close_ended
+    server.chore = _chores(upstream, Trimmer(lambda: room.passed))
     server.observers.append(counters.answered)
     if log is not None:
         server.observers.append(log.answered)
@@ -200,6 +203,19 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
     warm_at = _warm_at(settings, server, place)
     tallies = Tallies(place.memory, place.slot) if place is not None else None
     return Worker(server, store, refresher, settings.drain, counters, log, ahead, warm_at, tallies)
+
+
+def _chores(upstream: UpstreamLike, trimmer: Trimmer) -> Callable[[], None]:
+    """What is to be done now and then."""
+    if not isinstance(upstream, Upstream):
+        return trimmer
+    close_ended = upstream.close_ended
+
+    def chores() -> None:
+        close_ended()
+        trimmer()
+
+    return chores
 
 
 def _warm_at(settings: Settings, server: RelayServer, place: Place | None) -> WarmAt | None:

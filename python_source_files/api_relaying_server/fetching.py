@@ -34,7 +34,7 @@ from api_relaying_server.errors import UpstreamCut, UpstreamError, UpstreamResti
 from api_relaying_server.http1.grammar import format_date, parse_content_range
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.keeping import Keeper, Seen
-from api_relaying_server.tiers.flight import Reader, SharedBody
+from api_relaying_server.tiers.flight import Reader, Room, SharedBody
 from api_relaying_server.upstream.exchange import HOLD_HEAD, OnInterim, PacedBody
 from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
@@ -147,7 +147,10 @@ class Fetcher:
         keeper: Keeper,
         policy: Policy,
         public_host: str | None = None,
+        room: Room | None = None,
     ) -> None:
+        """`room`: for the bodies that are on their way into the store."""
+        self._room = room
         self._upstream = upstream
         self._keeper = keeper
         self._policy = policy
@@ -339,9 +342,10 @@ class Fetcher:
                 if stored is not None:
                     self._keeper.add(request.target, stored, news=request.method == "POST")
 
-        body = SharedBody(
-            fetch.exchange, self._policy.max_object, keep if kept is not None else None, on_end
-        )
+        on_whole = keep if kept is not None else None
+        body = SharedBody(fetch.exchange, self._policy.max_object, on_whole, on_end, self._room)
+        if kept is not None and not body.is_kept:
+            unstored = "no-room"  # it may be shared all the same
         reader = body.attach()
         if length == 0:
             body.settle()

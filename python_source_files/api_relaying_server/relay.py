@@ -491,7 +491,7 @@ def fetched_answer(request: RequestHead, reason: str, arrived: Arrived, collapse
     told = status.forwarded(
         reason,
         None if collapsed else arrived.status,
-        stored=arrived.kept is not None and not collapsed,
+        stored=arrived.kept is not None and not arrived.unstored and not collapsed,
         collapsed=collapsed,
         detail=arrived.unstored,
     )

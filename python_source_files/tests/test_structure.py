@@ -25,7 +25,7 @@ ROOMS = (
     ("serving",),
     ("configuration",),
     ("settings",),
-    ("collector", "process"),
+    ("allocator", "collector", "process"),
     ("child_process",),
     ("seats",),
     ("assembly",),

@@ -69,6 +69,10 @@ _TROUBLE_BY_ERRNO = {
 REFUSALS = (UnicodeError, OverflowError, MemoryError, sqlite3.DataError)
 
 
+UPDATE = "UPDATE responses SET value=?, expires=? WHERE id=?"
+LARGE = 1 << 20  # bytes of a record of which no copy stays behind
+
+
 def fault_of(error: Exception, opening: int | None = None) -> StorageFault:
     """`error`, raised by sqlite3 or the file system, under our name."""
     text = str(error)
@@ -198,18 +202,30 @@ def put(
     pages = max(1, -(-len(data) // PAGE))
     until = int(min(max(0.0, expires), 2.0**53))  # infinity and worse have a place in a column too
     row = connection.execute(FIND, (key,)).fetchone()
+    large = len(data) > LARGE
     if row is None:
+        value = b"" if large else data
         cursor = connection.execute(
-            "INSERT INTO responses(key, value, expires) VALUES(?,?,?)", (key, data, until)
+            "INSERT INTO responses(key, value, expires) VALUES(?,?,?)", (key, value, until)
         )
+        if large:
+            update(connection, cursor.lastrowid, data, until)
         connection.execute(
             "INSERT OR REPLACE INTO usage(id, pages, uses, worth) VALUES(?,?,1,?)",
             (cursor.lastrowid, pages, floor + 1.0 / pages),
         )
         return
-    connection.execute("UPDATE responses SET value=?, expires=? WHERE id=?", (data, until, row[0]))
+    update(connection, row[0], data, until)
     connection.execute("UPDATE usage SET pages=? WHERE id=?", (pages, row[0]))
     raise_worth(connection, row[0], 1, floor)
+
+
+def update(connection: sqlite3.Connection, entry: int | None, data: bytes, until: int) -> None:
+    """Put `data` in place of what the entry with this id has."""
+    connection.execute(UPDATE, (data, until, entry))
+    if len(data) > LARGE:
+        # A statement that waits to be used again keeps a copy of what it was given last.
+        connection.execute(UPDATE, (b"", 0, None))
 
 
 def raise_worth(connection: sqlite3.Connection, entry: int, times: int, floor: float) -> None:
