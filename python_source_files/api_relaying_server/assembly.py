@@ -9,8 +9,9 @@ import resource
 import socket
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
+from api_relaying_server.allocator import Trimmer, keep_little
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.configuration.values import Rate
@@ -24,9 +25,9 @@ from api_relaying_server.operations.warm_at import WarmAt
 from api_relaying_server.relay import Relay
 from api_relaying_server.serving.door import Limits
 from api_relaying_server.serving.server import RelayServer, Watchers, listen
-from api_relaying_server.serving.watch import nothing
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.tiers.ahead import RefreshAhead
+from api_relaying_server.tiers.flight import Room
 from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.refresh import Refresher
@@ -178,6 +179,7 @@ def build(
 
     `listeners` and what is `kept` are of a worker that this one replaces.
     """
+    keep_little()
     if listeners is None:
         listeners = listen(settings.host, settings.port) if place is None else place.listeners
     neighbours = Neighbours(place.memory, place.slot, place.lock_file) if place else None
@@ -195,7 +197,8 @@ def build(
     session = RelaySession(store.backend, settings.upstream_connections)
     upstream = _upstream(settings, session, upstream_url)
     guarded = _guarded(CountedUpstream(upstream, counters), settings, store, coordinator, place)
-    fetcher = Fetcher(guarded, keeper, policy, settings.public_host)
+    room = Room(max(settings.hot_size // 2, policy.max_object))  # the store's queue has the rest
+    fetcher = Fetcher(guarded, keeper, policy, settings.public_host, room)
     refresher = Refresher()
     # Who cannot read what another has fetched need not wait for it.
     turns = coordinator if store.shared else ALONE
@@ -208,7 +211,7 @@ def build(
         settings.threads,
         settings.max_body,
         settings.trust_forwarded,
-        _watchers(counters, log, upstream, hot),
+        _watchers(counters, log, _chores(upstream, Trimmer(lambda: room.passed)), hot),
     )
     if neighbours is not None and place is not None:
         server.front.share_listeners(Shares(place.memory, place.slot))
@@ -236,12 +239,24 @@ def _kept(
 
 
 def _watchers(
-    counters: Counters, log: AccessLog | None, upstream: UpstreamLike, hot: HotTier
+    counters: Counters, log: AccessLog | None, chore: Callable[[], None], hot: HotTier
 ) -> Watchers:
-    chore = upstream.close_ended if isinstance(upstream, Upstream) else nothing
     on_served = (counters.answered,) if log is None else (counters.answered, log.answered)
     on_hit = log.hit if log is not None else None
     return Watchers(on_hit, on_served, chore, hot.forget_rendered)
+
+
+def _chores(upstream: UpstreamLike, trimmer: Trimmer) -> Callable[[], None]:
+    """What is to be done now and then."""
+    if not isinstance(upstream, Upstream):
+        return trimmer
+    close_ended = upstream.close_ended
+
+    def chores() -> None:
+        close_ended()
+        trimmer()
+
+    return chores
 
 
 def _warm_at(settings: Settings, server: RelayServer, place: Place | None) -> WarmAt | None:

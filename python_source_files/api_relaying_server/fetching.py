@@ -51,7 +51,7 @@ from api_relaying_server.http1.credentials import credentials_of
 from api_relaying_server.http1.grammar import format_date, parse_content_range
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.keeping import Keeper, Seen
-from api_relaying_server.tiers.flight import Reader, SharedBody
+from api_relaying_server.tiers.flight import Reader, Room, SharedBody
 from api_relaying_server.upstream.exchange import HOLD_HEAD, OnInterim, PacedBody
 from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
@@ -189,7 +189,10 @@ class Fetcher:
         keeper: Keeper,
         policy: Policy,
         public_host: str | None = None,
+        room: Room | None = None,
     ) -> None:
+        """`room`: for the bodies that are on their way into the store."""
+        self._room = room
         self._upstream = upstream
         self._keeper = keeper
         self._policy = policy
@@ -436,7 +439,9 @@ class Fetcher:
                 self._keeper.add(received.request, stored, received.began)
 
         keeps = keep if shared is not None else None
-        body = SharedBody(exchange, self._policy.max_object, keeps, on_end)
+        body = SharedBody(exchange, self._policy.max_object, keeps, on_end, self._room)
+        if shared is not None and not body.is_kept:
+            unstored = unstored or "no-room"  # it may be shared all the same
         reader = body.attach()
         if exchange.length == 0:
             body.settle()

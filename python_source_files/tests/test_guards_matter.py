@@ -20,7 +20,7 @@ from api_relaying_server.keeping import Keeper
 from api_relaying_server.relay import Relay
 from api_relaying_server.tiers.flight import Flight
 from tests.interleavings import ChannelEnd, Scene, StagedKeeper, explore
-from tests.scenes import ALL, CHANGES, FOLLOWING, USERS, WORKERS
+from tests.scenes import CHANGES, FOLLOWING, USERS, WORKERS
 from tests.stage import StagedLock, point
 
 Removal = Callable[[], "AbstractContextManager[Any]"]
@@ -113,9 +113,7 @@ def as_it_is(name: str) -> Removal:
 
 def quiet_invalidation() -> AbstractContextManager[Any]:
     """Telling others what is invalidated."""
-    return mock.patch.object(
-        Keeper, "_doubt", lambda self, key: self.notes.invalidations.mark(key)
-    )
+    return mock.patch.object(Keeper, "_doubt", lambda self, key: self.notes.invalidations.mark(key))
 
 
 def unmarked_invalidation() -> AbstractContextManager[Any]:

@@ -27,7 +27,7 @@ ROOMS = (
     ("settings",),
     ("rereading",),
     ("early",),
-    ("collector", "process"),
+    ("allocator", "collector", "process"),
     ("child_process",),
     ("seats",),
     ("assembly",),
