@@ -203,16 +203,8 @@ def build(
     # Who cannot read what another has fetched need not wait for it.
     turns = coordinator if store.shared else ALONE
     relay = Relay(policy, keeper, fetcher, refresher, coordinator=turns)
-    server = RelayServer(
-        listeners,
-        relay,
-        hot.heads,
-        _limits(settings),
-        settings.threads,
-        settings.max_body,
-        settings.trust_forwarded,
-        _watchers(counters, log, _chores(upstream, Trimmer(lambda: room.passed)), hot),
-    )
+    chores = _chores(upstream, Trimmer(lambda: room.passed))
+    server = _server(settings, listeners, relay, hot, _watchers(counters, log, chores, hot))
     if neighbours is not None and place is not None:
         server.front.share_listeners(Shares(place.memory, place.slot))
         server.front.watch(neighbours.bell, neighbours.catch_up)
@@ -236,6 +228,25 @@ def _kept(
     coordinator = _coordinator(neighbours, store)
     keeper = Keeper(hot, store, Notes(), policy, time.time, coordinator, news)
     return Kept(store, keeper, Counters(hot.answered))
+
+
+def _server(
+    settings: Settings,
+    listeners: Sequence[socket.socket],
+    relay: Relay,
+    hot: HotTier,
+    watchers: Watchers,
+) -> RelayServer:
+    return RelayServer(
+        listeners,
+        relay,
+        hot.heads,
+        _limits(settings),
+        settings.threads,
+        settings.max_body,
+        settings.trust_forwarded,
+        watchers,
+    )
 
 
 def _watchers(
