@@ -572,6 +572,7 @@ class Urls(StoreCase):
         before = os.getcwd()
         os.chdir(self.folder)
         self.addCleanup(os.chdir, before)
+        (self.folder / "a folder").mkdir()
         store = open_store("sqlite:///a folder/caché%20?.db".replace("?", "+"), MIB)
         self.addCleanup(store.close, 1.0)
         self.assertTrue(os.path.exists(self.folder / "a folder" / "caché%20+.db"))
@@ -596,6 +597,8 @@ class Urls(StoreCase):
             ("sqlite:///x.db?mode=ro", "options"),
             ("sqlite:///x.db#1", "options"),
             ("sqlite:///a\0b", "names no file"),
+            ("sqlite:///no/such/x.db", "with four slashes"),
+            ("sqlite:///no such/x.db", "no folder no such in"),
             ("memory://x", "nothing may follow"),
             ("none:///x", "nothing may follow"),
             (f"sqlite:///{self.folder}", "is a folder"),
