@@ -129,5 +129,9 @@ class UpstreamResting(UpstreamError):
         self.reason = reason
 
 
+class ClientGone(Exception):
+    """The client closed its connection, or takes or sends nothing any more, or is sent away."""
+
+
 class ConfigError(Exception):
     """A setting is wrong; the text names it and the mend."""

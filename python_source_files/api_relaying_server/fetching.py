@@ -345,7 +345,7 @@ class Fetcher:
         on_whole = keep if kept is not None else None
         body = SharedBody(fetch.exchange, self._policy.max_object, on_whole, on_end, self._room)
         if kept is not None and not body.is_kept:
-            unstored = "no-room"  # it may be shared all the same
+            unstored = "no-room"  # who is quick may share it all the same
         reader = body.attach()
         if length == 0:
             body.settle()
