@@ -438,7 +438,7 @@ class Fetcher:
         keeps = keep if shared is not None else None
         body = SharedBody(exchange, self._policy.max_object, keeps, on_end, self._room)
         if shared is not None and not body.is_kept:
-            unstored = unstored or "no-room"  # it may be shared all the same
+            unstored = unstored or "no-room"  # who is quick may share it all the same
         reader = body.attach()
         if exchange.length == 0:
             body.settle()
