@@ -17,7 +17,13 @@ from api_relaying_server.configuration import command_line
 from api_relaying_server.configuration.sources import from_environment, from_file
 from api_relaying_server.configuration.values import cache_file, cores
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.process import Signals, Stoppable, configure_logging, notify_systemd
+from api_relaying_server.process import (
+    Signals,
+    Stoppable,
+    configure_logging,
+    keep_stacks_small,
+    notify_systemd,
+)
 from api_relaying_server.settings import (
     FOREIGN_VARIABLES,
     TABLE,
@@ -108,6 +114,7 @@ def serve(words: Sequence[str], environ: Mapping[str, str], build: Build | None)
         for fault in (faults := faults_of(settings)):
             _complain(fault, WRONG_USAGE)
         return WRONG_USAGE if faults else _print(_what_would_run(settings))
+    keep_stacks_small()
     read = partial(_read_again, asked, environ)
     if settings.workers > 1 and build is None:
         return _run_workers(settings, read)

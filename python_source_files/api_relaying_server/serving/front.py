@@ -18,13 +18,14 @@ import logging
 import os
 import socket
 import struct
+import sys
 import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
 from typing import Callable, Optional
 
-from api_relaying_server.errors import BadRequest, RelayError
+from api_relaying_server.errors import BadRequest, RelayError, own_lack
 from api_relaying_server.http1.heads import (
     END_OF_HEAD,
     body_framing,
@@ -193,6 +194,10 @@ class Front:
 
     def _of_a_bug(self, what: str) -> RelayError:
         """Logs and counts a fault of our own; what its client is told."""
+        lack = own_lack(sys.exc_info()[1])
+        if lack is not None:
+            LOG.warning("%s: %s", what, lack.detail)
+            return lack
         number = uuid.uuid4().hex[:12]
         LOG.exception("%s (%s)", what, number)
         self.on_bug()
