@@ -432,6 +432,12 @@ class What(unittest.TestCase):
             asked = got(2.0, one, asks, more, status=206, body=data)
             self.assertEqual(rules(asked, one), expected)
 
+    def test_a_whole_may_be_put_together_from_parts(self):
+        for cache, expected in (("max-age=60", []), ("private", ["private"])):
+            one = answer(1, 1.0, cache, {"range": "bytes=0-99"}, tag="x", status=206)
+            two = answer(2, 1.5, cache, {"range": "bytes=100-"}, tag="x", status=206)
+            self.assertEqual(rules(got(2.0, one, status=200), one, two), expected)
+
     def test_a_part_only_of_what_if_range_names(self):
         one = answer(1, 1.0, "max-age=60", None, ("Last-Modified", CHANGED), tag="x")
         part = ("Content-Range", "bytes 0-4/200")

@@ -229,6 +229,14 @@ def _normal(name: str, value: str | None) -> object:
 # --- the log
 
 
+class Failure(NamedTuple):
+    """An answer that may make the relay rest, with whose it was and the seconds that it told."""
+
+    answer: Answer
+    credentials: dict[str, str]
+    told: float
+
+
 class Log:
     """All that the origin answered and all that clients got, by what the model looks for."""
 
@@ -239,7 +247,7 @@ class Log:
         self.by_content: dict[str, list[Answer]] = defaultdict(list)
         self.bases: dict[str, list[Answer]] = defaultdict(list)
         self.bare_heads: dict[str, list[Answer]] = defaultdict(list)
-        self.failed: list[Answer] = []
+        self.failed: list[Failure] = []
         self.unsafe: dict[str, list[tuple[Asked, int]]] = defaultdict(list)
         for answer in answers:
             self.by_serial[answer.serial] = answer
@@ -248,7 +256,8 @@ class Log:
             if bare_head(answer):
                 self.bare_heads[answer.target].append(answer)
             if answer.status in FAILURES or answer.get("x-ratelimit-reset"):
-                self.failed.append(answer)
+                told = answer.get("retry-after") or answer.get("x-ratelimit-reset") or 0
+                self.failed.append(Failure(answer, credentials(answer.seen), float(told)))
             if answer.status != 304:
                 self.by_content[answer.content].append(answer)
         self.asked = list(asked)
@@ -375,15 +384,14 @@ def _rests(case: Case) -> bool:
     the same credentials, after another failure of the same target with them.
     """
     asked, mine = case.asked, case.mine
-    for answer in case.log.failed:
-        told = float(answer.get("retry-after") or answer.get("x-ratelimit-reset") or 0)
+    for answer, theirs, told in case.log.failed:
         spell = REST if case.setting.cool_down else (told + 2 * SLACK if told else 0.0)
         if not spell or not asked.began - spell <= answer.sent <= asked.headed:
             continue
         wide = answer.status not in FAILURES or (
             answer.status == 429 and answer.method not in UNSAFE
         )
-        if credentials(answer.seen) == mine and (wide or answer.target == asked.target):
+        if theirs == mine and (wide or answer.target == asked.target):
             return True
     return False
 
@@ -462,8 +470,9 @@ def _contents(case: Case, head: Answer | None) -> Iterable[str]:
     if asked.status in (204, 304) or asked.method == "HEAD":
         return _of_fields(case, head)
     content = content_in(asked.body)
-    brought = case.log.by_content.get(content or "", ())
-    return [content] if content and any(a.status == asked.status for a in brought) else []
+    brought = {answer.status for answer in case.log.by_content.get(content or "", ())}
+    parts = asked.status == 200 and 206 in brought
+    return [content] if content and (asked.status in brought or parts) else []
 
 
 def _of_parts(case: Case) -> Iterator[str]:
