@@ -168,6 +168,11 @@ class Whose(unittest.TestCase):
         without = answer(1, 1.0, "max-age=60")
         cookie = answer(1, 1.0, "max-age=60", None, ("Set-Cookie", "k1=1"))
         self.assertEqual(rules(got(2.0, without), cookie), [])
+        renewed = answer(1, 1.0, "max-age=60", tag="x")
+        again = answer(2, 1.5, "", None, ("Set-Cookie", "k2=1"), tag="x", status=304)
+        self.assertEqual(rules(got(2.0, renewed, fields_of=again), renewed, again), ["set-cookie"])
+        renewed = answer(1, 1.0, "public, max-age=60", tag="x")
+        self.assertEqual(rules(got(2.0, renewed, fields_of=again), renewed, again), [])
         unspecified = answer(1, 1.0, "", None, ("Set-Cookie", "k1=1"))
         self.assertEqual(rules(got(2.0, answer(1, 1.0)), unspecified), ["set-cookie"])
 
@@ -292,6 +297,9 @@ class When(unittest.TestCase):
             self.assertEqual(found, [] if allowed else ["mixed"])
         tagged = answer(1, 1.0, "max-age=2", tag="x")
         self.assertEqual(rules(got(6.0, tagged), tagged, head("7", tag="x")), [])
+        bare = head("7")._replace(serial=9, sent=0.5, content=tagged.content)
+        asked = got(6.0, tagged, method="HEAD")
+        self.assertEqual(rules(asked, bare, tagged, head("7", tag="x")), [])
         again = answer(2, 5.0, "max-age=2", None, ("Content-Length", "200"))
         self.assertEqual(rules(got(6.0, one), one, again), ["stale"])
 
@@ -318,6 +326,8 @@ class When(unittest.TestCase):
                 self.assertNotEqual(rules(got(8.0, one), one, failed), [])
                 self.assertNotEqual(rules(got(9.8, one), one, failed), [])
         one = answer(1, 1.0, "max-age=1")
+        soon = answer(2, 9.0, "max-age=0", status=500)
+        self.assertEqual(rules(got(8.95, one), one, soon), [])
         for no_failure in (answer(2, 9.0), answer(2, 9.0, "max-age=1", status=500)):
             self.assertEqual(rules(got(8.95, one), one, no_failure), ["stale"])
         self.assertEqual(rules(got(8.95, one), one, failed, stale_if_error=2.0), ["stale"])

@@ -436,7 +436,8 @@ def _cookies(case: Case) -> Iterator[tuple[str, str]]:
     """A cookie that was set for another, and that its origin does not call public."""
     for serial in re.findall(r"k(\d+)=", case.asked.get("set-cookie") or ""):
         source = case.log.by_serial[int(serial)]
-        said = words(source.fields)
+        others = (other for other in case.log.by_tag[source.tag] if words(other.fields).said)
+        said = words_of(source, next(others, source))
         open_to_all = said.any("public") and "set-cookie" not in said.private_fields
         if not open_to_all and not own(source, case):
             yield "set-cookie", f"the cookie of answer {serial}, which is not his"
@@ -572,7 +573,8 @@ def _pairs(content: str, case: Case) -> Iterator[tuple[Answer, Answer]]:
         return
     kept = [base for base in log.keepable(content) if base.method in methods]
     heads = [head for head in log.bare_heads[asked.target] if is_about(head, content)]
-    for voucher in (*log.by_tag[bases[0].tag], *heads):
+    tagged = [voucher for tag in {base.tag for base in bases} for voucher in log.by_tag[tag]]
+    for voucher in (*tagged, *heads):
         renews = voucher.status in (206, 304) or voucher.method == "HEAD"
         if renews and voucher.sent <= asked.headed and voucher.whole:
             for base in kept:
@@ -650,8 +652,8 @@ def _failed(case: Case) -> bool:
     if asked.headed - asked.began >= PATIENCE or _rests(case):
         return True
     for answer in case.about:
-        given = words(answer.fields).lifetime is not None
-        failed = not answer.whole or (answer.status in FAILURES and not given)
+        fresh = bool(words(answer.fields).lifetime)  # then a 5xx is an answer, not a failure
+        failed = not answer.whole or (answer.status in FAILURES and not fresh)
         if failed and answer.ended >= asked.began - SLACK and answer.arrived <= asked.headed:
             return True
     return False
