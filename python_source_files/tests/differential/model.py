@@ -604,12 +604,13 @@ def objections(base: Answer, voucher: Answer, case: Case) -> Iterator[tuple[str,
 
 def timely(base: Answer, voucher: Answer, said: Words, case: Case) -> Iterator[tuple[str, str]]:
     """What stands against an answer from before the client asked: no lifetime, or too old."""
-    lifetime = _lifetime(base, said, case.setting)
+    secret = bool(case.mine or credentials(base.seen))
+    lifetime = _lifetime(base, said, case.setting, secret)
     if lifetime is None:
         yield "status", f"a {base.status} without a lifetime, given to another"
         return
     age = case.asked.began - voucher.sent
-    validates = said.any("no-cache") and not _is_fixed(base)
+    validates = said.any("no-cache") and (secret or not _is_fixed(base))
     if lifetime and age <= lifetime + said.serves_stale_for + SLACK and not validates:
         return
     strict = validates or said.any("must-revalidate", "proxy-revalidate", "s-maxage")
@@ -625,10 +626,12 @@ def timely(base: Answer, voucher: Answer, said: Words, case: Case) -> Iterator[t
         yield "stale", f"{age:.2f} s old, of {lifetime:g} s allowed"
 
 
-def _lifetime(base: Answer, said: Words, setting: Setting) -> float | None:
-    """The lifetime by `--ttl`, else the origin's, else the relay's own, None if there is none."""
+def _lifetime(base: Answer, said: Words, setting: Setting, secret: bool) -> float | None:
+    """The lifetime by `--ttl`, else the origin's, else the relay's own, None if there is none.
+    That of `--ttl` is not for credentials (`secret`): the origin's counts with them as before.
+    """
     if _is_fixed(base):
-        return setting.fixed_ttl
+        return max(setting.fixed_ttl, (secret and said.lifetime) or 0.0)
     if said.lifetime is not None:
         return said.lifetime
     if base.status in BY_DEFAULT or said.any("public"):
