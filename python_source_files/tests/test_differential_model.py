@@ -303,6 +303,15 @@ class When(unittest.TestCase):
         again = answer(2, 5.0, "max-age=2", None, ("Content-Length", "200"))
         self.assertEqual(rules(got(6.0, one), one, again), ["stale"])
 
+    def test_a_304_takes_the_place_of_the_fields_that_it_has(self):
+        targeted = ("CDN-Cache-Control", "max-age=9")
+        one = answer(1, 1.0, "max-age=1", None, targeted, tag="x")
+        again = answer(2, 5.0, "max-age=1", tag="x", status=304)
+        self.assertEqual(rules(got(13.0, one), one, again), [])
+        shorter = answer(2, 5.0, "", None, ("CDN-Cache-Control", "max-age=2"), tag="x", status=304)
+        self.assertEqual(rules(got(9.0, one), one, shorter), [])
+        self.assertEqual(rules(got(11.0, one), one, shorter), ["stale"])
+
     def test_fields_of_a_304_that_is_not_for_others_are_not_merged(self):
         one = answer(1, 1.0, "max-age=60", tag="x")
         for cache, seen in (("private", {}), ("max-age=2", ALICE)):

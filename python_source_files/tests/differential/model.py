@@ -83,7 +83,6 @@ class Words(NamedTuple):
     names: frozenset[str] = frozenset()
     private_fields: frozenset[str] = frozenset()
     serves_stale_for: float = 0.0
-    said: bool = False
     targeted: bool = False
 
     def any(self, *names: str) -> bool:
@@ -123,7 +122,6 @@ def words(fields: Fields) -> Words:
         frozenset(names),
         frozenset(re.split(r"\s*,\s*", private)) if private else frozenset(),
         float(found.get("stale-while-revalidate") or 0),
-        bool(found) or expires is not None,
         bool(targeted),
     )
 
@@ -183,9 +181,12 @@ def renewing(voucher: Answer, said: Words) -> Iterator[tuple[str, str]]:
 
 
 def words_of(voucher: Answer, base: Answer) -> Words:
-    """The words of a response that was renewed: the old ones where the new one has none."""
-    said = words(voucher.fields)
-    return said if said.said else words(base.fields)
+    """The words of a response that was renewed: new field lines take the place of old ones with
+    their name, the others stay (RFC 9111, 3.2).
+    """
+    new = {name.lower() for name, _ in voucher.fields}
+    old = tuple(field for field in base.fields if field[0].lower() not in new)
+    return words(voucher.fields + old)
 
 
 def selects(answer: Answer, case: Case) -> bool:
@@ -436,7 +437,7 @@ def _cookies(case: Case) -> Iterator[tuple[str, str]]:
     """A cookie that was set for another, and that its origin does not call public."""
     for serial in re.findall(r"k(\d+)=", case.asked.get("set-cookie") or ""):
         source = case.log.by_serial[int(serial)]
-        others = (other for other in case.log.by_tag[source.tag] if words(other.fields).said)
+        others = (other for other in case.log.by_tag[source.tag] if other.status != 304)
         said = words_of(source, next(others, source))
         open_to_all = said.any("public") and "set-cookie" not in said.private_fields
         if not open_to_all and not own(source, case):
