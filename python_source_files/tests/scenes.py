@@ -12,6 +12,7 @@ QUICK = Step(Asking(), at_once=True)
 ALICE, BOB, CAROL = (
     Step(Asking(authorized="a" in who, cookie="c" in who, key="k" in who)) for who in "ack"
 )
+BOB_HEAD = Step(Asking("HEAD", cookie=True))
 ONE, OTHER = (Step(Asking(vary={"Foo": value})) for value in "12")
 PART = Step(Asking(range=(0, 3)))
 
@@ -21,6 +22,8 @@ TAGGED = Told(said={"max-age": 3600}, tag=TAG)
 OLD = Told(said={"max-age": 0}, tag=TAG)
 PRIVATE = Told(said={"private": None, "max-age": 3600}, tag=TAG)
 COOKIE = Told(said={"max-age": 3600}, tag=TAG, cookie=True)
+PRIVATE_NOW = Told(said={"private": None, "max-age": 3600})
+COOKIE_NOW = Told(said={"max-age": 3600}, cookie=True)
 CHECKED = Told(said={"no-cache": None, "max-age": 3600}, tag=TAG)
 SILENT = Told()
 GUESS = Rules(default_ttl=300)
@@ -72,8 +75,9 @@ USERS = {
     ),
     "a private part": Scene(TAGGED, ((GET,), (GET,)), (PART,), part=PRIVATE),
     "a part with a cookie": Scene(TAGGED, ((GET,), (GET,)), (PART,), part=COOKIE),
-    "a private head": Scene(OLD, ((HEAD,), (GET,)), (GET,), headed=PRIVATE),
-    "a head with a cookie": Scene(OLD, ((HEAD,), (GET,)), (GET,), headed=COOKIE),
+    "a private head": Scene(NOW, ((HEAD,), (GET,)), (GET,), headed=PRIVATE_NOW),
+    "a head with a cookie": Scene(NOW, ((HEAD,), (GET,)), (GET,), headed=COOKIE_NOW),
+    "a head with a guess": Scene(NOW, ((BOB_HEAD,), (GET,)), (GET,), headed=HOUR, alike=True),
 }
 """Those of whom nobody may get another's."""
 
@@ -87,8 +91,11 @@ CHANGES = {
     "a 304 for one under way": Scene(
         OLD, ((BOB,), (POST, GET)), (GET,), confirmed=TAGGED, alike=True
     ),
-    "a head under way": Scene(OLD, ((HEAD,), (POST, GET)), (GET,), headed=TAGGED),
-    "a head without a validator": Scene(NOW, ((HEAD,), (POST, GET)), (GET,), headed=HOUR),
+    "a 304 under way, of what was doubtful": Scene(
+        OLD, ((GET,), (POST, GET)), (GET,), confirmed=TAGGED, doubtful=True
+    ),
+    "stored before, not in memory": Scene(HOUR, ((GET, QUICK), (POST, QUICK)), (GET,), cold=True),
+    "a head under way": Scene(NOW, ((HEAD,), (POST, GET)), (GET,), headed=HOUR),
     "a refresh": Scene(
         Told(said={"max-age": 0, "stale-while-revalidate": 60}, tag=TAG),
         ((GET,), (POST, GET)),
@@ -111,7 +118,7 @@ WORKERS = {
     "stored before": Scene(HOUR, ((GET, QUICK), (POST, GET)), (GET,), workers=2),
     "later at the other": Scene(HOUR, ((GET,), (POST,), (GET,)), (GET,), workers=2),
     "a 304 under way": Scene(OLD, ((GET,), (POST, GET)), (GET,), confirmed=TAGGED, workers=2),
-    "a head under way": Scene(OLD, ((HEAD,), (POST, GET)), (GET,), headed=TAGGED, workers=2),
+    "a head under way": Scene(NOW, ((HEAD,), (POST, GET)), (GET,), headed=HOUR, workers=2),
     "a part that completes": Scene(TAGGED, ((GET,), (POST, GET)), (PART,), workers=2),
     "vary": Scene(HOUR._replace(vary=("Foo",)), ((ONE,), (OTHER,)), workers=2),
     "answers to post": Scene(HOUR, ((POST, GET), (POST, GET)), done=HOUR, workers=2),
