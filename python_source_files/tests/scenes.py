@@ -22,8 +22,6 @@ TAGGED = Told(said={"max-age": 3600}, tag=TAG)
 OLD = Told(said={"max-age": 0}, tag=TAG)
 PRIVATE = Told(said={"private": None, "max-age": 3600}, tag=TAG)
 COOKIE = Told(said={"max-age": 3600}, tag=TAG, cookie=True)
-PRIVATE_NOW = Told(said={"private": None, "max-age": 3600})
-COOKIE_NOW = Told(said={"max-age": 3600}, cookie=True)
 CHECKED = Told(said={"no-cache": None, "max-age": 3600}, tag=TAG)
 SILENT = Told()
 GUESS = Rules(default_ttl=300)
@@ -69,15 +67,21 @@ USERS = {
     "a cookie with a guess": Scene(Told(cookie=True), ((GET,), (GET,)), rules=GUESS),
     "a private 304": Scene(OLD, ((GET,), (GET,), (GET,)), (GET,), confirmed=PRIVATE),
     "a 304 with a cookie": Scene(OLD, ((GET,), (GET,), (GET,)), (GET,), confirmed=COOKIE),
+    "a 304 with a guess": Scene(
+        OLD, ((BOB,), (GET,)), (GET,), confirmed=Told(said={}, tag=TAG), alike=True, rules=GUESS
+    ),
     "a 304 for one": Scene(OLD, ((BOB,), (GET,), (CAROL,)), (GET,), confirmed=COOKIE, alike=True),
+    "a private 304 of what is targeted": Scene(
+        Told(targeted={"max-age": 0}, tag=TAG), ((GET,), (GET,)), (GET,), confirmed=PRIVATE
+    ),
     "a private 304 for one": Scene(
         OLD, ((BOB,), (GET,), (BOB,)), (GET,), confirmed=PRIVATE, alike=True
     ),
     "a private part": Scene(TAGGED, ((GET,), (GET,)), (PART,), part=PRIVATE),
     "a part with a cookie": Scene(TAGGED, ((GET,), (GET,)), (PART,), part=COOKIE),
-    "a private head": Scene(NOW, ((HEAD,), (GET,)), (GET,), headed=PRIVATE_NOW),
-    "a head with a cookie": Scene(NOW, ((HEAD,), (GET,)), (GET,), headed=COOKIE_NOW),
-    "a head with a guess": Scene(NOW, ((BOB_HEAD,), (GET,)), (GET,), headed=HOUR, alike=True),
+    "a private head": Scene(TAGGED, ((HEAD,), (GET, GET)), headed=PRIVATE),
+    "a head with a cookie": Scene(TAGGED, ((HEAD,), (GET, GET)), headed=COOKIE),
+    "a head for one": Scene(TAGGED, ((BOB_HEAD,), (GET, GET)), headed=TAGGED, alike=True),
 }
 """Those of whom nobody may get another's."""
 
@@ -95,7 +99,7 @@ CHANGES = {
         OLD, ((GET,), (POST, GET)), (GET,), confirmed=TAGGED, doubtful=True
     ),
     "stored before, not in memory": Scene(HOUR, ((GET, QUICK), (POST, QUICK)), (GET,), cold=True),
-    "a head under way": Scene(NOW, ((HEAD,), (POST, GET)), (GET,), headed=HOUR),
+    "a head under way": Scene(TAGGED, ((HEAD,), (GET, POST, GET))),
     "a refresh": Scene(
         Told(said={"max-age": 0, "stale-while-revalidate": 60}, tag=TAG),
         ((GET,), (POST, GET)),
@@ -118,7 +122,7 @@ WORKERS = {
     "stored before": Scene(HOUR, ((GET, QUICK), (POST, GET)), (GET,), workers=2),
     "later at the other": Scene(HOUR, ((GET,), (POST,), (GET,)), (GET,), workers=2),
     "a 304 under way": Scene(OLD, ((GET,), (POST, GET)), (GET,), confirmed=TAGGED, workers=2),
-    "a head under way": Scene(NOW, ((HEAD,), (POST, GET)), (GET,), headed=HOUR, workers=2),
+    "a head under way": Scene(TAGGED, ((HEAD,), (GET, POST, GET)), workers=2),
     "a part that completes": Scene(TAGGED, ((GET,), (POST, GET)), (PART,), workers=2),
     "vary": Scene(HOUR._replace(vary=("Foo",)), ((ONE,), (OTHER,)), workers=2),
     "answers to post": Scene(HOUR, ((POST, GET), (POST, GET)), done=HOUR, workers=2),

@@ -20,7 +20,7 @@ from api_relaying_server.keeping import Keeper
 from api_relaying_server.relay import Relay
 from api_relaying_server.tiers.flight import Flight
 from tests.interleavings import ChannelEnd, Scene, StagedKeeper, explore
-from tests.scenes import ALL, CHANGES, FOLLOWING, USERS, WORKERS
+from tests.scenes import CHANGES, FOLLOWING, USERS, WORKERS
 from tests.stage import StagedLock, point
 
 Removal = Callable[[], "AbstractContextManager[Any]"]
@@ -69,6 +69,18 @@ def gate_in(name: str, own: bool | None = None) -> Removal:
         return span, None if open_here else rule
 
     return lambda: mock.patch.object(Fetcher, "_judge", judge)
+
+
+@contextmanager
+def no_gate_for_304s() -> Iterator[None]:
+    """The gate, for a 304."""
+    with gate_in("_freshen")(), what_a_304_says():
+        yield
+
+
+def what_a_304_says() -> AbstractContextManager[Any]:
+    """The gate, for what a 304 says itself."""
+    return mock.patch.object(fetching, "keeps_from_caches", lambda status, fields: None)
 
 
 def same_flight_after_a_change() -> AbstractContextManager[Any]:
@@ -151,20 +163,30 @@ GUARDS: dict[str, tuple[Removal, tuple[Scene, ...]]] = {
     "is_current in Keeper.add": (is_current_in("add"), (CHANGES["a get under way"],)),
     "is_current in Keeper.replace": (
         is_current_in("replace"),
-        (CHANGES["a 304 under way"], CHANGES["a head under way"]),
+        (CHANGES["a 304 under way, of what was doubtful"], CHANGES["a head under way"]),
     ),
     "is_current in Relay._of_shared": (is_current_in("_of_shared"), (CHANGES["two later"],)),
     "is_current in Fetcher.pass_by": (is_current_in("pass_by"), (CHANGES["answers to post"],)),
-    "the generation in _flight_key": (same_flight_after_a_change, tuple(CHANGES.values())),
+    "the generation in _flight_key": (same_flight_after_a_change, (CHANGES["a get under way"],)),
     "came < sent": (validated_is(True), (FOLLOWING["max-age=0"],)),
     "a fetch for all who had come": (validated_is(False), (FOLLOWING["max-age=0"],)),
     "the credentials of a follower": (without_credentials, (USERS["a guess"],)),
     "may_answer": (any_follower, (FOLLOWING["max-age=0"],)),
     "the gate in _take": (gate_in("_take"), (USERS["private"],)),
-    "the gate in _freshen": (gate_in("_freshen"), (USERS["a private 304"],)),
+    "the gate in _freshen": (no_gate_for_304s, (USERS["a private 304"],)),
+    "the gate in _freshen, for the merged": (gate_in("_freshen"), (USERS["a 304 with a guess"],)),
+    "the gate in _freshen, for the 304": (
+        what_a_304_says,
+        (USERS["a private 304 of what is targeted"],),
+    ),
     "the gate in _complete": (gate_in("_missing_part"), (USERS["a private part"],)),
-    "the gate in _freshen_by_head": (
-        gate_in("_freshen_by_head"),
+    "the gate in _freshen_by_head": (gate_in("_freshen_by_head"), (USERS["a private head"],)),
+    "the gate for a head as it came": (
+        gate_in("_freshen_by_head", own=True),
+        (USERS["a private head"],),
+    ),
+    "the gate for what a head is merged into": (
+        gate_in("_freshen_by_head", own=False),
         (USERS["a private head"],),
     ),
     "the fields that are kept back": (as_it_is("stored_fields"), (USERS["a cookie"],)),
