@@ -55,7 +55,8 @@ class Scene(NamedTuple):
     answer, `part` with a 206, `done` with an unsafe request's; where one is missing, and to the
     steps of `before`, it is `told`, and an unsafe request's answer says nothing. A tag stands for
     that of the content. With `alike` all users are given the same content. With `doubtful` what is
-    stored before is so; with `cold` it is in the store and not in memory.
+    stored before is so; with `cold` it is in the store and not in memory. Bodies come in one piece,
+    or in two.
     `most_calls` is how many calls the origin gets at most where all came before its first answer.
     """
 
@@ -69,6 +70,7 @@ class Scene(NamedTuple):
     alike: bool = False
     doubtful: bool = False
     cold: bool = False
+    in_pieces: bool = False
     rules: Rules = Rules()
     workers: int = 1
     most_calls: int | None = None
@@ -156,7 +158,7 @@ class StampedOrigin:
             fields.append(("Content-Length", str(len(content))))
         if call.method in UNSAFE and scene.done is not None:
             fields.append(("Content-Location", "/x"))
-        half = len(body) // 2
+        half = len(body) // 2 if scene.in_pieces else 0
         return Reply(status, Fields(fields), tuple(filter(None, (body[:half], body[half:]))))
 
     def _step_of(self, call: Call) -> tuple[int | None, Asking]:
@@ -213,12 +215,13 @@ class StagedKeeper(Keeper):
 
 
 class StagedStore(MemoryStore):
-    """Stops behind each reading and writing."""
+    """Stops behind each writing, and behind each reading that finds something."""
 
     def read(self, key: str) -> Record | None:
         """As ever."""
         found = super().read(key)
-        point("read")
+        if found is not None:
+            point("read")
         return found
 
     def write(self, key: str, record: Record) -> None:
@@ -623,7 +626,9 @@ def staged_modules() -> Iterator[None]:
 
 
 def explore(scene: Scene, switches: int = 2, most: int = 2000) -> Found:
-    """Plays a scene in every order with at most so many switches, until something is wrong."""
+    """Plays a scene in every order with at most so many switches from one who could have gone on,
+    until something is wrong.
+    """
     plays: list[Play] = []
 
     def prepare(stage: Stage) -> None:

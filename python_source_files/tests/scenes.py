@@ -29,6 +29,8 @@ GUESS = Rules(default_ttl=300)
 FOLLOWING = {
     "max-age": Scene(HOUR, ((GET,), (GET,), (GET,)), most_calls=1),
     "max-age=0": Scene(NOW, ((GET,), (GET,), (GET,)), most_calls=2),
+    "in pieces": Scene(HOUR, ((GET,), (GET,)), in_pieces=True, most_calls=1),
+    "in pieces, max-age=0": Scene(NOW, ((GET,), (GET,)), in_pieces=True, most_calls=2),
     "must-revalidate": Scene(
         Told(said={"max-age": 0, "must-revalidate": None}, tag=TAG),
         ((GET,), (GET,), (GET,)),
@@ -86,7 +88,7 @@ USERS = {
 """Those of whom nobody may get another's."""
 
 CHANGES = {
-    "a get under way": Scene(HOUR, ((GET,), (POST, GET))),
+    "a get under way": Scene(HOUR, ((GET,), (POST, GET)), in_pieces=True),
     "stored before": Scene(HOUR, ((QUICK, GET), (POST, QUICK)), (GET,)),
     "two later": Scene(TAGGED, ((GET,), (POST, GET), (GET,))),
     "max-age=0": Scene(NOW, ((GET,), (POST, GET), (GET,))),
