@@ -1,10 +1,19 @@
-"""`python -m api_relaying_server`."""
+"""`python -m api_relaying_server`, and the command `api-relaying-server`."""
 
 from __future__ import annotations
 
 import sys
 
-from api_relaying_server.cli import main
+from api_relaying_server import early
+
+
+def main() -> int:
+    """Run the command; signals count from here on, while all that it needs is still read."""
+    early.begin()
+    from api_relaying_server.cli import main as command
+
+    return command()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,8 +9,9 @@ import resource
 import socket
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
+from api_relaying_server.allocator import Trimmer, keep_little
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.configuration.values import Rate
@@ -24,9 +25,9 @@ from api_relaying_server.operations.warm_at import WarmAt
 from api_relaying_server.relay import Relay
 from api_relaying_server.serving.door import Limits
 from api_relaying_server.serving.server import RelayServer, Watchers, listen
-from api_relaying_server.serving.watch import nothing
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.tiers.ahead import RefreshAhead
+from api_relaying_server.tiers.flight import Room
 from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.refresh import Refresher
@@ -36,6 +37,7 @@ from api_relaying_server.tiers.sharing.memory_file import MemoryFile
 from api_relaying_server.tiers.sharing.neighbours import Neighbours
 from api_relaying_server.tiers.sharing.nodes import Both
 from api_relaying_server.tiers.sharing.shared_memory import CALLS, SharedMemory
+from api_relaying_server.tiers.sharing.shares import Shares
 from api_relaying_server.tiers.stores.shared_store import SharedStore
 from api_relaying_server.tiers.stores.store import Store, open_store
 from api_relaying_server.upstream.budget import Slots, TokenBucket
@@ -59,25 +61,33 @@ MAX_OBJECT = 32 * 1024 * 1024
 """Bytes of the largest response that is stored; a tenth of the store if that is less."""
 
 
+class Kept(NamedTuple):
+    """What outlives a change of the settings: what is stored, and what is counted."""
+
+    store: Store
+    keeper: Keeper
+    counters: Counters
+
+
 class Worker:
     """A relay that listens and serves."""
 
     def __init__(
         self,
         server: RelayServer,
-        store: Store,
+        kept: Kept,
         refresher: Refresher,
         drain: float,
-        counters: Counters,
         log: AccessLog | None = None,
         ahead: RefreshAhead | None = None,
         warm_at: WarmAt | None = None,
         tallies: Tallies | None = None,
     ) -> None:
         self.server = server
-        self.counters = counters
+        self.kept = kept
+        self.counters = kept.counters
         self._log = log
-        self._store = store
+        self._owns_store = True
         self._refresher = refresher
         self._ahead = ahead
         self._warm_at = warm_at
@@ -97,8 +107,13 @@ class Worker:
             if self._ahead is not None:
                 self._ahead.close()
             self._refresher.close()
-            self._store.close(self._drain)
+            if self._owns_store:
+                self.kept.store.close(self._drain)
             self.publish_counts()
+
+    def hand_over(self) -> None:
+        """Another worker of this process goes on with what is kept, and closes it."""
+        self._owns_store = False
 
     def publish_counts(self) -> None:
         """Lets the other workers know what has been counted here."""
@@ -152,35 +167,77 @@ class Place(NamedTuple):
     store: MemoryFile | None = None
 
 
-def build(settings: Settings, upstream_url: str, place: Place | None = None) -> Worker:
+def build(
+    settings: Settings,
+    upstream_url: str,
+    place: Place | None = None,
+    listeners: Sequence[socket.socket] | None = None,
+    kept: Kept | None = None,
+) -> Worker:
     """One worker, listening already; one of several where it is given its place. Raises OSError
     and ConfigError where it cannot be built.
+
+    `listeners` and what is `kept` are of a worker that this one replaces.
     """
-    listeners = listen(settings.host, settings.port) if place is None else place.listeners
+    keep_little()
+    if listeners is None:
+        listeners = listen(settings.host, settings.port) if place is None else place.listeners
+    neighbours = Neighbours(place.memory, place.slot, place.lock_file) if place else None
+    policy = _policy(settings)
     try:
         log = _access_log(settings)
-        store = _store(settings, place)
+        kept_now = kept or _kept(settings, policy, neighbours, place)
     except BaseException:
         for sock in listeners:
             sock.close()
         raise
-    policy = _policy(settings)
-    hot = HotTier(settings.hot_size)
-    hot.on_evicted = store.note_use  # what answered from memory is of use to the store, too
-    neighbours = Neighbours(place.memory, place.slot, place.lock_file) if place else None
+    store, keeper, counters = kept_now
+    hot = keeper.hot
     coordinator = _coordinator(neighbours, store)
-    news = neighbours.news if neighbours is not None else _no_news
-    keeper = Keeper(hot, store, Notes(), policy, time.time, coordinator, news)
     session = RelaySession(store.backend, settings.upstream_connections)
-    counters = Counters(hot.answered)
     upstream = _upstream(settings, session, upstream_url)
     guarded = _guarded(CountedUpstream(upstream, counters), settings, store, coordinator, place)
-    fetcher = Fetcher(guarded, keeper, policy, settings.public_host)
+    room = Room(max(settings.hot_size // 2, policy.max_object))  # the store's queue has the rest
+    fetcher = Fetcher(guarded, keeper, policy, settings.public_host, room)
     refresher = Refresher()
     # Who cannot read what another has fetched need not wait for it.
     turns = coordinator if store.shared else ALONE
     relay = Relay(policy, keeper, fetcher, refresher, coordinator=turns)
-    server = RelayServer(
+    chores = _chores(upstream, Trimmer(lambda: room.passed))
+    server = _server(settings, listeners, relay, hot, _watchers(counters, log, chores, hot))
+    if neighbours is not None and place is not None:
+        server.front.share_listeners(Shares(place.memory, place.slot))
+        server.front.watch(neighbours.bell, neighbours.catch_up)
+    ahead = _refresh_ahead(settings, hot, keeper, relay, guarded, refresher)
+    warm_at = _warm_at(settings, server, place)
+    tallies = Tallies(place.memory, place.slot) if place is not None else None
+    if kept is not None:
+        keeper.policy = policy
+        hot.limit = settings.hot_size
+        hot.clear()  # what is ready there is so by the settings of before
+    return Worker(server, kept_now, refresher, settings.drain, log, ahead, warm_at, tallies)
+
+
+def _kept(
+    settings: Settings, policy: Policy, neighbours: Neighbours | None, place: Place | None
+) -> Kept:
+    store = _store(settings, place)
+    hot = HotTier(settings.hot_size)
+    hot.on_evicted = store.note_use  # what answered from memory is of use to the store, too
+    news = neighbours.news if neighbours is not None else _no_news
+    coordinator = _coordinator(neighbours, store)
+    keeper = Keeper(hot, store, Notes(), policy, time.time, coordinator, news)
+    return Kept(store, keeper, Counters(hot.answered))
+
+
+def _server(
+    settings: Settings,
+    listeners: Sequence[socket.socket],
+    relay: Relay,
+    hot: HotTier,
+    watchers: Watchers,
+) -> RelayServer:
+    return RelayServer(
         listeners,
         relay,
         hot.heads,
@@ -188,23 +245,29 @@ def build(settings: Settings, upstream_url: str, place: Place | None = None) -> 
         settings.threads,
         settings.max_body,
         settings.trust_forwarded,
-        _watchers(counters, log, upstream, hot),
+        watchers,
     )
-    if neighbours is not None:
-        server.front.watch(neighbours.bell, neighbours.catch_up)
-    ahead = _refresh_ahead(settings, hot, keeper, relay, guarded, refresher)
-    warm_at = _warm_at(settings, server, place)
-    tallies = Tallies(place.memory, place.slot) if place is not None else None
-    return Worker(server, store, refresher, settings.drain, counters, log, ahead, warm_at, tallies)
 
 
 def _watchers(
-    counters: Counters, log: AccessLog | None, upstream: UpstreamLike, hot: HotTier
+    counters: Counters, log: AccessLog | None, chore: Callable[[], None], hot: HotTier
 ) -> Watchers:
-    chore = upstream.close_ended if isinstance(upstream, Upstream) else nothing
     on_served = (counters.answered,) if log is None else (counters.answered, log.answered)
     on_hit = log.hit if log is not None else None
     return Watchers(on_hit, on_served, chore, hot.forget_rendered)
+
+
+def _chores(upstream: UpstreamLike, trimmer: Trimmer) -> Callable[[], None]:
+    """What is to be done now and then."""
+    if not isinstance(upstream, Upstream):
+        return trimmer
+    close_ended = upstream.close_ended
+
+    def chores() -> None:
+        close_ended()
+        trimmer()
+
+    return chores
 
 
 def _warm_at(settings: Settings, server: RelayServer, place: Place | None) -> WarmAt | None:

@@ -26,7 +26,7 @@ READY, FAILED = b"+", b"-"
 LONGEST_WORDS = 4096
 """Bytes of what a child says."""
 
-_RULED = (signal.SIGINT, signal.SIGHUP)
+_RULED = (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _BLOCKED = (signal.SIGTERM, signal.SIGCHLD, *_RULED)
 
 

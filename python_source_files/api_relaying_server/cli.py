@@ -9,9 +9,10 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
-from api_relaying_server import __version__
+from api_relaying_server import __version__, early
 from api_relaying_server.collector import look_at_the_young_alone
 from api_relaying_server.configuration import command_line
 from api_relaying_server.configuration.sources import from_environment, from_file
@@ -108,13 +109,15 @@ def serve(words: Sequence[str], environ: Mapping[str, str], build: Build | None)
     if settings.check:
         _look_at_cache(settings)
         return _print(_what_would_run(settings))
+    read = partial(_read_again, asked, environ)
     if settings.workers > 1 and build is None:
-        return _run_workers(settings, lambda: read_settings(asked, environ)[0])
-    return _run(settings, build)
+        return _run_workers(settings, read)
+    return _run(settings, read, build)
 
 
 def warm(words: Sequence[str], environ: Mapping[str, str], build: Build | None) -> int:
     """The command `warm`."""
+    early.end()
     from api_relaying_server.operations.warm_command import main as warm_main
 
     return warm_main(PROGRAM, words, environ)
@@ -135,13 +138,20 @@ def read_settings(
     return resolve(given), warnings
 
 
-def _run(settings: Settings, build: Build | None) -> int:
+def _read_again(asked: command_line.Asked, environ: Mapping[str, str]) -> Settings:
+    """The settings of now, while the relay runs. Raises ConfigError."""
+    settings, _ = read_settings(asked, environ)
+    _make_cache_folder(settings)
+    return settings
+
+
+def _run(settings: Settings, read: Callable[[], Settings], build: Build | None) -> int:
     configure_logging(settings.log_level, settings.log_format)
     signals = Signals()
     with signals.handled(), _upstream(settings) as upstream:
         _make_cache_folder(settings)
         try:
-            worker = (build or _assemble)(settings, upstream)
+            worker = build(settings, upstream) if build else _one_process(settings, upstream, read)
         except OSError as wrong:
             raise ConfigError(_why_not(wrong, settings)) from wrong
         _announce(settings, upstream, worker.addresses)
@@ -149,24 +159,20 @@ def _run(settings: Settings, build: Build | None) -> int:
         signals.act_on(worker)
         look_at_the_young_alone()
         worker.serve()
+    _log.info("stopped")
     return STOPPED_AS_ASKED
 
 
-def _assemble(settings: Settings, upstream: str) -> Worker:
+def _one_process(settings: Settings, upstream: str, read: Callable[[], Settings]) -> Worker:
     # Imported only now: help and errors need not wait for the libraries of the relay.
     with left_out():  # the store that needs a driver imports it itself
-        from api_relaying_server.assembly import build
+        from api_relaying_server.one_process import OneProcess
 
-    return build(settings, upstream)
+    return OneProcess(settings, upstream, read, _why_not)
 
 
-def _run_workers(settings: Settings, reread: Callable[[], Settings]) -> int:
+def _run_workers(settings: Settings, read: Callable[[], Settings]) -> int:
     """The same with several processes."""
-
-    def reread_all() -> Settings:
-        now = reread()
-        _make_cache_folder(now)
-        return now
 
     def on_ready(upstream: str, addresses: Sequence[str]) -> None:
         _announce(settings, upstream, addresses)
@@ -180,10 +186,12 @@ def _run_workers(settings: Settings, reread: Callable[[], Settings]) -> int:
     with left_out():
         from api_relaying_server.workers import Workers
     try:
-        workers = Workers(settings, reread_all, _why_not)
+        workers = Workers(settings, read, _why_not)
     except OSError as wrong:
         raise ConfigError(_why_not(wrong, settings)) from wrong
-    return workers.run(on_ready)
+    code = workers.run(on_ready)
+    _log.info("stopped")
+    return code
 
 
 @contextmanager
@@ -276,9 +284,10 @@ def _what_would_run(settings: Settings) -> str:
 
 def _announce(settings: Settings, upstream: str, addresses: Sequence[str]) -> None:
     """Say on standard error what runs: the URLs to ask, the upstream, the cache."""
+    _log.info("starting: %s %s, process %d", PROGRAM, __version__, os.getpid())
+    extra = {"addresses": list(addresses), "upstream": upstream, "cache": shown(settings.cache)}
+    _log.info("listening on %s", " ".join(addresses), extra=extra)
     if settings.log_format == "json":
-        extra = {"addresses": list(addresses), "upstream": upstream, "cache": shown(settings.cache)}
-        _log.info("listening on %s", " ".join(addresses), extra=extra)
         return
     kind = " (sample data)" if settings.demo else ""
     _say(f"{PROGRAM} {__version__}")

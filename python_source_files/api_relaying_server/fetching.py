@@ -51,7 +51,7 @@ from api_relaying_server.http1.credentials import credentials_of
 from api_relaying_server.http1.grammar import format_date, parse_content_range
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.keeping import Keeper, Seen
-from api_relaying_server.tiers.flight import Reader, SharedBody
+from api_relaying_server.tiers.flight import Reader, Room, SharedBody
 from api_relaying_server.upstream.exchange import HOLD_HEAD, OnInterim, PacedBody
 from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
@@ -189,7 +189,10 @@ class Fetcher:
         keeper: Keeper,
         policy: Policy,
         public_host: str | None = None,
+        room: Room | None = None,
     ) -> None:
+        """`room`: for the bodies that are on their way into the store."""
+        self._room = room
         self._upstream = upstream
         self._keeper = keeper
         self._policy = policy
@@ -436,7 +439,9 @@ class Fetcher:
                 self._keeper.add(received.request, stored, received.began)
 
         keeps = keep if shared is not None else None
-        body = SharedBody(exchange, self._policy.max_object, keeps, on_end)
+        body = SharedBody(exchange, self._policy.max_object, keeps, on_end, self._room)
+        if shared is not None and not body.is_kept:
+            unstored = unstored or "no-room"  # it may be shared all the same
         reader = body.attach()
         if exchange.length == 0:
             body.settle()
@@ -493,21 +498,21 @@ class Fetcher:
         """
         received = self._send(request, caller, Plan(request.method))
         with _closed_by_a_fault(received.fetch):
+            own = self._invalidate(received)
             # What answers a condition or an overridden method is no answer to others, nor is what
             # another change may have made old meanwhile.
-            for_others = (
-                request.method == "POST"
-                and not passes_by(request.fields)
-                and self._keeper.is_current(cache_key(request.target), received.began)
-            )
-            head = received.head
-            for target in targets_to_invalidate(
-                request, head.status, head.fields, self._upstream.base.url
-            ):
-                self._keeper.invalidate(target)
-            if for_others:  # its own invalidation does not count against it
-                received = received._replace(began=self._keeper.tick())
-            return self._take(received, None, _nothing, "" if for_others else "bypass")
+            if request.method != "POST" or passes_by(request.fields) or own is None:
+                return self._take(received, None, _nothing, "bypass")
+            return self._take(received._replace(began=own), None, _nothing)
+
+    def _invalidate(self, received: Received) -> int | None:
+        """Invalidates what the answer to an unsafe request makes doubtful. The tick that counts for
+        what it has brought itself; None where something else has invalidated that meanwhile.
+        """
+        request, head = received.request, received.head
+        targets = targets_to_invalidate(request, head.status, head.fields, self._upstream.base.url)
+        ticks = {target: self._keeper.invalidate(target, received.began) for target in targets}
+        return ticks.get(request.target, received.began)
 
 
 @contextmanager

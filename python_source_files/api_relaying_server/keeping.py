@@ -235,17 +235,22 @@ class Keeper:
                 return None
             return self._put(key, target, variants)
 
-    def invalidate(self, target: str) -> None:
+    def invalidate(self, target: str, began: int = 0) -> int | None:
         """From now on nothing stored for this target is used before its origin has confirmed it
         (RFC 9111, 4.4).
+
+        The tick of this, for what the invalidating request itself has brought; None where somebody
+        else has invalidated the target since that was sent, at tick `began`.
         """
         key = cache_key(target)
-        self._doubt(key)
+        self.catch_up()
+        before, now = self._doubt(key)
         with self._changing(key) as record:
             if record is None:
                 self._drop(key)
             else:
                 self._put(key, target, [v.changed(must_validate=True) for v in record.variants])
+        return now if before <= began else None
 
     def forget(self, target: str) -> bool:
         """Removes all variants of a target; True where there was something."""
@@ -291,10 +296,11 @@ class Keeper:
         if known:
             told.wait(TELL_AT_MOST)
 
-    def _doubt(self, key: str) -> None:
-        self.notes.invalidations.mark(key)
+    def _doubt(self, key: str) -> tuple[int, int]:
+        found = self.notes.invalidations.mark(key)
         if not self._alone:
             self._coordinator.tell_changed(encode(Invalidated(key)), INVALIDATION_AT_MOST)
+        return found
 
     def _changed_elsewhere(self, told: str | None) -> None:
         """Obeys what another process has told; never blocks."""

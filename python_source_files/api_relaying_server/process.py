@@ -9,16 +9,17 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from types import FrameType
 from typing import Protocol
 
-PACKAGE = "api_relaying_server"
+from api_relaying_server import early
+from api_relaying_server.early import RELOAD_SIGNALS, REOPEN_SIGNALS, STOP_SIGNALS
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-REOPEN_SIGNALS = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
+PACKAGE = "api_relaying_server"
 
 _log = logging.getLogger(f"{PACKAGE}.process")
 
@@ -40,6 +41,9 @@ class Stoppable(Protocol):
 
     def reopen_logs(self) -> None:
         """Open the log files anew: their names may have been given to others."""
+
+    def reload(self) -> None:
+        """Read the settings anew and go on with them; open the log files anew."""
 
 
 class TextLines(logging.Formatter):
@@ -101,6 +105,11 @@ def notify_systemd(state: str, environ: Mapping[str, str] = os.environ) -> None:
         _log.warning("the service manager cannot be told %s: %s", state, wrong)
 
 
+def notify_reloading() -> None:
+    """Tell the service manager that settings are read anew; READY=1 is to follow."""
+    notify_systemd(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
 @contextmanager
 def arriving(numbers: Iterable[int], writer: socket.socket) -> Iterator[None]:
     """Write the number of each of these signals that arrives while the block runs to a socket.
@@ -128,9 +137,10 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the two below; the worker is called under it
+        self._lock = threading.Lock()  # guards those below; the worker is called under it
         self._worker: Stoppable | None = None
         self._stops = 0
+        self._waiting: list[int] = []  # came before there was a worker
 
     @contextmanager
     def handled(self) -> Iterator[None]:
@@ -143,7 +153,7 @@ class Signals:
         thread = threading.Thread(target=self._listen, args=(reader,), name="signals", daemon=True)
         thread.start()
         try:
-            with arriving((*STOP_SIGNALS, *REOPEN_SIGNALS), writer):
+            with arriving((*STOP_SIGNALS, *RELOAD_SIGNALS, *REOPEN_SIGNALS), writer):
                 yield
         finally:
             thread.join()
@@ -155,18 +165,28 @@ class Signals:
             self._worker = worker
             if self._stops:
                 self._tell_stop()
+                return
+            for number in dict.fromkeys((*early.waiting(), *self._waiting)):
+                self._obey(worker, number)
 
     def arrive(self, number: int) -> None:
-        """Do what is due for one signal: stop, stop at once, leave; or open logs anew."""
+        """Do what is due for one signal: stop, stop at once, leave; read settings, open logs."""
         with self._lock:
-            try:
-                if number in STOP_SIGNALS:
-                    self._stops += 1
+            if number in STOP_SIGNALS:
+                self._stops += 1
+                with _said_if_failing(number):
                     self._tell_stop()
-                elif number in REOPEN_SIGNALS and self._worker is not None:
-                    self._worker.reopen_logs()
-            except Exception:
-                _log.exception("signal %d could not be obeyed", number)
+            elif self._worker is None:
+                self._waiting.append(number)
+            else:
+                self._obey(self._worker, number)
+
+    def _obey(self, worker: Stoppable, number: int) -> None:
+        with _said_if_failing(number):
+            if number in RELOAD_SIGNALS:
+                worker.reload()
+            elif number in REOPEN_SIGNALS:
+                worker.reopen_logs()
 
     def _listen(self, reader: socket.socket) -> None:
         while True:
@@ -177,7 +197,7 @@ class Signals:
 
     def _tell_stop(self) -> None:
         if self._stops == 1:
-            notify_systemd("STOPPING=1")
+            say_draining()
         if self._stops > 2:
             # Asked three times: nothing may hold it up any more.
             os._exit(1)
@@ -186,6 +206,21 @@ class Signals:
                 self._worker.stop()
             else:
                 self._worker.stop_now()
+
+
+def say_draining() -> None:
+    """Tell those who look on that nothing new is taken any more."""
+    notify_systemd("STOPPING=1")
+    _log.info("draining: what runs is finished; asked again, the relay stops at once")
+
+
+@contextmanager
+def _said_if_failing(number: int) -> Iterator[None]:
+    """A signal that cannot be obeyed ends nothing."""
+    try:
+        yield
+    except Exception:
+        _log.exception("signal %d could not be obeyed", number)
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

@@ -14,12 +14,12 @@ import logging
 import selectors
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from typing import Callable
 
+from api_relaying_server import early
 from api_relaying_server.assembly import Place, Worker, build, urls_of
 from api_relaying_server.child_process import (
     NONE,
@@ -32,22 +32,24 @@ from api_relaying_server.child_process import (
     fork,
 )
 from api_relaying_server.collector import look_at_the_young_alone
+from api_relaying_server.early import RELOAD_SIGNALS, REOPEN_SIGNALS, STOP_SIGNALS
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.operations.tallies import Tallies
 from api_relaying_server.process import (
-    REOPEN_SIGNALS,
-    STOP_SIGNALS,
     arriving,
     configure_logging,
+    notify_reloading,
     notify_systemd,
+    say_draining,
 )
+from api_relaying_server.rereading import reread, say_reloaded
 from api_relaying_server.seats import MEND, GivesUp, Maker, Seats
 from api_relaying_server.serving.server import listen
 from api_relaying_server.settings import Settings
 from api_relaying_server.tiers.sharing.file_locks import lock_file
 from api_relaying_server.tiers.sharing.memory_file import MemoryFile
 from api_relaying_server.tiers.sharing.messages import MemoryLost, encode
-from api_relaying_server.tiers.sharing.shared_memory import CALLS, SharedMemory, Teller
+from api_relaying_server.tiers.sharing.shared_memory import CALLS, SEEN, SharedMemory, Teller
 
 GRACE = 5.0
 """Seconds beyond `--drain`, and as much again for the store, until workers that do not end are
@@ -65,9 +67,6 @@ COUNT_SHARE = 50.0
 
 PARENTS_SLOT = 0
 """The parent's place in shared memory."""
-
-FIXED = ("host", "port", "workers", "demo")
-"""Settings that a reload cannot change."""
 
 _log = logging.getLogger("api_relaying_server.workers")
 
@@ -91,7 +90,7 @@ class Workers(Maker):
     ) -> None:
         """Binds the port. Raises OSError."""
         count = settings.workers
-        self.listeners = listeners_for(settings.host, settings.port, count)
+        self.listeners = listen(settings.host, settings.port)
         self.settings = settings
         self._proven = settings
         self._sample: Sample | None = None
@@ -111,7 +110,8 @@ class Workers(Maker):
         self._kill_at = float("inf")
         self._code = 0
         self._on_ready: OnReady | None = None
-        self._reloading = False
+        self._early: list[int] = []  # signals that came before all workers were ready
+        self._changed: list[str] = []  # names of settings that workers are just getting
 
     # The parent's life.
 
@@ -122,10 +122,11 @@ class Workers(Maker):
         self._on_ready = on_ready
         self._selector.register(self._signals, selectors.EVENT_READ)
         gc.freeze()  # lest collections in the workers copy the pages that they share
-        with arriving((*STOP_SIGNALS, *REOPEN_SIGNALS, signal.SIGCHLD), self._arriving):
+        obeyed = (*STOP_SIGNALS, *RELOAD_SIGNALS, *REOPEN_SIGNALS, signal.SIGCHLD)
+        with arriving(obeyed, self._arriving):
             try:
                 if self.settings.demo:
-                    self._sample = Sample(self._useless_to(None))
+                    self._sample = Sample([*self.listeners, *self._useless_to()])
                 while not self._seats.stopping or any(self._seats.children()):
                     self._round()
             finally:
@@ -166,10 +167,12 @@ class Workers(Maker):
         on_ready, self._on_ready = self._on_ready, None
         self._proven = self.settings
         if on_ready is not None:
-            on_ready(self._upstream(), urls_of(self.listeners[0]))
-        if self._reloading:
-            self._reloading = False
-            _log.info("all workers have the settings of now")
+            on_ready(self._upstream(), urls_of(self.listeners))
+            for number in dict.fromkeys((*early.waiting(), *self._early)):
+                self._arrived(number)
+        elif self._changed:
+            say_reloaded(self._changed)
+            self._changed = []
             notify_systemd("READY=1")
 
     def _give_up(self, why: str) -> None:
@@ -191,13 +194,17 @@ class Workers(Maker):
         if number in STOP_SIGNALS:
             self._stops += 1
             if self._stops == 1:
-                notify_systemd("STOPPING=1")
+                say_draining()
             if self._stops < 3:
                 self._stop()
             else:
                 self._kill_all()
-        elif number in REOPEN_SIGNALS and not self._seats.stopping:
+        elif self._on_ready is not None:
+            self._early.append(number)
+        elif number in RELOAD_SIGNALS and not self._seats.stopping:
             self._reload()
+        elif number in REOPEN_SIGNALS:
+            self._seats.order_all(REOPEN)
 
     def _stop(self) -> None:
         self._seats.stopping = True
@@ -205,22 +212,16 @@ class Workers(Maker):
         self._seats.order_all(STOP)
 
     def _reload(self) -> None:
-        try:
-            settings = self._reread()
-        except ConfigError as error:
-            _log.error("the settings stay as they are: %s", error)
-            settings = self.settings
-        changed = _differences(self.settings, settings)
-        for name in changed.intersection(FIXED):
-            _log.warning("--%s changes with a restart only", name)
-        if not changed.difference(FIXED):
+        found = reread(self.settings, self._reread)
+        if found is None or not found.changed:
             self._seats.order_all(REOPEN)
+            if found is not None:
+                say_reloaded(())
             return
-        _log.info("workers are replaced, for these have changed: %s", ", ".join(sorted(changed)))
-        notify_systemd(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
-        self.settings = settings
-        configure_logging(settings.log_level, settings.log_format)
-        self._reloading = True
+        notify_reloading()
+        self.settings = found.settings
+        configure_logging(self.settings.log_level, self.settings.log_format)
+        self._changed = found.changed
         self._seats.generation += 1
 
     # What the seats want.
@@ -229,12 +230,12 @@ class Workers(Maker):
         """Starts a worker for a seat. Raises OSError."""
         store = self._common_store()
         slot = self._free_slots.pop(0)
-        place = Place(self.listeners[seat], self._memory, slot, self._lock_file, seat, store)
+        place = Place(self.listeners, self._memory, slot, self._lock_file, seat, store)
         settings, upstream, why_not = self.settings, self._upstream(), self._why_not
         try:
             child = fork(
                 lambda parent: serve(parent, settings, upstream, place, why_not),
-                self._useless_to(seat),
+                self._useless_to(),
             )
         except OSError:
             self._free_slots.insert(0, slot)
@@ -254,12 +255,10 @@ class Workers(Maker):
     def _upstream(self) -> str:
         return self.settings.upstream if self._sample is None else self._sample.url
 
-    def _useless_to(self, seat: int | None) -> list[Closable]:
-        """What a worker for a seat, or another child, has by the fork and must not keep."""
-        mine = set() if seat is None else set(map(id, self.listeners[seat]))
-        others = [sock for several in self.listeners for sock in several if id(sock) not in mine]
+    def _useless_to(self) -> list[Closable]:
+        """What a worker has by the fork and must not keep."""
         samples = [] if self._sample is None else [self._sample.child]
-        return [*others, *self._slots, *samples, self._selector, self._signals, self._arriving]
+        return [*self._slots, *samples, self._selector, self._signals, self._arriving]
 
     def has_ended(self, child: Child) -> None:
         """Has the others forget what a worker may have changed without telling them."""
@@ -267,7 +266,7 @@ class Workers(Maker):
             self._selector.unregister(child)
         slot = self._slots.pop(child)
         self._tallies.take_over(slot)
-        self._memory.numbers(slot)[CALLS] = 0
+        self._memory.numbers(slot)[CALLS] = self._memory.numbers(slot)[SEEN] = 0
         self._free_slots.append(slot)
         if child.ended != 0:
             Teller(self._memory, PARENTS_SLOT).tell(encode(MemoryLost()))
@@ -275,37 +274,9 @@ class Workers(Maker):
     def is_refused(self, why: str) -> None:
         """Goes back to the settings that work."""
         _log.error("the workers stay as they are, for a new one does not work: %s", why)
-        self.settings, self._reloading = self._proven, False
+        self.settings, self._changed = self._proven, []
         configure_logging(self.settings.log_level, self.settings.log_format)
         self._seats.order_all(REOPEN)
-
-
-def listeners_for(host: str, port: int, count: int) -> list[list[socket.socket]]:
-    """Listening sockets for each of `count` workers, all on one port. Raises OSError.
-
-    Linux spreads connections evenly over several sockets of one port; elsewhere all workers have
-    the same ones.
-    """
-    first = listen(host, port)  # fails where another program has the port, even one that shares it
-    if sys.platform != "linux":
-        return [first] * count
-    port = first[0].getsockname()[1]
-    for sock in first:
-        sock.close()
-    found: list[list[socket.socket]] = []
-    try:
-        while len(found) < count:
-            found.append(listen(host, port, share=True))
-    except OSError:
-        for sock in [sock for several in found for sock in several]:
-            sock.close()
-        raise
-    return found
-
-
-def _differences(one: Settings, other: Settings) -> set[str]:
-    """The names of settings that are written otherwise."""
-    return {name for name in one.written if one.written[name].texts != other.written[name].texts}
 
 
 # What a worker does.

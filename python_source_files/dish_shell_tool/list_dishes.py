@@ -217,13 +217,19 @@ def _watch(options: Options) -> NoReturn:
             failed = "; ".join(sorted({entry.error for entry in view.entries if entry.error}))
         if shown is not None:
             view = _without_gaps(view, shown)
-            if failed and failed != troubles:
-                _say(f"{_showing.clock_time(time.time(), time.time())} {failed}")
+            if failed != troubles:
+                _say_now(failed or "the relay answers again")
+        is_over = bool(troubles) and not failed and sys.stdout.isatty()
         troubles = failed
-        if shown is None or _content(view) != _content(shown) or width != _width():
+        if shown is None or is_over or _content(view) != _content(shown) or width != _width():
             _redraw(options, view, first=shown is None)
             shown, width = view, _width()
         time.sleep(options.watch or DEFAULT_WATCH_S)
+
+
+def _say_now(message: str) -> None:
+    """Write one line to standard error with the time before it."""
+    _say(f"{_showing.clock_time(time.time(), time.time())} {message}")
 
 
 def _without_gaps(view: _showing.View, shown: _showing.View) -> _showing.View:

@@ -50,11 +50,30 @@ def children_of(pid: int) -> list[int]:
     return [child for _, child in sorted(found)]
 
 
+def state_of(pid: int) -> str:
+    """The letter by which the system tells what a process does: T is stopped, Z has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return "Z"
+
+
 def is_alive(pid: int) -> bool:
     """False for one that has ended, whether or not anybody has asked how."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+    return state_of(pid) != "Z"
+
+
+def listeners_of(pid: int, port: int) -> int:
+    """How many descriptors of a process are a socket that listens on this port."""
+    inodes = set()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+            inodes.add(f"socket:[{fields[9]}]")
+    found = 0
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            found += os.readlink(f"/proc/{pid}/fd/{entry}") in inodes
+    return found
 
 
 def sockets_with(port: int, *, remote: bool) -> dict[str, str]:
@@ -220,6 +239,32 @@ class Sharing(AskingCase):
         for share in shares.values():
             self.assertGreater(len(share), 1)
         self.assertEqual(self.calls("/version?shares"), 1)
+
+    def test_a_burst_of_connections_is_for_all(self) -> None:
+        self.clients(1)[0].ask("/version?burst")
+        clients = self.clients(64)
+        for client in clients:
+            client.send("/version?burst")
+        for client in clients:
+            client.read()
+        shares = connected(self.workers(), self.relay.port, remote=False)
+        for share in shares.values():
+            self.assertGreater(len(share), 1)
+
+    def test_a_stopped_worker_takes_no_connection_from_the_others(self) -> None:
+        for client in self.clients(16):
+            client.ask("/version?stopped")  # no worker has anything left to do with it
+        stopped = self.workers()[:2]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+            self.addCleanup(os.kill, pid, signal.SIGCONT)
+            eventually(lambda p=pid: state_of(p) == "T", "it is stopped")  # type: ignore[misc]
+        longest = 0.0
+        for client in self.clients(40):
+            began = time.monotonic()
+            client.ask("/version?stopped")
+            longest = max(longest, time.monotonic() - began)
+        self.assertLess(longest, 2.0)
 
     def test_one_call_for_one_cold_key_of_many_clients(self) -> None:
         with ThreadPoolExecutor(60) as pool:
@@ -482,7 +527,7 @@ class Reloading(WorkersCase):
         with Load(self.relay) as load:
             eventually(lambda: load.answers > 100, "it is loaded")
             self.write("two.example")
-            self.reload("all workers have the settings of now")
+            self.reload("reloaded, these have changed: public-host")
             answers = load.answers
             eventually(lambda: load.answers > answers + 100, "it goes on")
         self.assertEqual(load.failures, [])
@@ -513,8 +558,84 @@ class Reloading(WorkersCase):
         self.assertEqual(self.workers(), before)
         self.assertEqual(self.relay.get("/b").body, b"/b one.example")
         self.write("three.example", "workers = 2")
-        self.reload("all workers have the settings of now")
+        self.reload("reloaded, these have changed: public-host")
         self.assertEqual(self.relay.get("/c").body, b"/c three.example")
+
+
+class ReloadingAlone(Reloading):
+    """The same with one process, which stays."""
+
+    def start(self, *words: str, workers: int = 2, env: dict[str, str] | None = None) -> None:
+        super().start(*words, workers=0, env=env)
+
+    def test_new_settings_without_a_lost_request(self) -> None:
+        self.start("--config", str(self.file))
+        [idle] = self.clients(1)
+        self.assertEqual(idle.ask("/a").body, b"/a one.example")
+        with Load(self.relay) as load:
+            for host in ("two.example", "three.example"):
+                answers = load.answers
+                eventually(lambda n=answers: load.answers > n + 100, "it goes on")  # type: ignore[misc]
+                self.write(host)
+                self.reload("reloaded, these have changed: public-host")
+        self.assertEqual(load.failures, [])
+        last = idle.ask("/a")
+        self.assertEqual((last.status, last.get("connection")), (200, "close"))
+        self.assertEqual(self.relay.get("/b").body, b"/b three.example")
+        # What was stored is there, and what was in the middle is finished.
+        calls = self.calls("/a")
+        self.assertEqual(self.relay.get("/a").body, b"/a one.example")
+        self.assertEqual(self.calls("/a"), calls)
+        eventually(lambda: self.listeners() == 1, "the old ones end")
+
+    def listeners(self) -> int:
+        return listeners_of(self.relay.pid, self.relay.port)
+
+    def test_what_does_not_work_changes_nothing(self) -> None:
+        self.start("--config", str(self.file))
+        self.assertEqual(self.relay.get("/a").body, b"/a one.example")
+        self.file.write_text("threads = 'many'")
+        self.reload("the settings stay as they are: ")
+        self.file.write_text(f'access-log = "{self.folder}/no/such/folder"')
+        self.reload("no/such/folder")
+        self.write("one.example", "workers = 3\ncache-size = '50MB'")
+        self.reload("--workers changes with a restart only")
+        self.assertIn("--cache-size changes with a restart only", self.relay.log())
+        self.assertEqual(self.relay.get("/b").body, b"/b one.example")
+        self.assertEqual(self.listeners(), 1)
+
+    def test_stopped_in_the_middle_everything_ends(self) -> None:
+        self.start("--config", str(self.file))
+        [client] = self.clients(1)
+        client.send("/held/1")
+        eventually(lambda: self.calls("/held/1") == 1, "it is asked")
+        self.write("two.example")
+        self.reload("reloaded, these have changed: public-host")
+        self.relay.signal(signal.SIGTERM)
+        eventually(lambda: "draining" in self.relay.log(), "it drains")
+        self.script.let_go()
+        self.assertEqual(client.read().status, 200)
+        self.assertEqual(self.relay.wait(), 0)
+        self.assertIn(": stopped\n", self.relay.log())
+
+
+class Reopening(WorkersCase):
+    """SIGUSR1 is for logs alone."""
+
+    def test_logs_are_opened_anew_and_no_setting_is_read(self) -> None:
+        for workers in (0, 2):
+            with self.subTest(workers=workers):
+                file, log = self.folder / f"{workers}.toml", self.folder / f"{workers}.log"
+                file.write_text(f'access-log = "{log}"')
+                self.start("--config", str(file), workers=workers)
+                eventually(log.exists, "there is a log")
+                file.write_text("threads = 'many'")
+                log.rename(self.folder / "old.log")
+                self.relay.signal(signal.SIGUSR1)
+                eventually(log.exists, "there is a new log")
+                self.assertEqual(self.relay.get("/a").status, 200)
+                self.assertNotIn("the settings stay", self.relay.log())
+                self.assertEqual(self.relay.stop(), 0)
 
 
 class Starting(WorkersCase):
@@ -527,7 +648,7 @@ class Starting(WorkersCase):
         self.start(workers=3, env={"NOTIFY_SOCKET": path})
         self.assertEqual(manager.recv(100), b"READY=1")
         self.assertEqual(self.relay.get("/version").status, 200)
-        self.assertEqual(self.relay.log().count("listening"), 1)
+        self.assertEqual(self.relay.log().count("listening  "), 1)
         self.assertIn("  workers    3\n", self.relay.log())
         status = Path(f"/proc/{self.relay.pid}/status").read_text()
         self.assertIn("\nThreads:\t1\n", status)

@@ -657,15 +657,24 @@ class Validating(RelayCase):
         same, other = ("Content-Length", "10"), ("Content-Length", "11")
         for length, body, x in ((same, b"0123456789", "2"), (other, b"new", "3")):
             path = f"{self.path}/{length[1]}"
-            said = [("Cache-Control", "max-age=60"), ("X", "2"), length]
+            tag = ("ETag", '"a"')
+            said = [("Cache-Control", "max-age=60"), ("X", "2"), tag, length]
             head = response(200, said, length=False)
-            self.paths.put(path, [fresh(("X", "1"), age=70), head, fresh(("X", "3"), body=b"new")])
+            first = fresh(("X", "1"), tag, age=70)
+            self.paths.put(path, [first, head, fresh(("X", "3"), body=b"new")])
             self.get(path=path)
             self.get(path=path, method="HEAD")
             self.assertEqual(self.paths.asked(path)[-1].method, "HEAD")
             reply = self.get(path=path)
             self.assertEqual((reply.body, reply.get("x")), (body, x))
             self.assertEqual(reply.cache_status.startswith("hit"), length == same)
+
+    def test_head_without_a_validator_freshens_nothing(self) -> None:
+        head = response(200, [("Cache-Control", "max-age=60"), ("X", "2")], length=False)
+        self.script(fresh(("X", "1"), age=70), head, fresh(("X", "3"), body=b"new"))
+        self.get()
+        self.get(method="HEAD")
+        self.assertEqual(self.get().get("x"), "3")
 
     def test_invalidation(self) -> None:
         other = f"{self.path}/other"

@@ -71,6 +71,11 @@ class Worker:
         if "broken" in sys.argv:
             raise OSError("no such folder")
 
+    def reload(self):
+        tell("reload")
+        if "broken" in sys.argv:
+            raise OSError("no such folder")
+
 def build(settings, upstream):
     tell("building")
     deadline = time.monotonic() + 20
@@ -100,6 +105,9 @@ class FakeWorker:
         raise NotImplementedError
 
     def reopen_logs(self) -> None:
+        raise NotImplementedError
+
+    def reload(self) -> None:
         raise NotImplementedError
 
 
@@ -260,20 +268,26 @@ class RunTest(CommandTest):
     def test_the_start_is_told_on_standard_error(self) -> None:
         code, out, err = self.run_command("--upstream", "http://x/api", "--cache", "memory://")
         self.assertEqual((code, out), (0, ""))
+        starting, listening, *told, stopped = err.splitlines()
+        self.assertIn(f": starting: api-relaying-server {__version__}, process ", starting)
+        self.assertIn(": listening on http://127.0.0.1:8000 http://[::1]:8000", listening)
+        self.assertIn(": stopped", stopped)
         self.assertEqual(
-            err,
-            f"api-relaying-server {__version__}\n"
-            "  listening  http://127.0.0.1:8000\n"
-            "  listening  http://[::1]:8000\n"
-            "  upstream   http://x/api\n"
-            "  cache      memory://\n",
+            told,
+            [
+                f"api-relaying-server {__version__}",
+                "  listening  http://127.0.0.1:8000",
+                "  listening  http://[::1]:8000",
+                "  upstream   http://x/api",
+                "  cache      memory://",
+            ],
         )
         [(settings, upstream)] = self.built
         self.assertEqual((settings.cache, upstream), ("memory://", "http://x/api"))
 
     def test_the_start_is_a_record_where_the_log_is_json(self) -> None:
         _, _, err = self.run_command("--cache", "memory://", "--log-format", "json")
-        record = json.loads(err)
+        _, record, _ = map(json.loads, err.splitlines())
         self.assertEqual(record["level"], "info")
         self.assertEqual(record["addresses"], list(FakeWorker.addresses))
         self.assertEqual(record["cache"], "memory://")
@@ -442,12 +456,72 @@ class ChildTest(unittest.TestCase):
     def test_logs_are_reopened_and_an_error_in_that_stops_nothing(self) -> None:
         child = self.start("broken")
         self.hears(child, "building", "serving")
-        for _ in range(2):
-            child.send_signal(signal.SIGHUP)
-            self.hears(child, "reopen_logs")
+        for number, obeyed in ((signal.SIGHUP, "reload"), (signal.SIGUSR1, "reopen_logs")) * 2:
+            child.send_signal(number)
+            self.hears(child, obeyed)
         child.send_signal(signal.SIGTERM)
         self.hears(child, "stop")
         self.assertIn("could not be obeyed", self.ends(child, 0))
+
+    def test_settings_are_read_when_there_is_a_relay_whose_they_are(self) -> None:
+        self.hold.touch()
+        child = self.start()
+        self.hears(child, "building")
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGHUP):
+            child.send_signal(number)
+        self.hold.unlink()
+        assert child.stdout is not None
+        found = sorted(child.stdout.readline() for _ in range(3))
+        self.assertEqual(found, ["reload\n", "reopen_logs\n", "serving\n"])
+        child.send_signal(signal.SIGTERM)
+        self.hears(child, "stop")
+        self.ends(child, 0)
+
+    def test_signals_count_from_the_first_import_on(self) -> None:
+        # Each at the moment at which the command is imported: it takes half a second from then on.
+        hooked = (
+            "import os, signal, sys\n"
+            "class Hook:\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            "        if name == 'api_relaying_server.cli':\n"
+            "            os.kill(os.getpid(), int(sys.argv.pop(1)))\n"
+            "sys.meta_path.insert(0, Hook())\n"
+            "from api_relaying_server.__main__ import main\n"
+            "sys.exit(main())\n"
+        )
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with self.subTest(signal=number):
+                done = self.run_module(str(int(number)), "--version", code=hooked)
+                self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""))
+        for number in (signal.SIGHUP, signal.SIGUSR1):
+            with self.subTest(signal=number):
+                done = self.run_module(str(int(number)), "--version", code=hooked)
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
+                self.assertIn(__version__, done.stdout)
+
+    def test_a_reload_that_came_early_is_done(self) -> None:
+        flags = ["--upstream", "http://127.0.0.1:9", "--host", "127.0.0.1", "--port", "0"]
+        flags += ["--cache", "memory://", "--workers"]
+        early = (
+            "import os, signal, sys\n"
+            "from api_relaying_server import early\n"
+            "early.begin()\n"
+            "os.kill(os.getpid(), signal.SIGHUP)\n"
+            "from api_relaying_server.cli import main\n"
+            "sys.exit(main())\n"
+        )
+        for workers in ("1", "2"):
+            with self.subTest(workers=workers):
+                child = self.spawn("-c", early, *flags, workers)
+                assert child.stderr is not None
+                self.assertTrue(
+                    any("reloaded, nothing has changed" in line for line in child.stderr)
+                )
+                child.send_signal(signal.SIGINT)
+                err = self.ends(child, 0)
+                self.assertIn("draining", err)
+                self.assertIn(": stopped\n", err)
+                self.assertNotIn("Traceback", err)
 
     def test_a_signal_during_the_start_waits_for_its_end(self) -> None:
         self.hold.touch()
@@ -626,12 +700,12 @@ class SignalsTest(unittest.TestCase):
     def test_what_is_called_for_each(self) -> None:
         worker, signals = mock.Mock(), Signals()
         signals.act_on(worker)
-        for number in (signal.SIGHUP, signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-            signals.arrive(number)
-        self.assertEqual(self.called(worker), ["reopen_logs", "stop", "reopen_logs", "stop_now"])
+        for name in ("SIGHUP", "SIGCHLD", "SIGTERM", "SIGUSR1", "SIGINT"):
+            signals.arrive(getattr(signal, name))
+        self.assertEqual(self.called(worker), ["reload", "stop", "reopen_logs", "stop_now"])
 
     def test_a_worker_is_told_of_the_stop_before_it(self) -> None:
-        for stops, expected in ((0, []), (1, ["stop"]), (2, ["stop_now"])):
+        for stops, expected in ((0, ["reload"]), (1, ["stop"]), (2, ["stop_now"])):
             with self.subTest(stops=stops):
                 worker, signals = mock.Mock(), Signals()
                 for number in [signal.SIGHUP] + [signal.SIGTERM] * stops:

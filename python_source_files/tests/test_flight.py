@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import tracemalloc
 import unittest
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 from api_relaying_server.errors import UpstreamCut, UpstreamError
 from api_relaying_server.tiers import flight
-from api_relaying_server.tiers.flight import Flight, Landing, SharedBody
+from api_relaying_server.tiers.flight import Flight, Landing, Room, SharedBody
 
 
 class Pieces:
@@ -165,7 +168,7 @@ class SharedBodyTest(unittest.TestCase):
     def test_a_client_without_a_body_leaves_it_stored(self) -> None:
         stored: list[bytes] = []
         body = SharedBody(
-            Pieces(b"a" * 10, b"b", length=flight.DRAIN_LIMIT * 2), 100, stored.append
+            Pieces(b"a" * 10, b"b", length=flight.DRAIN_LIMIT * 2), 1 << 30, stored.append
         )
         reader = body.attach()
         assert reader is not None
@@ -199,6 +202,121 @@ class SharedBodyTest(unittest.TestCase):
         reader = body.attach()
         body.settle()
         self.assertEqual((stored, list(reader or ())), ([b""], []))
+
+    # What is kept, and where.
+
+    def test_the_whole_is_there_once(self) -> None:
+        """However many pieces it came in: what is stored is what readers are given slices of."""
+        piece = b"x" * 65536
+        body_of = [piece] * 64
+        stored: list[bytes] = []
+        body = SharedBody(Pieces(*body_of), 1 << 30, stored.append)
+        first, second = body.attach(), body.attach()
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        self.assertEqual(sum(map(len, first or ())), 64 * 65536)
+        # BytesIO takes an eighth more than it needs while it grows.
+        self.assertLess(tracemalloc.get_traced_memory()[1], 64 * 65536 * 9 // 8 + 300_000)
+        self.assertLess(tracemalloc.get_traced_memory()[0], 64 * 65536 + 100_000)
+        self.assertEqual(b"".join(second or ()), b"".join(body_of))
+        self.assertEqual(stored, [b"".join(body_of)])
+
+    def test_readers_behind_get_all_of_it_in_any_pieces(self) -> None:
+        pieces = [bytes([n]) * size for n, size in enumerate((1, 70_000, 5, 65_536, 200_000, 3))]
+        body = SharedBody(Pieces(*pieces), 1 << 30, lambda whole: None)
+        fast, slow = body.attach(), body.attach()
+        assert fast is not None and slow is not None
+        got, taking = b"", iter(slow)
+        for number, _ in enumerate(fast):
+            if number % 2:
+                got += next(taking)
+        late = body.attach()
+        self.assertEqual(got + b"".join(taking), b"".join(pieces))
+        self.assertEqual(b"".join(late or ()), b"".join(pieces))
+
+
+class RoomTest(unittest.TestCase):
+    """The memory of all bodies that are on their way into the store."""
+
+    def body(self, room: Room, *pieces: bytes, length: int | None = None) -> SharedBody:
+        self.stored: list[bytes] = []
+        self.ended: list[bool] = []
+        source = Pieces(*pieces, length=length)
+        end = self.ended.append
+        return SharedBody(source, 1 << 30, self.stored.append, lambda: end(True), room)
+
+    def test_the_bound_is_exact(self) -> None:
+        for limit, kept in ((0, []), (3, []), (4, [b"abcd"]), (5, [b"abcd"])):
+            for length in (None, 4):
+                room = Room(limit)
+                body = self.body(room, b"ab", b"cd", length=length)
+                self.assertEqual(b"".join(body.attach() or ()), b"abcd")
+                self.assertEqual(self.stored, kept, f"limit {limit}, length {length}")
+
+    def test_a_known_length_is_decided_at_once(self) -> None:
+        room = Room(7)
+        first = self.body(room, b"ab", b"cd", length=4)
+        second = self.body(room, b"ab", b"cd", length=4)
+        self.assertEqual((first.is_kept, second.is_kept, room.used), (True, False, 4))
+
+    def test_it_is_given_back_with_the_body(self) -> None:
+        """Whatever became of it, and not before its readers have it."""
+        for pieces in ((b"ab", b"cd"), (b"ab", UpstreamCut("gone")), (ZeroDivisionError(),)):
+            room = Room(100)
+            body = SharedBody(Pieces(*pieces), 100, lambda whole: None, None, room)
+            first, second = body.attach(), body.attach()
+            with contextlib.suppress(UpstreamCut, ZeroDivisionError):
+                b"".join(first or ())
+            with contextlib.suppress(UpstreamCut):
+                self.assertEqual(b"".join(second or ()), b"abcd")
+            for reader in (first, second):
+                assert reader is not None
+                reader.close()
+            self.assertEqual(room.used, len(b"".join(p for p in pieces if isinstance(p, bytes))))
+            for piece in pieces:
+                if isinstance(piece, Exception):
+                    piece.__traceback__ = None  # which leads to the frames that it passed
+            del body, first, second, reader
+            self.assertEqual(room.used, 0)
+
+    def test_where_it_ends_on_the_way_the_body_goes_on(self) -> None:
+        """Not stored, and in a window: what all readers have is given back at once."""
+        piece = b"x" * 100_000
+        room = Room(250_000)
+        body = self.body(room, *[piece] * 6)
+        fast, slow = body.attach(), body.attach()
+        assert fast is not None and slow is not None
+        taking = iter(fast)
+        self.assertEqual([len(next(taking)) for _ in range(4)], [100_000] * 4)
+        self.assertEqual((body.is_kept, self.ended, room.used > 0), (False, [True], True))
+        self.assertEqual(b"".join(slow), piece * 6)
+        self.assertEqual((room.used, body.attach()), (0, None))
+        self.assertEqual(b"".join(taking), piece * 2)
+        self.assertEqual(self.stored, [])
+
+    def test_no_memory_is_no_room(self) -> None:
+        body = self.body(Room(1 << 20), b"ab", b"cd", b"ef")
+        with mock.patch.object(flight, "BytesIO", side_effect=MemoryError):
+            self.assertEqual(b"".join(body.attach() or ()), b"abcdef")
+        self.assertEqual(self.stored, [])
+
+    def test_many_at_once_never_take_more(self) -> None:
+        room = Room(1_000_000)
+        most: list[int] = []
+
+        def run(number: int) -> None:
+            source = Pieces(*[b"x" * 50_000] * 8)
+            body = SharedBody(source, 1 << 30, lambda whole: None, None, room)
+            reader = body.attach()
+            assert reader is not None
+            for _ in reader:
+                most.append(room.used)
+            reader.close()
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(run, range(64)))
+        self.assertLessEqual(max(most), room.limit)
+        self.assertEqual(room.used, 0)
 
 
 if __name__ == "__main__":

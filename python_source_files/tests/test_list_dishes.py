@@ -441,6 +441,19 @@ class OtherCallsTest(ToolTestCase):
         self.assertEqual((result.code, result.out), (130, ""))
         self.assertEqual(result.err.count("the answer is not JSON"), 1)
 
+    def test_watch_says_when_the_relay_is_there_again(self) -> None:
+        good, bad = answer(listed("a")), answer("", status="503 X")
+        with FakeRelay({"/restaurant": [good, bad, bad, good, good, bad, good]}) as relay:
+            process = self.start("--watch", "0.01", "--relay", relay.url)
+            relay.wait_for(9)
+            process.send_signal(signal.SIGINT)
+            result = self.finish(process)
+        said = [
+            line.partition("did not come: ")[2] or line[-23:] for line in result.err.splitlines()
+        ]
+        self.assertEqual(said[:-1], ["answered status 503", "the relay answers again"] * 2)
+        self.assertEqual(result.out.count("Matsal a"), 1)
+
     def test_watch_outlives_a_relay_that_fails_for_a_while(self) -> None:
         replies = {
             "/restaurant": [answer(listed("a")), answer(b"{"), answer(listed("b"))],

@@ -147,6 +147,26 @@ class WaitingTest(ToolTestCase):
         self.assertGreater(text.rindex("\x1b[?25h"), text.rindex("\x1b[?25l"))
         self.assertTrue(text.endswith("list-dishes: interrupted\r\n"))
 
+    def test_watch_wipes_a_trouble_that_is_over(self) -> None:
+        good, bad = answer(listed("a")), answer("", status="503 X")
+        with FakeRelay({"/restaurant": [good, bad, good]}) as relay:
+            process, master = self.start_on_terminal("--watch", "0.01", "--relay", relay.url)
+            seen = b""
+            for part in support.terminal_output(master):
+                seen += part
+                if (
+                    seen.count(b"\x1b[H\x1b[2J") == 2
+                    and b"Matsal" in seen.rpartition(b"\x1b[2J")[2]
+                ):
+                    break
+            os.kill(process.pid, signal.SIGINT)
+            seen += b"".join(support.terminal_output(master))
+            self.assertEqual(process.wait(support.TIMEOUT), 130)
+        _, first, last = seen.decode().split("\x1b[H\x1b[2J")
+        self.assertIn("answered status 503", first)
+        self.assertNotIn("503", last)
+        self.assertIn("Matsal a", last)
+
     def test_watch_redraws_the_screen(self) -> None:
         replies: dict[str, support.Reply | Sequence[support.Reply]] = {
             "/restaurant": answer(listed("a")),

@@ -264,9 +264,9 @@ class Sizes(unittest.TestCase):
     def test_the_content_and_the_text_of_all_variants(self) -> None:
         one, two = stored(MINUTE, body=b"x" * 1000), stored(MINUTE, TAG, body=b"y" * 500)
         texts = [len(line) - len(": ") for line in (MINUTE, MINUTE, TAG)]
-        expected = 1500 + sum(texts) + 2 * len("origin") + 3 * FIELD_COST + 2 * VARIANT_COST
+        expected = 1500 + sum(texts) + 2 * len("origin?") + 3 * FIELD_COST + 2 * VARIANT_COST
         self.assertEqual(Record((one, two), NOW).size, expected)
-        chosen = one.changed(selecting=(("accept", "x" * 700), ("origin", None)))
+        chosen = one.changed(selecting=(("accept", "x" * 700), ("origin?", None)))
         grown = Record((chosen, two), NOW).size - expected
         self.assertEqual(grown, len("accept") + 700)
 

@@ -688,6 +688,25 @@ class Queue(unittest.TestCase):
         self.assertEqual(set(batch.changes.values()), {None})
         self.assertEqual(len(batch.changes), 5)
 
+    def test_what_is_being_written_counts_until_it_is(self) -> None:
+        size = make_record(0, 2000).size
+        self.queue, self.dropped = self.make(most_bytes=2 * size), 0
+        self.queue.put("0", make_record(0, 2000))
+        self.queue.take(0)
+        self.queue.put("1", make_record(1, 2000))
+        self.assertEqual(self.dropped, 0)
+        self.queue.put("2", make_record(2, 2000))
+        self.assertEqual(self.dropped, 1)
+        self.queue.clear()
+        self.queue.put("3", make_record(3, 2000))
+        self.queue.put("4", make_record(4, 2000))
+        self.assertEqual(self.dropped, 2)
+        self.queue.done()
+        self.queue.put("5", make_record(5, 2000))
+        self.assertEqual(self.dropped, 2)
+        self.queue.put("6", make_record(6, 2 * size))
+        self.assertEqual((self.dropped, self.queue.peek("6")), (5, None))
+
     def test_a_changed_entry_counts_once(self) -> None:
         room = make_record(10, 2000).size + make_record(10, 1000).size
         self.queue = self.make(most_writes=2, most_bytes=room)

@@ -283,7 +283,7 @@ class Words(unittest.TestCase):
         calls = [self.one.admit(call_for("/a")) for _ in range(5)]
         for call in calls:
             self.one.settle(call, Told(Scope.UPSTREAM, "refused"))
-        self.assertEqual(self.words, ["upstream rest 5.000 all refused"])
+        self.assertEqual(self.words, ["upstream 5.000 refused"])
 
     def test_an_answer_elsewhere_counts_here(self) -> None:
         """Of the failures that make the whole upstream rest."""
@@ -318,7 +318,7 @@ class Words(unittest.TestCase):
                 for why in ("", "429", "503 as\nothers"):
                     news = News(subject, seconds, "" if seconds is None else why)
                     self.assertEqual(news_in(word_of(news)), news)
-        self.assertEqual(news_in("upstream rest 5.000 all " + "w" * 900), (WHOLE, 5.0, "w" * 200))
+        self.assertEqual(news_in("upstream 5.000 " + "w" * 900), (WHOLE, 5.0, "w" * 200))
         self.assertEqual(news_in(word_of(News(WHOLE, 1e12, "w" * 9000))), (WHOLE, 86400, "w" * 200))
 
     @given(st.text(max_size=40) | st.text(max_size=20).map(lambda text: f"upstream {text}"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import heapq
 import logging
+import os
 import socket
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -24,11 +25,20 @@ from api_relaying_server.serving.connection import (
     Connection,
 )
 from api_relaying_server.serving.poller import READ, Poller
+from api_relaying_server.tiers.sharing.shares import Shares
 
 LOG = logging.getLogger("api_relaying_server.front")
 
 ACCEPTS = 128
 """Connections accepted in one go."""
+
+ACCEPTS_SHARED = 1
+"""The same where others accept them, too: a burst is for all."""
+
+YIELD, YIELD_AGAIN = 0.001, 0.1
+"""Seconds for which each connection is left to a process that has fewer, and after which nobody
+remembers since when one is.
+"""
 
 ACCEPT_PAUSE = 0.5
 """Seconds without accepting when descriptors have run out."""
@@ -49,6 +59,8 @@ DESCRIPTORS_BACK = 8
 SHORTAGE = 60.0
 """Seconds after the last sign of such a shortage for which it lasts: it is told once."""
 
+
+_give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
 _MAY_LEAVE = frozenset((NEW, READING, HOLDING, RETURNED, WRITING, LINGERING))
 
@@ -110,6 +122,9 @@ class Door:
         self._shortage_ends = 0.0
         self._room = limits.connections
         self._leaving: deque[tuple[tuple[bool, float], Connection]] = deque()
+        self.shares: Shares | None = None
+        """Where other processes have the same listening sockets: whose turn it is."""
+        self._yields_since = 0.0
 
     @property
     def listeners(self) -> list[socket.socket]:
@@ -120,19 +135,50 @@ class Door:
         """Begins to listen for those who knock."""
         for fd, sock in self._listeners.items():
             sock.setblocking(False)
+            self._watch(fd)
+
+    def _watch(self, fd: int) -> None:
+        if self.shares is not None:
+            self._poller.register_shared(fd)
+        else:
             self._poller.register(fd, READ)
 
     def knocked(self, fd: int, now: float) -> None:
         """Something wants to come in by this descriptor, if it is one of a listening socket."""
         listener = self._listeners.get(fd)
-        if listener is not None:
+        if listener is None:
+            return
+        if self.shares is None:
             self._accept(listener, now)
+            return
+        if self._yields(self.shares, now):
+            return
+        self._accept(listener, now, ACCEPTS_SHARED)
+        self.shares.count(len(self._connections))
+        if not self._again_at:
+            # Whoever has watched longest is told of the next connection: let it be another.
+            self._poller.forget(fd)
+            self._watch(fd)
 
-    def _accept(self, listener: socket.socket, now: float) -> None:
+    def _yields(self, shares: Shares, now: float) -> bool:
+        """Leaves a connection to another process that has fewer, for a moment in which that takes
+        it if it can.
+        """
+        if not shares.is_ahead(len(self._connections)):
+            return False
+        if not 0 <= now - self._yields_since < YIELD_AGAIN:
+            self._yields_since = now
+        elif now - self._yields_since >= YIELD:
+            self._yields_since = 0.0
+            return False
+        _give_way()
+        return True
+
+    def _accept(self, listener: socket.socket, now: float, most: int = ACCEPTS) -> None:
         if now < self._again_at:
             return
         family = int(listener.family)
-        for _ in range(ACCEPTS):
+        for _ in range(most):
             try:
                 sock, address = accept(listener, family)
             except (BlockingIOError, InterruptedError):
@@ -164,6 +210,8 @@ class Door:
 
     def has_left(self, conn: Connection) -> None:
         """A connection that was let in is closed."""
+        if self.shares is not None:
+            self.shares.count(len(self._connections))
         if self._limits.per_client is None:
             return
         left = self._per_client.get(conn.address, 1) - 1
@@ -174,10 +222,12 @@ class Door:
 
     def look_again(self, now: float) -> None:
         """Once a second: accepts again, and as many as before, when a shortage is over."""
+        if self.shares is not None and self._listeners:
+            self.shares.say_ready()
         if self._again_at and now >= self._again_at:
             self._again_at = 0.0
             for fd in self._listeners:
-                self._poller.register(fd, READ)
+                self._watch(fd)
         if now >= self._shortage_ends:
             self._room = self._limits.connections
 
@@ -229,6 +279,8 @@ class Door:
 
     def shut(self, now: float) -> None:
         """Listens no more. Whoever waits to be accepted has connected already, and comes in."""
+        if self.shares is not None:
+            self.shares.leave()
         for fd, sock in self._listeners.items():
             self._accept(sock, now)
             self._poller.forget(fd)

@@ -58,6 +58,7 @@ from api_relaying_server.serving.poller import READ, WRITE, Poller, Waker, make_
 from api_relaying_server.serving.problems import problem_bytes
 from api_relaying_server.serving.writing import Unsent
 from api_relaying_server.tiers.hot import Reply
+from api_relaying_server.tiers.sharing.shares import Shares
 
 LOG = logging.getLogger("api_relaying_server.front")
 
@@ -172,6 +173,10 @@ class Front:
     def listeners(self) -> list[socket.socket]:
         """The listening sockets."""
         return self._door.listeners
+
+    def share_listeners(self, shares: Shares) -> None:
+        """Other processes have the same listening sockets. To be called before `run`."""
+        self._door.shares = shares
 
     def watch(self, bell: Sequence[int], on_bell: Callable[[], None]) -> None:
         """Has `on_bell` called, before anything is answered, whenever the first number of `bell`

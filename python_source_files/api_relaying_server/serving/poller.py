@@ -21,6 +21,11 @@ class Poller(Protocol):
     def register(self, fd: int, events: int) -> None:
         """Watches a descriptor."""
 
+    def register_shared(self, fd: int) -> None:
+        """Watches a listening socket that other processes watch too: of those that wait, one is
+        told of a connection, the one that has watched it longest.
+        """
+
     def modify(self, fd: int, events: int) -> None:
         """Watches a registered descriptor for something else."""
 
@@ -53,6 +58,9 @@ class _Epoll:
         self.poll = self._epoll.poll
         self.close = self._epoll.close
 
+    def register_shared(self, fd: int) -> None:
+        self._epoll.register(fd, READ | select.EPOLLEXCLUSIVE)
+
     def forget(self, fd: int) -> None:
         try:
             self._epoll.unregister(fd)
@@ -66,6 +74,9 @@ class _Selectors:
 
     def register(self, fd: int, events: int) -> None:
         self._selector.register(fd, self._translated(events))
+
+    def register_shared(self, fd: int) -> None:
+        self.register(fd, READ)
 
     def modify(self, fd: int, events: int) -> None:
         self._selector.modify(fd, self._translated(events))

@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from copy import copy
+from io import BytesIO
 from typing import Callable, Generic, Protocol, TypeVar
 
 from api_relaying_server.errors import UpstreamCut, UpstreamError
@@ -23,6 +24,9 @@ LOG = logging.getLogger("api_relaying_server.flight")
 
 DRAIN_LIMIT = 1024 * 1024
 """Bytes of a body that are still fetched for the store when all its readers have left."""
+
+PIECE = 65536
+"""Bytes that a reader who is behind is given at a time."""
 
 WINDOW = 4 * 1024 * 1024
 """Bytes by which the fastest reader of a body that is too large to keep may be ahead of the
@@ -116,13 +120,117 @@ class Source(Protocol):
         """No more is wanted."""
 
 
+class Room:
+    """The memory that bodies on their way into the store may take together, `limit` bytes.
+    `passed` are the bytes that were taken since the start. Thread-safe.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self.passed = 0
+        self._lock = threading.Lock()  # guards these two
+
+    def take(self, size: int) -> bool:
+        """Takes so many bytes, if they are left."""
+        with self._lock:
+            if self.used + size > self.limit:
+                return False
+            self.used += size
+            self.passed += size
+            return True
+
+    def give_back(self, size: int) -> None:
+        """Gives so many bytes back."""
+        with self._lock:
+            self.used -= size
+
+
+class Share:
+    """What one body has of a room: given back by `close`, or with the last reference to it, so
+    that no path can forget it.
+    """
+
+    STEP = 65536
+    """Bytes taken at a time for a body whose length is not known."""
+
+    __slots__ = ("_room", "size")
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self.size = 0
+
+    def reaches(self, size: int) -> bool:
+        """True where it is as large as this by now; it grows as far as the room allows."""
+        while self.size < size:
+            exact = size - self.size
+            for step in (max(exact, self.STEP) if self.size else exact, exact):
+                if self._room.take(step):
+                    self.size += step
+                    break
+            else:
+                return False
+        return True
+
+    def close(self) -> None:
+        """Gives all of it back."""
+        size, self.size = self.size, 0
+        if size:
+            self._room.give_back(size)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Growing:
+    """Content that grows at its end and is read from anywhere. It lies in one buffer, which is the
+    whole at the end: nothing is ever joined, and a large one is there once.
+    """
+
+    __slots__ = ("_buffer", "_latest", "_latest_at", "size")
+
+    def __init__(self) -> None:
+        self._buffer: BytesIO | None = None  # made for the second piece: most have but one
+        self._latest = b""
+        self._latest_at = 0
+        self.size = 0
+
+    def append(self, piece: bytes) -> None:
+        """Adds a piece. Raises MemoryError, and is then as it was."""
+        if not piece:
+            return
+        if self.size:
+            buffer = self._buffer
+            if buffer is None:
+                buffer = BytesIO()
+                buffer.write(self._latest)
+            buffer.seek(self.size)
+            buffer.write(piece)
+            self._buffer = buffer
+        self._latest, self._latest_at = piece, self.size
+        self.size += len(piece)
+
+    def read(self, offset: int, end: int) -> bytes:
+        """Some of what lies from `offset` on, but before `end`: the latest piece as it came, else
+        a copy of a little.
+        """
+        if self._buffer is None or (offset == self._latest_at and end == self.size):
+            return self._latest
+        self._buffer.seek(offset)
+        return self._buffer.read(min(PIECE, end - offset))
+
+    def whole(self) -> bytes:
+        """All of it, not a copy."""
+        return self._latest if self._buffer is None else self._buffer.getvalue()
+
+
 class SharedBody:
-    """A body under way to several readers, kept whole while it is to be stored and not longer than
-    `limit` bytes.
+    """A body under way to several readers, kept whole while it is to be stored, is not longer than
+    `limit` bytes and finds its place in the `room`; what is not kept passes in a window.
 
     `on_whole` gets the whole content before any reader gets its last piece, so that whoever has
     seen the end finds the response stored. `on_end` is called once: at the end, whatever it is, or
-    as soon as the body turns out too large to be kept.
+    as soon as the body turns out not to be kept.
     """
 
     def __init__(
@@ -131,14 +239,18 @@ class SharedBody:
         limit: int = 0,
         on_whole: Callable[[bytes], None] | None = None,
         on_end: Callable[[], None] | None = None,
+        room: Room | None = None,
     ) -> None:
         self._source = source
         self._limit = limit
-        self._is_to_be_kept = on_whole is not None
         self._on_whole = on_whole
         self._on_end = on_end
         self._changed = threading.Condition()  # guards all that follows
-        self._pieces: list[bytes] = []  # those from index _dropped on
+        self._share = Share(room if room is not None else Room(limit))
+        self._keeps = on_whole is not None and self._finds_place_for(source.length or 0)
+        self._start: Growing | None = Growing()  # all of it while it is kept
+        self._start_size = 0  # bytes of it that are there for readers
+        self._pieces: list[bytes] = []  # what follows it, those from index _dropped on
         self._dropped = 0
         self._held = 0  # bytes in _pieces
         self._size = 0  # bytes so far
@@ -147,21 +259,20 @@ class SharedBody:
         self._error: UpstreamError | None = None
         self._readers: list[Reader] = []
 
-    @property
-    def _keeps_all(self) -> bool:
-        return self._is_to_be_kept and self._size <= self._limit
+    def _finds_place_for(self, size: int) -> bool:
+        return size <= self._limit and self._share.reaches(size)
 
     @property
     def is_kept(self) -> bool:
         """True while the whole is to be stored."""
-        return self._keeps_all and not self._finished
+        return self._keeps and not self._finished
 
     def attach(self) -> Reader | None:
         """A reader from the first byte on; None where the beginning is gone or the body has
         failed.
         """
         with self._changed:
-            if self._dropped or self._error is not None:
+            if self._start is None or self._dropped or self._error is not None:
                 return None
             reader = Reader(self)
             self._readers.append(reader)
@@ -178,9 +289,9 @@ class SharedBody:
         """
         while True:
             with self._changed:
-                index = reader.position - self._dropped
-                if index < len(self._pieces):
-                    return self._take(reader, index)
+                piece = self._take(reader)
+                if piece:
+                    return piece
                 if self._error is not None:
                     raise copy(self._error)  # the one that is kept leads back to no frame
                 if self._finished:
@@ -191,14 +302,24 @@ class SharedBody:
                 self._fetching = True
             self._fetch_one()
 
-    def _take(self, reader: Reader, index: int) -> bytes:
-        piece = self._pieces[index]
-        reader.position += 1
-        if not self._keeps_all:
+    def _take(self, reader: Reader) -> bytes:
+        """What is there for a reader, empty if nothing."""
+        if self._start is not None and reader.offset < self._start_size:
+            piece = self._start.read(reader.offset, self._start_size)
+            reader.offset += len(piece)
+        elif reader.position - self._dropped < len(self._pieces):
+            piece = self._pieces[reader.position - self._dropped]
+            reader.position += 1
+        else:
+            return b""
+        if not self._keeps:
             self._forget_what_all_have()
         return piece
 
     def _forget_what_all_have(self) -> None:
+        if self._start_size and all(r.offset >= self._start_size for r in self._readers):
+            self._start = None
+            self._share.close()
         slowest = min(
             (r.position for r in self._readers), default=self._dropped + len(self._pieces)
         )
@@ -210,7 +331,7 @@ class SharedBody:
             self._changed.notify_all()
 
     def _must_wait_for_others(self) -> bool:
-        return not self._keeps_all and self._held > WINDOW
+        return not self._keeps and self._held > WINDOW
 
     def _fetch_one(self) -> None:
         """Fetches the next piece; the caller has set `_fetching`."""
@@ -224,22 +345,39 @@ class SharedBody:
             self._end(UpstreamCut(f"reading the answer failed: {type(error).__name__}"))
             raise
         with self._changed:
-            self._size += len(piece)
-            whole = b"".join([*self._pieces, piece]) if done and self._keeps_all else None
-        if whole is not None and self._on_whole is not None:
+            gives_up = self._keeps and not self._keeps_also(piece)
+            if gives_up:
+                self._keeps = False
+            whole = self._start.whole() if done and self._keeps and self._start else None
+        if whole is not None:
             self._keep(whole)
         with self._changed:
-            if piece:
-                self._pieces.append(piece)
-                self._held += len(piece)
+            self._show(piece)
             self._finished = done
             self._fetching = False
-            if not self._keeps_all:
+            if not self._keeps:
                 self._forget_what_all_have()
             self._changed.notify_all()
-            too_large = self._is_to_be_kept and not self._keeps_all
-        if done or too_large:
+        if done or gives_up:
             self._tell_end()
+
+    def _keeps_also(self, piece: bytes) -> bool:
+        """True where the piece lies with those before it: readers do not see it yet."""
+        if self._start is None or not self._finds_place_for(self._start.size + len(piece)):
+            return False
+        try:
+            self._start.append(piece)
+        except MemoryError:
+            return False
+        return True
+
+    def _show(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._keeps and self._start is not None:
+            self._start_size = self._start.size
+        elif piece:
+            self._pieces.append(piece)
+            self._held += len(piece)
 
     def _keep(self, whole: bytes) -> None:
         try:
@@ -273,7 +411,7 @@ class SharedBody:
                 return
             self._readers.remove(reader)
             if self._readers or self._finished or self._error is not None:
-                if not self._keeps_all:
+                if not self._keeps:
                     self._forget_what_all_have()
                 return
             stop_at = self._size + DRAIN_LIMIT
@@ -285,7 +423,7 @@ class SharedBody:
                 if self._readers or self._finished or self._error is not None or self._fetching:
                     return
                 left = self._source.length
-                worth_it = self._keeps_all and self._size <= stop_at
+                worth_it = self._keeps and self._size <= stop_at
                 if not worth_it or (left is not None and self._size + left > stop_at):
                     break
                 self._fetching = True
@@ -296,11 +434,12 @@ class SharedBody:
 class Reader:
     """One reader of a shared body: iterate over it, close it at the end."""
 
-    __slots__ = ("_body", "position")
+    __slots__ = ("_body", "offset", "position")
 
     def __init__(self, body: SharedBody) -> None:
         self._body = body
-        self.position = 0
+        self.offset = 0  # bytes that it has had of the body's start
+        self.position = 0  # pieces that it has had of what follows
 
     def __iter__(self) -> Iterator[bytes]:
         while True:

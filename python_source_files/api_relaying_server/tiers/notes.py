@@ -57,14 +57,15 @@ class Invalidations:
         """The tick of this moment."""
         return self._now
 
-    def mark(self, key: str) -> None:
-        """The key is invalidated now."""
+    def mark(self, key: str) -> tuple[int, int]:
+        """The key is invalidated now: the tick before at which it was, and that of now."""
         with self._lock:
+            before = self._ticks.pop(key, self._floor)
             self._now += 1
-            self._ticks.pop(key, None)
             while len(self._ticks) >= LIMIT:
                 self._floor = self._ticks.pop(next(iter(self._ticks)))
             self._ticks[key] = self._now
+            return before, self._now
 
     def mark_all(self) -> None:
         """Any key may have been invalidated up to now."""

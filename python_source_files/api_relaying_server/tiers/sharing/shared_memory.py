@@ -39,7 +39,12 @@ _WRITTEN, _RESERVED = 0, 1  # bytes ever written to the ring, and those as far a
 CALLS = 2
 """The number of a slot that says how many calls of the upstream its worker has under way."""
 
-FIRST_FREE = 3
+CONNECTIONS, SEEN = 3, 4
+"""The numbers that say how many connections its worker has, and when it said so: milliseconds of
+the monotonic clock, 0 where it takes no more.
+"""
+
+FIRST_FREE = 5
 """The first number of a slot that is anybody's."""
 
 EVERYTHING = ""

@@ -17,7 +17,7 @@ from typing import Callable, NamedTuple
 from api_relaying_server.caching.stored import Record
 
 MOST_WRITES = 4096  # records waiting; at a thousand misses a second, four seconds of a locked file
-MOST_BYTES = 64 << 20  # of records waiting
+MOST_BYTES = 64 << 20  # of records waiting and being written: half of what --hot-size is by default
 MOST_DELETES = 65536  # keys to delete; past it everything is deleted, which is right too, and small
 MOST_DROPPED = 16384  # keys whose change was dropped; past it the oldest is forgotten
 BATCH_WRITES = 64  # records in one transaction
@@ -66,7 +66,8 @@ class WriteQueue:
         self._writes: OrderedDict[str, tuple[Record, int]] = OrderedDict()  # with its size
         self._deletes: OrderedDict[str, None] = OrderedDict()
         self._dropped: OrderedDict[str, None] = OrderedDict()
-        self._bytes = 0
+        self._bytes = 0  # of what waits, and of what is being written
+        self._taken_bytes = 0
         self._clear = False
         self._taken = _EMPTY
         self._woken = False
@@ -96,7 +97,7 @@ class WriteQueue:
                     self._bytes -= had[1]
                 self._writes[key] = (record, size)
                 self._bytes += size
-                while len(self._writes) > self._most_writes or self._bytes > self._most_bytes:
+                while self._is_too_full():
                     self._drop_oldest()
                     dropped += 1
                 self._wake_for(len(self._writes), BATCH_WRITES)
@@ -200,6 +201,7 @@ class WriteQueue:
         """The batch that was taken is written, or given up."""
         with self._lock:
             taken, self._taken = self._taken, _EMPTY
+            self._bytes, self._taken_bytes = self._bytes - self._taken_bytes, 0
             keys = (
                 list(self._after) if taken.clear else [k for k in taken.changes if k in self._after]
             )
@@ -217,6 +219,10 @@ class WriteQueue:
         taken = self._taken
         waiting = (self._writes, self._deletes, self._dropped, taken.changes)
         return self._clear or taken.clear or any(key in changes for changes in waiting)
+
+    def _is_too_full(self) -> bool:
+        too_full = len(self._writes) > self._most_writes or self._bytes > self._most_bytes
+        return bool(self._writes) and too_full
 
     def _is_empty(self) -> bool:
         return not self._waits() and self._taken is _EMPTY
@@ -240,7 +246,7 @@ class WriteQueue:
         self._writes.clear()
         self._deletes.clear()
         self._dropped.clear()
-        self._bytes = 0
+        self._bytes = self._taken_bytes
         self._clear = True
 
     def _wake_for(self, count: int, full: int) -> None:
@@ -267,7 +273,7 @@ class WriteQueue:
             key, (record, size) = self._writes.popitem(last=False)
             changes[key] = record
             taken += size
-        self._bytes -= taken
+        self._taken_bytes = taken
         batch = Batch(changes, self._clear)
         self._clear = self._hurried = False
         return batch

@@ -1,0 +1,165 @@
+"""One worker in this very process, whose settings can change while it serves.
+
+New settings build a new worker beside the old one, with listening sockets of its own for the same
+queue of connections. Then the old one retires: it finishes what it has, and each of its clients
+comes to the new one with its next connection. Both have the same store and memory, so that what one
+of them learns the other knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Callable
+
+from api_relaying_server.assembly import Worker, build
+from api_relaying_server.errors import ConfigError
+from api_relaying_server.process import configure_logging, notify_reloading, notify_systemd
+from api_relaying_server.rereading import FIXED, reread, say_reloaded
+from api_relaying_server.settings import Settings
+
+ALSO_FIXED = ("cache_size",)
+"""The bound of a store that is open stays."""
+
+ANOTHER_STORE = ("cache", "upstream")
+"""With these others are what is stored and what is in memory: nothing of them is kept."""
+
+_log = logging.getLogger("api_relaying_server.reload")
+
+
+class OneProcess:
+    """The worker of now, and those that finish what they have. Thread-safe.
+
+    `read` gives the settings of now and raises ConfigError; `why_not` puts an OSError into words.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        upstream: str,
+        read: Callable[[], Settings],
+        why_not: Callable[[OSError, Settings], str],
+    ) -> None:
+        """Builds the first worker. Raises OSError and ConfigError."""
+        self._read = read
+        self._why_not = why_not
+        self._upstream = upstream
+        self._reloads = threading.Lock()  # one at a time
+        self._lock = threading.Lock()  # guards those below
+        self._settings = settings
+        self._worker = build(settings, upstream)
+        self._serving = [self._worker]
+        self._threads: list[threading.Thread] = []
+        self._stopping = False
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """The URLs it listens on."""
+        return self._worker.addresses
+
+    def serve(self) -> None:
+        """Answers requests until stopped."""
+        self._serve(self._worker)
+        while True:
+            with self._lock:
+                if not self._threads:
+                    return
+                thread = self._threads.pop()
+            thread.join()
+
+    def _serve(self, worker: Worker) -> None:
+        try:
+            worker.serve()
+        finally:
+            with self._lock:
+                self._serving.remove(worker)
+
+    def stop(self) -> None:
+        """Begins to stop: takes nothing new, finishes what runs."""
+        for worker in self._all_stopping():
+            worker.stop()
+
+    def stop_now(self) -> None:
+        """Stops at once, whatever runs."""
+        for worker in self._all_stopping():
+            worker.stop_now()
+
+    def _all_stopping(self) -> list[Worker]:
+        with self._lock:
+            self._stopping = True
+            return list(self._serving)
+
+    def reopen_logs(self) -> None:
+        """Opens the log files anew."""
+        with self._lock:
+            workers = list(self._serving)
+        for worker in workers:
+            worker.reopen_logs()
+
+    def reload(self) -> None:
+        """Reads the settings anew and goes on with them; opens the log files anew. Returns soon."""
+        threading.Thread(target=self._reload, name="reload", daemon=True).start()
+
+    def _reload(self) -> None:
+        with self._reloads:
+            try:
+                self._take_over_settings()
+            except Exception:
+                _log.exception("the settings stay as they are")
+
+    def _take_over_settings(self) -> None:
+        self.reopen_logs()
+        found = reread(self._settings, self._read, (*FIXED, *ALSO_FIXED))
+        if found is None:
+            return
+        if found.changed:
+            notify_reloading()
+            try:
+                self._replace(found.settings, found.changed)
+            except (ConfigError, OSError) as error:
+                why = self._why_not(error, found.settings) if isinstance(error, OSError) else error
+                _log.error("the settings stay as they are: %s", why)
+                return
+            finally:
+                notify_systemd("READY=1")
+        say_reloaded(found.changed)
+
+    def _replace(self, settings: Settings, changed: Sequence[str]) -> None:
+        """Builds a worker with these settings and lets the one of now retire. Raises OSError and
+        ConfigError.
+        """
+        before = self._worker
+        if "upstream" in changed:
+            self._upstream = settings.upstream
+        kept = None if set(changed).intersection(ANOTHER_STORE) else before.kept
+        listeners = [sock.dup() for sock in before.server.front.listeners]
+        if not listeners:
+            raise ConfigError("the relay stops")
+        try:
+            worker = build(settings, self._upstream, listeners=listeners, kept=kept)
+            self._begin(worker)
+        except BaseException:
+            for sock in listeners:
+                sock.close()
+            raise
+        with self._lock:
+            self._settings, self._worker = settings, worker
+        if kept is not None:
+            before.hand_over()
+        before.retire()
+        configure_logging(settings.log_level, settings.log_format)
+
+    def _begin(self, worker: Worker) -> None:
+        """Has a worker serve beside the others. Raises ConfigError where it cannot."""
+        thread = threading.Thread(target=self._serve, args=(worker,), name="worker")
+        with self._lock:
+            if self._stopping:
+                raise ConfigError("the relay stops")
+            self._serving.append(worker)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._serving.remove(worker)
+                raise ConfigError(str(error)) from error
+            self._threads.append(thread)

@@ -1,0 +1,137 @@
+"""One process whose settings change while it serves: what is kept, what is not, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import tempfile
+import threading
+import unittest
+from pathlib import Path
+from unittest import mock
+
+from api_relaying_server.errors import ConfigError
+from api_relaying_server.one_process import OneProcess
+from api_relaying_server.settings import Settings
+from tests.relay_support import Asked, Script, ScriptedOrigin, eventually, response
+
+FRESH = [("Cache-Control", "max-age=600")]
+
+
+def answer(asked: Asked) -> Script:
+    if asked.method == "POST":
+        return response(204)
+    return response(200, FRESH, asked.target.encode())
+
+
+class OneProcessTest(unittest.TestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.origin = self.enter(ScriptedOrigin(answer))
+        self.other = self.enter(ScriptedOrigin(answer))
+        self.texts = {
+            "host": "127.0.0.1",
+            "port": "0",
+            "cache": f"sqlite:///{self.folder}/a.sqlite3",
+            "drain": "2",
+            "upstream": self.origin.url,
+        }
+        self.read = mock.Mock(side_effect=lambda: Settings.of(**self.texts))
+        logging_kept = mock.patch("api_relaying_server.one_process.configure_logging")
+        logging_kept.start()
+        self.addCleanup(logging_kept.stop)
+        why_not = mock.Mock(return_value="it cannot be used")
+        self.relay = OneProcess(Settings.of(**self.texts), self.origin.url, self.read, why_not)
+        self.port = int(self.relay.addresses[0].rpartition(":")[2])
+        self.thread = threading.Thread(target=self.relay.serve)
+        self.thread.start()
+        self.addCleanup(self.end)
+
+    def enter(self, origin: ScriptedOrigin) -> ScriptedOrigin:
+        origin.__enter__()
+        self.addCleanup(origin.__exit__, None, None, None)
+        return origin
+
+    def end(self) -> None:
+        self.relay.stop()
+        self.thread.join(10)
+        self.relay.stop_now()
+        self.thread.join(10)
+        self.assertFalse(self.thread.is_alive())
+
+    def ask(self, target: str, method: str = "GET") -> str:
+        """What the cache did."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        with contextlib.closing(connection):
+            connection.request(method, target)
+            reply = connection.getresponse()
+            reply.read()
+            return reply.getheader("Cache-Status", "")
+
+    def reload(self, said: str, level: str = "INFO", **texts: str) -> None:
+        """Changes settings, and waits until this is logged."""
+        self.texts.update(texts)
+        with self.assertLogs("api_relaying_server.reload", level) as logs:
+            self.relay.reload()
+            eventually(lambda: any(said in line for line in logs.output), said)
+
+    def test_what_is_stored_stays_and_is_made_doubtful_by_all(self) -> None:
+        self.ask("/a")
+        self.reload("these have changed: threads", threads="3")
+        self.assertIn("hit", self.ask("/a"))
+        self.ask("/a", "POST")
+        self.assertNotIn("hit", self.ask("/a"))
+        self.assertIn("hit", self.ask("/a"))
+        self.reload("nothing has changed")
+        self.assertIn("hit", self.ask("/a"))
+
+    def test_settings_of_what_is_in_memory_count_for_that_too(self) -> None:
+        self.ask("/a")
+        self.reload("default-ttl, max-ttl", default_ttl="1", max_ttl="0.001")
+        self.assertNotIn("hit", self.ask("/a"))
+
+    def test_another_store_and_another_upstream(self) -> None:
+        self.ask("/a")
+        self.reload("these have changed: cache", cache="memory://")
+        self.assertNotIn("hit", self.ask("/a"))
+        self.assertIn("hit", self.ask("/a"))
+        self.assertEqual(len(self.other.requests), 0)
+        self.reload("these have changed: upstream", upstream=self.other.url)
+        self.assertNotIn("hit", self.ask("/a"))
+        self.assertEqual(len(self.other.requests), 1)
+        self.assertEqual(len(self.origin.requests), 2)
+
+    def test_what_cannot_be_changes_nothing(self) -> None:
+        before = self.relay._worker
+        self.reload("--cache-size changes with a restart only", "WARNING", cache_size="99MB")
+        self.read.side_effect = ConfigError("threads: many is no number")
+        self.reload("the settings stay as they are: threads", "ERROR")
+        self.read.side_effect = lambda: Settings.of(**self.texts)
+        self.reload("cannot be opened", "ERROR", access_log=f"{self.folder}/no/such/folder")
+        del self.texts["access_log"]
+        with mock.patch("api_relaying_server.one_process.build", side_effect=OSError("x")):
+            self.reload("it cannot be used", "ERROR", threads="4")
+        start = threading.Thread.start
+
+        def starts(thread: threading.Thread) -> None:
+            if thread.name == "worker":
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        with mock.patch.object(threading.Thread, "start", starts):
+            self.reload("can't start new thread", "ERROR", threads="5")
+        self.assertIs(self.relay._worker, before)
+        self.ask("/a")
+        self.reload("these have changed: threads", threads="6")
+
+    def test_stopped_nothing_is_begun(self) -> None:
+        self.relay.stop()
+        self.reload("the relay stops", "ERROR", threads="7")
+        self.thread.join(10)
+        self.assertFalse(self.thread.is_alive())
+
+
+if __name__ == "__main__":
+    unittest.main()

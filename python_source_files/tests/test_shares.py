@@ -1,0 +1,40 @@
+"""Whose turn it is to accept: who has fewest connections of those that take any."""
+
+from __future__ import annotations
+
+import unittest
+
+from api_relaying_server.tiers.sharing.shared_memory import SharedMemory
+from api_relaying_server.tiers.sharing.shares import SLACK, STUCK_AFTER, Shares
+
+
+class SharesTest(unittest.TestCase):
+    def setUp(self) -> None:
+        memory = SharedMemory(4)
+        self.now = 100.0
+        self.one, self.other = (Shares(memory, slot, lambda: self.now) for slot in (1, 3))
+
+    def test_who_has_more_than_another_is_ahead(self) -> None:
+        self.other.say_ready()
+        for mine, ahead in ((0, False), (SLACK, False), (SLACK + 1, True), (50, True)):
+            self.assertEqual(self.one.is_ahead(mine), ahead)
+        self.other.count(49)
+        self.assertFalse(self.one.is_ahead(50))
+
+    def test_nobody_is_left_a_connection_who_takes_none(self) -> None:
+        self.assertFalse(self.one.is_ahead(50), "it has never said that it takes any")
+        self.other.say_ready()
+        self.assertTrue(self.one.is_ahead(50))
+        self.other.leave()
+        self.assertFalse(self.one.is_ahead(50))
+        self.other.say_ready()
+        self.now += STUCK_AFTER / 1000 + 1.0
+        self.assertFalse(self.one.is_ahead(50), "it is stuck")
+
+    def test_nobody_is_ahead_of_itself(self) -> None:
+        self.one.say_ready()
+        self.assertFalse(self.one.is_ahead(50))
+
+
+if __name__ == "__main__":
+    unittest.main()
