@@ -82,6 +82,9 @@ USERS = {
     "a private part": Scene(TAGGED, ((GET,), (GET,)), (PART,), part=PRIVATE),
     "a part with a cookie": Scene(TAGGED, ((GET,), (GET,)), (PART,), part=COOKIE),
     "a private head": Scene(TAGGED, ((HEAD,), (GET, GET)), headed=PRIVATE),
+    "a private head of what is targeted": Scene(
+        Told(targeted={"max-age": 3600}, tag=TAG), ((HEAD,), (GET, GET)), headed=PRIVATE
+    ),
     "a head with a cookie": Scene(TAGGED, ((HEAD,), (GET, GET)), headed=COOKIE),
     "a head for one": Scene(TAGGED, ((BOB_HEAD,), (GET, GET)), headed=TAGGED, alike=True),
 }
