@@ -29,6 +29,7 @@ from api_relaying_server.settings import (
 )
 from api_relaying_server.tiers.stores.database_url import shown
 from api_relaying_server.tiers.stores.drivers import left_out
+from api_relaying_server.tiers.stores.store_path import lost_folder
 
 PROGRAM = "api-relaying-server"
 
@@ -234,7 +235,8 @@ def _make_cache_folder(settings: Settings) -> None:
     """Make the folder of the store's file, for this user alone, where it is missing."""
     path = cache_file(settings.cache)
     folder = os.path.dirname(path) if path else ""
-    if folder:
+    if path and folder:
+        _require_folder(settings, path)
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
         except OSError as wrong:
@@ -246,6 +248,7 @@ def _look_at_cache(settings: Settings) -> None:
     path = cache_file(settings.cache)
     if path is None:
         return
+    _require_folder(settings, path)
     if os.path.isdir(path):
         raise ConfigError(_no_cache(settings, path, os.strerror(errno.EISDIR)))
     if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
@@ -257,6 +260,12 @@ def _look_at_cache(settings: Settings) -> None:
         raise ConfigError(_no_cache(settings, folder, os.strerror(errno.ENOTDIR)))
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(_no_cache(settings, folder, os.strerror(errno.EACCES)))
+
+
+def _require_folder(settings: Settings, path: str) -> None:
+    lost = lost_folder(path)
+    if lost:
+        raise ConfigError(f"{place_of(Settings.cache, settings.written)}: {lost}")
 
 
 def _no_cache(settings: Settings, path: str, why: str | None) -> str:

@@ -185,5 +185,9 @@ class LackOfOwn(UpstreamError):
         super().__init__(f"what a call needs is lacking here: {detail}", retry_after=1)
 
 
+class ClientGone(Exception):
+    """The client closed its connection, or takes or sends nothing any more, or is sent away."""
+
+
 class ConfigError(Exception):
     """A setting is wrong; the text names it and the mend."""

@@ -1,10 +1,10 @@
 """What a request becomes on its way to the upstream, and what becomes of the response that
 arrives.
 
-A 304 freshens what is stored, a part is combined with the part that is there, a HEAD response
-freshens too, and what may be stored is stored while it streams to its readers. The rules are those
-of `caching/`; here is their order. Whatever arrives passes one gate (`caching.storing`) before
-anything of it is stored, merged or shown to another client.
+A 304 freshens what is stored, a part is combined with the part that is there, a HEAD makes
+doubtful what it contradicts, and what may be stored is stored while it streams to its readers. The
+rules are those of `caching/`; here is their order. Whatever arrives passes one gate
+(`caching.storing`) before anything of it is stored, merged or shown to another client.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from api_relaying_server.caching.storing import (
     Rule,
     end_to_end,
     first_against,
-    has_validator,
     keeps_from_caches,
     may_be_shared,
     stored_fields,
@@ -230,7 +229,7 @@ class Fetcher:
                 arrived = self._complete(ask.complete[0], received)
             else:
                 if plan.method == "HEAD":
-                    self._freshen_by_head(received)
+                    self._doubt_by_head(received)
                 arrived = self._take(received, query.known, on_end)
         if arrived is None:  # what is stored did not fit: all of it, then
             return self.fetch(query._replace(ask=Ask(ask.reason)), False, on_end)
@@ -385,29 +384,27 @@ class Fetcher:
             return None
         return with_content(template, _read_all(received.fetch, self._policy.max_object))
 
-    # ...a HEAD response freshens or makes doubtful...
+    # ...a HEAD response makes doubtful...
 
-    def _freshen_by_head(self, received: Received) -> None:
-        head, request, fetch = received.head, received.request.with_method("GET"), received.fetch
-        received = received._replace(request=request)
+    def _doubt_by_head(self, received: Received) -> None:
+        """Marks what a HEAD response contradicts (RFC 9111, 4.3.5). It freshens nothing: a HEAD is
+        sent only where what is stored has no validator, so nothing shows that it is the same still.
+        """
+        head, request = received.head, received.request.with_method("GET")
         record = self._keeper.read(cache_key(request.target))
         if record is None or head.status in FAILURE_STATUSES or head.status == 304:
             return
         names = selecting_names(head.fields)
-        if names is None or not may_be_shared(self._judge(received, head.status, head.fields)[1]):
+        _, rule = self._judge(received._replace(request=request), head.status, head.fields)
+        if names is None or not may_be_shared(rule):
             return
-        changes = []
-        for stored in record.variants:
-            if stored.selecting != selecting_values(names, request.seen):
-                continue
-            if not head_still_describes(stored, head.status, head.fields):
-                changes.append((stored, stored.changed(must_validate=True)))  # RFC 9111, 4.3.5
-                continue
-            if not has_validator(head.fields):
-                continue  # nothing shows that it is still the same
-            merged = freshened(stored, head.fields, fetch.request_time, fetch.response_time)
-            if may_be_shared(self._judge(received, merged.status, merged.fields)[1]):
-                changes.append((stored, merged.changed(fields=stored_fields(merged.fields))))
+        selecting = selecting_values(names, request.seen)
+        changes = [
+            (stored, stored.changed(must_validate=True))
+            for stored in record.variants
+            if stored.selecting == selecting
+            and not head_still_describes(stored, head.status, head.fields)
+        ]
         if changes:
             self._keeper.replace(request.target, changes, received.began)
 
@@ -441,7 +438,7 @@ class Fetcher:
         keeps = keep if shared is not None else None
         body = SharedBody(exchange, self._policy.max_object, keeps, on_end, self._room)
         if shared is not None and not body.is_kept:
-            unstored = unstored or "no-room"  # it may be shared all the same
+            unstored = unstored or "no-room"  # who is quick may share it all the same
         reader = body.attach()
         if exchange.length == 0:
             body.settle()

@@ -12,6 +12,7 @@ import socketserver
 import struct
 import threading
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 from typing import Any, Callable
 
 import bson
@@ -75,6 +76,7 @@ class Data:
             "maxWriteBatchSize": 100_000,
             "minWireVersion": 0,
             "maxWireVersion": 21,
+            "localTime": datetime.now(timezone.utc),
             "readOnly": False,
         }
 

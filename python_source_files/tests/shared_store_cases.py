@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
 import time
 import unittest
+from collections.abc import Iterator
 from unittest import mock
 
 from api_relaying_server.tiers.sharing import nodes
@@ -178,6 +180,56 @@ class RecordCases(SharedStoreCases):
         backend.responses.bulk_delete(["GET /x", "GET /y"])
         self.assertNotIn("GET /x", backend.responses)
         backend.clear()
+
+
+class ClockCases(SharedStoreCases):
+    """Nodes whose clocks are wrong. `remaining` tells how long a record will be in the database."""
+
+    def remaining(self, key: str) -> float:
+        """Seconds until the database deletes what is stored for `key`."""
+        raise NotImplementedError
+
+    def test_records_stay_as_long_as_they_are_of_use_whatever_the_clock_says(self) -> None:
+        for hours in (-10, 0, 10, 24 * 365):
+            key, gone = f"GET /{hours}", f"GET /gone/{hours}"
+            with self.subTest(hours=hours), clock_ahead(hours * 3600.0):
+                store = self.node()
+                record = make_record(key, expires=time.time() + 100)
+                store.write(key, record)
+                store.delete(gone)
+                self.assertTrue(store.flush(PATIENCE), store.fault)
+                self.assertEqual(store.read(key), record)
+            self.assertTrue(80 < self.remaining(key) <= 101, self.remaining(key))
+            self.assertTrue(500 < self.remaining(gone) <= 601, self.remaining(gone))
+
+    def test_it_is_said_once_that_they_differ(self) -> None:
+        for skew, words in (
+            (-90.0, "90 s behind"),
+            (0.0, ""),
+            (30.0, ""),
+            (3600.0, "3600 s ahead"),
+        ):
+            self.lines.clear()
+            with self.subTest(skew), clock_ahead(skew):
+                self.look_several_times()
+                self.assertEqual(self.said("the clock of this node"), bool(words), self.lines)
+                self.assertEqual(self.said(words) if words else 0, bool(words), self.lines)
+
+    def look_several_times(self) -> None:
+        """Open a store, and wait until it has looked after the database."""
+        store = self.node()
+        looks = mock.Mock(side_effect=store._shared.check)
+        with mock.patch.object(store._shared, "check", looks):
+            eventually(lambda: looks.call_count > 3, "it has been looked at")
+        store.close(2.0)
+
+
+@contextlib.contextmanager
+def clock_ahead(seconds: float) -> Iterator[None]:
+    """The clock of this process goes wrong; what measures durations goes on as it does."""
+    true = time.time
+    with mock.patch("time.time", lambda: true() + seconds):
+        yield
 
 
 class FenceCases(SharedStoreCases):

@@ -21,6 +21,7 @@ from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
 from tests.database_support import DatabaseServer, MongoServer, MongoStandIn
 from tests.shared_store_cases import (
     BudgetCases,
+    ClockCases,
     FaultCases,
     FenceCases,
     LeaseCases,
@@ -135,6 +136,15 @@ class MongoRecordsTest(MongoCase, RecordCases):
         self.assertEqual(len(prefixes), len(names))
         for prefix in prefixes:
             self.assertRegex(prefix, r"\Aapi_relay_[A-Za-z0-9_]{1,80}\Z")
+
+
+class MongoClocksTest(MongoCase, ClockCases):
+    """Nodes whose clocks are wrong."""
+
+    def remaining(self, key: str) -> float:
+        collection = self.link().database[f"{self.prefix()}_records"]
+        expires = collection.find_one({"_id": key})["expires"]
+        return float(expires.timestamp() - _as_naive(time.time()))
 
 
 class MongoFencesTest(MongoCase, FenceCases):
@@ -334,6 +344,7 @@ del (
     LeaseCases,
     NewsCases,
     BudgetCases,
+    ClockCases,
     FaultCases,
     MongoCase,
 )

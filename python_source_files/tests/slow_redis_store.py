@@ -17,6 +17,7 @@ from api_relaying_server.tiers.stores.shared_store import open_shared
 from tests.database_support import DatabaseServer, RedisServer
 from tests.shared_store_cases import (
     BudgetCases,
+    ClockCases,
     FaultCases,
     FenceCases,
     LeaseCases,
@@ -112,6 +113,13 @@ class RedisRecordsTest(RedisCase, RecordCases):
         data = self.server.tell("GET", self.stored("GET /a"))
         self.assertRegex(data[:16], rb"\A[0-9]{16}\Z")
         self.assertTrue(data[16:].startswith(b"RLY"))
+
+
+class RedisClocksTest(RedisCase, ClockCases):
+    """Nodes whose clocks are wrong."""
+
+    def remaining(self, key: str) -> float:
+        return int(self.server.tell("PTTL", self.stored(key))[1:]) / 1000
 
 
 class RedisFencesTest(RedisCase, FenceCases):
@@ -287,6 +295,7 @@ del (
     LeaseCases,
     NewsCases,
     BudgetCases,
+    ClockCases,
     FaultCases,
     RedisCase,
 )

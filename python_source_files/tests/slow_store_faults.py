@@ -17,6 +17,7 @@ import unittest
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from api_relaying_server.caching.stored import Record
@@ -577,6 +578,78 @@ class Unforeseen(FaultCase):
             self.assertEqual(store.read(last), records[last])
         self.assertLessEqual(store.size().bytes, MIB)
         self.assertEqual(self.lines, [])
+
+
+class Ending(FaultCase):
+    """The end of a store that does not work takes a second at most, whatever `--drain` says."""
+
+    def close(self, store: QueuedStore) -> float:
+        """Close it with something to be written; the seconds that took."""
+        store.write("GET /new", make_record("new"))
+        began = time.monotonic()
+        store.close(PATIENCE)
+        return time.monotonic() - began
+
+    def test_a_link_that_leads_nowhere(self) -> None:
+        self.path.symlink_to(self.folder / "nowhere" / "cache.sqlite3")
+        store = self.open()
+        eventually(lambda: store.fault, "noticed")
+        self.assertLess(self.close(store), 1.0)
+
+    def test_locked_full_or_failing(self) -> None:
+        for error in ("database is locked", "database or disk is full", "disk I/O error"):
+            self.path = self.folder / error
+            store = self.open()
+            fault = sqlite_file.fault_of(sqlite3.OperationalError(error))
+            with (
+                self.subTest(error),
+                mock.patch.object(self.storage(store), "apply", side_effect=fault),
+                mock.patch.object(self.storage(store), "probe", side_effect=fault),
+            ):
+                self.assertLess(self.close(store), 1.0)  # before anybody has noticed
+                self.assertIn("1 changes not stored", self.lines[-1])
+
+    def test_what_recovers_in_time_is_stored(self) -> None:
+        store = self.open()
+        self.fill(store)
+        storage = self.storage(store)
+        apply, tries = storage.apply, []
+
+        def later(*words: Any) -> int:
+            tries.append(words)
+            if len(tries) < 2:
+                raise StorageFault(Trouble.LOCKED, "for a while")
+            return apply(*words)
+
+        with mock.patch.object(storage, "apply", later):
+            self.assertLess(self.close(store), 1.0)
+        self.assertEqual(self.read_file("GET /new"), {"GET /new": make_record("new")})
+
+
+class WrongTables(FaultCase):
+    """Our own file with tables that are not ours: it is only a cache, so it is emptied."""
+
+    def test_they_are_made_anew(self) -> None:
+        for statement in (
+            "ALTER TABLE responses RENAME COLUMN value TO data",
+            "ALTER TABLE usage ADD COLUMN more TEXT NOT NULL DEFAULT ''",
+            "DROP TABLE aging",
+            "DROP TABLE parts",
+            "CREATE TABLE retired_x(a)",
+        ):
+            store = self.open()
+            self.fill(store)
+            store.close(PATIENCE)
+            with contextlib.closing(sqlite3.connect(self.path)) as connection:
+                connection.execute(statement)
+            store = self.open()
+            with self.subTest(statement):
+                self.assertEqual(store.fault, "")
+                self.fill(store)
+                began = time.monotonic()
+                store.close(PATIENCE)
+                self.assertLess(time.monotonic() - began, 1.0)
+                self.assertEqual(self.lines, [])
 
 
 class Killed(FaultCase):

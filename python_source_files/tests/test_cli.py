@@ -259,6 +259,18 @@ class CheckTest(CommandTest):
                 self.assertEqual(code, 1)
                 self.assert_one_line(err, "Permission denied")
 
+    def test_a_relative_cache_whose_folder_is_missing(self) -> None:
+        for words in (("--check",), ()):
+            with self.subTest(words), mock.patch("os.getcwd", return_value="/here"):
+                cache = "sqlite:///no/such/dir/x.db"
+                code, out, err = self.run_command(*words, "--cache", cache)
+                self.assertEqual((code, out, self.built), (1, "", []))
+                mend = "sqlite:////no/such/dir/x.db, with four slashes"
+                self.assert_one_line(err, "--cache: ", "no/such/dir in /here; make it", mend)
+        code, _, err = self.run_command("--check", environ={"RELAY_CACHE": "sqlite:///a/b"})
+        self.assert_one_line(err, "RELAY_CACHE: ")
+        self.assertFalse(os.path.exists("no"))
+
     def test_a_relative_cache_and_one_without_a_file(self) -> None:
         for cache in ("sqlite:///a-file-that-is-not-there.db", "memory://", "none://"):
             self.assertEqual(self.run_command("--check", "--cache", cache)[0], 0)

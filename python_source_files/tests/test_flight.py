@@ -7,11 +7,12 @@ import threading
 import tracemalloc
 import unittest
 from concurrent.futures import ThreadPoolExecutor
+from typing import Callable
 from unittest import mock
 
-from api_relaying_server.errors import UpstreamCut, UpstreamError
+from api_relaying_server.errors import ClientGone, UpstreamCut, UpstreamError
 from api_relaying_server.tiers import flight
-from api_relaying_server.tiers.flight import Flight, Landing, Room, SharedBody
+from api_relaying_server.tiers.flight import Flight, Landing, Listener, Room, SharedBody, Until
 
 
 class Pieces:
@@ -22,9 +23,13 @@ class Pieces:
         self.length = length
         self.reads = 0
         self.closed = False
+        self.listeners: list[Listener | None] = []
 
-    def read(self) -> tuple[bytes, bool]:
+    def read(self, listener: Listener | None = None) -> tuple[bytes, bool]:
         self.reads += 1
+        self.listeners.append(listener)
+        if listener is not None and listener.is_dismissed():
+            raise ClientGone
         piece = self.pieces.pop(0)
         if isinstance(piece, Exception):
             raise piece
@@ -202,6 +207,71 @@ class SharedBodyTest(unittest.TestCase):
         reader = body.attach()
         body.settle()
         self.assertEqual((stored, list(reader or ())), ([b""], []))
+
+    # Who waits for it.
+
+    def test_a_listener_that_goes_leaves_the_rest_to_others(self) -> None:
+        source = Pieces(b"ab", ClientGone(), b"cd")
+        ended: list[bool] = []
+        body = SharedBody(source, 0, None, lambda: ended.append(True))
+        leaver, stayer = body.attach(), body.attach()
+        assert leaver is not None and stayer is not None
+        leaver.listener = Until(None, float("inf"))
+        with self.assertRaises(ClientGone):
+            list(leaver)
+        leaver.close()
+        self.assertEqual((b"".join(stayer), source.closed, ended), (b"abcd", False, [True]))
+
+    def test_with_the_last_one_it_ends(self) -> None:
+        source = Pieces(b"ab", ClientGone(), b"cd")
+        body = SharedBody(source, 0, None)
+        reader = body.attach()
+        assert reader is not None
+        with self.assertRaises(ClientGone):
+            list(reader)
+        reader.close()
+        self.assertEqual((source.closed, body.attach()), (True, None))
+
+    def test_whose_leaving_ends_the_wait_for_a_piece(self) -> None:
+        """His own, unless the body is to be stored and its end is in sight; and one who is sent
+        away takes nothing from the store.
+        """
+        gone = Until(7, 0.0)
+        cases: tuple[tuple[Callable[[bytes], None] | None, int | None, Listener | None], ...] = (
+            (None, None, gone),
+            (None, 2, gone),
+            (lambda whole: None, 2, None),
+            (lambda whole: None, None, Until(7, float("inf"))),
+        )
+        for on_whole, length, waits in cases:
+            source = Pieces(b"ab", length=length)
+            reader = SharedBody(source, 100, on_whole).attach()
+            assert reader is not None
+            reader.listener = gone
+            with contextlib.suppress(ClientGone):
+                list(reader)
+            self.assertEqual(source.listeners, [waits])
+
+    def test_what_drips_is_not_drained_for_ever(self) -> None:
+        stored: list[bytes] = []
+        source = Pieces(b"ab", *[b"c"] * 1000)
+        body = SharedBody(source, 1 << 20, stored.append)
+        reader = body.attach()
+        assert reader is not None
+        next(iter(reader))
+        with mock.patch.object(flight, "DRAIN_SECONDS", 0.0):
+            reader.close()
+        self.assertEqual((source.closed, source.reads, stored), (True, 1, []))
+
+    def test_nor_is_what_is_silent(self) -> None:
+        source = Pieces(b"ab", ClientGone())
+        body = SharedBody(source, 1 << 20, lambda whole: None)
+        reader = body.attach()
+        assert reader is not None
+        next(iter(reader))
+        reader.close()
+        self.assertTrue(source.closed)
+        self.assertIsInstance(source.listeners[-1], Until)
 
     # What is kept, and where.
 

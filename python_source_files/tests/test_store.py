@@ -341,6 +341,23 @@ class Bound(StoreCase):
         self.assertEqual(left["over"], 0)
         self.assertEqual(left["used"], 60)
 
+    def test_a_clock_that_jumps_ahead_deletes_nothing_that_is_good(self) -> None:
+        now = 1e9
+        storage = self.records(self.open(now=lambda: now))
+        for number in range(60):
+            self.put(storage, f"used {number}", 3000, expires=1e9 + 1000)
+        storage.credit({f"used {number}": 3 for number in range(60)})
+        now += 365 * 86400
+        for number in range(200):
+            self.put(storage, f"new {number}", 3000, expires=now + 1000)
+        self.assertEqual(sum("used" in key for key in storage), 60)
+        now = 1e9
+        for number in range(6000):  # nor does what was stored then stay for ever
+            self.put(storage, f"newer {number}", 3000, expires=1e9 + 1000)
+            if not any("new " in key for key in storage.keys_after("", "new ", 1)):
+                return
+        self.fail("what was stored in the future stays for ever")
+
     def test_what_is_no_longer_used_grows_old(self) -> None:
         storage = self.records(self.open())
         self.put(storage, "old favourite", 3000)
@@ -572,6 +589,7 @@ class Urls(StoreCase):
         before = os.getcwd()
         os.chdir(self.folder)
         self.addCleanup(os.chdir, before)
+        (self.folder / "a folder").mkdir()
         store = open_store("sqlite:///a folder/caché%20?.db".replace("?", "+"), MIB)
         self.addCleanup(store.close, 1.0)
         self.assertTrue(os.path.exists(self.folder / "a folder" / "caché%20+.db"))
@@ -596,6 +614,8 @@ class Urls(StoreCase):
             ("sqlite:///x.db?mode=ro", "options"),
             ("sqlite:///x.db#1", "options"),
             ("sqlite:///a\0b", "names no file"),
+            ("sqlite:///no/such/x.db", "with four slashes"),
+            ("sqlite:///no such/x.db", "no folder no such in"),
             ("memory://x", "nothing may follow"),
             ("none:///x", "nothing may follow"),
             (f"sqlite:///{self.folder}", "is a folder"),

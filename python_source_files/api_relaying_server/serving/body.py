@@ -9,9 +9,9 @@ import socket
 import time
 from typing import Callable
 
-from api_relaying_server.errors import BadRequest
+from api_relaying_server.errors import BadRequest, ClientGone
 from api_relaying_server.http1.chunked import ChunkedDecoder
-from api_relaying_server.serving.connection import ClientGone, Connection
+from api_relaying_server.serving.connection import Connection
 from api_relaying_server.upstream.exchange import PacedBody
 
 MIN_RATE = 256

@@ -67,10 +67,6 @@ class Rest(Protocol):
         """Gives the system what it takes now; how many bytes that were. Raises OSError."""
 
 
-class ClientGone(Exception):
-    """The client closed its connection, or takes or sends nothing any more."""
-
-
 class Connection:
     """One client's connection.
 

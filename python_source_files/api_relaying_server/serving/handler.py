@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from api_relaying_server.answer import Answer
 from api_relaying_server.caching.storing import end_to_end
-from api_relaying_server.errors import BadRequest, RelayError, UpstreamError
+from api_relaying_server.errors import BadRequest, ClientGone, RelayError, UpstreamError
 from api_relaying_server.fetching import Caller
 from api_relaying_server.http1.chunked import LAST_CHUNK, encode_chunk
 from api_relaying_server.http1.content import pieces_of
@@ -26,7 +26,8 @@ from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import render_fields, render_status_line
 from api_relaying_server.operations.served import CLIENT_LEFT, NONE, Served, result_of
 from api_relaying_server.serving.body import RequestBody
-from api_relaying_server.serving.connection import ClientGone, Connection
+from api_relaying_server.serving.connection import Connection
+from api_relaying_server.serving.listening import Listening
 from api_relaying_server.serving.problems import problem_answer, problem_bytes
 from api_relaying_server.serving.writing import Writer
 from api_relaying_server.upstream.translation import Client
@@ -197,6 +198,7 @@ class RelayHandler(BaseHTTPRequestHandler):
             self._write_whole(head, answer)
             return keeps
         pending = head
+        answer.stream.listener = Listening(self.conn.fd, answer.fields, self._owner)
         try:
             for piece in answer.stream:
                 self._writer.send(pending + (encode_chunk(piece) if chunked else piece))
@@ -206,6 +208,9 @@ class RelayHandler(BaseHTTPRequestHandler):
         except UpstreamError as error:
             self.conn.resets = until_close and pending != head
             return self._cut(request, answer, error, pending == head)
+        except ClientGone:
+            self.conn.resets = until_close
+            raise
         if chunked:
             pending += LAST_CHUNK
         if pending:

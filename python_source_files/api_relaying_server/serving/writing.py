@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Callable
 
+from api_relaying_server.errors import ClientGone
 from api_relaying_server.http1.content import Buffer
-from api_relaying_server.serving.connection import ClientGone, Connection
+from api_relaying_server.serving.connection import Connection
 
 MIN_RATE = 256
 """Bytes a second that a client must take on average, once the grace is over: as much as a body

@@ -8,15 +8,17 @@ fetches it for all. So a leader whose client is slow or leaves holds nobody up.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from copy import copy
 from io import BytesIO
-from typing import Callable, Generic, Protocol, TypeVar
+from typing import Callable, Generic, NamedTuple, Protocol, TypeVar
 
-from api_relaying_server.errors import UpstreamCut, UpstreamError
+from api_relaying_server.errors import ClientGone, UpstreamCut, UpstreamError
 
 Outcome = TypeVar("Outcome")
 
@@ -24,6 +26,9 @@ LOG = logging.getLogger("api_relaying_server.flight")
 
 DRAIN_LIMIT = 1024 * 1024
 """Bytes of a body that are still fetched for the store when all its readers have left."""
+
+DRAIN_SECONDS = 5.0
+"""Seconds that this may take."""
 
 PIECE = 65536
 """Bytes that a reader who is behind is given at a time."""
@@ -106,6 +111,28 @@ class Flight(Generic[Outcome]):
         return len(self._landings)
 
 
+class Listener(Protocol):
+    """Who waits for a body to come."""
+
+    @property
+    def fd(self) -> int | None:
+        """The descriptor on which it can be seen that its client leaves, if any."""
+
+    def is_dismissed(self) -> bool:
+        """True where it is to wait no longer. Is asked several times a second."""
+
+
+class Until(NamedTuple):
+    """A listener that waits until a moment (monotonic seconds), or its client leaves."""
+
+    fd: int | None
+    moment: float
+
+    def is_dismissed(self) -> bool:
+        """True from that moment on."""
+        return time.monotonic() >= self.moment
+
+
 class Source(Protocol):
     """Where a body comes from."""
 
@@ -113,8 +140,10 @@ class Source(Protocol):
     def length(self) -> int | None:
         """Bytes still to come, None where only the end will tell."""
 
-    def read(self) -> tuple[bytes, bool]:
-        """The next piece, and whether it was the last. Raises UpstreamError."""
+    def read(self, listener: Listener | None = None) -> tuple[bytes, bool]:
+        """The next piece, and whether it was the last. Raises UpstreamError; ClientGone where the
+        listener goes before anything comes, after which it can be read on.
+        """
 
     def close(self) -> None:
         """No more is wanted."""
@@ -285,7 +314,7 @@ class SharedBody:
 
     def next_piece(self, reader: Reader) -> bytes:
         """The piece that follows what this reader has had; empty at the end. Raises UpstreamError
-        where it is cut.
+        where it is cut, ClientGone where the reader's listener goes before it comes.
         """
         while True:
             with self._changed:
@@ -300,7 +329,16 @@ class SharedBody:
                     self._changed.wait()
                     continue
                 self._fetching = True
-            self._fetch_one()
+                listener = self._waits_with(reader.listener)
+            self._fetch_one(listener)
+
+    def _waits_with(self, listener: Listener | None) -> Listener | None:
+        """With whom the next piece is waited for: what is to be stored is fetched although its
+        reader is sent away, and although he has left where its end is known.
+        """
+        if listener is None or (self._keeps and self._source.length is not None):
+            return None
+        return Until(listener.fd, float("inf")) if self._keeps else listener
 
     def _take(self, reader: Reader) -> bytes:
         """What is there for a reader, empty if nothing."""
@@ -333,10 +371,15 @@ class SharedBody:
     def _must_wait_for_others(self) -> bool:
         return not self._keeps and self._held > WINDOW
 
-    def _fetch_one(self) -> None:
+    def _fetch_one(self, listener: Listener | None = None) -> None:
         """Fetches the next piece; the caller has set `_fetching`."""
         try:
-            piece, done = self._source.read()
+            piece, done = self._source.read(listener)
+        except ClientGone:
+            with self._changed:  # whoever else wants it fetches it
+                self._fetching = False
+                self._changed.notify_all()
+            raise
         except UpstreamError as error:
             self._end(error)
             return
@@ -415,29 +458,40 @@ class SharedBody:
                     self._forget_what_all_have()
                 return
             stop_at = self._size + DRAIN_LIMIT
-        self._drain(stop_at)
+        self._drain(stop_at, Until(None, time.monotonic() + DRAIN_SECONDS))
 
-    def _drain(self, stop_at: int) -> None:
-        while True:
-            with self._changed:
-                if self._readers or self._finished or self._error is not None or self._fetching:
-                    return
-                left = self._source.length
-                worth_it = self._keeps and self._size <= stop_at
-                if not worth_it or (left is not None and self._size + left > stop_at):
-                    break
-                self._fetching = True
-            self._fetch_one()
+    def _drain(self, stop_at: int, listener: Listener) -> None:
+        with contextlib.suppress(ClientGone):
+            while not listener.is_dismissed():
+                with self._changed:
+                    if self._has_readers_or_end():
+                        return
+                    left = self._source.length
+                    worth_it = self._keeps and self._size <= stop_at
+                    if not worth_it or (left is not None and self._size + left > stop_at):
+                        break
+                    self._fetching = True
+                self._fetch_one(listener)
+        with self._changed:
+            if self._has_readers_or_end():
+                return
         self._end(UpstreamCut("nobody reads the answer any more"))
+
+    def _has_readers_or_end(self) -> bool:
+        ended = self._finished or self._error is not None
+        return bool(self._readers) or ended or self._fetching
 
 
 class Reader:
-    """One reader of a shared body: iterate over it, close it at the end."""
+    """One reader of a shared body: iterate over it, close it at the end. Its `listener`, if it has
+    one, is who it reads for.
+    """
 
-    __slots__ = ("_body", "offset", "position")
+    __slots__ = ("_body", "listener", "offset", "position")
 
     def __init__(self, body: SharedBody) -> None:
         self._body = body
+        self.listener: Listener | None = None
         self.offset = 0  # bytes that it has had of the body's start
         self.position = 0  # pieces that it has had of what follows
 

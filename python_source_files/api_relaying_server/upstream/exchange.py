@@ -21,7 +21,13 @@ from typing import Callable
 from urllib3.connection import HTTPConnection
 from urllib3.util.wait import wait_for_read
 
-from api_relaying_server.errors import BadRequest, UpstreamCut, UpstreamError, UpstreamTimeout
+from api_relaying_server.errors import (
+    BadRequest,
+    ClientGone,
+    UpstreamCut,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from api_relaying_server.http1.chunked import LAST_CHUNK, ChunkedDecoder, encode_chunk
 from api_relaying_server.http1.heads import (
     END_OF_HEAD,
@@ -32,6 +38,7 @@ from api_relaying_server.http1.heads import (
     without_content,
 )
 from api_relaying_server.http1.message import ResponseHead
+from api_relaying_server.tiers.flight import Listener
 
 MAX_RESPONSE_HEAD = 65536
 """Bytes of one response head; nginx's default holds 4 or 8 KiB, Node's client 16 KiB."""
@@ -48,6 +55,15 @@ HOLD_HEAD = 0.1
 """Seconds that a request's head waits for the body to begin: most clients send both at once, and a
 body that is refused at its first bytes then leaves no trace at the upstream.
 """
+
+HALF_CLOSED = 1.0
+"""Seconds of the upstream's silence for which a client that sends no more is taken to be there: it
+has left nearly always, but may have closed its sending side alone.
+"""
+
+_HUNG_UP = getattr(select, "POLLRDHUP", 0)
+_LOOK_AGAIN = 0.25
+"""Seconds after which a waiting thread asks whether it may wait on."""
 
 _PIECE = 65536
 """Bytes asked of the socket, or given to it, at a time."""
@@ -150,6 +166,7 @@ class Exchange:
         self._chunks: ChunkedDecoder | None = None
         self._left: int | None = None
         self._fault: UpstreamError | None = None
+        self._listener: Listener | None = None
         self.head: ResponseHead
 
     # Sending the request...
@@ -308,6 +325,43 @@ class Exchange:
             raise UpstreamError(f"the upstream's response is malformed: {error.detail}") from error
 
     def _receive(self) -> bytes:
+        listener = self._listener
+        if listener is None:
+            return self._receive_some()
+        until = time.monotonic() + self._read_timeout
+        self._sock.settimeout(0)
+        try:
+            while not listener.is_dismissed():
+                try:
+                    return self._receive_some()
+                except (BlockingIOError, ssl.SSLWantReadError):
+                    self._wait_with(listener, until)
+            raise ClientGone("it is to wait no longer")
+        finally:
+            self._sock.settimeout(self._read_timeout)
+
+    def _wait_with(self, listener: Listener, until: float) -> None:
+        """Waits for something to come. Raises ClientGone where the listener goes before."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        if listener.fd is not None:
+            poll.register(listener.fd, _HUNG_UP)
+        half_closed = False
+        while not listener.is_dismissed():
+            ready = dict(poll.poll(_LOOK_AGAIN * 1000))
+            if self._sock.fileno() in ready:
+                return
+            if listener.fd is not None and listener.fd in ready:
+                if ready[listener.fd] & ~_HUNG_UP:
+                    raise ClientGone("the client left")
+                half_closed, until = True, min(until, time.monotonic() + HALF_CLOSED)
+                poll.modify(listener.fd, 0)
+            if time.monotonic() > until:
+                if half_closed:
+                    raise ClientGone("the client closed its sending side, and nothing comes")
+                raise UpstreamTimeout("the upstream did not answer in time")
+
+    def _receive_some(self) -> bytes:
         try:
             data = self._sock.recv(_PIECE)
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -345,10 +399,12 @@ class Exchange:
         """Bytes of the body that are still to come, None where only its end will tell."""
         return self._left
 
-    def read(self) -> tuple[bytes, bool]:
+    def read(self, listener: Listener | None = None) -> tuple[bytes, bool]:
         """(bytes, done): the next piece of the body, and whether it was the last. Raises
-        UpstreamCut and its like.
+        UpstreamCut and its like, and ClientGone where the listener goes before anything comes: then
+        nothing is lost, and another may read on.
         """
+        self._listener = listener
         try:
             return self._read()
         except UpstreamError as error:

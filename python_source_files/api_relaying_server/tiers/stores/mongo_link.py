@@ -7,10 +7,12 @@ those who answer requests wait for them until their deadline. What fails is name
 from __future__ import annotations
 
 import re
+import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
+from datetime import timezone
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
@@ -42,6 +44,7 @@ class MongoLink:
         self.database = self.client[name or DEFAULT_DATABASE]
         self._deadline = deadline
         self._asking = ThreadPoolExecutor(MOST_ASKING, thread_name_prefix="mongodb")
+        self._offset: float | None = None  # from monotonic time to the server's Unix time
         self._rest = Rest(REST)
         self._denial = Rest(DENIED_FOR)
 
@@ -75,6 +78,25 @@ class MongoLink:
             if fault.trouble is Trouble.DENIED:
                 self._denial.begin_after(fault)
             raise fault from error
+
+    # Nothing goes by the clock of the node, which may be wrong, or jump.
+
+    def check(self) -> float:
+        """Raise if the server does not answer; by how many seconds our clock is ahead of its."""
+        before = time.monotonic()
+        told = self.patiently(lambda: self.database.command("hello")).get("localTime")
+        if told is not None:  # not every server that is like a MongoDB says it
+            unix = told.replace(tzinfo=told.tzinfo or timezone.utc).timestamp()
+            self._offset = unix - (before + time.monotonic()) / 2
+        return time.time() - self.now()
+
+    def now(self) -> float:
+        """The server's Unix time, our own until it has been asked."""
+        return time.time() if self._offset is None else time.monotonic() + self._offset
+
+    def at(self, moment: float) -> float:
+        """The server's time at a moment by our clock."""
+        return moment - time.time() + self.now()
 
     def close(self) -> None:
         """Close the connections and end the threads, as soon as they come back."""

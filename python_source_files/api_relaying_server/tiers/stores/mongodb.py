@@ -93,6 +93,7 @@ class Numbers:
     """Numbers that grow, each drawn once, however many processes draw."""
 
     def __init__(self, link: MongoLink, namespace: str) -> None:
+        self._link = link
         self._numbers = link.database[f"{namespace}_numbers"]
 
     def draw(self, what: str, first: int) -> int:
@@ -111,7 +112,7 @@ class Numbers:
 
     def draw_for_write(self) -> int:
         """The next number of a write. It grows even where the database has lost the last one."""
-        return self.draw("write", int(time.time() * 1000))
+        return self.draw("write", int(self._link.now() * 1000))
 
     def last(self, what: str) -> int:
         """The last number of `what`, 0 where there is none."""
@@ -153,6 +154,7 @@ class MongoRecords(ByItem, MongoDict, SharedStorage):
     def open(self) -> None:
         """Connect, and make the indexes by which the database deletes what has expired."""
         self._link.patiently(self._make_indexes)
+        self.check()
 
     def _make_indexes(self) -> None:
         for collection in (self.collection, self._leases):
@@ -175,7 +177,7 @@ class MongoRecords(ByItem, MongoDict, SharedStorage):
         def read() -> bool:
             if self.collection.find_one({"_id": key}, {"_id": 1}) is not None:
                 return False
-            return self._numbers.last("cleared") < (time.time() - TOMBSTONE_LASTS) * 1000
+            return self._numbers.last("cleared") < (self._link.now() - TOMBSTONE_LASTS) * 1000
 
         return self._link.ask(read)
 
@@ -230,7 +232,7 @@ class MongoRecords(ByItem, MongoDict, SharedStorage):
     def _put(self, change: Change, number: int) -> bool:
         """Write a change with its number; False where one with a higher number is there."""
         data = change.data or b""
-        expires = change.expires if data else time.time() + TOMBSTONE_LASTS
+        expires = self._link.at(change.expires) if data else self._link.now() + TOMBSTONE_LASTS
         values = {
             "data": data,
             "size": len(data),
@@ -262,8 +264,8 @@ class MongoRecords(ByItem, MongoDict, SharedStorage):
     # Whether it works
 
     def check(self) -> None:
-        """Raise if the database does not answer."""
-        self._link.patiently(lambda: self._link.database.command("ping"))
+        """Raise if the database does not answer; note what its clock says."""
+        self.ahead = self._link.check()
 
     def probe(self) -> None:
         """Raise if nothing can be written."""
@@ -292,13 +294,13 @@ _PRESENT = "node"
 
 
 class MongoBoard:
-    """Leases and news in a MongoDB. Leases go by the clocks of the nodes."""
+    """Leases and news in a MongoDB. Leases go by `now`: the database's time."""
 
     def __init__(
         self,
         link: MongoLink,
         namespace: str,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] | None = None,
         wait: Callable[[float], None] = time.sleep,
     ) -> None:
         self._link = link
@@ -306,7 +308,7 @@ class MongoBoard:
         self._changes = link.database[f"{namespace}_changes"]
         self._numbers = Numbers(link, namespace)
         self._me = os.urandom(8).hex()
-        self._now = now
+        self._now = now or link.now
         self._wait = wait
         self._since_tidying = 0
         self._read_up_to: int | None = None
@@ -442,15 +444,15 @@ def _date(moment: float) -> datetime:
 class MongoTill:
     """The budget of upstream calls in a MongoDB: when the bucket is full, and how many were taken.
 
-    It goes by the clocks of the nodes. Who finds that another one was first looks anew.
+    It goes by `now`: the database's time. Who finds that another one was first looks anew.
     """
 
     def __init__(
-        self, link: MongoLink, namespace: str, now: Callable[[], float] = time.time
+        self, link: MongoLink, namespace: str, now: Callable[[], float] | None = None
     ) -> None:
         self._link = link
         self._numbers = link.database[f"{namespace}_numbers"]
-        self._now = now
+        self._now = now or link.now
 
     def book(self, interval: float, burst: int, late: float, longest: float) -> tuple[float, bool]:
         """Seconds until the next token, and whether it was booked."""

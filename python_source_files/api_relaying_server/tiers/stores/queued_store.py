@@ -30,7 +30,8 @@ from api_relaying_server.tiers.stores.store_base import Store
 from api_relaying_server.tiers.stores.write_queue import Batch, Unqueued, WriteQueue
 
 GIVE_UP = 1.5  # seconds for what is under way at the end; longer than a write waits for a lock
-LAST_TRY = 3.0  # seconds at the end for a storage that fails: it is tried each 2 s
+LAST_TRY = 0.5  # seconds at the end for a storage that fails
+GIVE_UP_FAILING = 0.3  # seconds for what is under way then
 CHECK_EVERY = 1.0  # seconds between two looks whether the file is still the one that is open
 TRIM_EVERY = 0.02  # seconds between two steps of tidying, so that others can write too
 CREDIT_EVERY = 10.0  # seconds between two notes of what was used
@@ -181,12 +182,9 @@ class QueuedStore(Store):
 
     def close(self, deadline: float) -> None:
         self._queue.close()
-        fault = self._health.writing.fault
-        if fault is not None and fault.trouble in MENDABLE:  # else it may end any moment
-            deadline = min(deadline, LAST_TRY)
-        self._thread.join(deadline)
+        fails = self._wait_for_the_last(deadline)
         self._given_up.set()
-        self._thread.join(GIVE_UP)
+        self._thread.join(GIVE_UP_FAILING if fails else GIVE_UP)
         self._queue.forsake()
         lost = len(self._queue)
         if lost:
@@ -194,6 +192,23 @@ class QueuedStore(Store):
             _log.warning("the store %s was closed with %d changes not stored", self.url, lost)
         if not self._thread.is_alive():  # else it hangs in the storage, until the process ends
             self._close_storage()
+
+    def _wait_for_the_last(self, deadline: float) -> bool:
+        """Wait until all is stored, at most `deadline` seconds, and not for a storage that fails;
+        whether it does.
+        """
+        until = time.monotonic() + deadline
+        fails = until_failing = None
+        while self._thread.is_alive() and time.monotonic() < until:
+            self._thread.join(min(0.02, deadline))
+            fails = self._health.writing.fault
+            if fails is None:
+                until_failing = None
+            elif until_failing is None:
+                until_failing = time.monotonic() + LAST_TRY
+            elif time.monotonic() >= until_failing:
+                break
+        return fails is not None
 
     def _close_storage(self) -> None:
         """What is to be closed when nothing is written any more."""

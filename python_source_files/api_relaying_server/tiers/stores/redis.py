@@ -86,12 +86,13 @@ else
   number = next()
 end
 redis.call('SET', KEYS[1], string.format('%016.0f', number) .. ARGV[1])
-redis.call('PEXPIREAT', KEYS[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
 )
-"""Keys: the record, the last number, the number of the clearing. Arguments: the bytes, when they
-expire in Unix milliseconds, the number of the claim or nothing. 0 where it comes too late.
+"""Keys: the record, the last number, the number of the clearing. Arguments: the bytes, in how many
+milliseconds they expire, whatever the clocks say; the number of the claim or nothing. 0 where it
+comes too late.
 """
 
 ACQUIRE = (
@@ -263,8 +264,8 @@ class RedisRecords(ByItem, RedisDict, SharedStorage):
         return 0
 
     def _write(self, change: Change) -> tuple[Any, ...]:
-        expires = change.expires if change.data else time.time() + TOMBSTONE_LASTS
-        milliseconds = int(min(max(expires, 0.0), LATEST) * 1000)
+        lasts = min(change.expires, LATEST) - time.time() if change.data else TOMBSTONE_LASTS
+        milliseconds = max(1, int(lasts * 1000))
         number = self._fences.number_for(change.key)
         keys = (self._bkey(change.key), self._number_key, self._cleared_key)
         return ("EVAL", WRITE, 3, *keys, change.data or b"", milliseconds, number or "")
@@ -291,8 +292,10 @@ class RedisRecords(ByItem, RedisDict, SharedStorage):
     # Whether it works
 
     def check(self) -> None:
-        """Raise if the database does not answer."""
-        self._patiently("PING")
+        """Raise if the database does not answer; note what its clock says."""
+        before = time.time()
+        seconds, microseconds = self._patiently("TIME")
+        self.ahead = (before + time.time()) / 2 - seconds - microseconds / 1e6
 
     def probe(self) -> None:
         """Raise if nothing can be written."""

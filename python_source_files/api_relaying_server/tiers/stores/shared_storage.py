@@ -18,7 +18,12 @@ LATEST = 253402300799.0
 
 
 class SharedStorage(RecordStorage):
-    """A storage in a database that nodes share."""
+    """A storage in a database that nodes share.
+
+    `ahead`: seconds by which this node's clock was ahead of the database's at the last `check`.
+    """
+
+    ahead = 0.0
 
     @abstractmethod
     def open(self) -> None:

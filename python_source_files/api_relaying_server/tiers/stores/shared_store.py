@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from hashlib import blake2b
@@ -21,10 +22,15 @@ from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
 PREFIX = "api_relay"
 """Begins the names of all that relays keep in a database."""
 
+MOST_APART = 60.0
+"""Seconds that the clocks of a node and its database may differ before it is said."""
+
 MOST_READABLE = 40
 """Letters of a namespace in the name of a MongoDB's collection, which is bounded, beside what tells
 it from all others.
 """
+
+_log = logging.getLogger("api_relaying_server.store")
 
 _EXTRAS = {"redis": "redis", "rediss": "redis", "mongodb": "mongodb"}
 
@@ -65,6 +71,7 @@ class SharedStore(QueuedStore):
         super().__init__(url, parts.cache, parts.storage, fault=fault, clock=clock)
         self._shared = parts.storage
         self._fences = fences
+        self._said_apart = False
         self._nodes = NodeCoordinator(parts.board, fences, clock)
         self.till = WorkingTill(parts.till, self)
 
@@ -93,6 +100,18 @@ class SharedStore(QueuedStore):
     def delete(self, key: str) -> None:
         self._fences.mark_restored(key, False)
         super().delete(key)
+
+    def _examine(self) -> None:
+        super()._examine()
+        ahead = self._shared.ahead
+        if abs(ahead) > MOST_APART and not self._said_apart:
+            self._said_apart = True
+            told = (
+                "the clock of this node is %.0f s %s that of the store %s: what the one keeps is "
+                "stale or too new to the other; set both right"
+            )
+            way = "ahead of" if ahead > 0 else "behind"
+            _log.warning(told, abs(ahead), way, self.url)
 
     def _close_storage(self) -> None:
         self._nodes.close()  # gives back what is held, for which the database is needed

@@ -70,6 +70,7 @@ from api_relaying_server.tiers.stores.storage import (
 )
 
 KEYS_AT_ONCE = 1000  # keys in one read of a walk through all
+CLOCK_SLACK = 60.0  # seconds that the clock may gain on monotonic time and be believed
 CLOSE_DEADLINE = 0.2  # seconds that emptying the log at the end waits for other processes
 CREDITED_AT_ONCE = 1000  # keys in one transaction, which may write two pages for each
 MOST_SLACK = 8 << 20  # bytes below its limit that what is in use may be, so that the file keeps it
@@ -145,6 +146,7 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
         self._file_limit = limit
         self._limit = limit - min(limit // 32, MOST_SLACK)
         self._opening = 0  # how often it has been opened
+        self._opened_at = (0.0, 0.0)  # at first, by `now` and by monotonic time
         self.largest = min(limit // 2, MOST_BLOB)
         self._strays: Strays | None = None  # not looked for since the file was opened
         self._has_retired = False  # whether entries that were cleared wait to be deleted
@@ -172,6 +174,8 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
                 self._why_closed = str(fault)
                 raise fault from error
             self._opening += 1
+            if self._opening == 1:
+                self._opened_at = (self._now(), time.monotonic())
             self._readers = Readers(self._connect_reader, self._read_deadline, self._opening)
 
     def close(self) -> None:
@@ -439,13 +443,20 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
             enough = limit - limit // 64  # so that the next write need not evict again
             while used > enough and evicted < MOST_EVICTED:
                 if not self._has_retired or not drop_retired(connection, EVICTED_AT_ONCE):
-                    gone = delete_least(connection, int(self._now()), used - enough)
+                    gone = delete_least(connection, self._expired_before(), used - enough)
                     if not gone:
                         break
                     evicted += gone
                 used = bytes_used(connection)
         self._used = used
         return evicted
+
+    def _expired_before(self) -> int:
+        """The Unix time by which entries are of no more use. A clock that jumps ahead deletes
+        nothing: it is believed only as far as it has gone on since the file was opened.
+        """
+        wall, steady = self._opened_at
+        return int(min(self._now(), wall + time.monotonic() - steady + CLOCK_SLACK))
 
     # Mending
 

@@ -25,10 +25,31 @@ def sqlite_path(url: str, rest: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(name)))
 
 
+def lost_folder(name: str) -> str:
+    """Why the path `name`, as it is written in a URL, is probably not what was meant: it is
+    relative, and its folder is missing. Empty where nothing is wrong with it.
+
+    Three slashes before a path from the root are a common mistake, and folders that somebody did
+    not mean to have are found late, with another cache in them at each place of starting.
+    """
+    folder = os.path.dirname(os.path.expanduser(name))
+    if not folder or os.path.isabs(folder) or os.path.exists(folder):
+        return ""
+    return (
+        f"there is no folder {folder} in {os.getcwd()}; make it, "
+        f"or give sqlite:////{name}, with four slashes, for a path from the root"
+    )
+
+
 def require_usable(url: str, path: Path) -> None:
-    """Raise ConfigError where the path is plainly wrong, so that its owner hears of it at once."""
+    """Raise ConfigError where the path is plainly wrong, so that its owner hears of it at once.
+    The folder of an absolute one is made.
+    """
+    lost = lost_folder(url.partition("://")[2][1:])
+    if lost:
+        raise ConfigError(f"cache {url!r}: {lost}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(f"cache {url!r}: a part of {path.parent} is a file, no folder") from None
     except OSError as error:
