@@ -8,6 +8,7 @@ it (`Judge`), whatever way it took through the relay.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, NamedTuple
@@ -17,6 +18,7 @@ from api_relaying_server import keeping
 from api_relaying_server.answer import Answer
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.errors import RelayError
+from api_relaying_server.fetching import Query
 from api_relaying_server.http1.grammar import parse_range
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.keeping import Keeper
@@ -27,7 +29,7 @@ from api_relaying_server.tiers.sharing.coordination import ALONE, Coordinator, L
 from api_relaying_server.tiers.stores.store import MemoryStore
 from tests import model
 from tests.model import Asking, Rules, Told
-from tests.relay_world import BODILESS, Call, Got, MemoryUpstream, Reply, World, taken
+from tests.relay_world import BODILESS, TARGET, Call, Got, MemoryUpstream, Reply, World, taken
 from tests.stage import Stage, Staged, StagedLock, performances, point
 from tests.test_caching_model import policy_of, request_fields, response_fields
 from tests.upstream_support import HandClock
@@ -50,9 +52,11 @@ class Scene(NamedTuple):
     `workers`; `before` them all somebody takes the steps of `before`, undisturbed.
 
     The origin says `told` with a GET's content, `confirmed` with a 304, `headed` with a HEAD's
-    answer, `part` with a 206, `done` with an unsafe request's; where one is missing, it is `told`,
-    and an unsafe request's answer says nothing. A tag stands for that of the content. With `alike`
-    all users are given the same content.
+    answer, `part` with a 206, `done` with an unsafe request's; where one is missing, and to the
+    steps of `before`, it is `told`, and an unsafe request's answer says nothing. A tag stands for
+    that of the content. With `alike` all users are given the same content. With `doubtful` what is
+    stored before is so; with `cold` it is in the store and not in memory. Bodies come in one piece,
+    or in two.
     `most_calls` is how many calls the origin gets at most where all came before its first answer.
     """
 
@@ -64,6 +68,9 @@ class Scene(NamedTuple):
     done: Told | None = None
     part: Told | None = None
     alike: bool = False
+    doubtful: bool = False
+    cold: bool = False
+    in_pieces: bool = False
     rules: Rules = Rules()
     workers: int = 1
     most_calls: int | None = None
@@ -93,12 +100,15 @@ class Given(NamedTuple):
 
 class Log:
     """All that happened, in order; `came` are the moments at which requests came to ask the origin
-    or whoever does.
+    or whoever does; `leads` are the moments at which fetches began, and `follows` those at which
+    others joined them, each with the fetch.
     """
 
     def __init__(self) -> None:
         self.responses: list[Response] = []
         self.came: list[int] = []
+        self.leads: dict[int, tuple[int, object]] = {}
+        self.follows: list[tuple[int, int]] = []
         self.given: list[Given] = []
         self.version = 0
         self._now = 0
@@ -122,6 +132,7 @@ class StampedOrigin:
         self._scene = scene
         self._log = log
         self.stepping: dict[str, tuple[int, Asking]] = {}  # by X-Step
+        self.begun = False
 
     def __call__(self, call: Call) -> Reply:
         """What it says."""
@@ -147,7 +158,7 @@ class StampedOrigin:
             fields.append(("Content-Length", str(len(content))))
         if call.method in UNSAFE and scene.done is not None:
             fields.append(("Content-Location", "/x"))
-        half = len(body) // 2
+        half = len(body) // 2 if scene.in_pieces else 0
         return Reply(status, Fields(fields), tuple(filter(None, (body[:half], body[half:]))))
 
     def _step_of(self, call: Call) -> tuple[int | None, Asking]:
@@ -168,6 +179,8 @@ class StampedOrigin:
         scene = self._scene
         if call.method in UNSAFE:
             return 200, scene.done or Told(), 0, content if scene.done else b""
+        if not self.begun:
+            scene = Scene(scene.told, ())
         if call.method == "HEAD":
             return 200, scene.headed or scene.told, 0, b""
         tags = call.fields.get("if-none-match") or ""
@@ -185,23 +198,30 @@ class StampedOrigin:
 # --- the relay on the stage
 
 
+def is_called_from(name: str, frames: int = 2) -> bool:
+    """Whether the function that asks was called by one of this name."""
+    return sys._getframe(frames).f_code.co_name == name
+
+
 class StagedKeeper(Keeper):
     """Stops where others may come between looking and storing."""
 
     def is_current(self, key: str, began: int) -> bool:
         """As ever."""
         found = super().is_current(key, began)
-        point("looked whether it is current")
+        if not is_called_from("_of_shared"):  # which answers at once
+            point("looked whether it is current")
         return found
 
 
 class StagedStore(MemoryStore):
-    """Stops behind each reading and writing."""
+    """Stops behind each writing, and behind each reading that finds something."""
 
     def read(self, key: str) -> Record | None:
         """As ever."""
         found = super().read(key)
-        point("read")
+        if found is not None:
+            point("read")
         return found
 
     def write(self, key: str, record: Record) -> None:
@@ -353,19 +373,34 @@ class Play:
             self._watch(world.relay)
         for step in scene.before:
             self.take(self.worlds[0], step)
+        if scene.doubtful:
+            self.worlds[0].keeper.invalidate(TARGET)
+        if scene.cold:
+            self.worlds[0].hot.clear()
+        self.origin.begun = True
         self.log.came.clear()
         self.said_before = len(self.log.responses)
         for number, steps in enumerate(scene.clients):
             stage.spawn("ABCD"[number], self._part(self.worlds[number % scene.workers], steps))
 
     def _watch(self, relay: Relay) -> None:
-        ask = relay._ask
+        """Notes who comes to ask, who leads, and who follows whom."""
+        ask, lead, follow, log = relay._ask, relay._lead, relay._follow, self.log
 
-        def watched(*words: Any) -> Answer:
-            self.log.came.append(self.log.tick())
+        def watched_ask(*words: Any) -> Answer:
+            log.came.append(log.tick())
+            point("coming")
             return ask(*words)
 
-        vars(relay)["_ask"] = watched
+        def watched_lead(query: Query, landing: Any, *words: Any, **more: Any) -> Answer:
+            log.leads[id(landing)] = log.tick(), landing
+            return lead(query, landing, *words, **more)
+
+        def watched_follow(query: Query, landing: Any, came: int) -> Answer | None:
+            log.follows.append((log.tick(), id(landing)))
+            return follow(query, landing, came)
+
+        vars(relay).update(_ask=watched_ask, _lead=watched_lead, _follow=watched_follow)
 
     def _part(self, world: World, steps: Sequence[Step]) -> Callable[[], None]:
         def part() -> None:
@@ -422,6 +457,8 @@ class Judge:
         for world in play.worlds:
             if len(world.relay._flight):
                 self.wrong.append("a fetch has no end")
+        for at, landing in self._log.follows:
+            self._judge_following(at, self._log.leads[landing][0])
         for given in self._log.given:
             self._judge_given(given)
         for world in play.worlds:
@@ -430,6 +467,11 @@ class Judge:
             self._judge_record("memory", entry.record if entry is not None else None)
             self._judge_record("store", world.store.read(KEY))
         return self.wrong
+
+    def _judge_following(self, at: int, began: int) -> None:
+        for effect, answered in self._changes():
+            if began < effect and answered < at:
+                self.wrong.append("somebody joined a fetch from before the change")
 
     # What a client got...
 
@@ -487,12 +529,16 @@ class Judge:
         """Nobody gets what was made before he asked, unless it was fresh and nothing had made it
         doubtful.
         """
-        latest = self._confirmed(made, given.answered)
-        for effect, answered in self._changes():
+        latest, changes = self._confirmed(made, given.answered), list(self._changes())
+        for effect, answered in changes:
             if answered < given.asked and latest < effect:
                 self.wrong.append(f"{who} got {made.number}, which is from before the change")
         if made.step == given.step or latest > given.asked and self._own_304(given, made):
             return
+        told = given.got.told
+        if "collapsed" in told and "ttl=" not in told:
+            if any(latest < effect < answered < given.answered for effect, answered in changes):
+                self.wrong.append(f"{who} was given {made.number} after the change")
         if latest < given.asked:
             if not any(self._is_fresh_for(given.asking, said) for said in self._news(made)):
                 self.wrong.append(f"{who} got {made.number}, made before it asked and not fresh")
@@ -580,7 +626,9 @@ def staged_modules() -> Iterator[None]:
 
 
 def explore(scene: Scene, switches: int = 2, most: int = 2000) -> Found:
-    """Plays a scene in every order with at most so many switches, until something is wrong."""
+    """Plays a scene in every order with at most so many switches from one who could have gone on,
+    until something is wrong.
+    """
     plays: list[Play] = []
 
     def prepare(stage: Stage) -> None:

@@ -238,22 +238,24 @@ def for_others(told: Told) -> Told:
 # --- the gate: 3, and 4a
 
 
+def is_withheld(status: int, told: Told) -> bool:
+    """Whether the origin keeps it from shared caches."""
+    said = directives(told)
+    if "must-understand" in said:
+        return status == UNKNOWN_STATUS or "private" in said  # 5.2.2.3: no-store does not count
+    return "no-store" in said or "private" in said
+
+
 def is_kept_from_all(status: int, told: Told, at: int, rules: Rules) -> bool:
     """Whether the origin, or what a response is, keeps it from shared caches."""
-    said = directives(told)
     explicit = explicit_lifetime(told, at) is not None
-    understood = "must-understand" in said and status != UNKNOWN_STATUS
+    public = "public" in directives(told)
     return any(
         (
             status in ABOUT_ONE_REQUEST or status == 304,
-            "must-understand" in said and not understood,
-            "no-store" in said and not understood,
-            "private" in said,
+            is_withheld(status, told),
             told.vary is not None and "*" in told.vary,
-            not explicit
-            and not has_rule(status, rules)
-            and "public" not in said
-            and status not in HEURISTIC,
+            not (explicit or public or has_rule(status, rules)) and status not in HEURISTIC,
         )
     )
 
@@ -555,13 +557,14 @@ class Cache:
         if reason == "vary-miss" or set(told.vary or ()) != set(about.selected_by):
             selected_by = {name: asking.says(name) for name in told.vary or ()}
         new = about._replace(told=told, at=now, doubtful=False, selected_by=selected_by)
-        if may_be_shared(asking, new.status, told, now, self.rules):
+        withheld = is_withheld(new.status, got.told)  # 4a: whatever is merged with it
+        if not withheld and may_be_shared(asking, new.status, told, now, self.rules):
             kept = new._replace(told=for_others(told))
             if reason == "vary-miss":
                 self._keep(asking, kept, now)
             else:
                 self._replace(about, kept)
-        elif is_kept_from_all(new.status, told, now, self.rules):
+        elif withheld or is_kept_from_all(new.status, told, now, self.rules):
             if not asking.credentialed:
                 self.kept = []  # here: what may no longer be stored leaves with all of its kind
         elif asking.credentialed and explicit_lifetime(told, now) is not None:
@@ -685,12 +688,11 @@ class Cache:
             if not describes(got, kept):
                 self.kept[number] = kept._replace(doubtful=True)
                 continue
+            if told.tag is None and told.changed is None:
+                continue  # here: nothing shows that it is still the same
             merged = updated(kept.told, told)
-            validated = told.tag is not None or told.changed is not None
             if may_be_shared(asking, kept.status, merged, now, self.rules):
-                self.kept[number] = kept._replace(
-                    told=for_others(merged), at=now, doubtful=kept.doubtful and not validated
-                )
+                self.kept[number] = kept._replace(told=for_others(merged), at=now, doubtful=False)
 
     def _unsafe(self, asking: Asking, now: int) -> Outcome:
         """4.4."""

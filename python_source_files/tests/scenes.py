@@ -12,6 +12,7 @@ QUICK = Step(Asking(), at_once=True)
 ALICE, BOB, CAROL = (
     Step(Asking(authorized="a" in who, cookie="c" in who, key="k" in who)) for who in "ack"
 )
+BOB_HEAD = Step(Asking("HEAD", cookie=True))
 ONE, OTHER = (Step(Asking(vary={"Foo": value})) for value in "12")
 PART = Step(Asking(range=(0, 3)))
 
@@ -28,6 +29,8 @@ GUESS = Rules(default_ttl=300)
 FOLLOWING = {
     "max-age": Scene(HOUR, ((GET,), (GET,), (GET,)), most_calls=1),
     "max-age=0": Scene(NOW, ((GET,), (GET,), (GET,)), most_calls=2),
+    "in pieces": Scene(HOUR, ((GET,), (GET,)), in_pieces=True, most_calls=1),
+    "in pieces, max-age=0": Scene(NOW, ((GET,), (GET,)), in_pieces=True, most_calls=2),
     "must-revalidate": Scene(
         Told(said={"max-age": 0, "must-revalidate": None}, tag=TAG),
         ((GET,), (GET,), (GET,)),
@@ -66,19 +69,29 @@ USERS = {
     "a cookie with a guess": Scene(Told(cookie=True), ((GET,), (GET,)), rules=GUESS),
     "a private 304": Scene(OLD, ((GET,), (GET,), (GET,)), (GET,), confirmed=PRIVATE),
     "a 304 with a cookie": Scene(OLD, ((GET,), (GET,), (GET,)), (GET,), confirmed=COOKIE),
+    "a 304 with a guess": Scene(
+        OLD, ((BOB,), (GET,)), (GET,), confirmed=Told(said={}, tag=TAG), alike=True, rules=GUESS
+    ),
     "a 304 for one": Scene(OLD, ((BOB,), (GET,), (CAROL,)), (GET,), confirmed=COOKIE, alike=True),
+    "a private 304 of what is targeted": Scene(
+        Told(targeted={"max-age": 0}, tag=TAG), ((GET,), (GET,)), (GET,), confirmed=PRIVATE
+    ),
     "a private 304 for one": Scene(
         OLD, ((BOB,), (GET,), (BOB,)), (GET,), confirmed=PRIVATE, alike=True
     ),
     "a private part": Scene(TAGGED, ((GET,), (GET,)), (PART,), part=PRIVATE),
     "a part with a cookie": Scene(TAGGED, ((GET,), (GET,)), (PART,), part=COOKIE),
-    "a private head": Scene(OLD, ((HEAD,), (GET,)), (GET,), headed=PRIVATE),
-    "a head with a cookie": Scene(OLD, ((HEAD,), (GET,)), (GET,), headed=COOKIE),
+    "a private head": Scene(TAGGED, ((HEAD,), (GET, GET)), headed=PRIVATE),
+    "a private head of what is targeted": Scene(
+        Told(targeted={"max-age": 3600}, tag=TAG), ((HEAD,), (GET, GET)), headed=PRIVATE
+    ),
+    "a head with a cookie": Scene(TAGGED, ((HEAD,), (GET, GET)), headed=COOKIE),
+    "a head for one": Scene(TAGGED, ((BOB_HEAD,), (GET, GET)), headed=TAGGED, alike=True),
 }
 """Those of whom nobody may get another's."""
 
 CHANGES = {
-    "a get under way": Scene(HOUR, ((GET,), (POST, GET))),
+    "a get under way": Scene(HOUR, ((GET,), (POST, GET)), in_pieces=True),
     "stored before": Scene(HOUR, ((QUICK, GET), (POST, QUICK)), (GET,)),
     "two later": Scene(TAGGED, ((GET,), (POST, GET), (GET,))),
     "max-age=0": Scene(NOW, ((GET,), (POST, GET), (GET,))),
@@ -87,8 +100,11 @@ CHANGES = {
     "a 304 for one under way": Scene(
         OLD, ((BOB,), (POST, GET)), (GET,), confirmed=TAGGED, alike=True
     ),
-    "a head under way": Scene(OLD, ((HEAD,), (POST, GET)), (GET,), headed=TAGGED),
-    "a head without a validator": Scene(NOW, ((HEAD,), (POST, GET)), (GET,), headed=HOUR),
+    "a 304 under way, of what was doubtful": Scene(
+        OLD, ((GET,), (POST, GET)), (GET,), confirmed=TAGGED, doubtful=True
+    ),
+    "stored before, not in memory": Scene(HOUR, ((GET, QUICK), (POST, QUICK)), (GET,), cold=True),
+    "a head under way": Scene(TAGGED, ((HEAD,), (GET, POST, GET))),
     "a refresh": Scene(
         Told(said={"max-age": 0, "stale-while-revalidate": 60}, tag=TAG),
         ((GET,), (POST, GET)),
@@ -111,7 +127,7 @@ WORKERS = {
     "stored before": Scene(HOUR, ((GET, QUICK), (POST, GET)), (GET,), workers=2),
     "later at the other": Scene(HOUR, ((GET,), (POST,), (GET,)), (GET,), workers=2),
     "a 304 under way": Scene(OLD, ((GET,), (POST, GET)), (GET,), confirmed=TAGGED, workers=2),
-    "a head under way": Scene(OLD, ((HEAD,), (POST, GET)), (GET,), headed=TAGGED, workers=2),
+    "a head under way": Scene(TAGGED, ((HEAD,), (GET, POST, GET)), workers=2),
     "a part that completes": Scene(TAGGED, ((GET,), (POST, GET)), (PART,), workers=2),
     "vary": Scene(HOUR._replace(vary=("Foo",)), ((ONE,), (OTHER,)), workers=2),
     "answers to post": Scene(HOUR, ((POST, GET), (POST, GET)), done=HOUR, workers=2),

@@ -31,39 +31,36 @@ class Actor:
     """A thread that goes on when it is told to."""
 
     def __init__(self, stage: Stage, name: str, part: Callable[[], None]) -> None:
-        self.stage = stage
         self.name = name
         self.at = "beginning"
         self.ready: Ready = None
         self.done = False
+        self._stage = stage
         self._part = part
         self._go = threading.Lock()  # held while the actor is to stand still
         self._go.acquire()
         self._thread = threading.Thread(target=self._play, name=name, daemon=True)
-        self._thread.start()
+        self._has_begun = False
 
     def _play(self) -> None:
         _here.actor = self
-        self._go.acquire()
         try:
-            if not self.stage.over:
-                self._part()
+            self._part()
         except Abandoned:
             pass
         except BaseException as error:  # whatever it is, it is told
-            self.stage.errors.append(error)
-        finally:
-            self.done = True
-            self.stage.hand_back()
+            self._stage.errors.append(error)
+        self.done = True
+        self._stage.pass_on(self)
 
     def stop_at(self, label: str, ready: Ready) -> None:
         """Stands still here until it is chosen to go on."""
-        if self.stage.over:
+        if self._stage.over:
             raise Abandoned
         self.at, self.ready = label, ready
-        self.stage.hand_back()
-        self._go.acquire()
-        if self.stage.over:
+        if not self._stage.pass_on(self):
+            self._go.acquire()
+        if self._stage.over:
             raise Abandoned
 
     @property
@@ -73,18 +70,24 @@ class Actor:
 
     def go(self) -> None:
         """Goes on."""
-        self._go.release()
+        if self._has_begun:
+            self._go.release()
+        else:
+            self._has_begun = True
+            self._thread.start()
 
     def leave(self) -> None:
         """Ends its part where it stands."""
-        if not self.done:
-            self._go.release()
-        self._thread.join(20)
+        if self._has_begun:
+            if not self.done:
+                self._go.release()
+            self._thread.join(20)
 
 
 class Stage:
     """One performance. `choices` are those to be made first; after them everybody goes on as far as
-    possible. `played` tells who passed which point.
+    possible. `played` tells who passed which point, `switched` how many were stopped who could have
+    gone on, `stuck` who waits for ever.
     """
 
     def __init__(self, choices: Sequence[int] = (), switches: int = 2) -> None:
@@ -97,36 +100,38 @@ class Stage:
         self._choices = choices
         self._switches = switches
         self._actors: list[Actor] = []
-        self._turn = threading.Lock()  # held while an actor plays
-        self._turn.acquire()
+        self._curtain = threading.Lock()  # held until nobody can go on
+        self._curtain.acquire()
 
     def spawn(self, name: str, part: Callable[[], None]) -> None:
         """Another actor, who begins when he is chosen."""
         self._actors.append(Actor(self, name, part))
 
-    def hand_back(self) -> None:
-        """The actor who plays stands still."""
-        if not self.over:
-            self._turn.release()
-
     def perform(self) -> None:
         """Plays until everybody is done, or nobody can go on."""
-        last: Actor | None = None
-        try:
-            for _ in range(STEPS):
-                able = [actor for actor in self._actors if actor.can_go]
-                if not able:
-                    break
-                last = self._choose(able, last)
-                self.played.append(f"{last.name} from {last.at}")
-                last.go()
-                self._turn.acquire()
-            left = [actor for actor in self._actors if not actor.done]
-            self.stuck = ", ".join(f"{actor.name} waits at {actor.at}" for actor in left)
-        finally:
-            self.over = True
-            for actor in self._actors:
-                actor.leave()
+        if self._actors:
+            self.pass_on(None)
+            self._curtain.acquire()
+        left = [actor for actor in self._actors if not actor.done]
+        self.stuck = ", ".join(f"{actor.name} waits at {actor.at}" for actor in left)
+        self.over = True
+        for actor in self._actors:
+            actor.leave()
+
+    def pass_on(self, last: Actor | None) -> bool:
+        """Has somebody go on now that the last one stands still; whether it is that one again."""
+        if self.over:
+            return False
+        able = [actor for actor in self._actors if actor.can_go]
+        if not able or len(self.played) >= STEPS:
+            self._curtain.release()
+            return False
+        chosen = self._choose(able, last)
+        self.played.append(f"{chosen.name} from {chosen.at}")
+        if chosen is last:
+            return True
+        chosen.go()
+        return False
 
     def _choose(self, able: list[Actor], last: Actor | None) -> Actor:
         """Whoever played last goes on, unless the choice, or need, is another; only so many times

@@ -38,7 +38,7 @@ def is_current_in(name: str) -> Removal:
     """Whether a key was invalidated meanwhile, as one method asks it."""
     before = StagedKeeper.is_current
 
-    def is_current(self: Keeper, key: str, began: int) -> bool:
+    def is_current(self: StagedKeeper, key: str, began: int) -> bool:
         found = before(self, key, began)
         return found or caller() == name
 
@@ -56,19 +56,30 @@ def catch_up_in(name: str) -> Removal:
     return lambda: mock.patch.object(Keeper, "catch_up", catch_up)
 
 
-def gate_in(name: str, own: bool | None = None) -> Removal:
-    """The gate, where one method asks it: `own` is about the fields as they came, else about those
-    that they are merged into.
+def gate_in(name: str, as_came: bool = False) -> Removal:
+    """The gate, where one method asks it: of all fields, or of those alone that are as they came
+    and not merged with others.
     """
     before = Fetcher._judge
 
     def judge(self: Fetcher, received: Received, status: int, fields: Fields) -> Any:
         span, rule = before(self, received, status, fields)
-        as_came = fields is received.head.fields
-        open_here = caller() == name and own in (None, as_came)
+        open_here = caller() == name and (not as_came or fields is received.head.fields)
         return span, None if open_here else rule
 
     return lambda: mock.patch.object(Fetcher, "_judge", judge)
+
+
+@contextmanager
+def no_gate_for_304s() -> Iterator[None]:
+    """The gate, for a 304."""
+    with gate_in("_freshen")(), what_a_304_says():
+        yield
+
+
+def what_a_304_says() -> AbstractContextManager[Any]:
+    """The gate, for what a 304 says itself."""
+    return mock.patch.object(fetching, "keeps_from_caches", lambda status, fields: None)
 
 
 def same_flight_after_a_change() -> AbstractContextManager[Any]:
@@ -118,7 +129,17 @@ def quiet_invalidation() -> AbstractContextManager[Any]:
 
 def unmarked_invalidation() -> AbstractContextManager[Any]:
     """Noting what is invalidated before the record is changed."""
-    return mock.patch.object(Keeper, "_doubt", lambda self, key: None)
+    return mock.patch.object(Keeper, "_doubt", lambda self, key: (0, 0))
+
+
+def own_change_only() -> AbstractContextManager[Any]:
+    """Whether somebody else has invalidated what an unsafe request's answer is about."""
+    before = Keeper.invalidate
+
+    def invalidate(self: Keeper, target: str, began: int = 0) -> int | None:
+        return before(self, target, 1 << 30)
+
+    return mock.patch.object(Keeper, "invalidate", invalidate)
 
 
 def nothing_meanwhile() -> AbstractContextManager[Any]:
@@ -151,32 +172,43 @@ GUARDS: dict[str, tuple[Removal, tuple[Scene, ...]]] = {
     "is_current in Keeper.add": (is_current_in("add"), (CHANGES["a get under way"],)),
     "is_current in Keeper.replace": (
         is_current_in("replace"),
-        (CHANGES["a 304 under way"], CHANGES["a head under way"]),
+        (CHANGES["a 304 under way, of what was doubtful"], CHANGES["a head under way"]),
     ),
     "is_current in Relay._of_shared": (is_current_in("_of_shared"), (CHANGES["two later"],)),
-    "is_current in Fetcher.pass_by": (is_current_in("pass_by"), (CHANGES["answers to post"],)),
-    "the generation in _flight_key": (same_flight_after_a_change, tuple(CHANGES.values())),
+    "what came between two changes": (own_change_only, (CHANGES["answers to post"],)),
+    "the generation in _flight_key": (same_flight_after_a_change, (CHANGES["a get under way"],)),
     "came < sent": (validated_is(True), (FOLLOWING["max-age=0"],)),
     "a fetch for all who had come": (validated_is(False), (FOLLOWING["max-age=0"],)),
     "the credentials of a follower": (without_credentials, (USERS["a guess"],)),
     "may_answer": (any_follower, (FOLLOWING["max-age=0"],)),
     "the gate in _take": (gate_in("_take"), (USERS["private"],)),
-    "the gate in _freshen": (gate_in("_freshen"), (USERS["a private 304"],)),
+    "the gate in _freshen": (no_gate_for_304s, (USERS["a private 304"],)),
+    "the gate in _freshen, for the merged": (gate_in("_freshen"), (USERS["a 304 with a guess"],)),
+    "the gate in _freshen, for the 304": (
+        what_a_304_says,
+        (USERS["a private 304 of what is targeted"],),
+    ),
     "the gate in _complete": (gate_in("_missing_part"), (USERS["a private part"],)),
-    "the gate in _freshen_by_head": (
-        gate_in("_freshen_by_head"),
-        (USERS["a private head"],),
+    "the gate in _freshen_by_head": (gate_in("_freshen_by_head"), (USERS["a private head"],)),
+    "the gate in _freshen_by_head, for the head": (
+        gate_in("_freshen_by_head", as_came=True),
+        (USERS["a private head of what is targeted"],),
     ),
     "the fields that are kept back": (as_it_is("stored_fields"), (USERS["a cookie"],)),
     "the times alone": (as_it_is("times_alone"), (USERS["a 304 for one"],)),
-    "an invalidation is told": (quiet_invalidation, tuple(WORKERS.values())),
+    "an invalidation is told": (quiet_invalidation, (WORKERS["a get under way"],)),
     "an invalidation is noted": (unmarked_invalidation, (CHANGES["a get under way"],)),
-    "what is told is heard in answer": (catch_up_in("answer"), tuple(WORKERS.values())),
-    "what is told is heard in tick": (catch_up_in("tick"), tuple(WORKERS.values())),
-    "what is told is heard in is_current": (catch_up_in("is_current"), tuple(WORKERS.values())),
-    "looking again": (nothing_meanwhile, tuple(FOLLOWING.values())),
-    "a lock for each record": (no_lock, tuple(CHANGES.values())),
-    "leases": (no_leases, tuple(WORKERS.values())),
+    "what is told is heard in answer": (
+        catch_up_in("answer"),
+        (WORKERS["stored before"],),
+    ),
+    "what is told is heard in is_current": (
+        catch_up_in("is_current"),
+        (WORKERS["a get under way"],),
+    ),
+    "looking again": (nothing_meanwhile, (FOLLOWING["max-age"],)),
+    "a lock for each record": (no_lock, (CHANGES["a get under way"],)),
+    "leases": (no_leases, (WORKERS["following"],)),
     "the end of a flight": (endless_fetches, (FOLLOWING["max-age"],)),
 }
 
