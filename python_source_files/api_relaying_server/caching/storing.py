@@ -116,6 +116,11 @@ def _is_bad_partial(f: Fetched) -> bool:
     return placed is None or (length is not None and not fits(placed, length))
 
 
+def _is_event_stream(f: Fetched) -> bool:
+    kind = f.head.fields.first("content-type") or ""
+    return kind.partition(";")[0].strip(" \t").lower() == "text/event-stream"
+
+
 def _is_not_understood(f: Fetched) -> bool:
     return "must-understand" in f.directives and f.head.status not in UNDERSTOOD_STATUSES
 
@@ -169,6 +174,9 @@ RULES: tuple[Rule, ...] = (
         lambda f: f.head.status in NEVER_STORED_STATUSES or f.head.status > 599,
     ),
     Rule("partial", "RFC 9111, 3.3", _is_bad_partial),
+    Rule(
+        "stream", "HTML, 9.2: it has no end, and is told to the one who listens", _is_event_stream
+    ),
     Rule("must-understand", "RFC 9111, 5.2.2.3", _is_not_understood),
     Rule("no-store", "RFC 9111, 5.2.2.5", _says_no_store),
     Rule("private", "RFC 9111, 5.2.2.7", _is_private),
