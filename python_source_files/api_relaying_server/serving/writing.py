@@ -28,9 +28,6 @@ AT_ONCE = 2 << 20
 otherwise keep the event loop for as long as its answer is.
 """
 
-_MOST_BUFFERS = 64
-"""Buffers given to the system in one call; it would take 1,024 (IOV_MAX)."""
-
 SLOW = 65536
 """Bytes a second below which a client that is waited for is slow."""
 
@@ -71,7 +68,7 @@ class Unsent:
         for piece in self._pieces:
             chosen.append(piece[:room])
             room -= len(chosen[-1])
-            if not room or len(chosen) == _MOST_BUFFERS:
+            if not room:
                 break
         return chosen
 
