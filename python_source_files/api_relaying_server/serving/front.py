@@ -269,6 +269,8 @@ class Front:
         if not data:
             self._close(conn)
             return
+        if self._bell[0] != self._bell_seen:  # this may have been sent since the pass began
+            self._hear_bell()
         if not conn.buffer:
             if data == b"\r\n":
                 return  # an old client's extra line end (RFC 9112, 2.2): it buys no time
@@ -676,6 +678,8 @@ class Front:
         except OSError:
             self._close(conn, registered=False)
             return
+        if self._bell[0] != self._bell_seen:  # this may have been sent since the pass began
+            self._hear_bell()
         reply = self._heads.get(data)
         if reply is not None and reply.closes and (now < reply.valid_until or reply.renew(now)):
             if self._answer_and_close(conn, data, reply, now):
