@@ -317,6 +317,8 @@ class Front:
         if not data:
             self._close(conn)
             return
+        if self._bell[0] != self._bell_seen:  # this may have been sent since the pass began
+            self._hear_bell()
         if not conn.buffer:
             if data == b"\r\n":
                 return  # an old client's extra line end (RFC 9112, 2.2): it buys no time
@@ -766,6 +768,8 @@ class Front:
         except OSError:
             self._close(conn, registered=False)
             return
+        if self._bell[0] != self._bell_seen:  # this may have been sent since the pass began
+            self._hear_bell()
         now = self.now
         reply = self._heads.get(data)
         if reply is not None and reply.closes and (now < reply.valid_until or reply.renew(now)):
