@@ -677,22 +677,19 @@ class Cache:
         return False
 
     def _seen_by_head(self, asking: Asking, got: Answering, now: int) -> None:
-        """4.3.5, by the gate of 4a: as if it had been the head of a GET's answer."""
+        """4.3.5, by the gate of 4a: as if it had been the head of a GET's answer. Here: what it
+        contradicts is doubtful, and it confirms nothing.
+        """
         told = got.told
         if got.status in FAILURES or not may_be_shared(asking, got.status, told, now, self.rules):
             return
         would = {name: asking.says(name) for name in told.vary or ()}
-        for number, kept in enumerate(self.kept):
-            if kept.selected_by != would:
-                continue
-            if not describes(got, kept):
-                self.kept[number] = kept._replace(doubtful=True)
-                continue
-            if told.tag is None and told.changed is None:
-                continue  # here: nothing shows that it is still the same
-            merged = updated(kept.told, told)
-            if may_be_shared(asking, kept.status, merged, now, self.rules):
-                self.kept[number] = kept._replace(told=for_others(merged), at=now, doubtful=False)
+        self.kept = [
+            kept._replace(doubtful=True)
+            if kept.selected_by == would and not describes(got, kept)
+            else kept
+            for kept in self.kept
+        ]
 
     def _unsafe(self, asking: Asking, now: int) -> Outcome:
         """4.4."""
