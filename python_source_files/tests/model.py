@@ -87,7 +87,7 @@ class Answering(NamedTuple):
 
 class Wanted(NamedTuple):
     """What the cache asks the origin: method, conditions, range, what selects a variant, and who
-    asks: (authorized, cookie, key).
+    asks: (authorized, cookie, key). The order of tags means nothing.
     """
 
     method: str
@@ -530,7 +530,7 @@ class Cache:
     def _wanted(self, asking: Asking, validating: list[Kept], completing: Kept | None) -> Wanted:
         plain = Wanted("GET", asking.vary, who=(asking.authorized, asking.cookie, asking.key))
         if validating:
-            tags = tuple(dict.fromkeys(k.told.tag for k in validating if k.told.tag is not None))
+            tags = tuple(sorted({k.told.tag for k in validating if k.told.tag is not None}))
             since = validating[0].told.changed if len(validating) == 1 else None
             return plain._replace(tags=tags, since=since)
         if completing is not None:
@@ -696,7 +696,7 @@ class Cache:
         if self.rules.offline:
             return Outcome("refuse", 504, b"")
         who = (asking.authorized, asking.cookie, asking.key)
-        passed = (asking.none_match, asking.since, asking.range, asking.if_range, who)
+        passed = (tuple(sorted(asking.none_match)), asking.since, asking.range, asking.if_range, who)
         wanted = Wanted(asking.method, asking.vary, *passed)
         got = self._reach(wanted, now)
         if got is None:
