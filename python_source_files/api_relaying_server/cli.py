@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,23 +11,28 @@ from functools import partial
 from typing import Protocol
 
 from api_relaying_server import __version__, early
+from api_relaying_server.checking import faults_of, no_cache, require_folder, why_not
 from api_relaying_server.collector import look_at_the_young_alone
 from api_relaying_server.configuration import command_line
 from api_relaying_server.configuration.sources import from_environment, from_file
 from api_relaying_server.configuration.values import cache_file, cores
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.process import Signals, Stoppable, configure_logging, notify_systemd
+from api_relaying_server.process import (
+    Signals,
+    Stoppable,
+    configure_logging,
+    keep_stacks_small,
+    notify_systemd,
+)
 from api_relaying_server.settings import (
     FOREIGN_VARIABLES,
     TABLE,
     Settings,
     by_group,
-    place_of,
     resolve,
 )
 from api_relaying_server.tiers.stores.database_url import shown
 from api_relaying_server.tiers.stores.drivers import left_out
-from api_relaying_server.tiers.stores.store_path import lost_folder
 
 PROGRAM = "api-relaying-server"
 
@@ -108,8 +111,10 @@ def serve(words: Sequence[str], environ: Mapping[str, str], build: Build | None)
     for warning in warnings:
         _say(f"{PROGRAM}: warning: {warning}")
     if settings.check:
-        _look_at_cache(settings)
-        return _print(_what_would_run(settings))
+        for fault in (faults := faults_of(settings)):
+            _complain(fault, WRONG_USAGE)
+        return WRONG_USAGE if faults else _print(_what_would_run(settings))
+    keep_stacks_small()
     read = partial(_read_again, asked, environ)
     if settings.workers > 1 and build is None:
         return _run_workers(settings, read)
@@ -154,7 +159,7 @@ def _run(settings: Settings, read: Callable[[], Settings], build: Build | None) 
         try:
             worker = build(settings, upstream) if build else _one_process(settings, upstream, read)
         except OSError as wrong:
-            raise ConfigError(_why_not(wrong, settings)) from wrong
+            raise ConfigError(why_not(wrong, settings)) from wrong
         _announce(settings, upstream, worker.addresses)
         notify_systemd("READY=1")
         signals.act_on(worker)
@@ -169,7 +174,7 @@ def _one_process(settings: Settings, upstream: str, read: Callable[[], Settings]
     with left_out():  # the store that needs a driver imports it itself
         from api_relaying_server.one_process import OneProcess
 
-    return OneProcess(settings, upstream, read, _why_not)
+    return OneProcess(settings, upstream, read, why_not)
 
 
 def _run_workers(settings: Settings, read: Callable[[], Settings]) -> int:
@@ -187,9 +192,9 @@ def _run_workers(settings: Settings, read: Callable[[], Settings]) -> int:
     with left_out():
         from api_relaying_server.workers import Workers
     try:
-        workers = Workers(settings, read, _why_not)
+        workers = Workers(settings, read, why_not)
     except OSError as wrong:
-        raise ConfigError(_why_not(wrong, settings)) from wrong
+        raise ConfigError(why_not(wrong, settings)) from wrong
     code = workers.run(on_ready)
     _log.info("stopped")
     return code
@@ -211,23 +216,6 @@ def _upstream(settings: Settings) -> Iterator[str]:
         sample.close()
 
 
-def _why_not(wrong: OSError, settings: Settings) -> str:
-    """The line for a relay that cannot be set up, with the mend where there is a known one."""
-    host, port = settings.host, settings.port
-    at_host, at_port = (place_of(row, settings.written) for row in (Settings.host, Settings.port))
-    if isinstance(wrong, socket.gaierror):
-        return f"{at_host}: {host!r} is not known ({wrong.strerror}); give an address instead"
-    if wrong.filename is not None:
-        return f"{wrong.filename}: {wrong.strerror}"
-    if wrong.errno == errno.EADDRINUSE:
-        return f"{at_port}: {port} is in use; stop who uses it, or give another (0: any free one)"
-    if wrong.errno in (errno.EACCES, errno.EPERM):
-        return f"{at_port}: {port} may not be listened on by this user; give one above 1023"
-    if wrong.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-        return f"{at_host}: {host!r} is no address of this machine; give one of its own"
-    return wrong.strerror or str(wrong)
-
-
 # --- the cache's folder
 
 
@@ -235,42 +223,14 @@ def _make_cache_folder(settings: Settings) -> None:
     """Make the folder of the store's file, for this user alone, where it is missing."""
     path = cache_file(settings.cache)
     folder = os.path.dirname(path) if path else ""
-    if path and folder:
-        _require_folder(settings, path)
+    if path:
+        require_folder(settings, path)
+    if folder and not os.path.isdir(folder):
         try:
             os.makedirs(folder, mode=0o700, exist_ok=True)
+            _log.info("made the folder of the cache: %s", os.path.abspath(folder))
         except OSError as wrong:
-            raise ConfigError(_no_cache(settings, folder, wrong.strerror)) from wrong
-
-
-def _look_at_cache(settings: Settings) -> None:
-    """Raise ConfigError if the store's file could not be written; nothing is made or changed."""
-    path = cache_file(settings.cache)
-    if path is None:
-        return
-    _require_folder(settings, path)
-    if os.path.isdir(path):
-        raise ConfigError(_no_cache(settings, path, os.strerror(errno.EISDIR)))
-    if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
-        raise ConfigError(_no_cache(settings, path, os.strerror(errno.EACCES)))
-    folder = os.path.dirname(os.path.abspath(path))
-    while not os.path.exists(folder):
-        folder = os.path.dirname(folder)
-    if not os.path.isdir(folder):
-        raise ConfigError(_no_cache(settings, folder, os.strerror(errno.ENOTDIR)))
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(_no_cache(settings, folder, os.strerror(errno.EACCES)))
-
-
-def _require_folder(settings: Settings, path: str) -> None:
-    lost = lost_folder(path)
-    if lost:
-        raise ConfigError(f"{place_of(Settings.cache, settings.written)}: {lost}")
-
-
-def _no_cache(settings: Settings, path: str, why: str | None) -> str:
-    place = place_of(Settings.cache, settings.written)
-    return f"{place}: {path} cannot be used ({why}); give another --cache, such as memory://"
+            raise ConfigError(no_cache(settings, folder, wrong.strerror)) from wrong
 
 
 # --- what is told

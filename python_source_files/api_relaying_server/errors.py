@@ -191,3 +191,14 @@ class ClientGone(Exception):
 
 class ConfigError(Exception):
     """A setting is wrong; the text names it and the mend."""
+
+
+def own_lack(error: BaseException | None) -> Overloaded | None:
+    """What a client is told where this process has run out of memory or threads, which is nobody
+    else's fault and no bug; None for any other error.
+    """
+    if isinstance(error, MemoryError):
+        return Overloaded("the relay is out of memory", retry_after=1)
+    if isinstance(error, RuntimeError) and "new thread" in str(error):
+        return Overloaded("the relay can start no thread", retry_after=1)
+    return None

@@ -375,7 +375,7 @@ class Settings:
     )
     check = switch(
         OTHER,
-        "say what would run, and exit",
+        "say what would run or stands in the way, and exit",
         in_file=False,
     )
 

@@ -19,6 +19,7 @@ import unittest
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from api_relaying_server import __version__, cli
@@ -109,6 +110,18 @@ class FakeWorker:
 
     def reload(self) -> None:
         raise NotImplementedError
+
+
+def nobody_knows(name: str) -> Callable[..., Any]:
+    """Looks names up, but for one that is unknown whatever the network says."""
+    ask = socket.getaddrinfo
+
+    def look_up(host: str, *rest: Any, **more: Any) -> Any:
+        if host == name:
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        return ask(host, *rest, **more)
+
+    return look_up
 
 
 @contextlib.contextmanager
@@ -205,16 +218,68 @@ class UsageTest(CommandTest):
 
 
 class CheckTest(CommandTest):
+    """Where nothing is in the way; the port is any, and names are looked up nowhere."""
+
+    def run_check(self, *words: str, environ: dict[str, str] | None = None) -> tuple[int, str, str]:
+        given = {"RELAY_PORT": "0", "RELAY_UPSTREAM": "http://127.0.0.1:9/api", **(environ or {})}
+        if "--demo" in words:
+            del given["RELAY_UPSTREAM"]
+        return self.run_command("--check", *words, environ=given)
+
+    def test_a_port_that_is_in_use(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = str(other.getsockname()[1])
+            for host in ("127.0.0.1", "localhost", "0.0.0.0"):
+                with self.subTest(host=host):
+                    code, out, err = self.run_check("--host", host, "--port", port)
+                    self.assertEqual((code, out), (2, ""))
+                    self.assert_one_line(err, f"--port: {port} is in use")
+        self.assertEqual(self.run_check("--host", "127.0.0.1", "--port", port)[0], 0)
+
+    def test_a_host_that_is_none_of_this_machine(self) -> None:
+        for host in ("192.0.2.1", "no-such-name.invalid"):
+            looked_up = mock.patch("socket.getaddrinfo", nobody_knows("no-such-name.invalid"))
+            with self.subTest(host=host), looked_up:
+                code, _, err = self.run_check("--host", host)
+                self.assertEqual(code, 2)
+                self.assert_one_line(err, "--host: ", host)
+
+    def test_a_log_that_cannot_be_written(self) -> None:
+        (self.folder / "file").touch()
+        for path in (self.folder, self.folder / "file" / "log", self.folder / "no" / "log"):
+            with self.subTest(path=path):
+                code, _, err = self.run_check("--access-log", str(path))
+                self.assertEqual(code, 2)
+                self.assert_one_line(err, f"--access-log: {path} cannot be opened")
+        for log in ("-", str(self.folder / "log"), str(self.folder / "file")):
+            self.assertEqual(self.run_check("--access-log", log)[0], 0)
+        self.assertEqual([each.name for each in self.folder.iterdir()], ["file"])
+
+    def test_an_upstream_whose_name_is_not_known(self) -> None:
+        words = ("--upstream", "http://no-such-name.invalid/api")
+        with mock.patch("socket.getaddrinfo", nobody_knows("no-such-name.invalid")):
+            code, _, err = self.run_check(*words)
+            self.assertEqual(code, 2)
+            self.assert_one_line(
+                err, "--upstream: 'no-such-name.invalid' is not known (no such name)"
+            )
+            self.assertEqual(self.run_check(*words, "--offline")[0], 0)
+
+    def test_each_fault_is_a_line(self) -> None:
+        words = ("--host", "192.0.2.1", "--access-log", str(self.folder))
+        code, out, err = self.run_check(*words, "--cache", f"sqlite:///{self.folder}")
+        self.assertEqual((code, out, err.count("\n")), (2, "", 3))
+
     def test_it_says_what_would_run_and_runs_nothing(self) -> None:
         file = self.folder / "relay.toml"
         file.write_text("threads = 3\nttl = ['/a=1', '*=2']")
-        code, out, err = self.run_command(
-            "--check", "--port", "9", "--config", str(file), environ={"RELAY_HOST": "::1"}
+        code, out, err = self.run_check(
+            "--port", "0", "--config", str(file), environ={"RELAY_HOST": "::1"}
         )
         self.assertEqual((code, err, self.built), (0, "", []))
         lines = {tuple(line.split()) for line in out.splitlines()}
         for line in (
-            ("--port", "9", "--port"),
+            ("--port", "0", "--port"),
             ("--host", "::1", "RELAY_HOST"),
             ("--threads", "3", f"{file}:", "threads"),
             ("--ttl", "/a=1", "*=2", f"{file}:", "ttl"),
@@ -225,18 +290,18 @@ class CheckTest(CommandTest):
         self.assertEqual(len(out.splitlines()), 1 + len([row for row in TABLE if row.in_file]))
 
     def test_a_sample_takes_the_place_of_the_upstream(self) -> None:
-        _, out, _ = self.run_command("--check", "--demo")
+        _, out, _ = self.run_check("--demo")
         self.assertRegex(out, r"--upstream +the sample API")
         self.assertNotIn("http", out.partition("--demo")[0])
 
     def test_a_variable_that_means_nothing_is_a_warning(self) -> None:
-        code, _, err = self.run_command("--check", environ={"RELAY_PROT": "1"})
+        code, _, err = self.run_check(environ={"RELAY_PROT": "1"})
         self.assertEqual(code, 0)
         self.assert_one_line(err, "warning: RELAY_PROT", "did you mean RELAY_PORT?")
 
     def test_it_makes_no_folder(self) -> None:
         path = self.folder / "a" / "b" / "cache.sqlite3"
-        self.assertEqual(self.run_command("--check", "--cache", f"sqlite:///{path}")[0], 0)
+        self.assertEqual(self.run_check("--cache", f"sqlite:///{path}")[0], 0)
         self.assertEqual(list(self.folder.iterdir()), [])
 
     def test_a_cache_that_cannot_be_written_is_told(self) -> None:
@@ -244,8 +309,8 @@ class CheckTest(CommandTest):
         file.touch()
         for path in (self.folder, file / "cache", file / "a" / "cache"):
             with self.subTest(path=path):
-                code, out, err = self.run_command("--check", "--cache", f"sqlite:///{path}")
-                self.assertEqual((code, out), (1, ""))
+                code, out, err = self.run_check("--cache", f"sqlite:///{path}")
+                self.assertEqual((code, out), (2, ""))
                 self.assert_one_line(err, "--cache: ", str(self.folder), "memory://")
 
     def test_permissions_are_asked_for(self) -> None:
@@ -255,25 +320,26 @@ class CheckTest(CommandTest):
             if exists:
                 path.touch()
             with self.subTest(exists=exists), mock.patch("os.access", return_value=False):
-                code, _, err = self.run_command("--check", "--cache", f"sqlite:///{path}")
-                self.assertEqual(code, 1)
+                code, _, err = self.run_check("--cache", f"sqlite:///{path}")
+                self.assertEqual(code, 2)
                 self.assert_one_line(err, "Permission denied")
 
     def test_a_relative_cache_whose_folder_is_missing(self) -> None:
-        for words in (("--check",), ()):
+        for words, wanted in ((("--check", "--demo"), 2), ((), 1)):
             with self.subTest(words), mock.patch("os.getcwd", return_value="/here"):
                 cache = "sqlite:///no/such/dir/x.db"
                 code, out, err = self.run_command(*words, "--cache", cache)
-                self.assertEqual((code, out, self.built), (1, "", []))
+                self.assertEqual((code, out, self.built), (wanted, "", []))
                 mend = "sqlite:////no/such/dir/x.db, with four slashes"
                 self.assert_one_line(err, "--cache: ", "no/such/dir in /here; make it", mend)
-        code, _, err = self.run_command("--check", environ={"RELAY_CACHE": "sqlite:///a/b"})
+        named = {"RELAY_CACHE": "sqlite:///a/b"}
+        code, _, err = self.run_command("--check", "--demo", environ=named)
         self.assert_one_line(err, "RELAY_CACHE: ")
         self.assertFalse(os.path.exists("no"))
 
     def test_a_relative_cache_and_one_without_a_file(self) -> None:
         for cache in ("sqlite:///a-file-that-is-not-there.db", "memory://", "none://"):
-            self.assertEqual(self.run_command("--check", "--cache", cache)[0], 0)
+            self.assertEqual(self.run_check("--cache", cache)[0], 0)
 
 
 class RunTest(CommandTest):

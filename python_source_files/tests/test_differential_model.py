@@ -168,6 +168,11 @@ class Whose(unittest.TestCase):
         without = answer(1, 1.0, "max-age=60")
         cookie = answer(1, 1.0, "max-age=60", None, ("Set-Cookie", "k1=1"))
         self.assertEqual(rules(got(2.0, without), cookie), [])
+        renewed = answer(1, 1.0, "max-age=60", tag="x")
+        again = answer(2, 1.5, "", None, ("Set-Cookie", "k2=1"), tag="x", status=304)
+        self.assertEqual(rules(got(2.0, renewed, fields_of=again), renewed, again), ["set-cookie"])
+        renewed = answer(1, 1.0, "public, max-age=60", tag="x")
+        self.assertEqual(rules(got(2.0, renewed, fields_of=again), renewed, again), [])
         unspecified = answer(1, 1.0, "", None, ("Set-Cookie", "k1=1"))
         self.assertEqual(rules(got(2.0, answer(1, 1.0)), unspecified), ["set-cookie"])
 
@@ -292,8 +297,20 @@ class When(unittest.TestCase):
             self.assertEqual(found, [] if allowed else ["mixed"])
         tagged = answer(1, 1.0, "max-age=2", tag="x")
         self.assertEqual(rules(got(6.0, tagged), tagged, head("7", tag="x")), [])
+        bare = head("7")._replace(serial=9, sent=0.5, content=tagged.content)
+        asked = got(6.0, tagged, method="HEAD")
+        self.assertEqual(rules(asked, bare, tagged, head("7", tag="x")), [])
         again = answer(2, 5.0, "max-age=2", None, ("Content-Length", "200"))
         self.assertEqual(rules(got(6.0, one), one, again), ["stale"])
+
+    def test_a_304_takes_the_place_of_the_fields_that_it_has(self):
+        targeted = ("CDN-Cache-Control", "max-age=9")
+        one = answer(1, 1.0, "max-age=1", None, targeted, tag="x")
+        again = answer(2, 5.0, "max-age=1", tag="x", status=304)
+        self.assertEqual(rules(got(13.0, one), one, again), [])
+        shorter = answer(2, 5.0, "", None, ("CDN-Cache-Control", "max-age=2"), tag="x", status=304)
+        self.assertEqual(rules(got(9.0, one), one, shorter), [])
+        self.assertEqual(rules(got(11.0, one), one, shorter), ["stale"])
 
     def test_fields_of_a_304_that_is_not_for_others_are_not_merged(self):
         one = answer(1, 1.0, "max-age=60", tag="x")
@@ -318,6 +335,8 @@ class When(unittest.TestCase):
                 self.assertNotEqual(rules(got(8.0, one), one, failed), [])
                 self.assertNotEqual(rules(got(9.8, one), one, failed), [])
         one = answer(1, 1.0, "max-age=1")
+        soon = answer(2, 9.0, "max-age=0", status=500)
+        self.assertEqual(rules(got(8.95, one), one, soon), [])
         for no_failure in (answer(2, 9.0), answer(2, 9.0, "max-age=1", status=500)):
             self.assertEqual(rules(got(8.95, one), one, no_failure), ["stale"])
         self.assertEqual(rules(got(8.95, one), one, failed, stale_if_error=2.0), ["stale"])
@@ -343,6 +362,10 @@ class When(unittest.TestCase):
             self.assertEqual(fixed(7.0, answer(1, 1.0, cache, status=status)), ["stale"])
         self.assertEqual(fixed(2.0, answer(1, 1.0, "", ALICE)), ["credentials"])
         self.assertEqual(fixed(2.0, answer(1, 1.0), ALICE), ["credentials"])
+        given = answer(1, 1.0, "max-age=60")
+        self.assertEqual((fixed(9.0, given), fixed(9.0, given, ALICE)), (["stale"], []))
+        strict = answer(1, 1.0, "no-cache, max-age=60")
+        self.assertEqual((fixed(2.0, strict), fixed(2.0, strict, ALICE)), ([], ["validate"]))
         self.assertEqual(fixed(2.0, answer(1, 1.0, "private")), ["private"])
         self.assertEqual(fixed(2.0, answer(1, 1.0, status=400)), ["status"])
         self.assertEqual(fixed(2.0, answer(1, 1.0, status=503)), ["status"])
@@ -431,6 +454,12 @@ class What(unittest.TestCase):
             more = ("Content-Range", place)
             asked = got(2.0, one, asks, more, status=206, body=data)
             self.assertEqual(rules(asked, one), expected)
+
+    def test_a_whole_may_be_put_together_from_parts(self):
+        for cache, expected in (("max-age=60", []), ("private", ["private"])):
+            one = answer(1, 1.0, cache, {"range": "bytes=0-99"}, tag="x", status=206)
+            two = answer(2, 1.5, cache, {"range": "bytes=100-"}, tag="x", status=206)
+            self.assertEqual(rules(got(2.0, one, status=200), one, two), expected)
 
     def test_a_part_only_of_what_if_range_names(self):
         one = answer(1, 1.0, "max-age=60", None, ("Last-Modified", CHANGED), tag="x")

@@ -25,7 +25,7 @@ ROOMS = (
     ("serving",),
     ("configuration",),
     ("settings",),
-    ("rereading",),
+    ("checking", "rereading"),
     ("early",),
     ("allocator", "collector", "process"),
     ("child_process",),
@@ -114,7 +114,9 @@ class RoomsTest(unittest.TestCase):
 
     def test_only_the_command_and_the_assembly_see_the_settings(self) -> None:
         seers = {name for name, tree in modules() if f"{NAME}.settings" in imported(tree)}
-        self.assertLessEqual(seers, {"assembly", "cli", "one_process", "rereading", "workers"})
+        self.assertLessEqual(
+            seers, {"assembly", "checking", "cli", "one_process", "rereading", "workers"}
+        )
 
     def test_no_function_is_longer_than_a_screen(self) -> None:
         long = []

@@ -21,13 +21,14 @@ import contextlib
 import logging
 import socket
 import struct
+import sys
 import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
 from typing import Callable, Protocol
 
-from api_relaying_server.errors import BadRequest, RelayError
+from api_relaying_server.errors import BadRequest, RelayError, own_lack
 from api_relaying_server.http1.content import Buffer
 from api_relaying_server.http1.heads import (
     END_OF_HEAD,
@@ -203,6 +204,10 @@ class Front:
 
     def _of_a_bug(self, what: str) -> RelayError:
         """Logs and counts a fault of our own; what its client is told."""
+        lack = own_lack(sys.exc_info()[1])
+        if lack is not None:
+            LOG.warning("%s: %s", what, lack.detail)
+            return lack
         number = uuid.uuid4().hex[:12]
         LOG.exception("%s (%s)", what, number)
         self._behind.count_bug()

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from api_relaying_server.answer import Answer
 from api_relaying_server.caching.storing import end_to_end
-from api_relaying_server.errors import BadRequest, ClientGone, RelayError, UpstreamError
+from api_relaying_server.errors import BadRequest, ClientGone, RelayError, UpstreamError, own_lack
 from api_relaying_server.fetching import Caller
 from api_relaying_server.http1.chunked import LAST_CHUNK, encode_chunk
 from api_relaying_server.http1.content import pieces_of
@@ -132,8 +132,11 @@ class RelayHandler(BaseHTTPRequestHandler):
             answer = problem_answer(error)
         except ClientGone:
             raise
-        except Exception:
-            answer = self._of_a_bug(request)
+        except Exception as error:
+            lack = own_lack(error)
+            answer = problem_answer(lack) if lack is not None else self._of_a_bug(request)
+            if lack is not None:
+                LOG.warning("a request from %s was refused: %s", self.conn.address, lack.detail)
         keeps = not wants_close(request.version, request.fields) and not self._owner.stopping
         # What is left of a body, or all of one that was refused, must never be read as a request.
         keeps = keeps and (body_framing(request) == 0 if body is None else body.done)

@@ -83,7 +83,6 @@ class Words(NamedTuple):
     names: frozenset[str] = frozenset()
     private_fields: frozenset[str] = frozenset()
     serves_stale_for: float = 0.0
-    said: bool = False
     targeted: bool = False
 
     def any(self, *names: str) -> bool:
@@ -123,7 +122,6 @@ def words(fields: Fields) -> Words:
         frozenset(names),
         frozenset(re.split(r"\s*,\s*", private)) if private else frozenset(),
         float(found.get("stale-while-revalidate") or 0),
-        bool(found) or expires is not None,
         bool(targeted),
     )
 
@@ -183,9 +181,12 @@ def renewing(voucher: Answer, said: Words) -> Iterator[tuple[str, str]]:
 
 
 def words_of(voucher: Answer, base: Answer) -> Words:
-    """The words of a response that was renewed: the old ones where the new one has none."""
-    said = words(voucher.fields)
-    return said if said.said else words(base.fields)
+    """The words of a response that was renewed: new field lines take the place of old ones with
+    their name, the others stay (RFC 9111, 3.2).
+    """
+    new = {name.lower() for name, _ in voucher.fields}
+    old = tuple(field for field in base.fields if field[0].lower() not in new)
+    return words(voucher.fields + old)
 
 
 def selects(answer: Answer, case: Case) -> bool:
@@ -229,6 +230,14 @@ def _normal(name: str, value: str | None) -> object:
 # --- the log
 
 
+class Failure(NamedTuple):
+    """An answer that may make the relay rest, with whose it was and the seconds that it told."""
+
+    answer: Answer
+    credentials: dict[str, str]
+    told: float
+
+
 class Log:
     """All that the origin answered and all that clients got, by what the model looks for."""
 
@@ -239,7 +248,7 @@ class Log:
         self.by_content: dict[str, list[Answer]] = defaultdict(list)
         self.bases: dict[str, list[Answer]] = defaultdict(list)
         self.bare_heads: dict[str, list[Answer]] = defaultdict(list)
-        self.failed: list[Answer] = []
+        self.failed: list[Failure] = []
         self.unsafe: dict[str, list[tuple[Asked, int]]] = defaultdict(list)
         for answer in answers:
             self.by_serial[answer.serial] = answer
@@ -248,7 +257,8 @@ class Log:
             if bare_head(answer):
                 self.bare_heads[answer.target].append(answer)
             if answer.status in FAILURES or answer.get("x-ratelimit-reset"):
-                self.failed.append(answer)
+                told = answer.get("retry-after") or answer.get("x-ratelimit-reset") or 0
+                self.failed.append(Failure(answer, credentials(answer.seen), float(told)))
             if answer.status != 304:
                 self.by_content[answer.content].append(answer)
         self.asked = list(asked)
@@ -375,15 +385,14 @@ def _rests(case: Case) -> bool:
     the same credentials, after another failure of the same target with them.
     """
     asked, mine = case.asked, case.mine
-    for answer in case.log.failed:
-        told = float(answer.get("retry-after") or answer.get("x-ratelimit-reset") or 0)
+    for answer, theirs, told in case.log.failed:
         spell = REST if case.setting.cool_down else (told + 2 * SLACK if told else 0.0)
         if not spell or not asked.began - spell <= answer.sent <= asked.headed:
             continue
         wide = answer.status not in FAILURES or (
             answer.status == 429 and answer.method not in UNSAFE
         )
-        if credentials(answer.seen) == mine and (wide or answer.target == asked.target):
+        if theirs == mine and (wide or answer.target == asked.target):
             return True
     return False
 
@@ -428,7 +437,8 @@ def _cookies(case: Case) -> Iterator[tuple[str, str]]:
     """A cookie that was set for another, and that its origin does not call public."""
     for serial in re.findall(r"k(\d+)=", case.asked.get("set-cookie") or ""):
         source = case.log.by_serial[int(serial)]
-        said = words(source.fields)
+        others = (other for other in case.log.by_tag[source.tag] if other.status != 304)
+        said = words_of(source, next(others, source))
         open_to_all = said.any("public") and "set-cookie" not in said.private_fields
         if not open_to_all and not own(source, case):
             yield "set-cookie", f"the cookie of answer {serial}, which is not his"
@@ -462,8 +472,9 @@ def _contents(case: Case, head: Answer | None) -> Iterable[str]:
     if asked.status in (204, 304) or asked.method == "HEAD":
         return _of_fields(case, head)
     content = content_in(asked.body)
-    brought = case.log.by_content.get(content or "", ())
-    return [content] if content and any(a.status == asked.status for a in brought) else []
+    brought = {answer.status for answer in case.log.by_content.get(content or "", ())}
+    parts = asked.status == 200 and 206 in brought
+    return [content] if content and (asked.status in brought or parts) else []
 
 
 def _of_parts(case: Case) -> Iterator[str]:
@@ -563,7 +574,8 @@ def _pairs(content: str, case: Case) -> Iterator[tuple[Answer, Answer]]:
         return
     kept = [base for base in log.keepable(content) if base.method in methods]
     heads = [head for head in log.bare_heads[asked.target] if is_about(head, content)]
-    for voucher in (*log.by_tag[bases[0].tag], *heads):
+    tagged = [voucher for tag in {base.tag for base in bases} for voucher in log.by_tag[tag]]
+    for voucher in (*tagged, *heads):
         renews = voucher.status in (206, 304) or voucher.method == "HEAD"
         if renews and voucher.sent <= asked.headed and voucher.whole:
             for base in kept:
@@ -593,12 +605,13 @@ def objections(base: Answer, voucher: Answer, case: Case) -> Iterator[tuple[str,
 
 def timely(base: Answer, voucher: Answer, said: Words, case: Case) -> Iterator[tuple[str, str]]:
     """What stands against an answer from before the client asked: no lifetime, or too old."""
-    lifetime = _lifetime(base, said, case.setting)
+    secret = bool(case.mine or credentials(base.seen))
+    lifetime = _lifetime(base, said, case.setting, secret)
     if lifetime is None:
         yield "status", f"a {base.status} without a lifetime, given to another"
         return
     age = case.asked.began - voucher.sent
-    validates = said.any("no-cache") and not _is_fixed(base)
+    validates = said.any("no-cache") and (secret or not _is_fixed(base))
     if lifetime and age <= lifetime + said.serves_stale_for + SLACK and not validates:
         return
     strict = validates or said.any("must-revalidate", "proxy-revalidate", "s-maxage")
@@ -614,10 +627,12 @@ def timely(base: Answer, voucher: Answer, said: Words, case: Case) -> Iterator[t
         yield "stale", f"{age:.2f} s old, of {lifetime:g} s allowed"
 
 
-def _lifetime(base: Answer, said: Words, setting: Setting) -> float | None:
-    """The lifetime by `--ttl`, else the origin's, else the relay's own, None if there is none."""
+def _lifetime(base: Answer, said: Words, setting: Setting, secret: bool) -> float | None:
+    """The lifetime by `--ttl`, else the origin's, else the relay's own, None if there is none.
+    That of `--ttl` is not for credentials (`secret`): the origin's counts with them as before.
+    """
     if _is_fixed(base):
-        return setting.fixed_ttl
+        return max(setting.fixed_ttl, (secret and said.lifetime) or 0.0)
     if said.lifetime is not None:
         return said.lifetime
     if base.status in BY_DEFAULT or said.any("public"):
@@ -641,8 +656,8 @@ def _failed(case: Case) -> bool:
     if asked.headed - asked.began >= PATIENCE or _rests(case):
         return True
     for answer in case.about:
-        given = words(answer.fields).lifetime is not None
-        failed = not answer.whole or (answer.status in FAILURES and not given)
+        fresh = bool(words(answer.fields).lifetime)  # then a 5xx is an answer, not a failure
+        failed = not answer.whole or (answer.status in FAILURES and not fresh)
         if failed and answer.ended >= asked.began - SLACK and answer.arrived <= asked.headed:
             return True
     return False

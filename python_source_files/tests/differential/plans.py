@@ -108,11 +108,15 @@ def draw(seed: str) -> Plan:
     """The plan that belongs to a seed."""
     rng = random.Random(seed)
     cache = pick(rng, CACHE)
+    cache_304 = _other(rng, cache)
+    cache_head = pick(rng, CACHE) if rng.random() < 0.2 else cache
+    if not all(_is_plain(one) for one in (cache, cache_304, cache_head)):
+        cache_head = cache
     status = pick(rng, STATUS)
     return Plan(
         cache=cache,
-        cache_304=_other(rng, cache),
-        cache_head=pick(rng, CACHE) if rng.random() < 0.2 else cache,
+        cache_304=cache_304,
+        cache_head=cache_head,
         tags=pick(rng, ((5, "strong"), (2, "weak"), (2, "nginx"), (3, "none"))),
         dated=rng.random() < 0.4 and status < 400,
         bare_head=rng.random() < 0.2,
@@ -154,6 +158,11 @@ def _other(rng: random.Random, cache: tuple[str, ...]) -> tuple[str, ...] | None
     if kind < 0.85:
         return ("private, max-age=60",) if rng.random() < 0.6 else ("no-store",)
     return pick(rng, CACHE)
+
+
+def _is_plain(cache: tuple[str, ...] | None) -> bool:
+    """True for `Cache-Control` alone: then the last answer says all, whatever came before."""
+    return cache is not None and len(cache) == 1 and cache != ("expires",)
 
 
 def caching_fields(cache: tuple[str, ...] | None, now: float) -> Fields:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .events import Answer, Asked, content_in
-from .model import Violation
+from .model import Case, Violation
 from .origin import UNSAFE
 from .world import Chapter, World
 
@@ -29,6 +29,13 @@ def told(violation: Violation, chapter: Chapter, world: World) -> str:
             changes = asked.method in UNSAFE and asked.get("x-serial") is not None
             if asked is event or changes or str(asked.number) in numbers:
                 events.append((asked.began, here + _asked(asked, chapter.began)))
+    if isinstance(event, Asked) and violation.rule in ("refused", "stale", "validate"):
+        mine = Case(event, chapter.log, world.setting).mine
+        for answer, theirs, _ in [f for f in chapter.log.failed if f.answer.sent < event.ended][
+            -20:
+        ]:
+            if theirs == mine and answer.serial not in matter:
+                events.append((answer.arrived, _answer(answer, chapter.began)))
     events.sort(key=lambda pair: pair[0])
     return "\n".join([*lines, *(f"  {text}" for _, text in events)])
 
@@ -55,6 +62,6 @@ def _answer(answer: Answer, began: float) -> str:
     }
     return (
         f"  {answer.arrived - began:7.3f} sent {answer.sent - began:7.3f} origin {answer.serial}:"
-        f" {answer.method} {seen} -> {answer.status} [{said}] {answer.content!r}"
+        f" {answer.method} {answer.target} {seen} -> {answer.status} [{said}] {answer.content!r}"
         f"{'' if answer.whole else ' BROKE OFF'}"
     )
