@@ -56,7 +56,7 @@ class Scene(NamedTuple):
     steps of `before`, it is `told`, and an unsafe request's answer says nothing. A tag stands for
     that of the content. With `alike` all users are given the same content. With `doubtful` what is
     stored before is so; with `cold` it is in the store and not in memory. Bodies come in one piece,
-    or in two.
+    or in two. With `far` the workers are nodes: what one tells is on its way until a courier brings it.
     `most_calls` is how many calls the origin gets at most where all came before its first answer.
     """
 
@@ -73,6 +73,7 @@ class Scene(NamedTuple):
     in_pieces: bool = False
     rules: Rules = Rules()
     workers: int = 1
+    far: bool = False
     most_calls: int | None = None
 
 
@@ -257,9 +258,12 @@ class StagedRefresher(Refresher):
 
 
 class Channel:
-    """What the workers of one machine tell each other: heard as soon as somebody listens."""
+    """What workers tell each other: heard as soon as somebody listens; or what nodes do, `far` from
+    each other.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, far: bool) -> None:
+        self.far = far
         self.told = 0
         self._ends: list[ChannelEnd] = []
         self._leases: dict[str, StagedLock] = {}
@@ -300,10 +304,11 @@ class ChannelLease:
 
 
 class ChannelEnd(Coordinator):
-    """A coordinator of one worker."""
+    """A coordinator of one worker, or of one node."""
 
     def __init__(self, channel: Channel) -> None:
         self.waiting: list[str] = []
+        self.heard = 0
         self._channel = channel
         self._drops: list[Callable[[str | None], None]] = []
 
@@ -321,15 +326,29 @@ class ChannelEnd(Coordinator):
         self._drops.append(drop)
 
     def news(self) -> int:
-        """Another number whenever anybody has told something."""
-        return self._channel.told
+        """Another number whenever anybody has told something, or it was heard."""
+        return self.heard if self._channel.far else self._channel.told
 
     def catch_up(self) -> None:
-        """Takes in what others have told."""
-        while self.waiting:
-            note = self.waiting.pop(0)
-            for drop in self._drops:
-                drop(note)
+        """Takes in what other workers have told; what nodes tell comes when it comes."""
+        while self.waiting and not self._channel.far:
+            self.hear()
+
+    def hear(self) -> None:
+        """The oldest of what waits comes."""
+        self.heard += 1
+        note = self.waiting.pop(0)
+        for drop in self._drops:
+            drop(note)
+
+    def bring_all(self, is_over: Callable[[], bool]) -> None:
+        """The courier's part."""
+        while True:
+            point("the way", lambda: bool(self.waiting) or is_over())
+            if not self.waiting:
+                return
+            while self.waiting:
+                self.hear()
 
     def close(self) -> None:
         """Nothing is open."""
@@ -351,12 +370,13 @@ class Play:
         self.origin = StampedOrigin(scene, self.log)
         clock = HandClock(START)
         self.upstream = MemoryUpstream(self.origin, clock, point)
-        channel = Channel()
+        channel = Channel(scene.far)
         shared = scene.workers > 1
         store = SharedShelf("memory://", 1 << 20) if shared else StagedStore("memory://", 1 << 20)
         self.worlds: list[World] = []
-        for _ in range(scene.workers):
-            end = channel.end()
+        self.ends = [channel.end() for _ in range(scene.workers)]
+        self._left = len(scene.clients)
+        for end in self.ends:
             self.worlds.append(
                 World(
                     self.upstream,
@@ -382,6 +402,11 @@ class Play:
         self.said_before = len(self.log.responses)
         for number, steps in enumerate(scene.clients):
             stage.spawn("ABCD"[number], self._part(self.worlds[number % scene.workers], steps))
+        if scene.far:
+            for end in self.ends:
+                while end.waiting:
+                    end.hear()
+                stage.spawn("courier", lambda end=end: end.bring_all(self._is_over))
 
     def _watch(self, relay: Relay) -> None:
         """Notes who comes to ask, who leads, and who follows whom."""
@@ -406,8 +431,12 @@ class Play:
         def part() -> None:
             for step in steps:
                 self.take(world, step)
+            self._left -= 1
 
         return part
+
+    def _is_over(self) -> bool:
+        return not self._left
 
     def take(self, world: World, step: Step) -> None:
         """A client asks."""

@@ -87,7 +87,7 @@ class Answering(NamedTuple):
 
 class Wanted(NamedTuple):
     """What the cache asks the origin: method, conditions, range, what selects a variant, and who
-    asks: (authorized, cookie, key).
+    asks: (authorized, cookie, key). The order of tags means nothing.
     """
 
     method: str
@@ -530,7 +530,7 @@ class Cache:
     def _wanted(self, asking: Asking, validating: list[Kept], completing: Kept | None) -> Wanted:
         plain = Wanted("GET", asking.vary, who=(asking.authorized, asking.cookie, asking.key))
         if validating:
-            tags = tuple(dict.fromkeys(k.told.tag for k in validating if k.told.tag is not None))
+            tags = tuple(sorted({k.told.tag for k in validating if k.told.tag is not None}))
             since = validating[0].told.changed if len(validating) == 1 else None
             return plain._replace(tags=tags, since=since)
         if completing is not None:
@@ -677,29 +677,26 @@ class Cache:
         return False
 
     def _seen_by_head(self, asking: Asking, got: Answering, now: int) -> None:
-        """4.3.5, by the gate of 4a: as if it had been the head of a GET's answer."""
+        """4.3.5, by the gate of 4a: as if it had been the head of a GET's answer. Here: what it
+        contradicts is doubtful, and it confirms nothing.
+        """
         told = got.told
         if got.status in FAILURES or not may_be_shared(asking, got.status, told, now, self.rules):
             return
         would = {name: asking.says(name) for name in told.vary or ()}
-        for number, kept in enumerate(self.kept):
-            if kept.selected_by != would:
-                continue
-            if not describes(got, kept):
-                self.kept[number] = kept._replace(doubtful=True)
-                continue
-            if told.tag is None and told.changed is None:
-                continue  # here: nothing shows that it is still the same
-            merged = updated(kept.told, told)
-            if may_be_shared(asking, kept.status, merged, now, self.rules):
-                self.kept[number] = kept._replace(told=for_others(merged), at=now, doubtful=False)
+        self.kept = [
+            kept._replace(doubtful=True)
+            if kept.selected_by == would and not describes(got, kept)
+            else kept
+            for kept in self.kept
+        ]
 
     def _unsafe(self, asking: Asking, now: int) -> Outcome:
         """4.4."""
         if self.rules.offline:
             return Outcome("refuse", 504, b"")
         who = (asking.authorized, asking.cookie, asking.key)
-        passed = (asking.none_match, asking.since, asking.range, asking.if_range, who)
+        passed = (tuple(sorted(asking.none_match)), asking.since, asking.range, asking.if_range, who)
         wanted = Wanted(asking.method, asking.vary, *passed)
         got = self._reach(wanted, now)
         if got is None:

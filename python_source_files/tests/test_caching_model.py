@@ -116,7 +116,7 @@ def wanted_of(call: Call) -> Wanted:
     return Wanted(
         call.method,
         {name: value for name, value in sent if name in ("Foo", "Bar")},
-        tuple(tags.split(", ")) if tags else (),
+        tuple(sorted(tags.split(", "))) if tags else (),
         int(parse_date(since, START) or 0) if since else None,
         asked_range[0] if asked_range else None,
         if_range if date is None else int(date),
