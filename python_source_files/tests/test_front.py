@@ -14,6 +14,7 @@ from api_relaying_server.serving import front as front_module
 from api_relaying_server.serving.connection import LINGERING, Connection
 from api_relaying_server.serving.door import Limits
 from api_relaying_server.serving.front import Front
+from api_relaying_server.serving.server import listen
 from tests.wire_support import request
 
 HEAD = request("/known")
@@ -55,7 +56,7 @@ class FrontTestCase(unittest.TestCase):
 
     def begin(self, **limits: Any) -> None:
         """Another front, with these limits."""
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        (self.listener,) = listen("127.0.0.1", 0)
         behind: Any = self
         self.front = Front(
             [self.listener], self.heads, behind, Limits(**limits),
@@ -274,6 +275,57 @@ class DoorTest(FrontTestCase):
         self.assertEqual(self.said(idle), b"")
         self.assertIn(b" 400 ", self.said(refused) or b"")
         self.assertIn(LINGERING, [conn.state for conn in self.front._connections.values()])
+
+
+class EmptyLinesTest(FrontTestCase):
+    """A handful of them before a request is skipped (RFC 9112, 2.2)."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.heads[HEAD] = Ready(b"known", 1e12)
+
+    def test_a_handful(self) -> None:
+        most = front_module.EMPTY_LINES
+        for count in (1, 2, most):
+            client = self.client(b"\r\n" * count + HEAD)
+            self.assertEqual(self.said(client), b"known")
+            self.say(client, b"\r\n" * count + HEAD + b"\r\n" * count + HEAD)
+            self.assertEqual(self.said(client), b"knownknown")
+        client = self.client(b"\r\n" * (most + 1) + HEAD)
+        self.assertIn(b" 400 ", self.said(client) or b"")
+
+    def test_behind_another_request(self) -> None:
+        client = self.client(HEAD + b"\r\n" * 3)
+        self.assertEqual(self.said(client), b"known")
+        (conn,) = self.front._connections.values()
+        self.assertEqual(conn.buffer, b"")
+        self.say(client, b"\r\n" * (front_module.EMPTY_LINES + 1))
+        self.assertIn(b" 400 ", self.said(client) or b"")
+
+    def test_byte_by_byte(self) -> None:
+        client = self.client()
+        for byte in b"\r\n\r\n\r\n" + HEAD:
+            self.say(client, bytes((byte,)))
+        self.assertEqual(self.said(client), b"known")
+
+    def test_no_time_is_bought(self) -> None:
+        """Neither by a client that has asked before, nor by one that has not."""
+        for limits, first, seconds in (
+            ({"timeout_idle": 9, "timeout_head": 60}, HEAD, 9),
+            ({"timeout_idle": 60, "timeout_head": 9}, b"\r\n", 9),
+        ):
+            with self.subTest(first):
+                self.begin(**limits)
+                client = self.client(first)
+                self.said(client)
+                for _ in range(seconds):
+                    self.later(0.5)
+                    self.say(client, b"\r")
+                    self.later(0.5)
+                    self.say(client, b"\n")
+                    self.assertIsNone(self.said(client))
+                self.later(1.1)
+                self.assertEqual(self.said(client), b"")
 
 
 class BodiesTest(FrontTestCase):

@@ -82,6 +82,11 @@ ENDS_AT_ONCE = 128
 between.
 """
 
+EMPTY_LINES = 8
+"""Empty lines before a request that are skipped at a time: old clients send one behind a body (RFC
+9112, 2.2), careless ones a few.
+"""
+
 GATHERED = 1 << 20
 """Bytes of the longest body that is gathered here before a thread sees it; nginx keeps 8 or 16 KiB
 in memory and the rest in a file.
@@ -118,6 +123,19 @@ def _saying_close(wire: bytes) -> bytes:
     head, _, body = wire.partition(END_OF_HEAD)
     kept = head.replace(b"\r\nConnection: keep-alive", b"", 1)
     return kept + b"\r\nConnection: close" + END_OF_HEAD + body
+
+
+_BLANK = (b"", b"\r")
+"""What is no part of a request yet."""
+
+
+def _without_empty_lines(data: bytes) -> bytes:
+    """Less a handful of empty lines at the beginning."""
+    for _ in range(EMPTY_LINES):
+        if data[:2] != b"\r\n":
+            break
+        data = data[2:]
+    return data
 
 
 def _head_of(conn: Connection) -> bytes | None:
@@ -305,9 +323,11 @@ class Front:
         if not data:
             self._close(conn)
             return
-        if not conn.buffer:
-            if data == b"\r\n":
-                return  # an old client's extra line end (RFC 9112, 2.2): it buys no time
+        if conn.buffer in _BLANK:
+            data, conn.buffer = conn.buffer + data, b""
+            if data[0] == 13 and (rest := _without_empty_lines(data)) in _BLANK:
+                conn.buffer = rest
+                return  # it buys no time
             if conn.state == NEW:
                 conn.move(READING)
             conn.deadline = self.beat + self._limits.timeout_head
@@ -346,18 +366,16 @@ class Front:
                 self._refuse(conn, self._of_a_bug("answering a request failed"), head)
 
     def _next_head(self, conn: Connection) -> bytes | None:
-        buffer = conn.buffer
-        # RFC 9112, 2.2: an empty line before a request line is ignored; one, not many.
-        start = 2 if buffer[:2] == b"\r\n" else 0
-        end = buffer.find(END_OF_HEAD, start) + 4
-        size = end - start if end > 3 else len(buffer) - start
+        buffer = conn.buffer = _without_empty_lines(conn.buffer)
+        end = buffer.find(END_OF_HEAD) + 4
+        size = end if end > 3 else len(buffer)
         if size > self._limits.max_head:
             raise BadRequest(f"the head is longer than {self._limits.max_head} bytes", status=431)
         if end < 4:
-            check_beginning(buffer[start:])
+            check_beginning(buffer)
             return None
         conn.buffer = buffer[end:]
-        return buffer[start:end]
+        return buffer[:end]
 
     def _answer(self, conn: Connection, head: bytes) -> None:
         now = self.now
