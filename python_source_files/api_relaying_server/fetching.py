@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Callable, NamedTuple
 
+from api_relaying_server.answer import Waiting
 from api_relaying_server.caching.conditional import fields_of_304, is_not_modified
 from api_relaying_server.caching.freshness import Lifetime, lifetime
 from api_relaying_server.caching.invalidation import targets_to_invalidate
@@ -61,7 +62,8 @@ _RANGE = ("range", "if-range")
 class Caller(NamedTuple):
     """Who asks, with the body of the request (its length None for chunked), where interim
     responses go, and who is told how many seconds a call of the upstream took up to the response's
-    head or its failure; `seen` is what was found stored where that was looked for already.
+    head or its failure; `seen` is what was found stored where that was looked for already,
+    `ticket` what this request has waited for, where it has.
     """
 
     client: Client
@@ -70,6 +72,7 @@ class Caller(NamedTuple):
     on_interim: OnInterim | None = None
     on_upstream: Callable[[float], None] | None = None
     seen: Seen | None = None
+    ticket: Waiting | None = None
 
 
 class Arrived:
