@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Callable, NamedTuple
 from unittest import mock
 
@@ -56,7 +57,7 @@ class Scene(NamedTuple):
     steps of `before`, it is `told`, and an unsafe request's answer says nothing. A tag stands for
     that of the content. With `alike` all users are given the same content. With `doubtful` what is
     stored before is so; with `cold` it is in the store and not in memory. Bodies come in one piece,
-    or in two. With `far` the workers are nodes: what one tells is on its way until a courier brings it.
+    or in two. With `far` the workers are nodes: what one tells is on its way until it is brought.
     `most_calls` is how many calls the origin gets at most where all came before its first answer.
     """
 
@@ -406,7 +407,7 @@ class Play:
             for end in self.ends:
                 while end.waiting:
                     end.hear()
-                stage.spawn("courier", lambda end=end: end.bring_all(self._is_over))
+                stage.spawn("courier", partial(end.bring_all, self._is_over))
 
     def _watch(self, relay: Relay) -> None:
         """Notes who comes to ask, who leads, and who follows whom."""

@@ -696,7 +696,13 @@ class Cache:
         if self.rules.offline:
             return Outcome("refuse", 504, b"")
         who = (asking.authorized, asking.cookie, asking.key)
-        passed = (tuple(sorted(asking.none_match)), asking.since, asking.range, asking.if_range, who)
+        passed = (
+            tuple(sorted(asking.none_match)),
+            asking.since,
+            asking.range,
+            asking.if_range,
+            who,
+        )
         wanted = Wanted(asking.method, asking.vary, *passed)
         got = self._reach(wanted, now)
         if got is None:

@@ -23,7 +23,7 @@ class SharedDoorTest(unittest.TestCase):
         self.door.open()
         self.fd = self.listener.fileno()
 
-    def welcome(self, sock: socket.SocketType, address: object, now: float) -> None:
+    def welcome(self, sock: socket.SocketType, address: object) -> None:
         self.addCleanup(sock.close)
         self.let_in.append(sock)
 
