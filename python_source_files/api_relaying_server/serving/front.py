@@ -244,8 +244,9 @@ class Front:
     def run(self) -> None:
         """Serves until it is stopped and drained."""
         self._door.open()
+        poll = self._poller.poll
         while self._running:
-            events = self._poller.poll(0.05 if self._stopping else 1.0)
+            events = poll(0.05 if self._stopping else 1.0)
             try:
                 if self._bell[0] != self._bell_seen:
                     self._hear_bell()
