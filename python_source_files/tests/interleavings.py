@@ -11,12 +11,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Callable, NamedTuple
 from unittest import mock
 
 from api_relaying_server import keeping
 from api_relaying_server.answer import Answer
 from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.caching.vary import ANY_ORIGIN
 from api_relaying_server.errors import RelayError
 from api_relaying_server.fetching import Query
 from api_relaying_server.http1.grammar import parse_range
@@ -56,8 +58,9 @@ class Scene(NamedTuple):
     steps of `before`, it is `told`, and an unsafe request's answer says nothing. A tag stands for
     that of the content. With `alike` all users are given the same content. With `doubtful` what is
     stored before is so; with `cold` it is in the store and not in memory. Bodies come in one piece,
-    or in two. With `far` the workers are nodes: what one tells is on its way until a courier brings it.
-    `most_calls` is how many calls the origin gets at most where all came before its first answer.
+    or in two. With `far` the workers are nodes: what one tells is on its way until it is brought.
+    `most_calls` is how many calls the origin gets at most where all are there before its first
+    answer.
     """
 
     told: Told
@@ -326,20 +329,21 @@ class ChannelEnd(Coordinator):
         self._drops.append(drop)
 
     def news(self) -> int:
-        """Another number whenever anybody has told something, or it was heard."""
+        """Another number whenever workers have told something, or nodes were heard."""
         return self.heard if self._channel.far else self._channel.told
 
     def catch_up(self) -> None:
         """Takes in what other workers have told; what nodes tell comes when it comes."""
-        while self.waiting and not self._channel.far:
-            self.hear()
+        if not self._channel.far:
+            self.hear_all()
 
-    def hear(self) -> None:
-        """The oldest of what waits comes."""
-        self.heard += 1
-        note = self.waiting.pop(0)
-        for drop in self._drops:
-            drop(note)
+    def hear_all(self) -> None:
+        """What is on its way comes."""
+        while self.waiting:
+            self.heard += 1
+            note = self.waiting.pop(0)
+            for drop in self._drops:
+                drop(note)
 
     def bring_all(self, is_over: Callable[[], bool]) -> None:
         """The courier's part."""
@@ -347,8 +351,7 @@ class ChannelEnd(Coordinator):
             point("the way", lambda: bool(self.waiting) or is_over())
             if not self.waiting:
                 return
-            while self.waiting:
-                self.hear()
+            self.hear_all()
 
     def close(self) -> None:
         """Nothing is open."""
@@ -390,23 +393,30 @@ class Play:
                 )
             )
         for world in self.worlds:
+            # As if it had answered before: the first answer of a key tells by what it is selected,
+            # and whoever comes just then may make a call of his own.
+            world.notes.remember_selecting(KEY, (ANY_ORIGIN,))
             self._watch(world.relay)
-        for step in scene.before:
-            self.take(self.worlds[0], step)
-        if scene.doubtful:
-            self.worlds[0].keeper.invalidate(TARGET)
-        if scene.cold:
-            self.worlds[0].hot.clear()
-        self.origin.begun = True
-        self.log.came.clear()
-        self.said_before = len(self.log.responses)
+        self._begin()
         for number, steps in enumerate(scene.clients):
             stage.spawn("ABCD"[number], self._part(self.worlds[number % scene.workers], steps))
         if scene.far:
             for end in self.ends:
-                while end.waiting:
-                    end.hear()
-                stage.spawn("courier", lambda end=end: end.bring_all(self._is_over))
+                end.hear_all()
+                stage.spawn("courier", partial(end.bring_all, self._is_over))
+
+    def _begin(self) -> None:
+        """All that is before the stage."""
+        for step in self.scene.before:
+            self.take(self.worlds[0], step)
+        if self.scene.doubtful:
+            self.worlds[0].keeper.invalidate(TARGET)
+        if self.scene.cold:
+            self.worlds[0].hot.clear()
+        self.origin.begun = True
+        for noted in (self.log.came, self.log.leads, self.log.follows):
+            noted.clear()
+        self.said_before = len(self.log.responses)
 
     def _watch(self, relay: Relay) -> None:
         """Notes who comes to ask, who leads, and who follows whom."""
@@ -477,10 +487,7 @@ class Judge:
         if play.stage.stuck:
             self.wrong.append(play.stage.stuck)
             return self.wrong
-        said = self._log.responses[play.said_before :]
-        most = self._scene.most_calls
-        if most is not None and max(self._log.came) < said[0].at and len(said) > most:
-            self.wrong.append(f"{len(said)} calls")
+        self._judge_calls(self._log.responses[play.said_before :])
         if not all(exchange.closed for exchange in play.upstream.exchanges):
             self.wrong.append("a connection is not given back")
         for world in play.worlds:
@@ -496,6 +503,18 @@ class Judge:
             self._judge_record("memory", entry.record if entry is not None else None)
             self._judge_record("store", world.store.read(KEY))
         return self.wrong
+
+    def _judge_calls(self, said: Sequence[Response]) -> None:
+        """One call where what it brings is good for all who had come; two where it is so only for
+        those who come no more: all who wait for the first share the second.
+        """
+        most, log = self._scene.most_calls, self._log
+        if most is None or len(said) <= most:
+            return
+        began = [at for at, _ in [*log.leads.values(), *log.follows]]
+        ready = log.came if most == 1 else began
+        if sum(at < said[0].at for at in ready) >= len(self._scene.clients):
+            self.wrong.append(f"{len(said)} calls")
 
     def _judge_following(self, at: int, began: int) -> None:
         for effect, answered in self._changes():

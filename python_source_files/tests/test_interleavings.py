@@ -20,7 +20,7 @@ from tests.stage import Stage, Staged, StagedLock, performances, point
 SWITCHES = int(os.environ.get("RELAY_TEST_SWITCHES", "0"))
 """How often somebody is stopped who could have gone on; 0: twice where two play, else once."""
 
-ORDERS = int(os.environ.get("RELAY_TEST_ORDERS", "250"))
+ORDERS = int(os.environ.get("RELAY_TEST_ORDERS", "150"))
 """Orders played of one scene at most; set both variables, say to 3 and 100000, for a long run."""
 
 
