@@ -243,7 +243,7 @@ def _server(
         hot.heads,
         _limits(settings),
         settings.threads,
-        settings.max_body,
+        _most_slow(settings),
         settings.trust_forwarded,
         watchers,
     )
@@ -412,6 +412,13 @@ def _policy(settings: Settings) -> Policy:
     )
 
 
+def _most_slow(settings: Settings) -> int:
+    """Slow clients that one worker serves at a time: half of what there is. Each that uploads holds
+    a connection to the upstream, too.
+    """
+    return max(1, min(settings.threads, settings.upstream_connections // settings.workers) // 2)
+
+
 def _limits(settings: Settings) -> Limits:
     return Limits(
         max_head=settings.max_head,
@@ -419,6 +426,7 @@ def _limits(settings: Settings) -> Limits:
         timeout_idle=settings.timeout_idle,
         connections=_most_connections(),
         per_client=settings.connections_per_client or None,
+        max_body=settings.max_body,
     )
 
 

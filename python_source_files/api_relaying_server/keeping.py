@@ -204,7 +204,6 @@ class Keeper:
         same requests select; None where what is there stays as it is.
         """
         target, key = request.target, cache_key(request.target)
-        self.notes.remember_selecting(key, tuple(name for name, _ in stored.selecting))
         with self._changing(key) as record:
             if not self.is_current(key, began):
                 return None
@@ -214,7 +213,10 @@ class Keeper:
             same = [variant for variant in others if variant.selecting == stored.selecting]
             stored, beside = _with_parts(stored, same)
             left = [variant for variant in others if variant not in same]
-            return self._put(key, target, [stored, *beside, *left])
+            record = self._put(key, target, [stored, *beside, *left])
+        # Only now: until it is stored, those who ask must find the fetch that brings it.
+        self.notes.remember_selecting(key, tuple(name for name, _ in stored.selecting))
+        return record
 
     def replace(
         self, target: str, changes: Sequence[tuple[StoredResponse, StoredResponse]], began: int

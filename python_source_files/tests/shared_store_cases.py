@@ -364,7 +364,10 @@ class LeaseCases(SharedStoreCases):
         self.assertIsNotNone(there.coordinator().lease("GET /a", 1.0))
 
     def test_processes_are_counted_while_they_are_there(self) -> None:
-        with mock.patch.object(nodes, "COUNT_EVERY", 0.05):
+        with (
+            mock.patch.object(nodes, "COUNT_EVERY", 0.05),
+            mock.patch.object(nodes, "COUNTED_FOR", 80),
+        ):
             stores = [self.node(), self.node(), self.node()]
             for store in stores:
                 store.coordinator().on_change(lambda note: None)

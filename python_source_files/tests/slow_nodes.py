@@ -477,6 +477,14 @@ class CoordinatorTest(unittest.TestCase):
             eventually(lambda: self.board.calls > asked + 2, "they are counted again")
             self.assertEqual(self.coordinator.processes, 1)
 
+    def test_who_may_not_count_is_no_slower_for_that(self) -> None:
+        self.board.uncountable = True
+        with mock.patch.object(nodes, "COUNT_EVERY", 0.0):
+            started = time.monotonic()
+            for number in range(20):
+                self.assertTrue(self.coordinator.tell_changed(f"GET /{number}", wait=30.0))
+            self.assertLess(time.monotonic() - started, 1.0)
+
     def test_after_a_gap_everything_is_dropped(self) -> None:
         dropped: list[str | None] = []
         self.coordinator.on_change(dropped.append)
@@ -644,6 +652,12 @@ class BothTest(unittest.TestCase):
         waited = both.lease("GET /b", 10.0)
         assert waited is not None
         self.assertTrue(waited.waited)
+
+    def test_one_catches_up_with_both(self) -> None:
+        near, far = mock.Mock(), mock.Mock()
+        Both(near, far).catch_up()
+        near.catch_up.assert_called_once_with()
+        far.catch_up.assert_called_once_with()
 
     def test_both_are_told_and_heard(self) -> None:
         near, far = Board(), Board()

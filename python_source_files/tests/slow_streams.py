@@ -42,7 +42,7 @@ class StreamsTest(unittest.TestCase):
         with contextlib.ExitStack() as stack:
             origin = stack.enter_context(PlayingOrigin())
             heads = {
-                "/events": begun(NO_STORE, EVENTS),
+                "/events": begun(("Cache-Control", "no-cache"), EVENTS),
                 "/lines": begun(NO_STORE),
                 "/chunks": begun(NO_STORE, ("Transfer-Encoding", "chunked")),
                 "/long": begun(NO_STORE, ("Content-Length", "20")),

@@ -208,6 +208,21 @@ class CrowdTest(WireTestCase):
         for _, client in slow:
             self.assertEqual(client.reply().body, b"POST /slow HTTP/1.1\nhello")
 
+    def test_uploads_that_stop(self) -> None:
+        """Hundreds of them delay no other request (#13)."""
+        data = request("/up", "Content-Length: 100000", method="POST", body=b"x" * 70_000)
+        for flags in (("--threads", "4"), ("--upstream-connections", "4")):
+            with contextlib.ExitStack() as stack:
+                relay = stack.enter_context(RunningRelay(self.origin.url, *flags))
+                for _ in range(300):
+                    stack.enter_context(Client(relay.port, data))
+                until = time.monotonic() + 3
+                while time.monotonic() < until:
+                    began = time.monotonic()
+                    client = stack.enter_context(Client(relay.port, request(f"/x?{began}")))
+                    self.assertEqual(client.reply().status, 200)
+                    self.assertLess(time.monotonic() - began, 1.0)
+
     def test_held_bodies_do_not_take_all_threads_that_become_free(self) -> None:
         """Those that are not here yet get half the threads at most, whenever they are looked at."""
         with RunningRelay(self.origin.url, "--threads", "4", "--default-ttl", "0") as relay:

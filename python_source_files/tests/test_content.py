@@ -87,7 +87,7 @@ class LastTest(Sockets):
 
     def test_what_the_client_does_not_take_is_left_uncopied(self) -> None:
         body = bytes(1 << 22)
-        Writer(self.conn, lambda: 1.0).send_last(b"head", memoryview(body)[1:])
+        Writer(self.conn, lambda: 1.0, lambda: False).send_last(b"head", memoryview(body)[1:])
         got = self.received()
         rest = self.conn.out
         assert rest is not None
@@ -95,7 +95,7 @@ class LastTest(Sockets):
 
     def test_what_it_takes_leaves_nothing(self) -> None:
         for pieces in ((b"head",), (b"head", b"body")):
-            Writer(self.conn, lambda: 1.0).send_last(*pieces)
+            Writer(self.conn, lambda: 1.0, lambda: False).send_last(*pieces)
             self.assertEqual((self.conn.out, self.received()), (None, b"".join(pieces)))
 
 

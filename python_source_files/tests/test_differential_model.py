@@ -578,6 +578,8 @@ class Service(unittest.TestCase):
         limited = answer(1, 4.5, "", ALICE, ("Retry-After", "1"), status=429)
         self.assertEqual(rules(self.error(503, ALICE), limited), [])
         self.assertEqual(rules(self.error(503, BOB), limited), ["refused"])
+        asked = self.error(503, ALICE)
+        self.assertEqual(judge(asked, Log([], [asked], [limited]), Setting()), [])
         self.assertEqual(rules(self.error(503), limited), ["refused"])
         long_ago = limited._replace(sent=1.0)
         self.assertEqual(rules(self.error(503, ALICE), long_ago), ["refused"])

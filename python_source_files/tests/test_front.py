@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import unittest
 from typing import Any
+from unittest import mock
 
 from api_relaying_server.errors import Overloaded
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.operations.served import Served
+from api_relaying_server.serving import front as front_module
 from api_relaying_server.serving.connection import LINGERING, Connection
 from api_relaying_server.serving.door import Limits
 from api_relaying_server.serving.front import Front
@@ -42,7 +44,8 @@ class FrontTestCase(unittest.TestCase):
         self.lent: list[Connection] = []
         self.refusals: list[Served] = []
         self.went_back: list[float] = []
-        self.refuses = self.crowded = False
+        self.refuses = False
+        self.has_room = True
         self.addCleanup(self._close_lent)
         self.begin()
 
@@ -73,9 +76,9 @@ class FrontTestCase(unittest.TestCase):
             raise Overloaded("no", retry_after=1)
         self.lent.append(conn)
 
-    def is_crowded(self) -> bool:
+    def has_room_for_slow(self) -> bool:
         """As the test says."""
-        return self.crowded
+        return self.has_room
 
     def tell(self, served: Served) -> None:
         """Keeps it."""
@@ -271,6 +274,169 @@ class DoorTest(FrontTestCase):
         self.assertEqual(self.said(idle), b"")
         self.assertIn(b" 400 ", self.said(refused) or b"")
         self.assertIn(LINGERING, [conn.state for conn in self.front._connections.values()])
+
+
+class BodiesTest(FrontTestCase):
+    """Bodies of requests are gathered before a thread sees them."""
+
+    def upload(self, *fields: str, body: bytes = b"") -> socket.socket:
+        """A client that has sent the head of a POST, and so much of its body."""
+        client = self.client(request("/up", *fields, method="POST"))
+        if body:
+            self.say_all(client, body)
+        return client
+
+    def say_all(self, client: socket.socket, data: bytes) -> None:
+        """Sends, while the front hears."""
+        for at in range(0, len(data), 16384):
+            self.say(client, data[at : at + 16384])
+
+    def lent_body(self) -> tuple[bytes, bool, bytes]:
+        """Of the last that was lent: the content, whether it is whole, and what is behind it."""
+        conn = self.lent[-1]
+        assert conn.body is not None
+        return conn.body.take(), conn.body.done, conn.buffer
+
+    def test_whole(self) -> None:
+        """In both framings, with the next request behind it."""
+        content, behind = b"x" * 70_000 + b"end", request("/next")
+        chunks = b"".join(b"%x\r\n%b\r\n" % (10_000, content[at : at + 10_000])
+                          for at in range(0, 70_000, 10_000))  # fmt: skip
+        for field, body in (
+            (f"Content-Length: {len(content)}", content),
+            ("Transfer-Encoding: chunked", chunks + b"3\r\nend\r\n0\r\n\r\n"),
+        ):
+            with self.subTest(field):
+                before = len(self.lent)
+                client = self.upload(field, body=body[:-2])
+                self.assertEqual(len(self.lent), before)
+                self.say(client, body[-2:] + behind)
+                self.assertEqual(self.lent_body(), (content, True, behind))
+
+    def test_at_once(self) -> None:
+        """What comes with its head is lent with it, whatever there is room for."""
+        self.has_room = False
+        with mock.patch.object(front_module, "GATHERED_IN_ALL", 0):
+            self.client(request("/up", "Content-Length: 5", method="POST", body=b"hello!"))
+        self.assertEqual(self.lent_body(), (b"hello", True, b"!"))
+
+    def test_too_long_to_gather(self) -> None:
+        limit = front_module.GATHERED
+        self.upload(f"Content-Length: {limit}")
+        self.assertEqual(self.lent, [])
+        self.upload(f"Content-Length: {limit + 1}")
+        self.assertEqual(self.lent_body(), (b"", False, b""))
+        with mock.patch.object(front_module, "GATHERED", 50_000):
+            client = self.upload("Transfer-Encoding: chunked", body=b"ffffff\r\n" + b"x" * 50_000)
+            self.assertEqual(len(self.lent), 1)
+            self.say(client, b"y")
+        self.assertEqual(self.lent_body(), (b"x" * 50_000 + b"y", False, b""))
+
+    def test_all_together(self) -> None:
+        """Past the bound a body is for a thread as it comes; what is answered, or gone, counts no
+        more.
+        """
+        with mock.patch.object(front_module, "GATHERED_IN_ALL", 100_000):
+            first = self.upload("Content-Length: 60001", body=b"x" * 50_000)
+            self.assertEqual((self.front._gathered, self.lent), (50_000, []))
+            self.upload("Content-Length: 60001", body=b"x" * 50_000)
+            self.assertEqual((self.front._gathered, len(self.lent)), (100_000, 1))
+            self.upload("Content-Length: 9")
+            self.assertEqual(len(self.lent), 2)
+            self.lent[0].closes = False
+            self.front.give_back(self.lent.pop(0))
+            self.turn(wait=True)
+            self.assertEqual(self.front._gathered, 50_000)
+            first.close()
+            self.turn(wait=True)
+            self.assertEqual(self.front._gathered, 0)
+            self.upload("Content-Length: 9", body=b"x")
+            self.assertEqual((self.front._gathered, len(self.lent)), (1, 1))
+            bad = self.upload("Transfer-Encoding: chunked", body=b"5\r\nhello\r\n")
+            self.say(bad, b"zz\r\n")
+            self.assertIn(b" 400 ", self.said(bad) or b"")
+            self.assertEqual(self.front._gathered, 1)
+
+    def test_a_body_that_takes_its_time(self) -> None:
+        """A thread that is free takes it after a while."""
+        self.has_room = False
+        self.upload("Content-Length: 9", body=b"x")
+        self.later(5)
+        self.assertEqual(self.lent, [])
+        self.has_room = True
+        self.later(1.1)
+        self.assertEqual(self.lent_body(), (b"x", False, b""))
+        self.later(0.7)
+        self.upload("Content-Length: 9", body=b"x")
+        self.later(0.7)
+        self.assertEqual(len(self.lent), 1)
+        self.later(1.1)
+        self.assertEqual(len(self.lent), 2)
+
+    def test_a_body_that_does_not_come(self) -> None:
+        self.has_room = False
+        silent = self.upload("Content-Length: 9", body=b"x")
+        dripping = self.upload("Content-Length: 9999")
+        for _ in range(22):
+            self.later(1)
+            self.say(dripping, b"x")
+        self.assertIn(b" 408 ", self.said(silent) or b"")
+        self.assertIn(b" 408 ", self.said(dripping) or b"")
+        self.assertEqual(self.lent, [])
+        self.begin(timeout_idle=5)
+        silent = self.upload("Content-Length: 9", body=b"x")
+        self.later(6)
+        self.assertIn(b" 408 ", self.said(silent) or b"")
+
+    def test_small_chunks(self) -> None:
+        """Reading thousands of them is work for a thread."""
+        self.upload("Transfer-Encoding: chunked", body=b"1\r\nx\r\n" * 2000)
+        content, whole, behind = self.lent_body()
+        self.assertFalse(whole)
+        self.assertLess(len(content), 1000)
+        body = self.lent[0].body
+        assert body is not None
+        self.assertEqual(body.feed(behind), b"")
+        self.assertEqual(content + body.take(), b"x" * 2000)
+
+    def test_limits(self) -> None:
+        self.begin(max_body=1000)
+        for field, body, status in (
+            ("Content-Length: 1001", b"", b" 413 "),
+            ("Transfer-Encoding: chunked", b"3e9\r\n", b" 413 "),
+            ("Transfer-Encoding: chunked", b"zz\r\n", b" 400 "),
+            ("Content-Length: 5\r\nExpect: a-miracle", b"", b" 417 "),
+            ("Content-Length: 1001\r\nExpect: 100-continue", b"", b" 413 "),
+        ):
+            with self.subTest(field):
+                client = self.upload(field, body=body)
+                self.assertIn(status, (self.said(client) or b"").split(b"\r\n")[0])
+        self.assertEqual(self.lent, [])
+
+    def test_a_client_that_waits_to_be_asked(self) -> None:
+        """A thread passes the question on; where none is free the front answers it."""
+        fields = "Content-Length: 5", "Expect: 100-continue"
+        client = self.upload(*fields)
+        self.assertEqual(len(self.lent), 1)
+        assert self.lent[0].body is not None
+        self.assertTrue(self.lent[0].body.to_ask)
+        self.assertIsNone(self.said(client))
+        self.has_room = False
+        client = self.upload(*fields)
+        self.assertEqual(self.said(client), b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.say(client, b"hello")
+        self.assertEqual(self.lent_body(), (b"hello", True, b""))
+        assert self.lent[1].body is not None
+        self.assertFalse(self.lent[1].body.to_ask)
+        client = self.upload(*fields)
+        self.has_room = True
+        self.later(1.1)
+        assert self.lent[2].body is not None
+        self.assertFalse(self.lent[2].body.to_ask, "it has been asked")
+        hasty = self.client(request("/up", *fields, method="POST", body=b"he"))
+        self.assertIsNone(self.said(hasty))
+        old = self.client(b"POST /up HTTP/1.0\r\n" + "\r\n".join(fields).encode() + b"\r\n\r\n")
+        self.assertIsNone(self.said(old))
 
 
 if __name__ == "__main__":

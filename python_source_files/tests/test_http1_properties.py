@@ -28,7 +28,7 @@ from api_relaying_server.http1.heads import (
 )
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.rendering import render_fields, render_request_line
-from api_relaying_server.serving.body import HeldBody
+from api_relaying_server.serving.incoming import IncomingBody
 from tests.wire_faults import FAULTS
 from tests.wire_probes import CHUNKS, REFUSED, SERVED
 from tests.wire_support import Client, ServerInside
@@ -331,17 +331,16 @@ class ChunkTest(unittest.TestCase):
 
     @FEW
     @given(mutated(CHUNK_BODIES), st.lists(st.integers(0, 500), max_size=3))
-    def test_a_body_is_held_until_it_is_whole(self, data: bytes, cuts: list[int]) -> None:
-        held = HeldBody(None)
-        ready = False
+    def test_a_body_is_gathered_to_its_end(self, data: bytes, cuts: list[int]) -> None:
+        body = IncomingBody(None, 1 << 20)
+        rest = b""
         try:
             for piece in cut(data, cuts):
-                ready = ready or held.is_ready(piece)
+                rest = rest + piece if body.done else body.feed(piece)
         except BadRequest:
             self.assertIsNone(decode([data]))
             return
-        found = decode([data])
-        self.assertEqual(ready, found is not None and found[1])
+        self.assertEqual((body.take(), body.done, rest), decode([data]))
 
 
 def _read_chunks(data: bytes) -> tuple[bytes, bytes]:

@@ -45,7 +45,7 @@ class LackTest(unittest.TestCase):
         for lack in LACKS:
             with (
                 self.subTest(lack=lack),
-                mock.patch.object(server.front, "_lookup", side_effect=lack),
+                mock.patch.object(server, "from_memory", side_effect=lack),
                 self.assertLogs("api_relaying_server.front", "WARNING") as logs,
             ):
                 self.assert_lack(self.relay.ask("/a"))

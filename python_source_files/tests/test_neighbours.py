@@ -114,6 +114,14 @@ class CatchingUp(unittest.TestCase):
             self.other.catch_up()
             notes.assert_called_once()
 
+    def test_nobody_waits_for_a_lock_where_nothing_was_told(self) -> None:
+        self.other.catch_up()
+        with self.other._lock:
+            thread = threading.Thread(target=self.other.catch_up, daemon=True)
+            thread.start()
+            thread.join(PATIENCE)
+            self.assertFalse(thread.is_alive())
+
     def test_what_is_told_meanwhile_is_heard_the_next_time(self) -> None:
         def answers(key: str | None) -> None:
             if key == "early":

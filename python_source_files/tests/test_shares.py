@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import unittest
+from unittest import mock
 
-from api_relaying_server.tiers.sharing.shared_memory import SharedMemory
+from api_relaying_server.settings import Settings
+from api_relaying_server.tiers.sharing.shared_memory import CALLS, SEEN, SharedMemory
 from api_relaying_server.tiers.sharing.shares import SLACK, STUCK_AFTER, Shares
+from api_relaying_server.workers import Workers
 
 
 class SharesTest(unittest.TestCase):
@@ -34,6 +37,26 @@ class SharesTest(unittest.TestCase):
     def test_nobody_is_ahead_of_itself(self) -> None:
         self.one.say_ready()
         self.assertFalse(self.one.is_ahead(50))
+
+
+class EndedTest(unittest.TestCase):
+    """What a worker leaves behind that was killed."""
+
+    def test_nobody_waits_for_it(self) -> None:
+        settings = Settings.of(host="127.0.0.1", port="0", workers="2", cache="none://")
+        workers = Workers(settings, lambda: settings, lambda error, _: str(error))
+        self.addCleanup(workers._selector.close)
+        for sock in (*workers.listeners, workers._signals, workers._arriving):
+            self.addCleanup(sock.close)
+        slot = workers._free_slots.pop(0)
+        child = mock.Mock(ended=-9)
+        child.fileno.return_value = 2**20
+        workers._slots[child] = slot
+        numbers = workers._memory.numbers(slot)
+        numbers[SEEN] = numbers[CALLS] = 1
+        workers.has_ended(child)
+        self.assertEqual((numbers[SEEN], numbers[CALLS]), (0, 0))
+        self.assertIn(slot, workers._free_slots)
 
 
 if __name__ == "__main__":

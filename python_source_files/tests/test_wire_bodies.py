@@ -224,8 +224,8 @@ class ExpectTest(WireTestCase):
 class EarlyAnswerTest(WireTestCase):
     """An answer that comes before the body is whole (RFC 9112, 9.3; RFC 9110, 7.5)."""
 
-    def early(self, field: str, first: bytes, *, ends: bool) -> Client:
-        """A client that has sent part of a body and got the answer; the origin ends or waits."""
+    def early(self, path: str, field: str, first: bytes, *, ends: bool) -> Client:
+        """A client that has sent part of a body; the origin answers, and ends or waits."""
 
         def play(talk: Talk) -> bool:
             talk.send(ok(b"enough", status="413 Enough"))
@@ -233,34 +233,43 @@ class EarlyAnswerTest(WireTestCase):
                 talk.wait_for_end()
             return False
 
-        self.play("/early", play)
-        client = self.client(post("/early", field), first)
+        self.play(path, play)
+        return self.client(post(path, field), first)
+
+    def assert_answered(self, client: Client) -> None:
+        """It gets the answer, the last on its connection."""
         got = client.reply()
         self.assertEqual((got.status, got.body), (413, b"enough"))
         self.assertEqual(got.get("connection"), "close")
-        return client
 
     def test_to_a_client_that_waits(self) -> None:
-        for ends in (True, False):
-            for field, first in (
-                (f"Content-Length: {LARGE}", b"x" * 1000),
-                ("Content-Length: 1000", b"x" * 10),
-                ("Content-Length: 1000", b""),
-                ("Transfer-Encoding: chunked", chunk(b"x" * 1000)),
-                ("Transfer-Encoding: chunked", b"5\r\nhe"),
-                ("Transfer-Encoding: chunked", b""),
-            ):
-                with self.subTest(field, sent=len(first), ends=ends):
-                    client = self.early(field, first, ends=ends)
-                    client.send(request("/smuggled"))
-                    self.assertEqual(client.rest(), b"")
+        cases = [
+            (f"Content-Length: {LARGE}", b"x" * 1000),
+            ("Content-Length: 1000", b"x" * 10),
+            ("Content-Length: 1000", b""),
+            ("Transfer-Encoding: chunked", chunk(b"x" * 1000)),
+            ("Transfer-Encoding: chunked", b"5\r\nhe"),
+            ("Transfer-Encoding: chunked", b""),
+        ]
+        started = [
+            self.early(f"/early-{number}-{ends}", field, first, ends=ends)
+            for number, (field, first) in enumerate(cases)
+            for ends in (True, False)
+        ]
+        for number, client in enumerate(started):
+            with self.subTest(cases[number // 2]):
+                self.assert_answered(client)
+                client.send(request("/smuggled"))
+                self.assertEqual(client.rest(), b"")
         self.assertEqual(self.origin.heard("/smuggled"), [])
 
     def test_to_a_client_that_sends_on(self) -> None:
         """The answer is read although the client is still sending."""
         for ends in (True, False):
             with self.subTest(ends=ends):
-                client = self.early(f"Content-Length: {10**6}", b"x" * 500_000, ends=ends)
+                length = f"Content-Length: {10**6}"
+                client = self.early("/early", length, b"x" * 500_000, ends=ends)
+                self.assert_answered(client)
                 client.send(b"x" * 100_000)
 
     def test_the_connection_is_not_used_again(self) -> None:
@@ -295,37 +304,44 @@ class EarlyAnswerTest(WireTestCase):
 class BrokenOffTest(WireTestCase):
     """Bodies that do not come to their end: the origin never takes one for whole."""
 
-    def begun(self, field: str, first: bytes) -> tuple[Client, Hearing]:
-        """A client that has sent part of a body, which the origin has heard."""
+    def begun(self, path: str, field: str, first: bytes) -> tuple[Client, Hearing]:
+        """A client that has sent part of a body, which the origin is going to hear."""
         hearing = Hearing()
-        self.play("/begun", hearing)
-        client = self.client(post("/begun", field), first)
-        eventually(lambda: hearing.heard, "the first piece")
-        return client, hearing
+        self.play(path, hearing)
+        return self.client(post(path, field), first), hearing
+
+    def assert_cut(self, hearing: Hearing) -> None:
+        """The origin can tell that the body is not whole."""
+        self.assertTrue(hearing.ended.wait(PATIENCE))
+        self.assertFalse(hearing.whole)
 
     def test_the_client_leaves(self) -> None:
-        for reset in (False, True):
-            for field, first in (
-                (f"Content-Length: {LARGE}", b"x" * 1000),
-                ("Content-Length: 2000", b"x" * 1000),
-                ("Transfer-Encoding: chunked", chunk(b"x" * 1000)),
-                ("Transfer-Encoding: chunked", chunk(b"x" * 1000) + b"5\r\nhe"),
-            ):
-                with self.subTest(field, reset=reset):
-                    client, hearing = self.begun(field, first)
-                    if reset:
-                        set_reset_on_close(client.sock)
-                    client.sock.close()
-                    self.assertTrue(hearing.ended.wait(PATIENCE))
-                    self.assertFalse(hearing.whole)
+        cases = [
+            (f"Content-Length: {LARGE}", b"x" * 1000),
+            ("Content-Length: 2000", b"x" * 1000),
+            ("Transfer-Encoding: chunked", chunk(b"x" * 1000)),
+            ("Transfer-Encoding: chunked", chunk(b"x" * 1000) + b"5\r\nhe"),
+        ]
+        started = [
+            (case, reset, *self.begun(f"/leaves-{number}-{reset}", *case))
+            for number, case in enumerate(cases)
+            for reset in (False, True)
+        ]
+        for case, reset, client, hearing in started:
+            with self.subTest(case[0], reset=reset):
+                eventually(lambda: hearing.heard, "the first piece")  # noqa: B023
+                if reset:
+                    set_reset_on_close(client.sock)
+                client.sock.close()
+                self.assert_cut(hearing)
 
     def test_the_client_ends_its_half(self) -> None:
         for length in (LARGE, 2000):
             with self.subTest(length):
-                client, hearing = self.begun(f"Content-Length: {length}", b"x" * 1000)
+                client, hearing = self.begun("/half", f"Content-Length: {length}", b"x" * 1000)
+                eventually(lambda: hearing.heard, "the first piece")  # noqa: B023
                 client.sock.shutdown(socket.SHUT_WR)
-                self.assertTrue(hearing.ended.wait(PATIENCE))
-                self.assertFalse(hearing.whole)
+                self.assert_cut(hearing)
 
     def test_a_small_body_that_ends_at_once_reaches_nobody(self) -> None:
         mark = self.mark()
@@ -335,7 +351,7 @@ class BrokenOffTest(WireTestCase):
         self.assert_nothing_came_through(mark)
 
     def test_chunks_that_turn_bad(self) -> None:
-        for bad in (
+        cases = [
             b"zz\r\n",
             b"5\r\nhelloXX",
             b"-1\r\n",
@@ -344,23 +360,28 @@ class BrokenOffTest(WireTestCase):
             b"0\r\nX: \0\r\n\r\n",
             b"7;" + b"x" * 5000,
             b"".join(b"1;%b\r\nx\r\n" % (b"a" * 1000) for _ in range(40)),
-        ):
+        ]
+        field = "Transfer-Encoding: chunked"
+        started = [
+            (bad, *self.begun(f"/bad-{number}", field, chunk(b"hello")))
+            for number, bad in enumerate(cases)
+        ]
+        for bad, client, hearing in started:
             with self.subTest(bad[:20]):
-                client, hearing = self.begun("Transfer-Encoding: chunked", chunk(b"hello"))
+                eventually(lambda: hearing.heard, "the first piece")  # noqa: B023
                 client.send(bad + request("/smuggled"))
                 self.assertEqual(client.reply().status, 400)
                 self.assertEqual(client.rest(), b"")
-                self.assertTrue(hearing.ended.wait(PATIENCE))
-                self.assertFalse(hearing.whole)
+                self.assert_cut(hearing)
         self.assertEqual(self.origin.heard("/smuggled"), [])
 
     def test_chunks_that_grow_too_large(self) -> None:
-        client, hearing = self.begun("Transfer-Encoding: chunked", chunk(b"x" * 1000))
+        client, hearing = self.begun("/large", "Transfer-Encoding: chunked", chunk(b"x" * 1000))
+        eventually(lambda: hearing.heard, "the first piece")
         client.send(chunk(b"y" * 1_048_000))
         self.assertEqual(client.reply().status, 413)
         self.assertEqual(client.rest(), b"")
-        self.assertTrue(hearing.ended.wait(PATIENCE))
-        self.assertFalse(hearing.whole)
+        self.assert_cut(hearing)
 
 
 class Coming(PacedBody):

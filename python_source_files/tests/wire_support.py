@@ -455,7 +455,9 @@ class ServerInside:
         listeners = listen("127.0.0.1", 0)
         self.port: int = listeners[0].getsockname()[1]
         inside: Any = relay or FakeRelay()
-        self.server = RelayServer(listeners, inside, {}, Limits(**limits), threads, 2**20)
+        self.server = RelayServer(
+            listeners, inside, {}, Limits(**limits), threads, max(1, threads // 2)
+        )
         self._thread = threading.Thread(target=self.server.serve_forever, daemon=True)
 
     def __enter__(self) -> ServerInside:

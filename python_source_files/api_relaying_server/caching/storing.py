@@ -141,6 +141,11 @@ def _is_bad_partial(f: Fetched) -> bool:
     return placed is None or (length is not None and not fits(placed, length))
 
 
+def _is_event_stream(f: Fetched) -> bool:
+    kind = f.head.fields.first("content-type") or ""
+    return kind.partition(";")[0].strip(" \t").lower() == "text/event-stream"
+
+
 def _is_not_understood(f: Fetched) -> bool:
     return "must-understand" in f.directives and f.head.status not in UNDERSTOOD_STATUSES
 
@@ -180,11 +185,6 @@ def _is_about_the_range(f: Fetched) -> bool:
     return "range" in f.request.fields and f.head.status not in (200, 206)
 
 
-def _is_a_stream(f: Fetched) -> bool:
-    kind = (f.head.fields.first("content-type") or "").partition(";")[0]
-    return kind.strip(" \t").lower() == "text/event-stream"
-
-
 def _has_no_ground(f: Fetched) -> bool:
     if f.lifetime.explicit or f.lifetime.ruled or "public" in f.directives:
         return False
@@ -217,7 +217,7 @@ RULES: tuple[Rule, ...] = (
     Rule("no-store", "RFC 9111, 5.2.2.5", _says_no_store, Ground.ORIGIN),
     Rule("private", "RFC 9111, 5.2.2.7", _is_private, Ground.ORIGIN),
     Rule("partial", "RFC 9111, 3.3", _is_bad_partial),
-    Rule("stream", "it has no end to wait for", _is_a_stream),
+    Rule("stream", "HTML, 9.2: without an end, for the one who listens", _is_event_stream),
     Rule("vary-star", "RFC 9111, 4.1: it would never match", _varies_by_everything),
     Rule("no-ground", "RFC 9111, 3: explicit freshness, public, or a heuristic", _has_no_ground),
     Rule("range", "an error about one range", _is_about_the_range, Ground.REQUEST),

@@ -1,6 +1,4 @@
-"""A request's body as it comes from the client: limited in size, in time, and to what its framing
-says (RFC 9112, 6).
-"""
+"""A request's body as a handler's thread reads it from the client: limited in time."""
 
 from __future__ import annotations
 
@@ -10,8 +8,8 @@ import time
 from typing import Callable
 
 from api_relaying_server.errors import BadRequest, ClientGone
-from api_relaying_server.http1.chunked import ChunkedDecoder
 from api_relaying_server.serving.connection import Connection
+from api_relaying_server.serving.incoming import IncomingBody
 from api_relaying_server.upstream.exchange import PacedBody
 
 MIN_RATE = 256
@@ -32,76 +30,63 @@ _LOOK_AGAIN = 0.5
 """Seconds after which a waiting thread asks whether it may wait on."""
 
 
-class TooLarge(BadRequest):
-    """The body is longer than is taken."""
-
-    status = 413
-    title = "The body is too large"
-
-
-def _silence() -> float:
-    return SILENCE
+def send_continue(conn: Connection) -> None:
+    """Asks for the body (RFC 9110, 10.1.1). Raises ClientGone."""
+    try:
+        conn.send(b"HTTP/1.1 100 Continue\r\n\r\n")  # into an empty buffer
+    except OSError as error:
+        raise ClientGone(str(error)) from error
 
 
 class RequestBody(PacedBody):
-    """Iterate over it for the content, in pieces. `length` is None for a chunked body.
+    """Iterate over it for the content, in pieces: those that have come, then those that come.
 
-    `100 Continue` is sent before the first byte is asked of a client that waits for it (RFC 9110,
-    10.1.1). `patience` tells how many seconds of silence are allowed, each time it is asked.
+    `100 Continue` is sent before the first byte is asked of a client that waits for it. `patience`
+    tells how many seconds of silence are allowed, each time it is asked.
     """
 
     def __init__(
-        self,
-        conn: Connection,
-        length: int | None,
-        limit: int,
-        expects_continue: bool = False,
-        patience: Callable[[], float] = _silence,
+        self, conn: Connection, incoming: IncomingBody, patience: Callable[[], float]
     ) -> None:
         super().__init__()
-        if length is not None and length > limit:
-            raise TooLarge(f"a body may have {limit} bytes here")
-        self.length = length
-        self.done = length == 0
+        self.length = incoming.length
         self._conn = conn
-        self._limit = limit
-        self._left = length
-        self._chunks = ChunkedDecoder() if length is None else None
-        self._to_ask = expects_continue
+        self._incoming = incoming
         self._patience = patience
         self._waited = 0.0
-        self._size = 0
+
+    @property
+    def done(self) -> bool:
+        """True where no more of it will come."""
+        return self._incoming.done
 
     @property
     def waits(self) -> bool:  # type: ignore[override]
         """True where the client waits to be asked, and has not begun all the same."""
-        return self._to_ask and not self.comes_within(0)
+        return self._incoming.to_ask and not self.comes_within(0)
 
     def comes_within(self, seconds: float) -> bool:
         """True where some of it, or its end, is here in that time."""
-        return self.done or bool(self._conn.buffer) or bool(self._ready(seconds, None))
+        is_here = self.done or bool(self._incoming.content) or bool(self._conn.buffer)
+        return is_here or bool(self._ready(seconds, None))
 
     def take(self, answers: socket.socket | None) -> bytes | None:
         """The next piece, empty at the end; None where something comes on `answers` before it.
 
         Raises BadRequest, with the status that fits, and ClientGone.
         """
-        while not self.done:
-            if not self._conn.buffer and not self._wait(answers):
+        incoming, conn = self._incoming, self._conn
+        while not incoming.content and not incoming.done:
+            if not conn.buffer and not self._wait(answers):
                 return None
-            piece = self._next()
-            self._size += len(piece)
-            if self._size > self._limit:
-                raise TooLarge(f"a body may have {self._limit} bytes here")
-            if piece:
-                return piece
-        return b""
+            conn.buffer = incoming.feed(self._receive())
+        return incoming.take()
 
     def _wait(self, answers: socket.socket | None) -> bool:
         """Waits for the client; False where something comes on `answers` first."""
-        if self._to_ask:
-            self._to_ask = False
-            self._send_continue()
+        if self._incoming.to_ask:
+            self._incoming.to_ask = False
+            send_continue(self._conn)
         began = time.monotonic()
         while True:
             ready = self._ready(_LOOK_AGAIN, answers)
@@ -113,7 +98,7 @@ class RequestBody(PacedBody):
         self._waited += silent
         if answers is not None and answers.fileno() in ready:
             return False
-        if self._waited > GRACE and self._size < MIN_RATE * self._waited:
+        if self._waited > GRACE and self._incoming.size < MIN_RATE * self._waited:
             raise BadRequest("the body comes too slowly", status=408)
         return True
 
@@ -123,22 +108,6 @@ class RequestBody(PacedBody):
         if answers is not None:
             poll.register(answers.fileno(), select.POLLIN)
         return {fd for fd, _ in poll.poll(seconds * 1000)}
-
-    def _next(self) -> bytes:
-        data = self._receive()
-        if self._chunks is not None:
-            piece = b"".join(self._chunks.feed(data))
-            if self._chunks.announced > self._limit:
-                raise TooLarge(f"a body may have {self._limit} bytes here")
-            if self._chunks.done:
-                self.done = True
-                self._conn.buffer = self._chunks.rest
-            return piece
-        left = self._left or 0
-        piece, self._conn.buffer = data[:left], data[left:]
-        self._left = left - len(piece)
-        self.done = self._left == 0
-        return piece
 
     def _receive(self) -> bytes:
         conn = self._conn
@@ -154,31 +123,3 @@ class RequestBody(PacedBody):
         if not data:
             raise ClientGone("the client left within the body")
         return data
-
-    def _send_continue(self) -> None:
-        try:
-            self._conn.send(b"HTTP/1.1 100 Continue\r\n\r\n")  # into an empty buffer
-        except OSError as error:
-            raise ClientGone(str(error)) from error
-
-
-class HeldBody:
-    """Watches a body that waits in the front until it is whole, so that no thread waits for it."""
-
-    LIMIT = 65536
-    """Bytes that are held; a larger body is not waited for."""
-
-    def __init__(self, length: int | None) -> None:
-        self._left = length
-        self._chunks = ChunkedDecoder() if length is None else None
-        self._size = 0
-
-    def is_ready(self, data: bytes) -> bool:
-        """True once a thread should take over: the body is whole, or more than is held. `data`
-        is what has come since the last call. Raises BadRequest.
-        """
-        self._size += len(data)
-        if self._chunks is not None:
-            self._chunks.feed(data)
-            return self._chunks.done or self._size > self.LIMIT
-        return self._size >= min(self._left or 0, self.LIMIT)

@@ -13,17 +13,18 @@ from typing import Any, Protocol
 
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.keeping import Seen
+from api_relaying_server.serving.incoming import IncomingBody
 
-NEW, READING, HOLDING, WRITING, LENT, RETURNED, BROUGHT, LINGERING, CLOSED = STATES = range(9)
+NEW, READING, GATHERING, WRITING, LENT, RETURNED, BROUGHT, LINGERING, CLOSED = STATES = range(9)
 
 # fmt: off
 MOVES: dict[int, frozenset[int]] = {
     # state: who has the connection, and what it waits for
     NEW:       frozenset((READING, CLOSED)),
                # the loop: the first byte
-    READING:   frozenset((HOLDING, WRITING, LENT, LINGERING, CLOSED)),
+    READING:   frozenset((GATHERING, WRITING, LENT, LINGERING, CLOSED)),
                # the loop: a request
-    HOLDING:   frozenset((LENT, LINGERING, CLOSED)),
+    GATHERING: frozenset((LENT, LINGERING, CLOSED)),
                # the loop: the rest of a request's body
     WRITING:   frozenset((READING, LINGERING, CLOSED)),
                # the loop: the client, which takes an answer
@@ -43,18 +44,11 @@ MOVES: dict[int, frozenset[int]] = {
 loop: at any time one thread may make a move.
 """
 
-NAMES = "NEW READING HOLDING WRITING LENT RETURNED BROUGHT LINGERING CLOSED".split()
+NAMES = "NEW READING GATHERING WRITING LENT RETURNED BROUGHT LINGERING CLOSED".split()
 
 
 class IllegalMove(Exception):
     """A connection was to go where the table does not lead: a fault of ours."""
-
-
-class Held(Protocol):
-    """What watches a body that waits in the front."""
-
-    def is_ready(self, data: bytes) -> bool:
-        """True once a thread should take over; `data` is what has come since the last time."""
 
 
 class Rest(Protocol):
@@ -76,8 +70,8 @@ class Connection:
     that it ends after this answer, `resets` that it ends with a reset, so that its client sees that
     something is missing; `deadline` when the front closes it (seconds of the monotonic clock, as
     all times here); `request` the request whose head has come, for its handler, `since` when,
-    `held` what watches its body meanwhile, `seen` what the lane found stored for it. `recv` and
-    `send` are the socket's own, bound once.
+    `body` what has come of its body, of which `held` bytes count as gathered by the front, `seen`
+    what the lane found stored for it. `recv` and `send` are the socket's own, bound once.
     """
 
     __slots__ = (
@@ -86,6 +80,7 @@ class Connection:
         "closes",
         "deadline",
         "fd",
+        "body",
         "held",
         "out",
         "parked",
@@ -110,7 +105,8 @@ class Connection:
         self.parked = False
         self.closes = False
         self.resets = False
-        self.held: Held | None = None
+        self.body: IncomingBody | None = None
+        self.held = 0
         self.deadline = deadline
         self.state = NEW
         self.since = 0.0

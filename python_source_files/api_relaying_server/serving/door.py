@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Callable
 
 from api_relaying_server.serving.connection import (
-    HOLDING,
+    GATHERING,
     LINGERING,
     NEW,
     READING,
@@ -62,7 +62,7 @@ SHORTAGE = 60.0
 
 _give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
-_MAY_LEAVE = frozenset((NEW, READING, HOLDING, RETURNED, WRITING, LINGERING))
+_MAY_LEAVE = frozenset((NEW, READING, GATHERING, RETURNED, WRITING, LINGERING))
 
 
 def _first(ranked: tuple[tuple[bool, float], Connection]) -> tuple[bool, float]:
@@ -87,12 +87,14 @@ class Limits:
         timeout_idle: float = 60.0,
         connections: int = 16384,
         per_client: int | None = None,
+        max_body: int = 64 << 20,
     ) -> None:
         self.max_head = max_head
         self.timeout_head = timeout_head
         self.timeout_idle = timeout_idle
         self.connections = connections
         self.per_client = per_client
+        self.max_body = max_body
 
 
 class Door:
@@ -255,7 +257,7 @@ class Door:
         """
         if conn.state == LINGERING:
             return False, conn.deadline - LINGER
-        if conn.state == HOLDING:
+        if conn.state == GATHERING:
             return False, conn.since
         if conn.state == NEW or conn.buffer:
             return False, conn.deadline - self._limits.timeout_head

@@ -28,22 +28,26 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Callable, Protocol
 
-from api_relaying_server.errors import BadRequest, RelayError, own_lack
+from api_relaying_server.errors import BadRequest, ClientGone, RelayError, own_lack
 from api_relaying_server.http1.content import Buffer
 from api_relaying_server.http1.heads import (
     END_OF_HEAD,
-    body_framing,
     check_beginning,
     known_lines,
     parse_request_head,
 )
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.operations.served import NONE, OnHit, Served
-from api_relaying_server.serving.body import GRACE, MIN_RATE, SILENCE, HeldBody
+from api_relaying_server.serving.body import (
+    GRACE,
+    MIN_RATE,
+    SILENCE,
+    send_continue,
+)
 from api_relaying_server.serving.connection import (
     BROUGHT,
     CLOSED,
-    HOLDING,
+    GATHERING,
     LENT,
     LINGERING,
     NEW,
@@ -54,6 +58,7 @@ from api_relaying_server.serving.connection import (
     Rest,
 )
 from api_relaying_server.serving.door import LINGER, Door, Limits
+from api_relaying_server.serving.incoming import IncomingBody, body_of
 from api_relaying_server.serving.lane import Lane
 from api_relaying_server.serving.poller import READ, WRITE, Poller, Waker, make_poller
 from api_relaying_server.serving.problems import problem_bytes
@@ -81,6 +86,24 @@ ENDS_AT_ONCE = 128
 between.
 """
 
+GATHERED = 1 << 20
+"""Bytes of the longest body that is gathered here before a thread sees it; nginx keeps 8 or 16 KiB
+in memory and the rest in a file.
+"""
+
+GATHERED_IN_ALL = 64 << 20
+"""Bytes of all bodies that are gathered, or were and wait for an answer; beyond it a body is for a
+thread as it comes.
+"""
+
+GATHERED_FOR = 1.0
+"""Seconds after which a body that is not whole goes to a thread that is free: the upstream may have
+its word before the end (RFC 9112, 9.3), and a stream may have none.
+"""
+
+SLICE = 4096
+"""Bytes of a chunked body that are read between two looks at how much work it is."""
+
 WRITERS = 64
 """Clients that are behind with reading, beyond which little is given to the system for each."""
 
@@ -101,6 +124,10 @@ def _saying_close(wire: bytes) -> bytes:
     return kept + b"\r\nConnection: close" + END_OF_HEAD + body
 
 
+def _head_of(conn: Connection) -> bytes | None:
+    return conn.request.raw if conn.request is not None else None
+
+
 class Backend(Protocol):
     """What is behind the front."""
 
@@ -110,8 +137,8 @@ class Backend(Protocol):
     def dispatch(self, conn: Connection) -> None:
         """Lends a connection to a handler. Raises RelayError where there is none for it."""
 
-    def is_crowded(self) -> bool:
-        """True where threads are too few to let one wait for a body."""
+    def has_room_for_slow(self) -> bool:
+        """True where a thread is free to wait for a client."""
 
     def tell(self, served: Served) -> None:
         """Tells those who watch of a request that was refused."""
@@ -162,6 +189,7 @@ class Front:
         self._ended = False
         self._drain_until = 0.0
         self._next_sweep = 0.0
+        self._gathered = 0  # bytes of bodies
         self._closes_idle = False
         self._sparing = False
         self._bell: Sequence[int] = (0,)
@@ -289,6 +317,8 @@ class Front:
         if not data:
             self._close(conn)
             return
+        if self._bell[0] != self._bell_seen:  # this may have been sent since the pass began
+            self._hear_bell()
         if not conn.buffer:
             if data == b"\r\n":
                 return  # an old client's extra line end (RFC 9112, 2.2): it buys no time
@@ -438,8 +468,8 @@ class Front:
             self._answer_brought(conn)
         elif conn.state == LINGERING:
             self._read_and_drop(conn)
-        elif conn.state == HOLDING:
-            self._more_of_body(conn)
+        elif conn.state == GATHERING and conn.body is not None:
+            self._more_of_body(conn, conn.body)
         elif conn.state == WRITING and conn.out is not None:
             self._write_on(conn, conn.out)
 
@@ -460,16 +490,85 @@ class Front:
             self._sent_all(conn)
             self._advance(conn)
 
-    # Handlers.
-
     def _lend(self, conn: Connection, request: RequestHead) -> None:
         conn.request = request
         conn.since = self.beat
-        if not self._holds(conn, request):
+        body = conn.body = body_of(request, self._limits.max_body)
+        if body is not None and not body.done:
+            self._feed(conn, body, conn.buffer)
+            if self._gathers(conn, body):
+                return
+        self._hand_over(conn)
+
+    # Bodies are gathered here, so that no thread waits for their clients.
+
+    def _feed(self, conn: Connection, body: IncomingBody, data: bytes) -> None:
+        """Reads what has come of a body; what is left is in the buffer."""
+        step = SLICE if body.length is None else len(data)
+        at = 0
+        while at < len(data) and not body.done and not body.is_laborious:
+            conn.buffer = body.feed(data[at : at + step])
+            at += step
+        conn.buffer += data[at:]
+
+    def _gathers(self, conn: Connection, body: IncomingBody) -> bool:
+        """False where a thread takes over: the body is whole, or will not be gathered."""
+        if body.done or self._is_too_much(body):
+            return False
+        if body.to_ask and self._behind.has_room_for_slow():
+            return False  # RFC 9110, 10.1.1: whether to go on is for the upstream to say
+        conn.move(GATHERING)
+        self._count_held(conn, body.size)
+        if body.to_ask:
+            body.to_ask = False
+            try:
+                send_continue(conn)
+            except ClientGone:
+                self._close(conn)
+        self._wait_for_body(conn, body)
+        return True
+
+    def _is_too_much(self, body: IncomingBody) -> bool:
+        return (
+            max(body.size, body.length or 0) > GATHERED
+            or body.is_laborious
+            or self._gathered >= GATHERED_IN_ALL
+        )
+
+    def _wait_for_body(self, conn: Connection, body: IncomingBody) -> None:
+        conn.deadline = min(
+            self.beat + min(SILENCE, self._timeout_idle),
+            conn.since + GRACE + body.size / MIN_RATE,
+        )
+
+    def _count_held(self, conn: Connection, size: int) -> None:
+        self._gathered += size - conn.held
+        conn.held = size
+
+    def _more_of_body(self, conn: Connection, body: IncomingBody) -> None:
+        try:
+            data = conn.recv(RECEIVE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._close(conn)
+            return
+        try:
+            self._feed(conn, body, data)
+        except RelayError as error:
+            self._refuse(conn, error, _head_of(conn))
+            return
+        self._count_held(conn, body.size)
+        if body.done or self._is_too_much(body):
             self._hand_over(conn)
+        else:
+            self._wait_for_body(conn, body)
+
+    # Handlers.
 
     def _hand_over(self, conn: Connection) -> None:
-        conn.held = None
         conn.deadline = float("inf")
         conn.move(LENT)
         if conn.seen is None and self._is_taken_by_lane(conn):
@@ -478,50 +577,13 @@ class Front:
             self._behind.dispatch(conn)
         except RelayError as error:
             conn.move(RETURNED)  # nobody has taken it
-            self._refuse(conn, error, conn.request.raw if conn.request is not None else None)
+            self._refuse(conn, error, _head_of(conn))
 
     def _is_taken_by_lane(self, conn: Connection) -> bool:
         request = conn.request
         if self._lane is None or request is None or len(request.raw or b"") > LONGEST_HERE:
             return False  # the loop would have to decide about it
         return self._lane.takes(conn)
-
-    def _holds(self, conn: Connection, request: RequestHead) -> bool:
-        """True where threads are short and the body is not here yet: no thread waits for it."""
-        if (
-            not self._behind.is_crowded()
-            or "expect" in request.fields
-            or body_framing(request) == 0
-        ):
-            return False
-        held = HeldBody(body_framing(request))
-        if held.is_ready(conn.buffer):
-            return False
-        conn.held = held
-        conn.move(HOLDING)
-        conn.deadline = self.beat + min(SILENCE, self._timeout_idle)
-        return True
-
-    def _more_of_body(self, conn: Connection) -> None:
-        try:
-            data = conn.recv(RECEIVE)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        if not data or conn.held is None:
-            self._close(conn)
-            return
-        conn.buffer += data
-        conn.deadline = min(
-            self.beat + min(SILENCE, self._timeout_idle),
-            conn.since + GRACE + len(conn.buffer) / MIN_RATE,
-        )
-        try:
-            if conn.held.is_ready(data):
-                self._hand_over(conn)
-        except RelayError as error:
-            self._refuse(conn, error, conn.request.raw if conn.request is not None else None)
 
     def _park(self, conn: Connection) -> None:
         """Watches a lent connection no more; its client has something to say, or has left.
@@ -545,9 +607,9 @@ class Front:
         """A handler is done with a connection that was lent to it; `closes` tells whether it ends.
         From the thread that has it, which may not touch it after this.
         """
-        has_more = conn.closes or bool(conn.buffer) or conn.out is not None
+        has_more = conn.closes or bool(conn.buffer or conn.held) or conn.out is not None
         if not has_more:
-            conn.request = conn.seen = None
+            conn.request = conn.seen = conn.body = None
             conn.deadline = self._clock() + self._timeout_idle
         conn.move(RETURNED)
         # From here on it is the loop's: what is read of it is a hint that the loop checks.
@@ -585,7 +647,8 @@ class Front:
                 self._answer_brought(conn)
 
     def _take_back(self, conn: Connection) -> None:
-        conn.request = conn.seen = None
+        conn.request = conn.seen = conn.body = None
+        self._count_held(conn, 0)
         if conn.resets or (conn.closes and conn.out is None):
             self._linger(conn, registered=not conn.parked)
             return
@@ -642,6 +705,8 @@ class Front:
         except OSError:
             self._close(conn)
             return
+        self._count_held(conn, 0)
+        conn.body = None
         self._linger(conn, registered=True)
 
     def _linger(self, conn: Connection, registered: bool) -> None:
@@ -680,6 +745,7 @@ class Front:
         if conn.state == CLOSED:
             return
         conn.move(CLOSED)
+        self._count_held(conn, 0)
         self._connections.pop(conn.fd, None)
         self._door.has_left(conn)
         if registered:
@@ -702,6 +768,8 @@ class Front:
         except OSError:
             self._close(conn, registered=False)
             return
+        if self._bell[0] != self._bell_seen:  # this may have been sent since the pass began
+            self._hear_bell()
         now = self.now
         reply = self._heads.get(data)
         if reply is not None and reply.closes and (now < reply.valid_until or reply.renew(now)):
@@ -745,17 +813,19 @@ class Front:
         if len(late) > ENDS_AT_ONCE:
             self._next_sweep = self.beat
             self._waker.wake()
-        for conn in [conn for conn in self._connections.values() if conn.state == HOLDING]:
-            if self._behind.is_crowded():
+        for conn in [conn for conn in self._connections.values() if conn.state == GATHERING]:
+            if not self._behind.has_room_for_slow():
                 break
-            self._hand_over(conn)
+            if self.beat - conn.since >= GATHERED_FOR:
+                self._hand_over(conn)
         self._door.look_again(self.beat)
         if self._stopping:
             self._end_if_drained()
 
     def _end_late(self, conn: Connection) -> None:
-        if conn.state == HOLDING:
-            self._refuse(conn, BadRequest("the body did not come in time", status=408))
+        if conn.state == GATHERING:
+            late = BadRequest("the body did not come in time", status=408)
+            self._refuse(conn, late, _head_of(conn))
         elif conn.state == READING and conn.buffer:
             late = BadRequest("the head did not come in time", status=408)
             self._refuse(conn, late, conn.buffer)

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 from api_relaying_server.answer import Answer
 from api_relaying_server.caching.storing import end_to_end
-from api_relaying_server.errors import BadRequest, ClientGone, RelayError, UpstreamError, own_lack
+from api_relaying_server.errors import ClientGone, RelayError, UpstreamError, own_lack
 from api_relaying_server.fetching import Caller
 from api_relaying_server.http1.chunked import LAST_CHUNK, encode_chunk
 from api_relaying_server.http1.content import pieces_of
-from api_relaying_server.http1.heads import body_framing, wants_close
+from api_relaying_server.http1.heads import wants_close
 from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import render_fields, render_status_line
 from api_relaying_server.operations.served import CLIENT_LEFT, NONE, Served, result_of
@@ -33,9 +33,6 @@ from api_relaying_server.serving.writing import Writer
 from api_relaying_server.upstream.translation import Client
 
 LOG = logging.getLogger("api_relaying_server.handler")
-
-_WITH_CONTENT = frozenset(("POST", "PUT", "PATCH"))
-"""Methods whose requests have a length even where they have no content (RFC 9110, 8.6)."""
 
 _BODILESS = frozenset((204, 304))
 
@@ -54,11 +51,13 @@ class Owner(Protocol):
     """The server, as a handler sees it."""
 
     relay: Answering
-    max_body: int
     stopping: bool
 
     def patience(self) -> float:
         """Seconds for which a client may neither send nor take what a thread waits for."""
+
+    def gives_way(self) -> bool:
+        """A thread waits for a slow client; True where others need it more."""
 
     def client_at(self, address: str) -> Client:
         """The client at a peer's address."""
@@ -84,7 +83,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         """Nothing to set up: the connection reads and writes itself."""
         self.conn: Connection = self.request
         self._owner: Owner = self.server
-        self._writer = Writer(self.conn, self._owner.patience)
+        self._writer = Writer(self.conn, self._owner.patience, self._owner.gives_way)
         self._told: Answer | None = None  # the answer whose head is out
         self._sent = 0  # bytes of body that are out
         self._upstream: float | None = None
@@ -126,7 +125,8 @@ class RelayHandler(BaseHTTPRequestHandler):
         """Answers; False where the connection cannot go on."""
         body: RequestBody | None = None
         try:
-            body = self._body_of(request)
+            if self.conn.body is not None:
+                body = RequestBody(self.conn, self.conn.body, self._owner.patience)
             answer = self._owner.relay.answer(request, self._caller(request, body))
         except RelayError as error:
             answer = problem_answer(error)
@@ -139,22 +139,12 @@ class RelayHandler(BaseHTTPRequestHandler):
                 LOG.warning("a request from %s was refused: %s", self.conn.address, lack.detail)
         keeps = not wants_close(request.version, request.fields) and not self._owner.stopping
         # What is left of a body, or all of one that was refused, must never be read as a request.
-        keeps = keeps and (body_framing(request) == 0 if body is None else body.done)
+        keeps = keeps and (body is None or body.done)
         try:
             whole = self._write(request, answer, keeps)
         finally:
             answer.close()
         return keeps and whole
-
-    def _body_of(self, request: RequestHead) -> RequestBody | None:
-        length = body_framing(request)
-        if length == 0:
-            return RequestBody(self.conn, 0, 0) if request.method in _WITH_CONTENT else None
-        expectation = request.fields.get("expect")
-        if expectation is not None and expectation.lower() != "100-continue":
-            raise BadRequest("the only expectation known here is 100-continue", status=417)
-        expects = expectation is not None and request.version >= (1, 1)
-        return RequestBody(self.conn, length, self._owner.max_body, expects, self._owner.patience)
 
     def _caller(self, request: RequestHead, body: RequestBody | None) -> Caller:
         return Caller(
@@ -208,12 +198,12 @@ class RelayHandler(BaseHTTPRequestHandler):
                 pending = b""
                 self._told = answer
                 self._sent += len(piece)
+        except ClientGone:
+            self.conn.resets = until_close  # else it would take what it has for the whole
+            raise
         except UpstreamError as error:
             self.conn.resets = until_close and pending != head
             return self._cut(request, answer, error, pending == head)
-        except ClientGone:
-            self.conn.resets = until_close
-            raise
         if chunked:
             pending += LAST_CHUNK
         if pending:

@@ -50,8 +50,17 @@ HURRIED = 2.0
 """Seconds of a client's silence that a thread bears while others are short."""
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
-Job = tuple[Connection, str, float]
-"""A connection with a request, its client's address, and since when it waits."""
+
+
+class Job(NamedTuple):
+    """A connection with a request, its client's address, since when it waits (monotonic seconds),
+    and whether its body is still to come.
+    """
+
+    conn: Connection
+    address: str
+    since: float
+    is_slow: bool
 
 
 class Watchers(NamedTuple):
@@ -72,8 +81,9 @@ class RelayServer(ThreadingMixIn, HTTPServer):
     """Listens, and runs a handler in a thread for each request that the front does not answer
     itself.
 
-    At most `threads` handlers run at once; `QUEUE_PER_THREAD` times as many requests may wait, for
-    at most `QUEUE_WAIT` seconds; beyond that they are refused with 503. Peers in `trusted` may say
+    At most `threads` handlers run at once, `slow` of them for clients that are slow to send or to
+    take; `QUEUE_PER_THREAD` times as many requests may wait, for at most `QUEUE_WAIT` seconds;
+    beyond that they are refused with 503. Peers in `trusted` may say
     for whom they speak.
     """
 
@@ -86,7 +96,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         heads: dict[bytes, Reply],
         limits: Limits,
         threads: int,
-        max_body: int,
+        slow: int,
         trusted: Sequence[Network] = (),
         watchers: Watchers = NOBODY,
     ) -> None:
@@ -94,7 +104,6 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.socket.close()
         self.socket = listeners[0]
         self.relay = relay
-        self.max_body = max_body
         self.stopping = False
         self.from_memory = relay.from_memory
         self._watchers = watchers
@@ -103,8 +112,12 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self._silence = min(SILENCE, limits.timeout_idle)
         self._trusted = tuple(trusted)
         self._most_threads = threads
-        self._work_to_do = threading.Condition()  # guards the four below
+        self._most_slow = slow
+        self._mine = threading.local()  # `is_slow`: whether a thread's job is
+        self._work_to_do = threading.Condition()  # guards all below
         self._jobs: deque[Job] = deque()
+        self._slow_jobs: deque[Job] = deque()  # those that wait until fewer are slow
+        self._slow = 0  # jobs that run, or wait in `_jobs`, and are slow
         self._threads = 0
         self._idle = 0
         self.bugs = 0
@@ -144,15 +157,25 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         """Has a thread run the handler: an idle one, a new one, or the first that is free. Raises
         Overloaded.
         """
-        job = (request, client_address, time.monotonic())
+        is_slow = request.body is not None and not request.body.done
+        job = Job(request, client_address, time.monotonic(), is_slow)
         with self._work_to_do:
+            if is_slow and self._slow >= self._most_slow:
+                self._queue(job, self._slow_jobs, self._most_slow)
+                return
             if len(self._jobs) >= self._idle:  # each idle thread has a job coming already
                 if self._threads < self._most_threads and self._start_thread(job):
+                    self._slow += is_slow
                     return
-                if len(self._jobs) >= QUEUE_PER_THREAD * self._most_threads:
-                    raise Overloaded("every thread is busy and the queue is full", retry_after=1)
-            self._jobs.append(job)
+            self._queue(job, self._jobs, self._most_threads)
+            self._slow += is_slow
             self._work_to_do.notify()
+
+    @staticmethod
+    def _queue(job: Job, jobs: deque[Job], threads: int) -> None:
+        if len(jobs) >= QUEUE_PER_THREAD * threads:
+            raise Overloaded("every thread is busy and the queue is full", retry_after=1)
+        jobs.append(job)
 
     def _start_thread(self, job: Job) -> bool:
         thread = threading.Thread(target=self._work, args=(job,), name="handler", daemon=True)
@@ -167,15 +190,18 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     def _work(self, job: Job | None) -> None:
         while job is not None:
-            connection: Any = job[0]
-            if time.monotonic() - job[2] < QUEUE_WAIT:
-                self.process_request_thread(connection, job[1])
+            self._mine.is_slow = job.is_slow
+            conn: Any = job.conn
+            if time.monotonic() - job.since < QUEUE_WAIT:
+                self.process_request_thread(conn, job.address)
             else:
-                self._refuse(connection, Overloaded("no thread was free", retry_after=1))
+                self._refuse(conn, Overloaded("no thread was free", retry_after=1))
             job = self._next_job()
 
     def _next_job(self) -> Job | None:
         with self._work_to_do:
+            self._slow -= self._mine.is_slow
+            self._let_slow_in()
             self._idle += 1
             try:
                 if self._work_to_do.wait_for(lambda: self._jobs, IDLE_THREAD):
@@ -185,14 +211,46 @@ class RelayServer(ThreadingMixIn, HTTPServer):
             finally:
                 self._idle -= 1
 
-    def is_crowded(self) -> bool:
-        """True where half the threads are busy: those left are not for bodies that are not here."""
+    def _let_slow_in(self) -> None:
+        while self._slow_jobs and self._slow < self._most_slow:
+            self._jobs.append(self._slow_jobs.popleft())
+            self._slow += 1
+            self._work_to_do.notify()
+
+    def _refuse_late(self) -> None:
+        """Refuses those that wait for a thread in vain."""
+        before = time.monotonic() - QUEUE_WAIT
+        late = []
+        with self._work_to_do:
+            while self._jobs and self._jobs[0].since < before:
+                late.append(self._jobs.popleft())
+                self._slow -= late[-1].is_slow
+            while self._slow_jobs and self._slow_jobs[0].since < before:
+                late.append(self._slow_jobs.popleft())
+            self._let_slow_in()
+        for job in late:
+            self._refuse(job.conn, Overloaded("no thread was free", retry_after=1))
+
+    # Clients that are slow hold half of the threads at most.
+
+    def has_room_for_slow(self) -> bool:
+        """True where a thread is free to wait for a client."""
         busy = self._threads - self._idle + len(self._jobs)
-        return busy >= max(1, self._most_threads // 2)
+        return self._slow < self._most_slow and busy < self._most_threads
+
+    def gives_way(self) -> bool:
+        """The thread that asks waits for a client that takes little; True where it is needed."""
+        with self._work_to_do:
+            self._slow += not self._mine.is_slow
+            gives_way = bool(self._jobs) and self._slow > self._most_slow
+            self._slow -= gives_way
+            self._mine.is_slow = not gives_way
+            return gives_way
 
     def patience(self) -> float:
         """Seconds for which a client may neither send nor take what a thread waits for."""
-        hurry = self._jobs or self._threads - self._idle > max(1, self._most_threads // 2)
+        waiting = self._jobs or self._slow_jobs
+        hurry = waiting or self._threads - self._idle > max(1, self._most_threads // 2)
         return min(HURRIED, self._silence) if hurry else self._silence
 
     def spare(self, conn: Connection) -> None:
@@ -211,7 +269,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
     @property
     def waiting(self) -> int:
         """Requests that wait for a thread."""
-        return len(self._jobs)
+        return len(self._jobs) + len(self._slow_jobs)
 
     def tell(self, served: Served) -> None:
         """Tells those who watch of an answered request."""
@@ -241,13 +299,17 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Serves until it is stopped and drained."""
-        watch = Watch(lambda: self.front.beat, Front.run.__code__, chore=self._watchers.chore)
+        watch = Watch(lambda: self.front.beat, Front.run.__code__, chore=self._chore)
         watch.start()
         try:
             self.front.run()
         finally:
             watch.stop()
             self._lane.close()
+
+    def _chore(self) -> None:
+        self._refuse_late()
+        self._watchers.chore()
 
     def stop(self, drain: float, idle_too: bool = True) -> None:
         """Takes nothing new and ends when what runs is done, at the latest after `drain`

@@ -28,8 +28,11 @@ AT_ONCE = 2 << 20
 otherwise keep the event loop for as long as its answer is.
 """
 
-_MOST_BUFFERS = 64
-"""Buffers given to the system in one call; it would take 1,024 (IOV_MAX)."""
+SLOW = 65536
+"""Bytes a second below which a client that is waited for is slow."""
+
+SLOW_AFTER = 1.0
+"""Seconds of waiting for a client before it can be called slow."""
 
 _LOOK_AGAIN = 0.5
 """Seconds after which a waiting thread asks whether it may wait on."""
@@ -65,7 +68,7 @@ class Unsent:
         for piece in self._pieces:
             chosen.append(piece[:room])
             room -= len(chosen[-1])
-            if not room or len(chosen) == _MOST_BUFFERS:
+            if not room:
                 break
         return chosen
 
@@ -79,12 +82,15 @@ class Unsent:
 
 class Writer:
     """Sends to one client, whose socket never blocks. `patience` tells how many seconds it may take
-    nothing, each time it is asked.
+    nothing, each time it is asked; `gives_way`, asked for a slow client, whether it is given up.
     """
 
-    def __init__(self, conn: Connection, patience: Callable[[], float]) -> None:
+    def __init__(
+        self, conn: Connection, patience: Callable[[], float], gives_way: Callable[[], bool]
+    ) -> None:
         self._conn = conn
         self._patience = patience
+        self._gives_way = gives_way
         self._waited = 0.0
         self._taken = 0  # bytes, since it had to be waited for the first time
 
@@ -124,9 +130,17 @@ class Writer:
         poll = select.poll()
         poll.register(self._conn.fd, select.POLLOUT)
         began = time.monotonic()
-        while not poll.poll(_LOOK_AGAIN * 1000):
-            if time.monotonic() - began > self._patience():
+        ready = False
+        while not ready:
+            ready = bool(poll.poll(_LOOK_AGAIN * 1000))
+            silent = time.monotonic() - began
+            if not ready and silent > self._patience():
                 raise ClientGone("the client takes nothing")
-        self._waited += time.monotonic() - began
-        if self._waited > GRACE and self._taken < MIN_RATE * self._waited:
+            self._check_rate(self._waited + silent)
+        self._waited += silent
+
+    def _check_rate(self, waited: float) -> None:
+        if waited > GRACE and self._taken < MIN_RATE * waited:
             raise ClientGone("the client takes too little")
+        if waited > SLOW_AFTER and self._taken < SLOW * waited and self._gives_way():
+            raise ClientGone("the client takes little, and others wait")

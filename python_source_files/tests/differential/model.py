@@ -239,9 +239,13 @@ class Failure(NamedTuple):
 
 
 class Log:
-    """All that the origin answered and all that clients got, by what the model looks for."""
+    """All that the origin answered and all that clients got, by what the model looks for; `before`
+    is what it answered earlier, for failures that the relay may still remember.
+    """
 
-    def __init__(self, answers: Iterable[Answer], asked: Iterable[Asked]) -> None:
+    def __init__(
+        self, answers: Iterable[Answer], asked: Iterable[Asked], before: Iterable[Answer] = ()
+    ) -> None:
         self.by_serial: dict[int, Answer] = {}
         self.by_target: dict[str, list[Answer]] = defaultdict(list)
         self.by_tag: dict[str, list[Answer]] = defaultdict(list)
@@ -256,11 +260,12 @@ class Log:
             self.by_tag[answer.tag].append(answer)
             if bare_head(answer):
                 self.bare_heads[answer.target].append(answer)
-            if answer.status in FAILURES or answer.get("x-ratelimit-reset"):
-                told = answer.get("retry-after") or answer.get("x-ratelimit-reset") or 0
-                self.failed.append(Failure(answer, credentials(answer.seen), float(told)))
             if answer.status != 304:
                 self.by_content[answer.content].append(answer)
+        for answer in (*before, *self.by_serial.values()):
+            told = answer.get("retry-after") or answer.get("x-ratelimit-reset") or 0
+            if told or answer.status in FAILURES:
+                self.failed.append(Failure(answer, credentials(answer.seen), float(told)))
         self.asked = list(asked)
         for one in self.asked:
             own = self.by_serial.get(int(one.get("x-serial") or 0))

@@ -109,7 +109,8 @@ def _chapter(world: World, origin: Origin, ports: list[int], seed: int, seconds:
     crowd = Crowd(ports, f"s{seed}")
     since = len(origin.answers)
     crowd.run(seconds, world.threads)
-    log = Log(_settled(origin)[since:], crowd.asked)
+    answers = _settled(origin)
+    log = Log(answers[since:], crowd.asked, answers[:since])
     violations = []
     for asked in log.asked:
         violations += judge(asked, log, world.setting)

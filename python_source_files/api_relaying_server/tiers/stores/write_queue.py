@@ -97,7 +97,7 @@ class WriteQueue:
                     self._bytes -= had[1]
                 self._writes[key] = (record, size)
                 self._bytes += size
-                while self._is_too_full():
+                while len(self._writes) > self._most_writes or self._bytes > self._most_bytes:
                     self._drop_oldest()
                     dropped += 1
                 self._wake_for(len(self._writes), BATCH_WRITES)
@@ -219,10 +219,6 @@ class WriteQueue:
         taken = self._taken
         waiting = (self._writes, self._deletes, self._dropped, taken.changes)
         return self._clear or taken.clear or any(key in changes for changes in waiting)
-
-    def _is_too_full(self) -> bool:
-        too_full = len(self._writes) > self._most_writes or self._bytes > self._most_bytes
-        return bool(self._writes) and too_full
 
     def _is_empty(self) -> bool:
         return not self._waits() and self._taken is _EMPTY

@@ -1,0 +1,64 @@
+"""The loop hears what other workers have told before it answers what was sent after that."""
+
+from __future__ import annotations
+
+import socket
+import unittest
+from unittest import mock
+
+from api_relaying_server.serving.connection import Connection
+from api_relaying_server.serving.door import Limits
+from api_relaying_server.serving.front import Front
+
+NOW = 1000.0
+HEAD = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class BellTest(unittest.TestCase):
+    def setUp(self) -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.client = socket.create_connection(listener.getsockname())
+        self.served, self.address = listener.accept()
+        for sock in (listener, self.client, self.served):
+            self.addCleanup(sock.close)
+        self.heads = {
+            HEAD: mock.Mock(valid_until=NOW + 60, closes=True, tail=None, wire=b"old", hits=0)
+        }
+        self.dispatch = mock.Mock()
+        lookup = mock.Mock(side_effect=lambda request, now: self.heads.get(request.raw))
+        self.front = Front([listener], self.heads, lookup, self.dispatch, Limits())  # type: ignore[arg-type]
+        self.addCleanup(self.front._close_everything)
+        self.bell = [7]
+        self.front.watch(self.bell, self.heads.clear)
+        self.front._bell_seen = 7  # as after the beginning of a pass
+
+    def assert_asked_anew(self) -> None:
+        self.dispatch.assert_called_once()
+        self.client.settimeout(0.05)
+        with self.assertRaises(OSError):
+            self.client.recv(100)
+
+    def test_a_request_of_a_client_who_has_just_come(self) -> None:
+        self.client.sendall(HEAD)
+        self.bell[0] = 8
+        self.front._welcome(self.served, self.address, NOW)
+        self.assert_asked_anew()
+
+    def test_one_that_came_behind_another(self) -> None:
+        conn = Connection(self.served, self.address, NOW)
+        self.served.setblocking(False)
+        self.front._connections[conn.fd] = conn
+        self.front._poller.register(conn.fd, 1)
+        self.bell[0] = 8
+        self.front._received(conn, HEAD + HEAD, NOW)
+        self.assert_asked_anew()
+
+    def test_where_nobody_has_told_anything(self) -> None:
+        self.client.sendall(HEAD)
+        self.front._welcome(self.served, self.address, NOW)
+        self.dispatch.assert_not_called()
+        self.assertEqual(self.client.recv(100), b"old")
+
+
+if __name__ == "__main__":
+    unittest.main()
