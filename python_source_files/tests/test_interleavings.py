@@ -48,6 +48,9 @@ class Orders(unittest.TestCase):
     def test_two_workers(self) -> None:
         self.play(scenes.WORKERS)
 
+    def test_two_nodes(self) -> None:
+        self.play({n: scene for n, scene in scenes.NODES.items() if n not in scenes.UNHEARD})
+
 
 class StageTest(unittest.TestCase):
     """The stage itself finds what it is to find."""
