@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Callable, NamedTuple
 
+from api_relaying_server.answer import Waiting
 from api_relaying_server.caching.conditional import (
     CONDITIONS_FOR_ORIGINS,
     fields_of_304,
@@ -81,7 +82,9 @@ _ALL_CONDITIONS = frozenset((*_CONDITIONS, *CONDITIONS_FOR_ORIGINS))
 class Caller(NamedTuple):
     """Who asks, with the body of the request (its length None for chunked), where interim
     responses go, and who is told how many seconds a call of the upstream took up to the response's
-    head or its failure; `seen` is what was found stored where that was looked for already.
+    head or its failure; `seen` is what was found stored where that was looked for already,
+    `ticket` what this request has waited for, where it has. One that `parks` can wait without a
+    thread.
     """
 
     client: Client
@@ -90,6 +93,8 @@ class Caller(NamedTuple):
     on_interim: OnInterim | None = None
     on_upstream: Callable[[float], None] | None = None
     seen: Seen | None = None
+    ticket: Waiting | None = None
+    parks: bool = False
 
 
 class Query(NamedTuple):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 import unittest
-from typing import Any
+from typing import Any, Callable
 from unittest import mock
 
+from api_relaying_server.answer import Waiting
 from api_relaying_server.errors import Overloaded
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.operations.served import Served
@@ -14,6 +15,8 @@ from api_relaying_server.serving import front as front_module
 from api_relaying_server.serving.connection import LINGERING, Connection
 from api_relaying_server.serving.door import Limits
 from api_relaying_server.serving.front import Front
+from api_relaying_server.serving.server import listen
+from tests.relay_support import set_reset_on_close
 from tests.wire_support import request
 
 HEAD = request("/known")
@@ -55,7 +58,7 @@ class FrontTestCase(unittest.TestCase):
 
     def begin(self, **limits: Any) -> None:
         """Another front, with these limits."""
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        (self.listener,) = listen("127.0.0.1", 0)
         behind: Any = self
         self.front = Front(
             [self.listener], self.heads, behind, Limits(**limits),
@@ -274,6 +277,206 @@ class DoorTest(FrontTestCase):
         self.assertEqual(self.said(idle), b"")
         self.assertIn(b" 400 ", self.said(refused) or b"")
         self.assertIn(LINGERING, [conn.state for conn in self.front._connections.values()])
+
+
+class WaitingTest(FrontTestCase):
+    """Requests that wait for another one's fetch wait here, not in threads."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.landed: list[Callable[[], None]] = []
+
+    def waiting(self, seconds: float = 30.0, seen: Any = None) -> socket.socket:
+        """A client whose request a handler has found to have to wait."""
+        client = self.client(request("/slow"))
+        conn = self.lent.pop()
+        conn.seen = seen
+        conn.waited = Waiting(self.landed.append, self.clock + seconds)
+        self.front.give_back(conn)
+        return client
+
+    def land(self, number: int = 0) -> None:
+        """The fetch is over."""
+        self.landed[number]()
+        self.turn(wait=True)
+
+    def test_answered_from_memory(self) -> None:
+        """No thread sees it again."""
+        client = self.waiting()
+        self.later(5)
+        self.assertIsNone(self.said(client))
+        self.memory["/slow"] = Ready(b"there", 1e12)
+        self.land()
+        self.assertEqual(self.said(client), b"there")
+        self.say(client, request("/slow"))
+        self.assertEqual(self.said(client), b"there")
+        self.assertEqual(self.lent, [])
+        self.say(client, request("/other"))
+        self.assertEqual([conn.waited for conn in self.lent], [None])
+
+    def test_asked_again(self) -> None:
+        """By a handler, which is told what it has waited for, and not what was stored before."""
+        self.waiting(seen=mock.Mock())
+        self.land()
+        (conn,) = self.lent
+        assert conn.waited is not None and conn.request is not None
+        self.assertIsNone(conn.seen)
+        self.assertEqual((conn.waited.deadline, conn.request.target), (self.clock + 30, "/slow"))
+
+    def test_already_there(self) -> None:
+        client = self.client(request("/slow"))
+        conn = self.lent.pop()
+        self.memory["/slow"] = Ready(b"there", 1e12)
+        conn.waited = Waiting(lambda done: done(), self.clock + 30)
+        self.front.give_back(conn)
+        self.turn(wait=True)
+        self.assertEqual(self.said(client), b"there")
+
+    def test_too_late(self) -> None:
+        """A handler says so, whatever becomes of the fetch."""
+        self.waiting(seconds=2.0)
+        self.later(1)
+        self.assertEqual(self.lent, [])
+        self.later(2)
+        self.assertEqual(len(self.lent), 1)
+        self.land()
+        self.assertEqual(len(self.lent), 1)
+
+    def test_the_end_of_an_earlier_wait(self) -> None:
+        """It ends no later one, and neither does what is told twice."""
+        self.waiting()
+        self.land()
+        conn = self.lent.pop()
+        conn.waited = Waiting(self.landed.append, self.clock + 30)
+        self.front.give_back(conn)
+        self.land(0)
+        self.assertEqual(self.lent, [])
+        self.land(1)
+        self.assertEqual(len(self.lent), 1)
+
+    def test_no_thread(self) -> None:
+        """It is offered again while there is time: a landing is one for many."""
+        patient, client = self.waiting(), self.waiting(seconds=3)
+        self.refuses = True
+        self.land(0)
+        self.land(1)
+        self.later(1.1)
+        self.assertEqual([self.said(patient), self.said(client), self.lent], [None, None, []])
+        self.later(2)
+        self.assertIsNone(self.said(patient))
+        self.assertIn(b" 503 ", self.said(client) or b"")
+        self.refuses = False
+        self.later(1.1)
+        self.assertEqual(len(self.lent), 1)
+
+    def test_who_leaves(self) -> None:
+        """It is closed at once, and nothing comes of its fetch for it."""
+        client = self.waiting()
+        set_reset_on_close(client)
+        client.close()
+        self.turn(wait=True)
+        self.assertEqual(len(self.front), 0)
+        self.land()
+        self.assertEqual(self.lent, [])
+
+    def test_who_says_more(self) -> None:
+        """What it asks next, or that it will ask no more, is for later, and keeps no loop busy."""
+        for more in (request("/slow?2"), b""):
+            with self.subTest(more):
+                client = self.waiting()
+                if more:
+                    client.sendall(more)
+                else:
+                    client.shutdown(socket.SHUT_WR)
+                self.turn(wait=True)
+                self.assertEqual(self.front._poller.poll(0), [])
+                self.memory["/slow"] = Ready(b"there", 1e12)
+                self.memory["/slow?2"] = Ready(b"too", 1e12)
+                self.land(-1)
+                self.turn()
+                self.assertIn(self.said(client), (b"there", b"theretoo"))
+                self.memory.clear()
+
+    def test_a_stop(self) -> None:
+        """Who waits is still answered, with the last answer of its connection."""
+        client = self.waiting()
+        self.front.stop(60)
+        self.turn(wait=True)
+        self.memory["/slow"] = Ready(b"HTTP/1.1 200 OK\r\nX: y\r\n\r\n", 1e12)
+        self.land()
+        self.assertEqual(self.said(client), b"HTTP/1.1 200 OK\r\nX: y\r\nConnection: close\r\n\r\n")
+        self.assertEqual(self.said(client), b"")
+
+    def test_no_lane(self) -> None:
+        """The lane does not look for what has been waited for."""
+        lane = mock.Mock(gathered=[], takes=mock.Mock(return_value=False))
+        self.front._lane = lane
+        self.waiting()
+        lane.takes.assert_called_once()
+        self.land()
+        lane.takes.assert_called_once()
+        self.assertEqual(len(self.lent), 1)
+
+    def test_the_door(self) -> None:
+        """Who waits leaves last."""
+        self.begin(connections=2)
+        waiting = self.waiting()
+        self.later(1)
+        idle = self.client()
+        self.later(1)
+        self.client()
+        self.assertEqual((self.said(waiting), self.said(idle)), (None, b""))
+
+
+class EmptyLinesTest(FrontTestCase):
+    """A handful of them before a request is skipped (RFC 9112, 2.2)."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.heads[HEAD] = Ready(b"known", 1e12)
+
+    def test_a_handful(self) -> None:
+        most = front_module.EMPTY_LINES
+        for count in (1, 2, most):
+            client = self.client(b"\r\n" * count + HEAD)
+            self.assertEqual(self.said(client), b"known")
+            self.say(client, b"\r\n" * count + HEAD + b"\r\n" * count + HEAD)
+            self.assertEqual(self.said(client), b"knownknown")
+        client = self.client(b"\r\n" * (most + 1) + HEAD)
+        self.assertIn(b" 400 ", self.said(client) or b"")
+
+    def test_behind_another_request(self) -> None:
+        client = self.client(HEAD + b"\r\n" * 3)
+        self.assertEqual(self.said(client), b"known")
+        (conn,) = self.front._connections.values()
+        self.assertEqual(conn.buffer, b"")
+        self.say(client, b"\r\n" * (front_module.EMPTY_LINES + 1))
+        self.assertIn(b" 400 ", self.said(client) or b"")
+
+    def test_byte_by_byte(self) -> None:
+        client = self.client()
+        for byte in b"\r\n\r\n\r\n" + HEAD:
+            self.say(client, bytes((byte,)))
+        self.assertEqual(self.said(client), b"known")
+
+    def test_no_time_is_bought(self) -> None:
+        """Neither by a client that has asked before, nor by one that has not."""
+        for limits, first, seconds in (
+            ({"timeout_idle": 9, "timeout_head": 60}, HEAD, 9),
+            ({"timeout_idle": 60, "timeout_head": 9}, b"\r\n", 9),
+        ):
+            with self.subTest(first):
+                self.begin(**limits)
+                client = self.client(first)
+                self.said(client)
+                for _ in range(seconds):
+                    self.later(0.5)
+                    self.say(client, b"\r")
+                    self.later(0.5)
+                    self.say(client, b"\n")
+                    self.assertIsNone(self.said(client))
+                self.later(1.1)
+                self.assertEqual(self.said(client), b"")
 
 
 class BodiesTest(FrontTestCase):

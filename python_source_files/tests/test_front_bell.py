@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 import unittest
+from typing import cast
 from unittest import mock
 
 from api_relaying_server.serving.connection import Connection
 from api_relaying_server.serving.door import Limits
 from api_relaying_server.serving.front import Front
+from api_relaying_server.tiers.hot import Reply
 
 NOW = 1000.0
 HEAD = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -22,11 +24,14 @@ class BellTest(unittest.TestCase):
         for sock in (listener, self.client, self.served):
             self.addCleanup(sock.close)
         self.heads = {
-            HEAD: mock.Mock(valid_until=NOW + 60, closes=True, tail=None, wire=b"old", hits=0)
+            HEAD: mock.Mock(valid_until=NOW + 60, closes=True, tail=(), wire=b"old", hits=0)
         }
-        self.dispatch = mock.Mock()
-        lookup = mock.Mock(side_effect=lambda request, now: self.heads.get(request.raw))
-        self.front = Front([listener], self.heads, lookup, self.dispatch, Limits())  # type: ignore[arg-type]
+        self.behind = mock.Mock()
+        self.behind.from_memory.side_effect = lambda request, now: self.heads.get(request.raw)
+        self.dispatch = self.behind.dispatch
+        heads = cast("dict[bytes, Reply]", self.heads)
+        self.front = Front([listener], heads, self.behind, Limits(), wall=lambda: NOW)
+        self.front.now = NOW
         self.addCleanup(self.front._close_everything)
         self.bell = [7]
         self.front.watch(self.bell, self.heads.clear)
@@ -41,7 +46,7 @@ class BellTest(unittest.TestCase):
     def test_a_request_of_a_client_who_has_just_come(self) -> None:
         self.client.sendall(HEAD)
         self.bell[0] = 8
-        self.front._welcome(self.served, self.address, NOW)
+        self.front._welcome(self.served, self.address)
         self.assert_asked_anew()
 
     def test_one_that_came_behind_another(self) -> None:
@@ -50,12 +55,12 @@ class BellTest(unittest.TestCase):
         self.front._connections[conn.fd] = conn
         self.front._poller.register(conn.fd, 1)
         self.bell[0] = 8
-        self.front._received(conn, HEAD + HEAD, NOW)
+        self.front._received(conn, HEAD + HEAD)
         self.assert_asked_anew()
 
     def test_where_nobody_has_told_anything(self) -> None:
         self.client.sendall(HEAD)
-        self.front._welcome(self.served, self.address, NOW)
+        self.front._welcome(self.served, self.address)
         self.dispatch.assert_not_called()
         self.assertEqual(self.client.recv(100), b"old")
 

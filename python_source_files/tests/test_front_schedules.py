@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from typing import Any, Callable
 from unittest import mock
 
+from api_relaying_server.answer import Waiting
 from api_relaying_server.errors import Overloaded
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.serving.connection import LENT, READING, RETURNED, Connection
@@ -28,7 +29,10 @@ HAND_OVER = codes(
     Front._park,
     Front._woken,
     Front._take_back,
-    Front._answer_brought,
+    Front._look_again,
+    Front._wait_for,
+    Front._waited,
+    Front._hear_waiting,
     Front._hand_over,
     Front._close_everything,
     Front._close_late,
@@ -84,11 +88,13 @@ class Socket:
         """Its number."""
         return self._fd
 
-    def recv(self, most: int) -> bytes:
+    def recv(self, most: int, flags: int = 0) -> bytes:
         """What the client has sent; empty for ever at its end."""
         self._use("reads")
         if not self.incoming:
             raise BlockingIOError
+        if flags:
+            return self.incoming[0][:most]
         return self.incoming.popleft() if self.incoming[0] else b""
 
     def send(self, data: bytes) -> int:
@@ -180,6 +186,8 @@ class World:
         self.jobs: deque[Connection] = deque()
         self.lane_jobs: deque[Connection] = deque()
         self.refuses = self.has_lane = self.closes = self.must_end = False
+        self.waits = False
+        self.done: deque[Callable[[], None]] = deque()
         self.gathered: list[Connection] = []
         self.owner: dict[int, str] = {}
         self.sockets: dict[int, Socket] = {}
@@ -245,6 +253,12 @@ class World:
             conn = self.jobs.popleft()
             self.owner[conn.fd] = me
             assert conn.request is not None
+            if self.waits and conn.waited is None:
+                conn.waited, conn.closes = Waiting(self.done.append, 1060.0), False
+                self.owner[conn.fd] = "loop"
+                self.front.give_back(conn)
+                continue
+            conn.waited = None
             if not self.sockets[conn.fd].closed:
                 conn.send(conn.request.target.encode())
             conn.closes = self.closes
@@ -264,6 +278,12 @@ class World:
                 self.front.brought([conn])
             else:
                 self._lend(conn, self.jobs)
+
+    def leader(self) -> None:
+        """Ends the fetches that others wait for."""
+        while True:
+            self.play.wait(lambda: self.done)
+            self.done.popleft()()
 
     def client(self, number: int, *script: str) -> Callable[[], None]:
         """Sends requests, waits for so many answers (`2`), or leaves (`.`)."""
@@ -365,6 +385,28 @@ class FrontSchedulesTest(unittest.TestCase):
             return [("lane", world.lane), ("client", world.client(0, "/a", "/b"))]
 
         self.play_all(cast, [b"/a", b"/b"])
+
+    def test_one_that_waits(self) -> None:
+        def cast(world: World) -> Actors:
+            world.waits = True
+            return [("leader", world.leader), ("client", world.client(0, "/a", "/b"))]
+
+        self.play_all(cast, [b"/a", b"/b"])
+
+    def test_one_that_waits_and_leaves(self) -> None:
+        def cast(world: World) -> Actors:
+            world.waits = True
+            return [("leader", world.leader), ("client", world.client(0, "/a", "."))]
+
+        self.play_all(cast, [b"/a"])
+
+    def test_one_that_waits_at_the_end(self) -> None:
+        def cast(world: World) -> Actors:
+            world.waits = world.must_end = True
+            client = world.client(0, "/a")
+            return [("leader", world.leader), ("client", client), ("stop", world.front.stop_now)]
+
+        self.play_all(cast)
 
     def test_a_stop(self) -> None:
         for idle_too, script in ((True, ("/a", "1", "/b")), (False, ("/a", "1", "/b", "."))):

@@ -9,11 +9,13 @@ import threading
 import time
 import unittest
 from collections.abc import Iterator
+from typing import Callable
 from unittest import mock
 
-from api_relaying_server.answer import Answer
+from api_relaying_server.answer import Answer, Waiting
 from api_relaying_server.fetching import Caller
 from api_relaying_server.http1.message import Fields, RequestHead
+from api_relaying_server.operations.served import Served
 from api_relaying_server.serving import server as server_module
 from api_relaying_server.serving.connection import Connection
 from api_relaying_server.serving.writing import Writer
@@ -188,6 +190,17 @@ class SlowClientsTest(unittest.TestCase):
             client.sock.close()
         eventually(lambda: self.server.server._slow == 0, "nobody is slow")
 
+    def test_half_of_the_threads(self) -> None:
+        """That many are let wait for slow clients, and one more gives way when others wait."""
+        server = self.server.server
+        server._mine.is_slow = False
+        for slow, has_room in ((1, True), (2, False)):
+            server._slow = slow
+            self.assertEqual(server.has_room_for_slow(), has_room)
+        self.assertFalse(server.gives_way())  # nobody waits
+        self.assertEqual((server._slow, server._mine.is_slow), (3, True))
+        server._slow = 0
+
     def test_who_takes_it_quickly_is_not_slow(self) -> None:
         ours, theirs = socket.socketpair()
         self.stack.enter_context(ours)
@@ -212,6 +225,75 @@ class SlowClientsTest(unittest.TestCase):
                 eventually(lambda: len(inside.server.front) == 0, "it is cut off")
                 client.rest()
                 self.assertTrue(client.was_reset)
+
+
+class Following(FakeRelay):
+    """Answers `/slow` when somebody has said `done`, anything else at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.landings: list[Callable[[], None]] = []
+        self.tickets: list[Waiting] = []
+
+    def answer(self, request: RequestHead, caller: object) -> Answer | Waiting:  # type: ignore[override]
+        """As told above."""
+        assert isinstance(caller, Caller)
+        if request.target == "/slow" and caller.ticket is None:
+            return Waiting(self.landings.append, time.monotonic() + PATIENCE)
+        if caller.ticket is not None:
+            self.tickets.append(caller.ticket)
+        return Answer(200, "OK", Fields(), request.target.encode())
+
+
+class FollowersTest(unittest.TestCase):
+    """Requests that wait for another one's fetch hold no thread."""
+
+    def test_many(self) -> None:
+        """One thread is enough for fifty of them and everybody else."""
+        relay = Following()
+        served: list[Served] = []
+        watchers = server_module.Watchers(on_served=(served.append,))
+        with ServerInside(relay, 1, watchers) as server, contextlib.ExitStack() as stack:
+            slow: list[Client] = []
+            for number in range(1, 51):
+                slow.append(stack.enter_context(Client(server.port, request("/slow"))))
+                eventually(lambda: len(relay.landings) == number, "it waits")  # noqa: B023
+            with Client(server.port, request("/other")) as client:
+                self.assertEqual(client.reply().body, b"/other")
+            self.assertEqual(_heard(slow), [])
+            eventually(lambda: len(served) == 1, "the other is told, and nobody who waits")
+            for landing in relay.landings:
+                landing()
+            self.assertEqual({client.reply().body for client in slow}, {b"/slow"})
+            self.assertEqual(len(relay.tickets), 50)
+            slow[0].send(request("/slow"))
+            eventually(lambda: len(relay.landings) == 51, "it waits again")
+            relay.landings[-1]()
+            self.assertEqual(slow[0].reply().body, b"/slow")
+            eventually(lambda: len(served) == 52, "all are told")
+
+    def test_no_thread_when_it_is_over(self) -> None:
+        """Who waits in vain for one is told so."""
+        relay, held = Following(), threading.Event()
+        self.addCleanup(held.set)
+
+        def answer(request: RequestHead, caller: object) -> Answer | Waiting:
+            if request.target == "/held":
+                held.wait(PATIENCE)
+            return Following.answer(relay, request, caller)
+
+        both = mock.Mock(wraps=relay, answer=answer)
+        with ServerInside(both, 1) as server, Client(server.port, request("/slow")) as slow:
+            eventually(lambda: relay.landings, "it waits")
+            with Client(server.port, request("/held")) as other:
+                eventually(lambda: server.server._threads > server.server._idle, "a busy thread")
+                relay.landings[0]()
+                with mock.patch.object(server_module, "QUEUE_WAIT", 0.1):
+                    self.assertEqual(slow.reply().status, 503)
+                    self.assertEqual(slow.rest(), b"")
+                    self.assertTrue(slow.ended)
+                held.set()
+                self.assertEqual(other.reply().body, b"/held")
 
 
 def _heard(clients: list[Client]) -> list[Client]:

@@ -16,7 +16,7 @@ from typing import Any, Callable, NamedTuple
 from api_relaying_server.answer import Answer
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.serving.door import Limits
-from api_relaying_server.serving.server import RelayServer, listen
+from api_relaying_server.serving.server import NOBODY, RelayServer, Watchers, listen
 from tests.relay_support import (
     PATIENCE,
     Field,
@@ -451,12 +451,15 @@ class FakeRelay:
 class ServerInside:
     """A server in a thread of this process, with something else in place of the relay."""
 
-    def __init__(self, relay: Any = None, threads: int = 4, **limits: Any) -> None:
+    def __init__(
+        self, relay: Any = None, threads: int = 4, watchers: Watchers = NOBODY, **limits: Any
+    ) -> None:
         listeners = listen("127.0.0.1", 0)
         self.port: int = listeners[0].getsockname()[1]
         inside: Any = relay or FakeRelay()
+        slow = max(1, threads // 2)
         self.server = RelayServer(
-            listeners, inside, {}, Limits(**limits), threads, max(1, threads // 2)
+            listeners, inside, {}, Limits(**limits), threads, slow, watchers=watchers
         )
         self._thread = threading.Thread(target=self.server.serve_forever, daemon=True)
 

@@ -11,11 +11,14 @@ from __future__ import annotations
 import socket
 from typing import Any, Protocol
 
+from api_relaying_server.answer import Waiting
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.keeping import Seen
 from api_relaying_server.serving.incoming import IncomingBody
 
-NEW, READING, GATHERING, WRITING, LENT, RETURNED, BROUGHT, LINGERING, CLOSED = STATES = range(9)
+NEW, READING, GATHERING, WRITING, LENT, RETURNED, BROUGHT, WAITING, LINGERING, CLOSED = STATES = (
+    range(10)
+)
 
 # fmt: off
 MOVES: dict[int, frozenset[int]] = {
@@ -28,12 +31,14 @@ MOVES: dict[int, frozenset[int]] = {
                # the loop: the rest of a request's body
     WRITING:   frozenset((READING, LINGERING, CLOSED)),
                # the loop: the client, which takes an answer
-    LENT:      frozenset((RETURNED, BROUGHT)),
+    LENT:      frozenset((RETURNED, BROUGHT, WAITING)),
                # a handler's thread, or the lane: whatever it likes
     RETURNED:  frozenset((READING, WRITING, LINGERING, CLOSED)),
                # the loop, which need not have noticed: a handler is done with it
     BROUGHT:   frozenset((READING, CLOSED)),
                # the loop, which is being told: the lane has brought its response into memory
+    WAITING:   frozenset((READING, CLOSED)),
+               # the loop: the end of another request's fetch, which may answer this one too
     LINGERING: frozenset((CLOSED,)),
                # the loop: the client's end of it, after the last answer
     CLOSED:    frozenset(),
@@ -44,7 +49,7 @@ MOVES: dict[int, frozenset[int]] = {
 loop: at any time one thread may make a move.
 """
 
-NAMES = "NEW READING GATHERING WRITING LENT RETURNED BROUGHT LINGERING CLOSED".split()
+NAMES = "NEW READING GATHERING WRITING LENT RETURNED BROUGHT WAITING LINGERING CLOSED".split()
 
 
 class IllegalMove(Exception):
@@ -71,7 +76,8 @@ class Connection:
     something is missing; `deadline` when the front closes it (seconds of the monotonic clock, as
     all times here); `request` the request whose head has come, for its handler, `since` when,
     `body` what has come of its body, of which `held` bytes count as gathered by the front, `seen`
-    what the lane found stored for it. `recv` and `send` are the socket's own, bound once.
+    what the lane found stored for it, `waited` what its answer waits for, or has waited for. `recv`
+    and `send` are the socket's own, bound once.
     """
 
     __slots__ = (
@@ -92,6 +98,7 @@ class Connection:
         "since",
         "sock",
         "state",
+        "waited",
     )
 
     def __init__(self, sock: socket.SocketType, address: Any, deadline: float) -> None:
@@ -112,6 +119,7 @@ class Connection:
         self.since = 0.0
         self.request: RequestHead | None = None
         self.seen: Seen | None = None
+        self.waited: Waiting | None = None
 
     def move(self, to: int) -> None:
         """Goes to another state. Raises IllegalMove where the table does not allow it."""

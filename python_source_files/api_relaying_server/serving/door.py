@@ -21,6 +21,7 @@ from api_relaying_server.serving.connection import (
     NEW,
     READING,
     RETURNED,
+    WAITING,
     WRITING,
     Connection,
 )
@@ -62,10 +63,10 @@ SHORTAGE = 60.0
 
 _give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
-_MAY_LEAVE = frozenset((NEW, READING, GATHERING, RETURNED, WRITING, LINGERING))
+_MAY_LEAVE = frozenset((NEW, READING, GATHERING, RETURNED, WRITING, WAITING, LINGERING))
 
 
-def _first(ranked: tuple[tuple[bool, float], Connection]) -> tuple[bool, float]:
+def _first(ranked: tuple[tuple[int, float], Connection]) -> tuple[int, float]:
     return ranked[0]
 
 
@@ -123,7 +124,7 @@ class Door:
         self._again_at = 0.0  # when connections are accepted again, 0 where they are
         self._shortage_ends = 0.0
         self._room = limits.connections
-        self._leaving: deque[tuple[tuple[bool, float], Connection]] = deque()
+        self._leaving: deque[tuple[tuple[int, float], Connection]] = deque()
         self.shares: Shares | None = None
         """Where other processes have the same listening sockets: whose turn it is."""
         self._yields_since = 0.0
@@ -135,6 +136,8 @@ class Door:
 
     def open(self) -> None:
         """Begins to listen for those who knock."""
+        if self.shares is not None:
+            self.shares.say_ready()
         for fd, sock in self._listeners.items():
             sock.setblocking(False)
             self._watch(fd)
@@ -251,17 +254,19 @@ class Door:
             self._leaving.extend(heapq.nsmallest(most, ranked, key=_first))
         return False
 
-    def _rank(self, conn: Connection) -> tuple[bool, float]:
+    def _rank(self, conn: Connection) -> tuple[int, float]:
         """The order in which connections leave: by the time since when each is idle, or its request
-        has been coming; last those that take an answer.
+        has been coming; then those that take an answer; last those that wait for one.
         """
         if conn.state == LINGERING:
-            return False, conn.deadline - LINGER
+            return 0, conn.deadline - LINGER
         if conn.state == GATHERING:
-            return False, conn.since
+            return 0, conn.since
         if conn.state == NEW or conn.buffer:
-            return False, conn.deadline - self._limits.timeout_head
-        return conn.state == WRITING, conn.deadline - self._limits.timeout_idle
+            return 0, conn.deadline - self._limits.timeout_head
+        if conn.state == WAITING:
+            return 2, conn.since
+        return int(conn.state == WRITING), conn.deadline - self._limits.timeout_idle
 
     def _out_of_descriptors(self, now: float, error: OSError) -> None:
         """From now on there is room for a little less than turned out to fit: the upstream and the

@@ -28,6 +28,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Callable, Protocol
 
+from api_relaying_server.answer import Waiting
 from api_relaying_server.errors import BadRequest, ClientGone, RelayError, own_lack
 from api_relaying_server.http1.content import Buffer
 from api_relaying_server.http1.heads import (
@@ -53,6 +54,7 @@ from api_relaying_server.serving.connection import (
     NEW,
     READING,
     RETURNED,
+    WAITING,
     WRITING,
     Connection,
     Rest,
@@ -86,6 +88,11 @@ ENDS_AT_ONCE = 128
 between.
 """
 
+EMPTY_LINES = 8
+"""Empty lines before a request that are skipped at a time: old clients send one behind a body (RFC
+9112, 2.2), careless ones a few.
+"""
+
 GATHERED = 1 << 20
 """Bytes of the longest body that is gathered here before a thread sees it; nginx keeps 8 or 16 KiB
 in memory and the rest in a file.
@@ -103,6 +110,11 @@ its word before the end (RFC 9112, 9.3), and a stream may have none.
 
 SLICE = 4096
 """Bytes of a chunked body that are read between two looks at how much work it is."""
+
+TRY_AGAIN = 0.5
+"""Seconds, about, after which a request that has waited is offered to a thread again: a fetch that
+thousands wait for ends for all of them at once.
+"""
 
 WRITERS = 64
 """Clients that are behind with reading, beyond which little is given to the system for each."""
@@ -122,6 +134,19 @@ def _saying_close(wire: bytes) -> bytes:
     head, _, body = wire.partition(END_OF_HEAD)
     kept = head.replace(b"\r\nConnection: keep-alive", b"", 1)
     return kept + b"\r\nConnection: close" + END_OF_HEAD + body
+
+
+_BLANK = (b"", b"\r")
+"""What is no part of a request yet."""
+
+
+def _without_empty_lines(data: bytes) -> bytes:
+    """Less a handful of empty lines at the beginning."""
+    for _ in range(EMPTY_LINES):
+        if data[:2] != b"\r\n":
+            break
+        data = data[2:]
+    return data
 
 
 def _head_of(conn: Connection) -> bytes | None:
@@ -219,8 +244,9 @@ class Front:
     def run(self) -> None:
         """Serves until it is stopped and drained."""
         self._door.open()
+        poll = self._poller.poll
         while self._running:
-            events = self._poller.poll(0.05 if self._stopping else 1.0)
+            events = poll(0.05 if self._stopping else 1.0)
             try:
                 if self._bell[0] != self._bell_seen:
                     self._hear_bell()
@@ -319,9 +345,11 @@ class Front:
             return
         if self._bell[0] != self._bell_seen:  # this may have been sent since the pass began
             self._hear_bell()
-        if not conn.buffer:
-            if data == b"\r\n":
-                return  # an old client's extra line end (RFC 9112, 2.2): it buys no time
+        if conn.buffer in _BLANK:
+            data, conn.buffer = conn.buffer + data, b""
+            if data[0] == 13 and (rest := _without_empty_lines(data)) in _BLANK:
+                conn.buffer = rest
+                return  # it buys no time
             if conn.state == NEW:
                 conn.move(READING)
             conn.deadline = self.beat + self._limits.timeout_head
@@ -360,18 +388,16 @@ class Front:
                 self._refuse(conn, self._of_a_bug("answering a request failed"), head)
 
     def _next_head(self, conn: Connection) -> bytes | None:
-        buffer = conn.buffer
-        # RFC 9112, 2.2: an empty line before a request line is ignored; one, not many.
-        start = 2 if buffer[:2] == b"\r\n" else 0
-        end = buffer.find(END_OF_HEAD, start) + 4
-        size = end - start if end > 3 else len(buffer) - start
+        buffer = conn.buffer = _without_empty_lines(conn.buffer)
+        end = buffer.find(END_OF_HEAD) + 4
+        size = end if end > 3 else len(buffer)
         if size > self._limits.max_head:
             raise BadRequest(f"the head is longer than {self._limits.max_head} bytes", status=431)
         if end < 4:
-            check_beginning(buffer[start:])
+            check_beginning(buffer)
             return None
         conn.buffer = buffer[end:]
-        return buffer[start:end]
+        return buffer[:end]
 
     def _answer(self, conn: Connection, head: bytes) -> None:
         now = self.now
@@ -465,7 +491,9 @@ class Front:
             if conn.state == READING:
                 self._look(conn)
         elif conn.state == BROUGHT:
-            self._answer_brought(conn)
+            self._look_again(conn)
+        elif conn.state == WAITING:
+            self._hear_waiting(conn)
         elif conn.state == LINGERING:
             self._read_and_drop(conn)
         elif conn.state == GATHERING and conn.body is not None:
@@ -571,11 +599,15 @@ class Front:
     def _hand_over(self, conn: Connection) -> None:
         conn.deadline = float("inf")
         conn.move(LENT)
-        if conn.seen is None and self._is_taken_by_lane(conn):
+        if conn.seen is None and conn.waited is None and self._is_taken_by_lane(conn):
             return
         try:
             self._behind.dispatch(conn)
         except RelayError as error:
+            if conn.waited is not None and self.beat < conn.waited.deadline:
+                conn.move(WAITING)  # with all others whose wait is over at this moment
+                conn.deadline = self.beat + TRY_AGAIN
+                return
             conn.move(RETURNED)  # nobody has taken it
             self._refuse(conn, error, _head_of(conn))
 
@@ -604,9 +636,13 @@ class Front:
             self._poller.register(conn.fd, READ)
 
     def give_back(self, conn: Connection) -> None:
-        """A handler is done with a connection that was lent to it; `closes` tells whether it ends.
-        From the thread that has it, which may not touch it after this.
+        """A handler is done with a connection that was lent to it: `closes` tells whether it ends,
+        `waited` what its answer waits for. From the thread that has it, which may not touch it
+        after this.
         """
+        if conn.waited is not None:
+            self._wait_for(conn, conn.waited)
+            return
         has_more = conn.closes or bool(conn.buffer or conn.held) or conn.out is not None
         if not has_more:
             conn.request = conn.seen = conn.body = None
@@ -616,6 +652,15 @@ class Front:
         if has_more or conn.parked or self._stopping:
             self._returned.append(conn)
             self._waker.wake()
+        if self._ended:
+            self._close_late(conn)
+
+    def _wait_for(self, conn: Connection, waiting: Waiting) -> None:
+        conn.seen = None
+        conn.deadline = waiting.deadline
+        conn.move(WAITING)
+        # From here on it is the loop's.
+        waiting.on_done(lambda: self.call(lambda: self._waited(conn, waiting)))
         if self._ended:
             self._close_late(conn)
 
@@ -644,7 +689,7 @@ class Front:
             if conn.state == RETURNED:
                 self._take_back(conn)
             elif conn.state == BROUGHT:
-                self._answer_brought(conn)
+                self._look_again(conn)
 
     def _take_back(self, conn: Connection) -> None:
         conn.request = conn.seen = conn.body = None
@@ -662,18 +707,39 @@ class Front:
         self._unpark(conn)
         self._go_on(conn)
 
-    def _answer_brought(self, conn: Connection) -> None:
-        """Answers a request whose response is in memory by now; it may not be what it wants."""
+    def _waited(self, conn: Connection, waiting: Waiting) -> None:
+        if conn.state == WAITING and conn.waited is waiting:
+            self._look_again(conn)
+
+    def _hear_waiting(self, conn: Connection) -> None:
+        """A client that waits has left, or sends more: that is for later. One that has only ended
+        its half wants its answer.
+        """
+        try:
+            conn.recv(1, socket.MSG_PEEK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._close(conn)
+            return
+        self._poller.unregister(conn.fd)
+        conn.parked = True
+
+    def _look_again(self, conn: Connection) -> None:
+        """Answers a request whose response may be in memory by now, or has a handler do it."""
         request, now = conn.request, self.now
         conn.move(READING)
         self._unpark(conn)
         head = request.raw if request is not None else None
+        if conn.waited is not None and conn.waited.is_own:
+            self._hand_over(conn)
+            return
         try:
             reply = self._behind.from_memory(request, now) if request is not None else None
             if reply is None or not (now < reply.valid_until or reply.renew(now)):
                 self._hand_over(conn)
                 return
-            conn.request = conn.seen = None
+            conn.request = conn.waited = conn.seen = None
             self._reply(conn, head or b"", reply)
         except Exception:
             self._refuse(conn, self._of_a_bug("answering a request failed"), head)
@@ -744,7 +810,10 @@ class Front:
     def _close(self, conn: Connection, registered: bool = True) -> None:
         if conn.state == CLOSED:
             return
+        waits = conn.state == WAITING
         conn.move(CLOSED)
+        if waits and conn.waited is not None:
+            conn.waited.give_up()
         self._count_held(conn, 0)
         self._connections.pop(conn.fd, None)
         self._door.has_left(conn)
@@ -823,7 +892,9 @@ class Front:
             self._end_if_drained()
 
     def _end_late(self, conn: Connection) -> None:
-        if conn.state == GATHERING:
+        if conn.state == WAITING:
+            self._look_again(conn)
+        elif conn.state == GATHERING:
             late = BadRequest("the body did not come in time", status=408)
             self._refuse(conn, late, _head_of(conn))
         elif conn.state == READING and conn.buffer:

@@ -15,7 +15,7 @@ import uuid
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Protocol
 
-from api_relaying_server.answer import Answer
+from api_relaying_server.answer import Answer, Waiting
 from api_relaying_server.caching.storing import end_to_end
 from api_relaying_server.errors import ClientGone, RelayError, UpstreamError, own_lack
 from api_relaying_server.fetching import Caller
@@ -43,8 +43,10 @@ _JOINED = 65536
 class Answering(Protocol):
     """What answers requests."""
 
-    def answer(self, request: RequestHead, caller: Caller) -> Answer:
-        """The answer to a request. Raises RelayError where the answer is the relay's own."""
+    def answer(self, request: RequestHead, caller: Caller) -> Answer | Waiting:
+        """The answer to a request, or what it has to wait for. Raises RelayError where the answer
+        is the relay's own.
+        """
 
 
 class Owner(Protocol):
@@ -90,18 +92,29 @@ class RelayHandler(BaseHTTPRequestHandler):
         self._number = ""
 
     def handle(self) -> None:
-        """Answers the request. The connection's `closes` tells the front what becomes of it."""
+        """Answers the request, or finds that it has to wait. The connection's `closes` and `waited`
+        tell the front what becomes of it.
+        """
         conn = self.conn
         request = conn.request
+        self._ticket, conn.waited = conn.waited, None
         conn.closes = True
         if request is None:
             return
         try:
-            conn.closes = not self._answer(request)
+            body = None
+            if conn.body is not None:
+                body = RequestBody(conn, conn.body, self._owner.patience)
+            answer = self._answer_to(request, body)
+            if isinstance(answer, Waiting):
+                conn.waited, conn.closes = answer, False
+            else:
+                conn.closes = not self._give(request, body, answer)
         except ClientGone as error:
             LOG.debug("the client %s left: %s", conn.address, error)
         finally:
-            self._owner.tell(self._served(request))
+            if conn.waited is None:
+                self._owner.tell(self._served(request))
 
     def finish(self) -> None:
         """Nothing is buffered here."""
@@ -109,7 +122,7 @@ class RelayHandler(BaseHTTPRequestHandler):
     @staticmethod
     def refuse(conn: Connection, error: RelayError) -> Served:
         """Tells a client, without handling its request, what is wrong; its connection ends."""
-        conn.closes = True
+        conn.closes, conn.waited = True, None
         request = conn.request
         with_body = request is None or request.method != "HEAD"
         with contextlib.suppress(OSError):
@@ -121,30 +134,19 @@ class RelayHandler(BaseHTTPRequestHandler):
 
     # The request...
 
-    def _answer(self, request: RequestHead) -> bool:
-        """Answers; False where the connection cannot go on."""
-        body: RequestBody | None = None
+    def _answer_to(self, request: RequestHead, body: RequestBody | None) -> Answer | Waiting:
         try:
-            if self.conn.body is not None:
-                body = RequestBody(self.conn, self.conn.body, self._owner.patience)
-            answer = self._owner.relay.answer(request, self._caller(request, body))
+            return self._owner.relay.answer(request, self._caller(request, body))
         except RelayError as error:
-            answer = problem_answer(error)
+            return problem_answer(error)
         except ClientGone:
             raise
         except Exception as error:
             lack = own_lack(error)
-            answer = problem_answer(lack) if lack is not None else self._of_a_bug(request)
-            if lack is not None:
-                LOG.warning("a request from %s was refused: %s", self.conn.address, lack.detail)
-        keeps = not wants_close(request.version, request.fields) and not self._owner.stopping
-        # What is left of a body, or all of one that was refused, must never be read as a request.
-        keeps = keeps and (body is None or body.done)
-        try:
-            whole = self._write(request, answer, keeps)
-        finally:
-            answer.close()
-        return keeps and whole
+            if lack is None:
+                return self._of_a_bug(request)
+            LOG.warning("a request from %s was refused: %s", self.conn.address, lack.detail)
+            return problem_answer(lack)
 
     def _caller(self, request: RequestHead, body: RequestBody | None) -> Caller:
         return Caller(
@@ -154,6 +156,8 @@ class RelayHandler(BaseHTTPRequestHandler):
             self._send_interim if request.version >= (1, 1) else None,
             self._count_upstream,
             self.conn.seen,
+            self._ticket,
+            parks=body is None,
         )
 
     def _count_upstream(self, seconds: float) -> None:
@@ -168,6 +172,16 @@ class RelayHandler(BaseHTTPRequestHandler):
         )
 
     # ...and the answer.
+
+    def _give(self, request: RequestHead, body: RequestBody | None, answer: Answer) -> bool:
+        """Gives the client its answer; False where the connection cannot go on."""
+        keeps = not wants_close(request.version, request.fields) and not self._owner.stopping
+        # What is left of a body must never be read as a request.
+        keeps = keeps and (body is None or body.done)
+        try:
+            return self._write(request, answer, keeps) and keeps
+        finally:
+            answer.close()
 
     def _send_interim(self, head: ResponseHead) -> None:
         """An interim response goes out at once (RFC 9110, 15.2)."""

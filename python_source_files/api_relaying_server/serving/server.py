@@ -193,10 +193,16 @@ class RelayServer(ThreadingMixIn, HTTPServer):
             self._mine.is_slow = job.is_slow
             conn: Any = job.conn
             if time.monotonic() - job.since < QUEUE_WAIT:
-                self.process_request_thread(conn, job.address)
+                self._handle(conn, job.address)
             else:
                 self._refuse(conn, Overloaded("no thread was free", retry_after=1))
             job = self._next_job()
+
+    def _handle(self, conn: Any, address: str) -> None:
+        try:
+            self.process_request_thread(conn, address)
+        except Exception:  # in giving it back: the thread goes on
+            self.handle_error(conn, address)
 
     def _next_job(self) -> Job | None:
         with self._work_to_do:
@@ -265,6 +271,11 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         """A handler died of a bug that it could not answer."""
         self.count_bug()
         LOG.error("a handler failed", exc_info=sys.exc_info())
+
+    @property
+    def busy(self) -> int:
+        """Handlers at work."""
+        return self._threads - self._idle
 
     @property
     def waiting(self) -> int:
