@@ -411,22 +411,27 @@ class Play:
 
     def _watch(self, relay: Relay) -> None:
         """Notes who comes to ask, who leads, and who follows whom."""
-        ask, lead, follow, log = relay._ask, relay._lead, relay._follow, self.log
+        ask, lead, join, log = relay._ask, relay._lead, relay.flight.join, self.log
 
         def watched_ask(*words: Any) -> Answer:
             log.came.append(log.tick())
             point("coming")
-            return ask(*words)
+            answer = ask(*words)
+            assert isinstance(answer, Answer)
+            return answer
 
         def watched_lead(query: Query, landing: Any, *words: Any, **more: Any) -> Answer:
             log.leads[id(landing)] = log.tick(), landing
             return lead(query, landing, *words, **more)
 
-        def watched_follow(query: Query, landing: Any, came: int) -> Answer | None:
-            log.follows.append((log.tick(), id(landing)))
-            return follow(query, landing, came)
+        def watched_join(*words: Any) -> Any:
+            landing, leads = join(*words)
+            if not leads:
+                log.follows.append((log.tick(), id(landing)))
+            return landing, leads
 
-        vars(relay).update(_ask=watched_ask, _lead=watched_lead, _follow=watched_follow)
+        vars(relay).update(_ask=watched_ask, _lead=watched_lead)
+        vars(relay.flight).update(join=watched_join)
 
     def _part(self, world: World, steps: Sequence[Step]) -> Callable[[], None]:
         def part() -> None:
@@ -485,7 +490,7 @@ class Judge:
         if not all(exchange.closed for exchange in play.upstream.exchanges):
             self.wrong.append("a connection is not given back")
         for world in play.worlds:
-            if len(world.relay._flight):
+            if len(world.relay.flight):
                 self.wrong.append("a fetch has no end")
         for at, landing in self._log.follows:
             self._judge_following(at, self._log.leads[landing][0])

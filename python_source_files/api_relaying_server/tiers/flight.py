@@ -24,6 +24,9 @@ Outcome = TypeVar("Outcome")
 
 LOG = logging.getLogger("api_relaying_server.flight")
 
+LEFT_ALONE = 0.5
+"""Seconds after which those who wait for a body read it themselves if its leader does not."""
+
 DRAIN_LIMIT = 1024 * 1024
 """Bytes of a body that are still fetched for the store when all its readers have left."""
 
@@ -48,6 +51,10 @@ class Landing(Generic[Outcome]):
     def __init__(self, key: str = "") -> None:
         self.key = key
         self.next: Landing[Outcome] | None = None
+        self.body: SharedBody | None = None
+        self._lock = threading.Lock()  # guards the two below
+        self._finished = False
+        self._waiting: list[Callable[[], None]] = []
         self._done = threading.Event()
         self._outcome: Outcome | None = None
 
@@ -56,6 +63,37 @@ class Landing(Generic[Outcome]):
         if not self._done.is_set():
             self._outcome = outcome
             self._done.set()
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """The leader's word so far."""
+        return self._outcome
+
+    @property
+    def finished(self) -> bool:
+        """True once nothing more comes of the fetch, its body neither."""
+        return self._finished
+
+    @property
+    def waiting(self) -> int:
+        """How many want to know when it is finished."""
+        return len(self._waiting)
+
+    def on_finished(self, call: Callable[[], None]) -> None:
+        """Has `call` called, once, when the fetch is finished; at once if it is."""
+        with self._lock:
+            if not self._finished:
+                self._waiting.append(call)
+                return
+        call()
+
+    def finish(self) -> None:
+        """The fetch is finished, or those who wait for that are to read along."""
+        with self._lock:
+            self._finished = True
+            waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call()
 
     def wait(self, seconds: float) -> Outcome | None:
         """The outcome, None if it is not there in time."""
@@ -106,6 +144,22 @@ class Flight(Generic[Outcome]):
         with self._lock:
             if self._landings.get(key) is landing:
                 del self._landings[key]
+        landing.finish()
+
+    def waiting(self) -> int:
+        """How many requests wait for fetches without a thread."""
+        with self._lock:
+            return sum(landing.waiting for landing in self._landings.values())
+
+    def hurry(self, now: float) -> None:
+        """Lets those read along who wait for a body that its leader does not read: a slow client
+        holds up nobody. To be called now and then; `now` is of the monotonic clock.
+        """
+        with self._lock:
+            bodies = [(landing, landing.body) for landing in self._landings.values()]
+        for landing, body in bodies:
+            if body is not None and body.is_left_alone(now):
+                landing.finish()
 
     def __len__(self) -> int:
         return len(self._landings)
@@ -284,6 +338,7 @@ class SharedBody:
         self._held = 0  # bytes in _pieces
         self._size = 0  # bytes so far
         self._fetching = False
+        self._left_at: float | None = time.monotonic()  # since when nobody fetches
         self._finished = False
         self._error: UpstreamError | None = None
         self._readers: list[Reader] = []
@@ -295,6 +350,10 @@ class SharedBody:
     def is_kept(self) -> bool:
         """True while the whole is to be stored."""
         return self._keeps and not self._finished
+
+    def is_left_alone(self, now: float) -> bool:
+        """True where for a while nobody has fetched the next piece, though there is one."""
+        return self._left_at is not None and now - self._left_at > LEFT_ALONE
 
     def attach(self) -> Reader | None:
         """A reader from the first byte on; None where the beginning is gone or the body has
@@ -373,6 +432,7 @@ class SharedBody:
 
     def _fetch_one(self, listener: Listener | None = None) -> None:
         """Fetches the next piece; the caller has set `_fetching`."""
+        self._left_at = None
         try:
             piece, done = self._source.read(listener)
         except ClientGone:
@@ -398,6 +458,7 @@ class SharedBody:
             self._show(piece)
             self._finished = done
             self._fetching = False
+            self._left_at = None if done else time.monotonic()
             if not self._keeps:
                 self._forget_what_all_have()
             self._changed.notify_all()
