@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from api_relaying_server.caching.conditional import has_strong_date
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.caching.storing import has_validator
 from api_relaying_server.caching.vary import Asked, accepts, made_at
@@ -89,26 +88,10 @@ def validated(candidates: Sequence[StoredResponse], fields: Fields) -> StoredRes
     else:
         opaque = _opaque(tags)
         same = [c for c in candidates if not opaque.isdisjoint(_opaque(_tags(c.fields)))]
-    if not same and len(candidates) == 1 and _has_its_date(candidates[0], fields, tags):
-        return candidates[0]
+    if not tags and len(candidates) == 1:
+        told = fields.first("last-modified")
+        return candidates[0] if told == candidates[0].fields.first("last-modified") else None
     return _newest(same)
-
-
-def _has_its_date(stored: StoredResponse, fields: Fields, tags: set[EntityTag]) -> bool:
-    """True where `Last-Modified` tells that a 304 is about this response, and no tag contradicts.
-
-    A server that makes its tags weak when it compresses sends the strong one with a 304. Beside
-    the same date, if that is a strong validator, it is about the weak one too.
-    """
-    told, own = fields.first("last-modified"), stored.fields.first("last-modified")
-    if told is None or told != own:
-        return False
-    if not tags:
-        return True
-    known = _tags(stored.fields)
-    return has_strong_date(stored.fields, stored.response_time) and (
-        not known or not _opaque(known).isdisjoint(_opaque(tags))
-    )
 
 
 def _opaque(tags: set[EntityTag]) -> set[str]:
