@@ -6,7 +6,7 @@ import ast
 import re
 import unittest
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -37,7 +37,7 @@ def rows() -> Iterator[tuple[list[str], list[str]]]:
             yield head, row
 
 
-@lru_cache(maxsize=None)
+@cache
 def classes_of(module: str) -> dict[str, list[ast.FunctionDef]]:
     """The classes of a module of tests with their tests, less what is skipped."""
     tree = ast.parse((TESTS / f"{module}.py").read_text(encoding="utf-8"))
