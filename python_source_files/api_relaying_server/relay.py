@@ -479,8 +479,11 @@ class Relay:
                 return Shared(arrived.shared, arrived.body, arrived.began, sent)
         if arrived.failed:
             return Unwell(arrived.status, credentials_of(query.request.fields))
-        whose = WITH_CREDENTIALS if query.request.credentialed else ""
-        notes.mark_unshared(whose + flight_key, self._clock() + UNSHARED_FOR)
+        # What an error is about is one request, as like as not: that says nothing of the answers
+        # that others get.
+        if arrived.status < 400 and arrived.unstored != "request-no-store":
+            whose = WITH_CREDENTIALS if query.request.credentialed else ""
+            notes.mark_unshared(whose + flight_key, self._clock() + UNSHARED_FOR)
         return Alone()
 
     def _of_arrived(self, query: Query, arrived: Arrived) -> Answer:

@@ -523,8 +523,7 @@ class Cache:
             plain = asking.method == "GET" and asking.range is None
             return "partial", [], first if plain and ends and not weak else None
         if self.kept:
-            tagged = [kept for kept in self.kept if kept.told.tag is not None and kept.whole]
-            return "vary-miss", tagged[:8], None
+            return "vary-miss", [], None  # what another field has selected is another's content
         return "uri-miss", [], None
 
     def _wanted(self, asking: Asking, validating: list[Kept], completing: Kept | None) -> Wanted:

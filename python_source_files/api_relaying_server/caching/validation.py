@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.caching.storing import has_validator
-from api_relaying_server.caching.vary import Asked, accepts, made_at
+from api_relaying_server.caching.vary import Asked, accepts, differs_in_form, made_at
 from api_relaying_server.http1.grammar import (
     EntityTag,
     content_length,
@@ -62,7 +62,8 @@ def to_validate(
 ) -> list[StoredResponse]:
     """The variants that one request can validate: the selected one, or all that have an entity-tag
     (4.3.1) and that its client accepts: an origin whose tags are weak, or the same for several
-    codings, would say that they are not modified.
+    codings, would say that they are not modified. Nor does one client ask with the tag of another
+    one's content: of fields whose meaning is not known, or that say who asks, all must be the same.
     """
     if selected is not None:
         return [selected] if conditions([selected]) else []
@@ -70,7 +71,10 @@ def to_validate(
     return [
         variant
         for variant in variants
-        if not variant.is_partial and _tag_to_send(variant) and accepts(asked, variant.fields)
+        if not variant.is_partial
+        and _tag_to_send(variant)
+        and differs_in_form(variant, asked)
+        and accepts(asked, variant.fields)
     ][:MAX_TAGS]
 
 
