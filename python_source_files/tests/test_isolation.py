@@ -145,3 +145,14 @@ class SettingsTest(unittest.TestCase):
         self.assertEqual(len(hints), 1)
         self.assertIn("--ignore-field cookie", hints[0])
         self.assertNotIn("sid=", relay.log())
+
+    def test_what_is_renewed_in_the_background_is_asked_for_without_credentials(self) -> None:
+        relay = self.relay()
+        said = "max-age=5, stale-while-revalidate=60"
+        self.world.answers["/x"] = lambda asked, n: response(
+            200, [("Cache-Control", said), ("Age", "9")], str(asked.get("cookie")).encode()
+        )
+        relay.get("/x")
+        self.assertIn("ttl=-", relay.get("/x", user("A")).cache_status)
+        eventually(lambda: len(self.world.calls("/x")) > 1, "it is renewed")
+        self.assertEqual([asked.get("cookie") for asked in self.world.calls("/x")], [None] * 2)
