@@ -39,7 +39,7 @@ LAST = ("test_relay", "test_offline", "test_isolation", "test_interleavings")
 TESTS: dict[str, tuple[str, ...]] = {
     "relay.py": ("test_guards", *STRAIGHT, *LAST),
     "fetching.py": ("test_guards", *STRAIGHT, "test_slow_clients", *LAST),
-    "keeping.py": ("test_caching_model", "test_neighbours", "test_isolation", "test_interleavings"),
+    "keeping.py": ("test_keeping", "test_caching_model", "test_neighbours", "test_interleavings"),
     "tiers/flight.py": ("test_flight", "test_slow_clients", "test_interleavings"),
     "tiers/notes.py": ("test_notes", "test_caching_model", "test_interleavings"),
     "tiers/last_known.py": ("test_last_known", "test_caching_model"),

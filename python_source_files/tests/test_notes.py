@@ -28,6 +28,7 @@ class BoundedMapTest(unittest.TestCase):
         self.noted.put("a", 1)
         self.noted.put("b", 2)
         self.noted.put("a", 3)
+        self.noted.put("a", 3)
         self.assertEqual(self.all(), [3, 2, 0])
         self.noted.put("c", 4)
         self.assertEqual(self.all(), [3, 0, 4])

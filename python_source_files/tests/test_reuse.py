@@ -15,11 +15,12 @@ from api_relaying_server.caching.reuse import (
     Refuse,
     assess,
     may_answer,
+    reason_to_keep,
     stale_if_error_until,
     useful_until,
 )
 from api_relaying_server.caching.stored import FIELD_COST, VARIANT_COST, Record, StoredResponse
-from tests.caching_support import NOW, PLAIN, REFRESHING, outcome, request, stored, verdict
+from tests.caching_support import NOW, PLAIN, REFRESHING, date, outcome, request, stored, verdict
 
 MINUTE = "Cache-Control: max-age=60"
 TAG = 'ETag: "a"'
@@ -319,6 +320,34 @@ class Keeping(unittest.TestCase):
         self.assertEqual(useful_until(stored(MINUTE), "/x", PLAIN), NOW + 60 + 86400)
         long = stored("Cache-Control: max-age=60, stale-if-error=1000000")
         self.assertEqual(useful_until(long, "/x", PLAIN), NOW + 60 + 1e6)
+
+    def test_an_error_takes_no_place_of_what_can_serve_in_its_stead(self) -> None:
+        good, error = stored(MINUTE), stored(MINUTE, status=500)
+        for span, until in ((0.0, 60), (40.0, 100)):
+            policy = PLAIN._replace(stale_if_error=span)
+            for after, why in ((until - 0.5, "server-error"), (until, "")):
+                words = error.changed(response_time=NOW + after), request(), NOW + after, policy
+                self.assertEqual(reason_to_keep(Record((good,), 0.0), *words), why, after)
+                self.assertEqual(reason_to_keep(Record((error,), 0.0), *words), "")
+        for status, why in ((499, ""), (500, "server-error"), (503, "server-error")):
+            new = stored(MINUTE, status=status)
+            self.assertEqual(reason_to_keep(Record((good,), 0.0), new, request(), NOW, PLAIN), why)
+        other = stored("Vary: A", MINUTE, asked=["A: 1"])
+        for lines, why in ((["A: 1"], "server-error"), (["A: 2"], "")):
+            new = stored("Vary: A", MINUTE, status=500, asked=lines)
+            found = reason_to_keep(Record((other,), 0.0), new, request(*lines), NOW, PLAIN)
+            self.assertEqual(found, why)
+
+    def test_what_was_made_before_takes_no_place(self) -> None:
+        old = stored(MINUTE, f"Date: {date()}")
+        for offset, why in ((-1, "older"), (0, ""), (1, "")):
+            new = stored(MINUTE, f"Date: {date(offset)}")
+            self.assertEqual(reason_to_keep(Record((old,), 0.0), new, request(), NOW, PLAIN), why)
+        new = stored(MINUTE, f"Date: {date(-1)}")
+        for slack, why in ((1.0, "older"), (1.1, "")):  # that clock was ahead
+            now = old.response_time - slack
+            self.assertEqual(reason_to_keep(Record((old,), 0.0), new, request(), now, PLAIN), why)
+        self.assertEqual(reason_to_keep(None, new, request(), NOW, PLAIN), "")
 
 
 class Sizes(unittest.TestCase):
