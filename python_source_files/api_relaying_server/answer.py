@@ -46,8 +46,13 @@ class Waiting(NamedTuple):
     `on_done` takes a function that is called once, from any thread, when that fetch is over: at
     once where it is. `deadline` is when it is no longer waited for, in seconds of
     `time.monotonic`. Then, or when it is over, the request is asked again, with this as its
-    caller's `ticket`, unless it can be answered from memory.
+    caller's `ticket`, unless it can be answered from memory. `give_up` is called where it never
+    will be, since its client has left. `is_own` tells that the fetch is made for this client: its
+    answer is then more than what is in memory of it. `place` is the relay's own note.
     """
 
     on_done: Callable[[Callable[[], None]], None]
     deadline: float
+    give_up: Callable[[], None] = lambda: None
+    place: object = None
+    is_own: bool = False

@@ -202,8 +202,10 @@ def build(
     refresher = Refresher()
     # Who cannot read what another has fetched need not wait for it.
     turns = coordinator if store.shared else ALONE
-    relay = Relay(policy, keeper, fetcher, refresher, coordinator=turns)
-    chores = _chores(upstream, Trimmer(lambda: room.passed))
+    errands = Refresher(settings.upstream_connections)
+    relay = Relay(policy, keeper, fetcher, refresher, coordinator=turns, errands=errands)
+    hurry = relay.flight.hurry
+    chores = _chores(upstream, Trimmer(lambda: room.passed), lambda: hurry(time.monotonic()))
     server = _server(settings, listeners, relay, hot, _watchers(counters, log, chores, hot))
     if neighbours is not None and place is not None:
         server.front.share_listeners(Shares(place.memory, place.slot))
@@ -212,10 +214,15 @@ def build(
     warm_at = _warm_at(settings, server, place)
     tallies = Tallies(place.memory, place.slot) if place is not None else None
     if kept is not None:
-        keeper.policy = policy
-        hot.limit = settings.hot_size
-        hot.clear()  # what is ready there is so by the settings of before
+        _renew(keeper, policy, settings.hot_size)
     return Worker(server, kept_now, refresher, settings.drain, log, ahead, warm_at, tallies)
+
+
+def _renew(keeper: Keeper, policy: Policy, hot_size: int) -> None:
+    """Has what is kept obey new settings."""
+    keeper.policy = policy
+    keeper.hot.limit = hot_size
+    keeper.hot.clear()  # what is ready there is so by the settings of before
 
 
 def _kept(
@@ -257,17 +264,15 @@ def _watchers(
     return Watchers(on_hit, on_served, chore, hot.forget_rendered)
 
 
-def _chores(upstream: UpstreamLike, trimmer: Trimmer) -> Callable[[], None]:
+def _chores(upstream: UpstreamLike, *others: Callable[[], None]) -> Callable[[], None]:
     """What is to be done now and then."""
-    if not isinstance(upstream, Upstream):
-        return trimmer
-    close_ended = upstream.close_ended
+    chores = [*others, upstream.close_ended] if isinstance(upstream, Upstream) else others
 
-    def chores() -> None:
-        close_ended()
-        trimmer()
+    def do() -> None:
+        for chore in chores:
+            chore()
 
-    return chores
+    return do
 
 
 def _warm_at(settings: Settings, server: RelayServer, place: Place | None) -> WarmAt | None:

@@ -83,7 +83,8 @@ class Caller(NamedTuple):
     """Who asks, with the body of the request (its length None for chunked), where interim
     responses go, and who is told how many seconds a call of the upstream took up to the response's
     head or its failure; `seen` is what was found stored where that was looked for already,
-    `ticket` what this request has waited for, where it has.
+    `ticket` what this request has waited for, where it has. One that `parks` can wait without a
+    thread.
     """
 
     client: Client
@@ -93,6 +94,7 @@ class Caller(NamedTuple):
     on_upstream: Callable[[float], None] | None = None
     seen: Seen | None = None
     ticket: Waiting | None = None
+    parks: bool = False
 
 
 class Query(NamedTuple):

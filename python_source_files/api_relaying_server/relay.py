@@ -14,7 +14,7 @@ import time
 from copy import copy
 from typing import Callable, NamedTuple, Union
 
-from api_relaying_server.answer import Answer
+from api_relaying_server.answer import Answer, Waiting
 from api_relaying_server.caching import status
 from api_relaying_server.caching.conditional import fields_of_304, is_not_modified
 from api_relaying_server.caching.key import cache_key
@@ -38,6 +38,7 @@ from api_relaying_server.caching.reuse import (
 )
 from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
 from api_relaying_server.caching.vary import fields_that_select, selecting_values
+from api_relaying_server.errand import Errand, drain
 from api_relaying_server.errors import NotCached, UpstreamError, UpstreamTimeout
 from api_relaying_server.fetching import Arrived, Caller, Fetcher, Query
 from api_relaying_server.http1.credentials import credentials_of, is_credential
@@ -61,6 +62,11 @@ LEASE_AT_MOST = 30.0
 
 FOLLOW_AT_MOST = 60.0
 """Seconds that a request waits for another one's fetch before it gives up with 504."""
+
+STALE_AFTER = 1.0
+"""Seconds after which a client who has a stale answer gets it while the upstream hangs."""
+
+TOO_LATE = "waited too long for the same request of another client"
 
 ROUNDS = 3
 """Fetches of others that a request waits for before it asks for itself."""
@@ -130,8 +136,24 @@ class Failed(NamedTuple):
 Outcome = Union[Shared, Look, Alone, Unwell, Failed]
 
 
+class Place(NamedTuple):
+    """What is noted of a request that waits for a fetch: its number, why it went to the upstream,
+    how many fetches it has waited for, and for what it waits: another one's fetch, or one that is
+    made for it in the background.
+    """
+
+    came: int
+    reason: str
+    rounds: int
+    landing: Landing[Outcome]
+    errand: Errand | None = None
+
+
 class Relay:
-    """Answers requests. Thread-safe; times in seconds."""
+    """Answers requests. Thread-safe; times in seconds.
+
+    `errands` makes the fetches of clients who have a stale answer and do not wait long.
+    """
 
     def __init__(
         self,
@@ -141,12 +163,14 @@ class Relay:
         refresher: Refresher,
         clock: Callable[[], float] = time.time,
         coordinator: Coordinator = ALONE,
+        errands: Refresher | None = None,
     ) -> None:
+        self._errands = errands
         self._policy = policy
         self._keeper = keeper
         self._fetcher = fetcher
         self._refresher = refresher
-        self._flight: Flight[Outcome] = Flight()
+        self.flight: Flight[Outcome] = Flight()
         self._clock = clock
         self._coordinator = coordinator
 
@@ -225,8 +249,10 @@ class Relay:
 
     # The straight path.
 
-    def answer(self, request: RequestHead, caller: Caller) -> Answer:
-        """The answer to a request. Raises RelayError where the answer is the relay's own."""
+    def answer(self, request: RequestHead, caller: Caller) -> Answer | Waiting:
+        """The answer to a request, or for a caller that can be parked what it waits for. Raises
+        RelayError where the answer is the relay's own.
+        """
         now = self._clock()
         self._keeper.catch_up()
         if self._policy.ignored_fields:
@@ -243,8 +269,6 @@ class Relay:
         if request.method in _PLAIN_METHODS:
             seen = self._keeper.see(key, caller.seen)
         verdict = decide(request, seen.record if seen is not None else None, now, self._policy)
-        if isinstance(verdict, Fresh):
-            return self._from_stored(request, verdict, now)
         if isinstance(verdict, Refuse):
             raise NotCached(
                 f"nothing stored fits this request, and the upstream is not asked ({verdict.why})"
@@ -252,6 +276,11 @@ class Relay:
         if isinstance(verdict, Bypass):
             return self._pass_by(request, caller, verdict)
         record = seen.record if seen is not None else None
+        place = _place_of(caller)
+        if place is not None:
+            return self._resume(Query(request, caller, Ask(place.reason), record), verdict, place)
+        if isinstance(verdict, Fresh):
+            return self._from_stored(request, verdict, now)
         return self._ask(Query(request, caller, verdict, record), key, seen)
 
     def _from_stored(self, request: RequestHead, verdict: Fresh, now: float) -> Answer:
@@ -289,9 +318,8 @@ class Relay:
             )
         if isinstance(verdict, Ask):
             answer = self._ask(Query(request, BACKGROUND, verdict, seen.record), key, seen)
-            for _ in answer.pieces():
-                pass
-            answer.close()
+            if isinstance(answer, Answer):
+                drain(answer)
 
     # Asking the upstream, once for all who want the same.
 
@@ -315,20 +343,29 @@ class Relay:
             return True
         return request.credentialed and notes.is_unshared(WITH_CREDENTIALS + flight_key, now)
 
-    def _ask(self, query: Query, key: str, seen: Seen | None) -> Answer:
+    def _ask(self, query: Query, key: str, seen: Seen | None) -> Answer | Waiting:
         """Fetches, or follows whoever does. A follower whom the answer does not fit looks again:
         of those the first leads the next fetch, which was sent after all of them had come.
         """
-        came = self._flight.number()
-        landing: Landing[Outcome] | None = None
-        for _ in range(ROUNDS):
+        came = self.flight.number()
+        return self._join(query, key, seen, Place(came, query.ask.reason, 0, Landing()))
+
+    def _join(self, query: Query, key: str, seen: Seen | None, place: Place) -> Answer | Waiting:
+        """The same for one that may have waited before: for `place.landing`, whose outcome did not
+        fit.
+        """
+        for rounds in range(place.rounds + 1, ROUNDS + 1):
             flight_key = self._flight_key(query.request, key)
             if self._is_unshared(query.request, flight_key):
                 return self._lead(query, None, flight_key, passes=not query.ask.validate)
-            landing, leads = self._flight.join(flight_key, landing)
+            landing, leads = self.flight.join(flight_key, place.landing)
+            place = place._replace(rounds=rounds, landing=landing)
             if leads:
-                return self._lead(query, landing, flight_key, seen)
-            answer = self._follow(query, landing, came)
+                return self._send_out(query, place, flight_key, seen)
+            if query.caller.parks and not landing.finished:
+                return _waiting(landing.on_finished, query.ask, place)
+            landing.wait(FOLLOW_AT_MOST)
+            answer = self._follow(query, place)
             if answer is not None:
                 return answer
             seen = self._keeper.see(key)
@@ -338,6 +375,40 @@ class Relay:
             if isinstance(verdict, Ask):
                 query = query._replace(ask=verdict, known=seen.record)
         return self._lead(query, None, self._flight_key(query.request, key))
+
+    def _resume(self, query: Query, verdict: Fresh | Ask, place: Place) -> Answer | Waiting:
+        """The answer to a request that has waited, by what has become of the fetch."""
+        if place.errand is not None:
+            mine = place.errand.take()
+            if mine is not None:
+                return mine
+        if isinstance(verdict, Fresh):
+            return self._from_elsewhere(query, verdict.assessed)
+        query = query._replace(ask=verdict)
+        answer = self._follow(query, place)
+        if answer is not None:
+            return answer
+        return self._join(query, cache_key(query.request.target), None, place)
+
+    def _send_out(
+        self, query: Query, place: Place, flight_key: str, seen: Seen | None
+    ) -> Answer | Waiting:
+        """Leads a fetch; for a client who has a stale answer in the background, so that it waits no
+        longer than a second when the upstream hangs.
+        """
+        if not query.caller.parks or query.ask.fallback is None or self._errands is None:
+            return self._lead(query, place.landing, flight_key, seen)
+        errand = Errand()
+        quiet = query._replace(caller=Caller(query.caller.client))
+        landing = place.landing
+
+        def run() -> None:
+            errand.run(lambda: self._lead(quiet, landing, flight_key, seen))
+
+        if not self._errands.submit(flight_key, run):
+            return self._lead(query, landing, flight_key, seen)
+        waiting = _waiting(errand.on_done, query.ask, place._replace(errand=errand))
+        return waiting._replace(give_up=errand.give_up, is_own=True)
 
     def _lead(
         self,
@@ -361,7 +432,7 @@ class Relay:
                     return self._from_elsewhere(query, verdict.assessed)
                 if isinstance(verdict, Ask):
                     query = query._replace(ask=verdict, known=record)
-            sent = self._flight.number()
+            sent = self.flight.number()
             arrived = self._fetcher.fetch(query, passes, leave)
             outcome = self._outcome(query, arrived, flight_key, sent)
             return self._of_arrived(query, arrived)
@@ -373,6 +444,7 @@ class Relay:
             return instead
         finally:
             if landing is not None:
+                landing.body = outcome.body if isinstance(outcome, Shared) else None
                 landing.deliver(outcome)
             if not isinstance(outcome, Shared) or outcome.body is None:
                 leave()
@@ -381,7 +453,7 @@ class Relay:
         self, request: RequestHead, flight_key: str, landing: Landing[Outcome] | None
     ) -> Leaving:
         when_stored, key = self._keeper.when_stored, cache_key(request.target)
-        return Leaving(self._flight, landing, flight_key, lambda then: when_stored(key, then))
+        return Leaving(self.flight, landing, flight_key, lambda then: when_stored(key, then))
 
     def _found_meanwhile(
         self, request: RequestHead, seen: Seen | None, lease: Lease | None
@@ -407,8 +479,11 @@ class Relay:
                 return Shared(arrived.shared, arrived.body, arrived.began, sent)
         if arrived.failed:
             return Unwell(arrived.status, credentials_of(query.request.fields))
-        whose = WITH_CREDENTIALS if query.request.credentialed else ""
-        notes.mark_unshared(whose + flight_key, self._clock() + UNSHARED_FOR)
+        # What an error is about is one request, as like as not: that says nothing of the answers
+        # that others get.
+        if arrived.status < 400 and arrived.unstored != "request-no-store":
+            whose = WITH_CREDENTIALS if query.request.credentialed else ""
+            notes.mark_unshared(whose + flight_key, self._clock() + UNSHARED_FOR)
         return Alone()
 
     def _of_arrived(self, query: Query, arrived: Arrived) -> Answer:
@@ -441,16 +516,13 @@ class Relay:
         told = status.hit(found.fresh_for(now), why)
         return stored_answer(prepare(query.request, found), found, now, told, upstream)
 
-    def _follow(self, query: Query, landing: Landing[Outcome], came: int) -> Answer | None:
-        """The answer that a leader's outcome gives to the follower with the number `came`; None
-        where it gives none.
-        """
-        outcome, mine = landing.wait(FOLLOW_AT_MOST), credentials_of(query.request.fields)
+    def _follow(self, query: Query, place: Place) -> Answer | None:
+        """The answer that a leader's outcome gives to a follower; None where it gives none."""
+        outcome, mine = place.landing.outcome, credentials_of(query.request.fields)
         if outcome is None:
-            late = "waited too long for the same request of another client"
-            outcome = Failed(UpstreamTimeout(late), mine)
+            outcome = Failed(UpstreamTimeout(TOO_LATE), mine)
         if isinstance(outcome, Shared):
-            return self._of_shared(query, outcome, came)
+            return self._of_shared(query, outcome, place.came)
         if isinstance(outcome, (Failed, Unwell)) and outcome.whose != mine:
             return None  # what one client met is no other's
         if isinstance(outcome, Failed):
@@ -486,6 +558,17 @@ class Relay:
         if forwards_left(request) == 0:
             return final_answer(request)
         return fetched_answer(request, verdict.reason, self._fetcher.pass_by(request, caller))
+
+
+def _place_of(caller: Caller) -> Place | None:
+    """The place of a request that has waited."""
+    place = caller.ticket.place if caller.ticket is not None else None
+    return place if isinstance(place, Place) else None
+
+
+def _waiting(on_done: Callable[[Callable[[], None]], None], ask: Ask, place: Place) -> Waiting:
+    patience = FOLLOW_AT_MOST if ask.fallback is None else STALE_AFTER
+    return Waiting(on_done, time.monotonic() + patience, place=place)
 
 
 def final_answer(request: RequestHead) -> Answer:

@@ -110,7 +110,6 @@ class Workers(Maker):
         self._kill_at = float("inf")
         self._code = 0
         self._on_ready: OnReady | None = None
-        self._early: list[int] = []  # signals that came before all workers were ready
         self._changed: list[str] = []  # names of settings that workers are just getting
 
     # The parent's life.
@@ -168,7 +167,7 @@ class Workers(Maker):
         self._proven = self.settings
         if on_ready is not None:
             on_ready(self._upstream(), urls_of(self.listeners))
-            for number in dict.fromkeys((*early.waiting(), *self._early)):
+            for number in dict.fromkeys(early.waiting()):
                 self._arrived(number)
         elif self._changed:
             say_reloaded(self._changed)
@@ -199,8 +198,6 @@ class Workers(Maker):
                 self._stop()
             else:
                 self._kill_all()
-        elif self._on_ready is not None:
-            self._early.append(number)
         elif number in RELOAD_SIGNALS and not self._seats.stopping:
             self._reload()
         elif number in REOPEN_SIGNALS:

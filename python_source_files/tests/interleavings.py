@@ -18,6 +18,7 @@ from unittest import mock
 from api_relaying_server import keeping
 from api_relaying_server.answer import Answer
 from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.caching.vary import ANY_ORIGIN
 from api_relaying_server.errors import RelayError
 from api_relaying_server.fetching import Query
 from api_relaying_server.http1.grammar import parse_range
@@ -27,6 +28,7 @@ from api_relaying_server.relay import Relay
 from api_relaying_server.tiers import flight
 from api_relaying_server.tiers.refresh import Job, Refresher
 from api_relaying_server.tiers.sharing.coordination import ALONE, Coordinator, Lease
+from api_relaying_server.tiers.sharing.messages import Invalidated, encode
 from api_relaying_server.tiers.stores.store import MemoryStore
 from tests import model
 from tests.model import Asking, Rules, Told
@@ -38,6 +40,8 @@ from tests.upstream_support import HandClock
 UNSAFE = ("POST", "PUT", "DELETE", "PATCH")
 STAMP = "X-Stamp"
 KEY = "GET /x"
+INVALIDATED = encode(Invalidated(KEY))
+NEVER = 1 << 30
 START = 1_700_000_000
 
 
@@ -58,7 +62,8 @@ class Scene(NamedTuple):
     that of the content. With `alike` all users are given the same content. With `doubtful` what is
     stored before is so; with `cold` it is in the store and not in memory. Bodies come in one piece,
     or in two. With `far` the workers are nodes: what one tells is on its way until it is brought.
-    `most_calls` is how many calls the origin gets at most where all came before its first answer.
+    `most_calls` is how many calls the origin gets at most where all are there before its first
+    answer.
     """
 
     told: Told
@@ -91,9 +96,12 @@ class Response(NamedTuple):
 
 
 class Given(NamedTuple):
-    """What a step was given; `asked`, `answered` and `at` order it among all that happened."""
+    """What a step was given, at which worker; `asked` and `answered` order it among all that
+    happened.
+    """
 
     step: int
+    worker: int
     asking: Asking
     asked: int
     answered: int
@@ -102,14 +110,14 @@ class Given(NamedTuple):
 
 class Log:
     """All that happened, in order; `came` are the moments at which requests came to ask the origin
-    or whoever does; `leads` are the moments at which fetches began, and `follows` those at which
-    others joined them, each with the fetch.
+    or whoever does; `leads` are the moments at which fetches began, each with its worker, and
+    `follows` those at which others joined them, each with the fetch.
     """
 
     def __init__(self) -> None:
         self.responses: list[Response] = []
         self.came: list[int] = []
-        self.leads: dict[int, tuple[int, object]] = {}
+        self.leads: dict[int, tuple[int, int]] = {}
         self.follows: list[tuple[int, int]] = []
         self.given: list[Given] = []
         self.version = 0
@@ -263,9 +271,11 @@ class Channel:
     each other.
     """
 
-    def __init__(self, far: bool) -> None:
+    def __init__(self, far: bool, log: Log) -> None:
         self.far = far
+        self.log = log
         self.told = 0
+        self.passed_on = 0
         self._ends: list[ChannelEnd] = []
         self._leases: dict[str, StagedLock] = {}
 
@@ -278,22 +288,22 @@ class Channel:
     def tell(self, teller: ChannelEnd, note: str) -> None:
         """All others can hear it."""
         self.told += 1
+        now = self.log.tick()
         for end in self._ends:
             if end is not teller:
-                end.waiting.append(note)
+                end.waiting.append((now, note))
 
     def lease(self, key: str) -> ChannelLease:
         """Waits for whoever has it."""
-        return ChannelLease(self._leases.setdefault(key, StagedLock()))
+        return ChannelLease(self._leases.setdefault(key, StagedLock()), self.far)
 
 
 class ChannelLease:
-    """The right to fetch a key."""
+    """The right to fetch a key; between nodes news of the last fetch may be on their way."""
 
-    unheard = False
-
-    def __init__(self, lock: StagedLock) -> None:
+    def __init__(self, lock: StagedLock, unheard: bool) -> None:
         self.waited = lock.held
+        self.unheard = unheard
         lock.__enter__()
         self._lock: StagedLock | None = lock
 
@@ -308,8 +318,8 @@ class ChannelEnd(Coordinator):
     """A coordinator of one worker, or of one node."""
 
     def __init__(self, channel: Channel) -> None:
-        self.waiting: list[str] = []
-        self.heard = 0
+        self.waiting: list[tuple[int, str]] = []  # since when
+        self.heard: list[tuple[int, int]] = []  # invalidations: told when, heard when
         self._channel = channel
         self._drops: list[Callable[[str | None], None]] = []
 
@@ -327,20 +337,23 @@ class ChannelEnd(Coordinator):
         self._drops.append(drop)
 
     def news(self) -> int:
-        """Another number whenever anybody has told something, or it was heard."""
-        return self.heard if self._channel.far else self._channel.told
+        """Another number whenever workers have told something, or nodes were heard."""
+        return self._channel.passed_on if self._channel.far else self._channel.told
 
     def catch_up(self) -> None:
         """Takes in what other workers have told; what nodes tell comes when it comes."""
-        while self.waiting and not self._channel.far:
-            self.hear()
+        if not self._channel.far:
+            self.hear_all()
 
-    def hear(self) -> None:
-        """The oldest of what waits comes."""
-        self.heard += 1
-        note = self.waiting.pop(0)
-        for drop in self._drops:
-            drop(note)
+    def hear_all(self) -> None:
+        """What is on its way comes."""
+        while self.waiting:
+            told, note = self.waiting.pop(0)
+            self._channel.passed_on += 1
+            if note == INVALIDATED:
+                self.heard.append((told, self._channel.log.tick()))
+            for drop in self._drops:
+                drop(note)
 
     def bring_all(self, is_over: Callable[[], bool]) -> None:
         """The courier's part."""
@@ -348,8 +361,7 @@ class ChannelEnd(Coordinator):
             point("the way", lambda: bool(self.waiting) or is_over())
             if not self.waiting:
                 return
-            while self.waiting:
-                self.hear()
+            self.hear_all()
 
     def close(self) -> None:
         """Nothing is open."""
@@ -371,7 +383,7 @@ class Play:
         self.origin = StampedOrigin(scene, self.log)
         clock = HandClock(START)
         self.upstream = MemoryUpstream(self.origin, clock, point)
-        channel = Channel(scene.far)
+        channel = Channel(scene.far, self.log)
         shared = scene.workers > 1
         store = SharedShelf("memory://", 1 << 20) if shared else StagedStore("memory://", 1 << 20)
         self.worlds: list[World] = []
@@ -390,48 +402,62 @@ class Play:
                     news=end.news if shared else _no_news,
                 )
             )
-        for world in self.worlds:
-            self._watch(world.relay)
-        for step in scene.before:
-            self.take(self.worlds[0], step)
-        if scene.doubtful:
-            self.worlds[0].keeper.invalidate(TARGET)
-        if scene.cold:
-            self.worlds[0].hot.clear()
-        self.origin.begun = True
-        self.log.came.clear()
-        self.said_before = len(self.log.responses)
+        for number, world in enumerate(self.worlds):
+            # As if it had answered before: the first answer of a key tells by what it is selected,
+            # and whoever comes just then may make a call of his own.
+            world.notes.remember_selecting(KEY, (ANY_ORIGIN,))
+            self._watch(number, world.relay)
+        self._begin()
         for number, steps in enumerate(scene.clients):
-            stage.spawn("ABCD"[number], self._part(self.worlds[number % scene.workers], steps))
+            stage.spawn("ABCD"[number], self._part(number % scene.workers, steps))
         if scene.far:
             for end in self.ends:
-                while end.waiting:
-                    end.hear()
+                end.hear_all()
                 stage.spawn("courier", partial(end.bring_all, self._is_over))
 
-    def _watch(self, relay: Relay) -> None:
+    def _begin(self) -> None:
+        """All that is before the stage."""
+        for step in self.scene.before:
+            self.take(0, step)
+        if self.scene.doubtful:
+            self.worlds[0].keeper.invalidate(TARGET)
+        if self.scene.cold:
+            self.worlds[0].hot.clear()
+        self.origin.begun = True
+        for noted in (self.log.came, self.log.leads, self.log.follows):
+            noted.clear()
+        self.said_before = len(self.log.responses)
+
+    def _watch(self, worker: int, relay: Relay) -> None:
         """Notes who comes to ask, who leads, and who follows whom."""
-        ask, lead, follow, log = relay._ask, relay._lead, relay._follow, self.log
+        ask, lead, join, log = relay._ask, relay._lead, relay.flight.join, self.log
+        kept = []  # so that no two have the same id
 
         def watched_ask(*words: Any) -> Answer:
             log.came.append(log.tick())
             point("coming")
-            return ask(*words)
+            answer = ask(*words)
+            assert isinstance(answer, Answer)
+            return answer
 
         def watched_lead(query: Query, landing: Any, *words: Any, **more: Any) -> Answer:
-            log.leads[id(landing)] = log.tick(), landing
+            log.leads[id(landing)] = log.tick(), worker
+            kept.append(landing)
             return lead(query, landing, *words, **more)
 
-        def watched_follow(query: Query, landing: Any, came: int) -> Answer | None:
-            log.follows.append((log.tick(), id(landing)))
-            return follow(query, landing, came)
+        def watched_join(*words: Any) -> Any:
+            landing, leads = join(*words)
+            if not leads:
+                log.follows.append((log.tick(), id(landing)))
+            return landing, leads
 
-        vars(relay).update(_ask=watched_ask, _lead=watched_lead, _follow=watched_follow)
+        vars(relay).update(_ask=watched_ask, _lead=watched_lead)
+        vars(relay.flight).update(join=watched_join)
 
-    def _part(self, world: World, steps: Sequence[Step]) -> Callable[[], None]:
+    def _part(self, worker: int, steps: Sequence[Step]) -> Callable[[], None]:
         def part() -> None:
             for step in steps:
-                self.take(world, step)
+                self.take(worker, step)
             self._left -= 1
 
         return part
@@ -439,9 +465,9 @@ class Play:
     def _is_over(self) -> bool:
         return not self._left
 
-    def take(self, world: World, step: Step) -> None:
+    def take(self, worker: int, step: Step) -> None:
         """A client asks."""
-        asking, log = step.asking, self.log
+        asking, log, world = step.asking, self.log, self.worlds[worker]
         number = log.begin()
         self.origin.stepping[str(number)] = number, asking
         fields = [*request_fields(asking), ("X-Step", str(number))]
@@ -452,7 +478,7 @@ class Play:
         answer = world.answer(asking.method, *fields, at_once=step.at_once)
         answered = log.tick()
         got = taken(asking.method, answer) if isinstance(answer, Answer) else answer
-        log.given.append(Given(number, asking, asked, answered, got))
+        log.given.append(Given(number, worker, asking, asked, answered, got))
 
 
 def _no_news() -> int:
@@ -478,17 +504,14 @@ class Judge:
         if play.stage.stuck:
             self.wrong.append(play.stage.stuck)
             return self.wrong
-        said = self._log.responses[play.said_before :]
-        most = self._scene.most_calls
-        if most is not None and max(self._log.came) < said[0].at and len(said) > most:
-            self.wrong.append(f"{len(said)} calls")
+        self._judge_calls(self._log.responses[play.said_before :])
         if not all(exchange.closed for exchange in play.upstream.exchanges):
             self.wrong.append("a connection is not given back")
         for world in play.worlds:
-            if len(world.relay._flight):
+            if len(world.relay.flight):
                 self.wrong.append("a fetch has no end")
         for at, landing in self._log.follows:
-            self._judge_following(at, self._log.leads[landing][0])
+            self._judge_following(at, *self._log.leads[landing])
         for given in self._log.given:
             self._judge_given(given)
         for world in play.worlds:
@@ -498,8 +521,20 @@ class Judge:
             self._judge_record("store", world.store.read(KEY))
         return self.wrong
 
-    def _judge_following(self, at: int, began: int) -> None:
-        for effect, answered in self._changes():
+    def _judge_calls(self, said: Sequence[Response]) -> None:
+        """One call where what it brings is good for all who had come; two where it is so only for
+        those who come no more: all who wait for the first share the second.
+        """
+        most, log = self._scene.most_calls, self._log
+        if most is None or len(said) <= most:
+            return
+        began = [at for at, _ in [*log.leads.values(), *log.follows]]
+        ready = log.came if most == 1 else began
+        if sum(at < said[0].at for at in ready) >= len(self._scene.clients):
+            self.wrong.append(f"{len(said)} calls")
+
+    def _judge_following(self, at: int, began: int, worker: int) -> None:
+        for effect, answered in self._changes(worker):
             if began < effect and answered < at:
                 self.wrong.append("somebody joined a fetch from before the change")
 
@@ -559,7 +594,7 @@ class Judge:
         """Nobody gets what was made before he asked, unless it was fresh and nothing had made it
         doubtful.
         """
-        latest, changes = self._confirmed(made, given.answered), list(self._changes())
+        latest, changes = self._confirmed(made, given.answered), self._changes(given.worker)
         for effect, answered in changes:
             if answered < given.asked and latest < effect:
                 self.wrong.append(f"{who} got {made.number}, which is from before the change")
@@ -590,12 +625,21 @@ class Judge:
         """When the origin last said that what this response brought is as it was."""
         return max(said.at for said in self._news(made) if said is made or said.at <= until)
 
-    def _changes(self) -> Iterator[tuple[int, int]]:
-        """(when the content changed, when the client that changed it had its answer)."""
-        answered = {given.step: given.answered for given in self._log.given}
+    def _changes(self, worker: int) -> list[tuple[int, int]]:
+        """(when the content changed, when one worker's clients may know it): when the client that
+        changed it has its answer, at another node when that is told.
+        """
+        by_step = {given.step: given for given in self._log.given}
+        found = []
         for said in self._log.responses:
-            if said.asking.method in UNSAFE and said.step in answered:
-                yield said.at, answered[said.step]
+            changing = by_step.get(said.step or 0)
+            if said.asking.method in UNSAFE and changing is not None:
+                known = changing.answered
+                if self._scene.far and changing.worker != worker:
+                    heard = self._play.ends[worker].heard
+                    known = min((at for told, at in heard if told > said.at), default=NEVER)
+                found.append((said.at, max(known, changing.answered)))
+        return found
 
     # ...and what is kept.
 
@@ -609,12 +653,12 @@ class Judge:
             self.wrong.append(f"the {where} has {made.number}, which is for one alone")
         if "set-cookie" in stored.fields and "public" not in model.directives(made.told):
             self.wrong.append(f"the {where} has a cookie")
-        latest = self._confirmed(made, 1 << 30)
+        latest = self._confirmed(made, NEVER)
         if stored.must_validate:
             return
         if not any(self._is_fresh_for(Asking(), said) for said in self._news(made)):
             return
-        if any(latest < effect for effect, _ in self._changes()):
+        if any(latest < effect for effect, _ in self._changes(0)):
             self.wrong.append(f"the {where} has {made.number} as fresh from before the change")
 
     # Words of the model.

@@ -329,6 +329,57 @@ class IsolationCases(unittest.TestCase):
                 plain = self.there.get(target)
                 self.assertEqual((plain.status, plain.body), (200, b"all"))
 
+    def test_a_part_in_a_unit_that_is_not_known_spoils_nothing(self) -> None:
+        """APIs that page by `Range` answer 200 with a part."""
+        for unit in ("items=0-1", "0-1", "bytes=0-1"):
+            with self.subTest(unit):
+
+                def answer(asked: Asked, n: int) -> Script:
+                    if asked.get("range") is None:
+                        return response(200, [("Cache-Control", "max-age=60")], b"[1, 2, 3]")
+                    fields = [("Cache-Control", "max-age=60"), ("Content-Range", "0-1/*")]
+                    return response(200, fields, b"[1, 2]")
+
+                target = self.play(answer)
+                self.here.get(target, [("Range", unit)])
+                for relay in (self.here, self.there):
+                    self.assertEqual(relay.get(target).body, b"[1, 2, 3]")
+                self.assertEqual(
+                    self.here.get(target, [("Range", unit)]).status in (200, 206), True
+                )
+
+    def test_nobody_asks_with_the_tag_of_anothers_content(self) -> None:
+        for field in ("Cookie", "X-API-Key", "Accept-Language", "X-Tenant"):
+            with self.subTest(field):
+
+                def answer(asked: Asked, n: int, field: str = field) -> Script:
+                    fields = [("Cache-Control", "public, max-age=60"), ("Vary", field)]
+                    fields.append(("ETag", '"v7"'))  # it tells versions apart, and not users
+                    if asked.get("if-none-match") == '"v7"':
+                        return response(304, fields)
+                    return response(200, fields, str(asked.get(field.lower())).encode())
+
+                target = self.play(answer)
+                for name in ("sv", "da"):
+                    self.assertEqual(self.here.get(target, [(field, name)]).body, name.encode())
+
+    def test_an_error_about_one_request_does_not_keep_the_others_apart(self) -> None:
+        held = Held()
+
+        def answer(asked: Asked, n: int) -> Script:
+            if asked.get("x-odd") is not None:
+                return response(431)
+            return held.behind(response(200, [("Cache-Control", "max-age=60")], b"all"))
+
+        target = self.play(answer)
+        self.here.get(target, [("X-Odd", "x")])
+        clients = [self.later(self.here, target, []) for _ in range(8)]
+        eventually(lambda: self.calls(target) > 1, "the first call")
+        threading.Event().wait(JOINS)
+        held.let_go.set()
+        self.assertEqual({client.result(20).status for client in clients}, {200})
+        self.assertLessEqual(self.calls(target), 1 + self.processes)
+
     def test_answers_about_one_request_are_never_stored(self) -> None:
         for status in (408, 413, 416, 417, 421, 425, 426, 428, 429, 431, 511):
             with self.subTest(status):

@@ -523,8 +523,7 @@ class Cache:
             plain = asking.method == "GET" and asking.range is None
             return "partial", [], first if plain and ends and not weak else None
         if self.kept:
-            tagged = [kept for kept in self.kept if kept.told.tag is not None and kept.whole]
-            return "vary-miss", tagged[:8], None
+            return "vary-miss", [], None  # what another field has selected is another's content
         return "uri-miss", [], None
 
     def _wanted(self, asking: Asking, validating: list[Kept], completing: Kept | None) -> Wanted:
@@ -649,10 +648,9 @@ class Cache:
     def _stays(self, asking: Asking, new: Kept, now: int) -> bool:
         """Whether what is stored stays although the new one could be stored."""
         for old in self.kept:
-            if old.at > now + CLOCK_SLACK:
-                continue  # 4a: its times say nothing
-            if old.selected_by == new.selected_by and new.made[0] < old.made[0]:
-                return True  # 4: the most recent by Date
+            same = old.selected_by == new.selected_by
+            if same and new.made[0] < old.made[0] and old.at <= now + CLOCK_SLACK:
+                return True  # 4: the most recent by Date, unless it comes from the future
             if new.status >= 500 > old.status and fits(old, asking):
                 nobody = Asking()
                 if self._left(old, nobody, now) > 0 or self._may_stand_in(old, nobody, now):

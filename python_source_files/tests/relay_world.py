@@ -230,7 +230,9 @@ class World:
         body = () if method in _WITH_CONTENT else None
         caller = Caller(Client("192.0.2.1"), body, None if body is None else 0)
         try:
-            return self.relay.answer(request, caller)
+            answer = self.relay.answer(request, caller)
+            assert isinstance(answer, Answer)  # no caller here can be parked
+            return answer
         except RelayError as error:
             return Got(error.status, Fields(), b"", True, error)
 

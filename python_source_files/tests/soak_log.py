@@ -26,6 +26,7 @@ KEYS = 20_000
 READERS = 4
 LENGTH = 30_000
 LIMIT = 50_000_000
+ENDING = 60.0  # seconds that a worker may take to start and to end
 
 
 class Sizes(NamedTuple):
@@ -83,8 +84,11 @@ def run(
         for _ in range(workers)
     ]
     log = file = 0
+    until = time.monotonic() + seconds + ENDING
     try:
         while any(child.poll() is None for child in children):
+            if time.monotonic() > until:
+                raise AssertionError("a worker does not end")
             log, file = max(log, size_of(path + "-wal")), max(file, size_of(path))
             time.sleep(0.01)
         written = sum(int(child.communicate()[0]) for child in children)

@@ -577,6 +577,19 @@ class ChildTest(unittest.TestCase):
                 self.assertEqual((done.returncode, done.stderr), (0, ""))
                 self.assertIn(__version__, done.stdout)
 
+    def test_a_command_that_is_no_relay_obeys_signals_as_any_program(self) -> None:
+        code = (
+            "import signal\n"
+            "from api_relaying_server import cli, early\n"
+            "early.begin()\n"
+            "cli.main(['warm', '-h'])\n"
+            "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+            "for name in ('SIGTERM', 'SIGHUP', 'SIGUSR1'):\n"
+            "    assert signal.getsignal(getattr(signal, name)) is signal.SIG_DFL, name\n"
+        )
+        done = self.run_module(code=code)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
     def test_a_reload_that_came_early_is_done(self) -> None:
         flags = ["--upstream", "http://127.0.0.1:9", "--host", "127.0.0.1", "--port", "0"]
         flags += ["--cache", "memory://", "--workers"]

@@ -637,7 +637,7 @@ class StatusTest(ToldCase):
         for other in (ConnectionLost(), UpstreamCut(), UpstreamError()):
             with self.subTest(type(other).__name__):
                 words = (other.proxy_error or "").replace("_", " ")
-                self.assertEqual(told_by_error(other), Told(Scope.TARGET, words, counts=True))
+                self.assertEqual(told_by_error(other), Told(Scope.TARGET, words))
         self.assertIsNone(told_by_error(LackOfOwn("no descriptor")))
 
 

@@ -20,7 +20,7 @@ from tests.stage import Stage, Staged, StagedLock, performances, point
 SWITCHES = int(os.environ.get("RELAY_TEST_SWITCHES", "0"))
 """How often somebody is stopped who could have gone on; 0: twice where two play, else once."""
 
-ORDERS = int(os.environ.get("RELAY_TEST_ORDERS", "250"))
+ORDERS = int(os.environ.get("RELAY_TEST_ORDERS", "150"))
 """Orders played of one scene at most; set both variables, say to 3 and 100000, for a long run."""
 
 
@@ -47,6 +47,9 @@ class Orders(unittest.TestCase):
 
     def test_two_workers(self) -> None:
         self.play(scenes.WORKERS)
+
+    def test_two_nodes(self) -> None:
+        self.play({n: scene for n, scene in scenes.NODES.items() if n not in scenes.UNHEARD})
 
 
 class StageTest(unittest.TestCase):

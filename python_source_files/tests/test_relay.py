@@ -211,15 +211,15 @@ class OneFetchTest(unittest.TestCase):
 
     def test_a_hundred_clients_one_request(self) -> None:
         count = 100
-        with SampleMenuApi() as api, LocalWorker(api.url, threads="200") as relay:
-            before = handler_threads()
+        with SampleMenuApi() as api, LocalWorker(api.url) as relay:
             api.delay = 60.0
             with ThreadPoolExecutor(count) as pool:
                 jobs = [pool.submit(relay.ask, MENU) for _ in range(count)]
-                eventually(
-                    lambda: len(handler_threads() - before) == count, "all requests in threads"
-                )
+                flight = relay.worker.server.relay.flight
+                eventually(lambda: flight.waiting() == count - 1, "all others wait")
                 api.wait_for_requests(1, 20)
+                server = relay.worker.server
+                eventually(lambda: server.busy == 1, "none of them in a thread")
                 api.delay = 0.0
                 answers = [job.result(20) for job in jobs]
             self.assertEqual(api.requests[("GET", "/api" + MENU)], 1)

@@ -190,6 +190,17 @@ class SlowClientsTest(unittest.TestCase):
             client.sock.close()
         eventually(lambda: self.server.server._slow == 0, "nobody is slow")
 
+    def test_half_of_the_threads(self) -> None:
+        """That many are let wait for slow clients, and one more gives way when others wait."""
+        server = self.server.server
+        server._mine.is_slow = False
+        for slow, has_room in ((1, True), (2, False)):
+            server._slow = slow
+            self.assertEqual(server.has_room_for_slow(), has_room)
+        self.assertFalse(server.gives_way())  # nobody waits
+        self.assertEqual((server._slow, server._mine.is_slow), (3, True))
+        server._slow = 0
+
     def test_who_takes_it_quickly_is_not_slow(self) -> None:
         ours, theirs = socket.socketpair()
         self.stack.enter_context(ours)
@@ -250,7 +261,7 @@ class FollowersTest(unittest.TestCase):
             with Client(server.port, request("/other")) as client:
                 self.assertEqual(client.reply().body, b"/other")
             self.assertEqual(_heard(slow), [])
-            self.assertEqual(len(served), 1)  # nothing has been served to those that wait
+            eventually(lambda: len(served) == 1, "the other is told, and nobody who waits")
             for landing in relay.landings:
                 landing()
             self.assertEqual({client.reply().body for client in slow}, {b"/slow"})

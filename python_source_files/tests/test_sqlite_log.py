@@ -56,6 +56,14 @@ class LogCase(StoreCase):
         storage.apply([Change(key, storage.encode(key, record), NEVER)])
         self.measure()
 
+    def grow(self, storage: SQLiteRecords, size: int) -> None:
+        """Write until the log is larger than `size`; unchanged pages would add nothing."""
+        for number in range(40):
+            if sqlite_log.size_of(self.log) > size:
+                return
+            self.put(storage, "GET /more", MIB, seed=number)
+        self.fail("the log does not grow")
+
     def write(self, store: QueuedStore, key: str, length: int, seed: object = 0) -> None:
         """Write a record and wait until it is in the file."""
         store.write(key, make_record((key, seed), length))
@@ -129,11 +137,9 @@ class Log(LogCase):
             storage = self.records()
             self.put(storage, "GET /0", 300)
             with self.reader():
-                while sqlite_log.size_of(self.log) <= sqlite_log.FULL:
-                    self.put(storage, "GET /1", MIB)
+                self.grow(storage, sqlite_log.FULL)
                 self.put(storage, "GET /2", MIB)
-                while sqlite_log.size_of(self.log) <= sqlite_log.MOST:
-                    self.put(storage, "GET /3", MIB)
+                self.grow(storage, sqlite_log.MOST)
                 with self.assertRaises(StorageFault) as caught:
                     self.put(storage, "GET /4", MIB)
                 self.assertIs(caught.exception.trouble, Trouble.LOCKED)
@@ -150,10 +156,34 @@ class Log(LogCase):
             return False
 
         with mock.patch.object(sqlite_log, "_checkpoint", checkpoint):
-            while sqlite_log.size_of(self.log) <= sqlite_log.FULL:
-                self.put(storage, "GET /1", MIB)
+            self.grow(storage, sqlite_log.FULL)
             self.put(storage, "GET /2", MIB)
             self.assertEqual(kinds, ["PASSIVE"])
+
+    def test_it_is_tried_once_at_least_and_until_the_deadline(self) -> None:
+        storage = self.records()
+        checkpoint, tries = sqlite_log._checkpoint, []
+
+        def fifth_time(connection: sqlite3.Connection, kind: str) -> bool:
+            tries.append(kind)
+            return len(tries) > 4 and checkpoint(connection, kind)
+
+        for until, ends_well in ((0.0, True), (time.monotonic() + PATIENCE, True), (0.0, False)):
+            with self.reader():
+                self.grow(storage, sqlite_log.MOST)
+            tries.clear()
+            connection = storage._connection
+            assert connection is not None
+            patch = mock.patch.object(sqlite_log, "_checkpoint", fifth_time)
+            with contextlib.nullcontext() if until == 0.0 and ends_well else patch:
+                if ends_well:
+                    sqlite_log.begin(connection, self.log, until)
+                    connection.execute("ROLLBACK")
+                    self.assertEqual(sqlite_log.size_of(self.log), 0)
+                else:
+                    with self.assertRaises(StorageFault):
+                        sqlite_log.begin(connection, self.log, until)
+                    self.assertEqual(tries, ["PASSIVE", "TRUNCATE"])
 
     def test_nothing_stays_of_it_when_the_store_is_closed(self) -> None:
         store = self.open()

@@ -19,6 +19,7 @@ ROOMS = (
     ("tiers",),
     ("upstream",),
     ("answer", "keeping"),
+    ("errand",),
     ("fetching",),
     ("relay",),
     ("operations",),

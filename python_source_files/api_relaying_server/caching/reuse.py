@@ -55,6 +55,9 @@ def passes_by(fields: Fields) -> bool:
     """
     if fields.has_any(PASSING_BY):
         return True
+    wanted = fields.first("range")
+    if wanted is not None and not wanted.lower().startswith("bytes="):
+        return True  # a part in a unit that is not known here (RFC 9110, 14.1)
     return "connection" in fields and not connection_options(fields) <= _USUAL_OPTIONS
 
 

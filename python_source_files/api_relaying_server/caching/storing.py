@@ -182,7 +182,10 @@ def _sets_a_cookie(f: Fetched) -> bool:
 
 
 def _is_about_the_range(f: Fetched) -> bool:
-    return "range" in f.request.fields and f.head.status not in (200, 206)
+    if "range" not in f.request.fields or f.head.status == 206:
+        return False
+    # A 200 that says what part it is has heeded the range, in a unit of its own.
+    return f.head.status != 200 or "content-range" in f.head.fields
 
 
 def _has_no_ground(f: Fetched) -> bool:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from api_relaying_server.caching.conditional import has_strong_date
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.caching.storing import has_validator
-from api_relaying_server.caching.vary import Asked, accepts, made_at
+from api_relaying_server.caching.vary import Asked, accepts, differs_in_form, made_at
 from api_relaying_server.http1.grammar import (
     EntityTag,
     content_length,
@@ -63,7 +62,8 @@ def to_validate(
 ) -> list[StoredResponse]:
     """The variants that one request can validate: the selected one, or all that have an entity-tag
     (4.3.1) and that its client accepts: an origin whose tags are weak, or the same for several
-    codings, would say that they are not modified.
+    codings, would say that they are not modified. Nor does one client ask with the tag of another
+    one's content: of fields whose meaning is not known, or that say who asks, all must be the same.
     """
     if selected is not None:
         return [selected] if conditions([selected]) else []
@@ -71,7 +71,10 @@ def to_validate(
     return [
         variant
         for variant in variants
-        if not variant.is_partial and _tag_to_send(variant) and accepts(asked, variant.fields)
+        if not variant.is_partial
+        and _tag_to_send(variant)
+        and differs_in_form(variant, asked)
+        and accepts(asked, variant.fields)
     ][:MAX_TAGS]
 
 
@@ -89,26 +92,10 @@ def validated(candidates: Sequence[StoredResponse], fields: Fields) -> StoredRes
     else:
         opaque = _opaque(tags)
         same = [c for c in candidates if not opaque.isdisjoint(_opaque(_tags(c.fields)))]
-    if not same and len(candidates) == 1 and _has_its_date(candidates[0], fields, tags):
-        return candidates[0]
+    if not tags and len(candidates) == 1:
+        told = fields.first("last-modified")
+        return candidates[0] if told == candidates[0].fields.first("last-modified") else None
     return _newest(same)
-
-
-def _has_its_date(stored: StoredResponse, fields: Fields, tags: set[EntityTag]) -> bool:
-    """True where `Last-Modified` tells that a 304 is about this response, and no tag contradicts.
-
-    A server that makes its tags weak when it compresses sends the strong one with a 304. Beside
-    the same date, if that is a strong validator, it is about the weak one too.
-    """
-    told, own = fields.first("last-modified"), stored.fields.first("last-modified")
-    if told is None or told != own:
-        return False
-    if not tags:
-        return True
-    known = _tags(stored.fields)
-    return has_strong_date(stored.fields, stored.response_time) and (
-        not known or not _opaque(known).isdisjoint(_opaque(tags))
-    )
 
 
 def _opaque(tags: set[EntityTag]) -> set[str]:

@@ -269,6 +269,16 @@ def _plain(asked: Asked) -> bool:
     return weights.get("identity", weights.get("*", 1.0)) > 0
 
 
+_FORMS = frozenset(("accept", "accept-encoding", ORIGIN, ANY_ORIGIN))
+
+
+def differs_in_form(stored: StoredResponse, asked: Asked) -> bool:
+    """True where a request would select another form of a stored response, such as another coding,
+    and not what is in it: as far as `accepts` can tell whether that form will do.
+    """
+    return all(name in _FORMS or asked.value(name) == value for name, value in stored.selecting)
+
+
 def matches(stored: StoredResponse, request_fields: Fields) -> bool:
     """True where the stored response may answer a request with these fields (RFC 9111, 4.1)."""
     return _fits(stored, Asked(request_fields))

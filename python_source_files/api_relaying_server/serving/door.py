@@ -136,6 +136,8 @@ class Door:
 
     def open(self) -> None:
         """Begins to listen for those who knock."""
+        if self.shares is not None:
+            self.shares.say_ready()
         for fd, sock in self._listeners.items():
             sock.setblocking(False)
             self._watch(fd)

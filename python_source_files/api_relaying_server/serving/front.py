@@ -244,8 +244,9 @@ class Front:
     def run(self) -> None:
         """Serves until it is stopped and drained."""
         self._door.open()
+        poll = self._poller.poll
         while self._running:
-            events = self._poller.poll(0.05 if self._stopping else 1.0)
+            events = poll(0.05 if self._stopping else 1.0)
             try:
                 if self._bell[0] != self._bell_seen:
                     self._hear_bell()
@@ -730,6 +731,9 @@ class Front:
         conn.move(READING)
         self._unpark(conn)
         head = request.raw if request is not None else None
+        if conn.waited is not None and conn.waited.is_own:
+            self._hand_over(conn)
+            return
         try:
             reply = self._behind.from_memory(request, now) if request is not None else None
             if reply is None or not (now < reply.valid_until or reply.renew(now)):
@@ -806,7 +810,10 @@ class Front:
     def _close(self, conn: Connection, registered: bool = True) -> None:
         if conn.state == CLOSED:
             return
+        waits = conn.state == WAITING
         conn.move(CLOSED)
+        if waits and conn.waited is not None:
+            conn.waited.give_up()
         self._count_held(conn, 0)
         self._connections.pop(conn.fd, None)
         self._door.has_left(conn)

@@ -157,6 +157,7 @@ class RelayHandler(BaseHTTPRequestHandler):
             self._count_upstream,
             self.conn.seen,
             self._ticket,
+            parks=body is None,
         )
 
     def _count_upstream(self, seconds: float) -> None:

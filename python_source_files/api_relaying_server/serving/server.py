@@ -273,6 +273,11 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         LOG.error("a handler failed", exc_info=sys.exc_info())
 
     @property
+    def busy(self) -> int:
+        """Handlers at work."""
+        return self._threads - self._idle
+
+    @property
     def waiting(self) -> int:
         """Requests that wait for a thread."""
         return len(self._jobs) + len(self._slow_jobs)

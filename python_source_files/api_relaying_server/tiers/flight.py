@@ -24,6 +24,12 @@ Outcome = TypeVar("Outcome")
 
 LOG = logging.getLogger("api_relaying_server.flight")
 
+SLOWEST_WAIT = 1.0
+"""Seconds for which those who share a body that is not kept wait for the slowest of them."""
+
+LEFT_ALONE = 0.5
+"""Seconds after which those who wait for a body read it themselves if its leader does not."""
+
 DRAIN_LIMIT = 1024 * 1024
 """Bytes of a body that are still fetched for the store when all its readers have left."""
 
@@ -42,30 +48,67 @@ slowest.
 class Landing(Generic[Outcome]):
     """What the followers of one fetch wait for: its outcome, given once by the leader.
 
-    `next` is the fetch that those follow whom the outcome did not fit.
+    `next` is the fetch that those follow whom the outcome did not fit; `body` what the fetch
+    brings, while it is on its way to its leader.
     """
 
     def __init__(self, key: str = "") -> None:
         self.key = key
         self.next: Landing[Outcome] | None = None
-        self._done = threading.Event()
-        self._outcome: Outcome | None = None
+        self.body: SharedBody | None = None
+        self.outcome: Outcome | None = None
+        self._delivered = threading.Event()
+        self._lock = threading.Lock()  # guards the two below
+        self._ended = False
+        self._waiting: list[Callable[[], None]] = []
 
     def deliver(self, outcome: Outcome) -> None:
         """The leader's word; the first one counts."""
-        if not self._done.is_set():
-            self._outcome = outcome
-            self._done.set()
+        if not self._delivered.is_set():
+            self.outcome = outcome
+            self._delivered.set()
+            self._tell_if_finished()
+
+    def end(self) -> None:
+        """Nothing more comes of the fetch, or those who wait for its body are to read along."""
+        self._ended = True
+        self._tell_if_finished()
+
+    def _tell_if_finished(self) -> None:
+        if not self.finished:
+            return  # an empty body has ended before its leader has said what it is
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call()
+
+    @property
+    def finished(self) -> bool:
+        """True once the outcome is known and nothing more comes of the fetch, its body neither."""
+        return self._ended and self._delivered.is_set()
+
+    @property
+    def waiting(self) -> int:
+        """How many want to know when it is finished."""
+        return len(self._waiting)
+
+    def on_finished(self, call: Callable[[], None]) -> None:
+        """Has `call` called, once, when the fetch is finished; at once if it is."""
+        with self._lock:
+            if not self.finished:
+                self._waiting.append(call)
+                return
+        call()
 
     def wait(self, seconds: float) -> Outcome | None:
         """The outcome, None if it is not there in time."""
-        self._done.wait(seconds)
-        return self._outcome
+        self._delivered.wait(seconds)
+        return self.outcome
 
     @property
     def delivered(self) -> bool:
         """True once the outcome is known."""
-        return self._done.is_set()
+        return self._delivered.is_set()
 
 
 class Flight(Generic[Outcome]):
@@ -106,6 +149,22 @@ class Flight(Generic[Outcome]):
         with self._lock:
             if self._landings.get(key) is landing:
                 del self._landings[key]
+        landing.end()
+
+    def waiting(self) -> int:
+        """How many requests wait for fetches without a thread."""
+        with self._lock:
+            return sum(landing.waiting for landing in self._landings.values())
+
+    def hurry(self, now: float) -> None:
+        """Lets those read along who wait for a body that its leader does not read: a slow client
+        holds up nobody. To be called now and then; `now` is of the monotonic clock.
+        """
+        with self._lock:
+            bodies = [(landing, landing.body) for landing in self._landings.values()]
+        for landing, body in bodies:
+            if body is not None and body.is_left_alone(now):
+                landing.end()
 
     def __len__(self) -> int:
         return len(self._landings)
@@ -284,6 +343,7 @@ class SharedBody:
         self._held = 0  # bytes in _pieces
         self._size = 0  # bytes so far
         self._fetching = False
+        self._left_at: float | None = time.monotonic()  # since when nobody fetches
         self._finished = False
         self._error: UpstreamError | None = None
         self._readers: list[Reader] = []
@@ -295,6 +355,10 @@ class SharedBody:
     def is_kept(self) -> bool:
         """True while the whole is to be stored."""
         return self._keeps and not self._finished
+
+    def is_left_alone(self, now: float) -> bool:
+        """True where for a while nobody has fetched the next piece, though there is one."""
+        return self._left_at is not None and now - self._left_at > LEFT_ALONE
 
     def attach(self) -> Reader | None:
         """A reader from the first byte on; None where the beginning is gone or the body has
@@ -325,12 +389,28 @@ class SharedBody:
                     raise copy(self._error)  # the one that is kept leads back to no frame
                 if self._finished:
                     return b""
-                if self._fetching or self._must_wait_for_others():
+                if reader.is_cut:
+                    raise UpstreamCut("this client reads too slowly for the others")
+                if self._must_wait_for_others():
+                    if not self._changed.wait(SLOWEST_WAIT) and self._must_wait_for_others():
+                        self._cut_the_slowest(reader)
+                    continue
+                if self._fetching:
                     self._changed.wait()
                     continue
                 self._fetching = True
                 listener = self._waits_with(reader.listener)
             self._fetch_one(listener)
+
+    def _cut_the_slowest(self, waiting: Reader) -> None:
+        """A reader who takes nothing holds up none of those who share a body with it."""
+        slowest = min(reader.position for reader in self._readers)
+        for reader in self._readers:
+            if reader is not waiting and reader.position == slowest:
+                reader.is_cut = True
+        self._readers = [reader for reader in self._readers if not reader.is_cut]
+        self._forget_what_all_have()
+        self._changed.notify_all()
 
     def _waits_with(self, listener: Listener | None) -> Listener | None:
         """With whom the next piece is waited for: what is to be stored is fetched although its
@@ -373,6 +453,7 @@ class SharedBody:
 
     def _fetch_one(self, listener: Listener | None = None) -> None:
         """Fetches the next piece; the caller has set `_fetching`."""
+        self._left_at = None
         try:
             piece, done = self._source.read(listener)
         except ClientGone:
@@ -398,6 +479,7 @@ class SharedBody:
             self._show(piece)
             self._finished = done
             self._fetching = False
+            self._left_at = None if done else time.monotonic()
             if not self._keeps:
                 self._forget_what_all_have()
             self._changed.notify_all()
@@ -487,13 +569,14 @@ class Reader:
     one, is who it reads for.
     """
 
-    __slots__ = ("_body", "listener", "offset", "position")
+    __slots__ = ("_body", "is_cut", "listener", "offset", "position")
 
     def __init__(self, body: SharedBody) -> None:
         self._body = body
         self.listener: Listener | None = None
         self.offset = 0  # bytes that it has had of the body's start
         self.position = 0  # pieces that it has had of what follows
+        self.is_cut = False  # it was too slow for those who share the body
 
     def __iter__(self) -> Iterator[bytes]:
         while True:

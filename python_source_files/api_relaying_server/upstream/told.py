@@ -104,7 +104,9 @@ def told_by_error(error: UpstreamError) -> Told | None:
         return Told(Scope.UPSTREAM, _words(error), hangs=True)
     if error.concerns_all:
         return Told(Scope.UPSTREAM, _words(error))
-    return Told(Scope.TARGET, _words(error), counts=True)
+    # A connection that was made and ended without an answer is about what was asked for: servers
+    # and firewalls drop requests that they do not like.
+    return Told(Scope.TARGET, _words(error))
 
 
 def _words(error: UpstreamError) -> str:
