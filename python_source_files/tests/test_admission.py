@@ -67,6 +67,54 @@ class AdmissionTest(unittest.TestCase):
         self.assertFalse(order.discard("next"))
         self.assertIsNone(order.victim(lambda key: False))
 
+    def test_the_small_queue_gives_way_only_beyond_its_share(self) -> None:
+        """In the order in which they came, whatever their size has become since."""
+        for grown, first in ((0, "proven"), (1, "small")):
+            order = Admission(100)
+            order.add("proven", 50, known=True)
+            order.add("later", 50, known=True)
+            order.add("small", 4)
+            order.add("next", 6)
+            order.grow("small", grown)
+            self.assertEqual(order.victim(lambda key: False), first)
+            self.assertEqual(order.victim(lambda key: False), "later" if not grown else "proven")
+
+    def test_what_has_shrunk_or_is_gone_counts_no_more(self) -> None:
+        for shrunk in (False, True):
+            order = Admission(100)
+            order.add("proven", 1, known=True)
+            order.add("small", 10)
+            order.add("next", 10)
+            if shrunk:
+                order.grow("small", -10)
+            else:
+                self.assertFalse(order.discard("small"))
+            self.assertEqual(order.victim(lambda key: False), "proven")
+
+    def test_what_was_used_in_the_small_queue_moves_on_with_its_size(self) -> None:
+        order = Admission(100)
+        order.add("proven", 10, known=True)
+        order.add("used", 11)
+        order.add("next", 10)
+        order.grow("proven", 50)
+        order.grow("nobody", 50)
+        # The other one is within the share then: the longest proven leaves.
+        self.assertEqual(order.victim({"used"}.__contains__), "proven")
+        self.assertTrue(order.discard("used"))
+
+    def test_what_is_used_stays_another_round(self) -> None:
+        order = Admission(100)
+        for name in "abc":
+            order.add(name, 1, known=True)
+        used = {"a", "b"}
+
+        def was_used(key: str) -> bool:
+            found = key in used
+            used.discard(key)
+            return found
+
+        self.assertEqual([order.victim(was_used) for _ in range(4)], ["c", "a", "b", None])
+
     def test_a_known_key_keeps_its_place_among_the_proven(self) -> None:
         order = Admission(100)
         order.add("a", 1, known=True)
@@ -78,10 +126,9 @@ class AdmissionTest(unittest.TestCase):
         for n in range(REMEMBERED + 10):
             order.add(f"{n}", 1)
             order.victim(lambda key: False)
-        order.add("0", 1)
-        order.add(f"{REMEMBERED + 9}", 1)
-        self.assertFalse(order.discard("0"))
-        self.assertTrue(order.discard(f"{REMEMBERED + 9}"))
+        for n, known in ((0, False), (9, False), (10, True), (REMEMBERED + 9, True)):
+            order.add(f"{n}", 1)
+            self.assertEqual(order.discard(f"{n}"), known, n)
 
     def test_memory_of_the_gone_does_not_grow_with_their_names(self) -> None:
         order, size = Admission(0), 1 << 16

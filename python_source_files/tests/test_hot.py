@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import unittest
+from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import Part
 from api_relaying_server.caching.responding import build
-from api_relaying_server.caching.reuse import assess
+from api_relaying_server.caching.reuse import CLOCK_SLACK, Assessed, assess
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.tiers import hot as hot_tier
@@ -74,6 +75,31 @@ class ReplyTest(unittest.TestCase):
         self.assertFalse(self.reply.renew(NOW + 60))
         self.assertEqual(self.reply.valid_until, 0)
 
+    def test_it_is_rendered_before_it_is_sent(self) -> None:
+        self.assertEqual((self.reply.valid_until, self.reply.hits), (0.0, 0))
+
+    def test_it_holds_from_its_arrival_on_and_a_clocks_slack_before(self) -> None:
+        for ahead, holds in ((0.0, True), (CLOCK_SLACK, True), (CLOCK_SLACK + 0.1, False)):
+            self.assertEqual(self.reply.renew(NOW - ahead), holds, ahead)
+            self.assertEqual(self.reply.valid_until > 0, holds)
+        self.reply.renew(NOW - CLOCK_SLACK)
+        self.assertIn(b"\r\nAge: 0\r\n", self.reply.wire)
+
+    def test_an_entry_that_is_dropped_while_it_is_rendered_answers_no_more(self) -> None:
+        class Dropped:
+            """Is dropped by another thread as soon as somebody has looked."""
+
+            looks = 0
+
+            @property
+            def gone(self) -> bool:
+                self.looks += 1
+                return self.looks > 1
+
+        self.reply.entry = Dropped()  # type: ignore[assignment]
+        self.assertFalse(self.reply.renew(NOW))
+        self.assertEqual(self.reply.valid_until, 0.0)
+
     def test_a_dropped_entry_answers_no_more(self) -> None:
         self.reply.renew(NOW)
         learn(self.hot, b"head", self.reply)
@@ -125,6 +151,79 @@ class ReplyTest(unittest.TestCase):
         reply = range_of(hot, entry, 0, hot_tier.JOINED_BODY - 1)
         reply.renew(NOW)
         self.assertGreaterEqual(hot.size - before, 2 * hot_tier.JOINED_BODY)
+
+
+class EntryTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.hot = HotTier(1 << 20)
+
+    def test_times_are_computed_once_for_each_stored_response(self) -> None:
+        one, other = stored(b"1"), stored(b"2")
+        entry = self.hot.put("GET /x", Record((one, other), NOW))
+        assert entry is not None
+        made: list[StoredResponse] = []
+
+        def make(variant: StoredResponse) -> Assessed:
+            made.append(variant)
+            return assess(variant, "/x", POLICY)
+
+        for variant in (one, other, one, other):
+            self.assertIs(entry.assess(variant, make).stored, variant)
+        self.assertEqual([variant.body for variant in made], [b"1", b"2"])
+        entry.assessed[id(one)] = entry.assessed[id(other)]  # the number of one that is no more
+        self.assertIs(entry.assess(one, make).stored, one)
+
+    def test_it_is_used_since_the_last_look_by_hits_and_by_threads(self) -> None:
+        for asked_for in (False, True):
+            entry = self.hot.put("GET /x", Record((stored(),), NOW), asked_for=asked_for)
+            assert entry is not None
+            reply = reply_of(self.hot, entry)
+            self.assertFalse(entry.was_used())
+            reply.hits += 1
+            self.assertEqual(entry.was_used(), not asked_for)
+            reply.hits += 1
+            self.assertTrue(entry.was_used())
+            self.assertFalse(entry.was_used())
+            self.hot.peek("GET /x")
+            self.assertFalse(entry.was_used())
+            self.assertIs(self.hot.get("GET /x"), entry)
+            self.assertTrue(entry.was_used())
+            self.assertFalse(entry.was_used())
+
+    def test_what_is_not_there(self) -> None:
+        self.assertIsNone(self.hot.get("GET /x"))
+        self.assertIsNone(self.hot.peek("GET /x"))
+        self.assertIsNone(self.hot.demand("GET /x"))
+        self.hot.drop("GET /x")
+        self.assertEqual((self.hot.size, len(self.hot), self.hot.keys()), (0, 0, []))
+        self.assertEqual((self.hot.records(), self.hot.answered()), ({}, {}))
+
+    def test_demand_counts_for_each_variant(self) -> None:
+        one, other = stored(b"1"), stored(b"2")
+        entry = self.hot.put("GET /x", Record((one, other), NOW))
+        assert entry is not None
+        self.assertEqual(self.hot.demand("GET /x"), [(one, 0), (other, 0)])
+        self.hot.get("GET /x")  # by a thread, which counts nothing
+        self.assertEqual(self.hot.demand("GET /x"), [(one, 1), (other, 0)])
+        found = assess(other, "/x", POLICY)
+        for closes in (False, True):
+            extra = b"Connection: close\r\n" if closes else b""
+            reply = self.hot.reply(entry, found, WHOLE, extra, closes, lambda: build(WHOLE, found))
+            self.assertEqual(reply.closes, closes)
+            reply.hits += 2
+        self.assertEqual(self.hot.demand("GET /x"), [(one, 0), (other, 4)])
+        read = self.hot.put("GET /y", Record((one,), NOW), asked_for=True)
+        assert read is not None
+        self.assertEqual(self.hot.demand("GET /y"), [(one, 1)])
+
+    def test_what_is_put_is_told(self) -> None:
+        told: list[tuple[str, Record]] = []
+        self.hot.on_put = lambda key, record: told.append((key, record))
+        record = Record((stored(),), NOW)
+        self.hot.put("GET /x", record)
+        self.hot.put("GET /large", Record((stored(b"x" * (1 << 20)),), NOW))
+        self.assertEqual(told, [("GET /x", record)])
+        self.assertEqual((self.hot.records(), self.hot.keys()), ({"GET /x": record}, ["GET /x"]))
 
 
 class DemandTest(unittest.TestCase):
@@ -247,6 +346,112 @@ class BoundsTest(unittest.TestCase):
             keep(hot, f"GET /{number}", b"x" * 500)
         self.assertIs(hot.get("GET /used"), used)
 
+    def test_what_is_put_anew_keeps_its_place_among_the_proven(self) -> None:
+        hot = HotTier(100_000)
+        used = keep(hot, "GET /used", b"x" * 500)
+        assert used is not None
+        reply_of(hot, used).hits += 1
+        for number in range(100):
+            keep(hot, f"GET /{number}", b"x" * 500)
+        again = keep(hot, "GET /used", b"y" * 500)
+        for number in range(200, 500):
+            keep(hot, f"GET /{number}", b"x" * 500)
+        self.assertIs(hot.get("GET /used"), again)
+
+    def test_nothing_is_remembered_of_what_is_no_more(self) -> None:
+        quick = ("GET", (1, 1), False, (("range", "bytes=0-1"),))
+        for gone, kept in ((True, True), (False, False), (True, False), (False, True)):
+            hot = HotTier(1 << 20)
+            entry = keep(hot, "GET /x")
+            assert entry is not None
+            reply = reply_of(hot, entry)
+            if gone:
+                hot.drop("GET /x")
+                reply.kept = True
+            if not kept:
+                reply.retire()
+            size = hot.size
+            hot.remember(entry, quick, reply)
+            learn(hot, b"head", reply)
+            there = kept and not gone
+            self.assertEqual((quick in entry.quick, b"head" in hot.heads), (there, there))
+            self.assertEqual(hot.size > size, there)
+
+    def test_a_reply_of_what_is_no_more_is_not_kept(self) -> None:
+        hot = HotTier(1 << 20)
+        entry = keep(hot, "GET /x")
+        assert entry is not None
+        hot.drop("GET /x")
+        reply = reply_of(hot, entry)
+        self.assertEqual((reply.kept, entry.replies, hot.size), (False, {}, 0))
+
+    def test_decisions_beyond_the_bound_start_anew(self) -> None:
+        hot = HotTier(1 << 20)
+        entry = keep(hot, "GET /x")
+        assert entry is not None
+        reply = reply_of(hot, entry)
+        sizes = []
+        for number in range(2 * hot_tier.MAX_QUICK + 1):
+            quick = ("GET", (1, 1), False, (("range", f"bytes={number:04}-"),))
+            hot.remember(entry, quick, reply)
+            sizes.append(hot.size)
+            if len(entry.quick) == 1:
+                hot.remember(entry, quick, reply)
+                self.assertEqual(hot.size, sizes[-1])
+            self.assertLessEqual(len(entry.quick), hot_tier.MAX_QUICK)
+            self.assertEqual((entry.quick[quick], entry.size), (reply, hot.size))
+        self.assertEqual(sizes[0], sizes[hot_tier.MAX_QUICK])
+        self.assertEqual(sizes[0], sizes[-1])
+        self.assertEqual(
+            sizes[1] - sizes[0], 2 * hot_tier.HEAD_COST + len("range") + len("bytes=0000-")
+        )
+
+    def test_heads_beyond_the_bound_start_anew(self) -> None:
+        with mock.patch.object(hot_tier, "MAX_HEADS", 3):
+            hot = HotTier(1 << 20)
+            keep(hot, "GET /y")
+            entry = keep(hot, "GET /x")
+            assert entry is not None
+            reply = reply_of(hot, entry)
+            sizes = []
+            for number in range(7):
+                learn(hot, b"head %d" % number, reply)
+                hot.learn(b"head %d" % number, reply)
+                sizes.append(hot.size)
+                self.assertEqual(len(hot.heads), number % 3 + 1)
+                self.assertEqual(entry.heads, list(hot.heads))
+            self.assertEqual(sizes[:3], sizes[3:6])
+            self.assertEqual(sizes[0], sizes[6])
+            self.assertEqual(sizes[1] - sizes[0], hot_tier.HEAD_COST + len(b"head 1"))
+
+    def test_what_has_been_seen_once_is_bounded(self) -> None:
+        with mock.patch.object(hot_tier, "MAX_HEADS", 3):
+            hot = HotTier(1 << 20)
+            entry = keep(hot, "GET /x")
+            assert entry is not None
+            reply = reply_of(hot, entry)
+            for number in (0, 1, 2, 3, 0):
+                hot.learn(b"head %d" % number, reply)
+            self.assertEqual(hot.heads, {})
+            hot.learn(b"head 3", reply)
+            self.assertEqual(hot.heads, {b"head 3": reply})
+
+    def test_there_is_room_for_an_entry_of_the_usual_size(self) -> None:
+        self.assertTrue(HotTier(4 * hot_tier.USUAL_SIZE + 4).has_room)
+        self.assertFalse(HotTier(4 * hot_tier.USUAL_SIZE + 3).has_room)
+
+    def test_a_quarter_of_the_tier_is_the_largest_that_is_taken(self) -> None:
+        probe = HotTier(1 << 20)
+        keep(probe, "GET /x")
+        self.assertIsNotNone(keep(HotTier(4 * probe.size), "GET /x"))
+        self.assertIsNone(keep(HotTier(4 * probe.size - 1), "GET /x"))
+
+    def test_what_is_too_large_drives_out_what_it_would_replace(self) -> None:
+        hot = HotTier(20_000)
+        keep(hot, "GET /x")
+        keep(hot, "GET /x", b"x" * 20_000)
+        self.assertEqual((hot.peek("GET /x"), hot.size), (None, 0))
+
     def test_everything_is_accounted_for_when_all_is_forgotten(self) -> None:
         hot = HotTier(1 << 20)
         for number in range(50):
@@ -276,8 +481,8 @@ class BoundsTest(unittest.TestCase):
             range_of(hot, entry, 100 + number, 109 + number)
         size = hot.size
         self.assertEqual(len(entry.replies), hot_tier.MAX_REPLIES)
-        self.assertFalse(first.renew(NOW))
         self.assertEqual((first.wire, first.tail, first.valid_until), (b"", (), 0.0))
+        self.assertFalse(first.renew(NOW))
         self.assertEqual(entry.hits(), 2)
         self.assertTrue(entry.was_used())
         again = range_of(hot, entry, 100, 109)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 
 from api_relaying_server.caching.key import cache_key, target_of
+from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.reuse import (
     CACHED_METHODS,
     PASSING_BY,
@@ -13,11 +14,13 @@ from api_relaying_server.caching.reuse import (
     Fresh,
     Refuse,
     assess,
+    may_answer,
+    reason_to_keep,
     stale_if_error_until,
     useful_until,
 )
-from api_relaying_server.caching.stored import FIELD_COST, VARIANT_COST, Record
-from tests.caching_support import NOW, PLAIN, REFRESHING, outcome, request, stored, verdict
+from api_relaying_server.caching.stored import FIELD_COST, VARIANT_COST, Record, StoredResponse
+from tests.caching_support import NOW, PLAIN, REFRESHING, date, outcome, request, stored, verdict
 
 MINUTE = "Cache-Control: max-age=60"
 TAG = 'ETag: "a"'
@@ -56,6 +59,15 @@ class Selecting(unittest.TestCase):
                 self.assertEqual(verdict(request(line), stored(MINUTE)), Bypass("bypass"))
                 self.assertIn(line.partition(":")[0].lower(), PASSING_BY)
 
+    def test_what_is_for_the_connection_alone_changes_no_answer(self) -> None:
+        usual = "close, http2-settings, keep-alive, proxy-connection, te, trailer, upgrade"
+        for options in ("", "close", "Keep-Alive, TE", usual):
+            asked = request(f"Connection: {options}")
+            self.assertEqual(outcome(asked, stored(MINUTE)), "fresh", options)
+        for options in ("accept-language", "close, x", f"{usual}, x"):
+            asked = request(f"Connection: {options}")
+            self.assertEqual(verdict(asked, stored(MINUTE)), Bypass("bypass"), options)
+
     def test_the_most_recent_that_fits_answers(self) -> None:
         old, new = stored(MINUTE, at=NOW - 9), stored(MINUTE)
         found = verdict(request(), old, new)
@@ -64,6 +76,15 @@ class Selecting(unittest.TestCase):
 
     def test_authorization_may_be_answered_from_what_may_be_shared(self) -> None:
         self.assertEqual(outcome(request("Authorization: x"), stored(MINUTE)), "fresh")
+
+    def test_credentials_are_never_answered_with_a_denial(self) -> None:
+        """Nor is the denial validated with them."""
+        for status in range(200, 600):
+            found = verdict(request("Authorization: x"), stored(MINUTE, TAG, status=status))
+            if status in (401, 403, 407):
+                self.assertEqual(found, Ask("request"), status)
+            else:
+                self.assertIsInstance(found, Fresh, status)
 
 
 class Fresher(unittest.TestCase):
@@ -163,7 +184,8 @@ class ByClient(unittest.TestCase):
     def test_a_reload_does_not_validate_what_never_changes(self) -> None:
         variant = stored("Cache-Control: max-age=60, immutable", TAG)
         reload = request("Cache-Control: max-age=0")
-        self.assertEqual(outcome(reload, variant, after=9, policy=REFRESHING), "fresh")
+        for after in (9, 59.5):
+            self.assertEqual(outcome(reload, variant, after=after, policy=REFRESHING), "fresh")
         self.assertEqual(outcome(reload, variant, after=60, policy=REFRESHING), "request")
         forced = request("Cache-Control: no-cache")
         self.assertIsInstance(verdict(forced, variant, after=9, policy=REFRESHING), Ask)
@@ -226,6 +248,48 @@ class Offline(unittest.TestCase):
         )
 
 
+class Following(unittest.TestCase):
+    """Whether what has come for one may answer another who waits."""
+
+    def both(
+        self,
+        variant: StoredResponse,
+        *lines: str,
+        after: float = 0.0,
+        policy: Policy = PLAIN,
+    ) -> tuple[bool, bool]:
+        """Whether it may if it was asked for before that request, and after it."""
+        found, asked = assess(variant, "/x", policy), request(*lines)
+        before, later = (
+            may_answer(asked, found, NOW + after, policy, validated=validated)
+            for validated in (False, True)
+        )
+        return before, later
+
+    def test_what_was_asked_for_before_must_be_fresh(self) -> None:
+        self.assertEqual(self.both(stored(MINUTE), after=59.5), (True, True))
+        self.assertEqual(self.both(stored(MINUTE), after=60), (False, True))
+        self.assertEqual(self.both(stored("Cache-Control: no-cache, max-age=60")), (False, True))
+
+    def test_stale_on_purpose_is_not_fresh(self) -> None:
+        renewing = stored("Cache-Control: max-age=60, stale-while-revalidate=60")
+        self.assertEqual(self.both(renewing, after=70), (False, True))
+        patient = "Cache-Control: max-stale"
+        self.assertEqual(self.both(stored(MINUTE), patient, after=70), (False, True))
+
+    def test_another_variant_never_may(self) -> None:
+        variant = stored("Vary: A", MINUTE, asked=["A: 1"])
+        self.assertEqual(self.both(variant, "A: 1"), (True, True))
+        self.assertEqual(self.both(variant, "A: 2"), (False, False))
+
+    def test_for_credentials_the_origins_freshness_alone_counts(self) -> None:
+        guessing = PLAIN._replace(default_ttl=60.0)
+        for line, others in (("Cookie: a=b", (False, False)), ("Accept: x", (True, True))):
+            self.assertEqual(self.both(stored(MINUTE), line), (True, True))
+            self.assertEqual(self.both(stored(), line, policy=guessing), others)
+            self.assertEqual(self.both(stored(MINUTE, status=403), line), others)
+
+
 class Partial(unittest.TestCase):
     """Stored parts (3.3, 3.4)."""
 
@@ -272,6 +336,34 @@ class Keeping(unittest.TestCase):
         self.assertEqual(useful_until(stored(MINUTE), "/x", PLAIN), NOW + 60 + 86400)
         long = stored("Cache-Control: max-age=60, stale-if-error=1000000")
         self.assertEqual(useful_until(long, "/x", PLAIN), NOW + 60 + 1e6)
+
+    def test_an_error_takes_no_place_of_what_can_serve_in_its_stead(self) -> None:
+        good, error = stored(MINUTE), stored(MINUTE, status=500)
+        for span, until in ((0.0, 60), (40.0, 100)):
+            policy = PLAIN._replace(stale_if_error=span)
+            for after, why in ((until - 0.5, "server-error"), (until, "")):
+                words = error.changed(response_time=NOW + after), request(), NOW + after, policy
+                self.assertEqual(reason_to_keep(Record((good,), 0.0), *words), why, after)
+                self.assertEqual(reason_to_keep(Record((error,), 0.0), *words), "")
+        for status, why in ((499, ""), (500, "server-error"), (503, "server-error")):
+            new = stored(MINUTE, status=status)
+            self.assertEqual(reason_to_keep(Record((good,), 0.0), new, request(), NOW, PLAIN), why)
+        other = stored("Vary: A", MINUTE, asked=["A: 1"])
+        for lines, why in ((["A: 1"], "server-error"), (["A: 2"], "")):
+            new = stored("Vary: A", MINUTE, status=500, asked=lines)
+            found = reason_to_keep(Record((other,), 0.0), new, request(*lines), NOW, PLAIN)
+            self.assertEqual(found, why)
+
+    def test_what_was_made_before_takes_no_place(self) -> None:
+        old = stored(MINUTE, f"Date: {date()}")
+        for offset, why in ((-1, "older"), (0, ""), (1, "")):
+            new = stored(MINUTE, f"Date: {date(offset)}")
+            self.assertEqual(reason_to_keep(Record((old,), 0.0), new, request(), NOW, PLAIN), why)
+        new = stored(MINUTE, f"Date: {date(-1)}")
+        for slack, why in ((1.0, "older"), (1.1, "")):  # that clock was ahead
+            now = old.response_time - slack
+            self.assertEqual(reason_to_keep(Record((old,), 0.0), new, request(), now, PLAIN), why)
+        self.assertEqual(reason_to_keep(None, new, request(), NOW, PLAIN), "")
 
 
 class Sizes(unittest.TestCase):

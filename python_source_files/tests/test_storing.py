@@ -102,6 +102,16 @@ class Storing(unittest.TestCase):
         self.assertNotIn(299, UNDERSTOOD_STATUSES)
         self.assertNotIn(304, UNDERSTOOD_STATUSES)
 
+    def test_whose_rules_of_caching_are_known(self) -> None:
+        said = "Cache-Control: max-age=60, must-understand, no-store"
+        known = {200, 203, 204, 300, 301, 302, 303, 307, 308}
+        known |= {400, 401, 403, 404, 405, 406, 409, 410, 411, 412, 414, 415, 422}
+        known |= {500, 501, 502, 503, 504, 505}
+        kept = {status for status in range(200, 700) if reason(said, status=status) is None}
+        self.assertEqual(kept, known)
+        part = "Content-Range: bytes 0-1/9"
+        self.assertIsNone(reason(said, part, status=206))
+
     def test_authorization(self) -> None:
         asked = request("Authorization: Basic x")
         self.assertEqual(reason(FRESH, asked=asked), "authorization")

@@ -1,0 +1,585 @@
+"""What is kept of whom: memory, store and notes as one, alone and beside others."""
+
+from __future__ import annotations
+
+import threading
+import unittest
+from typing import Callable
+from unittest import mock
+
+from api_relaying_server import keeping
+from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.reuse import useful_until
+from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.http1.grammar import format_date
+from api_relaying_server.http1.message import Field, Fields, RequestHead
+from api_relaying_server.keeping import Keeper, Seen
+from api_relaying_server.tiers.hot import USUAL_SIZE, HotTier
+from api_relaying_server.tiers.last_known import KEPT_FOR
+from api_relaying_server.tiers.notes import Notes
+from api_relaying_server.tiers.sharing.coordination import ALONE, Lease
+from api_relaying_server.tiers.sharing.messages import (
+    Changed,
+    Everything,
+    Invalidated,
+    MemoryLost,
+    encode,
+)
+
+NOW = 1_700_000_000.0
+TARGET, KEY = "/x", "GET /x"
+OTHER = "GET /y"
+MIB = 1 << 20
+
+
+def variant(body: bytes, accept: str | None = None, *fields: Field) -> StoredResponse:
+    """A whole response, told from others by its body."""
+    given = Fields([("Cache-Control", "max-age=60"), ("Vary", "Accept"), *fields])
+    selecting = (("accept", accept),)
+    return StoredResponse(200, "OK", given, body, NOW, NOW, selecting, 0, len(body))
+
+
+def part(body: bytes, first: int, tag: str = '"a"') -> StoredResponse:
+    """A part of a response of ten bytes."""
+    whole = variant(body, None, ("ETag", tag))
+    return whole.changed(status=206, first=first, complete_length=10)
+
+
+def bodies(record: Record | None) -> list[bytes]:
+    return [] if record is None else [stored.body for stored in record.variants]
+
+
+class Shelf:
+    """A store in memory that tells what it was asked. It loses what `lose` names; with `keeps` set
+    to false, `after_write` calls nobody until `release`.
+    """
+
+    quick = True
+    fault = ""
+
+    def __init__(self, shared: bool = False) -> None:
+        self.shared = shared
+        self.records: dict[str, Record] = {}
+        self.lost: set[str] = set()
+        self.said: list[str] = []
+        self.hurried: list[bool] = []
+        self.keeps = True
+        self.waiting: list[Callable[[], None]] = []
+        self.on_read: Callable[[], object] = lambda: None
+
+    def read(self, key: str) -> Record | None:
+        self.said.append(f"read {key}")
+        found = None if self.fault else self.records.get(key)
+        self.on_read()
+        return found
+
+    def write(self, key: str, record: Record) -> None:
+        self.said.append(f"write {key}")
+        self.records[key] = record
+
+    def delete(self, key: str) -> None:
+        self.said.append(f"delete {key}")
+        self.records.pop(key, None)
+
+    def clear(self) -> None:
+        self.said.append("clear")
+        self.records.clear()
+
+    def lose(self, key: str) -> None:
+        del self.records[key]
+        self.lost.add(key)
+
+    def has_lost(self, key: str) -> bool:
+        return key in self.lost
+
+    def restore(self, key: str, record: Record) -> None:
+        self.said.append(f"restore {key}")
+        self.records[key] = record
+
+    def after_write(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
+        self.said.append(f"after {key}")
+        self.hurried.append(hurry)
+        if self.keeps:
+            then()
+        else:
+            self.waiting.append(then)
+
+
+class Held:
+    """A lease."""
+
+    waited = unheard = False
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    def release(self) -> None:
+        self._line.said.append("release")
+
+
+class Line:
+    """A coordinator that tells what it was asked; `hear` is what others tell."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.free = True
+        self.on_catch_up: Callable[[], object] = lambda: None
+        self._drop: Callable[[str | None], None] = lambda note: None
+
+    def lease(self, key: str, wait: float) -> Lease | None:
+        self.said.append(f"lease {key} {wait}")
+        return Held(self) if self.free else None
+
+    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
+        self.said.append(f"tell {note} {wait}")
+        return True
+
+    def on_change(self, drop: Callable[[str | None], None]) -> None:
+        self._drop = drop
+
+    def hear(self, note: str | None) -> None:
+        self._drop(note)
+
+    def catch_up(self) -> None:
+        self.on_catch_up()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class KeepingTest(unittest.TestCase):
+    """What they have in common; it keeps alone."""
+
+    shared = False
+
+    def setUp(self) -> None:
+        self.now = NOW
+        self.shelf, self.line = Shelf(self.shared), self.coordinator()
+        self.notes, self.hot, self.news = Notes(), HotTier(MIB), 0
+        self.keeper = Keeper(
+            self.hot,
+            self.shelf,
+            self.notes,
+            Policy(),
+            lambda: self.now,
+            self.line if self.line is not None else ALONE,
+            lambda: self.news,
+        )
+
+    def coordinator(self) -> Line | None:
+        return None
+
+    def add(
+        self, stored: StoredResponse, began: int | None = None, target: str = TARGET
+    ) -> Record | None:
+        """Stores what a request for it brought."""
+        accept = stored.selecting[0][1]
+        asked = RequestHead.of("GET", target, Fields([("Accept", accept)] if accept else []))
+        return self.keeper.add(asked, stored, self.keeper.tick() if began is None else began)
+
+    def in_memory(self, key: str = KEY) -> list[bytes]:
+        entry = self.hot.peek(key)
+        return bodies(entry.record if entry is not None else None)
+
+    def both(self, key: str = KEY) -> list[bytes]:
+        """What is kept, in memory like in the store."""
+        self.assertEqual(self.in_memory(key), bodies(self.shelf.records.get(key)))
+        return self.in_memory(key)
+
+
+class Alone(KeepingTest):
+    """Nobody else has this store."""
+
+    def test_what_is_added_is_in_memory_and_in_the_store(self) -> None:
+        stored = variant(b"1")
+        record = self.add(stored)
+        assert record is not None
+        self.assertEqual(record, Record((stored,), useful_until(stored, TARGET, Policy())))
+        self.assertEqual(self.both(), [b"1"])
+        self.assertEqual(self.keeper.read(KEY), record)
+
+    def test_it_lasts_as_long_as_the_variant_that_lasts_longest(self) -> None:
+        long = variant(b"1").changed(response_time=NOW + 0.5)
+        for _ in range(2):
+            self.add(long)
+            record = self.add(variant(b"2", "b"))
+            assert record is not None
+            self.assertEqual(record.expires, useful_until(long, TARGET, Policy()))
+
+    def test_the_newest_comes_first_and_takes_the_place_of_its_like(self) -> None:
+        for body, accept in ((b"1", "a"), (b"2", "b"), (b"3", "a")):
+            self.add(variant(body, accept))
+        self.assertEqual(self.both(), [b"3", b"2"])
+
+    def test_only_so_many_variants_are_kept(self) -> None:
+        for number in range(keeping.MAX_VARIANTS + 1):
+            self.add(variant(b"%d" % number, f"a{number}"))
+        self.assertEqual(len(self.both()), 32)
+
+    def test_what_selects_is_noted(self) -> None:
+        self.assertEqual(self.notes.selecting(KEY), ("origin",))
+        self.add(variant(b"1"))
+        self.assertEqual(self.notes.selecting(KEY), ("accept",))
+
+    def test_an_older_one_stays_out(self) -> None:
+        self.add(variant(b"1", None, ("Date", format_date(NOW))))
+        older = variant(b"0", None, ("Date", format_date(NOW - 1)))
+        self.assertIsNone(self.add(older))
+        self.assertEqual(self.both(), [b"1"])
+        self.assertIsNotNone(self.add(older, target="/y"))
+
+    def test_what_was_asked_for_before_an_invalidation_stays_out(self) -> None:
+        began = self.keeper.tick()
+        self.keeper.invalidate(TARGET)
+        self.assertIsNone(self.add(variant(b"1"), began))
+        self.assertEqual(self.both(), [])
+        self.assertEqual(self.notes.selecting(KEY), ("origin",))
+        self.assertIsNotNone(self.add(variant(b"1")))
+
+    def test_parts_are_joined_and_never_take_the_place_of_a_whole(self) -> None:
+        self.add(part(b"01234", 0))
+        self.add(part(b"56", 5))
+        self.assertEqual(self.both(), [b"0123456"])
+        self.add(part(b"89", 8))
+        self.assertEqual(self.both(), [b"89"])
+        whole = variant(b"0123456789", None, ("ETag", '"b"'))
+        self.add(whole)
+        self.assertEqual(self.both(), [b"0123456789"])
+        self.add(part(b"34", 3))
+        self.assertEqual(self.both(), [b"34", b"0123456789"])
+        self.add(part(b"34", 3, '"b"'))
+        self.assertEqual(self.both()[0], b"0123456789")
+        self.add(variant(b"new"))
+        self.assertEqual(self.both(), [b"new"])
+
+    def test_a_new_version_takes_the_place_of_an_old_one(self) -> None:
+        for body, accept in ((b"1", "a"), (b"2", "b")):
+            self.add(variant(body, accept))
+        old = variant(b"1", "a")  # equal, and not the same
+        record = self.keeper.replace(TARGET, [(old, variant(b"3", "a"))], self.keeper.tick())
+        self.assertEqual(bodies(record), [b"2", b"3"])
+        self.assertEqual(self.both(), [b"2", b"3"])
+
+    def test_what_is_no_longer_there_is_not_replaced(self) -> None:
+        new = [(variant(b"1", "a"), variant(b"3", "a"))]
+        self.assertIsNone(self.keeper.replace(TARGET, new, self.keeper.tick()))
+        self.add(variant(b"2", "a"))
+        self.shelf.said.clear()
+        self.assertIsNone(self.keeper.replace(TARGET, new, self.keeper.tick()))
+        self.assertEqual((self.both(), self.shelf.said), ([b"2"], []))
+
+    def test_nor_by_what_was_asked_for_before_an_invalidation(self) -> None:
+        old = variant(b"1")
+        self.add(old)
+        began = self.keeper.tick()
+        self.keeper.invalidate(TARGET)
+        (doubtful,) = self.shelf.records[KEY].variants
+        self.assertIsNone(self.keeper.replace(TARGET, [(doubtful, variant(b"2"))], began))
+        self.assertEqual(self.both(), [b"1"])
+        self.assertTrue(self.shelf.records[KEY].variants[0].must_validate)
+
+    def test_what_is_invalidated_must_be_validated(self) -> None:
+        for accept in ("a", "b"):
+            self.add(variant(b"1", accept))
+        self.keeper.invalidate(TARGET)
+        record = self.keeper.read(KEY)
+        assert record is not None and record == self.shelf.records[KEY]
+        self.assertEqual([stored.must_validate for stored in record.variants], [True, True])
+
+    def test_an_invalidation_tells_whether_another_came_between(self) -> None:
+        began = self.keeper.tick()
+        self.assertEqual(self.keeper.invalidate(TARGET, began), began + 1)
+        self.assertIsNone(self.keeper.invalidate(TARGET, began))
+        self.assertEqual(self.keeper.invalidate(TARGET, self.keeper.tick()), began + 3)
+        self.assertIsNone(self.keeper.invalidate(TARGET))
+
+    def test_what_is_forgotten_is_gone_and_does_not_come_back(self) -> None:
+        began = self.keeper.tick()
+        self.assertFalse(self.keeper.forget(TARGET))
+        self.add(variant(b"1"))
+        self.assertTrue(self.keeper.forget(TARGET))
+        self.assertEqual(self.both(), [])
+        self.assertIsNone(self.add(variant(b"1"), began))
+
+    def test_reading_brings_into_memory(self) -> None:
+        self.shelf.records[KEY] = Record((variant(b"1"),), NOW)
+        self.assertEqual(bodies(self.keeper.read(KEY)), [b"1"])
+        self.assertEqual(self.in_memory(), [b"1"])
+        entry = self.hot.peek(KEY)
+        assert entry is not None
+        self.assertTrue(entry.asked_for)
+        self.keeper.read(KEY)
+        self.assertEqual(self.shelf.said, [f"read {KEY}"])
+        self.assertIsNone(self.keeper.read(OTHER))
+        self.assertIsNone(self.hot.peek(OTHER))
+
+    def test_what_was_read_before_a_change_does_not_stay_in_memory(self) -> None:
+        self.shelf.records[KEY] = Record((variant(b"1"),), NOW)
+        self.shelf.on_read = lambda: self.keeper._drop(KEY)
+        self.assertEqual(bodies(self.keeper.read(KEY)), [b"1"])
+        self.assertIsNone(self.hot.peek(KEY))
+
+    def test_what_was_seen_is_not_read_again_until_it_changes(self) -> None:
+        seen = self.keeper.see(KEY)
+        self.assertIs(self.keeper.see(KEY, seen), seen)
+        self.add(variant(b"1"))
+        again = self.keeper.see(KEY, seen)
+        self.assertEqual((bodies(again.record), again.when != seen.when), ([b"1"], True))
+        self.assertIs(self.keeper.see(KEY, again), again)
+        self.news += 1
+        self.assertIsNot(self.keeper.see(KEY, again), again)
+        self.keeper.forget(TARGET)
+        self.assertIsNone(self.keeper.see(KEY, again).record)
+
+    def test_what_has_changed_since(self) -> None:
+        seen = self.keeper.see(KEY)
+        for surely in (False, True):
+            self.assertIsNone(self.keeper.changed_since(KEY, seen, surely))
+        self.add(variant(b"1"))
+        for surely in (False, True):
+            self.assertEqual(bodies(self.keeper.changed_since(KEY, seen, surely)), [b"1"])
+        seen = self.keeper.see(KEY)
+        self.news += 1
+        self.assertIsNone(self.keeper.changed_since(KEY, seen, False))
+
+    def test_reading_helps_where_there_is_room_and_the_store_is_quick(self) -> None:
+        self.assertTrue(self.keeper.reading_helps)
+        self.shelf.quick = False
+        self.assertFalse(self.keeper.reading_helps)
+        self.shelf.quick = True
+        self.hot.limit = 4 * USUAL_SIZE
+        self.assertFalse(self.keeper.reading_helps)
+
+    def test_the_store_tells_when_it_is_stored(self) -> None:
+        self.shelf.keeps = False
+        self.keeper.when_stored(KEY, lambda: self.shelf.said.append("stored"))
+        self.assertEqual(self.shelf.said, [f"after {KEY}"])
+        self.shelf.waiting.pop()()
+        self.assertEqual(self.shelf.said[1:], ["stored"])
+
+
+class OwnStore(KeepingTest):
+    """Others are there, each with a store of its own."""
+
+    line: Line
+
+    def coordinator(self) -> Line | None:
+        return Line()
+
+    def test_they_are_told_what_is_invalidated_and_nothing_else(self) -> None:
+        self.add(variant(b"1"))
+        self.assertEqual(self.line.said, [])
+        told = f"tell {encode(Invalidated(KEY))} {keeping.INVALIDATION_AT_MOST}"
+        self.keeper.invalidate(TARGET)
+        self.assertEqual(self.line.said, [told])
+        self.keeper.forget(TARGET)
+        self.assertEqual(self.line.said, [told, told])
+
+    def test_what_another_has_changed_is_old_here(self) -> None:
+        for note in (encode(Changed(KEY)), encode(Invalidated(KEY))):
+            self.add(variant(b"1"))
+            seen = self.keeper.see(KEY)
+            self.line.hear(note)
+            self.assertEqual(self.both(), [])
+            self.assertNotEqual(self.keeper.see(KEY).when, seen.when)
+
+    def test_what_another_has_invalidated_counts_here(self) -> None:
+        began = self.keeper.tick()
+        self.line.hear(encode(Changed(KEY)))
+        self.assertTrue(self.keeper.is_current(KEY, began))
+        self.line.hear(encode(Invalidated(KEY)))
+        self.assertFalse(self.keeper.is_current(KEY, began))
+        self.assertTrue(self.keeper.is_current(OTHER, began))
+
+    def test_it_is_heard_before_anything_is_decided_by_it(self) -> None:
+        tell = encode(Invalidated(KEY))
+        began = self.keeper.tick()
+        self.line.on_catch_up = lambda: self.line.hear(tell)
+        self.assertEqual(self.keeper.tick(), began + 1)
+        self.assertFalse(self.keeper.is_current(KEY, began + 1))
+        self.assertIsNone(self.keeper.invalidate(TARGET, began + 2))
+
+    def test_after_a_gap_nothing_is_believed(self) -> None:
+        for note, doubts in ((encode(MemoryLost()), False), (encode(Everything()), True)):
+            self.add(variant(b"1"))
+            began, seen = self.keeper.tick(), self.keeper.see(KEY)
+            self.line.hear(note)
+            self.assertEqual((self.both(), self.shelf.records), ([], {}))
+            self.assertNotEqual(self.keeper.see(KEY).when, seen.when)
+            self.assertEqual(self.keeper.is_current(KEY, began), not doubts)
+
+
+class SharedStore(KeepingTest):
+    """Others change the same store."""
+
+    shared = True
+    line: Line
+
+    def coordinator(self) -> Line | None:
+        return Line()
+
+    def put_by_another(self, *variants: StoredResponse) -> None:
+        self.shelf.records[KEY] = Record(variants, NOW + 1000)
+
+    def test_a_record_is_changed_by_one_at_a_time_from_what_lies_in_the_store(self) -> None:
+        self.add(variant(b"1", "a"))
+        self.put_by_another(variant(b"2", "b"))
+        self.shelf.said.clear()
+        self.line.said.clear()
+        self.add(variant(b"3", "c"))
+        self.assertEqual(self.both(), [b"3", b"2"])
+        self.assertEqual(self.shelf.said, [f"read {KEY}", f"write {KEY}", f"after {KEY}"])
+        lease = f"lease record {KEY} {keeping.CLAIM_AT_MOST}"
+        self.assertEqual(self.line.said, [lease, f"tell {KEY} 0.0", "release"])
+
+    def test_who_gets_no_turn_changes_it_all_the_same(self) -> None:
+        self.line.free = False
+        self.add(variant(b"1"))
+        self.assertEqual((self.both(), self.line.said[1:]), ([b"1"], [f"tell {KEY} 0.0"]))
+
+    def test_others_are_told_when_it_is_stored(self) -> None:
+        """It is waited for where they may have what it replaces."""
+        self.shelf.keeps = False
+        with mock.patch.object(keeping, "TELL_AT_MOST", 0.0):
+            self.add(variant(b"1"))
+            self.add(variant(b"2"))
+        self.assertEqual(self.shelf.hurried, [False, True])
+        self.assertEqual([word for word in self.line.said if "lease" not in word], [])
+        for then in self.shelf.waiting:
+            then()
+        self.assertEqual(self.line.said[-2:], [f"tell {KEY} 0.0", "release"])
+
+    def test_how_long_it_is_waited_for(self) -> None:
+        self.shelf.keeps = False
+        waited: list[float] = []
+        with mock.patch.object(threading.Event, "wait", lambda event, most: waited.append(most)):
+            self.add(variant(b"1"))
+            self.assertEqual(waited, [])
+            self.add(variant(b"2"))
+        self.assertEqual(waited, [keeping.TELL_AT_MOST])
+
+    def test_a_store_that_cannot_be_read_leaves_what_is_in_memory(self) -> None:
+        self.add(variant(b"1", "a"))
+        self.shelf.fault = "away"
+        self.add(variant(b"2", "b"))
+        self.assertEqual(self.in_memory(), [b"2", b"1"])
+        self.shelf.fault = ""
+        self.shelf.records.clear()
+        self.add(variant(b"3", "c"))
+        self.assertEqual(self.both(), [b"3"])
+
+    def test_what_another_has_changed_is_read_anew(self) -> None:
+        self.add(variant(b"1"))
+        seen = self.keeper.see(KEY)
+        self.put_by_another(variant(b"2"))
+        self.assertEqual(bodies(self.keeper.read(KEY)), [b"1"])
+        self.line.hear(encode(Changed(KEY)))
+        self.assertEqual(bodies(self.keeper.see(KEY, seen).record), [b"2"])
+
+    def test_what_another_has_invalidated_is_read_anew_and_stays_in_the_store(self) -> None:
+        began = self.keeper.tick()
+        self.add(variant(b"1"))
+        self.line.hear(encode(Invalidated(KEY)))
+        self.assertEqual((self.in_memory(), bodies(self.shelf.records[KEY])), ([], [b"1"]))
+        self.assertFalse(self.keeper.is_current(KEY, began))
+
+    def test_the_store_is_asked_where_that_must_be_sure(self) -> None:
+        self.add(variant(b"1"))
+        seen = self.keeper.see(KEY)
+        self.put_by_another(variant(b"2"))
+        self.assertIsNone(self.keeper.changed_since(KEY, seen, surely=False))
+        self.assertEqual(bodies(self.keeper.changed_since(KEY, seen, surely=True)), [b"2"])
+
+    def test_what_selects_is_learned_from_what_others_have_stored(self) -> None:
+        other = variant(b"2").changed(selecting=(("foo", None),))
+        self.put_by_another(variant(b"1"), other)
+        self.keeper.read(KEY)
+        self.assertEqual(self.notes.selecting(KEY), ("accept",))
+
+    def test_after_a_gap_memory_is_not_believed_but_the_store_is(self) -> None:
+        for note, doubts in ((encode(MemoryLost()), False), (encode(Everything()), True)):
+            self.add(variant(b"1"))
+            began, seen = self.keeper.tick(), self.keeper.see(KEY)
+            self.line.hear(note)
+            self.assertEqual((self.in_memory(), bodies(self.shelf.records[KEY])), ([], [b"1"]))
+            self.assertNotEqual(self.keeper.see(KEY).when, seen.when)
+            self.assertEqual(self.keeper.is_current(KEY, began), not doubts)
+
+    def test_what_the_store_has_lost_comes_back_from_what_was_in_memory(self) -> None:
+        for note in (Changed(KEY), MemoryLost(), Everything()):
+            with self.subTest(note):
+                self.add(variant(b"1"))
+                self.line.hear(encode(note))
+                self.shelf.lose(KEY)
+                self.assertEqual(bodies(self.keeper.read(KEY)), [b"1"])
+                self.assertEqual(self.both(), [b"1"])
+                self.assertIn(f"restore {KEY}", self.shelf.said)
+
+    def test_but_not_where_it_was_deleted_or_is_too_old_or_invalidated(self) -> None:
+        def delete() -> None:
+            del self.shelf.records[KEY]
+            self.shelf.lost.clear()
+
+        def grow_old() -> None:
+            self.now += KEPT_FOR
+            self.shelf.lose(KEY)
+
+        def invalidate() -> None:
+            self.line.hear(encode(Invalidated(KEY)))
+            self.shelf.lose(KEY)
+
+        def mark() -> None:
+            self.notes.invalidations.mark(KEY)
+            self.shelf.lose(KEY)
+
+        def forget() -> None:
+            self.keeper.forget(TARGET)
+            self.shelf.lost.add(KEY)
+
+        for note in (Changed(KEY), MemoryLost()):
+            for happens in (delete, grow_old, invalidate, mark, forget):
+                with self.subTest(happens.__name__, note=note):
+                    self.add(variant(b"1"))
+                    self.line.hear(encode(note))
+                    happens()
+                    self.assertIsNone(self.keeper.read(KEY))
+                    self.assertEqual(self.both(), [])
+
+    def test_what_is_stored_anew_is_all_that_is_known(self) -> None:
+        self.add(variant(b"1"))
+        self.line.hear(encode(Changed(KEY)))
+        self.add(variant(b"2"))
+        self.shelf.lose(KEY)
+        self.hot.drop(KEY)
+        self.assertIsNone(self.keeper.read(KEY))
+
+    def test_what_is_set_aside_is_of_half_of_memorys_size(self) -> None:
+        self.hot.limit = 10_000
+        keeper = Keeper(self.hot, self.shelf, self.notes, Policy(), lambda: self.now, self.line)
+        self.hot.limit = MIB
+        for key, size in ((KEY, 2500), (OTHER, 1500)):
+            self.shelf.records[key] = Record((variant(b"x" * size),), NOW + 1000)
+            keeper.read(key)
+        self.line.hear(encode(Changed(OTHER)))
+        self.line.hear(encode(Changed(KEY)))
+        for key, kept in ((KEY, True), (OTHER, False)):
+            self.shelf.lose(key)
+            self.assertEqual(keeper.read(key) is not None, kept, key)
+
+
+class SharedAlone(KeepingTest):
+    """The store could be shared, and is not."""
+
+    shared = True
+
+    def test_nobody_is_told_and_memory_counts(self) -> None:
+        self.add(variant(b"1", "a"))
+        self.shelf.records[KEY] = Record((variant(b"2", "b"),), NOW)
+        self.add(variant(b"3", "c"))
+        self.assertEqual(self.both(), [b"3", b"1"])
+        self.assertNotIn(f"after {KEY}", self.shelf.said)
+        self.assertIsInstance(self.keeper.see(KEY), Seen)
+
+
+if __name__ == "__main__":
+    unittest.main()
