@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from api_relaying_server.http1.message import Field, Fields
@@ -32,6 +33,20 @@ def _holds(name: str) -> bool:
 
 
 _is_credential = lru_cache(maxsize=1024)(_holds)
+
+
+_IN_QUERIES = frozenset(("key", "appid", "app_id", "sig", "signature"))
+
+
+def credentials_in_query(target: str) -> tuple[str, ...]:
+    """The parameters of a target that say who asks, as they stand, sorted: many APIs take their
+    keys there.
+    """
+    _, _, query = target.partition("?")
+    if not query:
+        return ()
+    named = [(unquote(part.partition("=")[0]).lower(), part) for part in query.split("&")]
+    return tuple(sorted(part for name, part in named if name in _IN_QUERIES or _holds(name)))
 
 
 def has_credentials(fields: Fields) -> bool:
