@@ -53,7 +53,7 @@ TESTS: dict[str, tuple[str, ...]] = {
 """The quick tests about each module, those that find most per second first."""
 
 SECONDS, CPU_SECONDS = 120, 30
-"""After so long a module of tests counts as failed: one that waits for ever, one that never ends."""
+"""After so long a module of tests counts as failed: one that waits, one that goes on for ever."""
 
 ORDERS = "60"
 """Orders played of each small world: what a mutant spoils shows in the first ones."""
@@ -248,13 +248,15 @@ def chosen(mutants: Sequence[Mutant], seed: int, number: int) -> list[Mutant]:
 
 
 class Run(NamedTuple):
-    """Tests under way against a mutant, or against none: by whom, where, and what they are for."""
+    """Tests under way against a mutant, or against none: by whom, where, and of which module, with
+    its source.
+    """
 
     pid: int
     slot: Path
     file: str
     mutant: Mutant | None
-    tests: tuple[str, ...]
+    source: str
     began: float
 
 
@@ -270,9 +272,11 @@ class Verdict(NamedTuple):
 
 def start(slot: Path, file: str, mutant: Mutant | None, tests: tuple[str, ...]) -> Run:
     """Runs tests in a process, in a group of its own."""
-    target = slot / "python_source_files" / PACKAGE / file if mutant is not None else None
-    if target is not None and mutant is not None:
-        target.write_text(changed(target.read_text(), mutant))
+    source = ""
+    if mutant is not None:
+        target = _target(slot, file)
+        source = target.read_text()
+        target.write_text(changed(source, mutant))
     (slot / "told").write_text("")
     shutil.rmtree(slot / "tmp", ignore_errors=True)
     (slot / "tmp").mkdir()
@@ -284,7 +288,11 @@ def start(slot: Path, file: str, mutant: Mutant | None, tests: tuple[str, ...]) 
             status = _test(slot, tests)
         finally:
             os._exit(status)
-    return Run(pid, slot, file, mutant, tests, time.monotonic())
+    return Run(pid, slot, file, mutant, source, time.monotonic())
+
+
+def _target(slot: Path, file: str) -> Path:
+    return slot / "python_source_files" / PACKAGE / file
 
 
 def _test(slot: Path, tests: tuple[str, ...]) -> int:
@@ -335,9 +343,7 @@ def stop(run: Run) -> None:
     os.kill(run.pid, signal.SIGKILL)  # it may have no group of its own yet
     os.waitpid(run.pid, 0)
     if run.mutant is not None:
-        shutil.copy2(
-            SOURCES / PACKAGE / run.file, run.slot / "python_source_files" / PACKAGE / run.file
-        )
+        _target(run.slot, run.file).write_text(run.source)
 
 
 Job = tuple[str, "Mutant | None", "tuple[str, ...]"]
