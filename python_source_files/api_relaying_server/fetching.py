@@ -22,7 +22,7 @@ from api_relaying_server.caching.conditional import (
     is_not_modified,
 )
 from api_relaying_server.caching.freshness import Lifetime, lifetime
-from api_relaying_server.caching.invalidation import targets_to_invalidate
+from api_relaying_server.caching.invalidation import is_unsafe, targets_to_invalidate
 from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import has_strong_identity, with_content
@@ -45,8 +45,16 @@ from api_relaying_server.caching.validation import (
     times_alone,
     validated,
 )
-from api_relaying_server.caching.vary import selecting_names, selecting_values
-from api_relaying_server.errors import UpstreamCut, UpstreamError, UpstreamResting
+from api_relaying_server.caching.vary import names_origins, selecting_names, selecting_values
+from api_relaying_server.errors import (
+    LackOfOwn,
+    UpstreamCut,
+    UpstreamError,
+    UpstreamNameUnknown,
+    UpstreamRefused,
+    UpstreamResting,
+    UpstreamTlsError,
+)
 from api_relaying_server.http1.credentials import credentials_of
 from api_relaying_server.http1.grammar import format_date, parse_content_range
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
@@ -76,6 +84,7 @@ SMALL_BODY = 65536
 
 _CONDITIONS = ("if-none-match", "if-modified-since")
 _RANGE = ("range", "if-range")
+_NOTHING_SENT = (UpstreamResting, UpstreamRefused, UpstreamNameUnknown, UpstreamTlsError, LackOfOwn)
 _ALL_CONDITIONS = frozenset((*_CONDITIONS, *CONDITIONS_FOR_ORIGINS))
 
 
@@ -202,6 +211,7 @@ class Fetcher:
         self._policy = policy
         self._public_host = public_host
         self._has_hinted = False
+        self._tells_origins_apart = False  # as far as it has shown
 
     def as_seen(self, request: RequestHead, client: Client) -> RequestHead:
         """The request with its fields as the upstream will see them: they select the response."""
@@ -213,6 +223,14 @@ class Fetcher:
             pass_refresh=self._policy.client_refresh,
         )
         return request.seen_as(seen)
+
+    def _selecting_names(self, fields: Fields) -> tuple[str, ...] | None:
+        """The request fields that select a response with these fields, by all that the upstream has
+        shown of itself.
+        """
+        if not self._tells_origins_apart and names_origins(fields):
+            self._tells_origins_apart = True
+        return selecting_names(fields, self._tells_origins_apart)
 
     # For a request that a stored response could answer...
 
@@ -309,7 +327,7 @@ class Fetcher:
             LOG.info(
                 "the answer to %s is not shared, because its request had %s; where that means "
                 "nothing to the API, --ignore-field %s drops it",
-                request.target,
+                request.shown,
                 names[0],
                 names[0],
             )
@@ -324,7 +342,7 @@ class Fetcher:
             return None
         merged = freshened(stored, head.fields, fetch.request_time, fetch.response_time)
         kept = merged.changed(fields=stored_fields(merged.fields))
-        names = selecting_names(merged.fields)
+        names = self._selecting_names(merged.fields)
         before = tuple(name for name, _ in stored.selecting)
         if names is not None and (query.ask.reason == "vary-miss" or names != before):
             # RFC 9111, 4.3.4: this request selects it now, by the fields that it now varies by.
@@ -399,7 +417,7 @@ class Fetcher:
         record = self._keeper.read(cache_key(request.target))
         if record is None or head.status in FAILURE_STATUSES or head.status == 304:
             return
-        names = selecting_names(head.fields)
+        names = self._selecting_names(head.fields)
         _, rule = self._judge(received._replace(request=request), head.status, head.fields)
         if names is None or not may_be_shared(rule):
             return
@@ -471,7 +489,7 @@ class Fetcher:
     def _template(self, received: Received) -> StoredResponse | None:
         """What is kept of a response, without its content; None where nothing can be."""
         head, fetch = received.head, received.fetch
-        names = selecting_names(head.fields)
+        names = self._selecting_names(head.fields)
         if names is None:
             return None
         first, complete = 0, None
@@ -498,7 +516,12 @@ class Fetcher:
         """The upstream's answer to a request as it came, and what it makes doubtful (RFC 9111,
         4.4).
         """
-        received = self._send(request, caller, Plan(request.method))
+        try:
+            received = self._send(request, caller, Plan(request.method))
+        except UpstreamError as error:
+            if is_unsafe(request) and not isinstance(error, _NOTHING_SENT):
+                self._keeper.invalidate(request.target)  # nobody knows what it has done
+            raise
         with _closed_by_a_fault(received.fetch):
             own = self._invalidate(received)
             # What answers a condition or an overridden method is no answer to others, nor is what

@@ -145,7 +145,7 @@ class Keeper:
         """What the store has under a key; memory gets it, unless it is what is known already."""
         stripe = hash(key) % _STRIPES
         before = self._changes[stripe]
-        record = self._store.read(key)
+        record = self._from_store(key)
         if record is None and len(self._last_known):
             record = self._still_known(key)
         if record is not None and record != known:
@@ -155,6 +155,21 @@ class Keeper:
             if self._changes[stripe] != before:
                 self.hot.drop(key)  # it may be older than that change
         return record
+
+    def _from_store(self, key: str) -> Record | None:
+        """What the store has under a key. What was asked for before the key was invalidated is
+        doubtful, be the word of it in the store already or not: a store may be slow or full.
+        """
+        record = self._store.read(key)
+        invalidated = self.notes.invalidations.time_of(key)
+        if record is None or all(v.request_time >= invalidated for v in record.variants):
+            return record
+        return record._replace(
+            variants=tuple(
+                v if v.request_time >= invalidated else v.changed(must_validate=True)
+                for v in record.variants
+            )
+        )
 
     def see(self, key: str, before: Seen | None = None) -> Seen:
         """What is stored under a key, and when that was so: what was seen `before` if nothing has
@@ -252,7 +267,15 @@ class Keeper:
                 self._drop(key)
             else:
                 self._put(key, target, [v.changed(must_validate=True) for v in record.variants])
+        if record is not None and not self._shares:
+            self._wait_for_store(key)
         return now if before <= began else None
+
+    def _wait_for_store(self, key: str) -> None:
+        """Waits a moment until a change is stored: what is answered then outlives a crash."""
+        stored = threading.Event()
+        self._store.after_write(key, stored.set, hurry=True)
+        stored.wait(TELL_AT_MOST)
 
     def forget(self, target: str) -> bool:
         """Removes all variants of a target; True where there was something."""
@@ -274,7 +297,7 @@ class Keeper:
         known = False
         try:
             with self._lock_of(key):
-                record = self._store.read(key)
+                record = self._from_store(key)
                 if record is None and self._store.fault:
                     record = self.read(key)
                 known = record is not None
@@ -299,7 +322,7 @@ class Keeper:
             told.wait(TELL_AT_MOST)
 
     def _doubt(self, key: str) -> tuple[int, int]:
-        found = self.notes.invalidations.mark(key)
+        found = self.notes.invalidations.mark(key, self._clock())
         if not self._alone:
             self._coordinator.tell_changed(encode(Invalidated(key)), INVALIDATION_AT_MOST)
         return found
@@ -310,7 +333,7 @@ class Keeper:
         if isinstance(message, Changed):
             self._forget_changed(message.key)
         elif isinstance(message, Invalidated):
-            self.notes.invalidations.mark(message.key)
+            self.notes.invalidations.mark(message.key, self._clock())
             if not self._shares:
                 self._store.delete(message.key)
             self._drop(message.key)

@@ -28,7 +28,6 @@ from api_relaying_server.relay import Relay
 from api_relaying_server.tiers import flight
 from api_relaying_server.tiers.refresh import Job, Refresher
 from api_relaying_server.tiers.sharing.coordination import ALONE, Coordinator, Lease
-from api_relaying_server.tiers.sharing.messages import Invalidated, encode
 from api_relaying_server.tiers.stores.store import MemoryStore
 from tests import model
 from tests.model import Asking, Rules, Told
@@ -40,7 +39,6 @@ from tests.upstream_support import HandClock
 UNSAFE = ("POST", "PUT", "DELETE", "PATCH")
 STAMP = "X-Stamp"
 KEY = "GET /x"
-INVALIDATED = encode(Invalidated(KEY))
 NEVER = 1 << 30
 START = 1_700_000_000
 
@@ -319,7 +317,7 @@ class ChannelEnd(Coordinator):
 
     def __init__(self, channel: Channel) -> None:
         self.waiting: list[tuple[int, str]] = []  # since when
-        self.heard: list[tuple[int, int]] = []  # invalidations: told when, heard when
+        self.heard: list[tuple[int, int]] = []  # told when, heard when
         self._channel = channel
         self._drops: list[Callable[[str | None], None]] = []
 
@@ -345,13 +343,18 @@ class ChannelEnd(Coordinator):
         if not self._channel.far:
             self.hear_all()
 
+    def heard_all(self, since: int, until: int) -> int:
+        """When all that was told in that time was heard; `NEVER` where some is still to come."""
+        if any(since < told <= until for told, _ in self.waiting):
+            return NEVER
+        return max((at for told, at in self.heard if since < told <= until), default=until)
+
     def hear_all(self) -> None:
         """What is on its way comes."""
         while self.waiting:
             told, note = self.waiting.pop(0)
             self._channel.passed_on += 1
-            if note == INVALIDATED:
-                self.heard.append((told, self._channel.log.tick()))
+            self.heard.append((told, self._channel.log.tick()))
             for drop in self._drops:
                 drop(note)
 
@@ -627,7 +630,7 @@ class Judge:
 
     def _changes(self, worker: int) -> list[tuple[int, int]]:
         """(when the content changed, when one worker's clients may know it): when the client that
-        changed it has its answer, at another node when that is told.
+        changed it has its answer, and at another node what was told until then is heard.
         """
         by_step = {given.step: given for given in self._log.given}
         found = []
@@ -636,9 +639,9 @@ class Judge:
             if said.asking.method in UNSAFE and changing is not None:
                 known = changing.answered
                 if self._scene.far and changing.worker != worker:
-                    heard = self._play.ends[worker].heard
-                    known = min((at for told, at in heard if told > said.at), default=NEVER)
-                found.append((said.at, max(known, changing.answered)))
+                    end = self._play.ends[worker]
+                    known = max(known, end.heard_all(said.at, changing.answered))
+                found.append((said.at, known))
         return found
 
     # ...and what is kept.

@@ -469,6 +469,29 @@ class IsolationCases(unittest.TestCase):
         for relay in (self.here, self.there):
             self.assertEqual(relay.get(target).body, b"new")
 
+    def test_an_unsafe_request_whose_outcome_nobody_knows(self) -> None:
+        override = [("X-HTTP-Method-Override", "DELETE")]
+        lost: list[tuple[str, list[Field], Script]] = [
+            ("PUT", [], [CLOSE]),
+            ("POST", [], response(504)),
+            ("DELETE", [], response(502)),
+            ("GET", override, response(200)),
+        ]
+        for method, headers, answered in lost:
+            with self.subTest(method):
+
+                def answer(asked: Asked, n: int, answered: Script = answered) -> Script:
+                    said = [("Cache-Control", "max-age=60")]
+                    unsafe = asked.method != "GET" or asked.get("x-http-method-override")
+                    return answered if unsafe else response(200, said, f"state {n}".encode())
+
+                target = self.play(answer)
+                self.here.get(target)
+                body = None if method == "GET" else b"x"
+                self.here.request(method, target, headers, body)
+                got, last = self.there.get(target).body, self.calls(target)
+                self.assertEqual(got, f"state {last}".encode())  # asked for now
+
     # 13. Dates of a clock that is ahead
 
     def test_a_date_ahead_keeps_nothing_from_being_stored(self) -> None:
@@ -482,6 +505,17 @@ class IsolationCases(unittest.TestCase):
         self.here.get(target)
         self.assertIn("stored", self.here.get(target).cache_status)
         eventually(lambda: "hit" in self.there.get(target).cache_status, "the second is stored")
+
+    def test_a_coding_that_nobody_knows_is_for_those_who_accept_it(self) -> None:
+        said = [("Cache-Control", "max-age=60"), ("Content-Encoding", "dcz")]
+
+        def answer(asked: Asked, n: int) -> Script:
+            accepts = "dcz" in (asked.get("accept-encoding") or "")
+            return response(200, said if accepts else said[:1], b"coded" if accepts else b"plain")
+
+        target = self.play(answer)
+        self.here.get(target, [("Accept-Encoding", "gzip, dcz")])
+        self.assertEqual(self.there.get(target, [("Accept-Encoding", "gzip")]).body, b"plain")
 
     # 14, 17
 

@@ -53,7 +53,7 @@ TESTS: dict[str, tuple[str, ...]] = {
 """The quick tests about each module, those that find most per second first."""
 
 SECONDS, CPU_SECONDS = 120, 30
-"""After so long a module of tests counts as failed: one that waits, one that goes on for ever."""
+"""After so long a module of tests counts as failed: it waits for ever, or never ends."""
 
 ORDERS = "60"
 """Orders played of each small world: what a mutant spoils shows in the first ones."""

@@ -70,6 +70,22 @@ PARTS = read_table()
 
 OWN_READING = (
     (
+        "RFC 9111, 3.1",
+        "asks to keep all fields. `Set-Cookie` is left out of what is stored, as if `private` "
+        "named it, unless the origin says `public`: a cookie is for the one who got it.",
+    ),
+    (
+        "RFC 9111, 3.5",
+        "is about `Authorization`. Here `Cookie` and keys in fields of other names count as "
+        "credentials, too, and freshness that the origin did not give is for requests without any.",
+    ),
+    (
+        "RFC 9111, 4.3.5",
+        "asks to update what is stored by a HEAD that agrees with it. The relay sends a HEAD only "
+        "where what is stored has no validator. Nothing then shows that the content is the same, "
+        "so it updates nothing, and makes doubtful what it contradicts.",
+    ),
+    (
         "RFC 9111, 5.2",
         "asks a proxy to pass on the cache directives of requests. Without `--client-refresh` "
         "the relay keeps `Cache-Control` and `Pragma` of clients to itself: to some upstreams "

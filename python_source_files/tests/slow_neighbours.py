@@ -31,8 +31,11 @@ PATIENCE = 15.0
 TARGET, KEY = "/menu", "GET /menu"
 
 
-def response(text: str = "", asked: float = 1.0, accept: str | None = None) -> StoredResponse:
-    """A response that tells itself from others by its body, asked for at this time."""
+def response(
+    text: str = "", asked: float | None = None, accept: str | None = None
+) -> StoredResponse:
+    """A response that tells itself from others by its body, asked for at this time, or now."""
+    asked = time.time() if asked is None else asked
     body = text.encode()
     fields = Fields([("Content-Type", "text/plain"), ("Vary", "Accept")])
     selecting = (("accept", accept),)
@@ -106,7 +109,7 @@ class TwoWorkers(unittest.TestCase):
     def replace(self, worker: Worker, text: str) -> None:
         """A worker puts something new in place of what is there, as a 304 does."""
         old = worker.variants()[0]
-        worker.keeper.replace(TARGET, [(old, response(text, asked=5.0))], worker.keeper.tick())
+        worker.keeper.replace(TARGET, [(old, response(text))], worker.keeper.tick())
 
 
 class Changes(TwoWorkers):
@@ -120,7 +123,7 @@ class Changes(TwoWorkers):
     def test_a_change_is_seen_when_its_maker_goes_on(self) -> None:
         for name, change in (
             ("replaced", lambda: self.replace(self.one, "new")),
-            ("added", lambda: self.one.add(response("new", asked=9.0))),
+            ("added", lambda: self.one.add(response("new"))),
         ):
             with self.subTest(name):
                 self.one.keeper.forget(TARGET)
@@ -135,6 +138,22 @@ class Changes(TwoWorkers):
         self.one.keeper.invalidate(TARGET)
         self.other.pass_loop()
         self.assertEqual([v.must_validate for v in self.other.variants()], [True])
+
+    def test_an_invalidation_that_the_store_cannot_take(self) -> None:
+        """It is read-only, full, or another one's for a while."""
+        self.both_know()
+        self.other.keeper.hot.clear()
+        with mock.patch.object(self.one.store, "write"):
+            self.one.keeper.invalidate(TARGET)
+        for worker in (self.other, self.one):
+            worker.pass_loop()
+            worker.keeper.hot.clear()
+            self.assertEqual([v.must_validate for v in worker.variants()], [True])
+        self.one.add(response("new", asked=time.time()))
+        self.one.store.flush(PATIENCE)
+        self.other.pass_loop()
+        self.other.keeper.hot.clear()
+        self.assertEqual([v.must_validate for v in self.other.variants()], [False])
 
     def test_a_purge(self) -> None:
         self.both_know()

@@ -606,7 +606,7 @@ class KeeperTest(unittest.TestCase):
         for spoil in (
             lambda: self.shelf.deleted.add(self.key),
             lambda: self.hear("doubt " + self.key),
-            lambda: self.keeper.notes.invalidations.mark(self.key),
+            lambda: self.keeper.notes.invalidations.mark(self.key, self.now),
             lambda: setattr(self, "now", self.now + KEPT_FOR + 1),
         ):
             with self.subTest():

@@ -121,7 +121,9 @@ def as_it_is(name: str) -> Removal:
 
 def quiet_invalidation() -> AbstractContextManager[Any]:
     """Telling others what is invalidated."""
-    return mock.patch.object(Keeper, "_doubt", lambda self, key: self.notes.invalidations.mark(key))
+    return mock.patch.object(
+        Keeper, "_doubt", lambda self, key: self.notes.invalidations.mark(key, 0.0)
+    )
 
 
 def unmarked_invalidation() -> AbstractContextManager[Any]:

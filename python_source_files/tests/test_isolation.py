@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import unittest
 
 from tests import isolation_cases
 from tests.isolation_cases import Held, World, user
-from tests.relay_support import RunningRelay, eventually, http_date, response
+from tests.relay_support import CLOSE, Asked, RunningRelay, Script, eventually, http_date, response
 
 FLAGS = ("--cool-down", "0", "--default-ttl", "300")
 
@@ -105,6 +106,35 @@ class SettingsTest(unittest.TestCase):
             self.assertIn("hit", relay.get("/x", who).cache_status)
         self.assertIn("fwd=", relay.get("/x", user("A", "X-API-Key")).cache_status)
 
+    def test_an_origin_that_is_refused_by_silence_denies_nobody_else(self) -> None:
+        relay = self.relay()
+
+        def answer(asked: Asked, n: int) -> Script:
+            fields = [("Cache-Control", "max-age=60")]
+            if asked.get("origin") == "https://good.test":
+                fields.append(("Access-Control-Allow-Origin", "https://good.test"))
+            return response(200, fields, b"x")
+
+        self.world.answers.update({"/a": answer, "/b": answer})
+        good, evil = [("Origin", "https://good.test")], [("Origin", "https://evil.test")]
+        relay.get("/a", good)  # the upstream shows that it tells origins apart
+        for path in ("/a", "/b"):
+            self.assertEqual(relay.get(path, evil).all("access-control-allow-origin"), [])
+            permitted = relay.get(path, good).all("access-control-allow-origin")
+            self.assertEqual(permitted, ["https://good.test"])
+
+    def test_no_query_is_in_the_log(self) -> None:
+        relay = self.relay()
+        cut = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nab"
+        self.world.answers["/cut"] = lambda asked, n: [cut, CLOSE]
+        self.world.answers["/hint"] = lambda asked, n: response(200, (), b"x")
+        with contextlib.suppress(EOFError):
+            relay.get("/cut?api_key=SECRET")
+        relay.get("/hint?api_key=SECRET", user("A"))
+        for words in ("/cut?... was cut", "/hint?... is not shared"):
+            eventually(lambda words=words: words in relay.log(), words)  # type: ignore[misc]
+        self.assertNotIn("SECRET", relay.log())
+
     def test_the_first_answer_that_is_kept_apart_names_the_flag_once(self) -> None:
         relay = self.relay()
         self.world.answers["/x"] = lambda asked, n: response(200, [("Date", http_date())], b"x")
@@ -115,3 +145,14 @@ class SettingsTest(unittest.TestCase):
         self.assertEqual(len(hints), 1)
         self.assertIn("--ignore-field cookie", hints[0])
         self.assertNotIn("sid=", relay.log())
+
+    def test_what_is_renewed_in_the_background_is_asked_for_without_credentials(self) -> None:
+        relay = self.relay()
+        said = "max-age=5, stale-while-revalidate=60"
+        self.world.answers["/x"] = lambda asked, n: response(
+            200, [("Cache-Control", said), ("Age", "9")], str(asked.get("cookie")).encode()
+        )
+        relay.get("/x")
+        self.assertIn("ttl=-", relay.get("/x", user("A")).cache_status)
+        eventually(lambda: len(self.world.calls("/x")) > 1, "it is renewed")
+        self.assertEqual([asked.get("cookie") for asked in self.world.calls("/x")], [None] * 2)

@@ -529,7 +529,7 @@ class SharedStore(KeepingTest):
             self.shelf.lose(KEY)
 
         def mark() -> None:
-            self.notes.invalidations.mark(KEY)
+            self.notes.invalidations.mark(KEY, 1.0)
             self.shelf.lose(KEY)
 
         def forget() -> None:

@@ -48,25 +48,25 @@ class InvalidationsTest(unittest.TestCase):
         self.assertEqual((self.invalidations.now, self.invalidations.last("a")), (0, 0))
 
     def test_each_invalidation_has_a_tick_and_tells_the_one_before(self) -> None:
-        self.assertEqual(self.invalidations.mark("a"), (0, 1))
-        self.assertEqual(self.invalidations.mark("b"), (0, 2))
-        self.assertEqual(self.invalidations.mark("a"), (1, 3))
+        self.assertEqual(self.invalidations.mark("a", 1.0), (0, 1))
+        self.assertEqual(self.invalidations.mark("b", 1.0), (0, 2))
+        self.assertEqual(self.invalidations.mark("a", 1.0), (1, 3))
         self.assertEqual([self.invalidations.last(key) for key in "abc"], [3, 2, 0])
         self.assertEqual(self.invalidations.now, 3)
 
     def test_what_began_before_all_were_invalidated_is_old(self) -> None:
-        self.invalidations.mark("a")
+        self.invalidations.mark("a", 1.0)
         began = self.invalidations.now
         self.invalidations.mark_all()
         for key in "ab":
             self.assertGreater(self.invalidations.last(key), began)
             self.assertLessEqual(self.invalidations.last(key), self.invalidations.now)
-        self.assertEqual(self.invalidations.mark("a"), (2, 3))
+        self.assertEqual(self.invalidations.mark("a", 1.0), (2, 3))
 
     def test_of_a_key_that_is_forgotten_the_worst_is_taken(self) -> None:
         with mock.patch.object(notes_module, "LIMIT", 2):
             for key in "aabc":
-                self.invalidations.mark(key)
+                self.invalidations.mark(key, 1.0)
         self.assertEqual([self.invalidations.last(key) for key in "abcd"], [2, 3, 4, 2])
         self.assertEqual(self.invalidations.now, 4)
 

@@ -96,6 +96,10 @@ class Fresher(unittest.TestCase):
             found = verdict(request(), stored(MINUTE), after=after)
             self.assertIsInstance(found, Fresh if expected == "fresh" else Ask)
 
+    def test_what_was_stored_at_a_time_to_come_is_stale(self) -> None:
+        for after, expected in ((-1, "fresh"), (-1.1, "stale"), (-1e6, "stale")):
+            self.assertEqual(outcome(request(), stored(MINUTE), after=after), expected, after)
+
     def test_a_hit_asks_nobody(self) -> None:
         found = verdict(request(), stored(MINUTE), after=59)
         assert isinstance(found, Fresh)

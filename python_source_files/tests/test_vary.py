@@ -394,7 +394,8 @@ class Codings(unittest.TestCase):
 
     def test_codings_of_a_response(self) -> None:
         self.assertEqual(content_codings(fields("Content-Encoding: BR")), ["br"])
-        self.assertEqual(content_codings(fields("Content-Encoding: unheard-of")), [])
+        self.assertEqual(content_codings(fields("Content-Encoding: unheard-of")), ["unheard-of"])
+        self.assertEqual(content_codings(fields("Content-Encoding: Identity")), [])
         self.assertEqual(content_codings(fields()), [])
         self.assertFalse(accepts_coding(Asked(fields("Accept-Encoding: identity")), "gzip"))
 

@@ -10,6 +10,18 @@ SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 """RFC 9110, 9.2.1; a method that is not known counts as unsafe."""
 
 
+OVERRIDES = frozenset(("x-http-method", "x-http-method-override", "x-method-override"))
+"""Fields by which some origins take a request for one of another method."""
+
+UNKNOWN_OUTCOMES = frozenset((502, 504))
+"""What a gateway says where it does not know what the origin has done."""
+
+
+def is_unsafe(request: RequestHead) -> bool:
+    """True where a request may change something at its origin (RFC 9110, 9.2.1)."""
+    return request.method not in SAFE_METHODS or request.fields.has_any(OVERRIDES)
+
+
 def targets_to_invalidate(
     request: RequestHead, status: int, fields: Fields, upstream: str = ""
 ) -> list[str]:
@@ -17,9 +29,10 @@ def targets_to_invalidate(
 
     That is the request's own, and those that `Location` and `Content-Location` name on the same
     origin: below the relay's own authority (the request's `Host`) or below the `upstream` base
-    URL. Empty unless the request was unsafe and the answer no error.
+    URL. Empty unless the request was unsafe and the answer no error, or one that leaves open what
+    has been done.
     """
-    if request.method in SAFE_METHODS or not 200 <= status < 400:
+    if not is_unsafe(request) or not (200 <= status < 400 or status in UNKNOWN_OUTCOMES):
         return []
     targets = [request.target]
     for name in ("location", "content-location"):

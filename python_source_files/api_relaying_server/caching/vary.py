@@ -52,7 +52,6 @@ _PREFERENCES = {
 12.4.2, 12.5). The letters' case of what is preferred, and white space, mean nothing.
 """
 
-_KNOWN_CODINGS = frozenset(("gzip", "deflate", "br", "zstd", "compress"))
 _OLD_CODINGS = {"x-gzip": "gzip", "x-compress": "compress"}
 """RFC 9110, 8.4.1.1, 8.4.1.3: the same codings by other names."""
 
@@ -132,19 +131,30 @@ def _combined(values: Sequence[str]) -> str:
     return "".join([piece.strip(" \t") for piece in _PIECE.findall(text)])
 
 
-def selecting_names(response_fields: Fields) -> tuple[str, ...] | None:
+def names_origins(response_fields: Fields) -> bool:
+    """True where a response permits one `Origin` by its name: its upstream tells them apart."""
+    return any(value != "*" for value in response_fields.all(_PERMISSION))
+
+
+def selecting_names(
+    response_fields: Fields, tells_origins_apart: bool = False
+) -> tuple[str, ...] | None:
     """The lower-case names of the request fields that select this response, sorted; None for
     `Vary: *`, and for one of which a member is no field name: nobody knows by what it varies.
 
     A response in a coding is selected by `Accept-Encoding` even where its origin forgot to say so,
-    and each by `Origin` or `ANY_ORIGIN`.
+    and each by `Origin` or `ANY_ORIGIN`. An upstream that `tells_origins_apart` may have refused
+    one by leaving its permission out.
     """
     members = split_lists(response_fields.all("vary"))
     if "*" in members or not all(map(is_token, members)):
         return None
     names = {member.lower() for member in members}
     if ORIGIN not in names:
-        names.add(ORIGIN if _is_for_one_origin(response_fields) else ANY_ORIGIN)
+        for_one = _is_for_one_origin(response_fields) or (
+            tells_origins_apart and _PERMISSION not in response_fields
+        )
+        names.add(ORIGIN if for_one else ANY_ORIGIN)
     if content_codings(response_fields):
         names.add("accept-encoding")
     return tuple(sorted(names))
@@ -194,9 +204,9 @@ def fields_that_select(selecting: Selecting) -> Fields:
 
 
 def content_codings(fields: Fields) -> list[str]:
-    """The known content codings that a response is in; empty for none or those nobody knows."""
+    """The content codings that a response is in, known ones and others; empty for none."""
     named = (member.lower() for member in split_lists(fields.all("content-encoding")))
-    return [coding for coding in map(_new_name, named) if coding in _KNOWN_CODINGS]
+    return [coding for coding in map(_new_name, named) if coding != "identity"]
 
 
 def _new_name(coding: str) -> str:
@@ -253,8 +263,7 @@ def accepts(asked: Asked, fields: Fields) -> bool:
     """True where a response with these fields is one that a request can be given for its own:
     nothing in it is for others, whatever selected it.
     """
-    named = [_new_name(member.lower()) for member in split_lists(fields.all("content-encoding"))]
-    codings = [coding for coding in named if coding != "identity"]
+    codings = content_codings(fields)
     if not (all(accepts_coding(asked, one) for one in codings) if codings else _plain(asked)):
         return False
     permitted = fields.get(_PERMISSION)
@@ -276,7 +285,10 @@ def differs_in_form(stored: StoredResponse, asked: Asked) -> bool:
     """True where a request would select another form of a stored response, such as another coding,
     and not what is in it: as far as `accepts` can tell whether that form will do.
     """
-    return all(name in _FORMS or asked.value(name) == value for name, value in stored.selecting)
+    other = [name for name, value in stored.selecting if asked.value(name) != value]
+    if "accept-encoding" in other and not content_codings(stored.fields):
+        return False  # who accepts another coding would be kept from it for ever
+    return _FORMS.issuperset(other)
 
 
 def matches(stored: StoredResponse, request_fields: Fields) -> bool:

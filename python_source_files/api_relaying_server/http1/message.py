@@ -156,6 +156,12 @@ class RequestHead:
             self._credentialed = any(is_credential(line[0]) for line in self.lines)
         return self._credentialed
 
+    @property
+    def shown(self) -> str:
+        """The target as it is shown in a log: its query may hold secrets."""
+        path, mark, _ = self.target.partition("?")
+        return path + mark + "..." * bool(mark)
+
     def seen_as(self, seen: Fields) -> RequestHead:
         """The same request, of which the upstream will see these fields."""
         return self._copy(self.method, seen)

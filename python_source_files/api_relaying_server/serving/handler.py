@@ -165,7 +165,7 @@ class RelayHandler(BaseHTTPRequestHandler):
 
     def _of_a_bug(self, request: RequestHead) -> Answer:
         number = self._number = uuid.uuid4().hex[:12]
-        LOG.exception("request %s (%s %s) failed", number, request.method, request.target)
+        LOG.exception("request %s (%s %s) failed", number, request.method, request.shown)
         self._owner.count_bug()
         return problem_answer(
             RelayError(f"a fault of the relay; its log tells more under {number}")
@@ -243,7 +243,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         """The upstream's answer broke off: told in full while nothing is out, else by cutting the
         connection.
         """
-        LOG.warning("the answer to %s %s was cut: %s", request.method, request.target, error.detail)
+        LOG.warning("the answer to %s %s was cut: %s", request.method, request.shown, error.detail)
         if unsent:
             self._write(request, problem_answer(error), False)
         return False

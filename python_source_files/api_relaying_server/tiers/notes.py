@@ -49,6 +49,7 @@ class Invalidations:
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards all that follows
         self._ticks: dict[str, int] = {}
+        self._times: dict[str, float] = {}  # the Unix time of each
         self._now = 0
         self._floor = 0  # no key was invalidated before this, as far as is known
 
@@ -57,13 +58,18 @@ class Invalidations:
         """The tick of this moment."""
         return self._now
 
-    def mark(self, key: str) -> tuple[int, int]:
-        """The key is invalidated now: the tick before at which it was, and that of now."""
+    def mark(self, key: str, now: float) -> tuple[int, int]:
+        """The key is invalidated now (Unix time): the tick before at which it was, and that of
+        now.
+        """
         with self._lock:
             before = self._ticks.pop(key, self._floor)
             self._now += 1
+            self._times[key] = now
             while len(self._ticks) >= LIMIT:
-                self._floor = self._ticks.pop(next(iter(self._ticks)))
+                oldest = next(iter(self._ticks))
+                self._floor = self._ticks.pop(oldest)
+                self._times.pop(oldest, None)
             self._ticks[key] = self._now
             return before, self._now
 
@@ -73,6 +79,10 @@ class Invalidations:
             self._now += 1
             self._floor = self._now
             self._ticks.clear()
+
+    def time_of(self, key: str) -> float:
+        """The Unix time at which the key was last invalidated; 0 where that is not known."""
+        return self._times.get(key, 0.0)
 
     def last(self, key: str) -> int:
         """The tick at which the key was last invalidated."""

@@ -71,9 +71,9 @@ class Refresher:
             try:
                 job()
             except RelayError as error:
-                LOG.debug("no renewal of %s: %s", key, error)
+                LOG.debug("no renewal: %s", error)
             except Exception:
-                LOG.exception("renewing %s failed", key)
+                LOG.exception("a renewal failed")
             following = self._next(key)
 
     @property
