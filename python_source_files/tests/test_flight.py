@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import tracemalloc
 import unittest
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,15 @@ from unittest import mock
 
 from api_relaying_server.errors import ClientGone, UpstreamCut, UpstreamError
 from api_relaying_server.tiers import flight
-from api_relaying_server.tiers.flight import Flight, Landing, Listener, Room, SharedBody, Until
+from api_relaying_server.tiers.flight import (
+    Flight,
+    Landing,
+    Listener,
+    Room,
+    Share,
+    SharedBody,
+    Until,
+)
 
 
 class Pieces:
@@ -67,6 +76,108 @@ class FlightTest(unittest.TestCase):
         landing.deliver("a")
         landing.deliver("b")
         self.assertEqual(landing.wait(0), "a")
+
+    def test_numbers_grow(self) -> None:
+        flights: Flight[str] = Flight()
+        numbers = [flights.number() for _ in range(3)]
+        self.assertEqual(numbers, sorted(set(numbers)))
+
+    def test_whom_an_outcome_did_not_fit_one_leads_and_the_others_follow_that(self) -> None:
+        flights: Flight[str] = Flight()
+        tried, _ = flights.join("k")
+        newer, leads = flights.join("k", tried)
+        self.assertEqual((newer is not tried, leads), (True, True))
+        self.assertEqual(flights.join("k", tried), (newer, False))
+        self.assertEqual(flights.join("k"), (newer, False))
+        flights.leave("k", tried)
+        self.assertEqual(len(flights), 1)
+        flights.leave("k", newer)
+        self.assertEqual(flights.join("k", tried), (newer, False))  # be it over by now
+        self.assertEqual(len(flights), 0)
+        self.assertTrue(flights.join("k", newer)[1])
+
+    def test_who_comes_back_with_another_key_follows_what_is_under_way_there(self) -> None:
+        flights: Flight[str] = Flight()
+        tried, _ = flights.join("k")
+        flights.join("k", tried)
+        other, leads = flights.join("other", tried)
+        self.assertTrue(leads)
+        self.assertIs(tried.next, other)
+        self.assertEqual(other.key, "other")
+        self.assertEqual(flights.join("other", tried), (other, False))
+        again, leads = flights.join("k", tried)
+        self.assertEqual((leads, again is tried.next), (False, True))
+
+    def test_it_is_told_once_when_the_fetch_is_over_and_its_outcome_known(self) -> None:
+        for first in ("deliver", "end"):
+            landing: Landing[str] = Landing("k")
+            told: list[str] = []
+            landing.on_finished(lambda: told.append("one"))  # noqa: B023
+            landing.on_finished(lambda: told.append("two"))  # noqa: B023
+            self.assertEqual((landing.waiting, landing.finished), (2, False))
+            for step in (first, "end" if first == "deliver" else "deliver"):
+                self.assertEqual(told, [])
+                if step == "end":
+                    landing.end()
+                else:
+                    landing.deliver("a")
+                self.assertEqual(landing.delivered, step == "deliver" or first == "deliver")
+            self.assertEqual((told, landing.waiting), (["one", "two"], 0))
+            self.assertTrue(landing.finished)
+            landing.end()
+            landing.deliver("b")
+            self.assertEqual((told, landing.wait(0)), (["one", "two"], "a"))
+            landing.on_finished(lambda: told.append("late"))  # noqa: B023
+            self.assertEqual((told, landing.waiting), (["one", "two", "late"], 0))
+
+    def test_those_who_wait_are_counted_and_told_when_the_leader_leaves(self) -> None:
+        flights: Flight[str] = Flight()
+        landing, _ = flights.join("k")
+        other, _ = flights.join("other")
+        told: list[str] = []
+        for one, name in ((landing, "a"), (landing, "b"), (other, "c")):
+            one.on_finished(lambda name=name: told.append(name))  # type: ignore[misc]
+        self.assertEqual(flights.waiting(), 3)
+        landing.deliver("a")
+        self.assertEqual(told, [])
+        flights.leave("k", landing)
+        self.assertEqual((told, flights.waiting()), (["a", "b"], 1))
+
+    def test_who_waits_for_a_body_that_is_left_alone_reads_along(self) -> None:
+        flights: Flight[str] = Flight()
+        landing, _ = flights.join("k")
+        without, _ = flights.join("other")
+        told: list[str] = []
+        for one in (landing, without):
+            one.on_finished(lambda one=one: told.append(one.key))  # type: ignore[misc]
+            one.deliver("a")
+        body = landing.body = SharedBody(Pieces(b"ab", b"cd", b"ef"), 100, lambda whole: None)
+        reader = iter(body.attach() or ())
+        with mock.patch.object(time, "monotonic", lambda: 1000.0):
+            next(reader)
+        flights.hurry(1000.0 + flight.LEFT_ALONE)
+        self.assertEqual(told, [])
+        with mock.patch.object(time, "monotonic", lambda: 2000.0):
+            next(reader)
+        flights.hurry(1001.0 + flight.LEFT_ALONE)
+        self.assertEqual(told, [])
+        flights.hurry(2000.1 + flight.LEFT_ALONE)
+        self.assertEqual(told, ["k"])
+        self.assertEqual(list(reader), [b"ef"])
+        self.assertFalse(body.is_left_alone(float("inf")))  # there is no more
+
+    def test_a_body_that_is_being_read_is_not_left_alone(self) -> None:
+        alone: list[bool] = []
+
+        class Looked(Pieces):
+            def read(self, listener: Listener | None = None) -> tuple[bytes, bool]:
+                alone.append(body.is_left_alone(float("inf")))
+                return super().read(listener)
+
+        body = SharedBody(Looked(b"ab", b"cd"), 100, lambda whole: None)
+        self.assertTrue(body.is_left_alone(float("inf")))
+        list(body.attach() or ())
+        self.assertEqual(alone, [False, False])
 
 
 class SharedBodyTest(unittest.TestCase):
@@ -201,6 +312,113 @@ class SharedBodyTest(unittest.TestCase):
         self.assertTrue(done.is_set())
         self.assertEqual(sum(sizes), 6 * len(piece))
 
+    def test_who_takes_nothing_is_cut_so_that_the_others_go_on(self) -> None:
+        piece = b"x" * (flight.WINDOW // 2)
+        body = SharedBody(Pieces(*[piece] * 6), 0, None)
+        fast, slow, gone = body.attach(), body.attach(), body.attach()
+        assert fast is not None and slow is not None and gone is not None
+        taking = iter(slow)
+        with mock.patch.object(flight, "SLOWEST_WAIT", 0.05):
+            quick = iter(fast)
+            next(taking)
+            for _ in range(3):
+                next(quick)
+            next(quick)  # the window is full: the slowest goes
+            self.assertEqual((gone.is_cut, slow.is_cut, fast.is_cut), (True, False, False))
+            self.assertEqual(b"".join(quick), piece * 2)
+        self.assertTrue(slow.is_cut)
+        for reader in (gone, slow):
+            with self.assertRaises(UpstreamCut) as raised:
+                list(reader)
+            self.assertIn("too slowly", raised.exception.detail)
+            reader.close()
+
+    def test_who_is_cut_gets_nothing_that_does_not_follow(self) -> None:
+        """Though what others still read lies where he has been: no bytes at all, then."""
+        pieces = [bytes([n]) * (flight.WINDOW // 3) for n in range(8)]
+        body = SharedBody(Pieces(*pieces), 0, None)
+        readers = [body.attach() for _ in range(3)]
+        fast, middle, slow = (iter(reader or ()) for reader in readers)
+        got = next(slow)
+        with mock.patch.object(flight, "SLOWEST_WAIT", 0.0):
+            for _ in range(3):
+                next(middle)
+            for _ in range(6):
+                next(fast)
+        assert readers[2] is not None
+        self.assertTrue(readers[2].is_cut)
+        with self.assertRaises(UpstreamCut):
+            got += next(slow)
+        self.assertEqual(got, pieces[0])
+
+    def test_the_window_holds_so_much_and_no_more(self) -> None:
+        for size, cut in ((flight.WINDOW, False), (flight.WINDOW + 1, True)):
+            body = SharedBody(Pieces(b"x" * size, b"y", b"z"), 0, None)
+            fast, slow = body.attach(), body.attach()
+            assert fast is not None and slow is not None
+            with mock.patch.object(flight, "SLOWEST_WAIT", 0.0):
+                taking = iter(fast)
+                next(taking)
+                next(taking)
+            self.assertEqual(slow.is_cut, cut, size)
+
+    def test_how_much_more_is_fetched_for_the_store(self) -> None:
+        """Up to the bound and no further, be the length known or not."""
+        for known in (True, False):
+            for size, whole in ((flight.DRAIN_LIMIT, True), (flight.DRAIN_LIMIT + 1, False)):
+                stored: list[bytes] = []
+                source = Pieces(b"ab", b"x" * size, *([] if known else [b""]))
+                source.length = size + 2 if known else None
+                body = SharedBody(source, 1 << 30, stored.append)
+                reader = body.attach()
+                assert reader is not None
+                next(iter(reader))
+                source.length = size if known else None
+                reader.close()
+                self.assertEqual((len(stored), source.closed), (int(whole), not whole), known)
+
+    def test_the_last_one_who_leaves_ends_nothing_that_is_being_fetched(self) -> None:
+        class Leaving(Pieces):
+            def read(self, listener: Listener | None = None) -> tuple[bytes, bool]:
+                assert reader is not None
+                reader.close()
+                return super().read(listener)
+
+        source = Leaving(b"ab", b"cd")
+        body = SharedBody(source, 100, None)
+        reader = body.attach()
+        body.settle()
+        self.assertFalse(source.closed)
+
+    def test_an_end_is_told_once(self) -> None:
+        for pieces in ((b"ab",), (b"ab", UpstreamCut("gone")), (b"abcd", b"e")):
+            ended: list[bool] = []
+            body = SharedBody(Pieces(*pieces), 3, lambda whole: None, lambda: ended.append(True))  # noqa: B023
+            reader = body.attach()
+            assert reader is not None
+            with contextlib.suppress(UpstreamCut):
+                list(reader)
+            reader.close()
+            self.assertEqual(ended, [True])
+
+    def test_it_is_kept_until_it_is_whole(self) -> None:
+        body = SharedBody(Pieces(b"ab", b"cd"), 100, lambda whole: None)
+        reader = iter(body.attach() or ())
+        self.assertTrue(body.is_kept)
+        next(reader)
+        self.assertTrue(body.is_kept)
+        next(reader)
+        self.assertFalse(body.is_kept)
+        self.assertFalse(SharedBody(Pieces(b"ab"), 100, None).is_kept)
+        self.assertFalse(SharedBody(Pieces(b"ab", length=3), 2, lambda whole: None).is_kept)
+
+    def test_a_client_without_a_body_reads_nothing_that_is_not_kept(self) -> None:
+        source = Pieces(b"ab", b"cd")
+        reader = SharedBody(source, 100, None).attach()
+        assert reader is not None
+        reader.finish()
+        self.assertEqual(source.reads, 0)
+
     def test_an_empty_body_settles_at_once(self) -> None:
         stored: list[bytes] = []
         body = SharedBody(Pieces(b"", length=0), 100, stored.append)
@@ -322,6 +540,39 @@ class RoomTest(unittest.TestCase):
                 body = self.body(room, b"ab", b"cd", length=length)
                 self.assertEqual(b"".join(body.attach() or ()), b"abcd")
                 self.assertEqual(self.stored, kept, f"limit {limit}, length {length}")
+
+    def test_it_counts_what_is_used_and_what_has_passed(self) -> None:
+        room = Room(10)
+        self.assertEqual((room.used, room.passed), (0, 0))
+        self.assertEqual([room.take(size) for size in (6, 5, 4, 1)], [True, False, True, False])
+        self.assertEqual((room.used, room.passed), (10, 10))
+        room.give_back(4)
+        self.assertTrue(room.take(3))
+        self.assertEqual((room.used, room.passed), (9, 13))
+
+    def test_a_share_grows_by_steps_after_the_first_as_far_as_there_is_room(self) -> None:
+        room = Room(Share.STEP + 20)
+        share = Share(room)
+        self.assertEqual((share.reaches(0), share.size), (True, 0))
+        self.assertEqual((share.reaches(10), share.size), (True, 10))
+        self.assertEqual((share.reaches(11), share.size), (True, Share.STEP + 10))
+        self.assertEqual((share.reaches(Share.STEP + 15), share.size), (True, Share.STEP + 15))
+        self.assertFalse(share.reaches(Share.STEP + 21))
+        self.assertEqual((share.size, room.used), (Share.STEP + 15, Share.STEP + 15))
+        self.assertTrue(share.reaches(Share.STEP + 20))
+        share.close()
+        share.close()
+        self.assertEqual((share.size, room.used), (0, 0))
+        self.assertTrue(share.reaches(Share.STEP + 20))
+        del share
+        self.assertEqual(room.used, 0)
+
+    def test_a_large_step_is_taken_at_once(self) -> None:
+        room = Room(1 << 20)
+        share = Share(room)
+        share.reaches(1)
+        share.reaches(3 * Share.STEP)
+        self.assertEqual(room.used, 3 * Share.STEP)
 
     def test_a_known_length_is_decided_at_once(self) -> None:
         room = Room(7)

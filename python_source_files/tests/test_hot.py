@@ -446,6 +446,65 @@ class BoundsTest(unittest.TestCase):
         self.assertIsNotNone(keep(HotTier(4 * probe.size), "GET /x"))
         self.assertIsNone(keep(HotTier(4 * probe.size - 1), "GET /x"))
 
+    def test_the_limit_can_be_filled_to_the_last_byte(self) -> None:
+        """By what is put there, and by all that hangs on it; a byte less, and something leaves."""
+
+        def fill(hot: HotTier, replies: bool) -> None:
+            for number in range(20):
+                entry = keep(hot, f"GET /{number:02}")
+                assert entry is not None
+                if number == 19 and replies:
+                    hot.remember(entry, ("GET", (1, 1), False, ()), reply_of(hot, entry))
+                    learn(hot, b"head", reply_of(hot, entry))
+
+        for replies in (False, True):
+            probe = HotTier(1 << 20)
+            fill(probe, replies)
+            self.assertEqual(probe.evicted, 0)
+            for missing in (0, 1):
+                hot = HotTier(probe.size - missing)
+                fill(hot, replies)
+                self.assertEqual((hot.evicted, len(hot)), (missing, 20 - missing))
+                self.assertLessEqual(hot.size, hot.limit)
+
+    def test_whatever_grows_makes_room(self) -> None:
+        """And the order knows of it: it weighs what leaves."""
+
+        def reply(hot: HotTier, entry: Entry, known: Reply) -> None:
+            reply_of(hot, entry, b"X: 1\r\n")
+
+        def remember(hot: HotTier, entry: Entry, known: Reply) -> None:
+            hot.remember(entry, ("GET", (1, 1), False, ()), known)
+
+        def head(hot: HotTier, entry: Entry, known: Reply) -> None:
+            learn(hot, b"head", known)
+
+        for grows in (reply, remember, head):
+            with self.subTest(grows.__name__):
+                hot = HotTier(1 << 20)
+                for number in range(9):
+                    keep(hot, f"GET /{number}")
+                entry = keep(hot, "GET /x")
+                assert entry is not None
+                known = reply_of(hot, entry)
+                before = hot.limit = hot.size
+                with mock.patch.object(hot._order, "grow", wraps=hot._order.grow) as grow:
+                    grows(hot, entry, known)
+                self.assertEqual(hot.evicted, 1)
+                self.assertLess(hot.size, before)
+                self.assertEqual(grow.call_args_list[0][0][0], "GET /x")
+                self.assertGreater(grow.call_args_list[0][0][1], 0)
+
+    def test_what_a_reply_holds_beside_its_record(self) -> None:
+        hot = HotTier(1 << 20)
+        entry = keep(hot, "GET /x")
+        assert entry is not None
+        for reply, own in ((reply_of(hot, entry), 0), (range_of(hot, entry, 0, 1), 2)):
+            reply.renew(NOW)
+            line = reply.wire.index(b"Age: ")
+            expected = hot_tier.REPLY_COST + 2 * line + reply.body_size + own
+            self.assertEqual(reply.size, expected)
+
     def test_what_is_too_large_drives_out_what_it_would_replace(self) -> None:
         hot = HotTier(20_000)
         keep(hot, "GET /x")
@@ -503,7 +562,7 @@ class BoundsTest(unittest.TestCase):
         assert entry is not None
         reply_of(hot, entry).hits += 3
         hot.drop("GET /x")
-        self.assertEqual({status: told[0] for status, told in hot.answered().items()}, {200: 3})
+        self.assertEqual(hot.answered(), {200: (3, 3 * len(b"hello"))})
 
 
 if __name__ == "__main__":

@@ -382,6 +382,8 @@ class SharedBody:
         """
         while True:
             with self._changed:
+                if reader.is_cut:  # what he has not had may be gone
+                    raise UpstreamCut("this client reads too slowly for the others")
                 piece = self._take(reader)
                 if piece:
                     return piece
@@ -389,8 +391,6 @@ class SharedBody:
                     raise copy(self._error)  # the one that is kept leads back to no frame
                 if self._finished:
                     return b""
-                if reader.is_cut:
-                    raise UpstreamCut("this client reads too slowly for the others")
                 if self._must_wait_for_others():
                     if not self._changed.wait(SLOWEST_WAIT) and self._must_wait_for_others():
                         self._cut_the_slowest(reader)

@@ -1,0 +1,733 @@
+"""The straight path, step by step: what the upstream is asked, what is kept, what clients are told.
+
+One client at a time, in one process, by a clock that is set by hand; `test_interleavings` has the
+orders in which several can meet, and `test_caching_model` whole histories.
+"""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Iterable
+from unittest import mock
+
+from api_relaying_server import fetching
+from api_relaying_server.answer import Answer
+from api_relaying_server.caching.key import cache_key
+from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.wallclock import parse_path_rule
+from api_relaying_server.errors import (
+    NotCached,
+    UpstreamCut,
+    UpstreamError,
+    UpstreamRefused,
+    UpstreamResting,
+)
+from api_relaying_server.fetching import SMALL_BODY, Caller
+from api_relaying_server.http1.grammar import format_date
+from api_relaying_server.http1.message import Field, Fields, RequestHead
+from api_relaying_server.relay import UNSHARED_FOR, WITH_CREDENTIALS
+from api_relaying_server.tiers.hot import Reply as Ready
+from api_relaying_server.upstream.translation import VIA, Client
+from tests.relay_world import TARGET, Call, Got, Reply, World, reply
+from tests.upstream_support import NOW
+
+KEY = cache_key(TARGET)
+HOUR = ("Cache-Control", "max-age=3600")
+NOW_STALE = ("Cache-Control", "max-age=0")
+TAG = ("ETag", '"a"')
+COOKIE = ("Cookie", "a=b")
+NO_GUESS = Policy(default_ttl=0.0)
+
+
+class PathTest(unittest.TestCase):
+    """A world whose origin answers from a list, the last one again and again."""
+
+    def world(self, *replies: Reply | UpstreamError, policy: Policy = NO_GUESS) -> World:
+        left = list(replies)
+
+        def origin(call: Call) -> Reply:
+            told = left.pop(0) if len(left) > 1 else left[0]
+            if isinstance(told, UpstreamError):
+                raise told
+            return told
+
+        return World(origin, policy)
+
+    def asked(self, world: World, *names: str) -> list[str | None]:
+        """What the last call had in these fields."""
+        return [world.calls[-1].fields.get(name) for name in names]
+
+    def told(self, got: Got) -> str:
+        """`Cache-Status` without the name."""
+        return got.told.partition("; ")[2]
+
+    def send(
+        self,
+        world: World,
+        method: str = "GET",
+        *fields: Field,
+        body: Iterable[bytes] | None = None,
+        length: int | None = None,
+        target: str = TARGET,
+        times: list[float] | None = None,
+    ) -> Answer:
+        """An answer to a request of which more is said."""
+        asked = RequestHead.of(method, target, Fields([("Host", "relay.test"), *fields]))
+        note = times.append if times is not None else None
+        caller = Caller(Client("192.0.2.1"), body, length, on_upstream=note)
+        answer = world.relay.answer(asked, caller)
+        assert isinstance(answer, Answer)
+        return answer
+
+
+class AskingTest(PathTest):
+    """What the upstream is asked, and who is told of it."""
+
+    def test_a_miss_and_a_hit(self) -> None:
+        world = self.world(reply(200, HOUR, body=b"menu"))
+        got = world.ask()
+        self.assertEqual((got.status, got.body, got.whole), (200, b"menu", True))
+        self.assertEqual(self.told(got), "fwd=uri-miss; fwd-status=200; stored")
+        self.assertEqual(got.fields.get("via"), VIA)
+        self.assertEqual(got.fields.get("date"), format_date(NOW))
+        world.clock.advance(7.5)
+        got = world.ask()
+        self.assertEqual((got.body, self.told(got)), (b"menu", "hit; ttl=3592"))
+        self.assertEqual((got.fields.get("age"), got.fields.get("via")), ("7", VIA))
+        self.assertEqual(len(world.calls), 1)
+
+    def test_the_origins_own_date_counts(self) -> None:
+        date = format_date(NOW - 5)
+        got = self.world(reply(200, HOUR, ("Date", date))).ask()
+        self.assertEqual(got.fields.all("date"), [date])
+
+    def test_the_clients_conditions_stay_behind(self) -> None:
+        world = self.world(reply(200, HOUR, TAG, body=b"menu"))
+        got = world.ask("GET", ("If-None-Match", '"a"'), ("If-Modified-Since", format_date(NOW)))
+        self.assertEqual((got.status, got.body), (304, b""))
+        self.assertEqual(self.asked(world, "if-none-match", "if-modified-since"), [None, None])
+        self.assertEqual(world.ask().body, b"menu")
+        self.assertEqual(len(world.calls), 1)
+
+    def test_they_are_passed_on_where_answers_are_for_one_alone(self) -> None:
+        """And what they bring is the client's own 304."""
+        private = ("Cache-Control", "private")
+        world = self.world(reply(200, private, TAG, body=b"menu"), reply(304, private, TAG))
+        self.assertEqual(self.told(world.ask()), "fwd=uri-miss; fwd-status=200; detail=private")
+        got = world.ask("GET", ("If-None-Match", '"a"'))
+        self.assertEqual(self.asked(world, "if-none-match"), ['"a"'])
+        self.assertEqual(got.status, 304)
+        world.clock.advance(UNSHARED_FOR)
+        world.ask("GET", ("If-None-Match", '"a"'))
+        self.assertEqual(self.asked(world, "if-none-match"), [None])
+
+    def test_a_304_that_nobody_asked_for_is_a_fault(self) -> None:
+        world = self.world(reply(304, TAG))
+        got = world.ask()
+        assert got.error is not None
+        self.assertEqual((got.status, "304" in got.error.detail), (502, True))
+        self.assertTrue(world.upstream.exchanges[0].closed)
+
+    def test_calls_are_timed_and_rests_are_none(self) -> None:
+        for told, counted in (
+            (reply(200), 1),
+            (UpstreamRefused("gone"), 1),
+            (UpstreamResting("rests", "resting", 5.0), 0),
+        ):
+            times: list[float] = []
+            try:
+                self.send(self.world(told), times=times).close()
+            except UpstreamError:
+                self.assertIsInstance(told, UpstreamError)
+            self.assertEqual(len(times), counted)
+            self.assertTrue(all(0.0 <= seconds < 60.0 for seconds in times))
+
+    def test_head_and_get_are_asked_for_as_such(self) -> None:
+        world = self.world(reply(200, HOUR))
+        for method in ("HEAD", "GET"):
+            world.ask(method)
+            self.assertEqual(world.calls[-1].method, method)
+        self.assertEqual(self.told(world.ask("HEAD")), "hit; ttl=3600")
+
+    def test_hints_once_that_credentials_keep_an_answer_from_others(self) -> None:
+        world = self.world(reply(200, TAG), policy=Policy(default_ttl=60.0))
+        with mock.patch.object(fetching.LOG, "info") as info:
+            for _ in range(2):
+                self.assertIn("detail=credentials", world.ask("GET", COOKIE).told)
+        words, *rest = info.call_args_list[0][0]
+        self.assertEqual(info.call_count, 1)
+        self.assertIn(f"the answer to {TARGET} is not shared", words % tuple(rest))
+        self.assertIn("--ignore-field cookie", (words % tuple(rest)).lower())
+
+    def test_and_not_where_something_else_does_too(self) -> None:
+        refreshing = NO_GUESS._replace(client_refresh=True)
+        for told, asked, policy in (
+            (reply(200, ("Cache-Control", "private")), COOKIE, NO_GUESS),
+            (reply(200, ("Vary", "*"), HOUR), COOKIE, NO_GUESS),
+            (reply(200, HOUR), ("Cache-Control", "no-store"), refreshing),
+            (reply(200, HOUR), ("Accept", "*/*"), NO_GUESS),
+        ):
+            with mock.patch.object(fetching.LOG, "info") as info:
+                self.world(told, policy=policy).ask("GET", asked)
+            self.assertEqual(info.call_count, 0)
+
+
+class FresheningTest(PathTest):
+    """What a 304 does."""
+
+    def test_it_makes_fresh_what_is_stored(self) -> None:
+        world = self.world(
+            reply(200, NOW_STALE, TAG, body=b"menu"), reply(304, HOUR, TAG, ("X-A", "1"))
+        )
+        world.ask()
+        world.clock.advance(10)
+        got = world.ask()
+        self.assertEqual(self.asked(world, "if-none-match"), ['"a"'])
+        self.assertEqual((got.status, got.body, got.fields.get("x-a")), (200, b"menu", "1"))
+        self.assertEqual(self.told(got), "fwd=stale; fwd-status=304; ttl=3600; stored")
+        self.assertEqual(self.told(world.ask()), "hit; ttl=3600")
+        self.assertTrue(world.upstream.exchanges[1].closed)
+
+    def test_of_nothing_that_is_stored_it_is_asked_for_anew(self) -> None:
+        world = self.world(
+            reply(200, NOW_STALE, TAG, body=b"old"),
+            reply(304, ("ETag", '"other"')),
+            reply(200, HOUR, body=b"new"),
+        )
+        world.ask()
+        got = world.ask()
+        self.assertEqual((got.body, len(world.calls)), (b"new", 3))
+        self.assertEqual(self.asked(world, "if-none-match"), [None])
+        self.assertEqual(self.told(got), "fwd=stale; fwd-status=200; stored")
+
+    def test_it_selects_what_is_stored_for_another_request(self) -> None:
+        vary, kind = ("Vary", "Accept"), ("Content-Type", "text/html")
+        world = self.world(
+            reply(200, HOUR, TAG, vary, kind, body=b"menu"), reply(304, HOUR, TAG, vary)
+        )
+        html, any_text = ("Accept", "text/html"), ("Accept", "text/*")
+        world.ask("GET", html)
+        got = world.ask("GET", any_text)
+        self.assertEqual((got.status, got.body), (200, b"menu"))
+        self.assertEqual(self.told(got), "fwd=vary-miss; fwd-status=304; ttl=3600; stored")
+        for accept in (html, any_text):
+            self.assertEqual(self.told(world.ask("GET", accept)), "hit; ttl=3600")
+        self.assertEqual(len(world.calls), 2)
+
+    def test_it_tells_by_what_the_answer_varies_from_now_on(self) -> None:
+        world = self.world(
+            reply(200, NOW_STALE, TAG, body=b"menu"), reply(304, HOUR, TAG, ("Vary", "Foo"))
+        )
+        world.ask("GET", ("Foo", "1"))
+        world.ask("GET", ("Foo", "1"))
+        self.assertEqual(self.told(world.ask("GET", ("Foo", "1"))), "hit; ttl=3600")
+        self.assertEqual(len(world.calls), 2)
+        world.ask("GET", ("Foo", "2"))
+        self.assertEqual(len(world.calls), 3)
+
+    def test_for_one_alone_it_leaves_nothing_for_others(self) -> None:
+        private = ("Cache-Control", "private")
+        world = self.world(
+            reply(200, NOW_STALE, TAG, body=b"menu"), reply(304, private, TAG), reply(200, HOUR)
+        )
+        world.ask()
+        got = world.ask()
+        self.assertEqual((got.body, got.status), (b"menu", 200))
+        self.assertIn("detail=private", got.told)
+        self.assertIsNone(world.keeper.read(KEY))
+
+    def test_nor_where_the_merged_fields_hide_that(self) -> None:
+        targeted = ("CDN-Cache-Control", "max-age=0")
+        world = self.world(
+            reply(200, targeted, TAG, body=b"menu"), reply(304, ("Cache-Control", "private"), TAG)
+        )
+        world.ask()
+        self.assertIn("detail=private", world.ask().told)
+        self.assertIsNone(world.keeper.read(KEY))
+
+    def test_with_credentials_it_confirms_and_gives_nothing_else(self) -> None:
+        """It is stored for all that it is still the same; what else it says is for one."""
+        world = self.world(
+            reply(200, ("Cache-Control", "max-age=5"), TAG, body=b"menu"),
+            reply(304, TAG, ("Cache-Control", "max-age=60"), ("X-A", "bob")),
+        )
+        world.ask()
+        world.clock.advance(10)
+        got = world.ask("GET", COOKIE)
+        self.assertEqual((got.body, got.fields.get("x-a")), (b"menu", "bob"))
+        self.assertIn("detail=credentials", got.told)
+        got = world.ask()
+        self.assertIn("hit", got.told)
+        self.assertEqual((got.body, got.fields.get("x-a"), len(world.calls)), (b"menu", None, 2))
+
+    def test_with_credentials_and_no_freshness_it_confirms_nothing(self) -> None:
+        guessing = Policy(default_ttl=60.0)
+        world = self.world(reply(200, TAG, body=b"menu"), reply(304, TAG), policy=guessing)
+        world.ask()
+        world.clock.advance(61)
+        world.ask("GET", COOKIE)
+        self.assertNotIn("hit", world.ask().told)
+        self.assertEqual(len(world.calls), 3)
+
+    def test_a_private_one_with_credentials_leaves_what_is_for_all(self) -> None:
+        private = ("Cache-Control", "private")
+        world = self.world(
+            reply(200, ("Cache-Control", "max-age=5"), TAG, body=b"menu"), reply(304, private, TAG)
+        )
+        world.ask()
+        world.clock.advance(10)
+        world.ask("GET", COOKIE)
+        self.assertIsNotNone(world.keeper.read(KEY))
+
+    def test_what_was_invalidated_meanwhile_is_not_made_fresh(self) -> None:
+        world = self.world(reply(200, NOW_STALE, TAG, body=b"menu"), reply(304, HOUR, TAG))
+        world.ask()
+        told = world.upstream.origin
+
+        def origin(call: Call) -> Reply:
+            world.keeper.invalidate(TARGET)
+            return told(call)
+
+        world.upstream.origin = origin
+        got = world.ask()
+        self.assertEqual((got.body, "detail=invalidated" in got.told), (b"menu", True))
+        self.assertNotIn("stored", self.told(got))
+
+
+class PartsTest(PathTest):
+    """Parts, and what makes them whole."""
+
+    def part(self, first: int, body: bytes, *fields: Field) -> Reply:
+        placed = ("Content-Range", f"bytes {first}-{first + len(body) - 1}/10")
+        return reply(206, HOUR, placed, *(fields or (TAG,)), body=body)
+
+    def test_the_missing_part_makes_it_whole(self) -> None:
+        world = self.world(self.part(0, b"01234"), self.part(5, b"56789"))
+        self.assertEqual(world.ask("GET", ("Range", "bytes=0-4")).status, 206)
+        got = world.ask()
+        self.assertEqual(self.asked(world, "range", "if-range"), ["bytes=5-", '"a"'])
+        self.assertEqual((got.status, got.body), (200, b"0123456789"))
+        self.assertEqual(self.told(got), "fwd=partial; fwd-status=206; ttl=3600; stored")
+        self.assertEqual(world.ask().told.partition("; ")[2], "hit; ttl=3600")
+        self.assertTrue(world.upstream.exchanges[1].closed)
+
+    def test_a_part_that_does_not_fit_is_not_joined(self) -> None:
+        whole = reply(200, HOUR, body=b"new")
+        for other in (
+            self.part(5, b"56789", ("ETag", '"b"')),
+            self.part(5, b"567"),
+            reply(416, HOUR),
+            self.part(5, b"56789")._replace(cut=True),
+            reply(206, ("Cache-Control", "private"), TAG, ("Content-Range", "bytes 5-9/10")),
+        ):
+            with self.subTest(other):
+                world = self.world(self.part(0, b"01234"), other, whole)
+                world.ask("GET", ("Range", "bytes=0-4"))
+                self.assertEqual((world.ask().body, len(world.calls)), (b"new", 3))
+                self.assertEqual(self.asked(world, "range", "if-range"), [None, None])
+                self.assertTrue(world.upstream.exchanges[1].closed)
+
+    def test_a_whole_in_place_of_the_part_is_taken(self) -> None:
+        world = self.world(self.part(0, b"01234"), reply(200, HOUR, body=b"new"))
+        world.ask("GET", ("Range", "bytes=0-4"))
+        self.assertEqual((world.ask().body, len(world.calls)), (b"new", 2))
+
+    def test_a_part_that_is_too_large_is_not_joined(self) -> None:
+        policy = NO_GUESS._replace(max_object=5)
+        for size, joined in ((5, True), (6, False)):
+            length, last = 5 + size, 4 + size
+            first = reply(206, HOUR, TAG, ("Content-Range", f"bytes 0-4/{length}"), body=b"01234")
+            placed = ("Content-Range", f"bytes 5-{last}/{length}")
+            rest = reply(206, HOUR, TAG, placed, body=b"x" * size)
+            world = self.world(first, rest, reply(200, HOUR, body=b"new"), policy=policy)
+            world.ask("GET", ("Range", "bytes=0-4"))
+            self.assertEqual(world.ask().body, b"01234" + b"x" * size if joined else b"new")
+
+    def test_a_part_that_nobody_asked_for_is_relayed_and_not_kept(self) -> None:
+        world = self.world(self.part(0, b"01234"))
+        got = world.ask()
+        self.assertEqual((got.status, got.body), (206, b"01234"))
+        self.assertIn("detail=partial", got.told)
+        self.assertIsNone(world.keeper.read(KEY))
+
+
+class DoubtTest(PathTest):
+    """What a HEAD response makes doubtful (RFC 9111, 4.3.5)."""
+
+    def doubtful(self, head: Reply, *asked: Field, stored: tuple[Field, ...] = ()) -> bool:
+        """Whether what was stored is to be validated after such a response."""
+        world = self.world(reply(200, NOW_STALE, *stored, body=b"menu"), head)
+        world.ask()
+        world.clock.advance(1)
+        world.ask("HEAD", *asked)
+        self.assertEqual(world.calls[-1].method, "HEAD")
+        record = world.keeper.read(KEY)
+        assert record is not None
+        return record.variants[0].must_validate
+
+    def test_what_it_contradicts(self) -> None:
+        size = ("Content-Length", "4")
+        self.assertFalse(self.doubtful(reply(200, HOUR, size)))
+        self.assertTrue(self.doubtful(reply(200, HOUR, ("Content-Length", "5"))))
+
+    def test_what_it_does_not(self) -> None:
+        other = ("Content-Length", "5")
+        self.assertFalse(self.doubtful(reply(503, HOUR, other)))
+        self.assertFalse(self.doubtful(reply(200, HOUR, other, ("Vary", "*"))))
+        self.assertFalse(self.doubtful(reply(200, ("Cache-Control", "private"), other)))
+        self.assertFalse(self.doubtful(reply(200, HOUR, other, ("Vary", "Foo")), ("Foo", "1")))
+
+
+class TakingTest(PathTest):
+    """A response of its own: is it kept, is it told to be?"""
+
+    def test_what_is_too_large_or_without_room_is_relayed(self) -> None:
+        policy = Policy(default_ttl=0.0, max_object=4)
+        for body, why in ((b"1234", "stored"), (b"12345", "detail=too-large")):
+            world = self.world(reply(200, HOUR, body=body), policy=policy)
+            got = world.ask()
+            self.assertEqual((got.body, why in got.told), (body, True))
+            self.assertEqual(world.keeper.read(KEY) is not None, why == "stored")
+
+    def test_what_is_cut_is_not_kept(self) -> None:
+        world = self.world(reply(200, HOUR, body=b"menu")._replace(cut=True))
+        got = world.ask()
+        self.assertEqual((got.body, got.whole), (b"menu", False))
+        self.assertIsNone(world.keeper.read(KEY))
+        self.assertEqual(len(world.relay.flight), 0)
+
+    def test_what_a_client_may_have_at_most(self) -> None:
+        capped = NO_GUESS._replace(max_ttl_rules=(parse_path_rule("/*=60"),))
+        world = self.world(reply(200, HOUR), policy=capped)
+        self.assertEqual(world.ask().fields.get("cache-control"), "max-age=60")
+        got = world.ask()
+        self.assertEqual(got.fields.get("cache-control"), "max-age=60")
+        self.assertEqual(self.told(got), "hit; ttl=60")
+
+    def test_an_error_is_no_match_for_a_stale_answer(self) -> None:
+        policy = Policy(default_ttl=0.0, stale_if_error=100.0)
+        for status in (429, 500, 502, 503, 504):
+            world = self.world(
+                reply(200, NOW_STALE, body=b"menu"), reply(status, body=b"error"), policy=policy
+            )
+            world.ask()
+            world.clock.advance(50)
+            got = world.ask()
+            self.assertEqual((got.status, got.body), (200, b"menu"), status)
+            self.assertEqual(self.told(got), f"hit; ttl=-50; detail=upstream-{status}")
+            self.assertTrue(world.upstream.exchanges[1].closed)
+            world.clock.advance(50)
+            self.assertEqual(world.ask().status, status)
+
+    def test_but_other_answers_and_errors_with_freshness_are(self) -> None:
+        policy = Policy(default_ttl=0.0, stale_if_error=100.0)
+        for error in (reply(404), reply(501), reply(503, HOUR)):
+            world = self.world(reply(200, NOW_STALE, body=b"menu"), error, policy=policy)
+            world.ask()
+            self.assertEqual(world.ask().status, error.status)
+
+    def test_a_failure_is_no_match_for_a_stale_answer(self) -> None:
+        policy = Policy(default_ttl=0.0, stale_if_error=100.0)
+        world = self.world(
+            reply(200, NOW_STALE, body=b"menu"), UpstreamRefused("gone"), policy=policy
+        )
+        world.ask()
+        world.clock.advance(99)
+        got = world.ask()
+        self.assertEqual((got.body, "hit; ttl=-99" in got.told), (b"menu", True))
+        self.assertIn("detail=", got.told)
+        world.clock.advance(1)
+        self.assertIsInstance(world.ask().error, UpstreamRefused)
+        self.assertEqual(len(world.relay.flight), 0)
+
+    def test_an_error_does_not_take_the_place_of_a_good_answer(self) -> None:
+        policy = Policy(default_ttl=0.0, stale_if_error=100.0)
+        world = self.world(
+            reply(200, NOW_STALE, body=b"menu"), reply(500, HOUR, body=b"error"), policy=policy
+        )
+        world.ask()
+        got = world.ask()
+        self.assertEqual((got.status, "detail=server-error" in got.told), (500, True))
+        record = world.keeper.read(KEY)
+        assert record is not None
+        self.assertEqual([stored.body for stored in record.variants], [b"menu"])
+
+    def test_offline_nobody_is_asked(self) -> None:
+        world = self.world(reply(200, HOUR), policy=Policy(default_ttl=0.0, offline=True))
+        for method in ("GET", "HEAD", "POST", "OPTIONS"):
+            self.assertIsInstance(world.ask(method).error, NotCached)
+        self.assertEqual(world.calls, [])
+
+    def test_only_what_is_stored_is_wanted(self) -> None:
+        world = self.world(reply(200, HOUR))
+        only = ("Cache-Control", "only-if-cached")
+        got = world.ask("GET", only)
+        assert got.error is not None
+        self.assertEqual((got.status, "only-if-cached" in got.error.detail), (504, True))
+        world.ask()
+        self.assertEqual(self.told(world.ask("GET", only)), "hit; ttl=3600")
+
+
+class SharingTest(PathTest):
+    """What is noted of keys whose answers are for one alone."""
+
+    def unshared(self, told: Reply, *fields: Field) -> tuple[bool, bool]:
+        """Whether nobody waits for another's answer any more, and nobody with credentials."""
+        world = self.world(told)
+        world.ask("GET", *fields)
+        request = RequestHead.of("GET", TARGET, Fields([("Host", "relay.test"), *fields]))
+        request = world.fetcher.as_seen(request, Client("192.0.2.1"))
+        flight_key = world.relay._flight_key(request, KEY)
+        at = world.clock() + UNSHARED_FOR - 0.5
+        found = [
+            world.notes.is_unshared(before + flight_key, at) for before in ("", WITH_CREDENTIALS)
+        ]
+        self.assertFalse(world.notes.is_unshared(flight_key, at + 0.5))
+        return found[0], found[1]
+
+    def test_whose_answers_nobody_else_waits_for(self) -> None:
+        private = ("Cache-Control", "private")
+        self.assertEqual(self.unshared(reply(200, private)), (True, False))
+        self.assertEqual(self.unshared(reply(200, private), COOKIE), (False, True))
+        self.assertEqual(self.unshared(reply(399, private)), (True, False))
+        self.assertEqual(self.unshared(reply(200, HOUR)), (False, False))
+
+    def test_what_an_error_is_about_is_one_request(self) -> None:
+        for status in (400, 404, 500, 503):
+            self.assertEqual(
+                self.unshared(reply(status, ("Cache-Control", "private"))), (False, False)
+            )
+
+    def test_it_can_be_shared_again(self) -> None:
+        world = self.world(reply(200, ("Cache-Control", "private")), reply(200, HOUR, body=b"menu"))
+        world.ask()
+        world.ask()
+        self.assertEqual(self.told(world.ask()), "hit; ttl=3600")
+        world.keeper.forget(TARGET)
+        request = RequestHead.of("GET", TARGET, Fields([("Host", "relay.test")]))
+        request = world.fetcher.as_seen(request, Client("192.0.2.1"))
+        flight_key = world.relay._flight_key(request, KEY)
+        self.assertFalse(world.notes.is_unshared(flight_key, world.clock()))
+
+
+class PassingTest(PathTest):
+    """What goes straight to the upstream."""
+
+    def test_what_it_invalidates(self) -> None:
+        for method, status, doubtful in (
+            ("POST", 200, True),
+            ("PUT", 399, True),
+            ("DELETE", 204, True),
+            ("POST", 400, False),
+            ("POST", 500, False),
+            ("OPTIONS", 200, False),
+        ):
+            world = self.world(reply(200, HOUR, TAG, body=b"menu"), reply(status))
+            world.ask()
+            got = world.ask(method)
+            self.assertIn("fwd=method", got.told)
+            record = world.keeper.read(KEY)
+            assert record is not None
+            self.assertEqual(record.variants[0].must_validate, doubtful, (method, status))
+
+    def test_an_answer_to_post_with_freshness_and_its_own_place_is_kept(self) -> None:
+        named = ("Content-Location", TARGET)
+        world = self.world(reply(200, HOUR, named, body=b"new"))
+        self.assertEqual(self.told(world.ask("POST")), "fwd=method; fwd-status=200; stored")
+        self.assertEqual((world.ask().body, len(world.calls)), (b"new", 1))
+
+    def test_but_not_one_of_another_method_or_with_conditions(self) -> None:
+        named = ("Content-Location", TARGET)
+        for method, fields in (
+            ("PUT", []),
+            ("POST", [("If-Match", '"a"')]),
+            ("POST", [("X-HTTP-Method-Override", "PUT")]),
+        ):
+            world = self.world(reply(200, HOUR, named, body=b"new"))
+            self.assertIn("detail=bypass", world.ask(method, *fields).told)
+            self.assertIsNone(world.keeper.read(KEY))
+
+    def test_nor_one_that_another_change_has_made_old(self) -> None:
+        world = self.world(reply(200, HOUR, ("Content-Location", TARGET), body=b"new"))
+        told = world.upstream.origin
+
+        def origin(call: Call) -> Reply:
+            world.keeper.invalidate(TARGET)
+            return told(call)
+
+        world.upstream.origin = origin
+        self.assertIn("detail=bypass", world.ask("POST").told)
+        self.assertIsNone(world.keeper.read(KEY))
+
+    def test_a_get_with_a_body_passes_by(self) -> None:
+        world = self.world(reply(200, HOUR, body=b"menu"))
+        world.ask()
+        for method, why in (("GET", "bypass"), ("HEAD", "bypass"), ("POST", "method")):
+            answer = self.send(world, method, body=[b"ab"], length=2)
+            answer.close()
+            self.assertIn(f"fwd={why}", answer.fields.get("cache-status") or "")
+
+    def test_a_body_is_framed_as_it_came(self) -> None:
+        world = self.world(reply(200))
+        for body, length, expected in (
+            ([b"ab"], 2, ["2", None]),
+            ([], 0, ["0", None]),
+            ([b"ab"], None, [None, "chunked"]),
+            (None, None, [None, None]),
+        ):
+            self.send(world, "POST", body=body, length=length).close()
+            self.assertEqual(self.asked(world, "content-length", "transfer-encoding"), expected)
+
+    def test_a_small_body_is_read_whole_so_that_it_can_be_sent_again(self) -> None:
+        for length, fields, whole in (
+            (SMALL_BODY, [], True),
+            (SMALL_BODY + 1, [], False),
+            (3, [("Expect", "100-continue")], False),
+        ):
+            world = self.world(reply(200))
+            body = iter([b"a", b"bc"])
+            with mock.patch.object(world.upstream, "fetch", wraps=world.upstream.fetch) as fetch:
+                self.send(world, "POST", *fields, body=body, length=length).close()
+            self.assertEqual(fetch.call_args[0][3], (b"abc",) if whole else body)
+            self.assertFalse(fetch.call_args[1]["chunked"])
+
+    def test_what_goes_no_further(self) -> None:
+        world = self.world(reply(200))
+        answer = self.send(world, "OPTIONS", ("Max-Forwards", "0"))
+        self.assertEqual((answer.status, world.calls), (204, []))
+        self.send(world, "OPTIONS", ("Max-Forwards", "1")).close()
+        self.assertEqual(len(world.calls), 1)
+
+
+class RenewingTest(PathTest):
+    """What is renewed in the background."""
+
+    def test_what_is_stale_on_purpose_is_renewed_without_the_clients_own_words(self) -> None:
+        said = ("Cache-Control", "max-age=10, stale-while-revalidate=10")
+        world = self.world(reply(200, said, TAG, body=b"old"), reply(200, said, body=b"new"))
+        world.ask()
+        world.clock.advance(15)
+        got = world.ask("GET", ("Range", "bytes=0-1"), ("If-None-Match", '"z"'), ("X-A", "1"))
+        self.assertEqual(got.body, b"ol")
+        self.assertEqual(self.told(got), "hit; ttl=-5; detail=stale-while-revalidate")
+        self.assertEqual(self.asked(world, "range", "if-none-match", "x-a"), [None, '"a"', "1"])
+        got = world.ask()
+        self.assertEqual((got.body, self.told(got), len(world.calls)), (b"new", "hit; ttl=10", 2))
+
+    def test_what_is_fresh_is_renewed_ahead(self) -> None:
+        vary = ("Vary", "Foo")
+        world = self.world(reply(200, HOUR, TAG, vary, body=b"old"), reply(200, HOUR, body=b"new"))
+        world.ask("GET", ("Foo", "1"))
+        record = world.keeper.read(KEY)
+        assert record is not None
+        self.assertTrue(world.relay.renew_ahead(TARGET, record.variants[0].selecting, 3))
+        self.assertEqual(self.asked(world, "foo", "if-none-match"), ["1", '"a"'])
+        self.assertEqual(len(world.calls), 2)
+
+    def test_what_cannot_be_renewed_stays(self) -> None:
+        said = ("Cache-Control", "max-age=10, stale-while-revalidate=10")
+        world = self.world(reply(200, said, body=b"old"), UpstreamCut("gone"))
+        world.ask()
+        world.clock.advance(15)
+        for _ in range(2):
+            self.assertEqual(world.ask().body, b"old")
+        self.assertEqual(len(world.calls), 3)
+
+
+class FromMemoryTest(PathTest):
+    """What the event loop answers by itself."""
+
+    def reply_to(self, world: World, method: str = "GET", *fields: Field) -> Ready | None:
+        """The reply that is ready in memory, rendered."""
+        request = RequestHead.of(method, TARGET, Fields([("Host", "relay.test"), *fields]))
+        ready = world.relay.from_memory(request, world.clock())
+        return ready if ready is not None and ready.renew(world.clock()) else None
+
+    def test_only_what_is_fresh_and_asked_for_plainly(self) -> None:
+        world = self.world(reply(200, HOUR, TAG, body=b"menu"))
+        self.assertIsNone(self.reply_to(world))
+        world.ask()
+        ready = self.reply_to(world)
+        assert ready is not None
+        self.assertTrue(ready.wire.endswith(b"\r\n\r\nmenu"))
+        self.assertIs(self.reply_to(world), ready)
+        head = self.reply_to(world, "HEAD")
+        assert head is not None
+        self.assertTrue(head.wire.endswith(b"\r\n\r\n"))
+        for method in ("POST", "OPTIONS", "PUT"):
+            self.assertIsNone(self.reply_to(world, method))
+        for name in ("Content-Length", "Transfer-Encoding", "Expect", "Upgrade", "Max-Forwards"):
+            self.assertIsNone(self.reply_to(world, "GET", (name, "1")), name)
+            self.assertFalse(self.worth(world, "GET", (name, "1")))
+        for fields in ([("If-Match", '"a"')], [("Connection", "foo")]):
+            self.assertIsNone(self.reply_to(world, "GET", *fields))
+        world.clock.advance(3600)
+        self.assertIsNone(self.reply_to(world))
+        self.assertEqual(len(world.calls), 1)
+
+    def worth(self, world: World, method: str = "GET", *fields: Field) -> bool:
+        request = RequestHead.of(method, TARGET, Fields([("Host", "relay.test"), *fields]))
+        return world.relay.is_worth_bringing(request)
+
+    def test_what_is_stale_on_purpose_is_not(self) -> None:
+        said = ("Cache-Control", "max-age=10, stale-while-revalidate=10")
+        world = self.world(reply(200, said, body=b"menu"))
+        world.ask()
+        self.assertIsNotNone(self.reply_to(world))
+        world.clock.advance(15)
+        self.assertIsNone(self.reply_to(world))
+
+    def test_with_credentials_what_the_origin_has_said_alone(self) -> None:
+        guessing = Policy(default_ttl=60.0)
+        for policy, told, ready in (
+            (NO_GUESS, HOUR, True),
+            (guessing, ("X-A", "1"), False),
+            (NO_GUESS, ("Cache-Control", "public, max-age=60"), True),
+        ):
+            world = self.world(reply(200, told, body=b"menu"), policy=policy)
+            world.ask()
+            self.assertIsNotNone(self.reply_to(world))
+            self.assertEqual(self.reply_to(world, "GET", COOKIE) is not None, ready, told)
+
+    def test_what_is_worth_bringing_from_the_store(self) -> None:
+        world = self.world(reply(200, HOUR, body=b"menu"))
+        self.assertTrue(self.worth(world))
+        self.assertTrue(self.worth(world, "HEAD"))
+        self.assertFalse(self.worth(world, "POST"))
+        self.assertFalse(self.worth(world, "GET", ("Expect", "x")))
+        self.assertFalse(self.worth(world, "GET", ("If-Match", "x")))
+        request = RequestHead.of("GET", TARGET, Fields([("Host", "relay.test")]))
+        seen, there = world.relay.bring(request)
+        self.assertEqual((seen.record, there), (None, False))
+        world.ask()
+        self.assertFalse(self.worth(world))
+        world.hot.clear()
+        self.assertTrue(self.worth(world))
+        seen, there = world.relay.bring(request)
+        self.assertTrue(there and seen.record is not None)
+        world.hot.limit = 0
+        self.assertFalse(self.worth(world))
+
+    def test_what_a_client_limits_is_decided_each_time_where_it_counts(self) -> None:
+        limits = ("Cache-Control", "max-age=5")
+        for obeyed in (False, True):
+            policy = Policy(default_ttl=0.0, client_refresh=obeyed)
+            world = self.world(reply(200, HOUR, body=b"menu"), policy=policy)
+            world.ask()
+            self.assertIsNotNone(self.reply_to(world, "GET", limits))
+            world.clock.advance(6)
+            self.assertEqual(self.reply_to(world, "GET", limits) is None, obeyed)
+
+    def test_connections_that_end(self) -> None:
+        world = self.world(reply(200, HOUR, body=b"menu"))
+        world.ask()
+        for fields, closes in (([], False), ([("Connection", "close")], True)):
+            ready = self.reply_to(world, "GET", *fields)
+            assert ready is not None
+            self.assertEqual(ready.closes, closes)
+            self.assertEqual(b"\r\nConnection: close\r\n" in ready.wire, closes)
+            self.assertIn(f"\r\nVia: {VIA}\r\n".encode(), ready.wire)
+
+
+if __name__ == "__main__":
+    unittest.main()
