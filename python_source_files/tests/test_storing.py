@@ -56,7 +56,7 @@ class Storing(unittest.TestCase):
                 self.assertEqual(reason(FRESH, asked=request(method=method)), "method")
 
     def test_statuses_that_are_never_stored(self) -> None:
-        about_one = {408, 413, 416, 417, 421, 425, 426, 428, 429, 431, 511}
+        about_one = {207, 208, 226, 408, 413, 416, 417, 421, 425, 426, 428, 429, 431, 511}
         self.assertEqual(NEVER_STORED_STATUSES, about_one | {304})
         for status in (*NEVER_STORED_STATUSES, 600, 999):
             with self.subTest(status):

@@ -30,11 +30,15 @@ CLOCK_SLACK = 1.0
 
 PASSING_BY = CONDITIONS_FOR_ORIGINS | frozenset(
     (
+        "a-im",
         "x-http-method",
         "x-http-method-override",
+        "x-method",
         "x-method-override",
+        "x-original-method",
         "x-original-url",
         "x-rewrite-url",
+        "x-tunnel-method",
     )
 )
 """Fields with which a request passes by the store: conditions that only the origin can judge, and

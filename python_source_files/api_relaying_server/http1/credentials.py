@@ -14,7 +14,10 @@ from urllib.parse import unquote
 if TYPE_CHECKING:
     from api_relaying_server.http1.message import Field, Fields
 
-_HELD = re.compile("api-?key|token|auth|secret|session|password|credential|subscription-key")
+_HELD = re.compile(
+    "api-?key|token|auth|secret|session|password|credential|subscription-key|jwt|dpop|signature"
+)
+_NO_KEYS = frozenset(("idempotency-key", "sec-websocket-key"))
 
 # RFC 9110, 11.7.2: between a client and the proxy that it speaks to; it does not go on.
 _HOP_BY_HOP = frozenset(("proxy-authorization", "proxy-authenticate", "proxy-authentication-info"))
@@ -29,7 +32,9 @@ def is_credential(name: str) -> bool:
 
 
 def _holds(name: str) -> bool:
-    return name == "cookie" or (_HELD.search(name) is not None and name not in _HOP_BY_HOP)
+    if name in _HOP_BY_HOP or name in _NO_KEYS:
+        return False
+    return name in ("cookie", "key") or name.endswith("-key") or _HELD.search(name) is not None
 
 
 _is_credential = lru_cache(maxsize=1024)(_holds)

@@ -11,14 +11,18 @@ from functools import lru_cache
 _PLACE = re.compile(
     r"proxy|forwarded|x-forwarded|x-forwarded-(?:by|host|path|port|prefix|server|ur[il]).*"
     r"|x-(?:original|rewrite)-(?:host|path|ur[il])|x-host|x-http-(?:destinationurl|host-override)"
+    r"|x-(?:forward|proxy|backend)-host|base-url|x-script-name|x-envoy-original-path"
+    r"|x-sendfile-type|x-accel-.*|x-middleware-.*"
 )
 """Fields that tell an upstream where it is: it may build links or route by them, and then one
-client would write into everybody's answer. `Proxy` becomes HTTP_PROXY behind CGI. No one's goes on.
+client would write into everybody's answer. `Proxy` becomes HTTP_PROXY behind CGI; the last are
+words between a server and its own front. No one's goes on.
 """
 
 _CLIENT = re.compile(
     r"x-forwarded-.*|x-original-(?:forwarded-)?(?:for|proto)|x-envoy-external-address"
-    r"|front-end-https|(?:x-)?(?:url-)?scheme|x-arr-ssl"
+    r"|front-end-https|(?:x-)?(?:url-)?scheme|x-arr-ssl|cf-visitor|fastly-ssl"
+    r"|.+-forwarded-(?:for|proto)"
     r"|(?:.+-)?(?:client|cluster|connecting|originating|proxyuser|real|remote|socket|source|user)"
     r"-?(?:ip|ipv4|ipv6|addr|address)"
 )
