@@ -358,9 +358,10 @@ class Keeper:
             told.wait(TELL_AT_MOST)
 
     def _doubt(self, key: str) -> tuple[int, int]:
-        found = self.notes.invalidations.mark(key, self._clock())
+        now = self._clock()
+        found = self.notes.invalidations.mark(key, now)
         if not self._alone:
-            self._coordinator.tell_changed(encode(Invalidated(key)), INVALIDATION_AT_MOST)
+            self._coordinator.tell_changed(encode(Invalidated(key, now)), INVALIDATION_AT_MOST)
         return found
 
     def _changed_elsewhere(self, told: str | None) -> None:
@@ -369,7 +370,8 @@ class Keeper:
         if isinstance(message, Changed):
             self._forget_changed(message.key)
         elif isinstance(message, Invalidated):
-            self.notes.invalidations.mark(message.key, self._clock())
+            # another machine's clock is another's: by this one's it was at most now
+            self.notes.invalidations.mark(message.key, self._clock() if self._far else message.at)
             if not self._shares:
                 self._store.delete(message.key)
             self._drop(message.key)

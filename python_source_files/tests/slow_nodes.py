@@ -605,7 +605,7 @@ class KeeperTest(unittest.TestCase):
     def test_what_was_deleted_or_made_doubtful_is_not_given_back(self) -> None:
         for spoil in (
             lambda: self.shelf.deleted.add(self.key),
-            lambda: self.hear("doubt " + self.key),
+            lambda: self.hear(f"doubt {self.now:.6f} {self.key}"),
             lambda: self.keeper.notes.invalidations.mark(self.key, self.now),
             lambda: setattr(self, "now", self.now + KEPT_FOR + 1),
         ):
@@ -917,7 +917,7 @@ class CoolDownTest(unittest.TestCase):
             None,
             "",
             "GET /a",
-            "doubt GET /a",
+            "doubt 0.000000 GET /a",
             "upstream",
             "upstream x y",
             "upstream nan y",

@@ -370,14 +370,14 @@ class OwnStore(KeepingTest):
     def test_they_are_told_what_is_invalidated_and_nothing_else(self) -> None:
         self.add(variant(b"1"))
         self.assertEqual(self.line.said, [])
-        told = f"tell {encode(Invalidated(KEY))} {keeping.INVALIDATION_AT_MOST}"
+        told = f"tell {encode(Invalidated(KEY, NOW))} {keeping.INVALIDATION_AT_MOST}"
         self.keeper.invalidate(TARGET)
         self.assertEqual(self.line.said, [told])
         self.keeper.forget(TARGET)
         self.assertEqual(self.line.said, [told, told])
 
     def test_what_another_has_changed_is_old_here(self) -> None:
-        for note in (encode(Changed(KEY)), encode(Invalidated(KEY))):
+        for note in (encode(Changed(KEY)), encode(Invalidated(KEY, NOW))):
             self.add(variant(b"1"))
             seen = self.keeper.see(KEY)
             self.line.hear(note)
@@ -388,12 +388,12 @@ class OwnStore(KeepingTest):
         began = self.keeper.begin()
         self.line.hear(encode(Changed(KEY)))
         self.assertTrue(self.keeper.is_current(KEY, began))
-        self.line.hear(encode(Invalidated(KEY)))
+        self.line.hear(encode(Invalidated(KEY, NOW)))
         self.assertFalse(self.keeper.is_current(KEY, began))
         self.assertTrue(self.keeper.is_current(OTHER, began))
 
     def test_it_is_heard_before_anything_is_decided_by_it(self) -> None:
-        tell = encode(Invalidated(KEY))
+        tell = encode(Invalidated(KEY, NOW))
         began = self.keeper.begin()
         self.line.on_catch_up = lambda: self.line.hear(tell)
         self.assertEqual(self.keeper.begin(), Began(began.tick + 1))
@@ -480,9 +480,20 @@ class SharedStore(KeepingTest):
     def test_what_another_has_invalidated_is_read_anew_and_stays_in_the_store(self) -> None:
         began = self.keeper.begin()
         self.add(variant(b"1"))
-        self.line.hear(encode(Invalidated(KEY)))
+        self.line.hear(encode(Invalidated(KEY, NOW)))
         self.assertEqual((self.in_memory(), bodies(self.shelf.records[KEY])), ([], [b"1"]))
         self.assertFalse(self.keeper.is_current(KEY, began))
+
+    def test_what_was_asked_for_after_an_invalidation_heard_late_is_good(self) -> None:
+        self.add(variant(b"1"))
+        self.line.hear(encode(Invalidated(KEY, NOW - 0.001)))
+        record = self.keeper.read(KEY)
+        assert record is not None
+        self.assertEqual([v.must_validate for v in record.variants], [False])
+        self.line.hear(encode(Invalidated(KEY, NOW + 0.001)))
+        record = self.keeper.read(KEY)
+        assert record is not None
+        self.assertEqual([v.must_validate for v in record.variants], [True])
 
     def test_the_store_is_asked_where_that_must_be_sure(self) -> None:
         self.add(variant(b"1"))
@@ -526,7 +537,7 @@ class SharedStore(KeepingTest):
             self.shelf.lose(KEY)
 
         def invalidate() -> None:
-            self.line.hear(encode(Invalidated(KEY)))
+            self.line.hear(encode(Invalidated(KEY, NOW)))
             self.shelf.lose(KEY)
 
         def mark() -> None:

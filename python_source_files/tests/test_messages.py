@@ -24,7 +24,7 @@ SCOPES = ("", "GET /a b", "a@b c%20d", "whole", "credentials 1f@", "/ü\udc80", 
 class MessagesTest(unittest.TestCase):
     def test_each_arrives_as_what_it_was(self) -> None:
         messages: list[Message] = [MemoryLost(), Everything()]
-        messages += [kind(key) for key in KEYS for kind in (Changed, Invalidated)]
+        messages += [Changed(key) for key in KEYS] + [Invalidated(key, 12.5) for key in KEYS]
         for scope in SCOPES:
             messages.append(Answers(scope))
             messages += [
@@ -36,7 +36,7 @@ class MessagesTest(unittest.TestCase):
     def test_the_texts_are_those_that_other_nodes_know(self) -> None:
         texts: dict[Message, str] = {
             Changed("GET /a"): "GET /a",
-            Invalidated("GET /a"): "doubt GET /a",
+            Invalidated("GET /a", 12.5): "doubt 12.500000 GET /a",
             MemoryLost(): "memory",
             Rests(3.0, "503 for /a"): "upstream 3.000 503 for /a",
             Answers(): "upstream open",
@@ -44,7 +44,17 @@ class MessagesTest(unittest.TestCase):
         self.assertEqual({message: encode(message) for message in texts}, texts)
 
     def test_what_means_nothing_may_have_been_anything(self) -> None:
-        for text in ("", None, "doubt", "doubt ", "upstream", "upstream x why", "upstream nan y"):
+        for text in (
+            "",
+            None,
+            "doubt",
+            "doubt ",
+            "doubt x GET /",
+            "doubt nan GET /",
+            "upstream",
+            "upstream x why",
+            "upstream nan y",
+        ):
             with self.subTest(text=text):
                 self.assertEqual(decode(text), Everything())
 

@@ -85,6 +85,12 @@ it says of its storing before that is decided (RFC 9110, 7.6.1).
 """
 
 
+_STREAMS = frozenset(
+    ("application/json-seq", "application/jsonl", "application/stream+json")
+    + ("application/x-ndjson", "multipart/x-mixed-replace", "text/event-stream")
+)
+"""Types of content that comes piece by piece for as long as somebody listens."""
+
 _COOKIES = frozenset(("set-cookie", "set-cookie2"))
 _CHALLENGES = frozenset(("www-authenticate", "proxy-authenticate"))
 
@@ -163,7 +169,7 @@ def _is_bad_partial(f: Fetched) -> bool:
 
 def _is_event_stream(f: Fetched) -> bool:
     kind = f.head.fields.first("content-type") or ""
-    return kind.partition(";")[0].strip(" \t").lower() == "text/event-stream"
+    return kind.partition(";")[0].strip(" \t").lower() in _STREAMS
 
 
 def _is_not_understood(f: Fetched) -> bool:

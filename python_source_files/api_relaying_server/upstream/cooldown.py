@@ -263,7 +263,7 @@ class CoolDown:
     def hear(self, word: str | None) -> None:
         """Take over what another process has told about rests; anything else is left alone."""
         news = news_in(word)
-        if news is None:
+        if news is None or news.seconds == 0:  # no rest that anybody would have to probe the end of
             return
         with self._lock:
             now = self._clock()

@@ -21,10 +21,11 @@ class Changed:
 @dataclass(frozen=True)
 class Invalidated:
     """What was asked of the upstream for a key before now may not be used unconfirmed (RFC 9111,
-    4.4). Told before anything is stored.
+    4.4). Told before anything is stored; `at` is that moment by the teller's clock (Unix time).
     """
 
     key: str
+    at: float
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def encode(message: Message) -> str:
     if isinstance(message, Changed):
         return message.key
     if isinstance(message, Invalidated):
-        return f"{_DOUBT} {message.key}"
+        return f"{_DOUBT} {message.at:.6f} {message.key}"
     if isinstance(message, Rests):
         return f"{_ABOUT} {message.seconds:.3f}{_of(message.scope)} {message.why}"
     if isinstance(message, Answers):
@@ -87,10 +88,19 @@ def decode(text: str | None) -> Message:
         return MemoryLost()
     kind, _, rest = text.partition(" ")
     if kind == _DOUBT:
-        return Invalidated(rest) if rest else Everything()
+        return _of_invalidation(rest)
     if kind == _ABOUT:
         return _of_upstream(rest)
     return Changed(text)
+
+
+def _of_invalidation(rest: str) -> Message:
+    moment, _, key = rest.partition(" ")
+    try:
+        at = float(moment)
+    except ValueError:
+        return Everything()
+    return Invalidated(key, at) if key and math.isfinite(at) else Everything()
 
 
 def _of_upstream(rest: str) -> Message:
