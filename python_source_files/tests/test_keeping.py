@@ -319,6 +319,43 @@ class Alone(KeepingTest):
         self.assertEqual(bodies(self.keeper.read(KEY)), [b"1"])
         self.assertIsNone(self.hot.peek(KEY))
 
+    def test_what_was_asked_for_before_an_invalidation_is_doubtful_wherever_it_lies(self) -> None:
+        """A store may be slow: it may have what was there before."""
+        self.now = NOW + 5
+        self.keeper.invalidate(TARGET)
+        asked = (NOW, NOW + 4.5, NOW + 5, NOW + 6)
+        old = Record(tuple(variant(b"1").changed(request_time=at) for at in asked), NOW)
+        for times, doubtful in (
+            (slice(0, 4), [True, True, False, False]),
+            (slice(2, 4), [False, False]),
+            (slice(0, 1), [True]),
+        ):
+            self.shelf.records[KEY] = old._replace(variants=old.variants[times])
+            self.hot.clear()
+            for _ in range(2):  # from the store, and from memory
+                record = self.keeper.read(KEY)
+                assert record is not None
+                found = [stored.must_validate for stored in record.variants]
+                self.assertEqual(found, doubtful)
+        self.assertIsNone(self.keeper.read(OTHER))
+
+    def test_an_invalidation_waits_a_moment_until_it_is_stored(self) -> None:
+        """Where there is something to be stored."""
+        waited: list[float] = []
+        self.shelf.keeps = False
+        with mock.patch.object(threading.Event, "wait", lambda event, most: waited.append(most)):
+            self.keeper.invalidate(TARGET)
+            self.assertEqual((waited, self.shelf.hurried), ([], []))
+            self.add(variant(b"1"))
+            self.assertEqual((waited, self.shelf.hurried), ([], []))
+            self.keeper.invalidate(TARGET)
+        self.assertEqual((waited, self.shelf.hurried), ([keeping.TELL_AT_MOST], [True]))
+
+    def test_and_no_longer(self) -> None:
+        with mock.patch.object(keeping, "TELL_AT_MOST", 60.0):
+            self.add(variant(b"1"))
+            self.keeper.invalidate(TARGET)
+
     def test_what_was_seen_is_not_read_again_until_it_changes(self) -> None:
         seen = self.keeper.see(KEY)
         self.assertIs(self.keeper.see(KEY, seen), seen)
