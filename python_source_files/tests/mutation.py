@@ -47,7 +47,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "tiers/last_known.py": ("test_last_known", "test_caching_model"),
     "tiers/hot.py": ("test_hot", "test_admission", "test_room", "test_caching_model"),
     "tiers/admission.py": ("test_admission", "test_hot"),
-    "caching/storing.py": ("test_storing", "test_validation", "test_rfc_table", *CACHING),
+    "caching/storing.py": ("test_storing", "test_reuse", "test_validation", *CACHING),
     "caching/reuse.py": ("test_reuse", "test_freshness", "test_responding", *CACHING),
 }
 """The quick tests about each module, those that find most per second first."""
