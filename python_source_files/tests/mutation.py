@@ -36,7 +36,7 @@ LISTED = Path(__file__).with_name("mutation_survivors.txt")
 
 CACHING = ("test_guards", "test_caching_model", "test_caching_end_to_end")
 PATH = ("test_straight_path", "test_caching_model", "test_interleavings")
-LAST = ("test_caching_end_to_end", "test_isolation")
+LAST = ("test_restless", "test_caching_end_to_end", "test_isolation")
 
 TESTS: dict[str, tuple[str, ...]] = {
     "relay.py": (*PATH, *LAST),

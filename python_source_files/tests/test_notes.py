@@ -73,11 +73,11 @@ class InvalidationsTest(unittest.TestCase):
     def test_the_time_of_the_last_one_is_known_as_long_as_its_tick(self) -> None:
         self.assertEqual(self.invalidations.time_of("a"), 0.0)
         with mock.patch.object(notes_module, "LIMIT", 2):
-            for at, key in enumerate("aab", 1):
+            for at, key in enumerate("aabb", 1):
                 self.invalidations.mark(key, float(at))
-            self.assertEqual([self.invalidations.time_of(key) for key in "abc"], [2.0, 3.0, 0.0])
-            self.invalidations.mark("c", 4.0)
-        self.assertEqual([self.invalidations.time_of(key) for key in "abc"], [0.0, 3.0, 4.0])
+            self.assertEqual([self.invalidations.time_of(key) for key in "abc"], [2.0, 4.0, 0.0])
+            self.invalidations.mark("c", 5.0)
+        self.assertEqual([self.invalidations.time_of(key) for key in "abc"], [0.0, 4.0, 5.0])
 
     def test_no_more_times_are_kept_when_all_are_invalidated_now_and_then(self) -> None:
         with mock.patch.object(notes_module, "LIMIT", 2):

@@ -12,7 +12,7 @@ import unittest
 from collections.abc import Iterable
 from unittest import mock
 
-from api_relaying_server import fetching
+from api_relaying_server import fetching, relay
 from api_relaying_server.answer import Answer, Waiting
 from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
@@ -358,6 +358,12 @@ class PartsTest(PathTest):
                 self.assertEqual(self.asked(world, "range", "if-range"), [None, None])
                 self.assertTrue(world.upstream.exchanges[1].closed)
 
+    def test_a_part_without_a_tag_is_asked_for_without_a_condition(self) -> None:
+        world = self.world(self.part(0, b"01234", ("X-A", "1")), reply(200, HOUR, body=b"new"))
+        world.ask("GET", ("Range", "bytes=0-4"))
+        self.assertEqual(world.ask().body, b"new")
+        self.assertEqual(self.asked(world, "range", "if-range"), ["bytes=5-", None])
+
     def test_a_whole_in_place_of_the_part_is_taken(self) -> None:
         world = self.world(self.part(0, b"01234"), reply(200, HOUR, body=b"new"))
         world.ask("GET", ("Range", "bytes=0-4"))
@@ -419,6 +425,16 @@ class TakingTest(PathTest):
             got = world.ask()
             self.assertEqual((got.body, why in got.told), (body, True))
             self.assertEqual(world.keeper.read(KEY) is not None, why == "stored")
+
+    def test_what_is_empty_is_over_at_once(self) -> None:
+        """Its connection is free though its client is slow."""
+        for body, over in ((b"", True), (b"menu", False)):
+            world = self.world(reply(200, HOUR, body=body))
+            answer = self.send(world)
+            self.assertEqual(world.upstream.exchanges[0].closed, over)
+            self.assertEqual(len(world.relay.flight), 0 if over else 1)
+            self.assertEqual(world.keeper.read(KEY) is not None, over)
+            answer.close()
 
     def test_what_is_cut_is_not_kept(self) -> None:
         world = self.world(reply(200, HOUR, body=b"menu")._replace(cut=True))
@@ -936,6 +952,18 @@ class FromMemoryTest(PathTest):
         for _ in range(2):
             world.relay.from_memory(parse_request_head(head.encode()), NOW)
         self.assertIn(head.encode(), world.hot.heads)
+
+    def test_of_a_head_what_is_learned_is_what_matters(self) -> None:
+        known = mock.Mock(restless=True, restless_names=frozenset(("x-request-id",)))
+        with mock.patch.object(relay, "known_lines", known):
+            for restless, shorter, influential, learned in (
+                (True, b"less", (), b"less"),
+                (True, None, (), b"head"),
+                (True, b"less", ("x-request-id",), b"head"),
+                (False, b"less", (), b"head"),
+            ):
+                known.restless, known.without_restless.return_value = restless, shorter
+                self.assertEqual(relay._to_learn(b"head", frozenset(influential)), learned)
 
     def test_what_is_ignored_changes_nothing(self) -> None:
         world = self.world(
