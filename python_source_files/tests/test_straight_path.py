@@ -467,8 +467,9 @@ class TakingTest(PathTest):
             self.assertEqual(world.ask().status, status)
 
     def test_but_other_answers_and_errors_with_freshness_are(self) -> None:
+        second = ("Cache-Control", "max-age=1")
         policy = Policy(default_ttl=0.0, stale_if_error=100.0)
-        for error in (reply(404), reply(501), reply(503, HOUR)):
+        for error in (reply(404), reply(501), reply(503, HOUR), reply(503, second)):
             world = self.world(reply(200, NOW_STALE, body=b"menu"), error, policy=policy)
             world.ask()
             self.assertEqual(world.ask().status, error.status)
