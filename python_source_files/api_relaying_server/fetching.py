@@ -58,7 +58,7 @@ from api_relaying_server.errors import (
 from api_relaying_server.http1.credentials import credentials_of
 from api_relaying_server.http1.grammar import format_date, parse_content_range
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
-from api_relaying_server.keeping import Keeper, Seen
+from api_relaying_server.keeping import Began, Keeper, Seen
 from api_relaying_server.tiers.flight import Reader, Room, SharedBody
 from api_relaying_server.upstream.exchange import HOLD_HEAD, OnInterim, PacedBody
 from api_relaying_server.upstream.guards import UpstreamLike
@@ -119,13 +119,13 @@ class Query(NamedTuple):
 
 class Received(NamedTuple):
     """The head of a response to a request as it was sent, with its exchange. `head` has the
-    end-to-end fields, `began` is the tick of the moment before the request was sent.
+    end-to-end fields, `began` the moment before the request was sent.
     """
 
     request: RequestHead
     head: ResponseHead
     fetch: Fetch
-    began: int
+    began: Began
 
 
 class Arrived:
@@ -243,7 +243,7 @@ class Fetcher:
         """
         ask = query.ask
         plan = self._plan(query.request, ask, passes)
-        received = self._send(query.request, query.caller, plan)
+        received = self._send(query.request, query.caller, plan, query.known)
         status = received.head.status
         with _closed_by_a_fault(received.fetch):
             if status == 304 and ask.validate:
@@ -270,10 +270,12 @@ class Fetcher:
             return Plan("GET", _CONDITIONS + _RANGE, tuple(add))
         return Plan(request.method, () if passes else _CONDITIONS)
 
-    def _send(self, request: RequestHead, caller: Caller, plan: Plan) -> Received:
+    def _send(
+        self, request: RequestHead, caller: Caller, plan: Plan, known: Record | None = None
+    ) -> Received:
         base = self._upstream.base
         fields = for_one_call(request.seen, plan.drop, plan.add + _framing(caller))
-        began = self._keeper.tick()
+        began = self._keeper.begin(known)
         started, asked = time.monotonic(), True
         try:
             fetch = self._upstream.fetch(
@@ -341,15 +343,19 @@ class Fetcher:
         if stored is None:
             return None
         merged = freshened(stored, head.fields, fetch.request_time, fetch.response_time)
-        kept = merged.changed(fields=stored_fields(merged.fields))
+        kept = self._kept_of(stored, received)
         names = self._selecting_names(merged.fields)
         before = tuple(name for name, _ in stored.selecting)
         if names is not None and (query.ask.reason == "vary-miss" or names != before):
             # RFC 9111, 4.3.4: this request selects it now, by the fields that it now varies by.
             kept = kept.changed(selecting=selecting_values(names, request.seen))
         span, rule = self._judge(received, merged.status, merged.fields)
-        # What the 304 says itself may be hidden in the merged fields (RFC 9213, 2.2).
+        # What the 304 says itself may be hidden in the merged fields (RFC 9213, 2.2), and what the
+        # stored response permits was not said of what this user is told.
         rule = keeps_from_caches(merged.status, head.fields) or rule
+        if rule is None and request.credentialed:
+            own = self._judge(received, merged.status, head.fields)[1]
+            rule = own if own is not None and own.ground is Ground.REQUEST else None
         if may_be_shared(rule):
             unstored = self._store_freshened(query.ask.reason, received, stored, kept)
             return Arrived(received, shared=kept, variant=merged, unstored=unstored)
@@ -358,6 +364,12 @@ class Fetcher:
         elif not request.credentialed:
             self._keeper.forget(request.target)  # what was for all is so no more
         return Arrived(received, variant=merged, unstored=rule.name if rule is not None else "")
+
+    def _kept_of(self, stored: StoredResponse, received: Received) -> StoredResponse:
+        """What a 304 makes of a stored response for others: without what it gives to its client."""
+        fetch, fields = received.fetch, stored_fields(received.head.fields)
+        merged = freshened(stored, fields, fetch.request_time, fetch.response_time)
+        return merged.changed(fields=stored_fields(merged.fields))
 
     def _store_freshened(
         self, reason: str, received: Received, stored: StoredResponse, kept: StoredResponse
@@ -530,14 +542,14 @@ class Fetcher:
                 return self._take(received, None, _nothing, "bypass")
             return self._take(received._replace(began=own), None, _nothing)
 
-    def _invalidate(self, received: Received) -> int | None:
-        """Invalidates what the answer to an unsafe request makes doubtful. The tick that counts for
-        what it has brought itself; None where something else has invalidated that meanwhile.
+    def _invalidate(self, received: Received) -> Began | None:
+        """Invalidates what the answer to an unsafe request makes doubtful. The moment that counts
+        for what it has brought itself; None where something else has invalidated that meanwhile.
         """
         request, head = received.request, received.head
         targets = targets_to_invalidate(request, head.status, head.fields, self._upstream.base.url)
-        ticks = {target: self._keeper.invalidate(target, received.began) for target in targets}
-        return ticks.get(request.target, received.began)
+        began = {target: self._keeper.invalidate(target, received.began) for target in targets}
+        return began.get(request.target, received.began)
 
 
 @contextmanager

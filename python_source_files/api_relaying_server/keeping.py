@@ -11,6 +11,7 @@ in memory.
 from __future__ import annotations
 
 import itertools
+import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,23 @@ TELL_AT_MOST = 0.1
 
 INVALIDATION_AT_MOST = 0.5
 """Seconds that an unsafe request's answer waits until other nodes can know what it invalidates."""
+
+
+TOMBSTONE_LASTS = 3600.0
+"""Seconds for which an invalidation is remembered in a store that has nothing else of its key: any
+fetch that began before is over by then.
+"""
+
+_EPOCHS = 2**48
+
+
+class Began(NamedTuple):
+    """The moment before a request is sent to the upstream, in the order of invalidations: of this
+    process by its tick, of all machines on one store by the epoch of the key's record.
+    """
+
+    tick: int
+    epoch: int = 0
 
 
 class Seen(NamedTuple):
@@ -119,6 +137,7 @@ class Keeper:
         self._news = news
         self._alone = isinstance(coordinator, Alone)
         self._shares = store.shared and not self._alone
+        self._far = self._shares and not store.quick  # what others tell is on its way for a moment
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
         self._ticks = itertools.count(1)
         self._changes = [0] * _STRIPES  # the tick of the last change of any key of a stripe
@@ -202,25 +221,31 @@ class Keeper:
     # only if the key has not been invalidated since; that is looked at where nobody else changes
     # the record, so that no invalidation comes between looking and storing.
 
-    def tick(self) -> int:
-        """The moment of this call in the order of invalidations, to be taken before a request is
-        sent to the upstream.
+    def begin(self, known: Record | None = None) -> Began:
+        """This moment in the order of invalidations, to be taken before a request is sent to the
+        upstream; `known` is what was stored when that was decided.
         """
         self.catch_up()
-        return self.notes.invalidations.now
+        return Began(self.notes.invalidations.now, _epoch_of(known))
 
-    def is_current(self, key: str, began: int) -> bool:
-        """True while a key has not been invalidated since this tick."""
+    def is_current(self, key: str, began: Began) -> bool:
+        """True while a key has not been invalidated since, as far as is known here."""
         self.catch_up()
-        return self.notes.invalidations.last(key) <= began
+        return self.notes.invalidations.last(key) <= began.tick
 
-    def add(self, request: RequestHead, stored: StoredResponse, began: int) -> Record | None:
-        """Stores what was fetched for a request at tick `began`, in place of the variant that the
+    def _is_current_for_all(self, key: str, record: Record | None, began: Began) -> bool:
+        """The same by what lies in the store, too."""
+        if self._far and _epoch_of(record) != began.epoch:
+            return False
+        return self.is_current(key, began)
+
+    def add(self, request: RequestHead, stored: StoredResponse, began: Began) -> Record | None:
+        """Stores what was fetched for a request since it `began`, in place of the variant that the
         same requests select; None where what is there stays as it is.
         """
         target, key = request.target, cache_key(request.target)
         with self._changing(key) as record:
-            if not self.is_current(key, began):
+            if not self._is_current_for_all(key, record, began):
                 return None
             if reason_to_keep(record, stored, request, self._clock(), self.policy):
                 return None
@@ -228,20 +253,20 @@ class Keeper:
             same = [variant for variant in others if variant.selecting == stored.selecting]
             stored, beside = _with_parts(stored, same)
             left = [variant for variant in others if variant not in same]
-            record = self._put(key, target, [stored, *beside, *left])
+            record = self._put(key, target, [stored, *beside, *left], _epoch_of(record))
         # Only now: until it is stored, those who ask must find the fetch that brings it.
         self.notes.remember_selecting(key, tuple(name for name, _ in stored.selecting))
         return record
 
     def replace(
-        self, target: str, changes: Sequence[tuple[StoredResponse, StoredResponse]], began: int
+        self, target: str, changes: Sequence[tuple[StoredResponse, StoredResponse]], began: Began
     ) -> Record | None:
-        """Puts new versions, fetched at tick `began`, in place of stored responses; None where none
-        of those is there any more, or the target has been invalidated since.
+        """Puts new versions, fetched since that `began`, in place of stored responses; None where
+        none of those is there any more, or the target has been invalidated since.
         """
         key = cache_key(target)
         with self._changing(key) as record:
-            if record is None or not self.is_current(key, began):
+            if record is None or not self._is_current_for_all(key, record, began):
                 return None
             variants = list(record.variants)
             for old, new in changes:
@@ -250,26 +275,34 @@ class Keeper:
                 ]
             if variants == list(record.variants):
                 return None
-            return self._put(key, target, variants)
+            return self._put(key, target, variants, record.epoch)
 
-    def invalidate(self, target: str, began: int = 0) -> int | None:
+    def invalidate(self, target: str, began: Began | None = None) -> Began | None:
         """From now on nothing stored for this target is used before its origin has confirmed it
         (RFC 9111, 4.4).
 
-        The tick of this, for what the invalidating request itself has brought; None where somebody
-        else has invalidated the target since that was sent, at tick `began`.
+        The moment of this, for what the invalidating request itself has brought; None where
+        somebody else has invalidated the target since that `began`.
         """
         key = cache_key(target)
         self.catch_up()
         before, now = self._doubt(key)
         with self._changing(key) as record:
-            if record is None:
-                self._drop(key)
+            epoch = secrets.randbelow(_EPOCHS) + 1 if self._far else 0
+            if record is not None and record.variants:
+                doubtful = [v.changed(must_validate=True) for v in record.variants]
+                self._put(key, target, doubtful, epoch)
             else:
-                self._put(key, target, [v.changed(must_validate=True) for v in record.variants])
+                self._bury(key, epoch)
         if record is not None and not self._shares:
             self._wait_for_store(key)
-        return now if before <= began else None
+        return Began(now, epoch) if began is None or before <= began.tick else None
+
+    def _bury(self, key: str, epoch: int) -> None:
+        """Leaves nothing of a key but its epoch, if it has one."""
+        if epoch:
+            self._store.write(key, Record((), self._clock() + TOMBSTONE_LASTS, epoch))
+        self._drop(key)
 
     def _wait_for_store(self, key: str) -> None:
         """Waits a moment until a change is stored: what is answered then outlives a crash."""
@@ -282,9 +315,12 @@ class Keeper:
         key = cache_key(target)
         self._doubt(key)
         with self._changing(key) as record:
-            self._store.delete(key)
-            self._drop(key)
-        return record is not None
+            if self._far:
+                self._bury(key, secrets.randbelow(_EPOCHS) + 1)
+            else:
+                self._store.delete(key)
+                self._drop(key)
+        return record is not None and bool(record.variants)
 
     @contextmanager
     def _changing(self, key: str) -> Iterator[Record | None]:
@@ -393,9 +429,10 @@ class Keeper:
         for variant in record.variants[:1]:
             self.notes.remember_selecting(key, tuple(name for name, _ in variant.selecting))
 
-    def _put(self, key: str, target: str, variants: list[StoredResponse]) -> Record:
+    def _put(self, key: str, target: str, variants: list[StoredResponse], epoch: int = 0) -> Record:
         kept = within(variants, MAX_VARIANTS)
-        record = Record(kept, max(useful_until(variant, target, self.policy) for variant in kept))
+        until = max(useful_until(variant, target, self.policy) for variant in kept)
+        record = Record(kept, until, epoch)
         self._store.write(key, record)
         self._touch(key)
         self._last_known.forget(key)
@@ -404,6 +441,10 @@ class Keeper:
 
     def _lock_of(self, key: str) -> threading.Lock:
         return self._locks[hash(key) % _STRIPES]
+
+
+def _epoch_of(record: Record | None) -> int:
+    return 0 if record is None else record.epoch
 
 
 def _with_parts(

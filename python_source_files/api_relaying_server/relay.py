@@ -45,7 +45,7 @@ from api_relaying_server.http1.credentials import credentials_of, is_credential
 from api_relaying_server.http1.heads import known_lines, wants_close
 from api_relaying_server.http1.message import Field, Fields, RequestHead
 from api_relaying_server.http1.rendering import reason_phrase, render_fields, render_request_line
-from api_relaying_server.keeping import Keeper, Seen
+from api_relaying_server.keeping import Began, Keeper, Seen
 from api_relaying_server.tiers.flight import Flight, Landing, Reader, SharedBody
 from api_relaying_server.tiers.hot import Entry, Reply
 from api_relaying_server.tiers.refresh import Refresher
@@ -63,7 +63,7 @@ LEASE_AT_MOST = 30.0
 FOLLOW_AT_MOST = 60.0
 """Seconds that a request waits for another one's fetch before it gives up with 504."""
 
-STALE_AFTER = 1.0
+STALE_AFTER = 0.6
 """Seconds after which a client who has a stale answer gets it while the upstream hangs."""
 
 TOO_LATE = "waited too long for the same request of another client"
@@ -96,13 +96,13 @@ class Shared(NamedTuple):
     """A leader's outcome: a response that others may have.
 
     `stored` is what they may see of it; its content comes by `body`, or is there already. It was
-    asked for at tick `began`. Followers with a smaller number than `sent` came before it was asked
+    asked for when it `began`. Followers with a smaller number than `sent` came before it was asked
     for: they may have it though it would need validation.
     """
 
     stored: StoredResponse
     body: SharedBody | None
-    began: int
+    began: Began
     sent: int
 
 
@@ -331,7 +331,8 @@ class Relay:
         names = notes.selecting(key)
         parts = [str(notes.invalidations.last(key)), key, request.method]
         parts.append(repr(selecting_values(names, request.seen)))
-        parts += [repr(request.fields.all(name)) for name in ("range", "if-range")]
+        # A request that comes back here must not wait for itself.
+        parts += [repr(request.fields.all(name)) for name in ("range", "if-range", "via")]
         return " ".join(parts)
 
     def _is_unshared(self, request: RequestHead, flight_key: str) -> bool:
@@ -481,7 +482,8 @@ class Relay:
             return Unwell(arrived.status, credentials_of(query.request.fields))
         # What an error is about is one request, as like as not: that says nothing of the answers
         # that others get.
-        if arrived.status < 400 and arrived.unstored != "request-no-store":
+        about_this = arrived.status == 304 or arrived.unstored == "request-no-store"
+        if arrived.status < 400 and not about_this:
             whose = WITH_CREDENTIALS if query.request.credentialed else ""
             notes.mark_unshared(whose + flight_key, self._clock() + UNSHARED_FOR)
         return Alone()

@@ -23,7 +23,7 @@ from api_relaying_server.errors import RelayError
 from api_relaying_server.fetching import Query
 from api_relaying_server.http1.grammar import parse_range
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.keeping import Keeper
+from api_relaying_server.keeping import Began, Keeper
 from api_relaying_server.relay import Relay
 from api_relaying_server.tiers import flight
 from api_relaying_server.tiers.refresh import Job, Refresher
@@ -214,7 +214,7 @@ def is_called_from(name: str, frames: int = 2) -> bool:
 class StagedKeeper(Keeper):
     """Stops where others may come between looking and storing."""
 
-    def is_current(self, key: str, began: int) -> bool:
+    def is_current(self, key: str, began: Began) -> bool:
         """As ever."""
         found = super().is_current(key, began)
         if not is_called_from("_of_shared"):  # which answers at once
@@ -371,9 +371,13 @@ class ChannelEnd(Coordinator):
 
 
 class SharedShelf(StagedStore):
-    """A store that several workers have in common."""
+    """A store that several workers have in common, or several machines that are `far`."""
 
     shared = True
+
+    def __init__(self, far: bool) -> None:
+        super().__init__("memory://", 1 << 20)
+        self.quick = not far
 
 
 class Play:
@@ -388,7 +392,7 @@ class Play:
         self.upstream = MemoryUpstream(self.origin, clock, point)
         channel = Channel(scene.far, self.log)
         shared = scene.workers > 1
-        store = SharedShelf("memory://", 1 << 20) if shared else StagedStore("memory://", 1 << 20)
+        store = SharedShelf(scene.far) if shared else StagedStore("memory://", 1 << 20)
         self.worlds: list[World] = []
         self.ends = [channel.end() for _ in range(scene.workers)]
         self._left = len(scene.clients)

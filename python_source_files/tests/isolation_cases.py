@@ -208,6 +208,26 @@ class IsolationCases(unittest.TestCase):
         other = self.there.get(target, user("B"))
         self.assertIn("fwd=", other.cache_status)
 
+    def test_a_304_gives_nobody_the_cookie_of_who_renewed_it(self) -> None:
+        def answer(asked: Asked, n: int) -> Script:
+            fields = [("ETag", '"a"')]
+            if asked.get("if-none-match") is None:
+                return response(200, [*fields, ("Cache-Control", "public, max-age=0")], b"all")
+            mine = [("Set-Cookie", f"sid={n}"), ("X-CSRF-Token", str(n)), ("X-Who", str(n))]
+            return response(304, fields + mine)
+
+        target = self.play(answer)
+        self.here.get(target)
+        for who in (user("A"), []):
+            own = self.here.get(target, who)
+            self.assertEqual(len(own.all("set-cookie")), 1)
+            for relay in (self.here, self.there):
+                other = relay.get(target, user("B"))
+                self.assertNotIn(own.all("set-cookie")[0], other.all("set-cookie"))
+                self.assertNotIn(own.all("x-csrf-token")[0], other.all("x-csrf-token"))
+                if who:
+                    self.assertNotEqual(own.all("x-who"), other.all("x-who"))
+
     def test_a_304_for_a_user_renews_the_times_and_no_other_field(self) -> None:
         def answer(asked: Asked, n: int) -> Script:
             if asked.get("if-none-match") is None:

@@ -137,9 +137,6 @@ WORKERS = {
 NODES = {name: scene._replace(far=True) for name, scene in WORKERS.items()}
 """The same on two machines."""
 
-UNHEARD = frozenset(("a get under way", "a 304 under way", "answers to post"))
-"""What a node stores before it has heard of a change on another one: nothing stops that yet."""
-
 ALL = {
     "nodes": NODES,
     "following": FOLLOWING,

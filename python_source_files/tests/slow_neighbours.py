@@ -15,7 +15,7 @@ from unittest import mock
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields, RequestHead
-from api_relaying_server.keeping import Keeper
+from api_relaying_server.keeping import Began, Keeper
 from api_relaying_server.tiers.hot import HotTier
 from api_relaying_server.tiers.notes import Notes
 from api_relaying_server.tiers.sharing.file_locks import lock_file
@@ -59,10 +59,10 @@ class Worker:
             self.neighbours.news,
         )
 
-    def add(self, stored: StoredResponse, began: int | None = None) -> Record | None:
+    def add(self, stored: StoredResponse, began: Began | None = None) -> Record | None:
         """Stores what was asked for at a tick: this one's, if none is given."""
         asked = RequestHead.of("GET", TARGET, Fields())
-        return self.keeper.add(asked, stored, self.keeper.tick() if began is None else began)
+        return self.keeper.add(asked, stored, self.keeper.begin() if began is None else began)
 
     def pass_loop(self) -> None:
         """One round."""
@@ -109,7 +109,7 @@ class TwoWorkers(unittest.TestCase):
     def replace(self, worker: Worker, text: str) -> None:
         """A worker puts something new in place of what is there, as a 304 does."""
         old = worker.variants()[0]
-        worker.keeper.replace(TARGET, [(old, response(text))], worker.keeper.tick())
+        worker.keeper.replace(TARGET, [(old, response(text))], worker.keeper.begin())
 
 
 class Changes(TwoWorkers):
@@ -163,14 +163,14 @@ class Changes(TwoWorkers):
         self.assertFalse(self.other.keeper.forget(TARGET))
 
     def test_what_was_asked_for_before_an_invalidation_elsewhere_is_not_new(self) -> None:
-        began = self.other.keeper.tick()
+        began = self.other.keeper.begin()
         self.one.keeper.invalidate(TARGET)  # the other one has had no round of its loop since
         self.assertIsNone(self.other.add(response("asked before"), began))
         self.assertEqual(self.other.bodies(), [])
         self.assertIsNotNone(self.other.add(response("asked after")))
 
     def test_nor_after_a_loss_of_news(self) -> None:
-        began = self.other.keeper.tick()
+        began = self.other.keeper.begin()
         Teller(self.memory, 0).tell(EVERYTHING)
         self.assertIsNone(self.other.add(response("asked before"), began))
         self.assertEqual(self.other.bodies(), [])
@@ -182,7 +182,7 @@ class Changes(TwoWorkers):
             self.replace(self.one, "new")
         self.other.pass_loop()
         self.assertEqual(self.other.bodies(), [b"old"])
-        began = self.other.keeper.tick()
+        began = self.other.keeper.begin()
         Teller(self.memory, 0).tell(encode(MemoryLost()))
         self.other.pass_loop()
         self.assertEqual(self.other.bodies(), [b"new"])
@@ -432,7 +432,7 @@ def write(slot):
         worker.add(response(name, asked=time.time(), accept=name))
         for other in range(OTHERS // VARIANTS):
             asked = RequestHead.of("GET", f"/{name} {other}", Fields())
-            worker.keeper.add(asked, response(name), worker.keeper.tick())
+            worker.keeper.add(asked, response(name), worker.keeper.begin())
         worker.pass_loop()
     store.close(10.0)
 

@@ -19,7 +19,7 @@ session password x-password x-credentials credential ocp-apim-subscription-key a
 
 OTHERS = """
 accept accept-language accept-encoding host origin range referer user-agent x-request-id
-x-forwarded-for if-none-match cookie-consent key x-key api x-lang content-type api_key
+x-forwarded-for if-none-match cookie-consent idempotency-key sec-websocket-key api x-lang content-type api_key
 proxy-authorization proxy-authenticate proxy-authentication-info apixkey subscription
 """.split()
 

@@ -35,9 +35,18 @@ class Reading(unittest.TestCase):
                 self.assertEqual(directives(text).seconds("max-age"), 60)
 
     def test_unknown_directives_do_not_matter(self) -> None:
-        said = directives('foo, bar=1, baz="a, no-store", max-age=60, =, ;, "no-store"')
+        said = directives('foo, bar=1, baz="a, no-store", max-age=60, =, ;, "a"')
         self.assertEqual(said.seconds("max-age"), 60)
         self.assertNotIn("no-store", said)
+
+    def test_a_member_without_a_name_may_forbid(self) -> None:
+        for member, name in (
+            ('"private"', "private"),
+            (";no-store", "no-store"),
+            ("=private", "private"),
+        ):
+            with self.subTest(member):
+                self.assertIn(name, directives(f"max-age=60, {member}"))
 
     def test_a_number_that_is_none_is_zero(self) -> None:
         for argument in (

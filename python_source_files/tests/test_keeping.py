@@ -13,7 +13,7 @@ from api_relaying_server.caching.reuse import useful_until
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Field, Fields, RequestHead
-from api_relaying_server.keeping import Keeper, Seen
+from api_relaying_server.keeping import Began, Keeper, Seen
 from api_relaying_server.tiers.hot import USUAL_SIZE, HotTier
 from api_relaying_server.tiers.last_known import KEPT_FOR
 from api_relaying_server.tiers.notes import Notes
@@ -170,12 +170,12 @@ class KeepingTest(unittest.TestCase):
         return None
 
     def add(
-        self, stored: StoredResponse, began: int | None = None, target: str = TARGET
+        self, stored: StoredResponse, began: Began | None = None, target: str = TARGET
     ) -> Record | None:
         """Stores what a request for it brought."""
         accept = stored.selecting[0][1]
         asked = RequestHead.of("GET", target, Fields([("Accept", accept)] if accept else []))
-        return self.keeper.add(asked, stored, self.keeper.tick() if began is None else began)
+        return self.keeper.add(asked, stored, self.keeper.begin() if began is None else began)
 
     def in_memory(self, key: str = KEY) -> list[bytes]:
         entry = self.hot.peek(key)
@@ -217,7 +217,7 @@ class Alone(KeepingTest):
         self.assertEqual(len(self.both()), 32)
 
     def test_what_selects_is_noted(self) -> None:
-        self.assertEqual(self.notes.selecting(KEY), ("origin",))
+        self.assertEqual(self.notes.selecting(KEY), ("origin?",))
         self.add(variant(b"1"))
         self.assertEqual(self.notes.selecting(KEY), ("accept",))
 
@@ -229,11 +229,11 @@ class Alone(KeepingTest):
         self.assertIsNotNone(self.add(older, target="/y"))
 
     def test_what_was_asked_for_before_an_invalidation_stays_out(self) -> None:
-        began = self.keeper.tick()
+        began = self.keeper.begin()
         self.keeper.invalidate(TARGET)
         self.assertIsNone(self.add(variant(b"1"), began))
         self.assertEqual(self.both(), [])
-        self.assertEqual(self.notes.selecting(KEY), ("origin",))
+        self.assertEqual(self.notes.selecting(KEY), ("origin?",))
         self.assertIsNotNone(self.add(variant(b"1")))
 
     def test_parts_are_joined_and_never_take_the_place_of_a_whole(self) -> None:
@@ -256,22 +256,22 @@ class Alone(KeepingTest):
         for body, accept in ((b"1", "a"), (b"2", "b")):
             self.add(variant(body, accept))
         old = variant(b"1", "a")  # equal, and not the same
-        record = self.keeper.replace(TARGET, [(old, variant(b"3", "a"))], self.keeper.tick())
+        record = self.keeper.replace(TARGET, [(old, variant(b"3", "a"))], self.keeper.begin())
         self.assertEqual(bodies(record), [b"2", b"3"])
         self.assertEqual(self.both(), [b"2", b"3"])
 
     def test_what_is_no_longer_there_is_not_replaced(self) -> None:
         new = [(variant(b"1", "a"), variant(b"3", "a"))]
-        self.assertIsNone(self.keeper.replace(TARGET, new, self.keeper.tick()))
+        self.assertIsNone(self.keeper.replace(TARGET, new, self.keeper.begin()))
         self.add(variant(b"2", "a"))
         self.shelf.said.clear()
-        self.assertIsNone(self.keeper.replace(TARGET, new, self.keeper.tick()))
+        self.assertIsNone(self.keeper.replace(TARGET, new, self.keeper.begin()))
         self.assertEqual((self.both(), self.shelf.said), ([b"2"], []))
 
     def test_nor_by_what_was_asked_for_before_an_invalidation(self) -> None:
         old = variant(b"1")
         self.add(old)
-        began = self.keeper.tick()
+        began = self.keeper.begin()
         self.keeper.invalidate(TARGET)
         (doubtful,) = self.shelf.records[KEY].variants
         self.assertIsNone(self.keeper.replace(TARGET, [(doubtful, variant(b"2"))], began))
@@ -287,14 +287,15 @@ class Alone(KeepingTest):
         self.assertEqual([stored.must_validate for stored in record.variants], [True, True])
 
     def test_an_invalidation_tells_whether_another_came_between(self) -> None:
-        began = self.keeper.tick()
-        self.assertEqual(self.keeper.invalidate(TARGET, began), began + 1)
+        began = self.keeper.begin()
+        self.assertEqual(self.keeper.invalidate(TARGET, began), Began(began.tick + 1))
         self.assertIsNone(self.keeper.invalidate(TARGET, began))
-        self.assertEqual(self.keeper.invalidate(TARGET, self.keeper.tick()), began + 3)
-        self.assertIsNone(self.keeper.invalidate(TARGET))
+        now = self.keeper.begin()
+        self.assertEqual(self.keeper.invalidate(TARGET, now), Began(began.tick + 3))
+        self.assertEqual(self.keeper.invalidate(TARGET), Began(began.tick + 4))
 
     def test_what_is_forgotten_is_gone_and_does_not_come_back(self) -> None:
-        began = self.keeper.tick()
+        began = self.keeper.begin()
         self.assertFalse(self.keeper.forget(TARGET))
         self.add(variant(b"1"))
         self.assertTrue(self.keeper.forget(TARGET))
@@ -421,7 +422,7 @@ class OwnStore(KeepingTest):
             self.assertNotEqual(self.keeper.see(KEY).when, seen.when)
 
     def test_what_another_has_invalidated_counts_here(self) -> None:
-        began = self.keeper.tick()
+        began = self.keeper.begin()
         self.line.hear(encode(Changed(KEY)))
         self.assertTrue(self.keeper.is_current(KEY, began))
         self.line.hear(encode(Invalidated(KEY)))
@@ -430,16 +431,16 @@ class OwnStore(KeepingTest):
 
     def test_it_is_heard_before_anything_is_decided_by_it(self) -> None:
         tell = encode(Invalidated(KEY))
-        began = self.keeper.tick()
+        began = self.keeper.begin()
         self.line.on_catch_up = lambda: self.line.hear(tell)
-        self.assertEqual(self.keeper.tick(), began + 1)
-        self.assertFalse(self.keeper.is_current(KEY, began + 1))
-        self.assertIsNone(self.keeper.invalidate(TARGET, began + 2))
+        self.assertEqual(self.keeper.begin(), Began(began.tick + 1))
+        self.assertFalse(self.keeper.is_current(KEY, Began(began.tick + 1)))
+        self.assertIsNone(self.keeper.invalidate(TARGET, Began(began.tick + 2)))
 
     def test_after_a_gap_nothing_is_believed(self) -> None:
         for note, doubts in ((encode(MemoryLost()), False), (encode(Everything()), True)):
             self.add(variant(b"1"))
-            began, seen = self.keeper.tick(), self.keeper.see(KEY)
+            began, seen = self.keeper.begin(), self.keeper.see(KEY)
             self.line.hear(note)
             self.assertEqual((self.both(), self.shelf.records), ([], {}))
             self.assertNotEqual(self.keeper.see(KEY).when, seen.when)
@@ -514,7 +515,7 @@ class SharedStore(KeepingTest):
         self.assertEqual(bodies(self.keeper.see(KEY, seen).record), [b"2"])
 
     def test_what_another_has_invalidated_is_read_anew_and_stays_in_the_store(self) -> None:
-        began = self.keeper.tick()
+        began = self.keeper.begin()
         self.add(variant(b"1"))
         self.line.hear(encode(Invalidated(KEY)))
         self.assertEqual((self.in_memory(), bodies(self.shelf.records[KEY])), ([], [b"1"]))
@@ -536,7 +537,7 @@ class SharedStore(KeepingTest):
     def test_after_a_gap_memory_is_not_believed_but_the_store_is(self) -> None:
         for note, doubts in ((encode(MemoryLost()), False), (encode(Everything()), True)):
             self.add(variant(b"1"))
-            began, seen = self.keeper.tick(), self.keeper.see(KEY)
+            began, seen = self.keeper.begin(), self.keeper.see(KEY)
             self.line.hear(note)
             self.assertEqual((self.in_memory(), bodies(self.shelf.records[KEY])), ([], [b"1"]))
             self.assertNotEqual(self.keeper.see(KEY).when, seen.when)

@@ -102,7 +102,7 @@ class NotesTest(unittest.TestCase):
         self.assertFalse(self.notes.is_unshared("a", 1.0))
 
     def test_what_selects(self) -> None:
-        self.assertEqual(self.notes.selecting("a"), ("origin",))
+        self.assertEqual(self.notes.selecting("a"), ("origin?",))
         self.notes.remember_selecting("a", ("accept",))
         self.assertEqual(self.notes.selecting("a"), ("accept",))
         self.notes.remember_selecting("a", ("accept", "origin"))
@@ -113,7 +113,7 @@ class NotesTest(unittest.TestCase):
         with mock.patch.object(notes_module, "LIMIT", 2):
             for key in "abac":
                 self.notes.remember_selecting(key, ("accept",))
-        self.assertEqual(self.notes.selecting("a"), ("origin",))
+        self.assertEqual(self.notes.selecting("a"), ("origin?",))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,10 @@ PARTS = st.builds(
 )
 RESPONSES = WHOLE | PARTS
 RECORDS = st.builds(
-    Record, variants=st.lists(RESPONSES, min_size=1, max_size=3).map(tuple), expires=TIME
+    Record,
+    variants=st.lists(RESPONSES, min_size=1, max_size=3).map(tuple),
+    expires=TIME,
+    epoch=st.integers(0, record_form.LAST_EPOCH),
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
@@ -101,7 +104,7 @@ def head_of(**changes: object) -> bytes:
         "mark": False,
     }
     values.update(changes)
-    return json.dumps([3.0, [list(values.values())]]).encode()
+    return json.dumps([3.0, [list(values.values())], 0]).encode()
 
 
 def assert_can_be_sent(record: Record) -> None:
@@ -266,20 +269,39 @@ class NothingElse(unittest.TestCase):
 
     def test_wrong_times_of_expiry_and_numbers_of_variants(self) -> None:
         variant = json.loads(head_of())[1][0]
-        self.assertEqual(len(loads(sealed(json.dumps([3, [variant]]).encode(), b"xy")).variants), 1)
+        self.assertEqual(
+            len(loads(sealed(json.dumps([3, [variant], 0]).encode(), b"xy")).variants), 1
+        )
         for expires in (math.inf, math.nan, -1e300, 10**400, 1e300, True, "3", None):
             with self.subTest(expires), self.assertRaises(ValueError):
-                loads(sealed(json.dumps([expires, [variant]]).encode(), b"xy"))
+                loads(sealed(json.dumps([expires, [variant], 0]).encode(), b"xy"))
         for count in (0, record_form.MOST_VARIANTS + 1):
-            head = json.dumps([3, [variant] * count]).encode()
+            head = json.dumps([3, [variant] * count, 0]).encode()
             with self.subTest(count), self.assertRaises(ValueError):
                 loads(sealed(head, b"xy" * count))
         for more in (b" ", b" 1", b"]", b"\0"):
             with self.subTest(more), self.assertRaises(ValueError):
                 loads(sealed(head_of() + more, b"xy"))
-        for form in ("", "{}", "[3, {}]", '[3, "ab"]', "[3]", "3", "[3, [], 1]", "[3, []] 1"):
+        for form in (
+            "",
+            "{}",
+            "[3, {}, 1]",
+            '[3, "ab", 1]',
+            "[3]",
+            "3",
+            "[3, []]",
+            "[3, [], 1, 1]",
+        ):
             with self.subTest(form), self.assertRaises(ValueError):
                 loads(sealed(form.encode()))
+
+    def test_epochs(self) -> None:
+        for epoch in (1, record_form.LAST_EPOCH):
+            found = loads(sealed(json.dumps([3, [], epoch]).encode()))
+            self.assertEqual(found, Record((), 3, epoch))
+        for wrong in (0, -1, 1.0, True, "1", None, record_form.LAST_EPOCH + 1):
+            with self.subTest(wrong), self.assertRaises(ValueError):
+                loads(sealed(json.dumps([3, [], wrong]).encode()))
 
     def test_raw_controls_and_letters_beside_escapes(self) -> None:
         for raw in (
@@ -323,7 +345,7 @@ class NothingElse(unittest.TestCase):
         one, other = (json.loads(head_of(fields=[]))[1][0] for _ in range(2))
         one[3] = one[8] = -2
         other[3] = other[8] = 4
-        head = json.dumps([3, [one, other]]).encode()
+        head = json.dumps([3, [one, other], 0]).encode()
         with self.assertRaises(ValueError):
             loads(sealed(head, b"xy"))
 

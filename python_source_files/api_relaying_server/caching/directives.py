@@ -139,6 +139,8 @@ def _parse(values: Sequence[str]) -> Directives:
             arguments.setdefault(name, argument)
             if argument is INVALID:
                 _heed(member, arguments)
+        else:
+            _heed(member, arguments)
     if len(members) > MAX_DIRECTIVES:
         arguments.setdefault("no-store", None)
     return Directives(arguments)

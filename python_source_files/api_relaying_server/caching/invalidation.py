@@ -10,7 +10,10 @@ SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 """RFC 9110, 9.2.1; a method that is not known counts as unsafe."""
 
 
-OVERRIDES = frozenset(("x-http-method", "x-http-method-override", "x-method-override"))
+OVERRIDES = frozenset(
+    ("x-http-method", "x-http-method-override", "x-method", "x-method-override")
+    + ("x-original-method", "x-tunnel-method")
+)
 """Fields by which some origins take a request for one of another method."""
 
 UNKNOWN_OUTCOMES = frozenset((502, 504))

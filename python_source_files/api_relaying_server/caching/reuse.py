@@ -30,11 +30,15 @@ CLOCK_SLACK = 1.0
 
 PASSING_BY = CONDITIONS_FOR_ORIGINS | frozenset(
     (
+        "a-im",
         "x-http-method",
         "x-http-method-override",
+        "x-method",
         "x-method-override",
+        "x-original-method",
         "x-original-url",
         "x-rewrite-url",
+        "x-tunnel-method",
     )
 )
 """Fields with which a request passes by the store: conditions that only the origin can judge, and
@@ -329,10 +333,12 @@ def reason_to_keep(
     nor does an error of the server take that of a good one which may still serve in its stead.
     """
     for old in record.variants if record is not None else ():
-        if old.response_time > now + CLOCK_SLACK:
-            continue  # stored while the clock was ahead: nothing it says of time counts
-        if old.selecting == new.selecting and not is_newer_or_same(
-            old, new.fields, new.response_time
+        # What was stored while the clock was ahead says nothing of time.
+        tells_time = old.response_time <= now + CLOCK_SLACK
+        if (
+            tells_time
+            and old.selecting == new.selecting
+            and not is_newer_or_same(old, new.fields, new.response_time)
         ):
             return "older"
         if new.status >= 500 > old.status and matches(old, request.seen):

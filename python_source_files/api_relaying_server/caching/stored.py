@@ -55,11 +55,13 @@ class Record(NamedTuple):
     """All that is stored under one key: its variants, the most recently stored first.
 
     `expires` is the Unix time until which any of them is of use, stale use included: a store may
-    forget it after.
+    forget it after. `epoch` is another number after each invalidation, where several machines use
+    one store: it tells them what was asked for before. A record without variants holds that alone.
     """
 
     variants: tuple[StoredResponse, ...]
     expires: float
+    epoch: int = 0
 
     @property
     def size(self) -> int:

@@ -20,7 +20,7 @@ from api_relaying_server.caching.freshness import HEURISTIC_STATUSES, Lifetime
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import fits
 from api_relaying_server.caching.vary import selecting_names
-from api_relaying_server.http1.credentials import credentials_of
+from api_relaying_server.http1.credentials import credentials_of, is_credential
 from api_relaying_server.http1.grammar import content_length, parse_content_range, split_lists
 from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
 
@@ -33,10 +33,26 @@ UNDERSTOOD_STATUSES = frozenset(
 """
 
 NEVER_STORED_STATUSES = frozenset(
-    (304, 408, 413, 416, 417, 421, 425, 426, 428, 429, 431, 511)  # RFC 6585 for the last four
+    (
+        207,
+        208,
+        226,
+        304,
+        408,
+        413,
+        416,
+        417,
+        421,
+        425,
+        426,
+        428,
+        429,
+        431,
+        511,
+    )  # RFC 6585 for the last four
 )
 """A 304 is not an answer but news of one; the others are about one request, not its target: stored,
-one odd request would spoil the answer of all.
+one odd request would spoil the answer of all (226: RFC 3229; 207, 208: RFC 4918, 5842).
 """
 
 DENIALS = frozenset((401, 403, 407))
@@ -67,6 +83,10 @@ NEVER_NOMINATED = frozenset(
 """Fields for all recipients, which `Connection` must not name: a response that did would lose what
 it says of its storing before that is decided (RFC 9110, 7.6.1).
 """
+
+
+_COOKIES = frozenset(("set-cookie", "set-cookie2"))
+_CHALLENGES = frozenset(("www-authenticate", "proxy-authenticate"))
 
 
 class Fetched(NamedTuple):
@@ -161,13 +181,13 @@ def _is_private(f: Fetched) -> bool:
 def _is_for_authorized(f: Fetched) -> bool:
     if "authorization" not in f.request.fields:
         return False
-    return not any(name in f.directives for name in ("public", "must-revalidate", "s-maxage"))
+    return not any(map(f.directives.permits, ("public", "must-revalidate", "s-maxage")))
 
 
 def _is_for_its_user(f: Fetched) -> bool:
     if not any(name != "authorization" for name, _ in credentials_of(f.request.fields)):
         return False
-    if "public" in f.directives or "s-maxage" in f.directives:
+    if f.directives.permits("public") or f.directives.permits("s-maxage"):
         return False
     # Who writes to shared caches in a field of their own means them (RFC 9213, 2.1).
     return targeted_directives(f.head.fields) is None
@@ -178,7 +198,7 @@ def _has_no_freshness_for_its_user(f: Fetched) -> bool:
 
 
 def _sets_a_cookie(f: Fetched) -> bool:
-    return "set-cookie" in f.head.fields and (f.lifetime.ruled or not f.lifetime.explicit)
+    return bool(personal_fields(f.head.fields)) and (f.lifetime.ruled or not f.lifetime.explicit)
 
 
 def _is_about_the_range(f: Fetched) -> bool:
@@ -189,9 +209,10 @@ def _is_about_the_range(f: Fetched) -> bool:
 
 
 def _has_no_ground(f: Fetched) -> bool:
-    if f.lifetime.explicit or f.lifetime.ruled or "public" in f.directives:
+    if f.lifetime.explicit or f.lifetime.ruled or f.head.status in HEURISTIC_STATUSES:
         return False
-    return f.head.status not in HEURISTIC_STATUSES
+    # An error is kept for as long as its origin says, and never for a guess.
+    return f.head.status >= 400 or "public" not in f.directives
 
 
 def _varies_by_everything(f: Fetched) -> bool:
@@ -312,6 +333,17 @@ def end_to_end(fields: Fields) -> Fields:
     return fields.without(lambda name: name in HOP_BY_HOP or name in listed)
 
 
+def personal_fields(fields: Fields) -> frozenset[str]:
+    """The (lower-case) names of response fields that give something to the client that asked: a
+    cookie, or a token in a field of its own.
+    """
+    return frozenset(
+        name
+        for name in fields.names()
+        if name in _COOKIES or (is_credential(name) and name not in _CHALLENGES)
+    )
+
+
 def stored_fields(fields: Fields) -> Fields:
     """What is kept of a response's end-to-end fields, and given to others: not those that its
     origin keeps from caches.
@@ -321,6 +353,6 @@ def stored_fields(fields: Fields) -> Fields:
     """
     directives = response_directives(fields)
     kept_back = directives.field_names("private") | directives.field_names("no-cache")
-    if "set-cookie" in fields and "public" not in directives:
-        kept_back |= {"set-cookie"}
+    if not directives.permits("public"):
+        kept_back |= personal_fields(fields)
     return fields.without(lambda name: name in kept_back) if kept_back else fields

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from api_relaying_server.caching.freshness import date_value
 from api_relaying_server.caching.stored import Selecting, StoredResponse
+from api_relaying_server.http1.forwarding import names_a_client, names_a_place
 from api_relaying_server.http1.grammar import TOKEN, is_token, split_lists
 from api_relaying_server.http1.message import Fields
 
@@ -187,7 +188,7 @@ def is_written_here(names: Iterable[str]) -> bool:
     """True where one of these selecting fields (lower case) reaches the upstream with a value that
     the relay may have written: what a client says there, or does not say, tells nothing of it.
     """
-    return any(name in _WRITTEN or name.startswith("x-forwarded-") for name in names)
+    return any(name in _WRITTEN or names_a_client(name) or names_a_place(name) for name in names)
 
 
 def fields_that_select(selecting: Selecting) -> Fields:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 if TYPE_CHECKING:
     from api_relaying_server.http1.message import Field, Fields
 
-_HELD = re.compile("api-?key|token|auth|secret|session|password|credential|subscription-key")
+_HELD = re.compile(
+    "api-?key|token|auth|secret|session|password|credential|subscription-key|jwt|dpop|signature"
+)
+_NO_KEYS = frozenset(("idempotency-key", "sec-websocket-key"))
 
 # RFC 9110, 11.7.2: between a client and the proxy that it speaks to; it does not go on.
 _HOP_BY_HOP = frozenset(("proxy-authorization", "proxy-authenticate", "proxy-authentication-info"))
@@ -28,10 +32,26 @@ def is_credential(name: str) -> bool:
 
 
 def _holds(name: str) -> bool:
-    return name == "cookie" or (_HELD.search(name) is not None and name not in _HOP_BY_HOP)
+    if name in _HOP_BY_HOP or name in _NO_KEYS:
+        return False
+    return name in ("cookie", "key") or name.endswith("-key") or _HELD.search(name) is not None
 
 
 _is_credential = lru_cache(maxsize=1024)(_holds)
+
+
+_IN_QUERIES = frozenset(("key", "appid", "app_id", "sig", "signature"))
+
+
+def credentials_in_query(target: str) -> tuple[str, ...]:
+    """The parameters of a target that say who asks, as they stand, sorted: many APIs take their
+    keys there.
+    """
+    _, _, query = target.partition("?")
+    if not query:
+        return ()
+    named = [(unquote(part.partition("=")[0]).lower(), part) for part in query.split("&")]
+    return tuple(sorted(part for name, part in named if name in _IN_QUERIES or _holds(name)))
 
 
 def has_credentials(fields: Fields) -> bool:

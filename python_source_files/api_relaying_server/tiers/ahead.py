@@ -16,6 +16,7 @@ from typing import Callable, NamedTuple, TypeVar
 
 from api_relaying_server.caching.key import target_of
 from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
+from api_relaying_server.http1.credentials import is_credential
 from api_relaying_server.tiers.hot import HotTier
 
 LOG = logging.getLogger("api_relaying_server.refresh")
@@ -38,9 +39,6 @@ such as midnight, is like that: renewing is of use only once it is over.
 
 OVER_AT_MOST = 5.0
 """Seconds for which an entry whose freshness has ended is still renewed from here."""
-
-_PERSONAL = frozenset(("authorization", "cookie"))
-"""Selecting fields that are one client's: nobody but that client sends them."""
 
 _BREATH = 64
 """Entries looked at before other threads get their turn."""
@@ -242,4 +240,5 @@ class RefreshAhead:
 def _may_renew(stored: StoredResponse) -> bool:
     if stored.is_partial or stored.must_validate:
         return False
-    return not any(name in _PERSONAL and value is not None for name, value in stored.selecting)
+    # What is one client's nobody sends but that client.
+    return not any(is_credential(name) and value is not None for name, value in stored.selecting)

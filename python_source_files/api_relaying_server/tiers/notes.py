@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Generic, TypeVar
 
+from api_relaying_server.caching.vary import ANY_ORIGIN
+
 Value = TypeVar("Value")
 Names = tuple[str, ...]
 
@@ -124,4 +126,4 @@ class Notes:
 
     def selecting(self, key: str) -> Names:
         """The request fields that select among the key's answers, as far as is known."""
-        return self._selecting.get(key, ("origin",))
+        return self._selecting.get(key, (ANY_ORIGIN,))

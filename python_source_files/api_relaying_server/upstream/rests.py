@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
-from api_relaying_server.http1.credentials import credentials_of
+from api_relaying_server.http1.credentials import credentials_in_query, credentials_of
 from api_relaying_server.http1.message import Field, Fields
 from api_relaying_server.upstream.told import Scope
 
@@ -60,7 +60,8 @@ def subjects_of(asked: Asked) -> tuple[Subject, Subject, Subject]:
     """Those whose rests concern a call, the widest first."""
     credentials = credentials_of(Fields(asked.fields))
     words = [word for field in credentials for word in field]
-    callers = Subject(Scope.CALLERS, _hashed(words)) if credentials else ANONYMOUS
+    words += credentials_in_query(asked.target)
+    callers = Subject(Scope.CALLERS, _hashed(words)) if words else ANONYMOUS
     target = Subject(Scope.TARGET, _hashed([asked.method, asked.target, *words]))
     return WHOLE, callers, target
 

@@ -6,14 +6,13 @@ Pure functions over fields.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from api_relaying_server.caching.storing import HOP_BY_HOP, connection_options
 from api_relaying_server.errors import LoopDetected
+from api_relaying_server.http1.forwarding import names_a_client, names_a_place
 from api_relaying_server.http1.grammar import delta_seconds, split_list
 from api_relaying_server.http1.message import Field, Fields, RequestHead
 
@@ -27,25 +26,6 @@ _OURS = frozenset(
     + ("x-forwarded-for", "x-forwarded-proto")
 )
 """Request fields that the relay writes itself."""
-
-_PLACE = re.compile(
-    r"proxy|forwarded|x-forwarded|x-forwarded-(?:by|host|path|port|prefix|server|ur[il]).*"
-    r"|x-(?:original|rewrite)-(?:host|path|ur[il])|x-host|x-http-(?:destinationurl|host-override)"
-)
-"""Fields that tell an upstream where it is: it may build links or route by them, and then one
-client would write into everybody's answer. `Proxy` becomes HTTP_PROXY behind CGI. No one's goes on.
-"""
-
-_CLIENT = re.compile(
-    r"x-forwarded-.*|x-original-(?:forwarded-)?(?:for|proto)|x-envoy-external-address"
-    r"|front-end-https|(?:x-)?(?:url-)?scheme|x-arr-ssl"
-    r"|(?:.+-)?(?:client|cluster|connecting|originating|proxyuser|real|remote|socket|source|user)"
-    r"-?(?:ip|ipv4|ipv6|addr|address)"
-)
-"""Fields by which a proxy tells who its client is and how it came. A trusted one's go on."""
-
-_LONGEST_NAME = 64
-"""Characters of the longest name that is one of those."""
 
 MOST_ROUNDS = 8
 """Members of `Via` that name us, our own of this time included, before a request is taken to go
@@ -156,21 +136,9 @@ def fields_for_upstream(
     return for_one_call(seen, drop, add)
 
 
-@lru_cache(maxsize=1024)
-def _names_a_place(name: str) -> bool:
-    return _PLACE.fullmatch(name) is not None
-
-
-@lru_cache(maxsize=1024)
-def _names_a_client(name: str) -> bool:
-    return _CLIENT.fullmatch(name) is not None
-
-
 def _misleads(name: str, client: Client) -> bool:
     """True where a field of this name (lower case) does not go on from this client."""
-    if len(name) > _LONGEST_NAME:  # not to be remembered
-        return name.startswith("x-forwarded-")
-    return _names_a_place(name) or (not client.trusted and _names_a_client(name))
+    return names_a_place(name) or (not client.trusted and names_a_client(name))
 
 
 def check_no_loop(seen: Fields) -> None:

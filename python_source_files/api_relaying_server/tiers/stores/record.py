@@ -34,7 +34,7 @@ from api_relaying_server.http1.grammar import (
 from api_relaying_server.http1.heads import MAX_FIELDS
 from api_relaying_server.http1.message import Fields
 
-MAGIC = b"RLY\x01"
+MAGIC = b"RLY\x02"
 """Three letters and the version of the format; any other version is unreadable, which is a miss."""
 
 MOST_HEAD = 16 << 20
@@ -45,6 +45,9 @@ MOST_VARIANTS = 64
 
 LATEST = 253402300799.0
 """The last second of the year 9999; a date has four digits for the year."""
+
+LAST_EPOCH = 2**53
+"""Epochs are numbers that any reader of JSON holds exactly."""
 
 MOST_NAMES = 4096
 """Names that are remembered as right, of response fields and of selecting ones."""
@@ -65,7 +68,8 @@ _decode_head = json.JSONDecoder().raw_decode  # `decode` looks for white space a
 
 def dumps(record: Record, key: str = "") -> bytes:
     """`record` as bytes that only `loads` with the same `key` accepts."""
-    head = _encode_head([record.expires, [_variant_head(v) for v in record.variants]]).encode()
+    heads = [_variant_head(v) for v in record.variants]
+    head = _encode_head([record.expires, heads, record.epoch]).encode()
     length = _LENGTH.pack(len(head))
     checksum = zlib.crc32(head, zlib.crc32(length, _seed(key)))
     bodies = [variant.body for variant in record.variants]
@@ -92,12 +96,14 @@ def loads(data: bytes, key: str = "") -> Record:
     bodies_at = _PREFIX.size + length
     try:
         head = data[_PREFIX.size : bodies_at].decode()
-        (expires, heads), end = _decode_head(head)
+        (expires, heads, epoch), end = _decode_head(head)
         if end != len(head):
             raise ValueError("more than a head")
         if type(expires) not in _NUMBERS or not -LATEST <= expires <= LATEST:
             raise ValueError("no time of expiry")
-        return Record(_variants(heads, data, bodies_at, _is_plain(head)), expires)
+        if type(epoch) is not int or not 0 <= epoch <= LAST_EPOCH or not (heads or epoch):
+            raise ValueError("no epoch, or nothing else")
+        return Record(_variants(heads, data, bodies_at, _is_plain(head)), expires, epoch)
     except (TypeError, LookupError, RecursionError) as error:
         raise ValueError(f"not the head of a record: {error}") from None
 
@@ -143,8 +149,8 @@ def _variants(
     """The variants that `heads` describe; their bodies fill `data` from `at` to its very end.
     `plain`: their texts hold nothing that needs to be looked for.
     """
-    if not 0 < len(heads) <= MOST_VARIANTS:
-        raise ValueError("no variants, or too many")
+    if type(heads) is not list or len(heads) > MOST_VARIANTS:
+        raise ValueError("no list of variants, or too many")
     variants: list[StoredResponse] = []
     for head in heads:
         status, reason, fields, length, sent, arrived, selecting, first, complete, mark = head
