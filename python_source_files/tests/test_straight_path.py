@@ -915,7 +915,9 @@ class FromMemoryTest(PathTest):
         """The reply that is ready in memory, rendered."""
         request = RequestHead.of(method, TARGET, Fields([("Host", "relay.test"), *fields]))
         ready = world.relay.from_memory(request, world.clock())
-        return ready if ready is not None and ready.renew(world.clock()) else None
+        if ready is not None:
+            self.assertTrue(world.clock() < ready.valid_until or ready.renew(world.clock()))
+        return ready
 
     def test_only_what_is_fresh_and_asked_for_plainly(self) -> None:
         world = self.world(reply(200, HOUR, TAG, body=b"menu"))
