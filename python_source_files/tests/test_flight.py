@@ -377,6 +377,14 @@ class SharedBodyTest(unittest.TestCase):
         list(body.attach() or ())
         self.assertEqual((fetching, body._fetching), ([True, True], False))
 
+    def test_an_empty_piece_is_none(self) -> None:
+        """Nor an end, for one who comes to it when all is there."""
+        for on_whole in (None, lambda whole: None):
+            body = SharedBody(Pieces(b"ab", b"", b"cd", b""), 100, on_whole)
+            fast, slow = body.attach(), body.attach()
+            self.assertEqual(b"".join(fast or ()), b"abcd")
+            self.assertEqual(b"".join(slow or ()), b"abcd")
+
     def test_the_window_holds_so_much_and_no_more(self) -> None:
         for size, cut in ((flight.WINDOW, False), (flight.WINDOW + 1, True)):
             body = SharedBody(Pieces(b"x" * size, b"y", b"z"), 0, None)

@@ -151,10 +151,12 @@ class KeepingTest(unittest.TestCase):
     """What they have in common; it keeps alone."""
 
     shared = False
+    quick = True
 
     def setUp(self) -> None:
         self.now = NOW
         self.shelf, self.line = Shelf(self.shared), self.coordinator()
+        self.shelf.quick = self.quick
         self.notes, self.hot, self.news = Notes(), HotTier(MIB), 0
         self.keeper = Keeper(
             self.hot,
@@ -459,6 +461,15 @@ class SharedStore(KeepingTest):
     def put_by_another(self, *variants: StoredResponse) -> None:
         self.shelf.records[KEY] = Record(variants, NOW + 1000)
 
+    def test_there_are_no_epochs_where_word_comes_at_once(self) -> None:
+        self.keeper.invalidate(TARGET)
+        self.keeper.forget(TARGET)
+        self.assertEqual(self.shelf.records, {})
+        self.add(variant(b"1"))
+        found = self.keeper.invalidate(TARGET)
+        assert found is not None
+        self.assertEqual((found.epoch, self.shelf.records[KEY].epoch), (0, 0))
+
     def test_a_record_is_changed_by_one_at_a_time_from_what_lies_in_the_store(self) -> None:
         self.add(variant(b"1", "a"))
         self.put_by_another(variant(b"2", "b"))
@@ -603,6 +614,81 @@ class SharedStore(KeepingTest):
         for key, kept in ((KEY, True), (OTHER, False)):
             self.shelf.lose(key)
             self.assertEqual(keeper.read(key) is not None, kept, key)
+
+
+class DistantStore(KeepingTest):
+    """Others change the same store, whose word is on its way for a moment: a record has an epoch,
+    which is another one after any invalidation.
+    """
+
+    shared = True
+    quick = False
+    line: Line
+
+    def coordinator(self) -> Line | None:
+        return Line()
+
+    def epoch(self) -> int:
+        return self.shelf.records[KEY].epoch
+
+    def began(self) -> Began:
+        """Who begins now, and has looked in the store."""
+        return self.keeper.begin(self.shelf.records.get(KEY))
+
+    def elsewhere(self) -> None:
+        """Another machine invalidates it, and no word of that has come yet."""
+        record = self.shelf.records.get(KEY, Record((), NOW))
+        self.shelf.records[KEY] = record._replace(epoch=record.epoch + 1)
+
+    def test_an_invalidation_gives_another_epoch(self) -> None:
+        self.add(variant(b"1"))
+        epochs = [self.epoch()]
+        for _ in range(2):
+            found = self.keeper.invalidate(TARGET)
+            assert found is not None
+            self.assertEqual(found, Began(self.notes.invalidations.now, self.epoch()))
+            self.assertTrue(self.shelf.records[KEY].variants[0].must_validate)
+            epochs.append(self.epoch())
+        self.assertEqual((len(set(epochs)), epochs[0]), (3, 0))
+        self.assertTrue(all(epochs[1:]))
+
+    def test_it_is_remembered_where_nothing_is_stored(self) -> None:
+        for clears in (self.keeper.invalidate, self.keeper.forget):
+            began = self.began()
+            clears(TARGET)
+            record = self.shelf.records[KEY]
+            self.assertEqual((record.variants, self.in_memory()), ((), []))
+            self.assertEqual(record.expires, NOW + keeping.TOMBSTONE_LASTS)
+            self.assertNotIn(record.epoch, (0, began.epoch))
+            self.assertIsNone(self.add(variant(b"1"), began))
+            self.assertFalse(self.keeper.forget(TARGET))
+        self.add(variant(b"1"), self.began())
+        self.assertTrue(self.keeper.forget(TARGET))
+        self.assertEqual(self.shelf.records[KEY].variants, ())
+
+    def test_what_another_machine_has_invalidated_since_counts_without_a_word(self) -> None:
+        began = self.began()
+        self.elsewhere()
+        self.assertTrue(self.keeper.is_current(KEY, began))
+        self.assertIsNone(self.add(variant(b"1"), began))
+        old = variant(b"1")
+        self.add(old, self.began())
+        self.assertEqual((self.both(), self.epoch()), ([b"1"], 1))
+        began = self.began()
+        self.elsewhere()
+        self.assertIsNone(self.keeper.replace(TARGET, [(old, variant(b"2"))], began))
+        self.assertEqual(bodies(self.shelf.records[KEY]), [b"1"])
+        self.keeper.replace(TARGET, [(old, variant(b"2"))], self.began())
+        self.assertEqual((self.both(), self.epoch()), ([b"2"], 2))
+
+    def test_and_what_this_one_has_heard_of(self) -> None:
+        began = self.began()
+        self.line.hear(encode(Invalidated(KEY)))
+        self.assertIsNone(self.add(variant(b"1"), began))
+
+    def test_who_has_not_looked_knows_of_none(self) -> None:
+        self.assertEqual(self.keeper.begin().epoch, 0)
+        self.assertEqual(self.keeper.begin(Record((), NOW, 7)).epoch, 7)
 
 
 class SharedAlone(KeepingTest):
