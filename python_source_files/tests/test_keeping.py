@@ -463,6 +463,7 @@ class SharedStore(KeepingTest):
 
     def test_there_are_no_epochs_where_word_comes_at_once(self) -> None:
         self.keeper.invalidate(TARGET)
+        self.assertEqual(self.shelf.records, {})
         self.keeper.forget(TARGET)
         self.assertEqual(self.shelf.records, {})
         self.add(variant(b"1"))
