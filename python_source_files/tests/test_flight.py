@@ -351,6 +351,40 @@ class SharedBodyTest(unittest.TestCase):
             got += next(slow)
         self.assertEqual(got, pieces[0])
 
+    def test_nobody_is_cut_before_the_wait_for_him_is_over(self) -> None:
+        """Be somebody heard of meanwhile or not."""
+        piece = b"x" * (flight.WINDOW // 2)
+        body = SharedBody(Pieces(*[piece] * 6), 0, None)
+        fast, slow = body.attach(), body.attach()
+        assert fast is not None and slow is not None
+        taking = iter(fast)
+        for _ in range(3):
+            next(taking)
+        with mock.patch.object(body._changed, "wait", side_effect=[True, True, False]) as wait:
+            next(taking)
+        self.assertEqual((wait.call_count, slow.is_cut), (3, True))
+        self.assertEqual(wait.call_args[0], (flight.SLOWEST_WAIT,))
+
+    def test_one_at_a_time_fetches(self) -> None:
+        fetching: list[bool] = []
+
+        class Looked(Pieces):
+            def read(self, listener: Listener | None = None) -> tuple[bytes, bool]:
+                fetching.append(body._fetching)
+                return super().read(listener)
+
+        body = SharedBody(Looked(b"ab", b"cd"), 0, None)
+        list(body.attach() or ())
+        self.assertEqual((fetching, body._fetching), ([True, True], False))
+
+    def test_an_empty_piece_is_none(self) -> None:
+        """Nor an end, for one who comes to it when all is there."""
+        for on_whole in (None, lambda whole: None):
+            body = SharedBody(Pieces(b"ab", b"", b"cd", b""), 100, on_whole)
+            fast, slow = body.attach(), body.attach()
+            self.assertEqual(b"".join(fast or ()), b"abcd")
+            self.assertEqual(b"".join(slow or ()), b"abcd")
+
     def test_the_window_holds_so_much_and_no_more(self) -> None:
         for size, cut in ((flight.WINDOW, False), (flight.WINDOW + 1, True)):
             body = SharedBody(Pieces(b"x" * size, b"y", b"z"), 0, None)

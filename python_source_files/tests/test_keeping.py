@@ -151,10 +151,12 @@ class KeepingTest(unittest.TestCase):
     """What they have in common; it keeps alone."""
 
     shared = False
+    quick = True
 
     def setUp(self) -> None:
         self.now = NOW
         self.shelf, self.line = Shelf(self.shared), self.coordinator()
+        self.shelf.quick = self.quick
         self.notes, self.hot, self.news = Notes(), HotTier(MIB), 0
         self.keeper = Keeper(
             self.hot,
@@ -320,6 +322,43 @@ class Alone(KeepingTest):
         self.assertEqual(bodies(self.keeper.read(KEY)), [b"1"])
         self.assertIsNone(self.hot.peek(KEY))
 
+    def test_what_was_asked_for_before_an_invalidation_is_doubtful_wherever_it_lies(self) -> None:
+        """A store may be slow: it may have what was there before."""
+        self.now = NOW + 5
+        self.keeper.invalidate(TARGET)
+        asked = (NOW, NOW + 4.5, NOW + 5, NOW + 6)
+        old = Record(tuple(variant(b"1").changed(request_time=at) for at in asked), NOW)
+        for times, doubtful in (
+            (slice(0, 4), [True, True, False, False]),
+            (slice(2, 4), [False, False]),
+            (slice(0, 1), [True]),
+        ):
+            self.shelf.records[KEY] = old._replace(variants=old.variants[times])
+            self.hot.clear()
+            for _ in range(2):  # from the store, and from memory
+                record = self.keeper.read(KEY)
+                assert record is not None
+                found = [stored.must_validate for stored in record.variants]
+                self.assertEqual(found, doubtful)
+        self.assertIsNone(self.keeper.read(OTHER))
+
+    def test_an_invalidation_waits_a_moment_until_it_is_stored(self) -> None:
+        """Where there is something to be stored."""
+        waited: list[float] = []
+        self.shelf.keeps = False
+        with mock.patch.object(threading.Event, "wait", lambda event, most: waited.append(most)):
+            self.keeper.invalidate(TARGET)
+            self.assertEqual((waited, self.shelf.hurried), ([], []))
+            self.add(variant(b"1"))
+            self.assertEqual((waited, self.shelf.hurried), ([], []))
+            self.keeper.invalidate(TARGET)
+        self.assertEqual((waited, self.shelf.hurried), ([keeping.TELL_AT_MOST], [True]))
+
+    def test_and_no_longer(self) -> None:
+        with mock.patch.object(keeping, "TELL_AT_MOST", 60.0):
+            self.add(variant(b"1"))
+            self.keeper.invalidate(TARGET)
+
     def test_what_was_seen_is_not_read_again_until_it_changes(self) -> None:
         seen = self.keeper.see(KEY)
         self.assertIs(self.keeper.see(KEY, seen), seen)
@@ -421,6 +460,16 @@ class SharedStore(KeepingTest):
 
     def put_by_another(self, *variants: StoredResponse) -> None:
         self.shelf.records[KEY] = Record(variants, NOW + 1000)
+
+    def test_there_are_no_epochs_where_word_comes_at_once(self) -> None:
+        self.keeper.invalidate(TARGET)
+        self.assertEqual(self.shelf.records, {})
+        self.keeper.forget(TARGET)
+        self.assertEqual(self.shelf.records, {})
+        self.add(variant(b"1"))
+        found = self.keeper.invalidate(TARGET)
+        assert found is not None
+        self.assertEqual((found.epoch, self.shelf.records[KEY].epoch), (0, 0))
 
     def test_a_record_is_changed_by_one_at_a_time_from_what_lies_in_the_store(self) -> None:
         self.add(variant(b"1", "a"))
@@ -577,6 +626,81 @@ class SharedStore(KeepingTest):
         for key, kept in ((KEY, True), (OTHER, False)):
             self.shelf.lose(key)
             self.assertEqual(keeper.read(key) is not None, kept, key)
+
+
+class DistantStore(KeepingTest):
+    """Others change the same store, whose word is on its way for a moment: a record has an epoch,
+    which is another one after any invalidation.
+    """
+
+    shared = True
+    quick = False
+    line: Line
+
+    def coordinator(self) -> Line | None:
+        return Line()
+
+    def epoch(self) -> int:
+        return self.shelf.records[KEY].epoch
+
+    def began(self) -> Began:
+        """Who begins now, and has looked in the store."""
+        return self.keeper.begin(self.shelf.records.get(KEY))
+
+    def elsewhere(self) -> None:
+        """Another machine invalidates it, and no word of that has come yet."""
+        record = self.shelf.records.get(KEY, Record((), NOW))
+        self.shelf.records[KEY] = record._replace(epoch=record.epoch + 1)
+
+    def test_an_invalidation_gives_another_epoch(self) -> None:
+        self.add(variant(b"1"))
+        epochs = [self.epoch()]
+        for _ in range(2):
+            found = self.keeper.invalidate(TARGET)
+            assert found is not None
+            self.assertEqual(found, Began(self.notes.invalidations.now, self.epoch()))
+            self.assertTrue(self.shelf.records[KEY].variants[0].must_validate)
+            epochs.append(self.epoch())
+        self.assertEqual((len(set(epochs)), epochs[0]), (3, 0))
+        self.assertTrue(all(epochs[1:]))
+
+    def test_it_is_remembered_where_nothing_is_stored(self) -> None:
+        for clears in (self.keeper.invalidate, self.keeper.forget):
+            began = self.began()
+            clears(TARGET)
+            record = self.shelf.records[KEY]
+            self.assertEqual((record.variants, self.in_memory()), ((), []))
+            self.assertEqual(record.expires, NOW + keeping.TOMBSTONE_LASTS)
+            self.assertNotIn(record.epoch, (0, began.epoch))
+            self.assertIsNone(self.add(variant(b"1"), began))
+            self.assertFalse(self.keeper.forget(TARGET))
+        self.add(variant(b"1"), self.began())
+        self.assertTrue(self.keeper.forget(TARGET))
+        self.assertEqual(self.shelf.records[KEY].variants, ())
+
+    def test_what_another_machine_has_invalidated_since_counts_without_a_word(self) -> None:
+        began = self.began()
+        self.elsewhere()
+        self.assertTrue(self.keeper.is_current(KEY, began))
+        self.assertIsNone(self.add(variant(b"1"), began))
+        old = variant(b"1")
+        self.add(old, self.began())
+        self.assertEqual((self.both(), self.epoch()), ([b"1"], 1))
+        began = self.began()
+        self.elsewhere()
+        self.assertIsNone(self.keeper.replace(TARGET, [(old, variant(b"2"))], began))
+        self.assertEqual(bodies(self.shelf.records[KEY]), [b"1"])
+        self.keeper.replace(TARGET, [(old, variant(b"2"))], self.began())
+        self.assertEqual((self.both(), self.epoch()), ([b"2"], 2))
+
+    def test_and_what_this_one_has_heard_of(self) -> None:
+        began = self.began()
+        self.line.hear(encode(Invalidated(KEY)))
+        self.assertIsNone(self.add(variant(b"1"), began))
+
+    def test_who_has_not_looked_knows_of_none(self) -> None:
+        self.assertEqual(self.keeper.begin().epoch, 0)
+        self.assertEqual(self.keeper.begin(Record((), NOW, 7)).epoch, 7)
 
 
 class SharedAlone(KeepingTest):

@@ -70,6 +70,23 @@ class InvalidationsTest(unittest.TestCase):
         self.assertEqual([self.invalidations.last(key) for key in "abcd"], [2, 3, 4, 2])
         self.assertEqual(self.invalidations.now, 4)
 
+    def test_the_time_of_the_last_one_is_known_as_long_as_its_tick(self) -> None:
+        self.assertEqual(self.invalidations.time_of("a"), 0.0)
+        with mock.patch.object(notes_module, "LIMIT", 2):
+            for at, key in enumerate("aabb", 1):
+                self.invalidations.mark(key, float(at))
+            self.assertEqual([self.invalidations.time_of(key) for key in "abc"], [2.0, 4.0, 0.0])
+            self.invalidations.mark("c", 5.0)
+        self.assertEqual([self.invalidations.time_of(key) for key in "abc"], [0.0, 4.0, 5.0])
+
+    def test_no_more_times_are_kept_when_all_are_invalidated_now_and_then(self) -> None:
+        with mock.patch.object(notes_module, "LIMIT", 2):
+            for at, key in enumerate("abcdef", 1):
+                self.invalidations.mark(key, float(at))
+                self.invalidations.mark_all()
+        known = [self.invalidations.time_of(key) for key in "abcdef"]
+        self.assertEqual(known, [0.0, 0.0, 0.0, 0.0, 5.0, 6.0])
+
 
 class NotesTest(unittest.TestCase):
     def setUp(self) -> None:

@@ -6,27 +6,38 @@ orders in which several can meet, and `test_caching_model` whole histories.
 
 from __future__ import annotations
 
+import threading
+import time
 import unittest
 from collections.abc import Iterable
 from unittest import mock
 
-from api_relaying_server import fetching
-from api_relaying_server.answer import Answer
+from api_relaying_server import fetching, relay
+from api_relaying_server.answer import Answer, Waiting
 from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.errors import (
     NotCached,
+    RelayError,
     UpstreamCut,
     UpstreamError,
     UpstreamRefused,
     UpstreamResting,
+    UpstreamTimeout,
 )
 from api_relaying_server.fetching import SMALL_BODY, Caller
 from api_relaying_server.http1.grammar import format_date
+from api_relaying_server.http1.heads import parse_request_head
 from api_relaying_server.http1.message import Field, Fields, RequestHead
-from api_relaying_server.relay import UNSHARED_FOR, WITH_CREDENTIALS
+from api_relaying_server.relay import (
+    FOLLOW_AT_MOST,
+    STALE_AFTER,
+    UNSHARED_FOR,
+    WITH_CREDENTIALS,
+)
 from api_relaying_server.tiers.hot import Reply as Ready
+from api_relaying_server.tiers.refresh import Job, Refresher
 from api_relaying_server.upstream.translation import VIA, Client
 from tests.relay_world import TARGET, Call, Got, Reply, World, reply
 from tests.upstream_support import NOW
@@ -39,10 +50,30 @@ COOKIE = ("Cookie", "a=b")
 NO_GUESS = Policy(default_ttl=0.0)
 
 
+class Later(Refresher):
+    """Keeps what it is to do until somebody does it."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.takes = True
+
+    def submit(self, key: str, job: Job, demand: int = 1) -> bool:
+        """Keeps a job, unless there is one already."""
+        if self.takes and not self.jobs:
+            self.jobs.append(job)
+            return True
+        return False
+
+
 class PathTest(unittest.TestCase):
     """A world whose origin answers from a list, the last one again and again."""
 
-    def world(self, *replies: Reply | UpstreamError, policy: Policy = NO_GUESS) -> World:
+    def world(
+        self,
+        *replies: Reply | UpstreamError,
+        policy: Policy = NO_GUESS,
+        refresher: Refresher | None = None,
+    ) -> World:
         left = list(replies)
 
         def origin(call: Call) -> Reply:
@@ -51,7 +82,7 @@ class PathTest(unittest.TestCase):
                 raise told
             return told
 
-        return World(origin, policy)
+        return World(origin, policy, refresher=refresher)
 
     def asked(self, world: World, *names: str) -> list[str | None]:
         """What the last call had in these fields."""
@@ -327,6 +358,12 @@ class PartsTest(PathTest):
                 self.assertEqual(self.asked(world, "range", "if-range"), [None, None])
                 self.assertTrue(world.upstream.exchanges[1].closed)
 
+    def test_a_part_without_a_tag_is_asked_for_without_a_condition(self) -> None:
+        world = self.world(self.part(0, b"01234", ("X-A", "1")), reply(200, HOUR, body=b"new"))
+        world.ask("GET", ("Range", "bytes=0-4"))
+        self.assertEqual(world.ask().body, b"new")
+        self.assertEqual(self.asked(world, "range", "if-range"), ["bytes=5-", None])
+
     def test_a_whole_in_place_of_the_part_is_taken(self) -> None:
         world = self.world(self.part(0, b"01234"), reply(200, HOUR, body=b"new"))
         world.ask("GET", ("Range", "bytes=0-4"))
@@ -389,6 +426,16 @@ class TakingTest(PathTest):
             self.assertEqual((got.body, why in got.told), (body, True))
             self.assertEqual(world.keeper.read(KEY) is not None, why == "stored")
 
+    def test_what_is_empty_is_over_at_once(self) -> None:
+        """Its connection is free though its client is slow."""
+        for body, over in ((b"", True), (b"menu", False)):
+            world = self.world(reply(200, HOUR, body=body))
+            answer = self.send(world)
+            self.assertEqual(world.upstream.exchanges[0].closed, over)
+            self.assertEqual(len(world.relay.flight), 0 if over else 1)
+            self.assertEqual(world.keeper.read(KEY) is not None, over)
+            answer.close()
+
     def test_what_is_cut_is_not_kept(self) -> None:
         world = self.world(reply(200, HOUR, body=b"menu")._replace(cut=True))
         got = world.ask()
@@ -420,8 +467,9 @@ class TakingTest(PathTest):
             self.assertEqual(world.ask().status, status)
 
     def test_but_other_answers_and_errors_with_freshness_are(self) -> None:
+        second = ("Cache-Control", "max-age=1")
         policy = Policy(default_ttl=0.0, stale_if_error=100.0)
-        for error in (reply(404), reply(501), reply(503, HOUR)):
+        for error in (reply(404), reply(501), reply(503, HOUR), reply(503, second)):
             world = self.world(reply(200, NOW_STALE, body=b"menu"), error, policy=policy)
             world.ask()
             self.assertEqual(world.ask().status, error.status)
@@ -499,15 +547,45 @@ class SharingTest(PathTest):
             )
 
     def test_it_can_be_shared_again(self) -> None:
-        world = self.world(reply(200, ("Cache-Control", "private")), reply(200, HOUR, body=b"menu"))
-        world.ask()
-        world.ask()
-        self.assertEqual(self.told(world.ask()), "hit; ttl=3600")
-        world.keeper.forget(TARGET)
+        world = self.world(
+            reply(200, NOW_STALE), reply(200, ("Cache-Control", "private")), reply(200, HOUR)
+        )
         request = RequestHead.of("GET", TARGET, Fields([("Host", "relay.test")]))
         request = world.fetcher.as_seen(request, Client("192.0.2.1"))
-        flight_key = world.relay._flight_key(request, KEY)
-        self.assertFalse(world.notes.is_unshared(flight_key, world.clock()))
+        unshared = []
+        for _ in range(3):
+            world.ask()
+            flight_key = world.relay._flight_key(request, KEY)
+            unshared.append(world.notes.is_unshared(flight_key, world.clock()))
+        self.assertEqual(unshared, [False, True, False])
+        self.assertEqual(self.told(world.ask()), "hit; ttl=3600")
+
+    def test_who_comes_while_it_is_on_its_way_reads_along(self) -> None:
+        world = self.world(reply(200, HOUR, body=b"menu"))
+        first, second = self.send(world), self.send(world)
+        self.assertEqual((len(world.calls), len(world.relay.flight)), (1, 1))
+        for answer in (second, first):
+            self.assertEqual(b"".join(answer.pieces()), b"menu")
+            answer.close()
+        self.assertEqual(
+            second.fields.get("cache-status"), "api-relaying-server; fwd=uri-miss; collapsed"
+        )
+        self.assertEqual(len(world.relay.flight), 0)
+
+    def test_with_what_its_own_condition_makes_of_it(self) -> None:
+        capped = NO_GUESS._replace(max_ttl_rules=(parse_path_rule("/*=60"),))
+        world = self.world(reply(200, HOUR, TAG, ("X-A", "1"), body=b"menu"), policy=capped)
+        first = self.send(world)
+        second = self.send(world, "GET", ("If-None-Match", '"a"'))
+        self.assertEqual((second.status, second.fields.get("x-a")), (304, None))
+        third = self.send(world)
+        self.assertEqual((third.status, third.fields.get("x-a")), (200, "1"))
+        for answer in (second, third):
+            self.assertEqual(answer.fields.get("cache-control"), "max-age=60")
+            self.assertEqual(answer.fields.get("via"), VIA)
+        for answer in (first, second, third):
+            answer.close()
+        self.assertEqual(len(world.calls), 1)
 
 
 class PassingTest(PathTest):
@@ -633,6 +711,202 @@ class RenewingTest(PathTest):
             self.assertEqual(world.ask().body, b"old")
         self.assertEqual(len(world.calls), 3)
 
+    def test_what_somebody_has_renewed_meanwhile_is_not_asked_for(self) -> None:
+        said = ("Cache-Control", "max-age=10, stale-while-revalidate=10")
+        later = Later()
+        world = self.world(reply(200, said, body=b"old"), refresher=later)
+        world.ask()
+        world.clock.advance(15)
+        world.ask()
+        world.clock.advance(6)
+        world.ask()
+        self.assertEqual((len(later.jobs), len(world.calls)), (1, 2))
+        later.jobs.pop()()
+        self.assertEqual(len(world.calls), 2)
+        world.clock.advance(11)
+        world.ask()
+        later.jobs.pop()()
+        self.assertEqual(len(world.calls), 3)
+
+
+class ParkingTest(PathTest):
+    """Who comes while another one fetches, and waits for that without a thread."""
+
+    def park(
+        self, world: World, *fields: Field, ticket: Waiting | None = None
+    ) -> Answer | Waiting | RelayError:
+        """What a client is told at once."""
+        asked = RequestHead.of("GET", TARGET, Fields([("Host", "relay.test"), *fields]))
+        caller = Caller(Client("192.0.2.2"), ticket=ticket, parks=True)
+        try:
+            return world.relay.answer(asked, caller)
+        except RelayError as error:
+            return error
+
+    def meet(
+        self,
+        told: Reply | UpstreamError,
+        *fields: Field,
+        policy: Policy = NO_GUESS,
+        before: Reply | None = None,
+        late: bool = False,
+    ) -> tuple[World, Waiting, Answer | Waiting | RelayError]:
+        """One leads, another with these fields comes meanwhile: what that one is told, and what it
+        is told when it comes back, with `late` before the fetch is over.
+        """
+        met: list[tuple[Waiting, Answer | Waiting | RelayError | None]] = []
+
+        def origin(call: Call) -> Reply:
+            if call.number == 0 and before is not None:
+                return before
+            if not met:
+                told_at_once = self.park(world, *fields)
+                assert isinstance(told_at_once, Waiting)
+                met.append((told_at_once, None))
+                told_at_once.on_done(lambda: done.append(True))
+                self.assertEqual((done, world.relay.flight.waiting()), ([], 1))
+                if late:
+                    met[0] = told_at_once, self.park(world, *fields, ticket=told_at_once)
+            if isinstance(told, UpstreamError):
+                raise told
+            return told
+
+        done: list[bool] = []
+        world = self.world(reply(200), policy=policy)
+        world.upstream.origin = origin
+        if before is not None:
+            world.ask()
+        world.ask()
+        (waiting, found), *_ = met
+        self.assertEqual((done, world.relay.flight.waiting()), ([True], 0))
+        return world, waiting, found or self.park(world, *fields, ticket=waiting)
+
+    def test_what_has_come_answers_both(self) -> None:
+        world, waiting, found = self.meet(reply(200, HOUR, body=b"menu"))
+        assert isinstance(found, Answer)
+        self.assertEqual((b"".join(found.pieces()), len(world.calls)), (b"menu", 1))
+        self.assertEqual(
+            found.fields.get("cache-status"),
+            "api-relaying-server; fwd=uri-miss; ttl=3600; collapsed",
+        )
+        left = waiting.deadline - time.monotonic()
+        self.assertTrue(FOLLOW_AT_MOST - 30 < left <= FOLLOW_AT_MOST)
+        self.assertFalse(waiting.is_own)
+
+    def test_what_is_for_one_alone_is_asked_for_again(self) -> None:
+        world, _, found = self.meet(reply(200, ("Cache-Control", "private"), body=b"menu"))
+        assert isinstance(found, Answer)
+        found.close()
+        self.assertEqual(len(world.calls), 2)
+
+    def test_what_needs_validation_is_asked_for_again(self) -> None:
+        """By one who came after it was asked for."""
+        world, _, found = self.meet(reply(200, NOW_STALE, body=b"menu"))
+        assert isinstance(found, Answer)
+        found.close()
+        self.assertEqual(len(world.calls), 2)
+
+    def test_a_failure_is_told_to_those_with_the_same_credentials(self) -> None:
+        world, _, found = self.meet(UpstreamRefused("gone"))
+        self.assertIsInstance(found, UpstreamRefused)
+        self.assertEqual(len(world.calls), 1)
+        world, _, found = self.meet(UpstreamRefused("gone"), ("Cookie", "a=b"))
+        self.assertIsInstance(found, UpstreamRefused)
+        self.assertEqual(len(world.calls), 2)
+
+    def test_or_a_stale_answer_is_better_than_it(self) -> None:
+        policy = NO_GUESS._replace(stale_if_error=100.0)
+        before = reply(200, NOW_STALE, body=b"old")
+        for told, why in (
+            (UpstreamRefused("gone"), "detail="),
+            (reply(503), "detail=upstream-503"),
+        ):
+            world, waiting, found = self.meet(told, policy=policy, before=before)
+            assert isinstance(found, Answer)
+            self.assertEqual((b"".join(found.pieces()), len(world.calls)), (b"old", 2))
+            said = found.fields.get("cache-status") or ""
+            self.assertTrue("hit; ttl=0" in said and why in said, said)
+            self.assertTrue(waiting.deadline - time.monotonic() <= STALE_AFTER)
+
+    def test_an_error_that_nothing_is_better_than_is_asked_for_again(self) -> None:
+        world, _, found = self.meet(reply(503))
+        assert isinstance(found, Answer)
+        self.assertEqual((found.status, len(world.calls)), (503, 2))
+        found.close()
+
+    def test_who_has_waited_long_enough_is_told_so(self) -> None:
+        world, _, found = self.meet(reply(200, HOUR, body=b"menu"), late=True)
+        self.assertIsInstance(found, UpstreamTimeout)
+        self.assertEqual(len(world.calls), 1)
+
+    def test_or_gets_a_stale_answer(self) -> None:
+        policy = NO_GUESS._replace(stale_if_error=100.0)
+        before = reply(200, NOW_STALE, body=b"old")
+        world, _, found = self.meet(
+            reply(200, HOUR, body=b"new"), policy=policy, before=before, late=True
+        )
+        assert isinstance(found, Answer)
+        self.assertEqual((b"".join(found.pieces()), len(world.calls)), (b"old", 2))
+
+    # Fetches in the background, for who has a stale answer and does not wait long.
+
+    def errand(self) -> tuple[World, Later, Waiting]:
+        """A client with a stale answer, whose fetch is to be made."""
+        policy = NO_GUESS._replace(stale_if_error=100.0)
+        world = self.world(
+            reply(200, NOW_STALE, body=b"old"), reply(200, HOUR, body=b"new"), policy=policy
+        )
+        world.ask()
+        later = Later()
+        world.relay._errands = later
+        waiting = self.park(world)
+        assert isinstance(waiting, Waiting)
+        self.assertEqual((waiting.is_own, len(later.jobs), len(world.calls)), (True, 1, 1))
+        self.assertTrue(waiting.deadline - time.monotonic() <= STALE_AFTER)
+        return world, later, waiting
+
+    def test_who_comes_back_in_time_gets_the_new_answer(self) -> None:
+        world, later, waiting = self.errand()
+        done = threading.Event()
+        waiting.on_done(done.set)
+        fetching = threading.Thread(target=later.jobs.pop())
+        fetching.start()
+        self.assertTrue(done.wait(20.0))
+        found = self.park(world, ticket=waiting)
+        assert isinstance(found, Answer)
+        self.assertEqual((b"".join(found.pieces()), len(world.calls)), (b"new", 2))
+        found.close()
+        fetching.join(20.0)
+        self.assertFalse(fetching.is_alive())
+        self.assertEqual(world.ask().body, b"new")
+
+    def test_who_does_not_gets_the_stale_one_and_the_store_the_new_one(self) -> None:
+        world, later, waiting = self.errand()
+        found = self.park(world, ticket=waiting)
+        assert isinstance(found, Answer)
+        self.assertEqual((b"".join(found.pieces()), len(world.calls)), (b"old", 1))
+        later.jobs.pop()()
+        self.assertEqual((world.ask().body, len(world.calls)), (b"new", 2))
+
+    def test_who_leaves_leaves_it_to_the_store(self) -> None:
+        world, later, waiting = self.errand()
+        waiting.give_up()
+        later.jobs.pop()()
+        self.assertEqual((world.ask().body, len(world.calls)), (b"new", 2))
+
+    def test_where_there_is_no_room_for_it_the_client_waits(self) -> None:
+        policy = NO_GUESS._replace(stale_if_error=100.0)
+        world = self.world(
+            reply(200, NOW_STALE, body=b"old"), reply(200, HOUR, body=b"new"), policy=policy
+        )
+        world.ask()
+        later = Later()
+        later.takes = False
+        world.relay._errands = later
+        found = self.park(world)
+        assert isinstance(found, Answer)
+        self.assertEqual((b"".join(found.pieces()), len(world.calls)), (b"new", 2))
+
 
 class FromMemoryTest(PathTest):
     """What the event loop answers by itself."""
@@ -641,7 +915,9 @@ class FromMemoryTest(PathTest):
         """The reply that is ready in memory, rendered."""
         request = RequestHead.of(method, TARGET, Fields([("Host", "relay.test"), *fields]))
         ready = world.relay.from_memory(request, world.clock())
-        return ready if ready is not None and ready.renew(world.clock()) else None
+        if ready is not None:
+            self.assertTrue(world.clock() < ready.valid_until or ready.renew(world.clock()))
+        return ready
 
     def test_only_what_is_fresh_and_asked_for_plainly(self) -> None:
         world = self.world(reply(200, HOUR, TAG, body=b"menu"))
@@ -668,6 +944,58 @@ class FromMemoryTest(PathTest):
     def worth(self, world: World, method: str = "GET", *fields: Field) -> bool:
         request = RequestHead.of(method, TARGET, Fields([("Host", "relay.test"), *fields]))
         return world.relay.is_worth_bringing(request)
+
+    def test_a_head_is_learned_and_what_does_not_matter_in_it_is_not(self) -> None:
+        world = self.world(reply(200, HOUR, body=b"menu"))
+        world.ask()
+        for number in range(3):
+            head = f"GET {TARGET} HTTP/1.1\r\nHost: relay.test\r\nX-Request-Id: {number}\r\n\r\n"
+            self.assertIsNotNone(world.relay.from_memory(parse_request_head(head.encode()), NOW))
+        head = f"GET {TARGET} HTTP/1.1\r\nHost: relay.test\r\nX-A: 1\r\n\r\n"
+        for _ in range(2):
+            world.relay.from_memory(parse_request_head(head.encode()), NOW)
+        self.assertIn(head.encode(), world.hot.heads)
+
+    def test_of_a_head_what_is_learned_is_what_matters(self) -> None:
+        known = mock.Mock(restless=True, restless_names=frozenset(("x-request-id",)))
+        with mock.patch.object(relay, "known_lines", known):
+            for restless, shorter, influential, learned in (
+                (True, b"less", (), b"less"),
+                (True, None, (), b"head"),
+                (True, b"less", ("x-request-id",), b"head"),
+                (False, b"less", (), b"head"),
+            ):
+                known.restless, known.without_restless.return_value = restless, shorter
+                self.assertEqual(relay._to_learn(b"head", frozenset(influential)), learned)
+
+    def test_what_is_ignored_changes_nothing(self) -> None:
+        world = self.world(
+            reply(200, HOUR, ("Vary", "Foo"), body=b"menu"),
+            policy=NO_GUESS._replace(ignored_fields=frozenset(("foo",))),
+        )
+        world.ask("GET", ("Foo", "1"))
+        self.assertEqual(self.asked(world, "foo"), [None])
+        self.assertIsNotNone(self.reply_to(world, "GET", ("Foo", "2")))
+
+    def test_what_the_relays_own_word_selects_is_not(self) -> None:
+        world = self.world(reply(200, HOUR, ("Vary", "X-Forwarded-For"), body=b"menu"))
+        world.ask()
+        self.assertIsNone(self.reply_to(world))
+
+    def test_an_older_version_of_http_is_answered_in_its_way(self) -> None:
+        world = self.world(reply(200, HOUR, body=b"menu"))
+        world.ask()
+        for version, fields, closes, kept in (
+            ((1, 0), [], True, False),
+            ((1, 0), [("Connection", "keep-alive")], False, True),
+            ((1, 1), [], False, False),
+        ):
+            given = Fields([("Host", "relay.test"), *fields])
+            request = RequestHead.of("GET", TARGET, given, version)
+            ready = world.relay.from_memory(request, NOW)
+            assert ready is not None and ready.renew(NOW)
+            self.assertEqual(ready.closes, closes)
+            self.assertEqual(b"\r\nConnection: keep-alive\r\n" in ready.wire, kept)
 
     def test_what_is_stale_on_purpose_is_not(self) -> None:
         said = ("Cache-Control", "max-age=10, stale-while-revalidate=10")
@@ -705,8 +1033,11 @@ class FromMemoryTest(PathTest):
         self.assertTrue(self.worth(world))
         seen, there = world.relay.bring(request)
         self.assertTrue(there and seen.record is not None)
+        world.hot.clear()
         world.hot.limit = 0
         self.assertFalse(self.worth(world))
+        seen, there = world.relay.bring(request)
+        self.assertEqual((seen.record is not None, there), (True, False))
 
     def test_what_a_client_limits_is_decided_each_time_where_it_counts(self) -> None:
         limits = ("Cache-Control", "max-age=5")

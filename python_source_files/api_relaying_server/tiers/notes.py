@@ -67,12 +67,13 @@ class Invalidations:
         with self._lock:
             before = self._ticks.pop(key, self._floor)
             self._now += 1
-            self._times[key] = now
             while len(self._ticks) >= LIMIT:
-                oldest = next(iter(self._ticks))
-                self._floor = self._ticks.pop(oldest)
-                self._times.pop(oldest, None)
+                self._floor = self._ticks.pop(next(iter(self._ticks)))
             self._ticks[key] = self._now
+            self._times.pop(key, None)
+            while len(self._times) >= LIMIT:
+                del self._times[next(iter(self._times))]
+            self._times[key] = now
             return before, self._now
 
     def mark_all(self) -> None:
