@@ -247,7 +247,10 @@ class RedisNodesTest(SharedCases):
             return False
         assert isinstance(self.database, RedisServer)
         redis = self.database
-        eventually(lambda: redis.tell("KEYS", f"*:r:GET {target}") == b"*1", "it is stored again")
+        try:
+            eventually(lambda: redis.tell("KEYS", f"*:r:GET {target}") == b"*1", "stored", 5.0)
+        except AssertionError:
+            return False
         return _hits(self.there, target) and len(self.origin.requests) == asked
 
 

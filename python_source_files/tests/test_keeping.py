@@ -695,7 +695,7 @@ class DistantStore(KeepingTest):
 
     def test_and_what_this_one_has_heard_of(self) -> None:
         began = self.began()
-        self.line.hear(encode(Invalidated(KEY)))
+        self.line.hear(encode(Invalidated(KEY, NOW)))
         self.assertIsNone(self.add(variant(b"1"), began))
 
     def test_who_has_not_looked_knows_of_none(self) -> None:
