@@ -574,13 +574,16 @@ class Reading(StoreCase):
         store = self.open()
         store.write("a", make_record("a"))
         strange = make_record()._replace(expires="soon", variants=(1,))  # type: ignore[arg-type]
-        with mock.patch.object(Record, "size", 10):
-            store.write("b", strange)
-        store.write("c", make_record("c"))
-        self.assertTrue(store.flush(PATIENCE))
+        with self.assertLogs("api_relaying_server.store") as log:
+            with mock.patch.object(Record, "size", 10):
+                store.write("GET /b?token=secret", strange)
+            store.write("c", make_record("c"))
+            self.assertTrue(store.flush(PATIENCE))
+        self.assertIn("a record for GET /b cannot be stored", log.output[0])
+        self.assertNotIn("secret", "".join(log.output))
         self.assertEqual(store.read("a"), make_record("a"))
         self.assertEqual(store.read("c"), make_record("c"))
-        self.assertIsNone(store.read("b"))
+        self.assertIsNone(store.read("GET /b?token=secret"))
         self.assertEqual((store.counters.writes, store.counters.dropped), (2, 1))
 
 

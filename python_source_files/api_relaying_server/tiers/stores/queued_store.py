@@ -267,7 +267,8 @@ class QueuedStore(Store):
             except Exception as error:
                 changes.append(Change(key, None, 0.0))
                 self._count_dropped(1)
-                _log.error("a record for %r cannot be stored: %r", key, error)
+                shown = key.partition("?")[0]  # the query may hold secrets
+                _log.error("a record for %s cannot be stored: %r", shown, error)
         return changes
 
     def _apply(self, changes: list[Change], clear: bool) -> StorageFault | None:
