@@ -33,7 +33,6 @@ from api_relaying_server.http1.message import Field, Fields, RequestHead
 from api_relaying_server.relay import (
     FOLLOW_AT_MOST,
     STALE_AFTER,
-    UNSHARED_FOR,
     WITH_CREDENTIALS,
 )
 from api_relaying_server.tiers.hot import Reply as Ready
@@ -148,7 +147,7 @@ class AskingTest(PathTest):
         got = world.ask("GET", ("If-None-Match", '"a"'))
         self.assertEqual(self.asked(world, "if-none-match"), ['"a"'])
         self.assertEqual(got.status, 304)
-        world.clock.advance(UNSHARED_FOR)
+        world.clock.advance(120)
         world.ask("GET", ("If-None-Match", '"a"'))
         self.assertEqual(self.asked(world, "if-none-match"), [None])
 
@@ -526,7 +525,7 @@ class SharingTest(PathTest):
         request = RequestHead.of("GET", TARGET, Fields([("Host", "relay.test"), *fields]))
         request = world.fetcher.as_seen(request, Client("192.0.2.1"))
         flight_key = world.relay._flight_key(request, KEY)
-        at = world.clock() + UNSHARED_FOR - 0.5
+        at = world.clock() + 119.5
         found = [
             world.notes.is_unshared(before + flight_key, at) for before in ("", WITH_CREDENTIALS)
         ]
