@@ -139,7 +139,7 @@ Outcome = Union[Shared, Look, Alone, Unwell, Failed]
 class Place(NamedTuple):
     """What is noted of a request that waits for a fetch: its number, why it went to the upstream,
     how many fetches it has waited for, and for what it waits: another one's fetch, or one that is
-    made for it in the background.
+    made for it in the background. `hasty`: not for long, there is a stale answer.
     """
 
     came: int
@@ -147,6 +147,7 @@ class Place(NamedTuple):
     rounds: int
     landing: Landing[Outcome]
     errand: Errand | None = None
+    hasty: bool = False
 
 
 class Relay:
@@ -386,6 +387,9 @@ class Relay:
         if isinstance(verdict, Fresh):
             return self._from_elsewhere(query, verdict.assessed)
         query = query._replace(ask=verdict)
+        if place.hasty and verdict.fallback is None and not place.landing.finished:
+            # What it had to fall back on is gone meanwhile: it waits as others do.
+            return _waiting(place.landing.on_finished, verdict, place._replace(errand=None))
         answer = self._follow(query, place)
         if answer is not None:
             return answer
@@ -569,8 +573,9 @@ def _place_of(caller: Caller) -> Place | None:
 
 
 def _waiting(on_done: Callable[[Callable[[], None]], None], ask: Ask, place: Place) -> Waiting:
-    patience = FOLLOW_AT_MOST if ask.fallback is None else STALE_AFTER
-    return Waiting(on_done, time.monotonic() + patience, place=place)
+    hasty = ask.fallback is not None
+    patience = STALE_AFTER if hasty else FOLLOW_AT_MOST
+    return Waiting(on_done, time.monotonic() + patience, place=place._replace(hasty=hasty))
 
 
 def final_answer(request: RequestHead) -> Answer:

@@ -91,7 +91,7 @@ _STREAMS = frozenset(
 )
 """Types of content that comes piece by piece for as long as somebody listens."""
 
-_COOKIES = frozenset(("set-cookie", "set-cookie2"))
+_COOKIES = frozenset(("set-cookie",))
 _CHALLENGES = frozenset(("www-authenticate", "proxy-authenticate"))
 
 

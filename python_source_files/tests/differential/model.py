@@ -394,8 +394,11 @@ def _rests(case: Case) -> bool:
         spell = REST if case.setting.cool_down else (told + 2 * SLACK if told else 0.0)
         if not spell or not asked.began - spell <= answer.sent <= asked.headed:
             continue
-        wide = answer.status not in FAILURES or (
-            answer.status == 429 and answer.method not in UNSAFE
+        # A limit that is told is told of all that these credentials ask for, whatever the status.
+        wide = (
+            answer.status not in FAILURES
+            or (answer.status == 429 and answer.method not in UNSAFE)
+            or any(name.lower() == "x-ratelimit-remaining" for name, _ in answer.fields)
         )
         if theirs == mine and (wide or answer.target == asked.target):
             return True
