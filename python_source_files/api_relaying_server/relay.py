@@ -388,8 +388,10 @@ class Relay:
             return self._from_elsewhere(query, verdict.assessed)
         query = query._replace(ask=verdict)
         if place.hasty and verdict.fallback is None and not place.landing.finished:
-            # What it had to fall back on is gone meanwhile: it waits as others do.
-            return _waiting(place.landing.on_finished, verdict, place._replace(errand=None))
+            # The stale answer is gone meanwhile: it is as patient as one who has just come, and
+            # waits for no fetch from before an invalidation.
+            anew = place._replace(landing=Landing(), errand=None)
+            return self._join(query, cache_key(query.request.target), None, anew)
         answer = self._follow(query, place)
         if answer is not None:
             return answer

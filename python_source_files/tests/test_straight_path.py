@@ -887,6 +887,26 @@ class ParkingTest(PathTest):
         later.jobs.pop()()
         self.assertEqual((world.ask().body, len(world.calls)), (b"new", 2))
 
+    def test_whose_stale_answer_was_invalidated_meanwhile_asks_anew(self) -> None:
+        world, later, waiting = self.errand()
+        world.keeper.invalidate(TARGET)
+        found = self.park(world, ticket=waiting)
+        assert isinstance(found, Answer)
+        self.assertEqual((b"".join(found.pieces()), len(world.calls)), (b"new", 2))
+        later.jobs.pop()()
+
+    def test_whose_stale_answer_was_lost_meanwhile_waits_on(self) -> None:
+        world, later, waiting = self.errand()
+        world.keeper.hot.drop(KEY)
+        world.store.delete(KEY)
+        longer = self.park(world, ticket=waiting)
+        assert isinstance(longer, Waiting)
+        self.assertTrue(longer.deadline - time.monotonic() > STALE_AFTER)
+        later.jobs.pop()()
+        found = self.park(world, ticket=longer)
+        assert isinstance(found, Answer)
+        self.assertEqual((b"".join(found.pieces()), len(world.calls)), (b"new", 2))
+
     def test_who_leaves_leaves_it_to_the_store(self) -> None:
         world, later, waiting = self.errand()
         waiting.give_up()
