@@ -33,26 +33,11 @@ UNDERSTOOD_STATUSES = frozenset(
 """
 
 NEVER_STORED_STATUSES = frozenset(
-    (
-        207,
-        208,
-        226,
-        304,
-        408,
-        413,
-        416,
-        417,
-        421,
-        425,
-        426,
-        428,
-        429,
-        431,
-        511,
-    )  # RFC 6585 for the last four
+    (207, 208, 226, 304, 408, 413, 416, 417, 421, 425, 426, 428, 429, 431, 511)
 )
 """A 304 is not an answer but news of one; the others are about one request, not its target: stored,
-one odd request would spoil the answer of all (226: RFC 3229; 207, 208: RFC 4918, 5842).
+one odd request would spoil the answer of all (207, 208: RFC 4918, 5842; 226: RFC 3229; 428, 429,
+431, 511: RFC 6585).
 """
 
 DENIALS = frozenset((401, 403, 407))
