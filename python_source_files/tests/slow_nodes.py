@@ -924,6 +924,7 @@ class CoolDownTest(unittest.TestCase):
             "upstream",
             "upstream x y",
             "upstream nan y",
+            "upstream 0.000 for no time",
             "upstream -5.000 y",
             "upstream 5.000@0badc0de-0123 of another's key",
             "upstream rest 5.000 all y",

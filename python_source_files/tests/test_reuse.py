@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unittest
 
+from api_relaying_server.caching.invalidation import OVERRIDES, is_unsafe
 from api_relaying_server.caching.key import cache_key, target_of
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.reuse import (
@@ -58,6 +59,15 @@ class Selecting(unittest.TestCase):
             with self.subTest(line):
                 self.assertEqual(verdict(request(line), stored(MINUTE)), Bypass("bypass"))
                 self.assertIn(line.partition(":")[0].lower(), PASSING_BY)
+
+    def test_what_some_origins_take_for_another_request_passes_by(self) -> None:
+        methods = "x-http-method x-http-method-override x-method x-method-override"
+        methods += " x-original-method x-tunnel-method"
+        self.assertEqual(OVERRIDES, set(methods.split()))
+        for name in (*methods.split(), "a-im", "x-original-url", "x-rewrite-url"):
+            with self.subTest(name):
+                self.assertEqual(verdict(request(f"{name}: x"), stored(MINUTE)), Bypass("bypass"))
+                self.assertEqual(is_unsafe(request(f"{name}: x")), name in OVERRIDES)
 
     def test_what_is_for_the_connection_alone_changes_no_answer(self) -> None:
         usual = "close, http2-settings, keep-alive, proxy-connection, te, trailer, upgrade"

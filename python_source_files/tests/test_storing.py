@@ -169,7 +169,9 @@ class Storing(unittest.TestCase):
             self.assertEqual(reason(FRESH, asked=asked, status=status), "range")
 
     def test_a_stream_has_no_end_to_be_stored_at(self) -> None:
-        for kind in ("text/event-stream", "Text/Event-Stream ; charset=utf-8"):
+        kinds = ["text/event-stream", "Text/Event-Stream ; charset=utf-8"]
+        kinds += [f"application/{kind}" for kind in ("json-seq", "jsonl", "stream+json")]
+        for kind in (*kinds, "application/x-ndjson", "multipart/x-mixed-replace;boundary=a"):
             self.assertEqual(reason(FRESH, f"Content-Type: {kind}"), "stream")
 
     def test_a_rule_that_keeps_from_others_is_never_behind_one_that_does_not(self) -> None:

@@ -14,6 +14,7 @@ from api_relaying_server.caching.directives import (
     request_directives,
 )
 from api_relaying_server.caching.freshness import initial_age, lifetime_of
+from api_relaying_server.caching.invalidation import OVERRIDES
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import asked_ranges, covers, missing_range
 from api_relaying_server.caching.stored import Record, StoredResponse
@@ -28,19 +29,7 @@ CACHED_METHODS = frozenset(("GET", "HEAD"))
 CLOCK_SLACK = 1.0
 """Seconds by which two nodes' clocks may differ before a response counts as from the future."""
 
-PASSING_BY = CONDITIONS_FOR_ORIGINS | frozenset(
-    (
-        "a-im",
-        "x-http-method",
-        "x-http-method-override",
-        "x-method",
-        "x-method-override",
-        "x-original-method",
-        "x-original-url",
-        "x-rewrite-url",
-        "x-tunnel-method",
-    )
-)
+PASSING_BY = CONDITIONS_FOR_ORIGINS | OVERRIDES | {"a-im", "x-original-url", "x-rewrite-url"}
 """Fields with which a request passes by the store: conditions that only the origin can judge, and
 those that make some origins answer another request than the one that the key tells of.
 """
