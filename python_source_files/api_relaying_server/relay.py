@@ -231,8 +231,6 @@ class Relay:
         verdict = decide(request, entry.record, now, self._policy)
         if not isinstance(verdict, Fresh) or verdict.stale:
             return None
-        if request.credentialed and verdict.assessed.given != verdict.assessed.lifetime:
-            return None
         return self._reply(request, entry, verdict.assessed)
 
     def _reply(self, request: RequestHead, entry: Entry, found: Assessed) -> Reply:

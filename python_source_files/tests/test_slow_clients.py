@@ -13,6 +13,7 @@ from typing import Callable
 from unittest import mock
 
 from api_relaying_server.answer import Answer, Waiting
+from api_relaying_server.errors import ClientGone
 from api_relaying_server.fetching import Caller
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.operations.served import Served
@@ -166,6 +167,8 @@ class SlowClientsTest(unittest.TestCase):
 
     def test_readers(self) -> None:
         """Two of those that take little go on, however many there are."""
+        patience = mock.patch.object(server_module, "HURRIED", PATIENCE)
+        self.stack.enter_context(patience)  # on a busy machine they may take nothing for a while
         slow = self.clients(4, request("/endless"))
         stop = threading.Event()
         self.addCleanup(stop.set)
@@ -217,6 +220,34 @@ class SlowClientsTest(unittest.TestCase):
             got += len(theirs.recv(65536))
         sending.join(PATIENCE)
         gives_way.assert_not_called()
+
+    def test_who_takes_little_of_what_is_sent_is_not_silent(self) -> None:
+        """The system has room again only when much of its own buffer has been taken."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            theirs = self.stack.enter_context(socket.socket())
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            theirs.connect(listener.getsockname())
+            ours = self.stack.enter_context(listener.accept()[0])
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_000_000)
+        ours.setblocking(False)
+        writer = Writer(Connection(ours, None, 0.0), lambda: 0.75, lambda: False)
+        told: list[str] = []
+
+        def send() -> None:
+            try:
+                writer.send(b"x" * 20_000_000)
+            except ClientGone as error:
+                told.append(str(error))
+
+        sending = threading.Thread(target=send, daemon=True)
+        sending.start()
+        began = time.monotonic()
+        while time.monotonic() < began + 3.0:
+            theirs.recv(4096)
+            self.assertTrue(sending.is_alive(), told)
+            sending.join(0.02)
+        sending.join(PATIENCE)  # from now on it takes nothing
+        self.assertEqual(told, ["the client takes nothing"])
 
     def test_who_is_cut_off_can_tell(self) -> None:
         """Also where the end of the connection is the end of the body."""

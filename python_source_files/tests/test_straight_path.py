@@ -1036,6 +1036,26 @@ class FromMemoryTest(PathTest):
             self.assertIsNotNone(self.reply_to(world))
             self.assertEqual(self.reply_to(world, "GET", COOKIE) is not None, ready, told)
 
+    def test_with_credentials_for_as_long_as_the_origin_has_said(self) -> None:
+        """And the rule for the path counts for all others, whoever asks first."""
+        for rule, whose in (("/*=10", (COOKIE,)), ("/*=3600", ())):
+            for first in ((), (COOKIE,)):
+                with self.subTest(rule=rule, first=first):
+                    policy = NO_GUESS._replace(ttl_rules=(parse_path_rule(rule),))
+                    told = ("Cache-Control", "public, max-age=60")
+                    world = self.world(reply(200, told, body=b"menu"), policy=policy)
+                    world.ask()
+                    for fields in (first, (), (COOKIE,)):
+                        self.assertIsNotNone(self.reply_to(world, "GET", *fields))
+                    world.clock.advance(20 if whose else 120)
+                    for fields in ((), (COOKIE,)):
+                        request = RequestHead.of(
+                            "GET", TARGET, Fields([("Host", "relay.test"), *fields])
+                        )
+                        found = world.relay.from_memory(request, world.clock())
+                        serves = found is not None and found.renew(world.clock())
+                        self.assertEqual(serves, fields == whose)
+
     def test_what_is_worth_bringing_from_the_store(self) -> None:
         world = self.world(reply(200, HOUR, body=b"menu"))
         self.assertTrue(self.worth(world))

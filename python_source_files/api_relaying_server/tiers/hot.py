@@ -183,7 +183,8 @@ class Entry:
         self.record = record
         self.asked_for = asked_for
         self.assessed: dict[int, Assessed] = {}
-        self.replies: dict[tuple[int, Shape, bytes], Reply] = {}
+        # By stored response, its lifetime (who has credentials may have another one), and shape.
+        self.replies: dict[tuple[int, float, Shape, bytes], Reply] = {}
         self.past: dict[int, int] = {}  # hits of replies that are no more, by their stored response
         self.heads: list[bytes] = []
         self.size = record.size + len(key) + ENTRY_COST
@@ -293,7 +294,7 @@ class HotTier:
                 return None
             counts = {id(stored): 0 for stored in entry.record.variants}
             counts.update(entry.past)
-            for (stored_id, _, _), reply in entry.replies.items():
+            for (stored_id, *_), reply in entry.replies.items():
                 counts[stored_id] = counts.get(stored_id, 0) + reply.hits
             found = [(stored, counts[id(stored)]) for stored in entry.record.variants]
             used = entry.used or entry.asked_for
@@ -373,7 +374,7 @@ class HotTier:
         """The reply of this shape from an entry, made once; `extra` are rendered field lines that
         go with it.
         """
-        name = (id(found.stored), shape, extra)
+        name = (id(found.stored), found.lifetime, shape, extra)
         known = entry.replies.get(name)
         if known is not None:
             return known
