@@ -26,7 +26,7 @@ class Service:
 
 
 @dataclass(frozen=True)
-class Told:
+class UpstreamSignals:
     """A row of the model: what it foretold for a run and what was measured, per second."""
 
     run: Run
@@ -78,7 +78,7 @@ def service_of(row: Row, cores: int) -> Service | None:
     return Service(server, locust, fitted_delay(places, row.run.users, row.figures.rate))
 
 
-def held_against(rows: Sequence[Row], system: str, cores: int) -> list[Told]:
+def held_against(rows: Sequence[Row], system: str, cores: int) -> list[UpstreamSignals]:
     """The model beside the measurements of one system, for each kind of run apart."""
     found = []
     for all_cores in (False, True):
@@ -92,5 +92,5 @@ def held_against(rows: Sequence[Row], system: str, cores: int) -> list[Told]:
         for row in kind:
             places = stations(service, row, cores)
             foretold = predict(places, service.delay, row.run.users).rate
-            found.append(Told(row.run, system, foretold, row.figures.rate, row is first))
+            found.append(UpstreamSignals(row.run, system, foretold, row.figures.rate, row is first))
     return found

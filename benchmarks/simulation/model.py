@@ -1,7 +1,7 @@
 """The relay's protocol as events: memory, leases, polling, changes told to all, purges.
 
 One `Key` is one stored URL on all nodes. The names of the commands are those of the scripts in
-`tiers/stores/redis.py`; the order of steps is that of `relay.py` and `keeping.py`.
+`stores/databases/redis.py`; the order of steps is that of `relay.py` and `keeping.py`.
 """
 
 from __future__ import annotations

@@ -352,7 +352,7 @@ def costs() -> dict[str, Any]:
 
 def _costs(port: int) -> dict[str, float]:
     sys.path.insert(0, str(SOURCES))
-    from api_relaying_server.tiers.stores.redis import ACQUIRE
+    from api_relaying_server.stores.databases.redis import ACQUIRE
 
     with redis_client(port) as client:
         client.set("record", b"x" * 1000)

@@ -14,40 +14,40 @@ from typing import Callable, NamedTuple
 from api_relaying_server.allocator import Trimmer, keep_little
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import StoredResponse
+from api_relaying_server.cluster.accept_balance import AcceptBalance
+from api_relaying_server.cluster.file_locks import Mutex
+from api_relaying_server.cluster.memory_file import MemoryFile
+from api_relaying_server.cluster.node_coordinator import Both
+from api_relaying_server.cluster.nodes_budget import NodesBudget
+from api_relaying_server.cluster.shared_memory import CALLS, SharedMemory
+from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
+from api_relaying_server.cluster.workers_budget import Calls, WorkersSlots, WorkersTokens
 from api_relaying_server.configuration.values import Rate
+from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.fetching import Fetcher
-from api_relaying_server.keeping import Keeper
+from api_relaying_server.memory.hot import HotTier
+from api_relaying_server.memory.refresh_ahead import RefreshAhead
 from api_relaying_server.operations.access_log import AccessLog
 from api_relaying_server.operations.counters import CountedUpstream, Counters
 from api_relaying_server.operations.tallies import Tallies
 from api_relaying_server.operations.warm_at import WarmAt
-from api_relaying_server.relay import Relay
-from api_relaying_server.serving.door import Limits
+from api_relaying_server.relaying.fetching import Fetcher
+from api_relaying_server.relaying.flight import Room
+from api_relaying_server.relaying.keeping import Keeper
+from api_relaying_server.relaying.key_facts import KeyFacts
+from api_relaying_server.relaying.refresh import Refresher
+from api_relaying_server.relaying.relay import Relay
+from api_relaying_server.serving.acceptor import Limits
 from api_relaying_server.serving.server import RelayServer, Watchers, listen
 from api_relaying_server.settings import Settings, place_of
-from api_relaying_server.tiers.ahead import RefreshAhead
-from api_relaying_server.tiers.flight import Room
-from api_relaying_server.tiers.hot import HotTier
-from api_relaying_server.tiers.notes import Notes
-from api_relaying_server.tiers.refresh import Refresher
-from api_relaying_server.tiers.sharing.coordination import ALONE, Coordinator
-from api_relaying_server.tiers.sharing.file_locks import Mutex
-from api_relaying_server.tiers.sharing.memory_file import MemoryFile
-from api_relaying_server.tiers.sharing.neighbours import Neighbours
-from api_relaying_server.tiers.sharing.nodes import Both
-from api_relaying_server.tiers.sharing.shared_memory import CALLS, SharedMemory
-from api_relaying_server.tiers.sharing.shares import Shares
-from api_relaying_server.tiers.stores.shared_store import SharedStore
-from api_relaying_server.tiers.stores.store import Store, open_store
+from api_relaying_server.stores.databases.shared_store import SharedStore
+from api_relaying_server.stores.store import Store, open_store
+from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import Slots, TokenBucket
-from api_relaying_server.upstream.cooldown import CoolDown
 from api_relaying_server.upstream.guards import GuardedUpstream, UpstreamLike
-from api_relaying_server.upstream.nodes_budget import NodesBudget
+from api_relaying_server.upstream.offline import OfflineUpstream
 from api_relaying_server.upstream.session import RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
-from api_relaying_server.upstream.unplugged import Unplugged
-from api_relaying_server.upstream.workers_budget import Calls, WorkersSlots, WorkersTokens
 
 SPARE_DESCRIPTORS = 256
 """Descriptors that are not for clients: the store, the upstream, logs."""
@@ -182,7 +182,7 @@ def build(
     keep_little()
     if listeners is None:
         listeners = listen(settings.host, settings.port) if place is None else place.listeners
-    neighbours = Neighbours(place.memory, place.slot, place.lock_file) if place else None
+    neighbours = WorkerCoordinator(place.memory, place.slot, place.lock_file) if place else None
     policy = _policy(settings)
     try:
         log = _access_log(settings)
@@ -208,7 +208,7 @@ def build(
     chores = _chores(upstream, Trimmer(lambda: room.passed), lambda: hurry(time.monotonic()))
     server = _server(settings, listeners, relay, hot, _watchers(counters, log, chores, hot))
     if neighbours is not None and place is not None:
-        server.front.share_listeners(Shares(place.memory, place.slot))
+        server.front.share_listeners(AcceptBalance(place.memory, place.slot))
         server.front.watch(neighbours.bell, neighbours.catch_up)
     ahead = _refresh_ahead(settings, hot, keeper, relay, guarded, refresher)
     warm_at = _warm_at(settings, server, place)
@@ -226,14 +226,14 @@ def _renew(keeper: Keeper, policy: Policy, hot_size: int) -> None:
 
 
 def _kept(
-    settings: Settings, policy: Policy, neighbours: Neighbours | None, place: Place | None
+    settings: Settings, policy: Policy, neighbours: WorkerCoordinator | None, place: Place | None
 ) -> Kept:
     store = _store(settings, place)
     hot = HotTier(settings.hot_size)
     hot.on_evicted = store.note_use  # what answered from memory is of use to the store, too
     news = neighbours.news if neighbours is not None else _no_news
     coordinator = _coordinator(neighbours, store)
-    keeper = Keeper(hot, store, Notes(), policy, time.time, coordinator, news)
+    keeper = Keeper(hot, store, KeyFacts(), policy, time.time, coordinator, news)
     return Kept(store, keeper, Counters(hot.answered))
 
 
@@ -297,7 +297,7 @@ def owner_of(settings: Settings) -> str:
     return "demo" if settings.demo else parse_base(settings.upstream).url
 
 
-def _coordinator(neighbours: Neighbours | None, store: Store) -> Coordinator:
+def _coordinator(neighbours: WorkerCoordinator | None, store: Store) -> Coordinator:
     """What the other processes are told and asked: workers, nodes, or both."""
     nodes = store.coordinator()
     if neighbours is None:
@@ -328,7 +328,7 @@ def _access_log(settings: Settings) -> AccessLog | None:
 def _upstream(settings: Settings, session: RelaySession, url: str) -> UpstreamLike:
     base = parse_base(url)
     if settings.offline:
-        return Unplugged(base)
+        return OfflineUpstream(base)
     return Upstream(session, base, settings.timeout_connect, settings.timeout_read)
 
 
@@ -344,7 +344,7 @@ def _guarded(
     slots = _slots(settings.upstream_connections, settings.threads, place)
     waiting = max(1, settings.threads * 3 // 8)
     tokens = _tokens(settings.upstream_rate, waiting, store, place)
-    cooldown = CoolDown(settings.cool_down or 0.0)
+    cooldown = CircuitBreaker(settings.cool_down or 0.0)
     cooldown.tell = coordinator.tell_changed
     cooldown.lease = coordinator.lease
     coordinator.on_change(cooldown.hear)

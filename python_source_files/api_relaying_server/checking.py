@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from api_relaying_server.configuration.values import cache_file
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.settings import Settings, place_of
-from api_relaying_server.tiers.stores.store_path import lost_folder
+from api_relaying_server.stores.store_path import lost_folder
 
 
 def faults_of(settings: Settings) -> list[str]:

@@ -31,8 +31,8 @@ from api_relaying_server.settings import (
     by_group,
     resolve,
 )
-from api_relaying_server.tiers.stores.database_url import shown
-from api_relaying_server.tiers.stores.drivers import left_out
+from api_relaying_server.stores.database_url import shown
+from api_relaying_server.stores.drivers import left_out
 
 PROGRAM = "api-relaying-server"
 
@@ -190,7 +190,7 @@ def _run_workers(settings: Settings, read: Callable[[], Settings]) -> int:
         _log.warning(told, settings.workers, cores())
     _make_cache_folder(settings)
     with left_out():
-        from api_relaying_server.workers import Workers
+        from api_relaying_server.cluster.workers import Workers
     try:
         workers = Workers(settings, read, why_not)
     except OSError as wrong:

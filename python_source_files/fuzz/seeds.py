@@ -7,7 +7,7 @@ from typing import Callable
 
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.tiers.stores.record import dumps
+from api_relaying_server.stores.record import dumps
 from tests.wire_faults import FAULTS
 from tests.wire_probes import CHUNKS, REFUSED, SERVED
 

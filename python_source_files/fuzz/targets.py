@@ -32,7 +32,7 @@ from api_relaying_server.http1.rendering import (
     render_status_line,
 )
 from api_relaying_server.settings import TABLE, resolve
-from api_relaying_server.tiers.stores.record import MAGIC, dumps, loads
+from api_relaying_server.stores.record import MAGIC, dumps, loads
 from api_relaying_server.upstream.exchange import Exchange
 
 Target = Callable[[bytes], None]

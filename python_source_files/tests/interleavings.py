@@ -15,20 +15,19 @@ from functools import partial
 from typing import Any, Callable, NamedTuple
 from unittest import mock
 
-from api_relaying_server import keeping
-from api_relaying_server.answer import Answer
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import ANY_ORIGIN
+from api_relaying_server.coordination import ALONE, Coordinator, Lease
 from api_relaying_server.errors import RelayError
-from api_relaying_server.fetching import Query
 from api_relaying_server.http1.grammar import parse_range
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.keeping import Began, Keeper
-from api_relaying_server.relay import Relay
-from api_relaying_server.tiers import flight
-from api_relaying_server.tiers.refresh import Job, Refresher
-from api_relaying_server.tiers.sharing.coordination import ALONE, Coordinator, Lease
-from api_relaying_server.tiers.stores.store import MemoryStore
+from api_relaying_server.relaying import flight, keeping
+from api_relaying_server.relaying.answer import Answer
+from api_relaying_server.relaying.fetching import Query
+from api_relaying_server.relaying.keeping import Began, Keeper
+from api_relaying_server.relaying.refresh import Job, Refresher
+from api_relaying_server.relaying.relay import Relay
+from api_relaying_server.stores.store import MemoryStore
 from tests import model
 from tests.model import Asking, Rules, Told
 from tests.relay_world import BODILESS, TARGET, Call, Got, MemoryUpstream, Reply, World, taken

@@ -36,17 +36,22 @@ LISTED = Path(__file__).with_name("mutation_survivors.txt")
 
 CACHING = ("test_guards", "test_caching_model", "test_caching_end_to_end")
 PATH = ("test_straight_path", "test_caching_model", "test_interleavings")
-LAST = ("test_restless", "test_caching_end_to_end", "test_isolation")
+LAST = ("test_high_cardinality", "test_caching_end_to_end", "test_isolation")
 
 TESTS: dict[str, tuple[str, ...]] = {
-    "relay.py": (*PATH, *LAST),
-    "fetching.py": (*PATH, *LAST),
-    "keeping.py": ("test_keeping", "test_caching_model", "test_neighbours", "test_interleavings"),
-    "tiers/flight.py": ("test_flight", "test_interleavings"),
-    "tiers/notes.py": ("test_notes", "test_caching_model", "test_interleavings"),
-    "tiers/last_known.py": ("test_last_known", "test_caching_model"),
-    "tiers/hot.py": ("test_hot", "test_admission", "test_room", "test_caching_model"),
-    "tiers/admission.py": ("test_admission", "test_hot"),
+    "relaying/relay.py": (*PATH, *LAST),
+    "relaying/fetching.py": (*PATH, *LAST),
+    "relaying/keeping.py": (
+        "test_keeping",
+        "test_caching_model",
+        "test_worker_coordinator",
+        "test_interleavings",
+    ),
+    "relaying/flight.py": ("test_flight", "test_interleavings"),
+    "relaying/key_facts.py": ("test_key_facts", "test_caching_model", "test_interleavings"),
+    "relaying/last_known.py": ("test_last_known", "test_caching_model"),
+    "memory/hot.py": ("test_hot", "test_admission", "test_room", "test_caching_model"),
+    "memory/admission.py": ("test_admission", "test_hot"),
     "caching/storing.py": ("test_storing", "test_reuse", "test_validation", *CACHING),
     "caching/reuse.py": ("test_reuse", "test_freshness", "test_responding", *CACHING),
 }

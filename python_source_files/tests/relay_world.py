@@ -15,22 +15,22 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Callable, NamedTuple
 
-from api_relaying_server.answer import Answer
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.errors import RelayError, UpstreamCut, UpstreamError
-from api_relaying_server.fetching import Caller, Fetcher
 from api_relaying_server.http1.content import Buffer
 from api_relaying_server.http1.heads import parse_response_head
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
-from api_relaying_server.keeping import Keeper
-from api_relaying_server.relay import Relay
-from api_relaying_server.tiers.hot import HotTier
-from api_relaying_server.tiers.hot import Reply as Ready
-from api_relaying_server.tiers.notes import Notes
-from api_relaying_server.tiers.refresh import Job, Refresher
-from api_relaying_server.tiers.sharing.coordination import ALONE, Coordinator
-from api_relaying_server.tiers.stores.store import MemoryStore
-from api_relaying_server.tiers.stores.store_base import Store
+from api_relaying_server.memory.hot import HotTier
+from api_relaying_server.memory.hot import Reply as Ready
+from api_relaying_server.relaying.answer import Answer
+from api_relaying_server.relaying.fetching import Caller, Fetcher
+from api_relaying_server.relaying.keeping import Keeper
+from api_relaying_server.relaying.key_facts import KeyFacts
+from api_relaying_server.relaying.refresh import Job, Refresher
+from api_relaying_server.relaying.relay import Relay
+from api_relaying_server.stores.store import MemoryStore
+from api_relaying_server.stores.store_base import Store
 from api_relaying_server.upstream.exchange import Exchange, OnInterim
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import Client
@@ -183,7 +183,7 @@ class World:
         clock: HandClock | None = None,
         store: Store | None = None,
         coordinator: Coordinator = ALONE,
-        notes: Notes | None = None,
+        notes: KeyFacts | None = None,
         refresher: Refresher | None = None,
         keeper: type[Keeper] = Keeper,
         news: Callable[[], int] = lambda: 0,
@@ -195,7 +195,7 @@ class World:
         self.hot = HotTier(_MIB)
         self._last = 0.0
         self.store = MemoryStore("memory://", _MIB) if store is None else store
-        self.notes = Notes() if notes is None else notes
+        self.notes = KeyFacts() if notes is None else notes
         self.keeper = keeper(
             self.hot, self.store, self.notes, policy, self.clock, coordinator, news
         )

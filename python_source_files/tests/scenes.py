@@ -57,7 +57,8 @@ USERS = {
         Told(said={"public": None}), ((GET,), (BOB,), (GET,)), rules=GUESS
     ),
     "must-revalidate": Scene(
-        Told(said={"must-revalidate": None, "max-age": 3600}), ((ALICE,), (BOB,), (ALICE,))
+        Told(said={"must-revalidate": None, "max-age": 3600}),
+        ((ALICE,), (BOB,), (ALICE,)),
     ),
     "targeted": Scene(Told(targeted={"max-age": 3600}), ((BOB,), (ALICE,), (CAROL,))),
     "a guess": Scene(SILENT, ((GET,), (BOB,), (CAROL,)), rules=GUESS),
@@ -70,11 +71,19 @@ USERS = {
     "a private 304": Scene(OLD, ((GET,), (GET,), (GET,)), (GET,), confirmed=PRIVATE),
     "a 304 with a cookie": Scene(OLD, ((GET,), (GET,), (GET,)), (GET,), confirmed=COOKIE),
     "a 304 with a guess": Scene(
-        OLD, ((BOB,), (GET,)), (GET,), confirmed=Told(said={}, tag=TAG), alike=True, rules=GUESS
+        OLD,
+        ((BOB,), (GET,)),
+        (GET,),
+        confirmed=Told(said={}, tag=TAG),
+        alike=True,
+        rules=GUESS,
     ),
     "a 304 for one": Scene(OLD, ((BOB,), (GET,), (CAROL,)), (GET,), confirmed=COOKIE, alike=True),
     "a private 304 of what is targeted": Scene(
-        Told(targeted={"max-age": 0}, tag=TAG), ((GET,), (GET,)), (GET,), confirmed=PRIVATE
+        Told(targeted={"max-age": 0}, tag=TAG),
+        ((GET,), (GET,)),
+        (GET,),
+        confirmed=PRIVATE,
     ),
     "a private 304 for one": Scene(
         OLD, ((BOB,), (GET,), (BOB,)), (GET,), confirmed=PRIVATE, alike=True

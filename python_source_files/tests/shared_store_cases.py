@@ -11,11 +11,11 @@ import unittest
 from collections.abc import Iterator
 from unittest import mock
 
-from api_relaying_server.tiers.sharing import nodes
-from api_relaying_server.tiers.sharing.coordination import Coordinator
-from api_relaying_server.tiers.stores import health, queued_store
-from api_relaying_server.tiers.stores.shared_store import SharedStore, open_shared
-from api_relaying_server.tiers.stores.storage import Change
+from api_relaying_server.cluster import node_coordinator as nodes
+from api_relaying_server.coordination import Coordinator
+from api_relaying_server.stores import health, queued_store
+from api_relaying_server.stores.databases.shared_store import SharedStore, open_shared
+from api_relaying_server.stores.storage import Change
 from tests.database_support import DatabaseServer
 from tests.store_support import NEVER, PATIENCE, eventually, make_record
 

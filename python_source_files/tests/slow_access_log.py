@@ -29,7 +29,7 @@ from api_relaying_server.operations import access_log, log_lines
 from api_relaying_server.operations.access_log import MOST_RECORDS, AccessLog
 from api_relaying_server.operations.log_file import LogFile, Piece
 from api_relaying_server.operations.log_lines import Combined, JsonObjects, Lines
-from api_relaying_server.operations.served import Served, result_of
+from api_relaying_server.serving.served import Served, result_of
 from sample_menu_api.server import SampleMenuApi
 from tests.relay_support import (
     SOURCES,

@@ -12,8 +12,8 @@ from unittest import mock
 from hypothesis import HealthCheck, Phase, find, settings
 from hypothesis.errors import NoSuchExample
 
-from api_relaying_server import fetching, keeping
 from api_relaying_server.caching import freshness, reuse, storing
+from api_relaying_server.relaying import fetching, keeping
 from tests.model import Rules
 from tests.test_caching_model import BEGINNING, HISTORIES, Event, play
 

@@ -8,14 +8,14 @@ import time
 import unittest
 from unittest import mock
 
-from api_relaying_server.tiers.sharing import file_locks
-from api_relaying_server.tiers.sharing.coordination import Lease
-from api_relaying_server.tiers.sharing.file_locks import FileLeases, Mutex, lock_file
+from api_relaying_server.cluster import file_locks
+from api_relaying_server.cluster.file_locks import FileLeases, Mutex, lock_file
+from api_relaying_server.coordination import Lease
 from tests.forks import run
 
 COUNTING = """
 import mmap
-from api_relaying_server.tiers.sharing.file_locks import FileLeases, Mutex, lock_file
+from api_relaying_server.cluster.file_locks import FileLeases, Mutex, lock_file
 shared = memoryview(mmap.mmap(-1, 4096)).cast("Q")
 descriptor = lock_file()
 
@@ -49,7 +49,7 @@ result(shared[0])
 
 CROSSING = """
 import mmap, threading
-from api_relaying_server.tiers.sharing.file_locks import FileLeases, Mutex, lock_file
+from api_relaying_server.cluster.file_locks import FileLeases, Mutex, lock_file
 shared = memoryview(mmap.mmap(-1, 4096)).cast("Q")
 descriptor = lock_file()
 
@@ -84,7 +84,7 @@ alone, that looks as if they would wait for each other for ever.
 """
 
 HOLDER_DIES = """
-from api_relaying_server.tiers.sharing.file_locks import FileLeases, Mutex, lock_file
+from api_relaying_server.cluster.file_locks import FileLeases, Mutex, lock_file
 descriptor = lock_file()
 ready, said = os.pipe()
 
@@ -108,7 +108,7 @@ if forked(lambda: time.sleep(0.1) or os.kill(holder, signal.SIGKILL)):
 """
 
 THREADS_SHARE = """
-from api_relaying_server.tiers.sharing.file_locks import FileLeases, lock_file
+from api_relaying_server.cluster.file_locks import FileLeases, lock_file
 descriptor = lock_file()
 leases = FileLeases(descriptor)
 first, second = leases.lease("a", 0.0), leases.lease("a", 0.0)
@@ -199,7 +199,7 @@ class Broken(unittest.TestCase):
         self.leases = FileLeases(self.descriptor)
 
     def test_everybody_has_it(self) -> None:
-        with self.assertLogs("api_relaying_server.workers", "DEBUG") as logs:
+        with self.assertLogs("api_relaying_server.cluster.workers", "DEBUG") as logs:
             leases: list[Lease | None] = [self.leases.lease("a", 20.0) for _ in range(3)]
         for lease in leases:
             assert lease is not None

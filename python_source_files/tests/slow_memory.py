@@ -36,7 +36,7 @@ from api_relaying_server.caching.responding import build
 from api_relaying_server.caching.reuse import assess
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.tiers.hot import HotTier
+from api_relaying_server.memory.hot import HotTier
 from tests.slow_memory import resident
 
 size, fields, entries = map(int, sys.argv[1:])

@@ -16,21 +16,21 @@ from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import Record
+from api_relaying_server.cluster import node_coordinator as nodes
+from api_relaying_server.cluster.fences import Fences
+from api_relaying_server.cluster.node_coordinator import QUICK, Both, NodeCoordinator, name_of
+from api_relaying_server.cluster.nodes_budget import NodesBudget
 from api_relaying_server.errors import UpstreamResting
-from api_relaying_server.keeping import Keeper
-from api_relaying_server.tiers.hot import HotTier
-from api_relaying_server.tiers.last_known import KEPT_FOR, LastKnown
-from api_relaying_server.tiers.notes import Notes
-from api_relaying_server.tiers.sharing import nodes
-from api_relaying_server.tiers.sharing.fences import Fences
-from api_relaying_server.tiers.sharing.nodes import QUICK, Both, NodeCoordinator, name_of
-from api_relaying_server.tiers.stores.redis import RedisBoard
-from api_relaying_server.tiers.stores.shared_store import WorkingTill
-from api_relaying_server.tiers.stores.storage import StorageFault, Trouble
+from api_relaying_server.memory.hot import HotTier
+from api_relaying_server.relaying.keeping import Keeper
+from api_relaying_server.relaying.key_facts import KeyFacts
+from api_relaying_server.relaying.last_known import KEPT_FOR, LastKnown
+from api_relaying_server.stores.databases.redis import RedisBoard
+from api_relaying_server.stores.databases.shared_store import WorkingBudget
+from api_relaying_server.stores.storage import StorageFault, Trouble
+from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, TokenBucket
-from api_relaying_server.upstream.cooldown import CoolDown
-from api_relaying_server.upstream.nodes_budget import NodesBudget
-from api_relaying_server.upstream.told import ANSWERED, LONGEST_WAIT, Scope, Told
+from api_relaying_server.upstream.signals import ANSWERED, LONGEST_WAIT, Scope, UpstreamSignals
 from sample_menu_api.server import SampleMenuApi
 from tests.database_support import DatabaseServer, MongoServer, RedisServer
 from tests.relay_support import (
@@ -561,7 +561,7 @@ class KeeperTest(unittest.TestCase):
         coordinator = NodeCoordinator(self.board, Fences())
         self.addCleanup(coordinator.close)
         self.keeper = Keeper(
-            HotTier(1 << 20), self.shelf, Notes(), Policy(), lambda: self.now, coordinator
+            HotTier(1 << 20), self.shelf, KeyFacts(), Policy(), lambda: self.now, coordinator
         )
         self.record = make_record("a")
         self.shelf.records[self.key] = self.record
@@ -677,7 +677,7 @@ class BothTest(unittest.TestCase):
         self.assertTrue(near.closed and far.closed)
 
 
-class Till:
+class SharedBudget:
     """A till in memory."""
 
     def __init__(self) -> None:
@@ -700,7 +700,7 @@ class NodesBudgetTest(unittest.TestCase):
     """One budget for all nodes, and one for each while there is no database."""
 
     def setUp(self) -> None:
-        self.till = Till()
+        self.till = SharedBudget()
         self.slept: list[float] = []
         self.now = 100.0
         self.peers = 1
@@ -772,7 +772,7 @@ class NodesBudgetTest(unittest.TestCase):
 
     def test_nobody_asks_the_till_while_the_store_fails(self) -> None:
         store = mock.Mock(fault="it does not answer")
-        till = WorkingTill(self.till, store)
+        till = WorkingBudget(self.till, store)
         with self.assertRaises(StorageFault):
             till.book(0.5, 3, LATE, 1.0)
         with self.assertRaises(StorageFault):
@@ -875,17 +875,19 @@ class CoolDownTest(unittest.TestCase):
     """What processes tell each other of an upstream that fails."""
 
     def setUp(self) -> None:
-        quiet = mock.patch("api_relaying_server.upstream.cooldown.LOG")
+        quiet = mock.patch("api_relaying_server.upstream.breaker.LOG")
         quiet.start()
         self.addCleanup(quiet.stop)
         self.now = 100.0
-        self.here, self.there = (CoolDown(5.0, lambda: self.now, lambda: 0.5) for _ in range(2))
+        self.here, self.there = (
+            CircuitBreaker(5.0, lambda: self.now, lambda: 0.5) for _ in range(2)
+        )
         self.words: list[str] = []
         self.here.tell = self.words.append
 
     def refuse(self) -> None:
         call = self.here.admit(call_for("/a"))
-        self.here.settle(call, Told(Scope.UPSTREAM, "connection refused"))
+        self.here.settle(call, UpstreamSignals(Scope.UPSTREAM, "connection refused"))
 
     def pass_on(self) -> None:
         for word in self.words:
@@ -952,7 +954,7 @@ class DriversTest(unittest.TestCase):
     def test_a_relay_with_a_file_imports_no_driver_and_others_still_can(self) -> None:
         out = self.run_python(
             "import sys\n"
-            "from api_relaying_server.tiers.stores.drivers import NAMES, left_out\n"
+            "from api_relaying_server.stores.drivers import NAMES, left_out\n"
             "with left_out():\n"
             "    import api_relaying_server.assembly\n"
             "print([name for name in NAMES if name in sys.modules])\n"

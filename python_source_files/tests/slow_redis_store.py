@@ -11,9 +11,10 @@ from unittest import mock
 
 from redis import Redis
 
-from api_relaying_server.tiers.stores import queued_store, redis, redis_link
-from api_relaying_server.tiers.stores.redis_link import MOST_CONNECTIONS
-from api_relaying_server.tiers.stores.shared_store import open_shared
+from api_relaying_server.stores import queued_store
+from api_relaying_server.stores.databases import redis, redis_link
+from api_relaying_server.stores.databases.redis_link import MOST_CONNECTIONS
+from api_relaying_server.stores.databases.shared_store import open_shared
 from tests.database_support import DatabaseServer, RedisServer
 from tests.shared_store_cases import (
     BudgetCases,

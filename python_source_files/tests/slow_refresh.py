@@ -15,11 +15,11 @@ from api_relaying_server.caching.reuse import assess
 from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
 from api_relaying_server.errors import UpstreamRefused
 from api_relaying_server.http1.message import Fields, RequestHead
-from api_relaying_server.tiers import ahead as ahead_module
-from api_relaying_server.tiers import refresh as refresh_module
-from api_relaying_server.tiers.ahead import RefreshAhead
-from api_relaying_server.tiers.hot import HotTier
-from api_relaying_server.tiers.refresh import Refresher
+from api_relaying_server.memory import refresh_ahead as ahead_module
+from api_relaying_server.memory.hot import HotTier
+from api_relaying_server.memory.refresh_ahead import RefreshAhead
+from api_relaying_server.relaying import refresh as refresh_module
+from api_relaying_server.relaying.refresh import Refresher
 from tests.relay_support import (
     PATIENCE,
     Asked,

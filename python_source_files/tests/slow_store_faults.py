@@ -22,11 +22,11 @@ from unittest import mock
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.tiers.stores import queued_store, sqlite, sqlite_file
-from api_relaying_server.tiers.stores.queued_store import QueuedStore
-from api_relaying_server.tiers.stores.sqlite import SQLiteRecords
-from api_relaying_server.tiers.stores.storage import Change, StorageFault, Trouble
-from api_relaying_server.tiers.stores.store import Store, open_store
+from api_relaying_server.stores import queued_store, sqlite, sqlite_file
+from api_relaying_server.stores.queued_store import QueuedStore
+from api_relaying_server.stores.sqlite import SQLiteRecords
+from api_relaying_server.stores.storage import Change, StorageFault, Trouble
+from api_relaying_server.stores.store import Store, open_store
 from tests.soak_store import SOURCES, play_round
 from tests.store_support import MIB, PATIENCE, StoreCase, eventually, make_record
 

@@ -18,9 +18,9 @@ from unittest import mock
 
 from api_relaying_server import assembly, cli
 from api_relaying_server.assembly import Place
-from api_relaying_server.caching.schedule import parse_weekly
 from api_relaying_server.errors import UpstreamCut, UpstreamError, UpstreamTimeout
 from api_relaying_server.operations import warm_at
+from api_relaying_server.operations.schedule import parse_weekly
 from api_relaying_server.operations.warm import (
     AT_ONCE,
     FAILED,

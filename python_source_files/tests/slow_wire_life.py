@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Callable
 from unittest import mock
 
-from api_relaying_server.answer import Answer
 from api_relaying_server.http1.message import Fields, RequestHead
+from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.serving.front import Front
-from api_relaying_server.serving.watch import Watch
+from api_relaying_server.serving.loop_watch import LoopWatch
 from tests.relay_support import PATIENCE, RunningRelay, eventually
 from tests.wire_support import (
     Client,
@@ -251,7 +251,7 @@ class WatchTest(unittest.TestCase):
     def watched(self, run: Callable[[], None]) -> list[str]:
         """What is logged of a loop that does this once and then waits for events."""
         front = mock.Mock(beat=1.0)
-        watch = Watch(lambda: front.beat, Front.run.__code__, blocked_after=0.1)
+        watch = LoopWatch(lambda: front.beat, Front.run.__code__, blocked_after=0.1)
 
         def loop() -> None:
             watch.start()
@@ -274,8 +274,8 @@ class WatchTest(unittest.TestCase):
         self.assertIn(Path(__file__).name, line)
 
     def test_in_a_server(self) -> None:
-        quick = functools.partial(Watch, blocked_after=0.1)
-        with mock.patch("api_relaying_server.serving.server.Watch", quick):
+        quick = functools.partial(LoopWatch, blocked_after=0.1)
+        with mock.patch("api_relaying_server.serving.server.LoopWatch", quick):
             with ServerInside() as server, self.assertLogs("api_relaying_server.watch") as logs:
                 server.server.front.call(lambda: time.sleep(0.3))
                 with Client(server.port, request()) as client:
@@ -285,7 +285,7 @@ class WatchTest(unittest.TestCase):
     def test_a_chore_that_fails(self) -> None:
         """It is told and left; the loop is watched on."""
         chore = mock.Mock(side_effect=RuntimeError("a bug"))
-        watch = Watch(lambda: 1.0, Front.run.__code__, blocked_after=0.1, chore=chore)
+        watch = LoopWatch(lambda: 1.0, Front.run.__code__, blocked_after=0.1, chore=chore)
         with self.assertLogs("api_relaying_server.watch") as logs:
             watch.start()
             eventually(lambda: watch.blocked, "the test's own thread counts as blocked")
@@ -294,8 +294,8 @@ class WatchTest(unittest.TestCase):
         self.assertIn("a bug", logs.output[0])
 
     def test_a_loop_that_waits_is_not_told(self) -> None:
-        quick = functools.partial(Watch, blocked_after=0.05)
-        with mock.patch("api_relaying_server.serving.server.Watch", quick):
+        quick = functools.partial(LoopWatch, blocked_after=0.05)
+        with mock.patch("api_relaying_server.serving.server.LoopWatch", quick):
             with ServerInside() as server:
                 log = logging.getLogger("api_relaying_server.watch")
                 with self.assertLogs("api_relaying_server.watch") as logs:

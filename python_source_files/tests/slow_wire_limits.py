@@ -11,8 +11,8 @@ import time
 import unittest
 from unittest import mock
 
-from api_relaying_server.answer import Answer
 from api_relaying_server.http1.message import Fields, RequestHead
+from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.serving.front import WRITERS, Front
 from tests.relay_support import PATIENCE, RunningRelay, eventually
 from tests.wire_support import (

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from api_relaying_server.tiers.stores.store import open_store
+from api_relaying_server.stores.store import open_store
 from tests.store_support import MIB, make_record
 
 SOURCES = Path(__file__).resolve().parents[1]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from api_relaying_server.caching.stored import Record
-from api_relaying_server.tiers.stores.store import open_store
+from api_relaying_server.stores.store import open_store
 from tests.store_support import MIB, eventually, make_record
 
 SOURCES = Path(__file__).resolve().parents[1]

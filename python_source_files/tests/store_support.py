@@ -15,9 +15,9 @@ from unittest import mock
 
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.tiers.stores import health, queued_store
-from api_relaying_server.tiers.stores.queued_store import QueuedStore
-from api_relaying_server.tiers.stores.store import Store, open_store
+from api_relaying_server.stores import health, queued_store
+from api_relaying_server.stores.queued_store import QueuedStore
+from api_relaying_server.stores.store import Store, open_store
 
 NEVER = 4e9  # an expiry far away, Unix time
 MIB = 1 << 20

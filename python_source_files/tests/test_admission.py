@@ -6,7 +6,7 @@ import random
 import tracemalloc
 import unittest
 
-from api_relaying_server.tiers.admission import REMEMBERED, Admission
+from api_relaying_server.memory.admission import REMEMBERED, Admission
 
 
 class Tier:

@@ -20,7 +20,7 @@ from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.errors import UpstreamRefused
 from api_relaying_server.http1.grammar import format_date, parse_date, parse_range
 from api_relaying_server.http1.message import Field, Fields
-from api_relaying_server.tiers.notes import Notes
+from api_relaying_server.relaying.key_facts import KeyFacts
 from tests import model
 from tests.model import Answering, Asking, Cache, Down, Outcome, Rules, Told, Wanted
 from tests.relay_world import TARGET, Call, Got, Reply, World
@@ -211,7 +211,7 @@ class Origin:
 # --- the relay
 
 
-class Sociable(Notes):
+class Sociable(KeyFacts):
     """Remembers of no key that its answers are for nobody else: whether clients wait for each other
     is not what the model is about.
     """

@@ -15,7 +15,7 @@ from api_relaying_server.operations.counters import (
     CountedUpstream,
     Counters,
 )
-from api_relaying_server.operations.served import RESULTS, Served
+from api_relaying_server.serving.served import RESULTS, Served
 from sample_menu_api.server import SampleMenuApi
 from tests.relay_support import RESET, Script, ScriptedOrigin, eventually, request_bytes, response
 from tests.worker_support import LocalWorker

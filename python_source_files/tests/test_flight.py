@@ -12,8 +12,8 @@ from typing import Callable
 from unittest import mock
 
 from api_relaying_server.errors import ClientGone, UpstreamCut, UpstreamError
-from api_relaying_server.tiers import flight
-from api_relaying_server.tiers.flight import (
+from api_relaying_server.relaying import flight
+from api_relaying_server.relaying.flight import (
     Flight,
     Landing,
     Listener,

@@ -7,14 +7,14 @@ import unittest
 from typing import Any, Callable
 from unittest import mock
 
-from api_relaying_server.answer import Waiting
 from api_relaying_server.errors import Overloaded
 from api_relaying_server.http1.message import RequestHead
-from api_relaying_server.operations.served import Served
+from api_relaying_server.relaying.answer import Waiting
 from api_relaying_server.serving import front as front_module
+from api_relaying_server.serving.acceptor import Limits
 from api_relaying_server.serving.connection import LINGERING, Connection
-from api_relaying_server.serving.door import Limits
 from api_relaying_server.serving.front import Front
+from api_relaying_server.serving.served import Served
 from api_relaying_server.serving.server import listen
 from tests.relay_support import set_reset_on_close
 from tests.wire_support import request

@@ -7,10 +7,10 @@ import unittest
 from typing import cast
 from unittest import mock
 
+from api_relaying_server.memory.hot import Reply
+from api_relaying_server.serving.acceptor import Limits
 from api_relaying_server.serving.connection import Connection
-from api_relaying_server.serving.door import Limits
 from api_relaying_server.serving.front import Front
-from api_relaying_server.tiers.hot import Reply
 
 NOW = 1000.0
 HEAD = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"

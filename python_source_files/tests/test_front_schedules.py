@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from typing import Any, Callable
 from unittest import mock
 
-from api_relaying_server.answer import Waiting
 from api_relaying_server.errors import Overloaded
 from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.relaying.answer import Waiting
+from api_relaying_server.serving.acceptor import Limits
 from api_relaying_server.serving.connection import LENT, READING, RETURNED, Connection
-from api_relaying_server.serving.door import Limits
 from api_relaying_server.serving.front import Front
 from api_relaying_server.serving.poller import READ, Waker
 from tests.schedules import Play, Schedule, all_plays, codes

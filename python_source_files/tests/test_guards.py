@@ -18,15 +18,15 @@ from api_relaying_server.errors import (
     UpstreamResting,
     UpstreamTimeout,
 )
-from api_relaying_server.fetching import Caller, Fetcher, Query
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Fields, RequestHead
+from api_relaying_server.relaying.fetching import Caller, Fetcher, Query
+from api_relaying_server.upstream.breaker import LOG, CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, Slots, SlotsTaken, TokenBucket
-from api_relaying_server.upstream.cooldown import LOG, CoolDown
 from api_relaying_server.upstream.guards import PATIENCE as LONGEST_WAIT
 from api_relaying_server.upstream.guards import PLENTY, GuardedUpstream
 from api_relaying_server.upstream.session import Fetch
-from api_relaying_server.upstream.told import Scope, Told
+from api_relaying_server.upstream.signals import Scope, UpstreamSignals
 from api_relaying_server.upstream.translation import Client
 from tests.relay_support import PATIENCE, eventually
 from tests.upstream_support import (
@@ -65,7 +65,7 @@ class GuardCase(unittest.TestCase):
             tokens = TokenBucket(*rate, waiting, self.clock, self.clock.sleep)
         return GuardedUpstream(
             self.upstream,
-            CoolDown(5.0, self.clock, lambda: 1.0),
+            CircuitBreaker(5.0, self.clock, lambda: 1.0),
             Slots(limit, waiting, self.clock),
             tokens,
             self.clock,
@@ -164,7 +164,7 @@ class OrderTest(GuardCase):
 
         def sleep_while_another_fails(seconds: float) -> None:
             sleep(seconds)
-            guarded.cooldown.settle(other, Told(Scope.UPSTREAM, "refused"))
+            guarded.cooldown.settle(other, UpstreamSignals(Scope.UPSTREAM, "refused"))
 
         assert guarded.tokens is not None
         guarded.tokens._sleep = sleep_while_another_fails
@@ -179,7 +179,7 @@ class OrderTest(GuardCase):
         other = guarded.cooldown.admit(call_for("/api/y"))
 
         def take_while_another_fails(patience: float) -> bool:
-            guarded.cooldown.settle(other, Told(Scope.UPSTREAM, "refused"))
+            guarded.cooldown.settle(other, UpstreamSignals(Scope.UPSTREAM, "refused"))
             return True
 
         with mock.patch.object(guarded.slots, "take", take_while_another_fails):
@@ -233,7 +233,7 @@ class SlotTest(GuardCase):
         post = RequestHead.of("POST", "/x", Fields())
         caller = Caller(Client("192.0.2.1"))
         with mock.patch(
-            "api_relaying_server.fetching.first_against", side_effect=ZeroDivisionError
+            "api_relaying_server.relaying.fetching.first_against", side_effect=ZeroDivisionError
         ):
             for _ in range(9):
                 with self.assertRaises(ZeroDivisionError):

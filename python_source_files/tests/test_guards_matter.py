@@ -12,13 +12,13 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Callable
 from unittest import mock
 
-from api_relaying_server import fetching, relay
 from api_relaying_server.caching import reuse
-from api_relaying_server.fetching import Fetcher
 from api_relaying_server.http1.message import RequestHead
-from api_relaying_server.keeping import Began, Keeper
-from api_relaying_server.relay import Relay
-from api_relaying_server.tiers.flight import Flight
+from api_relaying_server.relaying import fetching, relay
+from api_relaying_server.relaying.fetching import Fetcher
+from api_relaying_server.relaying.flight import Flight
+from api_relaying_server.relaying.keeping import Began, Keeper
+from api_relaying_server.relaying.relay import Relay
 from tests.interleavings import ChannelEnd, Scene, StagedKeeper, explore
 from tests.scenes import CHANGES, FOLLOWING, USERS, WORKERS
 from tests.stage import StagedLock, point

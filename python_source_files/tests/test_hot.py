@@ -11,8 +11,8 @@ from api_relaying_server.caching.responding import build
 from api_relaying_server.caching.reuse import CLOCK_SLACK, Assessed, assess
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.tiers import hot as hot_tier
-from api_relaying_server.tiers.hot import Entry, HotTier, Reply
+from api_relaying_server.memory import hot as hot_tier
+from api_relaying_server.memory.hot import Entry, HotTier, Reply
 
 NOW = 1_800_000_000.0
 POLICY = Policy()

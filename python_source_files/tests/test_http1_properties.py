@@ -208,11 +208,11 @@ class RequestHeadTest(unittest.TestCase):
         with mock.patch.object(heads, "_known", known):
             for number in range(heads.KNOWN_LINES_OF_A_NAME):
                 known.read_field(b"X-Id: %d" % number)
-            self.assertEqual(known.restless, (b"\r\nX-Id:",))
+            self.assertEqual(known.high_cardinality, (b"\r\nX-Id:",))
             line = b"X-Id: " + value.encode("latin-1") + b"\r\n"
             first, end, rest = head.partition(b"\r\n")
             whole = (first + end + line + rest + END).partition(END)[0] + END
-            left = known.without_restless(whole)
+            left = known.without_high_cardinality(whole)
             if left is not None:
                 self.assertEqual(len(read(left)) > 1, len(read(whole)) > 1)
                 self.assertEqual(read(left)[:3], read(whole)[:3])

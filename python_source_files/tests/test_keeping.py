@@ -7,24 +7,24 @@ import unittest
 from typing import Callable
 from unittest import mock
 
-from api_relaying_server import keeping
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.reuse import useful_until
 from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.coordination import ALONE, Lease
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Field, Fields, RequestHead
-from api_relaying_server.keeping import Began, Keeper, Seen
-from api_relaying_server.tiers.hot import USUAL_SIZE, HotTier
-from api_relaying_server.tiers.last_known import KEPT_FOR
-from api_relaying_server.tiers.notes import Notes
-from api_relaying_server.tiers.sharing.coordination import ALONE, Lease
-from api_relaying_server.tiers.sharing.messages import (
+from api_relaying_server.memory.hot import USUAL_SIZE, HotTier
+from api_relaying_server.messages import (
     Changed,
     Everything,
     Invalidated,
     MemoryLost,
     encode,
 )
+from api_relaying_server.relaying import keeping
+from api_relaying_server.relaying.keeping import Began, Keeper, Seen
+from api_relaying_server.relaying.key_facts import KeyFacts
+from api_relaying_server.relaying.last_known import KEPT_FOR
 
 NOW = 1_700_000_000.0
 TARGET, KEY = "/x", "GET /x"
@@ -157,7 +157,7 @@ class KeepingTest(unittest.TestCase):
         self.now = NOW
         self.shelf, self.line = Shelf(self.shared), self.coordinator()
         self.shelf.quick = self.quick
-        self.notes, self.hot, self.news = Notes(), HotTier(MIB), 0
+        self.notes, self.hot, self.news = KeyFacts(), HotTier(MIB), 0
         self.keeper = Keeper(
             self.hot,
             self.shelf,

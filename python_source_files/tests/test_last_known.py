@@ -6,7 +6,7 @@ import unittest
 
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.tiers.last_known import LastKnown
+from api_relaying_server.relaying.last_known import LastKnown
 
 
 def record(body: bytes = b"x") -> Record:

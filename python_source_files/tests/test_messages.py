@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import unittest
 
-from api_relaying_server.tiers.sharing.messages import (
+from api_relaying_server.messages import (
     Answers,
     Changed,
     Everything,

@@ -10,10 +10,10 @@ import unittest
 
 from api_relaying_server.assembly import owner_of
 from api_relaying_server.settings import Settings
-from api_relaying_server.tiers.stores import sqlite_file
-from api_relaying_server.tiers.stores.queued_store import QueuedStore
-from api_relaying_server.tiers.stores.record import dumps
-from api_relaying_server.tiers.stores.sqlite import SQLiteRecordCache, SQLiteRecords
+from api_relaying_server.stores import sqlite_file
+from api_relaying_server.stores.queued_store import QueuedStore
+from api_relaying_server.stores.record import dumps
+from api_relaying_server.stores.sqlite import SQLiteRecordCache, SQLiteRecords
 from tests.relay_support import Asked, RunningRelay, Script, ScriptedOrigin, response
 from tests.store_support import MIB, NEVER, PATIENCE, StoreCase, eventually, make_record
 

@@ -18,8 +18,8 @@ from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.heads import MAX_FIELDS, parse_response_head
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.http1.rendering import render_fields, render_status_line
-from api_relaying_server.tiers.stores import record as record_form
-from api_relaying_server.tiers.stores.record import MAGIC, dumps, loads, pipeline
+from api_relaying_server.stores import record as record_form
+from api_relaying_server.stores.record import MAGIC, dumps, loads, pipeline
 from tests.store_support import make_record
 
 ANY_TEXT = st.text(max_size=12)

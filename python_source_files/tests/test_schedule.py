@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api_relaying_server.caching.schedule import SET_BACK, Alarm, Weekly, parse_weekly
+from api_relaying_server.operations.schedule import SET_BACK, Alarm, Weekly, parse_weekly
 
 LUNCH = "mon-fri 10:45@Europe/Stockholm"
 

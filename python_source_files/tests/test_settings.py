@@ -15,13 +15,13 @@ import certifi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api_relaying_server.caching.schedule import Weekly
 from api_relaying_server.caching.wallclock import LocalMidnight, PathRule, Seconds
 from api_relaying_server.cli import EXAMPLES, NOTES, PROGRAM, read_settings
 from api_relaying_server.configuration import command_line, values
 from api_relaying_server.configuration.setting import Setting
 from api_relaying_server.configuration.sources import LARGEST_FILE, from_file
 from api_relaying_server.errors import ConfigError
+from api_relaying_server.operations.schedule import Weekly
 from api_relaying_server.settings import (
     DEFAULT_UPSTREAM,
     GROUPS,

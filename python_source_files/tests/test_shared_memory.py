@@ -7,8 +7,8 @@ import unittest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api_relaying_server.tiers.sharing import shared_memory
-from api_relaying_server.tiers.sharing.shared_memory import (
+from api_relaying_server.cluster import shared_memory
+from api_relaying_server.cluster.shared_memory import (
     EVERYTHING,
     FIRST_FREE,
     MOST_SLOTS,
@@ -151,8 +151,8 @@ class Layout(unittest.TestCase):
 
 
 MANY_TELL = """
-from api_relaying_server.tiers.sharing import shared_memory
-from api_relaying_server.tiers.sharing.shared_memory import Listener, SharedMemory, Teller
+from api_relaying_server.cluster import shared_memory
+from api_relaying_server.cluster.shared_memory import Listener, SharedMemory, Teller
 EVERYTHING = shared_memory.EVERYTHING
 TELLERS, NOTES = 3, 3000
 memory = SharedMemory(TELLERS + 2)

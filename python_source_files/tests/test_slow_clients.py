@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from typing import Callable
 from unittest import mock
 
-from api_relaying_server.answer import Answer, Waiting
 from api_relaying_server.errors import ClientGone
-from api_relaying_server.fetching import Caller
 from api_relaying_server.http1.message import Fields, RequestHead
-from api_relaying_server.operations.served import Served
+from api_relaying_server.relaying.answer import Answer, Waiting
+from api_relaying_server.relaying.fetching import Caller
 from api_relaying_server.serving import server as server_module
 from api_relaying_server.serving.connection import Connection
+from api_relaying_server.serving.served import Served
 from api_relaying_server.serving.writing import Writer
 from tests.relay_support import PATIENCE, eventually
 from tests.wire_support import Client, FakeRelay, ServerInside, request

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
-from api_relaying_server.tiers.stores import sqlite, sqlite_file, sqlite_log, sqlite_parts
-from api_relaying_server.tiers.stores.queued_store import QueuedStore
-from api_relaying_server.tiers.stores.sqlite import SQLiteRecords
-from api_relaying_server.tiers.stores.storage import Change, StorageFault, Trouble
+from api_relaying_server.stores import sqlite, sqlite_file, sqlite_log, sqlite_parts
+from api_relaying_server.stores.queued_store import QueuedStore
+from api_relaying_server.stores.sqlite import SQLiteRecords
+from api_relaying_server.stores.storage import Change, StorageFault, Trouble
 from tests.store_support import MIB, NEVER, PATIENCE, StoreCase, eventually, make_record
 
 BOUND = 32_000_000

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.tiers.stores import sqlite, sqlite_file, sqlite_readers, write_queue
-from api_relaying_server.tiers.stores.health import RETRY_FIRST, RETRY_MOST, STEADY, Health
-from api_relaying_server.tiers.stores.queued_store import QueuedStore
-from api_relaying_server.tiers.stores.sqlite import SQLiteRecords
-from api_relaying_server.tiers.stores.storage import Change, StorageFault, Tidying, Trouble
-from api_relaying_server.tiers.stores.store import MemoryStore, NoStore, Store, open_store
-from api_relaying_server.tiers.stores.write_queue import UNQUEUED, WriteQueue
+from api_relaying_server.stores import sqlite, sqlite_file, sqlite_readers, write_queue
+from api_relaying_server.stores.health import RETRY_FIRST, RETRY_MOST, STEADY, Health
+from api_relaying_server.stores.queued_store import QueuedStore
+from api_relaying_server.stores.sqlite import SQLiteRecords
+from api_relaying_server.stores.storage import Change, StorageFault, Tidying, Trouble
+from api_relaying_server.stores.store import MemoryStore, NoStore, Store, open_store
+from api_relaying_server.stores.write_queue import UNQUEUED, WriteQueue
 from tests.store_support import MIB, PATIENCE, StoreCase, eventually, make_record
 
 # So that the methods are checked as a case's, and run only in those that inherit them.

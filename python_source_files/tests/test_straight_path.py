@@ -12,8 +12,6 @@ import unittest
 from collections.abc import Iterable
 from unittest import mock
 
-from api_relaying_server import fetching, relay
-from api_relaying_server.answer import Answer, Waiting
 from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.wallclock import parse_path_rule
@@ -26,17 +24,19 @@ from api_relaying_server.errors import (
     UpstreamResting,
     UpstreamTimeout,
 )
-from api_relaying_server.fetching import SMALL_BODY, Caller
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.heads import parse_request_head
 from api_relaying_server.http1.message import Field, Fields, RequestHead
-from api_relaying_server.relay import (
+from api_relaying_server.memory.hot import Reply as Ready
+from api_relaying_server.relaying import fetching, relay
+from api_relaying_server.relaying.answer import Answer, Waiting
+from api_relaying_server.relaying.fetching import SMALL_BODY, Caller
+from api_relaying_server.relaying.refresh import Job, Refresher
+from api_relaying_server.relaying.relay import (
     FOLLOW_AT_MOST,
     STALE_AFTER,
     WITH_CREDENTIALS,
 )
-from api_relaying_server.tiers.hot import Reply as Ready
-from api_relaying_server.tiers.refresh import Job, Refresher
 from api_relaying_server.upstream.translation import VIA, Client
 from tests.relay_world import TARGET, Call, Got, Reply, World, reply
 from tests.upstream_support import NOW
@@ -976,15 +976,20 @@ class FromMemoryTest(PathTest):
         self.assertIn(head.encode(), world.hot.heads)
 
     def test_of_a_head_what_is_learned_is_what_matters(self) -> None:
-        known = mock.Mock(restless=True, restless_names=frozenset(("x-request-id",)))
+        known = mock.Mock(
+            high_cardinality=True, high_cardinality_names=frozenset(("x-request-id",))
+        )
         with mock.patch.object(relay, "known_lines", known):
-            for restless, shorter, influential, learned in (
+            for high_cardinality, shorter, influential, learned in (
                 (True, b"less", (), b"less"),
                 (True, None, (), b"head"),
                 (True, b"less", ("x-request-id",), b"head"),
                 (False, b"less", (), b"head"),
             ):
-                known.restless, known.without_restless.return_value = restless, shorter
+                known.high_cardinality, known.without_high_cardinality.return_value = (
+                    high_cardinality,
+                    shorter,
+                )
                 self.assertEqual(relay._to_learn(b"head", frozenset(influential)), learned)
 
     def test_what_is_ignored_changes_nothing(self) -> None:

@@ -11,15 +11,15 @@ import unittest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api_relaying_server.cluster.file_locks import Mutex, lock_file
+from api_relaying_server.cluster.shared_memory import CALLS, SharedMemory
+from api_relaying_server.cluster.workers_budget import Calls, WorkersSlots, WorkersTokens
 from api_relaying_server.errors import UpstreamResting
-from api_relaying_server.tiers.sharing.file_locks import Mutex, lock_file
-from api_relaying_server.tiers.sharing.shared_memory import CALLS, SharedMemory
+from api_relaying_server.upstream.breaker import LOOK_AGAIN, Call, CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, SlotsTaken
-from api_relaying_server.upstream.cooldown import LOOK_AGAIN, Call, CoolDown
-from api_relaying_server.upstream.news import News, news_in, word_of
-from api_relaying_server.upstream.rests import ANONYMOUS, OURS, WHOLE, Asked, subjects_of
-from api_relaying_server.upstream.told import ANSWERED, LONGEST_WAIT, Scope, Told
-from api_relaying_server.upstream.workers_budget import Calls, WorkersSlots, WorkersTokens
+from api_relaying_server.upstream.cooldown import ANONYMOUS, OURS, WHOLE, Asked, subjects_of
+from api_relaying_server.upstream.cooldown_news import News, news_in, word_of
+from api_relaying_server.upstream.signals import ANSWERED, LONGEST_WAIT, Scope, UpstreamSignals
 from tests.forks import run
 from tests.relay_support import PATIENCE, eventually
 from tests.upstream_support import HandClock, call_for
@@ -185,17 +185,17 @@ class Probes(unittest.TestCase):
     def setUp(self) -> None:
         Right.holders = 0
         self.clock = HandClock()
-        self.one, self.other = (CoolDown(5.0, self.clock, lambda: 0.0) for _ in range(2))
+        self.one, self.other = (CircuitBreaker(5.0, self.clock, lambda: 0.0) for _ in range(2))
         self.one.tell, self.other.tell = self.other.hear, self.one.hear
         self.one.lease = self.other.lease = Right.take
         with self.assertLogs("api_relaying_server.upstream"):
             self.fails(self.one)
 
-    def fails(self, cooldown: CoolDown, call: Call | None = None) -> None:
+    def fails(self, cooldown: CircuitBreaker, call: Call | None = None) -> None:
         call = call or cooldown.admit(call_for("/a"))
-        cooldown.settle(call, Told(Scope.UPSTREAM, "refused"))
+        cooldown.settle(call, UpstreamSignals(Scope.UPSTREAM, "refused"))
 
-    def refused(self, cooldown: CoolDown) -> UpstreamResting:
+    def refused(self, cooldown: CircuitBreaker) -> UpstreamResting:
         with self.assertRaises(UpstreamResting) as refused:
             cooldown.admit(call_for("/b"))
         return refused.exception
@@ -240,13 +240,13 @@ class Words(unittest.TestCase):
 
     def setUp(self) -> None:
         self.clock = HandClock()
-        self.one, self.other = (CoolDown(5.0, self.clock, lambda: 0.0) for _ in range(2))
+        self.one, self.other = (CircuitBreaker(5.0, self.clock, lambda: 0.0) for _ in range(2))
         self.words: list[str] = []
         self.one.tell = self.words.append
         logging.disable(logging.CRITICAL)
         self.addCleanup(logging.disable, logging.NOTSET)
 
-    def settle(self, asked: Asked, told: Told) -> None:
+    def settle(self, asked: Asked, told: UpstreamSignals) -> None:
         """One call in one process, of which the other hears."""
         self.one.settle(self.one.admit(asked), told)
         while self.words:
@@ -263,7 +263,9 @@ class Words(unittest.TestCase):
     def test_a_limit_goes_with_those_whom_it_concerns(self) -> None:
         for key in ("", "k"):
             with self.subTest(key):
-                self.settle(call_for("/a", key=key), Told(Scope.CALLERS, "429", wait=900.0))
+                self.settle(
+                    call_for("/a", key=key), UpstreamSignals(Scope.CALLERS, "429", wait=900.0)
+                )
                 self.assertTrue(self.refuses(call_for("/b", "POST", key)))
                 self.assertFalse(self.refuses(call_for("/b", key="another")))
                 self.clock.advance(900.0)
@@ -271,7 +273,7 @@ class Words(unittest.TestCase):
                 self.assertEqual(self.other.resting(), [])
 
     def test_a_target_is_nobody_elses_business(self) -> None:
-        self.settle(call_for("/a"), Told(Scope.TARGET, "503", wait=900.0, counts=True))
+        self.settle(call_for("/a"), UpstreamSignals(Scope.TARGET, "503", wait=900.0, counts=True))
         self.assertFalse(self.refuses(call_for("/a")))
         self.assertEqual(self.other.resting(), [])
         self.clock.advance(900.0)
@@ -282,17 +284,19 @@ class Words(unittest.TestCase):
     def test_it_is_told_once(self) -> None:
         calls = [self.one.admit(call_for("/a")) for _ in range(5)]
         for call in calls:
-            self.one.settle(call, Told(Scope.UPSTREAM, "refused"))
+            self.one.settle(call, UpstreamSignals(Scope.UPSTREAM, "refused"))
         self.assertEqual(self.words, ["upstream 5.000 refused"])
 
     def test_an_answer_elsewhere_counts_here(self) -> None:
         """Of the failures that make the whole upstream rest."""
         for target in ("/a", "/b"):
             self.one.settle(
-                self.one.admit(call_for(target)), Told(Scope.TARGET, "503", counts=True)
+                self.one.admit(call_for(target)), UpstreamSignals(Scope.TARGET, "503", counts=True)
             )
         self.one.hear(word_of(News(WHOLE, None)))
-        self.one.settle(self.one.admit(call_for("/c")), Told(Scope.TARGET, "503", counts=True))
+        self.one.settle(
+            self.one.admit(call_for("/c")), UpstreamSignals(Scope.TARGET, "503", counts=True)
+        )
         self.assertTrue(self.one.is_open)
 
     def test_one_probe_for_all_that_carry_a_key(self) -> None:
@@ -301,7 +305,7 @@ class Words(unittest.TestCase):
         def lease(name: str, wait: float) -> None:
             asked.append((name, wait))
 
-        self.settle(call_for("/a", key="k"), Told(Scope.CALLERS, "429"))
+        self.settle(call_for("/a", key="k"), UpstreamSignals(Scope.CALLERS, "429"))
         self.clock.advance(5.0)
         self.other.lease = lease
         self.assertTrue(self.refuses(call_for("/a", key="k")))
@@ -329,9 +333,9 @@ class Words(unittest.TestCase):
 
 MANY_TAKE = """
 import time
-from api_relaying_server.tiers.sharing.file_locks import Mutex, lock_file
-from api_relaying_server.tiers.sharing.shared_memory import CALLS, SharedMemory
-from api_relaying_server.upstream.workers_budget import Calls, WorkersSlots, WorkersTokens
+from api_relaying_server.cluster.file_locks import Mutex, lock_file
+from api_relaying_server.cluster.shared_memory import CALLS, SharedMemory
+from api_relaying_server.cluster.workers_budget import Calls, WorkersSlots, WorkersTokens
 WORKERS, LIMIT, EACH = 4, 3, 40
 memory, locks = SharedMemory(WORKERS + 1), lock_file()
 numbers = [memory.numbers(slot)[CALLS : CALLS + 1] for slot in range(WORKERS + 1)]

@@ -10,8 +10,8 @@ from typing import Callable, Union
 
 from api_relaying_server.errors import UpstreamError
 from api_relaying_server.http1.message import Field, Fields, ResponseHead
+from api_relaying_server.upstream.cooldown import Asked
 from api_relaying_server.upstream.exchange import Exchange, OnInterim
-from api_relaying_server.upstream.rests import Asked
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import UpstreamBase, parse_base
 

@@ -13,9 +13,9 @@ import unittest
 from types import TracebackType
 from typing import Any, Callable, NamedTuple
 
-from api_relaying_server.answer import Answer
 from api_relaying_server.http1.message import Fields, RequestHead
-from api_relaying_server.serving.door import Limits
+from api_relaying_server.relaying.answer import Answer
+from api_relaying_server.serving.acceptor import Limits
 from api_relaying_server.serving.server import NOBODY, RelayServer, Watchers, listen
 from tests.relay_support import (
     PATIENCE,

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Union
 
 from api_relaying_server.caching.wallclock import LONGEST_SECONDS, parse_seconds
-from api_relaying_server.tiers.stores.database_url import FORMS as DATABASES
-from api_relaying_server.tiers.stores.database_url import parse as parse_database_url
+from api_relaying_server.stores.database_url import FORMS as DATABASES
+from api_relaying_server.stores.database_url import parse as parse_database_url
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network

@@ -63,7 +63,7 @@ KNOWN_LINES_OF_A_NAME = 512
 KNOWN_LENGTH = 512
 """Bytes of the longest line that is remembered."""
 
-RESTLESS_NAMES = 4
+HIGH_CARDINALITY_NAMES = 4
 """Names of fields whose values never come to an end that are known at a time."""
 
 
@@ -82,8 +82,8 @@ class KnownLines:
         self._lowered: dict[str, str] = {}
         # Names of which more values came than are remembered, as they were written, each with what
         # stands before its line in a head; and the same in lower case.
-        self.restless: tuple[bytes, ...] = ()
-        self.restless_names: frozenset[str] = frozenset()
+        self.high_cardinality: tuple[bytes, ...] = ()
+        self.high_cardinality_names: frozenset[str] = frozenset()
 
     def read_field(self, line: bytes) -> Line:
         """One field line without its line end. Raises BadRequest."""
@@ -98,27 +98,25 @@ class KnownLines:
             self._names[field[0]] = count + 1
             self.fields[line] = field
             if count + 1 == KNOWN_LINES_OF_A_NAME:
-                self._call_restless(field)
+                self._note_high_cardinality(field)
         return field
 
-    def _call_restless(self, field: Line) -> None:
+    def _note_high_cardinality(self, field: Line) -> None:
         lower, name, _, mark = field
         # What a head must hold, what tells where its body ends and who asks are always read.
         if mark == 0:
             begin = b"\r\n" + name.encode("latin-1") + b":"
-            others = [known for known in self.restless if known != begin]
-            self.restless = (begin, *others[: RESTLESS_NAMES - 1])
-            names = [known[2:-1].decode("latin-1").lower() for known in self.restless]
-            self.restless_names = frozenset(names)
+            others = [known for known in self.high_cardinality if known != begin]
+            self.high_cardinality = (begin, *others[: HIGH_CARDINALITY_NAMES - 1])
+            names = [known[2:-1].decode("latin-1").lower() for known in self.high_cardinality]
+            self.high_cardinality_names = frozenset(names)
 
-    def without_restless(self, head: bytes) -> bytes | None:
-        """A whole head less one line of each restless name: what it shares with the others of its
-        client. None where such a line is not plain, or where there is none.
-
-        What is left is a valid head if, and only if, the whole was one.
+    def without_high_cardinality(self, head: bytes) -> bytes | None:
+        """A whole head less one line of each high-cardinality name, which the client's heads have in
+        common. None where such a line is not plain, or where there is none.
         """
         left = head
-        for begin in self.restless:
+        for begin in self.high_cardinality:
             start = left.find(begin)
             if start >= 0:
                 end = left.find(b"\r\n", start + 2)

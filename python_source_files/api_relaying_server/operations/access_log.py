@@ -16,7 +16,7 @@ from typing import Union
 
 from api_relaying_server.operations.log_file import LogFile, Piece
 from api_relaying_server.operations.log_lines import Combined, Form, JsonObjects, Lines, Network
-from api_relaying_server.operations.served import Hit, Served
+from api_relaying_server.serving.served import Hit, Served
 
 LOG = logging.getLogger("api_relaying_server.access_log")
 

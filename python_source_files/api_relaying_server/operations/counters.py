@@ -14,7 +14,7 @@ from typing import Callable
 
 from api_relaying_server.errors import RelayError
 from api_relaying_server.http1.message import Field
-from api_relaying_server.operations.served import HIT, RESULTS, Served
+from api_relaying_server.serving.served import HIT, RESULTS, Served
 from api_relaying_server.upstream.exchange import OnInterim
 from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch

@@ -15,8 +15,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar, Union
 
-from api_relaying_server.operations.served import HIT, Served
-from api_relaying_server.tiers.hot import Reply
+from api_relaying_server.memory.hot import Reply
+from api_relaying_server.serving.served import HIT, Served
 
 T = TypeVar("T")
 

@@ -32,7 +32,7 @@ from api_relaying_server.errors import (
 from api_relaying_server.http1.grammar import delta_seconds, parse_date, split_lists
 from api_relaying_server.http1.heads import check_target
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.operations.served import COLLAPSED, HIT, NONE, STALE, result_told
+from api_relaying_server.serving.served import COLLAPSED, HIT, NONE, STALE, result_told
 from api_relaying_server.upstream.exchange import ConnectionLost
 from api_relaying_server.upstream.session import Fetch, RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base

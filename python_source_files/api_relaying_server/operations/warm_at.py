@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Callable
 
-from api_relaying_server.caching.schedule import Alarm, Weekly
+from api_relaying_server.operations.schedule import Alarm, Weekly
 from api_relaying_server.operations.warm import (
     FAILED,
     FETCHED,

@@ -11,9 +11,9 @@ from __future__ import annotations
 import socket
 from typing import Any, Protocol
 
-from api_relaying_server.answer import Waiting
 from api_relaying_server.http1.message import RequestHead
-from api_relaying_server.keeping import Seen
+from api_relaying_server.relaying.answer import Waiting
+from api_relaying_server.relaying.keeping import Seen
 from api_relaying_server.serving.incoming import IncomingBody
 
 NEW, READING, GATHERING, WRITING, LENT, RETURNED, BROUGHT, WAITING, LINGERING, CLOSED = STATES = (

@@ -26,9 +26,8 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from typing import Callable, Protocol
+from typing import TYPE_CHECKING, Callable, Protocol
 
-from api_relaying_server.answer import Waiting
 from api_relaying_server.errors import BadRequest, ClientGone, RelayError, own_lack
 from api_relaying_server.http1.content import Buffer
 from api_relaying_server.http1.heads import (
@@ -38,7 +37,9 @@ from api_relaying_server.http1.heads import (
     parse_request_head,
 )
 from api_relaying_server.http1.message import RequestHead
-from api_relaying_server.operations.served import NONE, OnHit, Served
+from api_relaying_server.memory.hot import Reply
+from api_relaying_server.relaying.answer import Waiting
+from api_relaying_server.serving.acceptor import LINGER, Acceptor, Limits
 from api_relaying_server.serving.body import (
     GRACE,
     MIN_RATE,
@@ -59,14 +60,15 @@ from api_relaying_server.serving.connection import (
     Connection,
     Rest,
 )
-from api_relaying_server.serving.door import LINGER, Door, Limits
 from api_relaying_server.serving.incoming import IncomingBody, body_of
-from api_relaying_server.serving.lane import Lane
 from api_relaying_server.serving.poller import READ, WRITE, Poller, Waker, make_poller
 from api_relaying_server.serving.problems import problem_bytes
+from api_relaying_server.serving.served import NONE, OnHit, Served
+from api_relaying_server.serving.store_reader import StoreReader
 from api_relaying_server.serving.writing import Unsent
-from api_relaying_server.tiers.hot import Reply
-from api_relaying_server.tiers.sharing.shares import Shares
+
+if TYPE_CHECKING:
+    from api_relaying_server.cluster.accept_balance import AcceptBalance
 
 LOG = logging.getLogger("api_relaying_server.front")
 
@@ -187,7 +189,7 @@ class Front:
         heads: dict[bytes, Reply],
         behind: Backend,
         limits: Limits,
-        lane: Lane | None = None,
+        lane: StoreReader | None = None,
         on_hit: OnHit | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
@@ -201,7 +203,7 @@ class Front:
         self._clock, self._wall = clock, wall
         self._connections: dict[int, Connection] = {}
         self._poller: Poller = make_poller()
-        self._door = Door(
+        self._door = Acceptor(
             listeners, limits, self._connections, self._poller, self._welcome, self._close
         )
         # Connections that the loop is to look at, and calls that it is to make, from other threads.
@@ -228,7 +230,7 @@ class Front:
         """The listening sockets."""
         return self._door.listeners
 
-    def share_listeners(self, shares: Shares) -> None:
+    def share_listeners(self, shares: AcceptBalance) -> None:
         """Other processes have the same listening sockets. To be called before `run`."""
         self._door.shares = shares
 
@@ -402,8 +404,8 @@ class Front:
     def _answer(self, conn: Connection, head: bytes) -> None:
         now = self.now
         reply = self._heads.get(head)
-        if reply is None and known_lines.restless:
-            reply = self._reply_to_all_but_restless(head)
+        if reply is None and known_lines.high_cardinality:
+            reply = self._reply_without_high_cardinality(head)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
             request = parse_request_head(head)
             reply = self._behind.from_memory(request, now) if len(head) <= LONGEST_HERE else None
@@ -420,13 +422,13 @@ class Front:
         wire = reply.wire if conn.closes == reply.closes else _saying_close(reply.wire)
         self._send(conn, wire, reply.tail)
 
-    def _reply_to_all_but_restless(self, head: bytes) -> Reply | None:
+    def _reply_without_high_cardinality(self, head: bytes) -> Reply | None:
         """The reply to a head that is known but for request ids and the like, on which the answer
         does not depend (measured: 1.0 us where reading the head takes 3.5).
         """
-        left = known_lines.without_restless(head)
+        left = known_lines.without_high_cardinality(head)
         reply = self._heads.get(left) if left is not None else None
-        if reply is None or reply.entry.influential.isdisjoint(known_lines.restless_names):
+        if reply is None or reply.entry.influential.isdisjoint(known_lines.high_cardinality_names):
             return reply
         return None
 

@@ -8,11 +8,11 @@ import json
 import time
 from http import HTTPStatus
 
-from api_relaying_server.answer import Answer
 from api_relaying_server.errors import RelayError
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.http1.rendering import reason_phrase, render_fields, render_status_line
+from api_relaying_server.relaying.answer import Answer
 
 NAME = "api-relaying-server"
 

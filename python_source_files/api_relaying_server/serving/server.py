@@ -20,16 +20,16 @@ from socketserver import ThreadingMixIn
 from typing import Any, Callable, NamedTuple, Union
 
 from api_relaying_server.errors import Overloaded
-from api_relaying_server.operations.served import Observer, OnHit, Served
-from api_relaying_server.relay import Relay
+from api_relaying_server.memory.hot import Reply
+from api_relaying_server.relaying.relay import Relay
+from api_relaying_server.serving.acceptor import Limits
 from api_relaying_server.serving.body import SILENCE
 from api_relaying_server.serving.connection import Connection
-from api_relaying_server.serving.door import Limits
 from api_relaying_server.serving.front import Front
 from api_relaying_server.serving.handler import RelayHandler
-from api_relaying_server.serving.lane import Lane
-from api_relaying_server.serving.watch import Watch, nothing
-from api_relaying_server.tiers.hot import Reply
+from api_relaying_server.serving.loop_watch import LoopWatch, nothing
+from api_relaying_server.serving.served import Observer, OnHit, Served
+from api_relaying_server.serving.store_reader import StoreReader
 from api_relaying_server.upstream.translation import Client
 
 LOG = logging.getLogger("api_relaying_server.server")
@@ -107,7 +107,9 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.stopping = False
         self.from_memory = relay.from_memory
         self._watchers = watchers
-        self._lane = Lane(relay.is_worth_bringing, self._bring, self._brought, self._not_brought)
+        self._lane = StoreReader(
+            relay.is_worth_bringing, self._bring, self._brought, self._not_brought
+        )
         self.front = Front(listeners, heads, self, limits, self._lane, watchers.on_hit)
         self._silence = min(SILENCE, limits.timeout_idle)
         self._trusted = tuple(trusted)
@@ -310,7 +312,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Serves until it is stopped and drained."""
-        watch = Watch(lambda: self.front.beat, Front.run.__code__, chore=self._chore)
+        watch = LoopWatch(lambda: self.front.beat, Front.run.__code__, chore=self._chore)
         watch.start()
         try:
             self.front.run()

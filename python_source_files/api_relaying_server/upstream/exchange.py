@@ -38,7 +38,7 @@ from api_relaying_server.http1.heads import (
     without_content,
 )
 from api_relaying_server.http1.message import ResponseHead
-from api_relaying_server.tiers.flight import Listener
+from api_relaying_server.relaying.flight import Listener
 
 MAX_RESPONSE_HEAD = 65536
 """Bytes of one response head; nginx's default holds 4 or 8 KiB, Node's client 16 KiB."""

@@ -18,12 +18,12 @@ from typing import Callable, Protocol
 
 from api_relaying_server.errors import LackOfOwn, UpstreamError, UpstreamResting
 from api_relaying_server.http1.message import Field
+from api_relaying_server.upstream.breaker import Call, CircuitBreaker
 from api_relaying_server.upstream.budget import Slots, TokenBucket
-from api_relaying_server.upstream.cooldown import Call, CoolDown
+from api_relaying_server.upstream.cooldown import ANONYMOUS, Asked
 from api_relaying_server.upstream.exchange import OnInterim
-from api_relaying_server.upstream.rests import ANONYMOUS, Asked
 from api_relaying_server.upstream.session import Fetch
-from api_relaying_server.upstream.told import clock_skew, told_by_error, told_by_response
+from api_relaying_server.upstream.signals import clock_skew, told_by_error, told_by_response
 from api_relaying_server.upstream.translation import UpstreamBase
 
 LOG = logging.getLogger("api_relaying_server.upstream")
@@ -73,7 +73,7 @@ class GuardedUpstream:
     def __init__(
         self,
         upstream: UpstreamLike,
-        cooldown: CoolDown,
+        cooldown: CircuitBreaker,
         slots: Slots,
         tokens: TokenBucket | None = None,
         clock: Callable[[], float] = time.monotonic,

@@ -1,0 +1,1 @@
+"""What several processes or nodes tell each other. Optional: one worker needs none of it."""

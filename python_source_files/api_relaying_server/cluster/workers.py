@@ -1,0 +1,404 @@
+"""Several workers behind one port: a parent that forks them, watches them and replaces them.
+
+The parent has one thread and answers no request. It binds the port and keeps the listening sockets,
+so that no connection that waits to be accepted is lost when a worker ends: the one that follows it
+has the same sockets. On SIGHUP it has each worker replaced by one with the settings of now, one
+after the other, the new one listening before the old one ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from typing import Callable
+
+from api_relaying_server import early
+from api_relaying_server.assembly import Place, Worker, build, urls_of
+from api_relaying_server.cluster.child_process import (
+    NONE,
+    REOPEN,
+    RETIRE,
+    STOP,
+    Child,
+    Closable,
+    Parent,
+    fork,
+)
+from api_relaying_server.cluster.file_locks import lock_file
+from api_relaying_server.cluster.memory_file import MemoryFile
+from api_relaying_server.cluster.shared_memory import CALLS, SEEN, SharedMemory, Teller
+from api_relaying_server.cluster.supervisor import MEND, GivesUp, Maker, Supervisor
+from api_relaying_server.collector import look_at_the_young_alone
+from api_relaying_server.early import RELOAD_SIGNALS, REOPEN_SIGNALS, STOP_SIGNALS
+from api_relaying_server.errors import ConfigError
+from api_relaying_server.messages import MemoryLost, encode
+from api_relaying_server.operations.tallies import Tallies
+from api_relaying_server.process import (
+    arriving,
+    configure_logging,
+    notify_reloading,
+    notify_systemd,
+    say_draining,
+)
+from api_relaying_server.rereading import reread, say_reloaded
+from api_relaying_server.serving.server import listen
+from api_relaying_server.settings import Settings
+
+GRACE = 5.0
+"""Seconds beyond `--drain`, and as much again for the store, until workers that do not end are
+killed.
+"""
+
+SAMPLE_WITHIN = 20.0
+"""Seconds for the sample API to start, or to end."""
+
+COUNT_EVERY = 1.0
+"""Seconds between two times that a worker lets others know what it has counted..."""
+
+COUNT_SHARE = 50.0
+"""...and how many times as long as that takes they are apart at least."""
+
+PARENTS_SLOT = 0
+"""The parent's place in shared memory."""
+
+_log = logging.getLogger("api_relaying_server.cluster.workers")
+
+
+OnReady = Callable[[str, Sequence[str]], None]
+"""Is told the upstream's URL and those that the workers listen on."""
+
+
+class Workers(Maker):
+    """The parent, from its first worker to its last.
+
+    `reread` gives the settings of now and raises ConfigError; `why_not` puts an OSError of a worker
+    into words.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        reread: Callable[[], Settings],
+        why_not: Callable[[OSError, Settings], str],
+    ) -> None:
+        """Binds the port. Raises OSError."""
+        count = settings.workers
+        self.listeners = listen(settings.host, settings.port)
+        self.settings = settings
+        self._proven = settings
+        self._sample: Sample | None = None
+        self._reread = reread
+        self._why_not = why_not
+        # At most: each seat's worker, as many that leave, one that takes over, and the parent.
+        self._memory = SharedMemory(2 * count + 2)
+        self._tallies = Tallies(self._memory, PARENTS_SLOT)
+        self._lock_file = lock_file()
+        self._memory_file: MemoryFile | None = None
+        self._free_slots = list(range(1, self._memory.slots))
+        self._slots: dict[Child, int] = {}
+        self._seats = Supervisor(count, self)
+        self._selector = selectors.DefaultSelector()
+        self._signals, self._arriving = socket.socketpair()
+        self._stops = 0
+        self._kill_at = float("inf")
+        self._code = 0
+        self._on_ready: OnReady | None = None
+        self._changed: list[str] = []  # names of settings that workers are just getting
+
+    # The parent's life.
+
+    def run(self, on_ready: OnReady) -> int:
+        """Serves until stopped; 0 if that went well. `on_ready` is called once, when all workers
+        listen. Raises ConfigError where not even one can.
+        """
+        self._on_ready = on_ready
+        self._selector.register(self._signals, selectors.EVENT_READ)
+        gc.freeze()  # lest collections in the workers copy the pages that they share
+        obeyed = (*STOP_SIGNALS, *RELOAD_SIGNALS, *REOPEN_SIGNALS, signal.SIGCHLD)
+        with arriving(obeyed, self._arriving):
+            try:
+                if self.settings.demo:
+                    self._sample = Sample([*self.listeners, *self._useless_to()])
+                while not self._seats.stopping or any(self._seats.children()):
+                    self._round()
+            finally:
+                for child in self._seats.children():
+                    child.kill()
+                if self._sample is not None:
+                    self._sample.end()
+                if self._memory_file is not None:
+                    self._memory_file.remove()
+                _log.debug("counted in all: %s", json.dumps(self._tallies.total()))
+                self._selector.close()
+        return self._code
+
+    def _round(self) -> None:
+        for key, _ in self._selector.select(self._patience()):
+            if key.data is None:
+                for number in self._signals.recv(64):
+                    self._arrived(number)
+            elif not key.data.listen():
+                self._selector.unregister(key.fileobj)
+        try:
+            self._seats.reap()
+            self._seats.tend()
+            if self._sample is not None and self._sample.child.reap() and not self._seats.stopping:
+                raise GivesUp(f"the sample API was lost: {self._sample.child.how_it_ended()}")
+        except GivesUp as error:
+            self._give_up(str(error))
+        if time.monotonic() >= self._kill_at:
+            _log.error("workers that do not end are killed")
+            self._kill_all()
+        if self._seats.all_ready:
+            self._all_ready()
+
+    def _patience(self) -> float:
+        return min(self._seats.next_due(), max(0.0, self._kill_at - time.monotonic()))
+
+    def _all_ready(self) -> None:
+        on_ready, self._on_ready = self._on_ready, None
+        self._proven = self.settings
+        if on_ready is not None:
+            on_ready(self._upstream(), urls_of(self.listeners))
+            for number in dict.fromkeys(early.waiting()):
+                self._arrived(number)
+        elif self._changed:
+            say_reloaded(self._changed)
+            self._changed = []
+            notify_systemd("READY=1")
+
+    def _give_up(self, why: str) -> None:
+        if self._on_ready is not None:
+            raise ConfigError(why)
+        _log.error("%s; giving up", why)
+        self._code = 1
+        self._stop()
+
+    def _kill_all(self) -> None:
+        self._code = 1
+        self._kill_at = float("inf")
+        for child in self._seats.children():
+            child.kill()
+
+    # Signals.
+
+    def _arrived(self, number: int) -> None:
+        if number in STOP_SIGNALS:
+            self._stops += 1
+            if self._stops == 1:
+                say_draining()
+            if self._stops < 3:
+                self._stop()
+            else:
+                self._kill_all()
+        elif number in RELOAD_SIGNALS and not self._seats.stopping:
+            self._reload()
+        elif number in REOPEN_SIGNALS:
+            self._seats.order_all(REOPEN)
+
+    def _stop(self) -> None:
+        self._seats.stopping = True
+        self._kill_at = time.monotonic() + 2 * self.settings.drain + GRACE
+        self._seats.order_all(STOP)
+
+    def _reload(self) -> None:
+        found = reread(self.settings, self._reread)
+        if found is None or not found.changed:
+            self._seats.order_all(REOPEN)
+            if found is not None:
+                say_reloaded(())
+            return
+        notify_reloading()
+        self.settings = found.settings
+        configure_logging(self.settings.log_level, self.settings.log_format)
+        self._changed = found.changed
+        self._seats.generation += 1
+
+    # What the seats want.
+
+    def spawn(self, seat: int) -> Child:
+        """Starts a worker for a seat. Raises OSError."""
+        store = self._common_store()
+        slot = self._free_slots.pop(0)
+        place = Place(self.listeners, self._memory, slot, self._lock_file, seat, store)
+        settings, upstream, why_not = self.settings, self._upstream(), self._why_not
+        try:
+            child = fork(
+                lambda parent: serve(parent, settings, upstream, place, why_not),
+                self._useless_to(),
+            )
+        except OSError:
+            self._free_slots.insert(0, slot)
+            raise
+        self._slots[child] = slot
+        self._selector.register(child, selectors.EVENT_READ, child)
+        return child
+
+    def _common_store(self) -> MemoryFile | None:
+        """What `memory://` is with several workers: one store for all of them. Raises OSError."""
+        if self.settings.cache != "memory://":
+            return None
+        if self._memory_file is None:
+            self._memory_file = MemoryFile(self.settings.cache_size)
+        return self._memory_file
+
+    def _upstream(self) -> str:
+        return self.settings.upstream if self._sample is None else self._sample.url
+
+    def _useless_to(self) -> list[Closable]:
+        """What a worker has by the fork and must not keep."""
+        samples = [] if self._sample is None else [self._sample.child]
+        return [*self._slots, *samples, self._selector, self._signals, self._arriving]
+
+    def has_ended(self, child: Child) -> None:
+        """Has the others forget what a worker may have changed without telling them."""
+        if child.fileno() in self._selector.get_map():
+            self._selector.unregister(child)
+        slot = self._slots.pop(child)
+        self._tallies.take_over(slot)
+        self._memory.numbers(slot)[CALLS] = self._memory.numbers(slot)[SEEN] = 0
+        self._free_slots.append(slot)
+        if child.ended != 0:
+            Teller(self._memory, PARENTS_SLOT).tell(encode(MemoryLost()))
+
+    def is_refused(self, why: str) -> None:
+        """Goes back to the settings that work."""
+        _log.error("the workers stay as they are, for a new one does not work: %s", why)
+        self.settings, self._changed = self._proven, []
+        configure_logging(self.settings.log_level, self.settings.log_format)
+        self._seats.order_all(REOPEN)
+
+
+# What a worker does.
+
+
+def serve(
+    parent: Parent,
+    settings: Settings,
+    upstream: str,
+    place: Place,
+    why_not: Callable[[OSError, Settings], str],
+) -> int:
+    """The life of a worker; its exit code."""
+    try:
+        return _live(parent, settings, upstream, place, why_not)
+    except RuntimeError as error:
+        if "new thread" not in str(error):
+            raise
+        parent.say_failed(f"no thread can be started; {MEND}")
+        return 1
+
+
+def _live(
+    parent: Parent,
+    settings: Settings,
+    upstream: str,
+    place: Place,
+    why_not: Callable[[OSError, Settings], str],
+) -> int:
+    try:
+        worker = build(settings, upstream, place)
+    except ConfigError as error:
+        parent.say_failed(str(error))
+        return 1
+    except OSError as error:
+        parent.say_failed(why_not(error, settings))
+        return 1
+    # Who ends one worker by hand has it replaced.
+    signal.signal(signal.SIGTERM, lambda number, frame: worker.retire())
+    orphaned = threading.Event()
+    obey = threading.Thread(
+        target=_obey, args=(parent, worker, orphaned), name="orders", daemon=True
+    )
+    obey.start()
+    parent.say_ready()
+    look_at_the_young_alone()
+    worker.serve()
+    if orphaned.is_set() and place.store is not None:
+        place.store.remove()
+    return 0
+
+
+class Counting:
+    """Lets the others know what a worker has counted, each second; more seldom where that takes
+    long.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._due = 0.0
+
+    def patience(self) -> float:
+        """Seconds until it is due."""
+        return max(0.01, self._due - time.monotonic())
+
+    def __call__(self) -> None:
+        began = time.monotonic()
+        self._worker.publish_counts()
+        took = time.monotonic() - began
+        self._due = began + max(COUNT_EVERY, took * COUNT_SHARE)
+
+
+def _obey(parent: Parent, worker: Worker, orphaned: threading.Event) -> None:
+    stops, count = 0, Counting(worker)
+    for order in parent.orders(count.patience):
+        if order == NONE:
+            count()
+        elif order == STOP:
+            stops += 1
+            (worker.stop if stops == 1 else worker.stop_now)()
+        elif order == RETIRE:
+            worker.retire()
+        elif order == REOPEN:
+            worker.reopen_logs()
+    orphaned.set()
+    if not stops:
+        _log.warning("the parent of this worker is gone: it stops")
+        worker.stop()
+
+
+class Sample:
+    """The sample API in a process of its own."""
+
+    def __init__(self, useless: Sequence[Closable]) -> None:
+        """Starts it and waits until it answers. Raises ConfigError, OSError."""
+        self.child = fork(_serve_sample, useless)
+        until = time.monotonic() + SAMPLE_WITHIN
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.child, selectors.EVENT_READ)
+            while not self.child.ready:
+                selector.select(until - time.monotonic())
+                if not self.child.listen() or time.monotonic() > until:
+                    self.child.kill()
+                    why = self.child.words or "it says nothing"
+                    raise ConfigError(f"the sample API does not start: {why}")
+        self.url = self.child.words
+
+    def end(self) -> None:
+        """Ends it and waits for that."""
+        self.child.order(STOP)
+        until = time.monotonic() + SAMPLE_WITHIN
+        while not self.child.reap():
+            if time.monotonic() > until:
+                self.child.kill()
+            time.sleep(0.01)
+        self.child.close()
+
+
+def _serve_sample(parent: Parent) -> int:
+    from sample_menu_api.server import SampleMenuApi
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends with the last worker
+    with SampleMenuApi(host="127.0.0.1", port=0) as sample:
+        parent.say_ready(sample.url)
+        for order in parent.orders():
+            if order == STOP:
+                break
+    return 0

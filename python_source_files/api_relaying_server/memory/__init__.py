@@ -1,0 +1,1 @@
+"""Answers that are ready in memory."""

@@ -1,0 +1,468 @@
+"""The hot tier: stored responses in memory, and the bytes that answer for them.
+
+An HTTP client repeats its request heads byte for byte, and the answer to a head is a pure function
+of the head, the stored response and the second. So `heads` maps whole request heads straight to a
+`Reply`, whose bytes are rendered once a second; the event loop looks there first. All heads that
+mean the same answer share one reply.
+
+What bounds it: bytes of stored responses with all that hangs on them, and the number and size of
+heads. A large body is kept once: parts of it are sent as slices. A head is remembered only when it
+has been seen twice, so heads that never repeat (request ids, tracing) take no room. Which entry
+leaves is for `admission` to say.
+"""
+
+from __future__ import annotations
+
+import threading
+from functools import lru_cache
+from typing import Callable
+
+from api_relaying_server.caching.responding import Prepared, Shape
+from api_relaying_server.caching.reuse import CLOCK_SLACK, PASSING_BY, Assessed
+from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.caching.vary import is_written_here
+from api_relaying_server.http1.content import Buffer, pieces_of
+from api_relaying_server.http1.rendering import render_fields, render_status_line
+from api_relaying_server.memory.admission import Admission
+
+MAX_HEADS = 65536
+"""Request heads remembered; with `MAX_HEAD_SIZE` at most 128 MiB, in practice a hundredth."""
+
+MAX_HEAD_SIZE = 2048
+"""Bytes of the longest head that is remembered; a browser sends 300 to 800 without cookies."""
+
+JOINED_BODY = 65536
+"""Bytes up to which head and body are kept as one piece, so that a hit is one `send`."""
+
+ENTRY_COST = 768
+"""Bytes reckoned for an entry beside its key and its record."""
+
+USUAL_SIZE = 4096
+"""Bytes of an entry with a small body."""
+
+HEAD_COST = 160
+"""Bytes reckoned for a remembered head or field beside its text."""
+
+
+REPLY_COST = 1024
+"""Bytes reckoned for a reply beside the bytes that it sends."""
+
+MAX_REPLIES = 64
+"""Replies kept of one entry; beyond it the oldest goes."""
+
+QuickKey = tuple[str, tuple[int, int], bool, tuple[tuple[str, str], ...]]
+"""All that matters in a request: method, version, whether it has credentials, and the field lines
+whose names are influential.
+"""
+
+MAX_QUICK = 256
+"""Decisions remembered for one entry; beyond it they start anew."""
+
+ALWAYS_INFLUENTIAL = PASSING_BY | frozenset(
+    ("accept-encoding", "cache-control", "connection", "content-length", "expect", "if-match")
+    + ("if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "max-forwards")
+    + ("origin", "pragma", "range", "transfer-encoding", "upgrade")
+)
+"""Fields of a request on which the choice of its answer can depend, beside the selecting ones."""
+
+
+@lru_cache(256)
+def _influential(selecting: tuple[str, ...]) -> frozenset[str]:
+    """With the selecting fields of a record; most records have the same."""
+    return ALWAYS_INFLUENTIAL.union(selecting)
+
+
+class Reply:
+    """A ready answer: `wire` is what is sent until `valid_until` (Unix time), `tail` what follows
+    it uncopied.
+
+    `body_size` is the length of its body. `hits` counts how often it went out; the event loop alone
+    counts. `closes` tells that the connection ends after it, `kept` that it may answer at all.
+    `size` are the bytes that it holds beside its entry's record.
+    """
+
+    __slots__ = (
+        "_age_at_zero",
+        "_before",
+        "_body",
+        "_fresh_from",
+        "_fresh_until",
+        "_lifetime",
+        "body_size",
+        "closes",
+        "entry",
+        "hits",
+        "kept",
+        "size",
+        "status",
+        "tail",
+        "valid_until",
+        "wire",
+    )
+
+    def __init__(
+        self, entry: Entry, found: Assessed, prepared: Prepared, extra: bytes, closes: bool
+    ) -> None:
+        self.entry = entry
+        self.status = prepared.status
+        self.body_size = len(prepared.body)
+        self.closes = closes
+        self.hits = 0
+        self.kept = False
+        self.wire = b""
+        self.valid_until = 0.0
+        self._before = (
+            render_status_line(prepared.status, prepared.reason)
+            + render_fields(prepared.fields)
+            + extra
+        )
+        joined = self.body_size <= JOINED_BODY
+        self._body = bytes(prepared.body) if joined else b""
+        self.tail: tuple[Buffer, ...] = () if joined else pieces_of(prepared.body)
+        self._age_at_zero = found.born
+        self._lifetime = found.lifetime
+        self._fresh_from = found.stored.response_time - CLOCK_SLACK
+        self._fresh_until = found.born + found.lifetime
+        # The line of fields and the body are there twice, the second time in `wire`; the body of
+        # the stored response itself is there already.
+        own = 0 if self._body is found.stored.body else len(self._body)
+        self.size = REPLY_COST + 2 * len(self._before) + len(self._body) + own
+
+    def renew(self, now: float) -> bool:
+        """Renders the bytes for this second; False where the entry is no longer fresh or no longer
+        there.
+        """
+        born = self._age_at_zero
+        in_time = self._fresh_from <= now < self._fresh_until
+        if not in_time or self.entry.gone or not self.kept:
+            self.valid_until = 0.0
+            return False
+        age = max(int(now - born), 0)  # RFC 9111, 5.1: whole seconds
+        self.wire = b"%bAge: %d\r\nCache-Status: api-relaying-server; hit; ttl=%d\r\n\r\n%b" % (
+            self._before,
+            age,
+            self._lifetime - age,
+            self._body,
+        )
+        self.valid_until = min(born + age + 1, self._fresh_until)
+        if self.entry.gone:  # dropped by another thread meanwhile
+            self.valid_until = 0.0
+            return False
+        return True
+
+    def retire(self) -> None:
+        """It answers no more, and holds nothing."""
+        self.kept, self.valid_until = False, 0.0
+        self.wire = self._before = self._body = b""
+        self.tail = ()
+
+
+class Entry:
+    """What is in memory of one key: its record, and what has been made of it."""
+
+    __slots__ = (
+        "_hits_seen",
+        "asked_for",
+        "influential",
+        "quick",
+        "quick_size",
+        "assessed",
+        "gone",
+        "heads",
+        "key",
+        "past",
+        "record",
+        "replies",
+        "selected_here",
+        "size",
+        "used",
+    )
+
+    def __init__(self, key: str, record: Record, asked_for: bool = False) -> None:
+        self.key = key
+        self.record = record
+        self.asked_for = asked_for
+        self.assessed: dict[int, Assessed] = {}
+        # By stored response, its lifetime (who has credentials may have another one), and shape.
+        self.replies: dict[tuple[int, float, Shape, bytes], Reply] = {}
+        self.past: dict[int, int] = {}  # hits of replies that are no more, by their stored response
+        self.heads: list[bytes] = []
+        self.size = record.size + len(key) + ENTRY_COST
+        self.used = False
+        self.gone = False
+        # Replies by all that can matter in a request: method, version, and the field lines whose
+        # names are influential, as they came. One look-up then decides what the rules decided
+        # before.
+        self.quick: dict[QuickKey, Reply] = {}
+        self.quick_size = 0
+        selecting = tuple([name for stored in record.variants for name, _ in stored.selecting])
+        self.influential: frozenset[str] = _influential(selecting)
+        self.selected_here = is_written_here(selecting)
+        # What is read for a request answers that one first: its use begins with the second.
+        self._hits_seen = 1 if asked_for else 0
+
+    def forget_replies(self) -> None:
+        """Ends the circle of entry and replies, so that both are gone when nobody has them: a
+        collector that has to look for them would look at all that is in memory.
+        """
+        self.replies = {}
+        self.quick = {}
+
+    def hits(self) -> int:
+        """How often its replies went out."""
+        return sum([reply.hits for reply in self.replies.values()], sum(self.past.values()))
+
+    def was_used(self) -> bool:
+        """True if it answered anything since this was asked last."""
+        hits = self.hits()
+        used = self.used or hits > self._hits_seen
+        self.used, self._hits_seen = False, max(hits, self._hits_seen)
+        return used
+
+    def assess(
+        self, stored: StoredResponse, make: Callable[[StoredResponse], Assessed]
+    ) -> Assessed:
+        """The stored response with its times, computed once."""
+        found = self.assessed.get(id(stored))
+        if found is None or found.stored is not stored:
+            found = self.assessed[id(stored)] = make(stored)
+        return found
+
+
+class HotTier:
+    """Entries by key and replies by request head, within `limit` bytes. Safe to use from any
+    thread.
+
+    `heads` may be read without a lock; whoever takes a reply from it looks at `valid_until` and
+    calls `renew`.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.heads: dict[bytes, Reply] = {}
+        self.size = 0
+        self.evicted = 0
+        # Answers from what is no longer here, by status: how many, and the bytes of their bodies.
+        self._retired: dict[int, tuple[int, int]] = {}
+        self.on_put: Callable[[str, Record], None] | None = None
+        self.on_evicted: Callable[[str, int], None] | None = None
+        self._entries: dict[str, Entry] = {}
+        self._order = Admission(limit)
+        self._seen_once: set[int] = set()
+        self._lock = threading.RLock()  # guards every change of the above
+
+    @property
+    def has_room(self) -> bool:
+        """True where an entry of the usual size is kept."""
+        return self.limit // 4 > USUAL_SIZE
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of a key, to be used."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            entry.used = True
+        return entry
+
+    def peek(self, key: str) -> Entry | None:
+        """The entry of a key; that counts as no use, which its replies count for themselves."""
+        return self._entries.get(key)
+
+    def put(self, key: str, record: Record, *, asked_for: bool = False) -> Entry | None:
+        """Keeps a record in place of what was kept under its key; None where it is too large to be
+        kept. `asked_for`: it was read for a request that it answers now.
+        """
+        entry = Entry(key, record, asked_for)
+        with self._lock:
+            known = self._remove(key)
+            if entry.size > self.limit // 4:
+                return None
+            self._make_room(entry.size)  # before it is there, so that it is not what leaves
+            self._entries[key] = entry
+            self._order.add(key, entry.size, known=known)
+            self.size += entry.size
+        if self.on_put is not None:
+            self.on_put(key, record)
+        return entry
+
+    def demand(self, key: str) -> list[tuple[StoredResponse, int]] | None:
+        """How often each variant of a key has answered since it came into memory; None where the
+        key is not there.
+        """
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return None
+            counts = {id(stored): 0 for stored in entry.record.variants}
+            counts.update(entry.past)
+            for (stored_id, *_), reply in entry.replies.items():
+                counts[stored_id] = counts.get(stored_id, 0) + reply.hits
+            found = [(stored, counts[id(stored)]) for stored in entry.record.variants]
+            used = entry.used or entry.asked_for
+            if used and found and not any(count for _, count in found):
+                found[0] = found[0][0], 1  # by a thread, which counts nothing
+            return found
+
+    def drop(self, key: str) -> None:
+        """Forgets a key: from now on none of its replies goes out."""
+        with self._lock:
+            self._remove(key)
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        with self._lock:
+            for key in list(self._entries):
+                self._remove(key)
+
+    def forget_rendered(self) -> None:
+        """Has each reply rendered anew before it goes out again: the clock has gone back."""
+        with self._lock:
+            for entry in self._entries.values():
+                for reply in entry.replies.values():
+                    reply.valid_until = 0.0
+
+    def records(self) -> dict[str, Record]:
+        """All that is kept, by key."""
+        with self._lock:
+            return {key: entry.record for key, entry in self._entries.items()}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def keys(self) -> list[str]:
+        """All keys, those that came first at the front."""
+        return list(self._entries)
+
+    def _remove(self, key: str) -> bool:
+        """Forgets a key; True where it had shown that it is used again and again."""
+        entry = self._entries.pop(key, None)
+        if entry is None:
+            return False
+        entry.gone = True
+        for reply in entry.replies.values():
+            reply.valid_until = 0.0
+            _count(self._retired, reply)
+        for head in entry.heads:
+            self.heads.pop(head, None)
+        entry.forget_replies()
+        self.size -= entry.size
+        return self._order.discard(key)
+
+    def _make_room(self, wanted: int = 0) -> None:
+        while self.size + wanted > self.limit:
+            key = self._order.victim(self._was_used)
+            if key is None:
+                return
+            entry = self._entries[key]
+            uses = entry.hits() - entry.asked_for  # reading it for the first has told the store
+            if uses > 0 and self.on_evicted is not None:
+                self.on_evicted(key, uses)
+            self._remove(key)
+            self.evicted += 1
+
+    def _was_used(self, key: str) -> bool:
+        return self._entries[key].was_used()
+
+    def reply(
+        self,
+        entry: Entry,
+        found: Assessed,
+        shape: Shape,
+        extra: bytes,
+        closes: bool,
+        make: Callable[[], Prepared],
+    ) -> Reply:
+        """The reply of this shape from an entry, made once; `extra` are rendered field lines that
+        go with it.
+        """
+        name = (id(found.stored), found.lifetime, shape, extra)
+        known = entry.replies.get(name)
+        if known is not None:
+            return known
+        made = Reply(entry, found, make(), extra, closes)
+        with self._lock:
+            if not entry.gone:
+                if len(entry.replies) >= MAX_REPLIES:
+                    self._retire_oldest(entry)
+                entry.replies[name] = made
+                made.kept = True
+                self._grow(entry, made.size)
+                self._make_room()
+        return made
+
+    def _retire_oldest(self, entry: Entry) -> None:
+        """Forgets a reply. The event loop alone asks for replies, so none is on its way out."""
+        name = next(iter(entry.replies))
+        oldest = entry.replies.pop(name)
+        _count(self._retired, oldest)
+        entry.past[name[0]] = entry.past.get(name[0], 0) + oldest.hits
+        oldest.retire()
+        self._grow(entry, -oldest.size)
+
+    def answered(self) -> dict[int, tuple[int, int]]:
+        """Answers that went out from here since the start, by status: how many, and the bytes of
+        their bodies.
+        """
+        with self._lock:
+            counts = dict(self._retired)
+            for entry in self._entries.values():
+                for reply in entry.replies.values():
+                    _count(counts, reply)
+        return counts
+
+    def remember(self, entry: Entry, quick: QuickKey, reply: Reply) -> None:
+        """Remembers what was decided for requests that are alike in all that matters."""
+        cost = HEAD_COST + sum(len(name) + len(value) + HEAD_COST for name, value in quick[3])
+        with self._lock:
+            if entry.gone or not reply.kept:
+                return
+            if len(entry.quick) >= MAX_QUICK:
+                entry.quick = {}
+                self._grow(entry, -entry.quick_size)
+                entry.quick_size = 0
+            if quick not in entry.quick:
+                entry.quick_size += cost
+                self._grow(entry, cost)
+            entry.quick[quick] = reply
+            self._make_room()
+
+    def learn(self, head: bytes, reply: Reply) -> None:
+        """Remembers that these bytes are answered by this reply, if they were seen before."""
+        if len(head) > MAX_HEAD_SIZE:
+            return
+        mark = hash(head)
+        if mark not in self._seen_once:
+            if len(self._seen_once) >= MAX_HEADS:
+                self._seen_once.clear()
+            self._seen_once.add(mark)
+            return
+        with self._lock:
+            known = self.heads.get(head)
+            if reply.entry.gone or not reply.kept or known is reply:
+                return
+            if known is not None and known.entry is reply.entry:  # that one is no more
+                self.heads[head] = reply
+                return
+            if len(self.heads) >= MAX_HEADS:
+                self._forget_heads()
+            self.heads[head] = reply
+            reply.entry.heads.append(head)
+            self._grow(reply.entry, len(head) + HEAD_COST)
+            self._make_room()
+
+    def _forget_heads(self) -> None:
+        """All heads are forgotten at once; those in use are back within two requests."""
+        self.heads.clear()
+        for entry in self._entries.values():
+            cost = sum(len(head) + HEAD_COST for head in entry.heads)
+            entry.heads.clear()
+            self._grow(entry, -cost)
+
+    def _grow(self, entry: Entry, size: int) -> None:
+        entry.size += size
+        self.size += size
+        self._order.grow(entry.key, size)
+
+
+def _count(counts: dict[int, tuple[int, int]], reply: Reply) -> None:
+    answers, size = counts.get(reply.status, (0, 0))
+    counts[reply.status] = (answers + reply.hits, size + reply.hits * reply.body_size)

@@ -1,0 +1,244 @@
+"""Renewing what is in demand before it expires.
+
+Each record that comes into memory is looked at again a little before its freshness ends. What has
+answered somebody since is renewed in the background, the most wanted first, as far as the upstream
+can spare it; what nobody has asked for is let go. Nothing here is on the way of a request: the
+demand is what the hot tier counts anyway.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+import time
+from typing import Callable, NamedTuple, TypeVar
+
+from api_relaying_server.caching.key import target_of
+from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
+from api_relaying_server.http1.credentials import is_credential
+from api_relaying_server.memory.hot import HotTier
+
+LOG = logging.getLogger("api_relaying_server.refresh")
+
+MAX_WATCHED = 65536
+"""Keys that are watched; one more is not, and is fetched anew when it is asked for."""
+
+LONGEST_PAUSE = 1.0
+"""Seconds between two looks at the clock."""
+
+AGAIN_AT_LEAST = 1.0
+"""Seconds after which an entry that is due is looked at again: in that time it may be asked for,
+or be renewed.
+"""
+
+NO_GAIN = 1.0
+"""Seconds; a renewal that prolongs freshness by less has not. Freshness that ends at a fixed time,
+such as midnight, is like that: renewing is of use only once it is over.
+"""
+
+OVER_AT_MOST = 5.0
+"""Seconds for which an entry whose freshness has ended is still renewed from here."""
+
+_BREATH = 64
+"""Entries looked at before other threads get their turn."""
+
+
+class Wanted(NamedTuple):
+    """A stored response that is due, and how often it has answered since it was last fetched."""
+
+    demand: int
+    key: str
+    stored: StoredResponse
+    fresh_until: float
+
+
+class _Asked(NamedTuple):
+    """What is being renewed: when it arrived, and until when it is fresh."""
+
+    stored_at: float
+    fresh_until: float
+
+
+_Name = tuple[str, Selecting]
+Value = TypeVar("Value")
+
+
+def _bound(notes: dict[_Name, Value]) -> None:
+    while len(notes) > MAX_WATCHED:
+        del notes[next(iter(notes))]
+
+
+class RefreshAhead:
+    """Watches what is in memory and has it renewed `ahead` seconds before its freshness ends; when
+    it is not fresh for twice as long, then after half of its time.
+
+    `fresh_until` tells for a target and a stored response the Unix time at which its freshness
+    ends. `renew` has a stored response renewed soon, known by its target and what selects it, and
+    is False where that cannot be or is done already; it is told the demand. `spare` is how many
+    calls the upstream can spare.
+    """
+
+    def __init__(
+        self,
+        ahead: float,
+        hot: HotTier,
+        fresh_until: Callable[[str, StoredResponse], float],
+        renew: Callable[[str, Selecting, int], bool],
+        spare: Callable[[], int],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._ahead = ahead
+        self._hot = hot
+        self._fresh_until = fresh_until
+        self._renew = renew
+        self._spare = spare
+        self._clock = clock
+        self._lock = threading.Lock()  # guards the four below
+        self._looks: dict[str, float] = {}  # when each key is to be looked at
+        self._heap: list[tuple[float, str]] = []  # the same, with some that no longer count
+        self._asked: dict[_Name, _Asked] = {}  # what is being renewed, as it was
+        self._fixed: dict[_Name, float] = {}  # freshness that renewing does not prolong
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        hot.on_put = self.watch
+
+    # What comes into memory...
+
+    def watch(self, key: str, record: Record) -> None:
+        """A record has come into memory, or has been changed there."""
+        target = target_of(key)
+        looks = []
+        for stored in record.variants:
+            if _may_renew(stored):
+                self._note_gain(key, stored, self._fresh_until(target, stored))
+                looks.append(self._due(key, target, stored))
+        with self._lock:
+            if looks:
+                self._look_at(key, min(looks))
+            else:
+                self._looks.pop(key, None)
+
+    def _note_gain(self, key: str, stored: StoredResponse, until: float) -> None:
+        """Notes of a renewed response whether that has prolonged its freshness."""
+        name = key, stored.selecting
+        with self._lock:
+            asked = self._asked.get(name)
+            if asked is None or asked.stored_at == stored.response_time:
+                return
+            del self._asked[name]
+            if until - asked.fresh_until < NO_GAIN:
+                self._fixed[name] = until
+                _bound(self._fixed)
+
+    def _due(self, key: str, target: str, stored: StoredResponse) -> float:
+        until = self._fresh_until(target, stored)
+        if abs(self._fixed.get((key, stored.selecting), 0.0) - until) < NO_GAIN:
+            return until
+        return until - min(self._ahead, max(0.0, until - stored.response_time) / 2)
+
+    def _look_at(self, key: str, when: float) -> None:
+        if key not in self._looks and len(self._looks) >= MAX_WATCHED:
+            return
+        self._looks[key] = when
+        heapq.heappush(self._heap, (when, key))
+        if len(self._heap) > 2 * len(self._looks) + 64:
+            self._heap = [(when, key) for key, when in self._looks.items()]
+            heapq.heapify(self._heap)
+
+    # ...is looked at when it is due.
+
+    def tick(self) -> None:
+        """Looks at all that is due by now, and has renewed what is in demand."""
+        now = self._clock()
+        wanted: list[Wanted] = []
+        for count, key in enumerate(self._take_due(now)):
+            if count % _BREATH == _BREATH - 1:
+                time.sleep(0)
+            wanted += self._judge(key, now)
+        if not wanted:
+            return
+        wanted.sort(key=lambda one: one.demand, reverse=True)
+        spare = max(0, self._spare())
+        for one in wanted[:spare]:
+            self._ask(one)
+        with self._lock:
+            for one in wanted[spare:]:
+                self._look_at(one.key, now + AGAIN_AT_LEAST)
+
+    def _ask(self, one: Wanted) -> None:
+        name = one.key, one.stored.selecting
+        with self._lock:
+            self._asked[name] = _Asked(one.stored.response_time, one.fresh_until)
+            _bound(self._asked)
+        if not self._renew(target_of(one.key), one.stored.selecting, one.demand):
+            with self._lock:
+                self._asked.pop(name, None)
+
+    def _take_due(self, now: float) -> list[str]:
+        due = []
+        with self._lock:
+            while self._heap and self._heap[0][0] <= now:
+                when, key = heapq.heappop(self._heap)
+                if self._looks.get(key) == when:
+                    del self._looks[key]
+                    due.append(key)
+        return due
+
+    def _judge(self, key: str, now: float) -> list[Wanted]:
+        """What of a key is due and in demand; the rest is looked at later."""
+        found = self._hot.demand(key)
+        if found is None:
+            return []
+        target = target_of(key)
+        wanted: list[Wanted] = []
+        looks = []
+        for stored, count in found:
+            if not _may_renew(stored):
+                continue
+            due, until = self._due(key, target, stored), self._fresh_until(target, stored)
+            if due > now:
+                looks.append(due)
+                continue
+            if until > now:
+                looks.append(now + max(AGAIN_AT_LEAST, (until - now) / 4))
+            if count and until + OVER_AT_MOST > now:
+                wanted.append(Wanted(count, key, stored, until))
+        if looks:
+            with self._lock:
+                if key not in self._looks:  # else it has been changed meanwhile
+                    self._look_at(key, min(looks))
+        return wanted
+
+    # Its thread.
+
+    def start(self) -> None:
+        """Begins to watch the clock."""
+        self._thread = threading.Thread(target=self._run, name="refresh-ahead", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._pause()):
+            try:
+                self.tick()
+            except Exception:
+                LOG.exception("looking for what is to be renewed failed")
+
+    def _pause(self) -> float:
+        with self._lock:
+            first = self._heap[0][0] if self._heap else float("inf")
+        return min(max(first - self._clock(), 0.05), LONGEST_PAUSE)
+
+    def close(self) -> None:
+        """Ends its thread."""
+        self._hot.on_put = None
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+
+def _may_renew(stored: StoredResponse) -> bool:
+    if stored.is_partial or stored.must_validate:
+        return False
+    # What is one client's nobody sends but that client.
+    return not any(is_credential(name) and value is not None for name, value in stored.selecting)

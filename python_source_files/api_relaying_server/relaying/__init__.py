@@ -1,0 +1,1 @@
+"""The straight path: the order in which a request is answered."""

@@ -1,0 +1,93 @@
+"""A fetch that is made in the background for a client who does not wait for it long.
+
+The client's request is parked in the event loop. Whoever comes first decides: a client who comes
+back takes the answer, whole or still on its way; one who has got a stale answer meanwhile, or has
+left, leaves it to the errand, which reads it to its end for the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from copy import copy
+from typing import Callable
+
+from api_relaying_server.errors import RelayError, UpstreamError
+from api_relaying_server.relaying.answer import Answer
+
+LOG = logging.getLogger("api_relaying_server.relaying.background_fetch")
+
+
+class BackgroundFetch:
+    """One such fetch. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards all that follows
+        self._answer: Answer | None = None
+        self._error: RelayError | None = None
+        self._over = False
+        self._unwanted = False
+        self._taken = threading.Event()
+        self._call: Callable[[], None] | None = None
+
+    def run(self, lead: Callable[[], Answer]) -> None:
+        """Makes the fetch; returns when its answer is somebody else's, or has been read."""
+        answer: Answer | None = None
+        error: RelayError | None = None
+        try:
+            answer = lead()
+        except RelayError as wrong:
+            error = copy(wrong)
+        finally:
+            with self._lock:
+                self._answer, self._error, self._over = answer, error, True
+                call, self._call = self._call, None
+                mine = self._unwanted
+            if call is not None:
+                call()
+        if answer is not None and (mine or not self._is_taken()):
+            drain(answer)
+
+    def _is_taken(self) -> bool:
+        """Waits until somebody says whether the answer is wanted; True where it is."""
+        self._taken.wait()
+        return not self._unwanted
+
+    def on_done(self, call: Callable[[], None]) -> None:
+        """Has `call` called, once, when the answer is there; at once if it is."""
+        with self._lock:
+            if not self._over:
+                self._call = call
+                return
+        call()
+
+    def take(self) -> Answer | None:
+        """The answer, for the client; None where it is not there yet, and then it is left to the
+        errand. Raises RelayError where there is none.
+        """
+        with self._lock:
+            answer, error, over = self._answer, self._error, self._over
+            self._unwanted = not over
+            self._answer = None
+        self._taken.set()
+        if error is not None:
+            raise error
+        return answer
+
+    def give_up(self) -> None:
+        """The client has left: it never comes back. Never blocks."""
+        with self._lock:
+            self._unwanted = True
+            self._call = None
+        self._taken.set()
+
+
+def drain(answer: Answer) -> None:
+    """Reads an answer that nobody is sent, so that what can be stored of it is."""
+    try:
+        for _ in answer.pieces():
+            pass
+    except UpstreamError as error:
+        LOG.debug("an answer that was fetched in the background was cut: %s", error.detail)
+    finally:
+        answer.close()

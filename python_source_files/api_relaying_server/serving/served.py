@@ -1,0 +1,98 @@
+"""One answered request, as those who watch are told of it."""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple
+
+from api_relaying_server.caching.status import NAME
+from api_relaying_server.http1.message import Fields
+from api_relaying_server.memory.hot import Reply
+
+HIT, STALE, MISS, EXPIRED, REVALIDATED, COLLAPSED, BYPASS, NONE = RESULTS = (
+    "hit",
+    "stale",
+    "miss",
+    "expired",
+    "revalidated",
+    "collapsed",
+    "bypass",
+    "none",
+)
+"""What the cache did about a request. `hit`: a fresh stored response answered; `stale`: one past
+its freshness did; `miss`: nothing stored would do; `expired`: what was stored was out of date, and
+the upstream sent a new response; `revalidated`: it said that the stored one still holds;
+`collapsed`: another request's fetch answered this one too; `bypass`: not a matter for the cache;
+`none`: the relay's own answer.
+"""
+
+CLIENT_LEFT = 499
+"""The status of a request whose client was gone before it was answered; nginx's invention, which
+readers of logs know.
+"""
+
+_FORWARDED = {
+    "uri-miss": MISS,
+    "vary-miss": MISS,
+    "partial": MISS,
+    "miss": MISS,
+    "stale": EXPIRED,
+    "request": BYPASS,
+    "method": BYPASS,
+    "bypass": BYPASS,
+}
+
+
+Hit = tuple[str, bytes, Reply, float]
+"""An answer from memory: the peer's address, the head, what went out, the Unix time."""
+
+
+class Served(NamedTuple):
+    """An answered request: who asked (the peer's address), the bytes of the head as far as they
+    came, the status and the bytes of body that went out, one of RESULTS, the seconds until the
+    upstream's head was there (None where it was not asked), those from the head of the request to
+    the end of the answer, the Unix time of that end, and the number under which the relay's own
+    log tells more, where it does.
+    """
+
+    address: str
+    head: bytes
+    status: int
+    size: int
+    result: str
+    upstream: float | None
+    took: float
+    at: float
+    number: str = ""
+
+
+OnHit = Callable[[Hit], object]
+"""Is called by the event loop for each answer from memory, so it costs every one of them."""
+
+Observer = Callable[[Served], None]
+"""Is told of each request that is answered otherwise than from memory by the event loop. From any
+thread; returns at once.
+"""
+
+
+def result_of(fields: Fields) -> str:
+    """One of RESULTS, by what the relay itself has put into an answer's `Cache-Status`: the last
+    line of that name (RFC 9211, 2).
+    """
+    lines = fields.all("cache-status")
+    return result_told(lines[-1]) if lines else NONE
+
+
+def result_told(member: str) -> str:
+    """One of RESULTS, by a member of `Cache-Status` if it is ours."""
+    name, *told = member.split("; ")
+    if name != NAME:
+        return NONE
+    if "hit" in told:
+        # 2.4: a negative `ttl` is that of a stale response.
+        return STALE if any(part.startswith("ttl=-") for part in told) else HIT
+    if "collapsed" in told:
+        return COLLAPSED
+    reason = next((part[4:] for part in told if part.startswith("fwd=")), "")
+    if reason in ("stale", "request") and "fwd-status=304" in told:
+        return REVALIDATED
+    return _FORWARDED.get(reason, NONE)

@@ -1,0 +1,107 @@
+"""Whether a storage works, and when one that does not may be tried again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Callable
+
+from api_relaying_server.stores.backoff import DENIED_FOR
+from api_relaying_server.stores.storage import StorageFault, Trouble
+
+RETRY_FIRST = 0.1  # seconds until a failing storage is tried again
+RETRY_MOST = 2.0  # seconds to which that grows, doubled at each failure
+STEADY = 1.0  # seconds without a failure until the log says that it works again
+
+MEND = {
+    Trouble.DENIED: f", and asking again every {DENIED_FOR:.0f} s: are user, password and database"
+    " in --cache right?"
+}
+"""What is said of troubles that only people can end."""
+
+_log = logging.getLogger("api_relaying_server.store")
+
+
+class PathHealth:
+    """One way to the storage, reading or writing: whether it fails, and when it may be tried."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()  # guards everything below; `fault` is read without it
+        self.fault: StorageFault | None = None
+        self._pause = RETRY_FIRST
+        self._retry_at = 0.0
+
+    def may_try(self) -> bool:
+        """True if it works, or if it fails and the next try is due; then for one caller only."""
+        if self.fault is None:
+            return True
+        with self._lock:
+            now = self._clock()
+            if now < self._retry_at:
+                return False
+            self._pause = min(self._pause * 2, RETRY_MOST)
+            self._retry_at = now + self._pause
+            return True
+
+    def failed(self, fault: StorageFault) -> None:
+        """Note that it did not do what it was asked, and why."""
+        with self._lock:
+            if self.fault is None:  # else the one who tried has set the time of the next try
+                self._pause = RETRY_FIRST
+                self._retry_at = self._clock() + RETRY_FIRST
+            self.fault = fault
+
+    def worked(self) -> None:
+        """Note that it does what it is asked."""
+        if self.fault is not None:
+            with self._lock:
+                self.fault = None
+
+    def pause(self) -> float:
+        """Seconds until the next try."""
+        with self._lock:
+            return max(0.0, self._retry_at - self._clock())
+
+
+class Health:
+    """Whether the storage works; says so in the log when that changes, not at every failure."""
+
+    def __init__(self, url: str, clock: Callable[[], float]) -> None:
+        self._url = url
+        self._clock = clock
+        self._lock = threading.Lock()  # guards everything below
+        self._since: float | None = None
+        self._last = 0.0  # when something failed
+        self.reading = PathHealth(clock)
+        self.writing = PathHealth(clock)
+
+    @property
+    def fault(self) -> StorageFault | None:
+        """Why it does not work, if so."""
+        return self.writing.fault or self.reading.fault
+
+    def failed(self, way: PathHealth, fault: StorageFault) -> None:
+        """Note that `way` failed, and say so if it is the first failure."""
+        way.failed(fault)
+        with self._lock:
+            first = self._since is None
+            self._last = self._clock()
+            if first:
+                self._since = self._last
+        level = logging.WARNING if first else logging.DEBUG
+        mend = MEND.get(fault.trouble, "")
+        _log.log(level, "the store %s fails: %s; going on without it%s", self._url, fault, mend)
+
+    def tell(self) -> None:
+        """Say that it works again, once it has done so for a while. To be called now and then."""
+        if self._since is None or self.fault is not None:
+            return
+        with self._lock:
+            since, now = self._since, self._clock()
+            if since is None or now < self._last + STEADY:
+                return
+            self._since = None
+        _log.warning(
+            "the store %s works again; it failed for %.1f s", self._url, self._last - since
+        )

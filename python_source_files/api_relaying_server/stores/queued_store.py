@@ -1,0 +1,368 @@
+"""A store over a storage that can fail: it never raises, nor makes a client wait past its deadline.
+
+Reads go to the storage, with its deadline. Writes go into a queue that one thread empties. While
+the storage fails the relay goes on without it; that is counted, logged once when it begins and once
+when it ends, and tried again at growing intervals. How a storage fails is told in `storage.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import Callable
+
+from requests_cache.backends.base import BaseCache
+
+from api_relaying_server.caching.stored import Record
+from api_relaying_server.stores.health import Health
+from api_relaying_server.stores.storage import (
+    HARMLESS,
+    MENDABLE,
+    Change,
+    Extent,
+    RecordStorage,
+    StorageFault,
+    Trouble,
+)
+from api_relaying_server.stores.store_base import Store
+from api_relaying_server.stores.write_queue import Batch, Unqueued, WriteQueue
+
+GIVE_UP = 1.5  # seconds for what is under way at the end; longer than a write waits for a lock
+LAST_TRY = 0.5  # seconds at the end for a storage that fails
+GIVE_UP_FAILING = 0.3  # seconds for what is under way then
+CHECK_EVERY = 1.0  # seconds between two looks whether the file is still the one that is open
+TRIM_EVERY = 0.02  # seconds between two steps of tidying, so that others can write too
+CREDIT_EVERY = 10.0  # seconds between two notes of what was used
+MOST_CREDITED = 4096  # keys in one such note; more are left out
+KEYS_AT_ONCE = 1000  # keys in one read of `keys`
+
+_log = logging.getLogger("api_relaying_server.store")
+
+
+class QueuedStore(Store):
+    """A store over a storage that can fail. One thread, started here, does all its writing."""
+
+    shared = True
+
+    def __init__(
+        self,
+        url: str,
+        backend: BaseCache,
+        storage: RecordStorage,
+        *,
+        fault: StorageFault | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        queue: WriteQueue | None = None,
+    ) -> None:
+        """`fault`: why the storage could not be opened, if so."""
+        super().__init__(url, backend)
+        self._storage = storage
+        self._clock = clock
+        self._queue = queue or WriteQueue(on_drop=self._count_dropped)
+        self._health = Health(url, clock)
+        self._lock = threading.Lock()  # guards the counters
+        self._suspicion: StorageFault | None = None  # a reader's, for the writing thread to mend
+        self._uses: dict[str, int] = {}
+        self._said_unreadable = False
+        self._more_to_trim = False
+        self._next_check = self._next_credit = 0.0
+        self._given_up = threading.Event()
+        if fault is not None:
+            self._health.failed(self._health.reading, fault)
+            self._write_failed(fault)
+        self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def fault(self) -> str:
+        fault = self._health.fault
+        return "" if fault is None else str(fault)
+
+    # Reading
+
+    def read(self, key: str) -> Record | None:
+        found = self._queue.peek(key)
+        if not isinstance(found, Unqueued):
+            self._count_read("misses" if found is None else "hits")
+            return found
+        failing = self._health.reading.fault is not None
+        if failing and not self._health.reading.may_try():
+            self._count_read("read_errors")
+            return None
+        try:
+            data = self._storage.fetch(key)
+        except Exception as error:
+            self._count_read("read_errors")
+            self._read_failed(_as_fault(error))
+            return None
+        if failing:  # only a read that began after the failure tells that it is over
+            self._health.reading.worked()
+        if data is None:
+            self._count_read("misses")
+            return None
+        return self._decode(key, data)
+
+    def _decode(self, key: str, data: bytes) -> Record | None:
+        try:
+            record = self._storage.decode(key, data)
+        except ValueError as error:
+            self._count_read("unreadable")
+            self._queue.delete(key)  # so that it takes no room; the answer fetched next replaces it
+            level = logging.DEBUG if self._said_unreadable else logging.WARNING
+            self._said_unreadable = True
+            _log.log(level, "the store %s has an unreadable record: %s", self.url, error)
+            return None
+        self._count_read("hits")
+        self.note_use(key)
+        return record
+
+    def _read_failed(self, fault: StorageFault) -> None:
+        if fault.trouble in HARMLESS or self._queue.closed:
+            return
+        self._health.failed(self._health.reading, fault)
+        if fault.trouble in MENDABLE:
+            self._suspicion = fault
+            self._queue.wake()
+
+    def note_use(self, key: str, times: int = 1) -> None:
+        uses = self._uses
+        if self._storage.wants_credit and (len(uses) < MOST_CREDITED or key in uses):
+            uses[key] = uses.get(key, 0) + times  # two threads may lose one: it is an estimate
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        waiting, others_go = self._queue.waiting()
+        yield from (key for key, stays in waiting.items() if stays and key.startswith(prefix))
+        after = ""
+        while not others_go:
+            try:
+                keys = self._storage.keys_after(after, prefix, KEYS_AT_ONCE)
+            except Exception as error:
+                self._read_failed(_as_fault(error))
+                return
+            for key in keys:
+                if not key.startswith(prefix):
+                    return
+                if key not in waiting:
+                    yield key
+            if len(keys) < KEYS_AT_ONCE:
+                return
+            after = keys[-1]
+
+    def size(self) -> Extent:
+        try:
+            return self._storage.extent()
+        except Exception as error:
+            self._read_failed(_as_fault(error))
+            return Extent(0, 0, 0)
+
+    # Changing: into the queue
+
+    def write(self, key: str, record: Record) -> None:
+        if record.size > self._storage.largest:
+            self._queue.delete(key)  # what is stored now is out of date
+            self._count_dropped(1)
+        else:
+            self._queue.put(key, record)
+
+    def delete(self, key: str) -> None:
+        self._queue.delete(key)
+
+    def clear(self) -> None:
+        self._queue.clear()
+
+    def after_write(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
+        self._queue.after(key, then, hurry)
+        if self._health.writing.fault is not None:
+            self._queue.forsake()
+
+    def flush(self, deadline: float) -> bool:
+        return self._queue.flush(deadline)
+
+    def close(self, deadline: float) -> None:
+        self._queue.close()
+        fails = self._wait_for_the_last(deadline)
+        self._given_up.set()
+        self._thread.join(GIVE_UP_FAILING if fails else GIVE_UP)
+        self._queue.forsake()
+        lost = len(self._queue)
+        if lost:
+            self._count_dropped(lost)
+            _log.warning("the store %s was closed with %d changes not stored", self.url, lost)
+        if not self._thread.is_alive():  # else it hangs in the storage, until the process ends
+            self._close_storage()
+
+    def _wait_for_the_last(self, deadline: float) -> bool:
+        """Wait until all is stored, at most `deadline` seconds, and not for a storage that fails;
+        whether it does.
+        """
+        until = time.monotonic() + deadline
+        fails = until_failing = None
+        while self._thread.is_alive() and time.monotonic() < until:
+            self._thread.join(min(0.02, deadline))
+            fails = self._health.writing.fault
+            if fails is None:
+                until_failing = None
+            elif until_failing is None:
+                until_failing = time.monotonic() + LAST_TRY
+            elif time.monotonic() >= until_failing:
+                break
+        return fails is not None
+
+    def _close_storage(self) -> None:
+        """What is to be closed when nothing is written any more."""
+        self._storage.close()
+
+    # The writing thread
+
+    def _work(self) -> None:
+        while not self._given_up.is_set():
+            batch = self._queue.take(self._pause())
+            if batch is not None:
+                self._save(batch)
+            elif self._queue.closed:
+                return
+            try:
+                self._look_after()
+            except Exception as error:
+                self._write_failed(_as_fault(error, Trouble.FAILING))
+
+    def _pause(self) -> float:
+        """Seconds to wait for changes before looking after the storage."""
+        health = self._health
+        pauses = [way.pause() for way in (health.reading, health.writing) if way.fault is not None]
+        return min([TRIM_EVERY if self._more_to_trim else CHECK_EVERY, *pauses])
+
+    def _save(self, batch: Batch) -> None:
+        """Write a batch, however long the storage fails; what the storage refuses is left out."""
+        parts = [self._encoded(batch)]
+        clear = batch.clear
+        while parts:
+            fault = self._apply(parts[0], clear)
+            if fault is None:
+                parts.pop(0)
+                clear = False
+            elif fault.trouble is not Trouble.REFUSED:
+                self._queue.forsake()
+                if self._given_up.wait(self._health.writing.pause()):
+                    return
+                self._health.writing.may_try()
+                self._examine()
+            elif len(parts[0]) > 1:
+                parts[:1] = [[change] for change in parts[0]]
+            else:
+                parts.pop(0)
+                self._count_dropped(1)
+        self._queue.done()
+
+    def _encoded(self, batch: Batch) -> list[Change]:
+        changes = []
+        for key, record in batch.changes.items():
+            if record is None:
+                changes.append(Change(key, None, 0.0))
+                continue
+            try:
+                changes.append(Change(key, self._storage.encode(key, record), record.expires))
+            except Exception as error:
+                changes.append(Change(key, None, 0.0))
+                self._count_dropped(1)
+                shown = key.partition("?")[0]  # the query may hold secrets
+                _log.error("a record for %s cannot be stored: %r", shown, error)
+        return changes
+
+    def _apply(self, changes: list[Change], clear: bool) -> StorageFault | None:
+        """Write `changes`; why it could not be done, if so."""
+        try:
+            evicted = self._storage.apply(changes, clear)
+        except Exception as error:
+            fault = _as_fault(error)
+            self._write_failed(fault)
+            return fault
+        with self._lock:
+            self.counters.writes += sum(change.data is not None for change in changes)
+            self.counters.evicted += evicted
+        self._health.writing.worked()
+        return None
+
+    def _write_failed(self, fault: StorageFault) -> None:
+        with self._lock:
+            self.counters.write_errors += 1
+        if fault.trouble is Trouble.REFUSED:
+            _log.error("the store %s refuses an entry: %s", self.url, fault)
+            return
+        self._health.failed(self._health.writing, fault)
+        if fault.trouble in MENDABLE:
+            self._mend(fault)
+
+    def _look_after(self) -> None:
+        """What is to be done from time to time, whether or not there are changes."""
+        now = self._clock()
+        if self._suspicion is not None or now >= self._next_check:
+            self._next_check = now + CHECK_EVERY
+            self._examine()
+        self._try_again()
+        self._health.tell()
+        if self._health.writing.fault is not None:
+            return
+        if now >= self._next_credit and self._uses:
+            self._next_credit = now + CREDIT_EVERY
+            uses, self._uses = self._uses, {}
+            self._storage.credit(dict(uses))  # a reader may still be adding to the other
+        evicted, self._more_to_trim = self._storage.trim()
+        with self._lock:
+            self.counters.evicted += evicted
+
+    def _try_again(self) -> None:
+        """Find out whether a failing storage works, though nobody asks for it."""
+        writing, reading = self._health.writing, self._health.reading
+        if writing.fault is not None and writing.may_try():
+            self._storage.probe()
+            writing.worked()
+        if reading.fault is not None and reading.may_try():
+            try:
+                self._storage.fetch("")
+            except StorageFault as fault:
+                self._read_failed(fault)
+            else:
+                reading.worked()
+
+    def _examine(self) -> None:
+        """Mend what a reader ran into; look whether what is open is what the name leads to."""
+        fault, self._suspicion = self._suspicion, None
+        if fault is None:
+            try:
+                self._storage.check()
+            except StorageFault as error:
+                fault = error
+        if fault is not None:
+            self._write_failed(fault)
+
+    def _mend(self, fault: StorageFault) -> None:
+        try:
+            note = self._storage.mend(fault)
+        except Exception as error:
+            _log.debug("the store %s cannot be opened: %s", self.url, error)
+            return
+        if note:
+            _log.warning("the store %s starts anew: %s", self.url, note)
+
+    # Counting
+
+    def _count_read(self, outcome: str) -> None:
+        counters = self.counters
+        with self._lock:
+            counters.reads += 1
+            setattr(counters, outcome, getattr(counters, outcome) + 1)
+
+    def _count_dropped(self, count: int) -> None:
+        with self._lock:
+            self.counters.dropped += count
+
+
+def _as_fault(error: Exception, unforeseen: Trouble = Trouble.REFUSED) -> StorageFault:
+    """What a storage raised, as a fault; what was not foreseen is taken for `unforeseen`."""
+    if isinstance(error, StorageFault):
+        return error
+    _log.debug("unforeseen", exc_info=error)
+    return StorageFault(unforeseen, repr(error))

@@ -1,0 +1,128 @@
+"""The store as the relay sees it, whatever is behind it, and what it counts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Callable
+
+from requests_cache.backends.base import BaseCache
+
+from api_relaying_server.caching.stored import Record
+from api_relaying_server.coordination import ALONE, Coordinator
+from api_relaying_server.stores.storage import Extent
+
+
+class StoreCounters:
+    """What a store did since it was opened; plain numbers that only grow.
+
+    `reads` is the sum of `hits`, `misses`, `unreadable` (records of another version, or damaged)
+    and `read_errors` (the storage failed, or was left alone because it had). `writes` are changes
+    that are stored, `write_errors` attempts to write that failed, `dropped` changes that never will
+    be stored, `evicted` entries that left for want of room.
+    """
+
+    __slots__ = (
+        "dropped",
+        "evicted",
+        "hits",
+        "misses",
+        "read_errors",
+        "reads",
+        "unreadable",
+        "write_errors",
+        "writes",
+    )
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.hits = 0
+        self.misses = 0
+        self.unreadable = 0
+        self.read_errors = 0
+        self.writes = 0
+        self.write_errors = 0
+        self.dropped = 0
+        self.evicted = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """All of them by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+class Store(ABC):
+    """Responses by key. Every method may be called from any thread, and none of them raises."""
+
+    shared = False
+    """True where other processes find what is written here."""
+
+    quick = True
+    """True where a read is one of this machine's memory or disk: one thread can read for all."""
+
+    def __init__(self, url: str, backend: BaseCache) -> None:
+        self.url = url
+        self.backend = backend
+        self.counters = StoreCounters()
+
+    @property
+    def fault(self) -> str:
+        """Why the store is being done without at the moment, empty if it works."""
+        return ""
+
+    def coordinator(self) -> Coordinator:
+        """What this process and those on other machines that use the store know of each other."""
+        return ALONE
+
+    @abstractmethod
+    def read(self, key: str) -> Record | None:
+        """What is stored under `key`, waiting changes included; None if nothing, or in trouble."""
+
+    @abstractmethod
+    def write(self, key: str, record: Record) -> None:
+        """Store `record` under `key` in place of what was there: now for readers, soon for good."""
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Delete what is stored under `key`, after the writes before it."""
+
+    def has_lost(self, key: str) -> bool:
+        """True where nothing is stored under `key` and nobody has deleted it of late: the store
+        was emptied by other means. False where that cannot be told.
+        """
+        return False
+
+    def restore(self, key: str, record: Record) -> None:
+        """Store `record` under `key` if nothing is there and nobody has deleted it of late."""
+        if self.has_lost(key):
+            self.write(key, record)
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Delete everything, after the writes before it."""
+
+    @abstractmethod
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """The keys that begin with `prefix`, in any order; for administration, may be slow."""
+
+    @abstractmethod
+    def size(self) -> Extent:
+        """How much is stored; slower than a read. Zeros while it cannot be told."""
+
+    @abstractmethod
+    def note_use(self, key: str, times: int = 1) -> None:
+        """Tell that `key` was answered from a tier above, lest the store take it for unused."""
+
+    def after_write(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
+        """Have `then` called when the last change of `key` is stored, or will not be for long.
+
+        It is called at once, or later on another thread. `hurry`: somebody waits for it.
+        """
+        then()
+
+    def flush(self, deadline: float) -> bool:
+        """Wait until every change is stored, at most `deadline` seconds; whether all are."""
+        return True
+
+    @abstractmethod
+    def close(self, deadline: float) -> None:
+        """Store the changes that wait, within `deadline` seconds, then close."""

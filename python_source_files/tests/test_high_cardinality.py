@@ -1,0 +1,120 @@
+"""Heads that differ in a request id alone: answered by one look-up, and never wrongly."""
+
+from __future__ import annotations
+
+import socket
+import unittest
+
+from api_relaying_server.http1 import heads
+from api_relaying_server.http1.chunked import ChunkedDecoder
+from api_relaying_server.http1.heads import KnownLines
+from tests.relay_support import RunningRelay, ScriptedOrigin, response
+
+MANY = heads.KNOWN_LINES_OF_A_NAME + 8
+
+
+def head(number: int, name: str = "X-Trace", more: str = "") -> bytes:
+    return f"GET /x HTTP/1.1\r\nHost: a\r\n{name}: id-{number}\r\n{more}Accept: b\r\n\r\n".encode()
+
+
+class KnownLinesTest(unittest.TestCase):
+    def high_cardinality(self, *names: str) -> KnownLines:
+        known = KnownLines()
+        for name in names:
+            for number in range(MANY):
+                known.read_field(f"{name}: {number}".encode())
+        return known
+
+    def test_a_name_with_ever_new_values_is_left_out(self) -> None:
+        known = self.high_cardinality("X-Trace")
+        expected = b"GET /x HTTP/1.1\r\nHost: a\r\nAccept: b\r\n\r\n"
+        self.assertEqual({known.without_high_cardinality(head(n)) for n in range(5)}, {expected})
+
+    def test_only_past_the_limit(self) -> None:
+        known = KnownLines()
+        for number in range(heads.KNOWN_LINES_OF_A_NAME - 1):
+            known.read_field(f"x: {number}".encode())
+        self.assertEqual(known.high_cardinality, ())
+        known.read_field(b"x: last")
+        self.assertEqual(known.high_cardinality, (b"\r\nx:",))
+
+    def test_a_head_without_such_a_line_is_none_of_its_business(self) -> None:
+        known = self.high_cardinality("X-Trace")
+        self.assertIsNone(known.without_high_cardinality(head(1, "Y-Trace")))
+
+    def test_a_line_that_is_not_plain_is_left_to_the_reader(self) -> None:
+        known = self.high_cardinality("X-Trace")
+        for value in ("a\x00b", "a\rb", "a\nb", "a\tb", "caf\xe9", "\x7f"):
+            raw = head(1).replace(b"id-1", value.encode("latin-1"))
+            self.assertIsNone(known.without_high_cardinality(raw), value)
+
+    def test_one_line_of_a_name_goes_a_second_stays(self) -> None:
+        known = self.high_cardinality("X-Trace")
+        self.assertIn(
+            b"X-Trace: two", known.without_high_cardinality(head(1, more="X-Trace: two\r\n")) or b""
+        )
+
+    def test_what_a_head_must_hold_is_never_restless(self) -> None:
+        self.assertEqual(
+            self.high_cardinality("Host", "Content-Length", "transfer-encoding").high_cardinality,
+            (),
+        )
+
+    def test_what_the_upstream_answers_is_known_apart(self) -> None:
+        heads.parse_request_head(head(1, "X-Apart"))
+        before = heads.known_lines.fields, heads.known_lines.high_cardinality
+        self.assertTrue(b"X-Apart: id-1" in before[0])
+        for number in range(heads.KNOWN_LINES + MANY):
+            line = b"X-%d: %d\r\n" % (number // 100, number)
+            heads.parse_response_head(b"HTTP/1.1 200 OK\r\nX-Apart: %d\r\n%b\r\n" % (number, line))
+            ChunkedDecoder().feed(b"0\r\nX-Apart: %d\r\n%b\r\n" % (number, line))
+        self.assertTrue(heads.known_lines.fields is before[0])
+        self.assertTrue(b"X-Apart: id-1" in before[0])
+        self.assertEqual(heads.known_lines.high_cardinality, before[1])
+
+    def test_the_names_are_bounded(self) -> None:
+        known = self.high_cardinality(*[f"X-{n}" for n in range(heads.HIGH_CARDINALITY_NAMES + 3)])
+        self.assertEqual(len(known.high_cardinality), heads.HIGH_CARDINALITY_NAMES)
+        self.assertEqual(len(known.high_cardinality_names), heads.HIGH_CARDINALITY_NAMES)
+
+
+class RestlessRelayTest(unittest.TestCase):
+    """Through a real relay: one that has met so many ids that it looks past them."""
+
+    def asked(self, client: socket.socket, data: bytes) -> bytes:
+        client.sendall(data)
+        got = b""
+        while b"\r\n\r\n" not in got or not got.endswith(b"!"):
+            piece = client.recv(65536)
+            if not piece:
+                break
+            got += piece
+        return got
+
+    def test_ids_do_not_matter_selecting_fields_do_and_bad_ones_are_refused(self) -> None:
+        def answer(asked) -> bytes:
+            fields = [("Cache-Control", "max-age=600")]
+            if asked.target == "/varies":
+                fields.append(("Vary", "X-Trace"))
+            return response(
+                200, fields, asked.target.encode() + (asked.get("x-trace") or "").encode() + b"!"
+            )
+
+        with ScriptedOrigin(answer) as origin, RunningRelay(origin.url) as relay:
+            with relay.connect() as client:
+                for number in range(MANY):
+                    got = self.asked(client, head(number))
+                self.assertTrue(got.endswith(b"/xid-0!"))
+                self.assertIn(b"; hit", got)
+                self.assertEqual(len(origin.requests), 1)
+                for number in range(4):
+                    own = head(number).replace(b"/x ", b"/varies ")
+                    for _ in range(3):
+                        self.assertTrue(self.asked(client, own).endswith(b"/variesid-%d!" % number))
+                bad = head(7).replace(b"id-7", b"id\x007")
+                self.assertTrue(self.asked(client, bad).startswith(b"HTTP/1.1 400 "))
+            self.assertEqual(len(origin.requests), 5)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,160 @@
+"""The lane: who goes there, what comes back from it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import unittest
+from collections.abc import Sequence
+
+from api_relaying_server.http1.heads import parse_request_head
+from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.serving.connection import Connection
+from api_relaying_server.serving.store_reader import LONGEST_WAIT, StoreReader
+
+PATIENCE = 10.0
+
+
+class LaneTest(unittest.TestCase):
+    """A lane over a store that is a set of targets."""
+
+    def setUp(self) -> None:
+        self.stored = {"/stored"}
+        self.told: list[tuple[str, list[str]]] = []
+        self.socket, other = socket.socketpair()
+        self.addCleanup(self.socket.close)
+        self.addCleanup(other.close)
+        self.heard = threading.Semaphore(0)
+        self.held = threading.Event()
+        self.held.set()
+        self.threads: set[int] = set()
+        self.reading = threading.Event()
+        self.now = self.slowness = 0.0
+        self.lane = StoreReader(self.wants, self.bring, self.found, self.missing, lambda: self.now)
+        self.addCleanup(self.lane.close)
+        self.addCleanup(self.held.set)
+
+    def wants(self, request: RequestHead) -> bool:
+        """All but what is in memory."""
+        return request.target != "/in-memory"
+
+    def bring(self, conn: Connection) -> bool:
+        """Looks into the store."""
+        request = conn.request
+        assert request is not None
+        self.reading.set()
+        self.held.wait(PATIENCE)
+        self.threads.add(threading.get_ident())
+        self.now += self.slowness
+        if request.target == "/fault":
+            raise ZeroDivisionError
+        return request.target in self.stored
+
+    def found(self, conns: Sequence[Connection]) -> None:
+        """What the front is told."""
+        self._tell("found", conns)
+
+    def missing(self, conn: Connection) -> None:
+        """What the handlers are told."""
+        self._tell("missing", [conn])
+
+    def _tell(self, what: str, conns: Sequence[Connection]) -> None:
+        targets = [conn.request.target for conn in conns if conn.request is not None]
+        self.told.append((what, targets))
+        self.heard.release()
+
+    def asking(self, target: str) -> Connection:
+        """A connection with a request."""
+        conn = Connection(self.socket, None, 0.0)
+        conn.request = parse_request_head(f"GET {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        return conn
+
+    def take(self, *targets: str) -> list[bool]:
+        """Whether each is taken."""
+        return [self.lane.takes(self.asking(target)) for target in targets]
+
+    def expect(self, *told: tuple[str, list[str]]) -> None:
+        """What is told next, in this order."""
+        for _ in told:
+            self.assertTrue(self.heard.acquire(timeout=PATIENCE))
+        self.assertEqual(self.told, list(told))
+
+    def test_found_and_missing(self) -> None:
+        """Those found are given back together, behind those that are not."""
+        self.stored.add("/other")
+        self.assertEqual(self.take("/stored", "/new", "/other"), [True, True, True])
+        self.assertEqual(self.told, [])  # nothing begins before the pass is over
+        self.lane.go()
+        self.expect(("missing", ["/new"]), ("found", ["/stored", "/other"]))
+
+    def test_in_memory(self) -> None:
+        """What is not wanted there is not taken, nor is a connection without a request."""
+        self.assertEqual(self.take("/in-memory"), [False])
+        conn = self.asking("/stored")
+        conn.request = None
+        self.assertFalse(self.lane.takes(conn))
+        self.assertEqual(self.lane.gathered, [])
+
+    def test_fault(self) -> None:
+        """A fault is left to the handler, which tells of it; the lane goes on."""
+        self.take("/fault", "/stored")
+        self.lane.go()
+        self.expect(("missing", ["/fault"]), ("found", ["/stored"]))
+
+    def test_one_that_takes_long(self) -> None:
+        """Those behind it are left to the handlers, and so is who comes while it is read."""
+        self.stored.add("/large")
+        self.slowness = 1.0
+        self.take("/large", "/stored", "/stored")
+        self.lane.go()
+        self.expect(("missing", ["/stored"]), ("missing", ["/stored"]), ("found", ["/large"]))
+        self.reading.clear()
+        self.held.clear()
+        self.take("/stored")
+        self.lane.go()
+        self.assertTrue(self.reading.wait(PATIENCE))
+        self.now += 2 * LONGEST_WAIT
+        self.assertEqual(self.take("/stored"), [False])
+
+    def test_one_thread(self) -> None:
+        """One thread does it all."""
+        for number in range(3):
+            self.take("/stored")
+            self.lane.go()
+            self.assertTrue(self.heard.acquire(timeout=PATIENCE), number)
+        self.assertEqual(len(self.threads), 1)
+
+    def test_no_longer_than_it_may_be_waited_for(self) -> None:
+        """As many as can be read in time are taken; when they are done, as many again."""
+        self.held.clear()
+        taken = 0
+        while self.take("/stored") == [True]:
+            taken += 1
+            if taken % 7 == 0:
+                self.lane.go()
+        expected = self.lane.expected
+        self.assertLessEqual((taken - 1) * expected, LONGEST_WAIT)
+        self.assertGreater(taken * expected, LONGEST_WAIT)
+        self.lane.go()
+        self.held.set()
+        while sum(len(targets) for _, targets in self.told) < taken:
+            self.assertTrue(self.heard.acquire(timeout=PATIENCE))
+        self.assertEqual(self.take("/stored"), [True])
+
+    def test_slow_store(self) -> None:
+        """One that takes its time is left to the handlers but for single requests."""
+        self.slowness = 0.1
+        for _ in range(3):
+            self.assertEqual(self.take("/stored"), [True])
+            self.lane.go()
+            self.assertTrue(self.heard.acquire(timeout=PATIENCE))
+        self.assertEqual(self.take("/stored", "/stored", "/stored"), [True, False, False])
+        self.slowness = 0.0001
+        self.lane.go()
+        self.assertTrue(self.heard.acquire(timeout=PATIENCE))
+        reads = 1
+        while self.take("/stored", "/stored") == [True, False]:
+            self.lane.go()
+            self.assertTrue(self.heard.acquire(timeout=PATIENCE))
+            reads += 1
+        self.assertLess(reads, 50)  # then it is quick again, and two go at once
