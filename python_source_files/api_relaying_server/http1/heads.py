@@ -112,8 +112,10 @@ class KnownLines:
             self.high_cardinality_names = frozenset(names)
 
     def without_high_cardinality(self, head: bytes) -> bytes | None:
-        """A whole head less one line of each high-cardinality name, which the client's heads have in
-        common. None where such a line is not plain, or where there is none.
+        """A whole head less one line of each high-cardinality name: what its client's heads share.
+        None where such a line is not plain, or where there is none.
+
+        What is left is a valid head if, and only if, the whole was one.
         """
         left = head
         for begin in self.high_cardinality:
