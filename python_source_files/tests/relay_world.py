@@ -18,9 +18,9 @@ from typing import Callable, NamedTuple
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.errors import RelayError, UpstreamCut, UpstreamError
-from api_relaying_server.http1.content import Buffer
 from api_relaying_server.http1.heads import parse_response_head
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
+from api_relaying_server.http1.rendering import Buffer
 from api_relaying_server.memory.hot import HotTier
 from api_relaying_server.memory.hot import Reply as Ready
 from api_relaying_server.relaying.answer import Answer

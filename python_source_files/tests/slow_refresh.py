@@ -8,11 +8,10 @@ import time
 import unittest
 from unittest import mock
 
-from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import build, shape_of
 from api_relaying_server.caching.reuse import assess
-from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
+from api_relaying_server.caching.stored import Record, Selecting, StoredResponse, cache_key
 from api_relaying_server.errors import UpstreamRefused
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.memory import refresh_ahead as ahead_module

@@ -12,8 +12,8 @@ import unittest
 from collections.abc import Iterable
 from unittest import mock
 
-from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.stored import cache_key
 from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.errors import (
     NotCached,
@@ -24,6 +24,7 @@ from api_relaying_server.errors import (
     UpstreamResting,
     UpstreamTimeout,
 )
+from api_relaying_server.http1.fields import VIA
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.heads import parse_request_head
 from api_relaying_server.http1.message import Field, Fields, RequestHead
@@ -37,7 +38,7 @@ from api_relaying_server.relaying.relay import (
     STALE_AFTER,
     WITH_CREDENTIALS,
 )
-from api_relaying_server.upstream.translation import VIA, Client
+from api_relaying_server.upstream.translation import Client
 from tests.relay_world import TARGET, Call, Got, Reply, World, reply
 from tests.upstream_support import NOW
 

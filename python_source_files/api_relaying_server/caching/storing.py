@@ -21,7 +21,7 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import fits
 from api_relaying_server.caching.vary import selecting_names
 from api_relaying_server.http1.credentials import credentials_of, is_credential
-from api_relaying_server.http1.grammar import content_length, parse_content_range, split_lists
+from api_relaying_server.http1.grammar import content_length, parse_content_range
 from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
 
 UNDERSTOOD_STATUSES = frozenset(
@@ -44,31 +44,6 @@ DENIALS = frozenset((401, 403, 407))
 """Answers to who asks rather than to what is asked for: never for one who brings credentials unless
 they were made for those.
 """
-
-HOP_BY_HOP = frozenset(
-    (
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-    )
-    + ("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
-)
-"""Fields for one connection (RFC 9110, 7.6.1) and fields for one proxy (RFC 9111, 3.1): neither
-passed on nor kept.
-"""
-
-NEVER_NOMINATED = frozenset(
-    ("age", "authorization", "cache-control", "cdn-cache-control", "date", "etag", "expires")
-    + ("content-disposition", "content-encoding", "content-language", "content-length")
-    + ("content-location", "content-range", "content-security-policy", "content-type")
-    + ("last-modified", "location", "pragma", "set-cookie", "vary", "www-authenticate")
-)
-"""Fields for all recipients, which `Connection` must not name: a response that did would lose what
-it says of its storing before that is decided (RFC 9110, 7.6.1).
-"""
-
 
 _STREAMS = frozenset(
     ("application/json-seq", "application/jsonl", "application/stream+json")
@@ -307,21 +282,6 @@ def may_answer_stale(directives: Directives) -> bool:
     return not any(
         name in directives for name in ("must-revalidate", "proxy-revalidate", "s-maxage")
     )
-
-
-def connection_options(fields: Fields) -> frozenset[str]:
-    """The lower-case field names that `Connection` declares to be for this connection alone (RFC
-    9110, 7.6.1).
-    """
-    return frozenset(member.lower() for member in split_lists(fields.all("connection")))
-
-
-def end_to_end(fields: Fields) -> Fields:
-    """The fields of a message less those for one connection or one proxy (RFC 9110, 7.6.1; RFC
-    9111, 3.1).
-    """
-    listed = connection_options(fields) - NEVER_NOMINATED
-    return fields.without(lambda name: name in HOP_BY_HOP or name in listed)
 
 
 def personal_fields(fields: Fields) -> frozenset[str]:

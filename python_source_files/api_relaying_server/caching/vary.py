@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from api_relaying_server.caching.freshness import date_value
 from api_relaying_server.caching.stored import Selecting, StoredResponse
-from api_relaying_server.http1.forwarding import names_a_client, names_a_place
+from api_relaying_server.http1.fields import names_a_client, names_a_place
 from api_relaying_server.http1.grammar import TOKEN, is_token, split_lists
 from api_relaying_server.http1.message import Fields
 

@@ -18,7 +18,6 @@ from functools import partial
 from typing import Callable, NamedTuple
 from urllib.parse import quote
 
-from api_relaying_server.caching.status import NAME
 from api_relaying_server.errors import (
     BadRequest,
     UpstreamConnectTimeout,
@@ -29,6 +28,7 @@ from api_relaying_server.errors import (
     UpstreamTimeout,
     UpstreamTlsError,
 )
+from api_relaying_server.http1.fields import PSEUDONYM
 from api_relaying_server.http1.grammar import delta_seconds, parse_date, split_lists
 from api_relaying_server.http1.heads import check_target
 from api_relaying_server.http1.message import Fields
@@ -106,7 +106,7 @@ class RelayClient:
         )
         self._fields = [
             ("Host", self._upstream.base.authority),
-            ("User-Agent", f"{NAME}-warm"),
+            ("User-Agent", f"{PSEUDONYM}-warm"),
             ("Accept", "application/json"),
             ("Accept-Encoding", "identity"),
         ]
@@ -158,7 +158,7 @@ def _unzipped(body: bytes) -> bytes:
 def _told(fields: Fields) -> str:
     """The relay's own member of `Cache-Status`; a proxy in front may have added others."""
     members = split_lists(fields.all("cache-status"))
-    return next((member for member in reversed(members) if member.startswith(NAME + ";")), "")
+    return next((member for member in reversed(members) if member.startswith(PSEUDONYM + ";")), "")
 
 
 def _again(fields: Fields) -> float | None:
@@ -340,7 +340,7 @@ def _outcome(path: str, reply: Reply) -> Outcome:
     if result == HIT:
         return Outcome(path, FRESH)
     if result == NONE:
-        return Outcome(path, FAILED, f"the answer is not one of {NAME}")
+        return Outcome(path, FAILED, f"the answer is not one of {PSEUDONYM}")
     if result == COLLAPSED or "stored" in reply.told.split("; "):
         return Outcome(path, FETCHED)
     return Outcome(path, FAILED, "the answer is not one that is stored")

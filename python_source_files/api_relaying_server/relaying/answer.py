@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Callable, NamedTuple
 
-from api_relaying_server.http1.content import Buffer, Content, pieces_of
 from api_relaying_server.http1.message import Fields
+from api_relaying_server.http1.rendering import Buffer, Content, pieces_of
 from api_relaying_server.relaying.flight import Reader
 
 

@@ -22,16 +22,14 @@ from api_relaying_server.caching.conditional import (
 )
 from api_relaying_server.caching.freshness import Lifetime, lifetime
 from api_relaying_server.caching.invalidation import is_unsafe, targets_to_invalidate
-from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import has_strong_identity, with_content
 from api_relaying_server.caching.responding import shortened
 from api_relaying_server.caching.reuse import Ask, passes_by, reason_to_keep
-from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.caching.stored import Record, StoredResponse, cache_key
 from api_relaying_server.caching.storing import (
     Ground,
     Rule,
-    end_to_end,
     first_against,
     keeps_from_caches,
     may_be_shared,
@@ -55,6 +53,7 @@ from api_relaying_server.errors import (
     UpstreamTlsError,
 )
 from api_relaying_server.http1.credentials import credentials_of
+from api_relaying_server.http1.fields import end_to_end
 from api_relaying_server.http1.grammar import format_date, parse_content_range
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.relaying.answer import Waiting

@@ -17,11 +17,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Callable, NamedTuple, Protocol
 
-from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import combine
 from api_relaying_server.caching.reuse import Assessed, assess, reason_to_keep, useful_until
-from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.caching.stored import Record, StoredResponse, cache_key
 from api_relaying_server.caching.vary import within
 from api_relaying_server.coordination import ALONE, Alone, Coordinator, Lease
 from api_relaying_server.http1.message import RequestHead

@@ -18,9 +18,7 @@ import time
 from copy import copy
 from typing import Callable, NamedTuple, Union
 
-from api_relaying_server.caching import status
 from api_relaying_server.caching.conditional import fields_of_304, is_not_modified
-from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import (
     Prepared,
@@ -39,11 +37,12 @@ from api_relaying_server.caching.reuse import (
     may_answer,
     passes_by,
 )
-from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
+from api_relaying_server.caching.stored import Record, Selecting, StoredResponse, cache_key
 from api_relaying_server.caching.vary import fields_that_select, selecting_values
 from api_relaying_server.coordination import ALONE, Coordinator, Lease
 from api_relaying_server.errors import NotCached, UpstreamError, UpstreamTimeout
 from api_relaying_server.http1.credentials import credentials_of, is_credential
+from api_relaying_server.http1.fields import VIA, cache_collapsed, cache_forwarded, cache_hit
 from api_relaying_server.http1.heads import known_lines, wants_close
 from api_relaying_server.http1.message import Field, Fields, RequestHead
 from api_relaying_server.http1.rendering import reason_phrase, render_fields, render_request_line
@@ -54,7 +53,7 @@ from api_relaying_server.relaying.fetching import Arrived, Caller, Fetcher, Quer
 from api_relaying_server.relaying.flight import Flight, Landing, Reader, SharedBody
 from api_relaying_server.relaying.keeping import Began, Keeper, Seen
 from api_relaying_server.relaying.refresh import Refresher
-from api_relaying_server.upstream.translation import VIA, Client, forwards_left
+from api_relaying_server.upstream.translation import Client, forwards_left
 
 UNSHARED_FOR = 120.0
 """Seconds for which a key whose answer could not be shared lets its clients through side by
@@ -290,7 +289,7 @@ class Relay:
         found = verdict.assessed
         if verdict.refresh:
             self._renew_meanwhile(request, found)
-        told = status.hit(found.fresh_for(now), verdict.why)
+        told = cache_hit(found.fresh_for(now), verdict.why)
         return stored_answer(prepare(request, found), found, now, told)
 
     def _renew_meanwhile(self, request: RequestHead, found: Assessed) -> None:
@@ -476,7 +475,7 @@ class Relay:
     def _from_elsewhere(self, query: Query, found: Assessed) -> Answer:
         """The answer that somebody else's fetch has made possible."""
         now = self._clock()
-        told = status.forwarded(query.ask.reason, collapsed=True, ttl=found.fresh_for(now))
+        told = cache_collapsed(query.ask.reason, found.fresh_for(now))
         return stored_answer(prepare(query.request, found), found, now, told)
 
     def _outcome(self, query: Query, arrived: Arrived, flight_key: str, sent: int) -> Outcome:
@@ -500,7 +499,7 @@ class Relay:
         request, ask, now = query.request, query.ask, self._clock()
         if arrived.variant is not None:
             found = self._keeper.assess(request.target, arrived.variant)
-            told = status.forwarded(
+            told = cache_forwarded(
                 ask.reason,
                 arrived.status,
                 stored=not arrived.unstored,
@@ -523,7 +522,7 @@ class Relay:
 
     def _stale(self, query: Query, found: Assessed, why: str, upstream: int | None) -> Answer:
         now = self._clock()
-        told = status.hit(found.fresh_for(now), why)
+        told = cache_hit(found.fresh_for(now), why)
         return stored_answer(prepare(query.request, found), found, now, told, upstream)
 
     def _follow(self, query: Query, place: Place) -> Answer | None:
@@ -552,7 +551,7 @@ class Relay:
         validated = came < outcome.sent
         if not may_answer(request, found, now, self._policy, validated=validated):
             return None
-        told = status.forwarded(query.ask.reason, collapsed=True)
+        told = cache_collapsed(query.ask.reason)
         if outcome.body is None:
             return stored_answer(prepare(request, found), found, now, told)
         reader = outcome.body.attach()
@@ -637,7 +636,7 @@ def fetched_answer(request: RequestHead, reason: str, arrived: Arrived) -> Answe
     """The answer that a response on its way gives: streamed, with 304 where the client's condition
     asks for it.
     """
-    told = status.forwarded(
+    told = cache_forwarded(
         reason, arrived.status, stored=not arrived.unstored, detail=arrived.unstored
     )
     fields = arrived.fields_for(request).plus(("Via", VIA), told)

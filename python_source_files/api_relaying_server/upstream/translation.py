@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from api_relaying_server.caching.storing import HOP_BY_HOP, connection_options
 from api_relaying_server.errors import LoopDetected
-from api_relaying_server.http1.forwarding import names_a_client, names_a_place
+from api_relaying_server.http1.fields import (
+    HOP_BY_HOP,
+    PSEUDONYM,
+    connection_options,
+    names_a_client,
+    names_a_place,
+)
 from api_relaying_server.http1.grammar import delta_seconds, split_list
 from api_relaying_server.http1.message import Field, Fields, RequestHead
-
-PSEUDONYM = "api-relaying-server"
-"""Our name in `Via`, `Cache-Status` and `Proxy-Status`."""
-
-VIA = f"1.1 {PSEUDONYM}"
 
 _OURS = frozenset(
     ("host", "content-length", "via", "expect", "max-forwards")
