@@ -19,7 +19,7 @@ from api_relaying_server.caching.directives import (
 from api_relaying_server.caching.freshness import HEURISTIC_STATUSES, Lifetime
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import fits
-from api_relaying_server.caching.vary import selecting_names
+from api_relaying_server.caching.vary import varying_names
 from api_relaying_server.http1.credentials import credentials_of, is_credential
 from api_relaying_server.http1.grammar import content_length, parse_content_range, split_lists
 from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
@@ -176,7 +176,9 @@ def _is_for_authorized(f: Fetched) -> bool:
 
 
 def _is_for_its_user(f: Fetched) -> bool:
-    if not any(name != "authorization" for name, _ in credentials_of(f.request.fields)):
+    if not f.request.credentialed:
+        return False
+    if all(name == "authorization" for name, _ in credentials_of(f.request.fields)):
         return False
     if f.directives.permits("public") or f.directives.permits("s-maxage"):
         return False
@@ -189,7 +191,7 @@ def _has_no_freshness_for_its_user(f: Fetched) -> bool:
 
 
 def _sets_a_cookie(f: Fetched) -> bool:
-    return bool(personal_fields(f.head.fields)) and (f.lifetime.ruled or not f.lifetime.explicit)
+    return (f.lifetime.ruled or not f.lifetime.explicit) and bool(personal_fields(f.head.fields))
 
 
 def _is_about_the_range(f: Fetched) -> bool:
@@ -207,7 +209,7 @@ def _has_no_ground(f: Fetched) -> bool:
 
 
 def _varies_by_everything(f: Fetched) -> bool:
-    return selecting_names(f.head.fields) is None
+    return varying_names(f.head.fields) is None
 
 
 def _is_of_no_use(f: Fetched) -> bool:
@@ -320,8 +322,10 @@ def end_to_end(fields: Fields) -> Fields:
     """The fields of a message less those for one connection or one proxy (RFC 9110, 7.6.1; RFC
     9111, 3.1).
     """
-    listed = connection_options(fields) - NEVER_NOMINATED
-    return fields.without(lambda name: name in HOP_BY_HOP or name in listed)
+    gone = HOP_BY_HOP
+    if "connection" in fields:
+        gone |= connection_options(fields) - NEVER_NOMINATED
+    return fields.without(gone.__contains__) if fields.has_any(gone) else fields
 
 
 def personal_fields(fields: Fields) -> frozenset[str]:
@@ -329,9 +333,11 @@ def personal_fields(fields: Fields) -> frozenset[str]:
     cookie, or a token in a field of its own.
     """
     return frozenset(
-        name
-        for name in fields.names()
-        if name in _COOKIES or (is_credential(name) and name not in _CHALLENGES)
+        [
+            name
+            for name in fields.names()
+            if name in _COOKIES or (is_credential(name) and name not in _CHALLENGES)
+        ]
     )
 
 
