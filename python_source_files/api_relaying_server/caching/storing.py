@@ -153,8 +153,8 @@ def _is_bad_partial(f: Fetched) -> bool:
 
 
 def _is_event_stream(f: Fetched) -> bool:
-    kind = f.head.fields.first("content-type") or ""
-    return kind.partition(";")[0].strip(" \t").lower() in _STREAMS
+    kind = f.head.fields.first("content-type")
+    return kind is not None and kind.partition(";")[0].strip(" \t").lower() in _STREAMS
 
 
 def _is_not_understood(f: Fetched) -> bool:

@@ -119,7 +119,7 @@ def for_one_call(seen: Fields, drop: Sequence[str] = (), add: Sequence[Field] = 
     and `add` behind them. Raises LoopDetected: no call goes out but with what this gives.
     """
     check_no_loop(seen)
-    if not any([name in seen for name in drop]):
+    if not any(name in seen for name in drop):
         return [*seen.items, *add]
     return [*(item for item in seen.items if item[0].lower() not in drop), *add]
 
