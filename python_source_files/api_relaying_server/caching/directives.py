@@ -46,6 +46,9 @@ INVALID = _Invalid()
 Argument = Union[str, None, _Invalid]
 
 
+_NO_NAMES: frozenset[str] = frozenset()
+
+
 class Directives:
     """The directives of a message, by lower-case name.
 
@@ -84,10 +87,12 @@ class Directives:
         absent or unqualified, or where a member is no field name.
         """
         argument = self._arguments.get(name)
-        members = split_list(argument) if isinstance(argument, str) else []
+        if not isinstance(argument, str):
+            return _NO_NAMES
+        members = split_list(argument)
         if not all(map(is_token, members)):
-            return frozenset()
-        return frozenset(member.lower() for member in members)
+            return _NO_NAMES
+        return frozenset([member.lower() for member in members])
 
     def permits(self, name: str) -> bool:
         """True where a directive that permits something is there and can be read: one with an

@@ -85,6 +85,6 @@ class Record(NamedTuple):
 
 
 def _size_of_head(variant: StoredResponse) -> int:
-    texts = sum([len(name) + len(value) for name, value in variant.fields.items])
+    fields = variant.fields
     selecting = sum([len(name) + len(value or "") for name, value in variant.selecting])
-    return VARIANT_COST + FIELD_COST * len(variant.fields) + texts + selecting
+    return VARIANT_COST + FIELD_COST * len(fields.items) + fields.text_size + selecting

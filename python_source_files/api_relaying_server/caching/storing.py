@@ -19,7 +19,7 @@ from api_relaying_server.caching.directives import (
 from api_relaying_server.caching.freshness import HEURISTIC_STATUSES, Lifetime
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import fits
-from api_relaying_server.caching.vary import selecting_names
+from api_relaying_server.caching.vary import varying_names
 from api_relaying_server.http1.credentials import credentials_of, is_credential
 from api_relaying_server.http1.grammar import content_length, parse_content_range
 from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
@@ -128,8 +128,8 @@ def _is_bad_partial(f: Fetched) -> bool:
 
 
 def _is_event_stream(f: Fetched) -> bool:
-    kind = f.head.fields.first("content-type") or ""
-    return kind.partition(";")[0].strip(" \t").lower() in _STREAMS
+    kind = f.head.fields.first("content-type")
+    return kind is not None and kind.partition(";")[0].strip(" \t").lower() in _STREAMS
 
 
 def _is_not_understood(f: Fetched) -> bool:
@@ -151,7 +151,9 @@ def _is_for_authorized(f: Fetched) -> bool:
 
 
 def _is_for_its_user(f: Fetched) -> bool:
-    if not any(name != "authorization" for name, _ in credentials_of(f.request.fields)):
+    if not f.request.credentialed:
+        return False
+    if all(name == "authorization" for name, _ in credentials_of(f.request.fields)):
         return False
     if f.directives.permits("public") or f.directives.permits("s-maxage"):
         return False
@@ -164,7 +166,7 @@ def _has_no_freshness_for_its_user(f: Fetched) -> bool:
 
 
 def _sets_a_cookie(f: Fetched) -> bool:
-    return bool(personal_fields(f.head.fields)) and (f.lifetime.ruled or not f.lifetime.explicit)
+    return (f.lifetime.ruled or not f.lifetime.explicit) and bool(personal_fields(f.head.fields))
 
 
 def _is_about_the_range(f: Fetched) -> bool:
@@ -182,7 +184,7 @@ def _has_no_ground(f: Fetched) -> bool:
 
 
 def _varies_by_everything(f: Fetched) -> bool:
-    return selecting_names(f.head.fields) is None
+    return varying_names(f.head.fields) is None
 
 
 def _is_of_no_use(f: Fetched) -> bool:
@@ -289,9 +291,11 @@ def personal_fields(fields: Fields) -> frozenset[str]:
     cookie, or a token in a field of its own.
     """
     return frozenset(
-        name
-        for name in fields.names()
-        if name in _COOKIES or (is_credential(name) and name not in _CHALLENGES)
+        [
+            name
+            for name in fields.names()
+            if name in _COOKIES or (is_credential(name) and name not in _CHALLENGES)
+        ]
     )
 
 

@@ -49,8 +49,10 @@ def end_to_end(fields: Fields) -> Fields:
     """The fields of a message without those for one connection or one proxy (RFC 9110, 7.6.1; RFC
     9111, 3.1).
     """
-    listed = connection_options(fields) - NEVER_NOMINATED
-    return fields.without(lambda name: name in HOP_BY_HOP or name in listed)
+    gone = HOP_BY_HOP
+    if "connection" in fields:
+        gone |= connection_options(fields) - NEVER_NOMINATED
+    return fields.without(gone.__contains__) if fields.has_any(gone) else fields
 
 
 # --- Cache-Status: what the cache did with a request (RFC 9211)

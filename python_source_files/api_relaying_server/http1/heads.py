@@ -337,9 +337,8 @@ def body_framing(request: RequestHead) -> int | None:
 
 def wants_close(version: tuple[int, int], fields: Fields) -> bool:
     """True where the connection ends after this message (RFC 9112, 9.3)."""
-    options = [
-        option.strip(" \t").lower() for v in fields.all("connection") for option in v.split(",")
-    ]
+    values = fields.all("connection")
+    options = [option.strip(" \t").lower() for v in values for option in v.split(",")]
     if "close" in options:
         return True
     return version < (1, 1) and "keep-alive" not in options

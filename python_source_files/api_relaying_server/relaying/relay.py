@@ -88,6 +88,9 @@ _NEVER_FROM_MEMORY = frozenset(
     ("content-length", "transfer-encoding", "expect", "upgrade", "max-forwards")
 )
 
+_TOLD_APART = frozenset(("range", "if-range", "via"))
+"""Fields that tell apart requests that else would share a fetch."""
+
 _SHOWN_BY_TRACE = frozenset(
     ("accept", "accept-charset", "accept-encoding", "accept-language", "cache-control")
     + ("connection", "host", "max-forwards", "pragma", "te", "user-agent", "via")
@@ -334,7 +337,8 @@ class Relay:
         parts = [str(notes.invalidations.last(key)), key, request.method]
         parts.append(repr(selecting_values(names, request.seen)))
         # A request that comes back here must not wait for itself.
-        parts += [repr(request.fields.all(name)) for name in ("range", "if-range", "via")]
+        if request.fields.has_any(_TOLD_APART):
+            parts += [repr(request.fields.all(name)) for name in ("range", "if-range", "via")]
         return " ".join(parts)
 
     def _is_unshared(self, request: RequestHead, flight_key: str) -> bool:
