@@ -32,11 +32,11 @@ from api_relaying_server.operations.counters import CountedUpstream, Counters
 from api_relaying_server.operations.tallies import Tallies
 from api_relaying_server.operations.warm_at import WarmAt
 from api_relaying_server.relaying.fetching import Fetcher
-from api_relaying_server.relaying.flight import Room
 from api_relaying_server.relaying.keeping import Keeper
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.relay import Relay
+from api_relaying_server.relaying.shared_body import Room
 from api_relaying_server.serving.acceptor import Limits
 from api_relaying_server.serving.server import RelayServer, Watchers, listen
 from api_relaying_server.settings import Settings, place_of
@@ -203,7 +203,7 @@ def build(
     # Who cannot read what another has fetched need not wait for it.
     turns = coordinator if store.shared else ALONE
     errands = Refresher(settings.upstream_connections)
-    relay = Relay(policy, keeper, fetcher, refresher, coordinator=turns, errands=errands)
+    relay = Relay(fetcher, refresher, errands, turns)
     hurry = relay.flight.hurry
     chores = _chores(upstream, Trimmer(lambda: room.passed), lambda: hurry(time.monotonic()))
     server = _server(settings, listeners, relay, hot, _watchers(counters, log, chores, hot))

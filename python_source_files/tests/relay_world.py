@@ -185,6 +185,7 @@ class World:
         coordinator: Coordinator = ALONE,
         notes: KeyFacts | None = None,
         refresher: Refresher | None = None,
+        errands: Refresher | None = None,
         keeper: type[Keeper] = Keeper,
         news: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -201,12 +202,7 @@ class World:
         )
         self.fetcher = Fetcher(self.upstream, self.keeper, policy)
         self.relay = Relay(
-            policy,
-            self.keeper,
-            self.fetcher,
-            AtOnce() if refresher is None else refresher,
-            self.clock,
-            coordinator,
+            self.fetcher, AtOnce() if refresher is None else refresher, errands, coordinator
         )
 
     @property
@@ -224,7 +220,7 @@ class World:
         request = RequestHead.of(method, TARGET, Fields([("Host", "relay.test"), *fields]))
         if at_once:
             now = self._clock_of_the_loop()
-            ready = self.relay.from_memory(request, now)
+            ready = self.relay.memory.from_memory(request, now)
             if ready is not None and (now < ready.valid_until or ready.renew(now)):
                 return _of_wire(ready)
         body = () if method in _WITH_CONTENT else None

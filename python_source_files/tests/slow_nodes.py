@@ -609,7 +609,7 @@ class KeeperTest(unittest.TestCase):
         for spoil in (
             lambda: self.shelf.deleted.add(self.key),
             lambda: self.hear(f"doubt {self.now:.6f} {self.key}"),
-            lambda: self.keeper.notes.invalidations.mark(self.key, self.now),
+            lambda: self.keeper.facts.invalidations.mark(self.key, self.now),
             lambda: setattr(self, "now", self.now + KEPT_FOR + 1),
         ):
             with self.subTest():

@@ -10,6 +10,7 @@ from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.reuse import Ask
+from api_relaying_server.coordination import ALONE
 from api_relaying_server.errors import (
     BadRequest,
     LackOfOwn,
@@ -21,6 +22,9 @@ from api_relaying_server.errors import (
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.relaying.fetching import Caller, Fetcher, Query
+from api_relaying_server.relaying.flight import Flight
+from api_relaying_server.relaying.receiving import Receiver
+from api_relaying_server.relaying.transfer import Lead, Means, Transfer
 from api_relaying_server.upstream.breaker import LOG, CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, Slots, SlotsTaken, TokenBucket
 from api_relaying_server.upstream.guards import PATIENCE as LONGEST_WAIT
@@ -229,17 +233,19 @@ class SlotTest(GuardCase):
         keeper = mock.Mock()
         keeper.read.return_value = None
         fetcher = Fetcher(guarded, keeper, Policy())
+        receiver = Receiver(keeper, Policy(), guarded.base)
+        means = Means(fetcher, receiver, Flight(), ALONE)
         request = RequestHead.of("GET", "/x", Fields())
         post = RequestHead.of("POST", "/x", Fields())
         caller = Caller(Client("192.0.2.1"))
         with mock.patch(
-            "api_relaying_server.relaying.fetching.first_against", side_effect=ZeroDivisionError
+            "api_relaying_server.relaying.receiving.first_against", side_effect=ZeroDivisionError
         ):
             for _ in range(9):
                 with self.assertRaises(ZeroDivisionError):
-                    fetcher.fetch(Query(request, caller, Ask("uri-miss")), False, lambda: None)
+                    Transfer(means, Query(request, caller, Ask("uri-miss")), Lead("")).run()
                 with self.assertRaises(ZeroDivisionError):
-                    fetcher.pass_by(post, caller)
+                    Transfer(means, Query(post, caller, Ask("method")), Lead("")).pass_by()
         self.assertEqual(guarded.slots.free, 4)
 
     def test_never_more_at_a_time_than_the_limit(self):

@@ -17,7 +17,7 @@ import threading
 from functools import lru_cache
 from typing import Callable
 
-from api_relaying_server.caching.responding import Prepared, Shape
+from api_relaying_server.caching.responding import Prepared, Shape, build
 from api_relaying_server.caching.reuse import CLOCK_SLACK, PASSING_BY, Assessed
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import is_written_here
@@ -371,7 +371,6 @@ class HotTier:
         shape: Shape,
         extra: bytes,
         closes: bool,
-        make: Callable[[], Prepared],
     ) -> Reply:
         """The reply of this shape from an entry, made once; `extra` are rendered field lines that
         go with it.
@@ -380,7 +379,7 @@ class HotTier:
         known = entry.replies.get(name)
         if known is not None:
             return known
-        made = Reply(entry, found, make(), extra, closes)
+        made = Reply(entry, found, build(shape, found), extra, closes)
         with self._lock:
             if not entry.gone:
                 if len(entry.replies) >= MAX_REPLIES:

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from copy import copy
-from typing import Callable
+from typing import Callable, Protocol
 
 from urllib3.connection import HTTPConnection
 from urllib3.util.wait import wait_for_read
@@ -38,7 +38,6 @@ from api_relaying_server.http1.heads import (
     without_content,
 )
 from api_relaying_server.http1.message import ResponseHead
-from api_relaying_server.relaying.flight import Listener
 
 MAX_RESPONSE_HEAD = 65536
 """Bytes of one response head; nginx's default holds 4 or 8 KiB, Node's client 16 KiB."""
@@ -69,6 +68,17 @@ _PIECE = 65536
 """Bytes asked of the socket, or given to it, at a time."""
 
 OnInterim = Callable[[ResponseHead], None]
+
+
+class Listener(Protocol):
+    """The client for whom a body is read."""
+
+    @property
+    def fd(self) -> int | None:
+        """Its descriptor, on which one can see that it leaves; None without one."""
+
+    def is_dismissed(self) -> bool:
+        """True where it waits no longer. Called several times a second."""
 
 
 class ConnectionLost(UpstreamError):
