@@ -60,7 +60,12 @@ from api_relaying_server.http1.message import Field, Fields, RequestHead, Respon
 from api_relaying_server.relaying.answer import Waiting
 from api_relaying_server.relaying.flight import Reader, Room, SharedBody
 from api_relaying_server.relaying.keeping import Began, Keeper, Seen
-from api_relaying_server.upstream.exchange import HOLD_HEAD, OnInterim, PacedBody
+from api_relaying_server.upstream.exchange import (
+    HOLD_HEAD,
+    OnInterim,
+    PacedBody,
+    UpstreamRequest,
+)
 from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import (
@@ -279,12 +284,14 @@ class Fetcher:
         started, asked = time.monotonic(), True
         try:
             fetch = self._upstream.fetch(
-                plan.method,
-                target_for_upstream(request.target, base),
-                fields,
-                _body_to_send(request, caller),
-                chunked=caller.body is not None and caller.length is None,
-                on_interim=caller.on_interim,
+                UpstreamRequest(
+                    plan.method,
+                    target_for_upstream(request.target, base),
+                    fields,
+                    _body_to_send(request, caller),
+                    chunked=caller.body is not None and caller.length is None,
+                    on_interim=caller.on_interim,
+                )
             )
         except UpstreamResting:
             asked = False
@@ -593,13 +600,9 @@ def _framing(caller: Caller) -> tuple[Field, ...]:
 
 
 def _read_all(fetch: Fetch, limit: int) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        piece, done = fetch.exchange.read()
-        pieces.append(piece)
-        size += len(piece)
-        if size > limit:
+    whole = bytearray()
+    for piece in fetch.exchange.stream():
+        whole += piece
+        if len(whole) > limit:
             raise UpstreamCut("the missing part is larger than what is kept of one response")
-        if done:
-            return b"".join(pieces)
+    return bytes(whole)
