@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Sequence
 from typing import Callable, NamedTuple
 
 from api_relaying_server.caching.policy import Policy
@@ -31,7 +30,7 @@ from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import Relay
 from api_relaying_server.stores.store import MemoryStore
 from api_relaying_server.stores.store_base import Store
-from api_relaying_server.upstream.exchange import Exchange, OnInterim
+from api_relaying_server.upstream.exchange import Exchange, UpstreamRequest
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import Client
 from tests.upstream_support import BASE, NOW, HandClock
@@ -123,21 +122,12 @@ class MemoryUpstream:
         self._at = at
         self._lock = threading.Lock()  # guards both lists
 
-    def fetch(
-        self,
-        method: str,
-        target: str,
-        fields: Sequence[Field],
-        body: Iterable[bytes] | None = None,
-        *,
-        chunked: bool = False,
-        on_interim: OnInterim | None = None,
-    ) -> Fetch:
+    def fetch(self, request: UpstreamRequest) -> Fetch:
         """The origin's reply to a call."""
         self._at("send")
         asked = self._clock()
         with self._lock:
-            call = Call(len(self.calls), method, target, Fields(fields))
+            call = Call(len(self.calls), request.method, request.target, Fields(request.fields))
             self.calls.append(call)
         told = self.origin(call)
         self._at("answer")

@@ -664,7 +664,7 @@ class PassingTest(PathTest):
             body = iter([b"a", b"bc"])
             with mock.patch.object(world.upstream, "fetch", wraps=world.upstream.fetch) as fetch:
                 self.send(world, "POST", *fields, body=body, length=length).close()
-            self.assertEqual(fetch.call_args[0][3], (b"abc",) if whole else body)
+            self.assertEqual(fetch.call_args[0][0].body, (b"abc",) if whole else body)
             self.assertFalse(fetch.call_args[1]["chunked"])
 
     def test_what_goes_no_further(self) -> None:

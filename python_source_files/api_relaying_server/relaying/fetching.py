@@ -23,7 +23,12 @@ from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
 from api_relaying_server.relaying.answer import Waiting
 from api_relaying_server.relaying.keeping import Began, Keeper, Seen
 from api_relaying_server.relaying.shared_body import Room
-from api_relaying_server.upstream.exchange import HOLD_HEAD, OnInterim, PacedBody
+from api_relaying_server.upstream.exchange import (
+    HOLD_HEAD,
+    OnInterim,
+    PacedBody,
+    UpstreamRequest,
+)
 from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import (
@@ -167,12 +172,14 @@ class Fetcher:
         started, asked = time.monotonic(), True
         try:
             fetch = self._upstream.fetch(
-                plan.method,
-                target_for_upstream(request.target, self.base),
-                fields,
-                _body_to_send(request, caller),
-                chunked=caller.body is not None and caller.length is None,
-                on_interim=caller.on_interim,
+                UpstreamRequest(
+                    plan.method,
+                    target_for_upstream(request.target, self.base),
+                    fields,
+                    _body_to_send(request, caller),
+                    chunked=caller.body is not None and caller.length is None,
+                    on_interim=caller.on_interim,
+                )
             )
         except UpstreamResting:
             asked = False

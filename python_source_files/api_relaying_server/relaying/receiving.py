@@ -359,13 +359,9 @@ class Receiver:
 
 
 def _read_all(fetch: Fetch, limit: int) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    while True:
-        piece, done = fetch.exchange.read()
-        pieces.append(piece)
-        size += len(piece)
-        if size > limit:
+    whole = bytearray()
+    for piece in fetch.exchange.stream():
+        whole += piece
+        if len(whole) > limit:
             raise UpstreamCut("the missing part is larger than what is kept of one response")
-        if done:
-            return b"".join(pieces)
+    return bytes(whole)
