@@ -665,7 +665,7 @@ class PassingTest(PathTest):
             with mock.patch.object(world.upstream, "fetch", wraps=world.upstream.fetch) as fetch:
                 self.send(world, "POST", *fields, body=body, length=length).close()
             self.assertEqual(fetch.call_args[0][0].body, (b"abc",) if whole else body)
-            self.assertFalse(fetch.call_args[1]["chunked"])
+            self.assertFalse(fetch.call_args[0][0].chunked)
 
     def test_what_goes_no_further(self) -> None:
         world = self.world(reply(200))
