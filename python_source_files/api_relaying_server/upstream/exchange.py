@@ -448,8 +448,8 @@ class Exchange:
             self._fault = copy(error)  # that one leads back to no frame
             raise
 
-    def stream(self, *_: object, **__: object) -> Iterator[bytes]:
-        """The pieces of the body as they come: what `requests.Response` reads its content by."""
+    def stream(self) -> Iterator[bytes]:
+        """The pieces of the body as they come."""
         done = False
         while not done:
             piece, done = self.read()

@@ -93,10 +93,15 @@ class _Prepared(_ShowsFields, requests.PreparedRequest):
 class Fetch(_ShowsFields, requests.Response):
     """A response on its way: its exchange, which is also `raw`, and when its request was sent and
     its head arrived (Unix time).
+
+    The constructor of `requests` is left out: it makes a cookie jar for each response, and costs
+    more than all that is needed here.
     """
 
+    history: list[requests.Response] = []
+    encoding = None
+
     def __init__(self, exchange: Exchange, request_time: float, response_time: float) -> None:
-        super().__init__()
         self.raw = self.exchange = exchange
         self.status_code = exchange.head.status
         self.reason = exchange.head.reason
@@ -105,6 +110,19 @@ class Fetch(_ShowsFields, requests.Response):
 
     def _fields(self) -> Fields:
         return self.exchange.head.fields
+
+    @property
+    def content(self) -> bytes:
+        """The rest of the body."""
+        return b"".join(self.exchange.stream())
+
+    def iter_content(self, *_: object, **__: object) -> Iterator[bytes]:
+        """The pieces of the body as they come, in the coding that they have."""
+        return self.exchange.stream()
+
+    def close(self) -> None:
+        """No more is wanted."""
+        self.exchange.close()
 
 
 class RelaySession(CachedSession):
@@ -212,7 +230,7 @@ class ExchangeAdapter(HTTPAdapter):
                     exchange.forbid_reuse()
                 exchange.receive_head(sent.on_interim)
                 fetch = Fetch(exchange, request_time, time.time())
-                fetch.request, fetch.url, fetch.connection = request, request.url or "", self
+                fetch.request, fetch.url = request, request.url or ""
                 return fetch
             except BaseException as error:
                 exchange.close()
