@@ -229,8 +229,8 @@ def _kept(
     settings: Settings, policy: Policy, neighbours: WorkerCoordinator | None, place: Place | None
 ) -> Kept:
     store = _store(settings, place)
-    hot = HotTier(settings.hot_size)
-    hot.on_evicted = store.note_use  # what answered from memory is of use to the store, too
+    # What answered from memory is of use to the store, too.
+    hot = HotTier(settings.hot_size, on_evicted=store.note_use)
     news = neighbours.news if neighbours is not None else _no_news
     coordinator = _coordinator(neighbours, store)
     keeper = Keeper(hot, store, KeyFacts(), policy, time.time, coordinator, news)

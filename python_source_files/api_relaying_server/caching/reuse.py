@@ -8,12 +8,8 @@ from __future__ import annotations
 from typing import Callable, NamedTuple, Union
 
 from api_relaying_server.caching.conditional import CONDITIONS_FOR_ORIGINS, if_range_holds
-from api_relaying_server.caching.directives import (
-    Directives,
-    ResponseDirectives,
-    request_directives,
-)
-from api_relaying_server.caching.freshness import initial_age, lifetime_of
+from api_relaying_server.caching.directives import Directives, request_directives
+from api_relaying_server.caching.freshness import Times, arrival_of, lifetime
 from api_relaying_server.caching.invalidation import OVERRIDES
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import asked_ranges, covers, missing_range
@@ -136,12 +132,11 @@ Verdict = Union[Fresh, Ask, Bypass, Refuse]
 
 def assess(stored: StoredResponse, target: str, policy: Policy) -> Assessed:
     """A stored response with its lifetime and birth."""
-    fields, arrived = stored.fields, stored.response_time
-    said = ResponseDirectives(fields)
-    arrived_at_age = initial_age(fields, stored.request_time, arrived)
-    span = lifetime_of(stored.status, fields, said, target, arrived, arrived_at_age, policy)
-    born = arrived - arrived_at_age
-    return Assessed(stored, said.directives, span.seconds, span.capped, born, span.given)
+    times = Times(stored.request_time, stored.response_time)
+    arrival = arrival_of(stored.status, stored.fields, times)
+    span, born = lifetime(arrival, target, policy), arrival.time - arrival.age
+    directives = arrival.said.directives
+    return Assessed(stored, directives, span.seconds, span.capped, born, span.given)
 
 
 class Case(NamedTuple):

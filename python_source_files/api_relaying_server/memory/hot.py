@@ -1,14 +1,17 @@
-"""The hot tier: stored responses in memory, and the bytes that answer for them.
+"""Stored responses in memory, and the ready bytes that answer from them: a hit is one lookup.
 
-An HTTP client repeats its request heads byte for byte, and the answer to a head is a pure function
-of the head, the stored response and the second. So `heads` maps whole request heads straight to a
-`Reply`, whose bytes are rendered once a second; the event loop looks there first. All heads that
-mean the same answer share one reply.
+An HTTP client repeats its request heads byte for byte, and the answer to a head depends on the
+head, the stored response and the second alone. So `heads` maps whole request heads to a `Reply`,
+whose bytes are rendered once a second; the event loop looks there first. All heads that mean the
+same answer share one reply.
 
-What bounds it: bytes of stored responses with all that hangs on them, and the number and size of
-heads. A large body is kept once: parts of it are sent as slices. A head is remembered only when it
-has been seen twice, so heads that never repeat (request ids, tracing) take no room. Which entry
-leaves is for `admission` to say.
+It must not know a socket, a store or why a response is fresh: whoever puts a record or asks for a
+reply has decided that by the rules of `caching/`.
+
+Its bounds: the bytes of stored responses with all that belongs to them, and the number and size of
+heads. A large body is there once: parts of it are sent as slices. A head is remembered when it is
+seen for the second time, so heads that never repeat (request ids, tracing) take no room. Which
+entry leaves is decided by `admission`.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from api_relaying_server.http1.rendering import Buffer, pieces_of, render_fields
 from api_relaying_server.memory.admission import Admission
 
 _WIRE = b"%bAge: %d\r\n" + STATUS_OF_HIT + b"\r\n%b"
+"""A reply: the part of its head that stays, `Age`, `Cache-Status`, and a small body."""
 
 MAX_HEADS = 65536
 """Request heads remembered; with `MAX_HEAD_SIZE` at most 128 MiB, in practice a hundredth."""
@@ -45,12 +49,14 @@ USUAL_SIZE = 4096
 HEAD_COST = 160
 """Bytes reckoned for a remembered head or field beside its text."""
 
-
 REPLY_COST = 1024
 """Bytes reckoned for a reply beside the bytes that it sends."""
 
 MAX_REPLIES = 64
 """Replies kept of one entry; beyond it the oldest goes."""
+
+Watcher = Callable[[str, Record], object]
+"""Gets the key and the record of what comes into memory."""
 
 QuickKey = tuple[str, tuple[int, int], bool, tuple[tuple[str, str], ...]]
 """All that matters in a request: method, version, whether it has credentials, and the field lines
@@ -140,12 +146,7 @@ class Reply:
             self.valid_until = 0.0
             return False
         age = max(int(now - born), 0)  # RFC 9111, 5.1: whole seconds
-        self.wire = _WIRE % (
-            self._before,
-            age,
-            self._lifetime - age,
-            self._body,
-        )
+        self.wire = _WIRE % (self._before, age, self._lifetime - age, self._body)
         self.valid_until = min(born + age + 1, self._fresh_until)
         if self.entry.gone:  # dropped by another thread meanwhile
             self.valid_until = 0.0
@@ -168,7 +169,6 @@ class Entry:
         "influential",
         "quick",
         "quick_size",
-        "assessed",
         "gone",
         "heads",
         "key",
@@ -184,7 +184,6 @@ class Entry:
         self.key = key
         self.record = record
         self.asked_for = asked_for
-        self.assessed: dict[int, Assessed] = {}
         # By stored response, its lifetime (who has credentials may have another one), and shape.
         self.replies: dict[tuple[int, float, Shape, bytes], Reply] = {}
         self.past: dict[int, int] = {}  # hits of replies that are no more, by their stored response
@@ -221,37 +220,44 @@ class Entry:
         self.used, self._hits_seen = False, max(hits, self._hits_seen)
         return used
 
-    def assess(
-        self, stored: StoredResponse, make: Callable[[StoredResponse], Assessed]
-    ) -> Assessed:
-        """The stored response with its times, computed once."""
-        found = self.assessed.get(id(stored))
-        if found is None or found.stored is not stored:
-            found = self.assessed[id(stored)] = make(stored)
-        return found
-
 
 class HotTier:
-    """Entries by key and replies by request head, within `limit` bytes. Safe to use from any
-    thread.
+    """Entries by key and replies by request head, within `limit` bytes. Thread-safe.
 
-    `heads` may be read without a lock; whoever takes a reply from it looks at `valid_until` and
-    calls `renew`.
+    `on_evicted` gets the key of an entry that leaves for want of room, and how often it answered.
+
+    The event loop reads `heads` without a lock, and then owns the reply for one answer: it looks at
+    `valid_until` and calls `renew`. Other threads end a reply by setting `gone` at its entry and
+    then `valid_until` to 0; `renew` writes `valid_until` and looks at `gone` after that. So in
+    whatever order they come, a reply whose entry is gone does not stay valid.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, on_evicted: Callable[[str, int], object] | None = None) -> None:
         self.limit = limit
+        self._on_evicted = on_evicted
+        self._watchers: tuple[Watcher, ...] = ()
         self.heads: dict[bytes, Reply] = {}
         self.size = 0
         self.evicted = 0
         # Answers from what is no longer here, by status: how many, and the bytes of their bodies.
         self._retired: dict[int, tuple[int, int]] = {}
-        self.on_put: Callable[[str, Record], None] | None = None
-        self.on_evicted: Callable[[str, int], None] | None = None
         self._entries: dict[str, Entry] = {}
         self._order = Admission(limit)
         self._seen_once: set[int] = set()
-        self._lock = threading.RLock()  # guards every change of the above
+        # Guards every change of the above, of an entry and of its lists; not `_seen_once`, which
+        # the event loop alone uses, nor a reply's bytes, which the event loop alone renders. One
+        # thread may take it twice: making room removes entries.
+        self._lock = threading.RLock()
+
+    def watch(self, watcher: Watcher) -> None:
+        """Has a watcher called with each record that comes into memory or changes there."""
+        with self._lock:
+            self._watchers += (watcher,)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Ends that."""
+        with self._lock:
+            self._watchers = tuple(one for one in self._watchers if one != watcher)
 
     @property
     def has_room(self) -> bool:
@@ -282,8 +288,8 @@ class HotTier:
             self._entries[key] = entry
             self._order.add(key, entry.size, known=known)
             self.size += entry.size
-        if self.on_put is not None:
-            self.on_put(key, record)
+        for watcher in self._watchers:  # without the lock: a watcher takes its own
+            watcher(key, record)
         return entry
 
     def demand(self, key: str) -> list[tuple[StoredResponse, int]] | None:
@@ -356,8 +362,8 @@ class HotTier:
                 return
             entry = self._entries[key]
             uses = entry.hits() - entry.asked_for  # reading it for the first has told the store
-            if uses > 0 and self.on_evicted is not None:
-                self.on_evicted(key, uses)
+            if uses > 0 and self._on_evicted is not None:
+                self._on_evicted(key, uses)
             self._remove(key)
             self.evicted += 1
 

@@ -100,7 +100,7 @@ class RefreshAhead:
         self._fixed: dict[_Name, float] = {}  # freshness that renewing does not prolong
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        hot.on_put = self.watch
+        hot.watch(self.watch)
 
     # What comes into memory...
 
@@ -230,7 +230,7 @@ class RefreshAhead:
 
     def close(self) -> None:
         """Ends its thread."""
-        self._hot.on_put = None
+        self._hot.unwatch(self.watch)
         self._stop.set()
         if self._thread is not None:
             self._thread.join()

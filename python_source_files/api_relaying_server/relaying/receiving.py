@@ -16,7 +16,7 @@ import logging
 from typing import NamedTuple, Union
 
 from api_relaying_server.caching.conditional import fields_of_304, is_not_modified
-from api_relaying_server.caching.freshness import Lifetime, lifetime
+from api_relaying_server.caching.freshness import Lifetime, Times, arrival_of, lifetime
 from api_relaying_server.caching.invalidation import targets_to_invalidate
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import with_content
@@ -155,9 +155,8 @@ class Receiver:
         storing it for the request that was sent.
         """
         request, fetch = received.request, received.fetch
-        span = lifetime(
-            status, fields, request.target, fetch.request_time, fetch.response_time, self._policy
-        )
+        times = Times(fetch.request_time, fetch.response_time)
+        span = lifetime(arrival_of(status, fields, times), request.target, self._policy)
         head = ResponseHead(status, received.head.reason, fields)
         rule = first_against(request, head, span, self._policy)
         if rule is not None and rule.ground is Ground.REQUEST and not self._has_hinted:
