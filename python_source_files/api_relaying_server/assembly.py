@@ -32,8 +32,7 @@ from api_relaying_server.operations.counters import CountedUpstream, Counters
 from api_relaying_server.operations.tallies import Tallies
 from api_relaying_server.operations.warm_at import WarmAt
 from api_relaying_server.relaying.fetching import Fetcher
-from api_relaying_server.relaying.keeping import Keeper
-from api_relaying_server.relaying.key_facts import KeyFacts
+from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.relay import Relay
 from api_relaying_server.relaying.shared_body import Room
@@ -231,9 +230,10 @@ def _kept(
     store = _store(settings, place)
     # What answered from memory is of use to the store, too.
     hot = HotTier(settings.hot_size, on_evicted=store.note_use)
-    news = neighbours.news if neighbours is not None else _no_news
-    coordinator = _coordinator(neighbours, store)
-    keeper = Keeper(hot, store, KeyFacts(), policy, time.time, coordinator, news)
+    others = Neighbours(_coordinator(neighbours, store))
+    if neighbours is not None:
+        others = others._replace(news=neighbours.news)
+    keeper = Keeper(hot, store, policy, time.time, others)
     return Kept(store, keeper, Counters(hot.answered))
 
 
@@ -303,11 +303,6 @@ def _coordinator(neighbours: WorkerCoordinator | None, store: Store) -> Coordina
     if neighbours is None:
         return nodes
     return neighbours if nodes is ALONE else Both(neighbours, nodes)
-
-
-def _no_news() -> int:
-    """No worker tells anything: there is only one."""
-    return 0
 
 
 def _access_log(settings: Settings) -> AccessLog | None:

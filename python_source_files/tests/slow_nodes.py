@@ -22,8 +22,7 @@ from api_relaying_server.cluster.node_coordinator import QUICK, Both, NodeCoordi
 from api_relaying_server.cluster.nodes_budget import NodesBudget
 from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.memory.hot import HotTier
-from api_relaying_server.relaying.keeping import Keeper
-from api_relaying_server.relaying.key_facts import KeyFacts
+from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.last_known import KEPT_FOR, LastKnown
 from api_relaying_server.stores.databases.redis import RedisBoard
 from api_relaying_server.stores.databases.shared_store import WorkingBudget
@@ -561,7 +560,7 @@ class KeeperTest(unittest.TestCase):
         coordinator = NodeCoordinator(self.board, Fences())
         self.addCleanup(coordinator.close)
         self.keeper = Keeper(
-            HotTier(1 << 20), self.shelf, KeyFacts(), Policy(), lambda: self.now, coordinator
+            HotTier(1 << 20), self.shelf, Policy(), lambda: self.now, Neighbours(coordinator)
         )
         self.record = make_record("a")
         self.shelf.records[self.key] = self.record

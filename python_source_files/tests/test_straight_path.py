@@ -526,9 +526,10 @@ class SharingTest(PathTest):
         flight_key = world.relay._flight_key(request, KEY)
         at = world.clock() + 119.5
         found = [
-            world.notes.is_unshared(before + flight_key, at) for before in ("", WITH_CREDENTIALS)
+            world.keeper.facts.is_unshared(before + flight_key, at)
+            for before in ("", WITH_CREDENTIALS)
         ]
-        self.assertFalse(world.notes.is_unshared(flight_key, at + 0.5))
+        self.assertFalse(world.keeper.facts.is_unshared(flight_key, at + 0.5))
         return found[0], found[1]
 
     def test_whose_answers_nobody_else_waits_for(self) -> None:
@@ -554,7 +555,7 @@ class SharingTest(PathTest):
         for _ in range(3):
             world.ask()
             flight_key = world.relay._flight_key(request, KEY)
-            unshared.append(world.notes.is_unshared(flight_key, world.clock()))
+            unshared.append(world.keeper.facts.is_unshared(flight_key, world.clock()))
         self.assertEqual(unshared, [False, True, False])
         self.assertEqual(self.told(world.ask()), "hit; ttl=3600")
 
