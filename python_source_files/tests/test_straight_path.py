@@ -528,6 +528,7 @@ class SharingTest(PathTest):
         found = [
             world.keeper.facts.is_unshared(before + flight_key, at)
             for before in ("", WITH_CREDENTIALS)
+            for before in ("", WITH_CREDENTIALS)
         ]
         self.assertFalse(world.keeper.facts.is_unshared(flight_key, at + 0.5))
         return found[0], found[1]

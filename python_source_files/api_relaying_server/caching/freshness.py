@@ -24,10 +24,10 @@ HEURISTIC_MAX = 7 * 86400.0
 """Seconds; no heuristic goes beyond a week."""
 
 DEFAULT_TTL_STATUSES = frozenset((200, 203, 204, 206, 300, 301, 308))
-"""Heuristically cacheable statuses (RFC 9110, 15.1) that `--default-ttl` speaks for."""
+"""Heuristically cacheable statuses (RFC 9110, 15.1) to which `--default-ttl` applies."""
 
 NEGATIVE_STATUSES = frozenset((404, 410))
-"""Heuristically cacheable statuses that `--negative-ttl` speaks for."""
+"""Heuristically cacheable statuses to which `--negative-ttl` applies."""
 
 HEURISTIC_STATUSES = DEFAULT_TTL_STATUSES | NEGATIVE_STATUSES | frozenset((405, 414, 501))
 """All that RFC 9110, 15.1 calls heuristically cacheable."""
@@ -39,8 +39,8 @@ TTL_STATUSES = frozenset((200, 203, 204, 300, 301, 302, 307, 308, 404, 410))
 class Lifetime(NamedTuple):
     """A freshness lifetime in seconds, from the moment the origin made the response.
 
-    `seconds` is what counts for requests without credentials, `given` what the origin itself gave:
-    that alone counts for requests with credentials; None where it gave none. `ruled` is true where
+    `seconds` counts for requests without credentials; `given` is what the origin itself gave, None
+    where it gave none, and counts alone for requests with credentials. `ruled` is true where
     an operator's rule for the path set `seconds`. `capped` is true where `--max-ttl` shortened it:
     clients are then told the shortened one too.
     """
@@ -168,8 +168,8 @@ def _implicit(arrival: Arrival, policy: Policy) -> float:
 
 
 def _says_pragma_no_cache(fields: Fields) -> bool:
-    # Not specified for responses (RFC 9111, 5.4), but an origin that sends it alone does say
-    # something about freshness.
+    # Not specified for responses (RFC 9111, 5.4), but an origin that sends it alone means
+    # freshness.
     pragma = split_lists(fields.all("pragma"))
     return "cache-control" not in fields and any(m.lower() == "no-cache" for m in pragma)
 

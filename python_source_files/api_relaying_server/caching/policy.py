@@ -1,4 +1,4 @@
-"""What the operator has decided about caching, in the form in which the rules ask for it."""
+"""What the operator has decided about caching: the settings that the rules need."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class PathLimit(Protocol):
 class Policy(NamedTuple):
     """The operator's decisions; times in seconds.
 
-    `default_ttl` and `negative_ttl` 0 leave it to heuristics; `ttl_rules` replace what the origin
-    says, `max_ttl_rules` cap it, first match wins in both. `stale_if_error` is how long past its
-    freshness a response may answer for a failing upstream. `client_refresh` obeys directives of a
-    request that cost the upstream a call. `offline` never asks the upstream. `max_object` is the
-    most bytes of content that are kept of one response. `ignored_fields` are the lower-case names
-    of request fields that count as not sent.
+    Where `default_ttl` and `negative_ttl` are 0 the heuristic decides. `ttl_rules` replace what the
+    origin says and `max_ttl_rules` cap it; the first match wins in both. `stale_if_error` is how
+    long after its freshness a response may answer for a failing upstream. With `client_refresh` the
+    directives of a request that cost the upstream a call are obeyed. With `offline` the upstream is
+    never asked. `max_object` is the largest content, in bytes, that is stored. Request fields whose
+    lower-case names are in `ignored_fields` count as not sent.
     """
 
     default_ttl: float = 300.0
