@@ -26,7 +26,7 @@ from api_relaying_server.configuration.values import Rate
 from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.memory.hot import HotTier
-from api_relaying_server.memory.refresh_ahead import RefreshAhead
+from api_relaying_server.memory.refresh_ahead import RefreshAhead, Renewals
 from api_relaying_server.operations.access_log import AccessLog
 from api_relaying_server.operations.counters import CountedUpstream, Counters
 from api_relaying_server.operations.tallies import Tallies
@@ -385,13 +385,8 @@ def _refresh_ahead(
         found = keeper.assess(target, stored)
         return found.born + found.lifetime
 
-    ahead = RefreshAhead(
-        settings.refresh_ahead,
-        hot,
-        fresh_until,
-        relay.renew_ahead,
-        lambda: guarded.spare() - refresher.waiting,
-    )
+    renewals = Renewals(relay.renew_ahead, lambda: guarded.spare() - refresher.waiting)
+    ahead = RefreshAhead(settings.refresh_ahead, hot, fresh_until, renewals)
     ahead.start()
     return ahead
 

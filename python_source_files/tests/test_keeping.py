@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import unittest
-from typing import Callable
+from typing import Callable, cast
 from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
@@ -24,6 +24,7 @@ from api_relaying_server.messages import (
 from api_relaying_server.relaying import keeping
 from api_relaying_server.relaying.keeping import Began, Keeper, Neighbours, Seen
 from api_relaying_server.relaying.last_known import KEPT_FOR
+from api_relaying_server.stores.store_base import Store
 
 NOW = 1_700_000_000.0
 TARGET, KEY = "/x", "GET /x"
@@ -159,7 +160,9 @@ class KeepingTest(unittest.TestCase):
         self.hot, self.news = HotTier(MIB), 0
         line = self.line if self.line is not None else ALONE
         others = Neighbours(line, lambda: self.news)
-        self.keeper = Keeper(self.hot, self.shelf, Policy(), lambda: self.now, others)
+        self.keeper = Keeper(
+            self.hot, cast("Store", self.shelf), Policy(), lambda: self.now, others
+        )
         self.facts = self.keeper.facts
 
     def coordinator(self) -> Line | None:
@@ -610,7 +613,9 @@ class SharedStore(KeepingTest):
 
     def test_what_is_set_aside_is_of_half_of_memorys_size(self) -> None:
         self.hot.limit = 10_000
-        keeper = Keeper(self.hot, self.shelf, Policy(), lambda: self.now, Neighbours(self.line))
+        keeper = Keeper(
+            self.hot, cast("Store", self.shelf), Policy(), lambda: self.now, Neighbours(self.line)
+        )
         self.hot.limit = MIB
         for key, size in ((KEY, 2500), (OTHER, 1500)):
             self.shelf.records[key] = Record((variant(b"x" * size),), NOW + 1000)

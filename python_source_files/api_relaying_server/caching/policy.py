@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-
-class When(Protocol):
-    """A span of freshness that may depend on the wall clock."""
-
-    def until(self, now: float) -> float:
-        """Seconds of freshness for something received at `now` (Unix time)."""
-
-
-class PathLimit(Protocol):
-    """A span of freshness for the paths that match."""
-
-    @property
-    def when(self) -> When:
-        """The span."""
-
-    def matches(self, path: str) -> bool:
-        """True where the rule is about this path (without its query)."""
+from api_relaying_server.caching.wallclock import PathRule
 
 
 class Policy(NamedTuple):
@@ -36,8 +20,8 @@ class Policy(NamedTuple):
 
     default_ttl: float = 300.0
     negative_ttl: float = 10.0
-    ttl_rules: tuple[PathLimit, ...] = ()
-    max_ttl_rules: tuple[PathLimit, ...] = ()
+    ttl_rules: tuple[PathRule, ...] = ()
+    max_ttl_rules: tuple[PathRule, ...] = ()
     stale_if_error: float = 86400.0
     client_refresh: bool = False
     offline: bool = False
@@ -57,7 +41,7 @@ class Policy(NamedTuple):
         return _first_match(self.max_ttl_rules, target, received)
 
 
-def _first_match(rules: tuple[PathLimit, ...], target: str, received: float) -> float | None:
+def _first_match(rules: tuple[PathRule, ...], target: str, received: float) -> float | None:
     if rules:
         path = target.partition("?")[0]
         for rule in rules:

@@ -68,14 +68,21 @@ def _bound(notes: dict[_Name, Value]) -> None:
         del notes[next(iter(notes))]
 
 
+class Renewals(NamedTuple):
+    """How renewals are made. `renew` takes a target, what selects its response, and the demand; it
+    has the response renewed soon, and returns False where that is impossible or under way. `spare`
+    gives the number of calls that the upstream can spare.
+    """
+
+    renew: Callable[[str, Selecting, int], bool]
+    spare: Callable[[], int]
+
+
 class RefreshAhead:
     """Watches what is in memory and has it renewed `ahead` seconds before its freshness ends, or
     after half of that time where it is shorter than twice `ahead`.
 
     `fresh_until` gives the Unix time at which the freshness of a target's stored response ends.
-    `renew` takes a target, what selects its response, and the demand; it has the response renewed
-    soon, and returns False where that is impossible or under way. `spare` gives the number of calls
-    that the upstream can spare.
     """
 
     def __init__(
@@ -83,15 +90,13 @@ class RefreshAhead:
         ahead: float,
         hot: HotTier,
         fresh_until: Callable[[str, StoredResponse], float],
-        renew: Callable[[str, Selecting, int], bool],
-        spare: Callable[[], int],
+        renewals: Renewals,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._ahead = ahead
         self._hot = hot
         self._fresh_until = fresh_until
-        self._renew = renew
-        self._spare = spare
+        self._renew, self._spare = renewals
         self._clock = clock
         self._lock = threading.Lock()  # guards the four below; not held while anything is renewed
         self._looks: dict[str, float] = {}  # when each key is to be looked at

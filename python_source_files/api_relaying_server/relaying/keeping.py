@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Callable, NamedTuple, Protocol
+from typing import Callable, NamedTuple
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import combine
@@ -37,6 +37,7 @@ from api_relaying_server.messages import (
 )
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.last_known import LastKnown
+from api_relaying_server.stores.store_base import Store
 
 MAX_VARIANTS = 32
 """Variants kept under one key; `caching.vary.within` decides which leave."""
@@ -77,41 +78,6 @@ class Seen(NamedTuple):
     when: tuple[int, int]
 
 
-class RecordStore(Protocol):
-    """The store as it is seen from here: it never raises and never blocks for long."""
-
-    shared: bool
-    """True where other processes find what is written here."""
-
-    quick: bool
-    """True where a read is one of this machine's memory or disk: one thread can read for all."""
-
-    @property
-    def fault(self) -> str:
-        """Why nothing can be read or written at the moment, empty if it can."""
-
-    def read(self, key: str) -> Record | None:
-        """The record of a key."""
-
-    def write(self, key: str, record: Record) -> None:
-        """Keeps a record in place of what was kept."""
-
-    def delete(self, key: str) -> None:
-        """Forgets a key."""
-
-    def clear(self) -> None:
-        """Forgets everything."""
-
-    def has_lost(self, key: str) -> bool:
-        """True where a key is gone from the store though nobody has deleted it of late."""
-
-    def restore(self, key: str, record: Record) -> None:
-        """Keeps a record if nothing is there and nobody has deleted it of late."""
-
-    def after_write(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
-        """Calls `then` when the last change of a key is stored, or will not be for long."""
-
-
 class Neighbours(NamedTuple):
     """The other processes on the same store. `news` gives a number that is another one after
     anything that they have told.
@@ -135,7 +101,7 @@ class Keeper:
     def __init__(
         self,
         hot: HotTier,
-        store: RecordStore,
+        store: Store,
         policy: Policy,
         clock: Callable[[], float],
         neighbours: Neighbours = NOBODY,
