@@ -59,34 +59,34 @@ Watcher = Callable[[str, Record], object]
 """Gets the key and the record of what comes into memory."""
 
 QuickKey = tuple[str, tuple[int, int], bool, tuple[tuple[str, str], ...]]
-"""All that matters in a request: method, version, whether it has credentials, and the field lines
-whose names are influential.
+"""All of a request on which its answer depends: method, version, whether it has credentials, and
+the field lines with influential names.
 """
 
 MAX_QUICK = 256
-"""Decisions remembered for one entry; beyond it they start anew."""
+"""Decisions remembered for one entry; when there are so many, all are forgotten."""
 
 ALWAYS_INFLUENTIAL = PASSING_BY | frozenset(
     ("accept-encoding", "cache-control", "connection", "content-length", "expect", "if-match")
     + ("if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "max-forwards")
     + ("origin", "pragma", "range", "transfer-encoding", "upgrade")
 )
-"""Fields of a request on which the choice of its answer can depend, beside the selecting ones."""
+"""Request fields on which the answer can depend, beside the selecting ones."""
 
 
 @lru_cache(256)
 def _influential(selecting: tuple[str, ...]) -> frozenset[str]:
-    """With the selecting fields of a record; most records have the same."""
+    """These and the selecting fields of a record; most records have the same."""
     return ALWAYS_INFLUENTIAL.union(selecting)
 
 
 class Reply:
-    """A ready answer: `wire` is what is sent until `valid_until` (Unix time), `tail` what follows
-    it uncopied.
+    """A ready answer: `wire` is sent until `valid_until` (Unix time), and `tail` behind it,
+    uncopied.
 
-    `body_size` is the length of its body. `hits` counts how often it went out; the event loop alone
-    counts. `closes` tells that the connection ends after it, `kept` that it may answer at all.
-    `size` are the bytes that it holds beside its entry's record.
+    `body_size` is the length of its body. `hits` counts how often it was sent; only the event loop
+    counts. `closes`: the connection ends after it; `kept`: it may be sent at all. `size` is the
+    bytes that it takes beside its entry's record.
     """
 
     __slots__ = (
@@ -137,8 +137,8 @@ class Reply:
         self.size = REPLY_COST + 2 * len(self._before) + len(self._body) + own
 
     def renew(self, now: float) -> bool:
-        """Renders the bytes for this second; False where the entry is no longer fresh or no longer
-        there.
+        """Renders the bytes for this second; False where the response is no longer fresh or its
+        entry is gone.
         """
         born = self._age_at_zero
         in_time = self._fresh_from <= now < self._fresh_until
@@ -148,20 +148,22 @@ class Reply:
         age = max(int(now - born), 0)  # RFC 9111, 5.1: whole seconds
         self.wire = _WIRE % (self._before, age, self._lifetime - age, self._body)
         self.valid_until = min(born + age + 1, self._fresh_until)
-        if self.entry.gone:  # dropped by another thread meanwhile
+        # Closes a race: another thread may have dropped the entry since it was looked at above, and
+        # have set `valid_until` to 0 before this set it. `gone` was set before that.
+        if self.entry.gone:
             self.valid_until = 0.0
             return False
         return True
 
     def retire(self) -> None:
-        """It answers no more, and holds nothing."""
+        """Ends it for good, and frees what it holds."""
         self.kept, self.valid_until = False, 0.0
         self.wire = self._before = self._body = b""
         self.tail = ()
 
 
 class Entry:
-    """What is in memory of one key: its record, and what has been made of it."""
+    """One key in memory: its record, and the replies made from it."""
 
     __slots__ = (
         "_hits_seen",
@@ -191,30 +193,29 @@ class Entry:
         self.size = record.size + len(key) + ENTRY_COST
         self.used = False
         self.gone = False
-        # Replies by all that can matter in a request: method, version, and the field lines whose
-        # names are influential, as they came. One look-up then decides what the rules decided
-        # before.
+        # The replies that the rules have chosen before, by all of a request that they depend on:
+        # one lookup in place of a decision.
         self.quick: dict[QuickKey, Reply] = {}
         self.quick_size = 0
         selecting = tuple([name for stored in record.variants for name, _ in stored.selecting])
         self.influential: frozenset[str] = _influential(selecting)
         self.selected_here = is_written_here(selecting)
-        # What is read for a request answers that one first: its use begins with the second.
+        # What was read for a request answers that one first: that counts as no use.
         self._hits_seen = 1 if asked_for else 0
 
     def forget_replies(self) -> None:
-        """Ends the circle of entry and replies, so that both are gone when nobody has them: a
-        collector that has to look for them would look at all that is in memory.
+        """Ends the circle of entry and replies, so that both are freed at once: the collector would
+        have to look through all that is in memory to find them.
         """
         self.replies = {}
         self.quick = {}
 
     def hits(self) -> int:
-        """How often its replies went out."""
+        """How often its replies were sent."""
         return sum([reply.hits for reply in self.replies.values()], sum(self.past.values()))
 
     def was_used(self) -> bool:
-        """True if it answered anything since this was asked last."""
+        """True if it answered anything since the last call of this."""
         hits = self.hits()
         used = self.used or hits > self._hits_seen
         self.used, self._hits_seen = False, max(hits, self._hits_seen)
@@ -265,19 +266,19 @@ class HotTier:
         return self.limit // 4 > USUAL_SIZE
 
     def get(self, key: str) -> Entry | None:
-        """The entry of a key, to be used."""
+        """The entry of a key; counts as a use."""
         entry = self._entries.get(key)
         if entry is not None:
             entry.used = True
         return entry
 
     def peek(self, key: str) -> Entry | None:
-        """The entry of a key; that counts as no use, which its replies count for themselves."""
+        """The entry of a key; counts as no use, as its replies count their own."""
         return self._entries.get(key)
 
     def put(self, key: str, record: Record, *, asked_for: bool = False) -> Entry | None:
-        """Keeps a record in place of what was kept under its key; None where it is too large to be
-        kept. `asked_for`: it was read for a request that it answers now.
+        """Keeps a record in place of the one under its key; None where it is too large.
+        `asked_for`: it was read for a request that it answers now.
         """
         entry = Entry(key, record, asked_for)
         with self._lock:
@@ -294,7 +295,7 @@ class HotTier:
 
     def demand(self, key: str) -> list[tuple[StoredResponse, int]] | None:
         """How often each variant of a key has answered since it came into memory; None where the
-        key is not there.
+        key is not in memory.
         """
         with self._lock:
             entry = self._entries.get(key)
@@ -311,7 +312,7 @@ class HotTier:
             return found
 
     def drop(self, key: str) -> None:
-        """Forgets a key: from now on none of its replies goes out."""
+        """Forgets a key: none of its replies is sent from now on."""
         with self._lock:
             self._remove(key)
 
@@ -341,7 +342,7 @@ class HotTier:
         return list(self._entries)
 
     def _remove(self, key: str) -> bool:
-        """Forgets a key; True where it had shown that it is used again and again."""
+        """Forgets a key; True where it was in the main queue of `admission`."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return False
@@ -378,8 +379,8 @@ class HotTier:
         extra: bytes,
         closes: bool,
     ) -> Reply:
-        """The reply of this shape from an entry, made once; `extra` are rendered field lines that
-        go with it.
+        """The reply of this shape from an entry, made once; `extra` are rendered field lines of it.
+        Only the event loop calls this.
         """
         name = (id(found.stored), found.lifetime, shape, extra)
         known = entry.replies.get(name)
@@ -397,7 +398,7 @@ class HotTier:
         return made
 
     def _retire_oldest(self, entry: Entry) -> None:
-        """Forgets a reply. The event loop alone asks for replies, so none is on its way out."""
+        """Forgets a reply. Only the event loop comes here, and it sends nothing meanwhile."""
         name = next(iter(entry.replies))
         oldest = entry.replies.pop(name)
         _count(self._retired, oldest)
@@ -406,8 +407,8 @@ class HotTier:
         self._grow(entry, -oldest.size)
 
     def answered(self) -> dict[int, tuple[int, int]]:
-        """Answers that went out from here since the start, by status: how many, and the bytes of
-        their bodies.
+        """Answers that were sent from memory since the start, by status: their number, and the
+        bytes of their bodies.
         """
         with self._lock:
             counts = dict(self._retired)
@@ -417,7 +418,7 @@ class HotTier:
         return counts
 
     def remember(self, entry: Entry, quick: QuickKey, reply: Reply) -> None:
-        """Remembers what was decided for requests that are alike in all that matters."""
+        """Remembers the reply for requests that are alike in all that it depends on."""
         cost = HEAD_COST + sum(len(name) + len(value) + HEAD_COST for name, value in quick[3])
         with self._lock:
             if entry.gone or not reply.kept:
@@ -433,7 +434,7 @@ class HotTier:
             self._make_room()
 
     def learn(self, head: bytes, reply: Reply) -> None:
-        """Remembers that these bytes are answered by this reply, if they were seen before."""
+        """Remembers that this reply answers these bytes, if they were seen before."""
         if len(head) > MAX_HEAD_SIZE:
             return
         mark = hash(head)
@@ -457,7 +458,7 @@ class HotTier:
             self._make_room()
 
     def _forget_heads(self) -> None:
-        """All heads are forgotten at once; those in use are back within two requests."""
+        """Forgets all heads at once; those in use are back after two requests."""
         self.heads.clear()
         for entry in self._entries.values():
             cost = sum(len(head) + HEAD_COST for head in entry.heads)
