@@ -9,6 +9,7 @@ the blank line, both included. Nothing here knows a socket, a clock or a caching
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from api_relaying_server.errors import BadRequest
 from api_relaying_server.http1.credentials import is_credential
@@ -348,13 +349,22 @@ def parse_response_head(head: bytes) -> ResponseHead:
     one.
     """
     lines = head[:-4].split(b"\r\n")
-    found = _STATUS_LINE.fullmatch(lines[0].decode("latin-1"))
-    if found is None:
-        raise BadRequest("the status line is not one of HTTP/1")
-    status = int(found[2])
+    read_line = _read_status_line if len(lines[0]) <= KNOWN_LENGTH else _parse_status_line
+    status, reason, minor = read_line(lines[0])
     read = Fields([(name, value) for _, name, value, _ in _read_fields(lines[1:], _answered)])
     fields = _with_one_length(status, read)
-    return ResponseHead(status, found[3] or "", fields, (1, min(int(found[1]), 1)))
+    return ResponseHead(status, reason, fields, (1, minor))
+
+
+def _parse_status_line(line: bytes) -> tuple[int, str, int]:
+    """(status, reason, minor version)."""
+    found = _STATUS_LINE.fullmatch(line.decode("latin-1"))
+    if found is None:
+        raise BadRequest("the status line is not one of HTTP/1")
+    return int(found[2]), found[3] or "", min(int(found[1]), 1)
+
+
+_read_status_line = lru_cache(maxsize=128)(_parse_status_line)
 
 
 def _with_one_length(status: int, fields: Fields) -> Fields:

@@ -226,12 +226,19 @@ class Keeper:
             return False
         return self.is_current(key, began)
 
-    def add(self, request: RequestHead, stored: StoredResponse, began: Began) -> Record | None:
+    def add(
+        self,
+        request: RequestHead,
+        stored: StoredResponse,
+        began: Began,
+        seen: Seen | None = None,
+    ) -> Record | None:
         """Stores what was fetched for a request since it `began`, in place of the variant that the
-        same requests select; None where what is there stays as it is.
+        same requests select; None where what is there stays as it is. What was `seen` under the key
+        is not read again where nothing has changed since.
         """
         target, key = request.target, cache_key(request.target)
-        with self._changing(key) as record:
+        with self._changing(key, seen) as record:
             if not self._is_current_for_all(key, record, began):
                 return None
             if reason_to_keep(record, stored, request, self.clock(), self.policy):
@@ -311,15 +318,16 @@ class Keeper:
         return record is not None and bool(record.variants)
 
     @contextmanager
-    def _changing(self, key: str) -> Iterator[Record | None]:
-        """The record of a key, which nobody else changes within the block.
+    def _changing(self, key: str, seen: Seen | None = None) -> Iterator[Record | None]:
+        """The record of a key, which nobody else changes within the block; what was `seen`
+        of it before if nothing has changed since.
 
         The claim among processes is ours in the block; then it is the store's, until the change is
         stored and the others are told.
         """
         if not self._shares:
             with self._lock_of(key):
-                yield self.read(key)
+                yield self.see(key, seen).record
             return
         claim = self._coordinator.lease(f"record {key}", CLAIM_AT_MOST)
         known = False

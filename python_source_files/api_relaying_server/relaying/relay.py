@@ -96,14 +96,14 @@ _ANY_TOLD_APART = frozenset(_TOLD_APART)
 
 class Place(NamedTuple):
     """What is noted of a request that waits: its number, why it goes to the upstream, how many
-    fetches it has waited for, and the landing at which it waits. `errand` is the fetch that is made
+    fetches it has waited for, and the landing of the last. `errand` is the fetch that is made
     for it in the background, if one is. `hasty`: it has a stale answer and waits only briefly.
     """
 
     came: int
     reason: str
     rounds: int
-    landing: Landing[Outcome]
+    landing: Landing[Outcome] | None = None
     errand: BackgroundFetch | None = None
     hasty: bool = False
 
@@ -206,7 +206,7 @@ class Relay:
     def _ask(self, query: Query, key: str, seen: Seen | None) -> Answer | Waiting:
         """Leads a fetch, or follows the one that is under way."""
         came = self.flight.number()
-        return self._join(query, key, seen, Place(came, query.ask.reason, 0, Landing()))
+        return self._join(query, key, seen, Place(came, query.ask.reason, 0))
 
     def _join(self, query: Query, key: str, seen: Seen | None, place: Place) -> Answer | Waiting:
         """The same for a request that may have waited before, for `place.landing`, whose outcome
@@ -259,10 +259,10 @@ class Relay:
         if isinstance(verdict, Fresh):
             return self._from_elsewhere(query, verdict)
         query, key = query._replace(ask=verdict), cache_key(query.request.target)
-        if place.hasty and verdict.fallback is None and not place.landing.finished:
+        if place.hasty and verdict.fallback is None and _is_under_way(place.landing):
             # The stale answer is gone: now it waits as long as one who has just come, and at no
             # fetch from before an invalidation.
-            return self._join(query, key, None, place._replace(landing=Landing(), errand=None))
+            return self._join(query, key, None, place._replace(landing=None, errand=None))
         answer = self._follow(query, place)
         return answer if answer is not None else self._join(query, key, None, place)
 
@@ -270,7 +270,8 @@ class Relay:
 
     def _follow(self, query: Query, place: Place) -> Answer | None:
         """The answer that an outcome gives to a follower; None where it gives none."""
-        outcome, mine = place.landing.outcome, credentials_of(query.request.fields)
+        outcome = place.landing.outcome if place.landing is not None else None
+        mine = credentials_of(query.request.fields)
         if outcome is None:
             outcome = UpstreamFailed(UpstreamTimeout(TOO_LATE), mine)
         if isinstance(outcome, SharedResponse):
@@ -333,6 +334,10 @@ class Relay:
             answer = self._ask(Query(request, BACKGROUND, verdict, seen.record), key, seen)
             if isinstance(answer, Answer):
                 drain(answer)
+
+
+def _is_under_way(landing: Landing[Outcome] | None) -> bool:
+    return landing is not None and not landing.finished
 
 
 def _place_of(caller: Caller) -> Place | None:

@@ -282,7 +282,8 @@ class Transfer:
             return
         stored = with_content(arrived.shared, whole)
         if stored is not None:
-            self._keeper.add(arrived.received.request, stored, arrived.received.began)
+            received, seen = arrived.received, self._lead.seen
+            self._keeper.add(received.request, stored, received.began, seen)
 
     def _let_go(self) -> None:
         """Ends the fetch: here at once, for other processes when they can read what was stored.
