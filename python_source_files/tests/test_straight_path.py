@@ -991,6 +991,12 @@ class FromMemoryTest(PathTest):
                 )
                 self.assertEqual(memory_answers._to_learn(b"head", frozenset(influential)), learned)
 
+    def test_not_what_the_relay_has_selected_by_a_field_of_its_own(self) -> None:
+        """A client that claims to be another one does not get that one's answer."""
+        world = self.world(reply(200, HOUR, ("Vary", "X-Forwarded-For"), body=b"for one"))
+        world.ask()
+        self.assertIsNone(self.reply_to(world, "GET", ("X-Forwarded-For", "192.0.2.1")))
+
     def test_what_is_ignored_changes_nothing(self) -> None:
         world = self.world(
             reply(200, HOUR, ("Vary", "Foo"), body=b"menu"),
