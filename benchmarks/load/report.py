@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import charts
+from harness import charts
+
 from .generators import FULL, Figures
 from .model import demands, held_against
 from .plan import PHASES, RELAY, SEED

@@ -11,7 +11,6 @@ import tempfile
 import threading
 import unittest
 import urllib.request
-import xml.etree.ElementTree
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -105,14 +104,6 @@ class Verdicts(unittest.TestCase):
         for scenario in SCENARIO.values():
             wanted = {*scenario.columns, *(bar.metric for bar in scenario.bars)}
             self.assertLessEqual(wanted, set(report.COLUMNS), scenario.name)
-
-    def test_the_chart_is_xml_whatever_the_names_hold(self) -> None:
-        found = outcome("gzip", **{"relay@/a<b&c": 150, "nginx": 100})
-        picture = report.chart([found, outcome("start")], 'a "<machine>"')
-        root = xml.etree.ElementTree.fromstring(picture)
-        texts = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")]
-        self.assertIn("relay@/a<b&c", texts)
-        self.assertIn("1.50  (150/s)", texts)
 
     def test_an_outcome_survives_json(self) -> None:
         found = report.as_json(outcome("gzip", relay=150, nginx=100))
