@@ -11,11 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import charts
-
-from .generators import FULL, Figures
+from .generators import FULL, Figures, Loaded, Second, Usage
 from .model import demands, held_against
-from .plan import PHASES, RELAY, SEED
+from .plan import PHASES, RELAY, SEED, Run
 from .queueing import carried_users, knee
 from .running import Phase, Row
 
@@ -266,8 +264,31 @@ def as_json(results: Results) -> dict[str, Any]:
     }
 
 
+def _loaded(told: dict[str, Any] | None) -> Loaded | None:
+    if told is None:
+        return None
+    seconds = [Second(**one) for one in told["seconds"]]
+    return Loaded(Figures(**told["figures"]), Usage(**told["usage"]), seconds, told["errors"])
+
+
+def from_json(told: dict[str, Any]) -> Results:
+    """What `as_json` was made of."""
+    found = Results(told["machine"], told["seconds"], 2, missing=told["missing"])
+    for row in told["rows"]:
+        run = Run(row["run"]["users"], row["run"]["all_cores"])
+        by_wrk = Figures(**row["by_wrk"]) if row["by_wrk"] else None
+        figures, loaded = Figures(**row["figures"]), _loaded(row["loaded"])
+        found.rows.append(Row(run, row["system"], figures, loaded, by_wrk, row["note"]))
+    for phase in told["phases"]:
+        loads = {name: one for name, one in ((n, _loaded(w)) for n, w in phase["loads"].items()) if one}
+        found.phases.append(Phase(phase["name"], loads, phase["numbers"], phase["marks"]))
+    return found
+
+
 def pictures_of(results: Results) -> dict[str, tuple[str, str]]:
     """The charts: (title, SVG) by file name."""
+    from harness import charts  # only who draws needs pygal
+
     found: dict[str, tuple[str, str]] = {}
     if results.rows:
         rates, times = [], []
