@@ -110,14 +110,14 @@ def compare_behind() -> str:
         if min(ratios, default=9.0) < 1:
             behind.append(one)
     missed = [
-        f"- {one['title']}: {bar['text'].removesuffix(', MISSED')}\n"
+        [one["title"], *bar["text"].removesuffix(", MISSED").rsplit(": ", 1)]
         for one in data["scenarios"].values()
         for bar in one["bars"]
         if bar["met"] is False and bar["server"] == "relay"
     ]
     text = _compare_rows(behind) if behind else "In no load of this run.\n"
     if missed:
-        text += "\nGoals that this run missed (goal, then what was reached):\n\n" + "".join(missed)
+        text += "\nGoals that this run missed:\n\n" + table(["load", "goal", "reached"], missed)
     return with_source("compare", text)
 
 
@@ -317,9 +317,7 @@ def cluster() -> str:
     """A cluster whose parts are killed in turn."""
     data = result("cluster")
     names = ("requests", "failed", "median ms", "p99 ms", "longest ms")
-    rows = [
-        [one["phase"], *(f"{one[name]:,}" for name in names)] for one in data["phases"]
-    ]
+    rows = [[one["phase"], *(f"{one[name]:,}" for name in names)] for one in data["phases"]]
     total = sum(one["requests"] for one in data["phases"])
     failed = sum(one["failed"] for one in data["phases"])
     note = (

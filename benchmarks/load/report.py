@@ -280,7 +280,7 @@ def from_json(told: dict[str, Any]) -> Results:
         figures, loaded = Figures(**row["figures"]), _loaded(row["loaded"])
         found.rows.append(Row(run, row["system"], figures, loaded, by_wrk, row["note"]))
     for phase in told["phases"]:
-        loads = {name: one for name, one in ((n, _loaded(w)) for n, w in phase["loads"].items()) if one}
+        loads = {name: one for name in phase["loads"] if (one := _loaded(phase["loads"][name]))}
         found.phases.append(Phase(phase["name"], loads, phase["numbers"], phase["marks"]))
     return found
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -146,10 +147,9 @@ With two workers, and with databases that nodes share, it is the same:
     .ci/conformance --store sqlite --store memory --store redis -- --workers 2
     .ci/conformance --store redis --store mongodb
 
-With MongoDB and two workers it is the same where the database answers within the relay's 50 ms.
-`nx-27017`, which stands in for it, does not always on a busy machine (its log says so each time),
-and the relay then goes on without it: in five such runs all required tests but one in one of them
-passed, and 40 to 46 of the checks."""
+With MongoDB and two workers it is the same while the database answers within the relay's limit of
+50 ms. `nx-27017`, which stands in for MongoDB, does not always do so on a busy machine. Then the
+relay goes on without it, logs that, and a few more tests may fail."""
 
 
 def _exceptions() -> Iterator[str]:
@@ -172,7 +172,7 @@ of this list that passes.
 def _own_reading() -> Iterator[str]:
     yield "\n## Where the relay goes its own way\n"
     for paragraph, text in OWN_READING:
-        yield f"- **{paragraph}** {text}"
+        yield textwrap.fill(f"- **{paragraph}** {text}", 98, subsequent_indent="  ")
 
 
 def _tables() -> Iterator[str]:
