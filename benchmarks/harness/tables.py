@@ -52,11 +52,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows)) + "\n"
 
 
-def with_source(name: str, text: str) -> str:
-    """A text and, below it, where its figures come from."""
-    return f"{text}\n{source(name)}"
-
-
 # --- compare
 
 
@@ -101,9 +96,8 @@ def _compare_rows(scenarios: Sequence[Json]) -> str:
     return table(head, rows)
 
 
-def compare_behind() -> str:
+def compare_behind(data: Json) -> str:
     """The loads in which the relay is behind one of nginx and HAProxy, and the goals it misses."""
-    data = result("compare")
     behind = []
     for one in _loads(data):
         ratios = [found for peer in ("nginx", "haproxy") if (found := ratio(one, peer)) is not None]
@@ -118,19 +112,18 @@ def compare_behind() -> str:
     text = _compare_rows(behind) if behind else "In no load of this run.\n"
     if missed:
         text += "\nGoals that this run missed:\n\n" + table(["load", "goal", "reached"], missed)
-    return with_source("compare", text)
+    return text
 
 
-def compare() -> str:
+def compare(data: Json) -> str:
     """All loads."""
-    data = result("compare")
     note = f"Medians of {data['rounds']} rounds of {data['seconds']} s.\n"
-    return with_source("compare", _compare_rows(_loads(data)) + "\n" + note)
+    return _compare_rows(_loads(data)) + "\n" + note
 
 
-def compare_more() -> str:
+def compare_more(data: Json) -> str:
     """What is no rate beside a peer's: processor time, memory, start, the first design."""
-    scenarios = result("compare")["scenarios"]
+    scenarios = data["scenarios"]
     same, misses, start = scenarios["same-url"], scenarios["misses"], scenarios["start"]
     rows = [
         ["CPU of a hit, relay", cell(median(same, "relay", "cpu"), "{:.2f} µs")],
@@ -158,21 +151,20 @@ def compare_more() -> str:
         ],
         ["from the start to the first answer", cell(median(start, "relay", "first"), "{:.0f} ms")],
     ]
-    return with_source("compare", table(["what", "measured"], rows))
+    return table(["what", "measured"], rows)
 
 
 # --- what is inside of a hit
 
 
-def micro() -> str:
+def micro(data: Json) -> str:
     """Pieces of a request's way."""
-    rows = [[one["what"], f"{one['us']:,.2f}"] for one in result("micro")["pieces"]]
-    return with_source("micro", table(["piece", "µs"], rows))
+    rows = [[one["what"], f"{one['us']:,.2f}"] for one in data["pieces"]]
+    return table(["piece", "µs"], rows)
 
 
-def hit_ratio() -> str:
+def hit_ratio(data: Json) -> str:
     """The rule that says which entry leaves memory, beside others."""
-    data = result("hit_ratio")
     names = {"Lru": "least recently used", "Clock": "clock", "OurRule": "S3-FIFO, the relay's"}
     head = ["scans among the requests", *(names[one["rule"]] for one in data["rows"][0]["rules"])]
     rows = [
@@ -183,24 +175,24 @@ def hit_ratio() -> str:
         f"\nThe share of hits among {data['requests']:,} requests for {data['keys']:,} keys by"
         f" Zipf's law, with room\nfor {data['room']:,}; the best possible is {data['best']:.3f}.\n"
     )
-    return with_source("hit_ratio", table(head, rows) + note)
+    return table(head, rows) + note
 
 
 # --- users and workers
 
 
-def _load_results() -> Any:
+def _load_results(data: Json) -> Any:
     from load.report import from_json
 
-    return from_json(result("load/report"))
+    return from_json(data)
 
 
-def load_capacity() -> str:
+def load_capacity(data: Json) -> str:
     """How many users a core carries, by the service times of the load test."""
     from load.model import demands
     from load.queueing import carried_users, knee
 
-    found = _load_results()
+    found = _load_results(data)
     rows = []
     for system, title in (("relay", "relay"), ("seed", "first design")):
         own = [one for one in found.rows if one.system == system and not one.run.all_cores]
@@ -209,21 +201,21 @@ def load_capacity() -> str:
         carried = [f"{carried_users(spent, pause, 0.05):,}" for pause in (0, 1, 10)]
         rows.append([title, f"{spent * 1e6:,.0f} µs", *full, *carried])
     head = ["", "S", "full at 0 s pause", "1 s", "10 s", "50 ms at 0 s", "1 s", "10 s"]
-    return with_source("load/report", table(head, rows))
+    return table(head, rows)
 
 
-def load_model() -> str:
+def load_model(data: Json) -> str:
     """The queueing model beside the load test."""
     from load.report import model_table
 
-    found = _load_results()
+    found = _load_results(data)
     note = f"{found.seconds:g} s a run.\n"
-    return with_source("load/report", model_table(found) + "\n" + note)
+    return model_table(found) + "\n" + note
 
 
-def workers() -> str:
+def workers(data: Json) -> str:
     """One worker on one core, two on two."""
-    rows = result("workers")["second_worker"]
+    rows = data["second_worker"]
     one, two = rows
     text = table(
         ["workers", "hits/s", "p99 ms", "relay's cores", "wrk's cores", "CPU µs for a hit"],
@@ -237,31 +229,32 @@ def workers() -> str:
     )  # fmt: skip
     gain = 2 * one["cpu_us"] / two["cpu_us"]
     text += f"\nBy the CPU time of a hit, two cores carry {gain:.2f} times as much as one.\n"
-    return with_source("workers", text)
+    return text
 
 
-def workers_spread() -> str:
+def workers_spread(data: Json) -> str:
     """How connections spread over two workers."""
     rows = [
         [
             row["connections"], f"{row['rate']:,.0f}", f"{row['p99_ms']:.2f}",
             f"{row['busiest']['median']:.0%}", f"{row['busiest']['worst']:.0%}",
         ]
-        for row in result("workers")["spread"]
+        for row in data["spread"]
     ]  # fmt: skip
     head = ["connections", "hits/s", "p99 ms", "busier worker: median", "worst"]
-    return with_source("workers", table(head, rows))
+    return table(head, rows)
 
 
 # --- nodes
 
 
-def _simulated(name: str) -> str:
+def simulated(data: Json) -> str:
+    """Any number of nodes, simulated."""
     head = ["nodes", "requests/s", "from memory", "calls/s", "calls per popular key and TTL"]
     head += ["calls per needed one", "commands/s", "database", "listener"]
     head += ["purge heard: median ms", "longest ms"]
     rows = []
-    for one in result(name)["rows"]:
+    for one in data["rows"]:
         row = [f"{one['setting']['nodes']:,}", f"{one['requests']:,.0f}"]
         row += [f"{one['hit_share']:.1%}", f"{one['calls']:,.3g}", f"{one['calls_each']:.2f}"]
         row += [f"{one['calls_over']:.2f}", f"{one['operations']:,.0f}"]
@@ -270,19 +263,19 @@ def _simulated(name: str) -> str:
         if not one["full"]:
             heard = [f"{one[name] * 1000:.1f}" for name in ("stale_half", "stale_longest")]
         rows.append([*row, *(heard if one["setting"]["nodes"] > 1 else ["-", "-"])])
-    usual = result(name)["rows"][0]["setting"]
+    usual = data["rows"][0]["setting"]
     note = (
         f"\n{usual['keys']:,} keys by Zipf's law (exponent {usual['exponent']:g}),"
         f" {usual['rate']:g} requests a second on each node,\nfresh for {usual['ttl']:g} s, an"
         f" upstream that takes {usual['upstream'] * 1000:g} ms, room for {usual['room']:,} entries"
         f" in\nmemory, {usual['purges']:g} purges a second.\n"
     )
-    return with_source(name, table(head, rows) + note)
+    return table(head, rows) + note
 
 
-def simulate_check() -> str:
+def simulate_check(data: Json) -> str:
     """Real relays beside the simulation."""
-    rows_of = result("simulate-check")["rows"]
+    rows_of = data["rows"]
     names = list(dict.fromkeys(name for row in rows_of for name in row if name not in _NO_PAIR))
     head = [""]
     for row in rows_of:
@@ -294,13 +287,13 @@ def simulate_check() -> str:
             pair = row.get(name)
             cells += [f"{pair[k]:.1f}" if pair else "-" for k in ("measured", "simulated")]
         rows.append(cells)
-    return with_source("simulate-check", table(head, rows))
+    return table(head, rows)
 
 
 _NO_PAIR = ("nodes", "wrong")
 
 
-def simulate_costs() -> str:
+def simulate_costs(data: Json) -> str:
     """What the database and a listener take."""
     words = {
         "command": "a plain command, of Redis's CPU",
@@ -308,14 +301,13 @@ def simulate_costs() -> str:
         "delivery": "each subscriber that hears of a change",
         "hearing": "a change that a node hears of, of that node's CPU",
     }
-    costs = result("simulate-costs")["costs"]
+    costs = data["costs"]
     rows = [[text, f"{costs[name] * 1e6:.1f}"] for name, text in words.items()]
-    return with_source("simulate-costs", table(["what", "µs"], rows))
+    return table(["what", "µs"], rows)
 
 
-def cluster() -> str:
+def cluster(data: Json) -> str:
     """A cluster whose parts are killed in turn."""
-    data = result("cluster")
     names = ("requests", "failed", "median ms", "p99 ms", "longest ms")
     rows = [[one["phase"], *(f"{one[name]:,}" for name in names)] for one in data["phases"]]
     total = sum(one["requests"] for one in data["phases"])
@@ -324,15 +316,14 @@ def cluster() -> str:
         f"\n{total:,} requests, {failed:,} failed: {data['clients']} clients, phases of"
         f" {data['seconds']:g} s, freshness {data['ttl']} s, an API that takes 50 ms.\n"
     )
-    return with_source("cluster", table(["phase", *names], rows) + note)
+    return table(["phase", *names], rows) + note
 
 
 # --- what is hostile
 
 
-def probe_peers() -> str:
+def probe_peers(data: Json) -> str:
     """How many probes each server held against."""
-    data = result("probe_peers")
     servers = list(data["groups"][0]["held"])
     rows = [
         [one["probes"], str(one["number"]), *(str(one["held"][name]) for name in servers)]
@@ -340,26 +331,25 @@ def probe_peers() -> str:
     ]
     total = [str(sum(int(row[at]) for row in rows)) for at in range(1, len(servers) + 2)]
     text = table(["probes", "number", *servers], [*rows, ["all", *total]])
-    return with_source("probe_peers", text)
+    return text
 
 
-def slow_clients() -> str:
+def slow_clients(data: Json) -> str:
     """What others see while slow clients are there."""
     rows = [
         [row["load"], row["kind"], *(f"{row[name] * 1000:.1f}" for name in _TIMES),
          str(row["failed"])]
-        for row in result("slow_clients")["rows"]
+        for row in data["rows"]
     ]  # fmt: skip
     head = ["slow clients", "answers", "median ms", "p99 ms", "worst ms", "not answered"]
-    return with_source("slow_clients", table(head, rows))
+    return table(head, rows)
 
 
 _TIMES = ("median", "p99", "worst")
 
 
-def soak() -> str:
+def soak(data: Json) -> str:
     """What is left after much of everything."""
-    data = result("soak")
     rows = [
         [name, f"{was['memory']:.0f} MiB", str(was["descriptors"]), str(was["threads"])]
         for name, was in data["looks"].items()
@@ -368,28 +358,29 @@ def soak() -> str:
         f"\n{data['actions']:,} actions in {data['seconds']:g} s, {data['wrong']} of them wrong;"
         f" write-ahead log {data['log_mib']:g} MiB at most.\n"
     )
-    return with_source("soak", table(["", "memory", "descriptors", "threads"], rows) + note)
+    return table(["", "memory", "descriptors", "threads"], rows) + note
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "compare-behind": compare_behind,
-    "compare": compare,
-    "compare-more": compare_more,
-    "micro": micro,
-    "hit-ratio": hit_ratio,
-    "load-capacity": load_capacity,
-    "load-model": load_model,
-    "workers": workers,
-    "workers-spread": workers_spread,
-    "simulate": lambda: _simulated("simulate"),
-    "simulate-few-keys": lambda: _simulated("simulate-few-keys"),
-    "simulate-check": simulate_check,
-    "simulate-costs": simulate_costs,
-    "cluster": cluster,
-    "probe-peers": probe_peers,
-    "slow-clients": slow_clients,
-    "soak": soak,
+TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
+    "compare-behind": ("compare", compare_behind),
+    "compare": ("compare", compare),
+    "compare-more": ("compare", compare_more),
+    "micro": ("micro", micro),
+    "hit-ratio": ("hit_ratio", hit_ratio),
+    "load-capacity": ("load/report", load_capacity),
+    "load-model": ("load/report", load_model),
+    "workers": ("workers", workers),
+    "workers-spread": ("workers", workers_spread),
+    "simulate": ("simulate", simulated),
+    "simulate-few-keys": ("simulate-few-keys", simulated),
+    "simulate-check": ("simulate-check", simulate_check),
+    "simulate-costs": ("simulate-costs", simulate_costs),
+    "cluster": ("cluster", cluster),
+    "probe-peers": ("probe_peers", probe_peers),
+    "slow-clients": ("slow_clients", slow_clients),
+    "soak": ("soak", soak),
 }
+"""By the name in a document: the result file, and what makes the table of its content."""
 
 
 # --- into the documents
@@ -406,14 +397,15 @@ def filled(text: str) -> str:
     """A document's text with each block as its result file has it; KeyError for an unknown name."""
 
     def block(found: re.Match[str]) -> str:
-        return f"{found[1]}{TABLES[found[2]]()}{found[3]}"
+        name, make = TABLES[found[2]]
+        return f"{found[1]}{make(result(name))}\n{source(name)}{found[3]}"
 
     return BLOCK.sub(block, text)
 
 
 def compare_chart() -> str:
     """The chart of `compare`: requests per second as a multiple of nginx's."""
-    from . import charts
+    from . import charts  # only who draws needs pygal
 
     data = result("compare")
     groups = []

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.tables import table
+
 from .generators import FULL, Figures, Loaded, Second, Usage
 from .model import demands, held_against
 from .plan import PHASES, RELAY, SEED, Run
@@ -66,13 +68,6 @@ class Results:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def table(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first line is the heading, numbers stand right."""
-    head, *rest = lines
-    rule = ["---", *("---:" for _ in head[1:])]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rest)) + "\n"
-
-
 def ms(seconds: float) -> str:
     """A time in milliseconds, as exact as it is small."""
     value = seconds * 1000
@@ -104,7 +99,7 @@ def rows_table(rows: Sequence[Row]) -> str:
         lines.append([name, "Locust", *_cells(row.figures), spent, busiest, others])
         if row.by_wrk is not None:
             lines.append([name, "wrk", *_cells(row.by_wrk), "-", "-", "-"])
-    return table(lines)
+    return table(lines[0], lines[1:])
 
 
 def pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
@@ -203,14 +198,14 @@ def model_table(results: Results) -> str:
             lines.append(
                 [told.run.title, system, f"{told.foretold:,.0f}", f"{told.measured:,.0f}", off]
             )
-    return table(lines) if len(lines) > 1 else ""
+    return table(lines[0], lines[1:]) if len(lines) > 1 else ""
 
 
 def phase_text(phase: Phase) -> str:
     """A phase: its table and its own numbers."""
     lines = [["system", "requests/s", "average ms", "p95 ms", "p99 ms", "failures"]]
     lines += [[name, *_cells(loaded.figures)] for name, loaded in phase.loads.items()]
-    text = f"### {phase.name}\n\n{PHASES[phase.name]}\n\n{table(lines)}\n"
+    text = f"### {phase.name}\n\n{PHASES[phase.name]}\n\n{table(lines[0], lines[1:])}\n"
     text += "".join(f"- {name}: {value:,.4g}\n" for name, value in phase.numbers.items())
     text += "".join(f"- {name} at {at:.1f} s\n" for name, at in phase.marks.items())
     for system, loaded in phase.loads.items():
