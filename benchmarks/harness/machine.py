@@ -51,7 +51,9 @@ def commit(tree: Path) -> str:
     if not (tree / ".git").exists():
         return tree.name
     name = output_of(["git", "rev-parse", "--short=12", "HEAD"], tree).strip() or "unknown"
-    changed = output_of(["git", "status", "--porcelain", "-uno"], tree).strip()
+    # result files, and what is made from them, change no figure
+    code = [".", ":!benchmarks/results", ":!docs"]
+    changed = output_of(["git", "status", "--porcelain", "-uno", "--", *code], tree).strip()
     return f"{name} with changes" if changed else name
 
 
