@@ -32,11 +32,11 @@ from api_relaying_server.operations.counters import CountedUpstream, Counters
 from api_relaying_server.operations.tallies import Tallies
 from api_relaying_server.operations.warm_at import WarmAt
 from api_relaying_server.relaying.fetching import Fetcher
-from api_relaying_server.relaying.flight import Room
 from api_relaying_server.relaying.keeping import Keeper
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.relay import Relay
+from api_relaying_server.relaying.shared_body import Room
 from api_relaying_server.serving.acceptor import Limits
 from api_relaying_server.serving.server import RelayServer, Watchers, listen
 from api_relaying_server.settings import Settings, place_of
@@ -194,7 +194,7 @@ def build(
     store, keeper, counters = kept_now
     hot = keeper.hot
     coordinator = _coordinator(neighbours, store)
-    session = RelaySession(store.backend, settings.upstream_connections)
+    session = RelaySession(store.backend)
     upstream = _upstream(settings, session, upstream_url)
     guarded = _guarded(CountedUpstream(upstream, counters), settings, store, coordinator, place)
     room = Room(max(settings.hot_size // 2, policy.max_object))  # the store's queue has the rest
@@ -203,7 +203,7 @@ def build(
     # Who cannot read what another has fetched need not wait for it.
     turns = coordinator if store.shared else ALONE
     errands = Refresher(settings.upstream_connections)
-    relay = Relay(policy, keeper, fetcher, refresher, coordinator=turns, errands=errands)
+    relay = Relay(fetcher, refresher, errands, turns)
     hurry = relay.flight.hurry
     chores = _chores(upstream, Trimmer(lambda: room.passed), lambda: hurry(time.monotonic()))
     server = _server(settings, listeners, relay, hot, _watchers(counters, log, chores, hot))
@@ -329,7 +329,8 @@ def _upstream(settings: Settings, session: RelaySession, url: str) -> UpstreamLi
     base = parse_base(url)
     if settings.offline:
         return OfflineUpstream(base)
-    return Upstream(session, base, settings.timeout_connect, settings.timeout_read)
+    limits = settings.timeout_connect, settings.timeout_read, settings.upstream_connections
+    return Upstream(session, base, *limits)
 
 
 def _guarded(
@@ -344,10 +345,7 @@ def _guarded(
     slots = _slots(settings.upstream_connections, settings.threads, place)
     waiting = max(1, settings.threads * 3 // 8)
     tokens = _tokens(settings.upstream_rate, waiting, store, place)
-    cooldown = CircuitBreaker(settings.cool_down or 0.0)
-    cooldown.tell = coordinator.tell_changed
-    cooldown.lease = coordinator.lease
-    coordinator.on_change(cooldown.hear)
+    cooldown = CircuitBreaker(settings.cool_down or 0.0, coordinator=coordinator)
     return GuardedUpstream(upstream, cooldown, slots, tokens)
 
 

@@ -44,7 +44,7 @@ from tests.relay_support import (
     response,
 )
 from tests.store_support import make_record
-from tests.upstream_support import call_for
+from tests.upstream_support import Neighbour, call_for
 from tests.worker_support import LocalWorker
 
 MENU = "/restaurant/kopparlyktan"
@@ -609,7 +609,7 @@ class KeeperTest(unittest.TestCase):
         for spoil in (
             lambda: self.shelf.deleted.add(self.key),
             lambda: self.hear(f"doubt {self.now:.6f} {self.key}"),
-            lambda: self.keeper.notes.invalidations.mark(self.key, self.now),
+            lambda: self.keeper.facts.invalidations.mark(self.key, self.now),
             lambda: setattr(self, "now", self.now + KEPT_FOR + 1),
         ):
             with self.subTest():
@@ -879,11 +879,10 @@ class CoolDownTest(unittest.TestCase):
         quiet.start()
         self.addCleanup(quiet.stop)
         self.now = 100.0
-        self.here, self.there = (
-            CircuitBreaker(5.0, lambda: self.now, lambda: 0.5) for _ in range(2)
-        )
         self.words: list[str] = []
-        self.here.tell = self.words.append
+        end = Neighbour(self.words.append)
+        self.here = CircuitBreaker(5.0, lambda: self.now, lambda: 0.5, end)
+        self.there = CircuitBreaker(5.0, lambda: self.now, lambda: 0.5)
 
     def refuse(self) -> None:
         call = self.here.admit(call_for("/a"))

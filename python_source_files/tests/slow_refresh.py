@@ -8,11 +8,10 @@ import time
 import unittest
 from unittest import mock
 
-from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
-from api_relaying_server.caching.responding import build, shape_of
+from api_relaying_server.caching.responding import shape_of
 from api_relaying_server.caching.reuse import assess
-from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
+from api_relaying_server.caching.stored import Record, Selecting, StoredResponse, cache_key
 from api_relaying_server.errors import UpstreamRefused
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.memory import refresh_ahead as ahead_module
@@ -166,7 +165,7 @@ class AheadTest(unittest.TestCase):
         request = RequestHead.of("GET", target, Fields())
         found = assess(entry.record.variants[nth], target, Policy())
         shape = shape_of(request, found.stored)
-        self.hot.reply(entry, found, shape, b"", False, lambda: build(shape, found)).hits += times
+        self.hot.reply(entry, found, shape, b"", False).hits += times
 
     def run_to(self, seconds: float) -> list[str]:
         """Let time pass in steps; the targets that were renewed meanwhile."""

@@ -23,7 +23,7 @@ from api_relaying_server.caching.ranges import combine, covers, missing_range, w
 from api_relaying_server.caching.responding import prepare, shortened
 from api_relaying_server.caching.reuse import Ask, Fresh, assess, decide, useful_until
 from api_relaying_server.caching.stored import Record, StoredResponse
-from api_relaying_server.caching.storing import end_to_end, first_against, stored_fields
+from api_relaying_server.caching.storing import first_against, stored_fields
 from api_relaying_server.caching.validation import (
     conditions,
     freshened,
@@ -40,6 +40,7 @@ from api_relaying_server.caching.vary import (
     selecting_values,
     within,
 )
+from api_relaying_server.http1.fields import end_to_end
 from api_relaying_server.http1.grammar import is_token, parse_content_range, split_lists
 from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import render_fields

@@ -7,7 +7,6 @@ from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import Part
-from api_relaying_server.caching.responding import build
 from api_relaying_server.caching.reuse import CLOCK_SLACK, Assessed, assess
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
@@ -30,13 +29,13 @@ def keep(hot: HotTier, key: str, body: bytes = b"hello", max_age: int = 60) -> E
 
 def reply_of(hot: HotTier, entry: Entry, extra: bytes = b"") -> Reply:
     found = assess(entry.record.variants[0], "/x", POLICY)
-    return hot.reply(entry, found, WHOLE, extra, False, lambda: build(WHOLE, found))
+    return hot.reply(entry, found, WHOLE, extra, False)
 
 
 def range_of(hot: HotTier, entry: Entry, first: int, last: int) -> Reply:
     found = assess(entry.record.variants[0], "/x", POLICY)
     shape = "range", (Part(first, last),)
-    return hot.reply(entry, found, shape, b"", False, lambda: build(shape, found))
+    return hot.reply(entry, found, shape, b"", False)
 
 
 def learn(hot: HotTier, head: bytes, reply: Reply) -> None:
@@ -208,7 +207,7 @@ class EntryTest(unittest.TestCase):
         found = assess(other, "/x", POLICY)
         for closes in (False, True):
             extra = b"Connection: close\r\n" if closes else b""
-            reply = self.hot.reply(entry, found, WHOLE, extra, closes, lambda: build(WHOLE, found))
+            reply = self.hot.reply(entry, found, WHOLE, extra, closes)
             self.assertEqual(reply.closes, closes)
             reply.hits += 2
         self.assertEqual(self.hot.demand("GET /x"), [(one, 0), (other, 4)])

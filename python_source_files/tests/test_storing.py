@@ -9,12 +9,10 @@ from api_relaying_server.caching.directives import response_directives
 from api_relaying_server.caching.freshness import HEURISTIC_STATUSES, lifetime
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.storing import (
-    NEVER_NOMINATED,
     NEVER_STORED_STATUSES,
     RULES,
     UNDERSTOOD_STATUSES,
     Ground,
-    end_to_end,
     first_against,
     may_answer_stale,
     may_be_shared,
@@ -22,6 +20,7 @@ from api_relaying_server.caching.storing import (
     stored_fields,
 )
 from api_relaying_server.caching.wallclock import parse_path_rule
+from api_relaying_server.http1.fields import NEVER_NOMINATED, end_to_end
 from api_relaying_server.http1.message import RequestHead
 from tests.caching_support import NOW, PLAIN, REFRESHING, date, fields, request, response
 

@@ -46,16 +46,20 @@ INVALID = _Invalid()
 Argument = Union[str, None, _Invalid]
 
 
+_NO_NAMES: frozenset[str] = frozenset()
+
+
 class Directives:
     """The directives of a message, by lower-case name.
 
     Of a repeated one the first counts, of repeated limits all: the strictest (RFC 9111, 4.2.1).
     """
 
-    __slots__ = ("_arguments",)
+    __slots__ = ("_arguments", "_seconds")
 
     def __init__(self, arguments: dict[str, Argument]) -> None:
         self._arguments = arguments
+        self._seconds: dict[str, int] = {}  # those that were asked for, read
 
     def __contains__(self, name: object) -> bool:
         return name in self._arguments
@@ -69,9 +73,12 @@ class Directives:
         """
         if name not in self._arguments:
             return None
-        argument = self._arguments[name]
-        found = delta_seconds(argument) if isinstance(argument, str) else None
-        return 0 if found is None else found
+        known = self._seconds.get(name)
+        if known is None:
+            argument = self._arguments[name]
+            found = delta_seconds(argument) if isinstance(argument, str) else None
+            known = self._seconds[name] = 0 if found is None else found
+        return known
 
     def is_unqualified(self, name: str) -> bool:
         """True where the directive is there and not limited to the field names in its argument
@@ -84,10 +91,12 @@ class Directives:
         absent or unqualified, or where a member is no field name.
         """
         argument = self._arguments.get(name)
-        members = split_list(argument) if isinstance(argument, str) else []
+        if not isinstance(argument, str):
+            return _NO_NAMES
+        members = split_list(argument)
         if not all(map(is_token, members)):
-            return frozenset()
-        return frozenset(member.lower() for member in members)
+            return _NO_NAMES
+        return frozenset([member.lower() for member in members])
 
     def permits(self, name: str) -> bool:
         """True where a directive that permits something is there and can be read: one with an
@@ -117,7 +126,8 @@ def parse_cache_control(values: list[str]) -> Directives:
     """The directives in the lines of a `Cache-Control` field."""
     if not values:
         return NONE
-    if sum(map(len, values)) <= REMEMBERED_LENGTH:
+    length = len(values[0]) if len(values) == 1 else sum(map(len, values))
+    if length <= REMEMBERED_LENGTH:
         return _parse_remembered(tuple(values))
     return _parse(values)
 

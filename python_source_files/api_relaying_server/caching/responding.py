@@ -15,10 +15,15 @@ from api_relaying_server.caching.directives import parse_cache_control
 from api_relaying_server.caching.ranges import Part, asked_ranges, cut, is_excessive, resolve
 from api_relaying_server.caching.reuse import Assessed
 from api_relaying_server.caching.stored import StoredResponse
-from api_relaying_server.http1.content import Buffer, Content, Slices
 from api_relaying_server.http1.grammar import split_lists
 from api_relaying_server.http1.message import Field, Fields, RequestHead
-from api_relaying_server.http1.rendering import reason_phrase, render_fields
+from api_relaying_server.http1.rendering import (
+    Buffer,
+    Content,
+    Slices,
+    reason_phrase,
+    render_fields,
+)
 
 Shape = tuple[str, tuple[Part, ...]]
 """What tells two answers from the same stored response apart: their kind, and the parts they

@@ -18,9 +18,10 @@ from api_relaying_server.caching.invalidation import OVERRIDES
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import asked_ranges, covers, missing_range
 from api_relaying_server.caching.stored import Record, StoredResponse
-from api_relaying_server.caching.storing import DENIALS, connection_options, may_answer_stale
+from api_relaying_server.caching.storing import DENIALS, may_answer_stale
 from api_relaying_server.caching.validation import is_newer_or_same, to_validate
 from api_relaying_server.caching.vary import matches, select
+from api_relaying_server.http1.fields import connection_options
 from api_relaying_server.http1.message import Fields, RequestHead
 
 CACHED_METHODS = frozenset(("GET", "HEAD"))

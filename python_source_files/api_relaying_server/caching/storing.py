@@ -19,9 +19,9 @@ from api_relaying_server.caching.directives import (
 from api_relaying_server.caching.freshness import HEURISTIC_STATUSES, Lifetime
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import fits
-from api_relaying_server.caching.vary import selecting_names
+from api_relaying_server.caching.vary import varying_names
 from api_relaying_server.http1.credentials import credentials_of, is_credential
-from api_relaying_server.http1.grammar import content_length, parse_content_range, split_lists
+from api_relaying_server.http1.grammar import content_length, parse_content_range
 from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
 
 UNDERSTOOD_STATUSES = frozenset(
@@ -44,31 +44,6 @@ DENIALS = frozenset((401, 403, 407))
 """Answers to who asks rather than to what is asked for: never for one who brings credentials unless
 they were made for those.
 """
-
-HOP_BY_HOP = frozenset(
-    (
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-    )
-    + ("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
-)
-"""Fields for one connection (RFC 9110, 7.6.1) and fields for one proxy (RFC 9111, 3.1): neither
-passed on nor kept.
-"""
-
-NEVER_NOMINATED = frozenset(
-    ("age", "authorization", "cache-control", "cdn-cache-control", "date", "etag", "expires")
-    + ("content-disposition", "content-encoding", "content-language", "content-length")
-    + ("content-location", "content-range", "content-security-policy", "content-type")
-    + ("last-modified", "location", "pragma", "set-cookie", "vary", "www-authenticate")
-)
-"""Fields for all recipients, which `Connection` must not name: a response that did would lose what
-it says of its storing before that is decided (RFC 9110, 7.6.1).
-"""
-
 
 _STREAMS = frozenset(
     ("application/json-seq", "application/jsonl", "application/stream+json")
@@ -153,8 +128,8 @@ def _is_bad_partial(f: Fetched) -> bool:
 
 
 def _is_event_stream(f: Fetched) -> bool:
-    kind = f.head.fields.first("content-type") or ""
-    return kind.partition(";")[0].strip(" \t").lower() in _STREAMS
+    kind = f.head.fields.first("content-type")
+    return kind is not None and kind.partition(";")[0].strip(" \t").lower() in _STREAMS
 
 
 def _is_not_understood(f: Fetched) -> bool:
@@ -176,7 +151,9 @@ def _is_for_authorized(f: Fetched) -> bool:
 
 
 def _is_for_its_user(f: Fetched) -> bool:
-    if not any(name != "authorization" for name, _ in credentials_of(f.request.fields)):
+    if not f.request.credentialed:
+        return False
+    if all(name == "authorization" for name, _ in credentials_of(f.request.fields)):
         return False
     if f.directives.permits("public") or f.directives.permits("s-maxage"):
         return False
@@ -189,7 +166,7 @@ def _has_no_freshness_for_its_user(f: Fetched) -> bool:
 
 
 def _sets_a_cookie(f: Fetched) -> bool:
-    return bool(personal_fields(f.head.fields)) and (f.lifetime.ruled or not f.lifetime.explicit)
+    return (f.lifetime.ruled or not f.lifetime.explicit) and bool(personal_fields(f.head.fields))
 
 
 def _is_about_the_range(f: Fetched) -> bool:
@@ -207,7 +184,7 @@ def _has_no_ground(f: Fetched) -> bool:
 
 
 def _varies_by_everything(f: Fetched) -> bool:
-    return selecting_names(f.head.fields) is None
+    return varying_names(f.head.fields) is None
 
 
 def _is_of_no_use(f: Fetched) -> bool:
@@ -309,29 +286,16 @@ def may_answer_stale(directives: Directives) -> bool:
     )
 
 
-def connection_options(fields: Fields) -> frozenset[str]:
-    """The lower-case field names that `Connection` declares to be for this connection alone (RFC
-    9110, 7.6.1).
-    """
-    return frozenset(member.lower() for member in split_lists(fields.all("connection")))
-
-
-def end_to_end(fields: Fields) -> Fields:
-    """The fields of a message less those for one connection or one proxy (RFC 9110, 7.6.1; RFC
-    9111, 3.1).
-    """
-    listed = connection_options(fields) - NEVER_NOMINATED
-    return fields.without(lambda name: name in HOP_BY_HOP or name in listed)
-
-
 def personal_fields(fields: Fields) -> frozenset[str]:
     """The (lower-case) names of response fields that give something to the client that asked: a
     cookie, or a token in a field of its own.
     """
     return frozenset(
-        name
-        for name in fields.names()
-        if name in _COOKIES or (is_credential(name) and name not in _CHALLENGES)
+        [
+            name
+            for name in fields.names()
+            if name in _COOKIES or (is_credential(name) and name not in _CHALLENGES)
+        ]
     )
 
 

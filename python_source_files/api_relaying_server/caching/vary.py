@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from api_relaying_server.caching.freshness import date_value
 from api_relaying_server.caching.stored import Selecting, StoredResponse
-from api_relaying_server.http1.forwarding import names_a_client, names_a_place
+from api_relaying_server.http1.fields import names_a_client, names_a_place
 from api_relaying_server.http1.grammar import TOKEN, is_token, split_lists
 from api_relaying_server.http1.message import Fields
 
@@ -137,20 +137,32 @@ def names_origins(response_fields: Fields) -> bool:
     return any(value != "*" for value in response_fields.all(_PERMISSION))
 
 
+def varying_names(response_fields: Fields) -> set[str] | None:
+    """The lower-case names in a response's `Vary`; None for `*`, and where a member is no field
+    name: nobody knows by what such a response varies.
+    """
+    values = response_fields.all("vary")
+    if not values:
+        return set()
+    members = split_lists(values)
+    if "*" in members or not all(map(is_token, members)):
+        return None
+    return {member.lower() for member in members}
+
+
 def selecting_names(
     response_fields: Fields, tells_origins_apart: bool = False
 ) -> tuple[str, ...] | None:
-    """The lower-case names of the request fields that select this response, sorted; None for
-    `Vary: *`, and for one of which a member is no field name: nobody knows by what it varies.
+    """The lower-case names of the request fields that select this response, sorted; None where
+    `varying_names` knows none.
 
     A response in a coding is selected by `Accept-Encoding` even where its origin forgot to say so,
     and each by `Origin` or `ANY_ORIGIN`. An upstream that `tells_origins_apart` may have refused
     one by leaving its permission out.
     """
-    members = split_lists(response_fields.all("vary"))
-    if "*" in members or not all(map(is_token, members)):
+    names = varying_names(response_fields)
+    if names is None:
         return None
-    names = {member.lower() for member in members}
     if ORIGIN not in names:
         for_one = _is_for_one_origin(response_fields) or (
             tells_origins_apart and _PERMISSION not in response_fields
@@ -206,7 +218,10 @@ def fields_that_select(selecting: Selecting) -> Fields:
 
 def content_codings(fields: Fields) -> list[str]:
     """The content codings that a response is in, known ones and others; empty for none."""
-    named = (member.lower() for member in split_lists(fields.all("content-encoding")))
+    values = fields.all("content-encoding")
+    if not values:
+        return []
+    named = (member.lower() for member in split_lists(values))
     return [coding for coding in map(_new_name, named) if coding != "identity"]
 
 

@@ -10,6 +10,7 @@ or a caching rule.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from api_relaying_server.errors import BadRequest
 from api_relaying_server.http1.credentials import is_credential
@@ -337,9 +338,8 @@ def body_framing(request: RequestHead) -> int | None:
 
 def wants_close(version: tuple[int, int], fields: Fields) -> bool:
     """True where the connection ends after this message (RFC 9112, 9.3)."""
-    options = [
-        option.strip(" \t").lower() for v in fields.all("connection") for option in v.split(",")
-    ]
+    values = fields.all("connection")
+    options = [option.strip(" \t").lower() for v in values for option in v.split(",")]
     if "close" in options:
         return True
     return version < (1, 1) and "keep-alive" not in options
@@ -350,13 +350,22 @@ def parse_response_head(head: bytes) -> ResponseHead:
     one.
     """
     lines = head[:-4].split(b"\r\n")
-    found = _STATUS_LINE.fullmatch(lines[0].decode("latin-1"))
-    if found is None:
-        raise BadRequest("the status line is not one of HTTP/1")
-    status = int(found[2])
+    read_line = _read_status_line if len(lines[0]) <= KNOWN_LENGTH else _parse_status_line
+    status, reason, minor = read_line(lines[0])
     read = Fields([(name, value) for _, name, value, _ in _read_fields(lines[1:], _answered)])
     fields = _with_one_length(status, read)
-    return ResponseHead(status, found[3] or "", fields, (1, min(int(found[1]), 1)))
+    return ResponseHead(status, reason, fields, (1, minor))
+
+
+def _parse_status_line(line: bytes) -> tuple[int, str, int]:
+    """(status, reason, minor version)."""
+    found = _STATUS_LINE.fullmatch(line.decode("latin-1"))
+    if found is None:
+        raise BadRequest("the status line is not one of HTTP/1")
+    return int(found[2]), found[3] or "", min(int(found[1]), 1)
+
+
+_read_status_line = lru_cache(maxsize=128)(_parse_status_line)
 
 
 def _with_one_length(status: int, fields: Fields) -> Fields:

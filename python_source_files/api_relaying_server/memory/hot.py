@@ -17,13 +17,15 @@ import threading
 from functools import lru_cache
 from typing import Callable
 
-from api_relaying_server.caching.responding import Prepared, Shape
+from api_relaying_server.caching.responding import Prepared, Shape, build
 from api_relaying_server.caching.reuse import CLOCK_SLACK, PASSING_BY, Assessed
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import is_written_here
-from api_relaying_server.http1.content import Buffer, pieces_of
-from api_relaying_server.http1.rendering import render_fields, render_status_line
+from api_relaying_server.http1.fields import STATUS_OF_HIT
+from api_relaying_server.http1.rendering import Buffer, pieces_of, render_fields, render_status_line
 from api_relaying_server.memory.admission import Admission
+
+_WIRE = b"%bAge: %d\r\n" + STATUS_OF_HIT + b"\r\n%b"
 
 MAX_HEADS = 65536
 """Request heads remembered; with `MAX_HEAD_SIZE` at most 128 MiB, in practice a hundredth."""
@@ -138,7 +140,7 @@ class Reply:
             self.valid_until = 0.0
             return False
         age = max(int(now - born), 0)  # RFC 9111, 5.1: whole seconds
-        self.wire = b"%bAge: %d\r\nCache-Status: api-relaying-server; hit; ttl=%d\r\n\r\n%b" % (
+        self.wire = _WIRE % (
             self._before,
             age,
             self._lifetime - age,
@@ -369,7 +371,6 @@ class HotTier:
         shape: Shape,
         extra: bytes,
         closes: bool,
-        make: Callable[[], Prepared],
     ) -> Reply:
         """The reply of this shape from an entry, made once; `extra` are rendered field lines that
         go with it.
@@ -378,7 +379,7 @@ class HotTier:
         known = entry.replies.get(name)
         if known is not None:
             return known
-        made = Reply(entry, found, make(), extra, closes)
+        made = Reply(entry, found, build(shape, found), extra, closes)
         with self._lock:
             if not entry.gone:
                 if len(entry.replies) >= MAX_REPLIES:

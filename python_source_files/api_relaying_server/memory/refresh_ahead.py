@@ -14,8 +14,7 @@ import threading
 import time
 from typing import Callable, NamedTuple, TypeVar
 
-from api_relaying_server.caching.key import target_of
-from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
+from api_relaying_server.caching.stored import Record, Selecting, StoredResponse, target_of
 from api_relaying_server.http1.credentials import is_credential
 from api_relaying_server.memory.hot import HotTier
 

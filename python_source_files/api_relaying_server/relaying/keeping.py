@@ -15,13 +15,13 @@ import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Callable, NamedTuple, Protocol
 
-from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import combine
 from api_relaying_server.caching.reuse import Assessed, assess, reason_to_keep, useful_until
-from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.caching.stored import Record, StoredResponse, cache_key
 from api_relaying_server.caching.vary import within
 from api_relaying_server.coordination import ALONE, Alone, Coordinator, Lease
 from api_relaying_server.http1.message import RequestHead
@@ -122,17 +122,17 @@ class Keeper:
         self,
         hot: HotTier,
         store: RecordStore,
-        notes: KeyFacts,
+        facts: KeyFacts,
         policy: Policy,
         clock: Callable[[], float],
         coordinator: Coordinator = ALONE,
         news: Callable[[], int] = lambda: 0,
     ) -> None:
         self.hot = hot
-        self.notes = notes
+        self.facts = facts
         self.policy = policy
         self._store = store
-        self._clock = clock
+        self.clock = clock
         self._coordinator = coordinator
         self._news = news
         self._alone = isinstance(coordinator, Alone)
@@ -180,7 +180,7 @@ class Keeper:
         doubtful, be the word of it in the store already or not: a store may be slow or full.
         """
         record = self._store.read(key)
-        invalidated = self.notes.invalidations.time_of(key)
+        invalidated = self.facts.invalidations.time_of(key)
         if record is None or all(v.request_time >= invalidated for v in record.variants):
             return record
         return record._replace(
@@ -226,12 +226,12 @@ class Keeper:
         upstream; `known` is what was stored when that was decided.
         """
         self.catch_up()
-        return Began(self.notes.invalidations.now, _epoch_of(known))
+        return Began(self.facts.invalidations.now, _epoch_of(known))
 
     def is_current(self, key: str, began: Began) -> bool:
         """True while a key has not been invalidated since, as far as is known here."""
         self.catch_up()
-        return self.notes.invalidations.last(key) <= began.tick
+        return self.facts.invalidations.last(key) <= began.tick
 
     def _is_current_for_all(self, key: str, record: Record | None, began: Began) -> bool:
         """The same by what lies in the store, too."""
@@ -239,15 +239,22 @@ class Keeper:
             return False
         return self.is_current(key, began)
 
-    def add(self, request: RequestHead, stored: StoredResponse, began: Began) -> Record | None:
+    def add(
+        self,
+        request: RequestHead,
+        stored: StoredResponse,
+        began: Began,
+        seen: Seen | None = None,
+    ) -> Record | None:
         """Stores what was fetched for a request since it `began`, in place of the variant that the
-        same requests select; None where what is there stays as it is.
+        same requests select; None where what is there stays as it is. What was `seen` under the key
+        is not read again where nothing has changed since.
         """
         target, key = request.target, cache_key(request.target)
-        with self._changing(key) as record:
+        with self._changing(key, seen) as record:
             if not self._is_current_for_all(key, record, began):
                 return None
-            if reason_to_keep(record, stored, request, self._clock(), self.policy):
+            if reason_to_keep(record, stored, request, self.clock(), self.policy):
                 return None
             others = record.variants if record is not None else ()
             same = [variant for variant in others if variant.selecting == stored.selecting]
@@ -255,7 +262,7 @@ class Keeper:
             left = [variant for variant in others if variant not in same]
             record = self._put(key, target, [stored, *beside, *left], _epoch_of(record))
         # Only now: until it is stored, those who ask must find the fetch that brings it.
-        self.notes.remember_selecting(key, tuple(name for name, _ in stored.selecting))
+        self.facts.remember_selecting(key, tuple(name for name, _ in stored.selecting))
         return record
 
     def replace(
@@ -301,7 +308,7 @@ class Keeper:
     def _bury(self, key: str, epoch: int) -> None:
         """Leaves nothing of a key but its epoch, if it has one."""
         if epoch:
-            self._store.write(key, Record((), self._clock() + TOMBSTONE_LASTS, epoch))
+            self._store.write(key, Record((), self.clock() + TOMBSTONE_LASTS, epoch))
         self._drop(key)
 
     def _wait_for_store(self, key: str) -> None:
@@ -323,11 +330,11 @@ class Keeper:
         return record is not None and bool(record.variants)
 
     @contextmanager
-    def _changing(self, key: str) -> Iterator[Record | None]:
+    def _changing(self, key: str, seen: Seen | None = None) -> Iterator[Record | None]:
         """The record of a key, which nobody else changes meanwhile."""
         if not self._shares:
             with self._lock_of(key):
-                yield self.read(key)
+                yield self.see(key, seen).record
             return
         claim = self._coordinator.lease(f"record {key}", CLAIM_AT_MOST)
         known = False
@@ -346,20 +353,20 @@ class Keeper:
         that where they may have what it replaces in memory.
         """
         told = threading.Event()
-
-        def tell() -> None:
-            self._coordinator.tell_changed(encode(Changed(key)))
-            if claim is not None:
-                claim.release()
-            told.set()
-
-        self._store.after_write(key, tell, hurry=known)
+        then = partial(self._tell_stored, key, claim, told)  # the claim is the store's now
+        self._store.after_write(key, then, hurry=known)
         if known:
             told.wait(TELL_AT_MOST)
 
+    def _tell_stored(self, key: str, claim: Lease | None, told: threading.Event) -> None:
+        self._coordinator.tell_changed(encode(Changed(key)))
+        if claim is not None:
+            claim.release()
+        told.set()
+
     def _doubt(self, key: str) -> tuple[int, int]:
-        now = self._clock()
-        found = self.notes.invalidations.mark(key, now)
+        now = self.clock()
+        found = self.facts.invalidations.mark(key, now)
         if not self._alone:
             self._coordinator.tell_changed(encode(Invalidated(key, now)), INVALIDATION_AT_MOST)
         return found
@@ -371,7 +378,7 @@ class Keeper:
             self._forget_changed(message.key)
         elif isinstance(message, Invalidated):
             # another machine's clock is another's: by this one's it was at most now
-            self.notes.invalidations.mark(message.key, self._clock() if self._far else message.at)
+            self.facts.invalidations.mark(message.key, self.clock() if self._far else message.at)
             if not self._shares:
                 self._store.delete(message.key)
             self._drop(message.key)
@@ -391,25 +398,25 @@ class Keeper:
         if not self._shares:
             self._store.clear()
         if words_too:
-            self.notes.invalidations.mark_all()
+            self.facts.invalidations.mark_all()
         self._changes[:] = [next(self._ticks)] * _STRIPES
         if self._shares:
-            tick = self.notes.invalidations.now
-            self._last_known.add(self.hot.records(), self._clock(), tick)
+            tick = self.facts.invalidations.now
+            self._last_known.add(self.hot.records(), self.clock(), tick)
         self.hot.clear()
 
     def _set_aside(self, key: str) -> None:
         """Forgets what is in memory of a key, unless the store turns out to have lost it."""
         entry = self.hot.get(key)
         if entry is not None:
-            tick = self.notes.invalidations.now
-            self._last_known.add({key: entry.record}, self._clock(), tick)
+            tick = self.facts.invalidations.now
+            self._last_known.add({key: entry.record}, self.clock(), tick)
         self.hot.drop(key)
 
     def _still_known(self, key: str) -> Record | None:
         """What was in memory of a key that the store has lost; the store gets it back."""
-        invalidated = self.notes.invalidations.last(key)
-        record = self._last_known.get(key, self._clock(), invalidated)
+        invalidated = self.facts.invalidations.last(key)
+        record = self._last_known.get(key, self.clock(), invalidated)
         if record is None or not self._store.has_lost(key):
             return None
         self._store.restore(key, record)
@@ -429,7 +436,7 @@ class Keeper:
     def _learn_selecting(self, key: str, record: Record) -> None:
         """So that who asks for the same as another process's clients waits for their answer."""
         for variant in record.variants[:1]:
-            self.notes.remember_selecting(key, tuple(name for name, _ in variant.selecting))
+            self.facts.remember_selecting(key, tuple(name for name, _ in variant.selecting))
 
     def _put(self, key: str, target: str, variants: list[StoredResponse], epoch: int = 0) -> Record:
         kept = within(variants, MAX_VARIANTS)

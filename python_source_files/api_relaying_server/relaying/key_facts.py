@@ -121,7 +121,7 @@ class KeyFacts:
 
     def remember_selecting(self, key: str, names: Names) -> None:
         """The key's answers are selected by these request fields."""
-        if self._selecting.get(key, ()) != names:
+        if self.selecting(key) != names:
             self._selecting.put(key, names)
 
     def selecting(self, key: str) -> Names:

@@ -79,7 +79,7 @@ def told_by_response(
     if status in FAILURES and _is_failure(method, target, head, request_time, response_time):
         wait = retry_after(fields, response_time)
         return UpstreamSignals(Scope.TARGET, str(status), True, wait, counts=status != 500)
-    if not _LIMIT_FIELDS.isdisjoint(fields.names()) and _is_spent(fields):
+    if fields.has_any(_LIMIT_FIELDS) and _is_spent(fields):
         wait = retry_after(fields, response_time) or _reset(fields, response_time)
         if wait is None or wait > 0:
             return UpstreamSignals(limited, "its rate limit is used up", False, wait)
