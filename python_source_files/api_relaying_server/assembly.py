@@ -26,14 +26,13 @@ from api_relaying_server.configuration.values import Rate
 from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.memory.hot import HotTier
-from api_relaying_server.memory.refresh_ahead import RefreshAhead
+from api_relaying_server.memory.refresh_ahead import RefreshAhead, Renewals
 from api_relaying_server.operations.access_log import AccessLog
 from api_relaying_server.operations.counters import CountedUpstream, Counters
 from api_relaying_server.operations.tallies import Tallies
 from api_relaying_server.operations.warm_at import WarmAt
 from api_relaying_server.relaying.fetching import Fetcher
-from api_relaying_server.relaying.keeping import Keeper
-from api_relaying_server.relaying.key_facts import KeyFacts
+from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.relay import Relay
 from api_relaying_server.relaying.shared_body import Room
@@ -229,11 +228,12 @@ def _kept(
     settings: Settings, policy: Policy, neighbours: WorkerCoordinator | None, place: Place | None
 ) -> Kept:
     store = _store(settings, place)
-    hot = HotTier(settings.hot_size)
-    hot.on_evicted = store.note_use  # what answered from memory is of use to the store, too
-    news = neighbours.news if neighbours is not None else _no_news
-    coordinator = _coordinator(neighbours, store)
-    keeper = Keeper(hot, store, KeyFacts(), policy, time.time, coordinator, news)
+    # What answered from memory is of use to the store, too.
+    hot = HotTier(settings.hot_size, on_evicted=store.note_use)
+    others = Neighbours(_coordinator(neighbours, store))
+    if neighbours is not None:
+        others = others._replace(news=neighbours.news)
+    keeper = Keeper(hot, store, policy, time.time, others)
     return Kept(store, keeper, Counters(hot.answered))
 
 
@@ -303,11 +303,6 @@ def _coordinator(neighbours: WorkerCoordinator | None, store: Store) -> Coordina
     if neighbours is None:
         return nodes
     return neighbours if nodes is ALONE else Both(neighbours, nodes)
-
-
-def _no_news() -> int:
-    """No worker tells anything: there is only one."""
-    return 0
 
 
 def _access_log(settings: Settings) -> AccessLog | None:
@@ -390,13 +385,8 @@ def _refresh_ahead(
         found = keeper.assess(target, stored)
         return found.born + found.lifetime
 
-    ahead = RefreshAhead(
-        settings.refresh_ahead,
-        hot,
-        fresh_until,
-        relay.renew_ahead,
-        lambda: guarded.spare() - refresher.waiting,
-    )
+    renewals = Renewals(relay.renew_ahead, lambda: guarded.spare() - refresher.waiting)
+    ahead = RefreshAhead(settings.refresh_ahead, hot, fresh_until, renewals)
     ahead.start()
     return ahead
 

@@ -406,13 +406,13 @@ class Play:
                     refresher=StagedRefresher(stage),
                     keeper=StagedKeeper,
                     coordinator=end if shared else ALONE,
-                    news=end.news if shared else _no_news,
+                    news=end.news if shared else int,
                 )
             )
         for number, world in enumerate(self.worlds):
             # As if it had answered before: the first answer of a key tells by what it is selected,
             # and whoever comes just then may make a call of his own.
-            world.notes.remember_selecting(KEY, (ANY_ORIGIN,))
+            world.keeper.facts.remember_selecting(KEY, (ANY_ORIGIN,))
             self._watch(number, world.relay)
         self._begin()
         for number, steps in enumerate(scene.clients):
@@ -486,10 +486,6 @@ class Play:
         answered = log.tick()
         got = taken(asking.method, answer) if isinstance(answer, Answer) else answer
         log.given.append(Given(number, worker, asking, asked, answered, got))
-
-
-def _no_news() -> int:
-    return 0
 
 
 # --- the judge

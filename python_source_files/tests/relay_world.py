@@ -24,7 +24,7 @@ from api_relaying_server.memory.hot import HotTier
 from api_relaying_server.memory.hot import Reply as Ready
 from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.relaying.fetching import Caller, Fetcher
-from api_relaying_server.relaying.keeping import Keeper
+from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import Relay
@@ -173,11 +173,11 @@ class World:
         clock: HandClock | None = None,
         store: Store | None = None,
         coordinator: Coordinator = ALONE,
-        notes: KeyFacts | None = None,
+        facts: KeyFacts | None = None,
         refresher: Refresher | None = None,
         errands: Refresher | None = None,
         keeper: type[Keeper] = Keeper,
-        news: Callable[[], int] = lambda: 0,
+        news: Callable[[], int] = int,
     ) -> None:
         self.clock = HandClock(NOW) if clock is None else clock
         self.upstream = (
@@ -186,10 +186,11 @@ class World:
         self.hot = HotTier(_MIB)
         self._last = 0.0
         self.store = MemoryStore("memory://", _MIB) if store is None else store
-        self.notes = KeyFacts() if notes is None else notes
         self.keeper = keeper(
-            self.hot, self.store, self.notes, policy, self.clock, coordinator, news
+            self.hot, self.store, policy, self.clock, Neighbours(coordinator, news)
         )
+        if facts is not None:
+            self.keeper.facts = facts
         self.fetcher = Fetcher(self.upstream, self.keeper, policy)
         self.relay = Relay(
             self.fetcher, AtOnce() if refresher is None else refresher, errands, coordinator

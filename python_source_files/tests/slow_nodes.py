@@ -12,6 +12,7 @@ import time
 import unittest
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
@@ -22,12 +23,12 @@ from api_relaying_server.cluster.node_coordinator import QUICK, Both, NodeCoordi
 from api_relaying_server.cluster.nodes_budget import NodesBudget
 from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.memory.hot import HotTier
-from api_relaying_server.relaying.keeping import Keeper
-from api_relaying_server.relaying.key_facts import KeyFacts
+from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.last_known import KEPT_FOR, LastKnown
 from api_relaying_server.stores.databases.redis import RedisBoard
 from api_relaying_server.stores.databases.shared_store import WorkingBudget
 from api_relaying_server.stores.storage import StorageFault, Trouble
+from api_relaying_server.stores.store_base import Store
 from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, TokenBucket
 from api_relaying_server.upstream.signals import ANSWERED, LONGEST_WAIT, Scope, UpstreamSignals
@@ -561,7 +562,11 @@ class KeeperTest(unittest.TestCase):
         coordinator = NodeCoordinator(self.board, Fences())
         self.addCleanup(coordinator.close)
         self.keeper = Keeper(
-            HotTier(1 << 20), self.shelf, KeyFacts(), Policy(), lambda: self.now, coordinator
+            HotTier(1 << 20),
+            cast("Store", self.shelf),
+            Policy(),
+            lambda: self.now,
+            Neighbours(coordinator),
         )
         self.record = make_record("a")
         self.shelf.records[self.key] = self.record

@@ -16,7 +16,7 @@ from api_relaying_server.errors import UpstreamRefused
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.memory import refresh_ahead as ahead_module
 from api_relaying_server.memory.hot import HotTier
-from api_relaying_server.memory.refresh_ahead import RefreshAhead
+from api_relaying_server.memory.refresh_ahead import RefreshAhead, Renewals
 from api_relaying_server.relaying import refresh as refresh_module
 from api_relaying_server.relaying.refresh import Refresher
 from tests.relay_support import (
@@ -138,9 +138,8 @@ class AheadTest(unittest.TestCase):
         self.spare = 100
         self.accepts = True
         self.ends_at = 0.0  # where all freshness ends, if it is set
-        self.ahead = RefreshAhead(
-            10.0, self.hot, self.fresh_until, self.renew, lambda: self.spare, self.clock
-        )
+        self.renewals = Renewals(self.renew, lambda: self.spare)
+        self.ahead = RefreshAhead(10.0, self.hot, self.fresh_until, self.renewals, self.clock)
 
     def fresh_until(self, target: str, stored: StoredResponse) -> float:
         """As the rules reckon it, but for a fixed end."""
@@ -309,9 +308,7 @@ class AheadTest(unittest.TestCase):
         self.assertLess(len(self.ahead._heap), 200)
 
     def test_its_thread_ends(self):
-        self.ahead = RefreshAhead(
-            0.05, self.hot, self.fresh_until, self.renew, lambda: self.spare, time.time
-        )
+        self.ahead = RefreshAhead(0.05, self.hot, self.fresh_until, self.renewals)
         self.put("/a", stored_at(time.time(), lifetime=1))
         self.answer("/a")
         self.ahead.start()

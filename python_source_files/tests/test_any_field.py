@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from api_relaying_server.caching.conditional import if_range_holds, is_not_modified
 from api_relaying_server.caching.directives import request_directives, response_directives
-from api_relaying_server.caching.freshness import initial_age, lifetime
+from api_relaying_server.caching.freshness import Times, arrival_of, initial_age, lifetime
 from api_relaying_server.caching.invalidation import targets_to_invalidate
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import combine, covers, missing_range, with_content
@@ -128,7 +128,9 @@ METHODS = st.sampled_from(["GET", "GET", "HEAD", "POST", "FOO"])
 
 def keep(asked: RequestHead, head: ResponseHead, body: bytes) -> StoredResponse | None:
     """The response as it would be stored, None where it would not."""
-    span = lifetime(head.status, head.fields, asked.target, NOW - 1, NOW, POLICIES[0])
+    span = lifetime(
+        arrival_of(head.status, head.fields, Times(NOW - 1, NOW)), asked.target, POLICIES[0]
+    )
     names = selecting_names(head.fields)
     if first_against(asked, head, span, POLICIES[0]) is not None or names is None:
         return None

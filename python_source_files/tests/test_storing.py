@@ -6,7 +6,12 @@ import unittest
 from http import HTTPStatus
 
 from api_relaying_server.caching.directives import response_directives
-from api_relaying_server.caching.freshness import HEURISTIC_STATUSES, lifetime
+from api_relaying_server.caching.freshness import (
+    HEURISTIC_STATUSES,
+    Times,
+    arrival_of,
+    lifetime,
+)
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.storing import (
     NEVER_STORED_STATUSES,
@@ -36,7 +41,7 @@ def reason(
     """Why a response with these fields is not stored, None where it is."""
     head = response(*lines, status=status)
     asked = asked or request()
-    span = lifetime(status, head.fields, asked.target, NOW, NOW, policy)
+    span = lifetime(arrival_of(status, head.fields, Times(NOW, NOW)), asked.target, policy)
     rule = first_against(asked, head, span, policy)
     return rule.name if rule is not None else None
 

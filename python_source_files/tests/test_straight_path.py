@@ -526,9 +526,11 @@ class SharingTest(PathTest):
         flight_key = world.relay._flight_key(request, KEY)
         at = world.clock() + 119.5
         found = [
-            world.notes.is_unshared(before + flight_key, at) for before in ("", WITH_CREDENTIALS)
+            world.keeper.facts.is_unshared(before + flight_key, at)
+            for before in ("", WITH_CREDENTIALS)
+            for before in ("", WITH_CREDENTIALS)
         ]
-        self.assertFalse(world.notes.is_unshared(flight_key, at + 0.5))
+        self.assertFalse(world.keeper.facts.is_unshared(flight_key, at + 0.5))
         return found[0], found[1]
 
     def test_whose_answers_nobody_else_waits_for(self) -> None:
@@ -554,7 +556,7 @@ class SharingTest(PathTest):
         for _ in range(3):
             world.ask()
             flight_key = world.relay._flight_key(request, KEY)
-            unshared.append(world.notes.is_unshared(flight_key, world.clock()))
+            unshared.append(world.keeper.facts.is_unshared(flight_key, world.clock()))
         self.assertEqual(unshared, [False, True, False])
         self.assertEqual(self.told(world.ask()), "hit; ttl=3600")
 
@@ -988,6 +990,12 @@ class FromMemoryTest(PathTest):
                     shorter,
                 )
                 self.assertEqual(memory_answers._to_learn(b"head", frozenset(influential)), learned)
+
+    def test_not_what_the_relay_has_selected_by_a_field_of_its_own(self) -> None:
+        """A client that claims to be another one does not get that one's answer."""
+        world = self.world(reply(200, HOUR, ("Vary", "X-Forwarded-For"), body=b"for one"))
+        world.ask()
+        self.assertIsNone(self.reply_to(world, "GET", ("X-Forwarded-For", "192.0.2.1")))
 
     def test_what_is_ignored_changes_nothing(self) -> None:
         world = self.world(

@@ -1,7 +1,7 @@
 """`Cache-Control` and its relatives as objects (RFC 9111, 5.2; RFC 9213).
 
-A directive that is there but has no usable argument stays distinguishable from one that is absent:
-what cannot be read counts against reuse, never for it (RFC 9111, 4.2.1).
+A directive without a usable argument is not the same as one that is absent: what cannot be read
+counts against reuse, never for it (RFC 9111, 4.2.1).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from api_relaying_server.http1.message import Fields
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 MAX_DIRECTIVES = 1000
-"""Directives that are looked at in one field; what is left unread may be the worst: `no-store`."""
+"""Directives that are read in one field; a longer one counts as `no-store`, which may follow."""
 
 _QUALIFIABLE = frozenset(("no-cache", "private"))
-"""Directives that field names in their argument limit to these fields."""
+"""Directives whose argument, field names, limits them to these fields."""
 
 _SECONDS = frozenset(("max-age", "s-maxage", "stale-if-error", "stale-while-revalidate"))
 _FORBIDDING = frozenset(("must-revalidate", "no-store", "proxy-revalidate")) | _QUALIFIABLE
@@ -39,7 +39,7 @@ REMEMBERED_LENGTH = 256
 
 
 class _Invalid:
-    """The argument of a directive that has one which no grammar allows."""
+    """An argument that fits no grammar."""
 
 
 INVALID = _Invalid()
@@ -99,8 +99,8 @@ class Directives:
         return frozenset([member.lower() for member in members])
 
     def permits(self, name: str) -> bool:
-        """True where a directive that permits something is there and can be read: one with an
-        argument that no grammar allows forbids what it may and permits nothing.
+        """True where a directive that permits something is there and its argument can be read: an
+        invalid argument permits nothing.
         """
         argument = self._arguments.get(name, INVALID)
         if name in _SECONDS:
@@ -134,7 +134,7 @@ def parse_cache_control(values: list[str]) -> Directives:
 
 @lru_cache(maxsize=1024)
 def _parse_remembered(values: tuple[str, ...]) -> Directives:
-    return _parse(values)  # origins say the same of all they have
+    return _parse(values)  # most origins send the same with every response
 
 
 def _parse(values: Sequence[str]) -> Directives:
@@ -157,7 +157,7 @@ def _parse(values: Sequence[str]) -> Directives:
 
 
 def _heed(member: str, arguments: dict[str, Argument]) -> None:
-    """What a member that cannot be read may have meant to forbid: `max-age=60; private`."""
+    """Heeds what an unreadable member may forbid, such as `max-age=60; private`."""
     words = _NAME.findall(member.lower())
     for name in ("no-store", "private"):
         if name in words:
@@ -187,9 +187,9 @@ def targeted_directives(fields: Fields) -> Directives | None:
     """The directives of a valid, non-empty `CDN-Cache-Control`, None without one (RFC 9213,
     2.2).
 
-    A member whose value is of another type than its directive has forbids what it may and permits
-    nothing: a lifetime that is no Integer is 0. Whoever writes such may have meant what stands in
-    `Cache-Control`, so what that forbids counts too.
+    A member of the wrong type may forbid something but permits nothing: a lifetime that is no
+    Integer is 0. An origin that writes such may mean its `Cache-Control`, so what that forbids
+    counts too.
     """
     values = fields.all("cdn-cache-control")
     if not values:
@@ -226,7 +226,7 @@ def _typed(name: str, value: object) -> Argument:
 
 
 def _without_doubt(said: dict[str, Argument], fields: Fields) -> dict[str, Argument]:
-    """What forbids of both fields, and what of the targeted one can be read."""
+    """What both fields forbid, and what can be read of the targeted one."""
     kept = {
         name: argument
         for name, argument in said.items()
@@ -242,7 +242,7 @@ def _without_doubt(said: dict[str, Argument], fields: Fields) -> dict[str, Argum
 
 
 class ResponseDirectives:
-    """What a response's origin says to this cache.
+    """The directives of a response for this cache.
 
     `targeted` is true where `CDN-Cache-Control` says it, in place of `Cache-Control` and `Expires`
     (RFC 9213, 2.2).

@@ -1,8 +1,8 @@
-"""The gate: which responses may be kept or given to others, and what of them (RFC 9111, 3).
+"""The gate: which responses may be stored or given to others, and what of them (RFC 9111, 3).
 
-`first_against` walks a table of small rules; each says when a response must not or need not be
-stored. Nothing of a response is stored, merged into what is stored, or given to another client
-than the one that asked for it, unless it has passed here: a 200 like a 304, a 206 or a HEAD.
+`first_against` goes through a table of small rules, each a reason not to store. Every response
+passes here, be it a 200, a 304, a 206 or the answer to a HEAD, before anything of it is stored,
+merged into what is stored, or given to another client than the one that asked.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ UNDERSTOOD_STATUSES = frozenset(
 NEVER_STORED_STATUSES = frozenset(
     (207, 208, 226, 304, 408, 413, 416, 417, 421, 425, 426, 428, 429, 431, 511)
 )
-"""A 304 is not an answer but news of one; the others are about one request, not its target: stored,
-one odd request would spoil the answer of all (207, 208: RFC 4918, 5842; 226: RFC 3229; 428, 429,
-431, 511: RFC 6585).
+"""A 304 only confirms a response. The others are about one request, not about its target: one odd
+request would spoil the answer for all (207, 208: RFC 4918, 5842; 226: RFC 3229; 428, 429, 431, 511:
+RFC 6585).
 """
 
 DENIALS = frozenset((401, 403, 407))
-"""Answers to who asks rather than to what is asked for: never for one who brings credentials unless
-they were made for those.
+"""Answers that depend on who asks: never given to a request with credentials, unless they were made
+for the same ones.
 """
 
 _STREAMS = frozenset(
     ("application/json-seq", "application/jsonl", "application/stream+json")
     + ("application/x-ndjson", "multipart/x-mixed-replace", "text/event-stream")
 )
-"""Types of content that comes piece by piece for as long as somebody listens."""
+"""Types of content that has no end: it is sent for as long as the client listens."""
 
 _COOKIES = frozenset(("set-cookie",))
 _CHALLENGES = frozenset(("www-authenticate", "proxy-authenticate"))
@@ -71,7 +71,7 @@ class Fetched(NamedTuple):
 
 
 class Ground(Enum):
-    """What a rule against storing rests on, and with it how far it reaches."""
+    """Why a rule is against storing; that decides what else it forbids."""
 
     ORIGIN = "the origin keeps the response from shared caches"
     REQUEST = "who asked, or how: the response is for that request alone"
@@ -80,8 +80,8 @@ class Ground(Enum):
 
 
 class Rule(NamedTuple):
-    """One reason not to store: its short name for `Cache-Status`, where it stands, its test, and
-    what it rests on.
+    """One reason not to store: its short name for `Cache-Status`, the RFC that has it, its test,
+    and its ground.
     """
 
     name: str
@@ -157,7 +157,7 @@ def _is_for_its_user(f: Fetched) -> bool:
         return False
     if f.directives.permits("public") or f.directives.permits("s-maxage"):
         return False
-    # Who writes to shared caches in a field of their own means them (RFC 9213, 2.1).
+    # An origin that sends a field for shared caches alone means them (RFC 9213, 2.1).
     return targeted_directives(f.head.fields) is None
 
 
@@ -179,7 +179,7 @@ def _is_about_the_range(f: Fetched) -> bool:
 def _has_no_ground(f: Fetched) -> bool:
     if f.lifetime.explicit or f.lifetime.ruled or f.head.status in HEURISTIC_STATUSES:
         return False
-    # An error is kept for as long as its origin says, and never for a guess.
+    # An error is stored for as long as its origin says, and never by the heuristic.
     return f.head.status >= 400 or "public" not in f.directives
 
 
@@ -230,8 +230,8 @@ RULES: tuple[Rule, ...] = (
         Ground.USE,
     ),
 )
-"""In this order: a rule that rests on the use of storing comes last, so that one which forbids
-giving the response to others is never hidden behind it.
+"""In this order: the rule whose ground is the use of storing comes last, so that it never hides one
+that forbids sharing.
 """
 
 
@@ -264,8 +264,8 @@ def keeps_from_caches(status: int, fields: Fields) -> Rule | None:
 
 
 def may_be_shared(rule: Rule | None) -> bool:
-    """True where a response on which this is the first rule against storing may be given to others
-    who asked before it was asked for.
+    """True where a response may be given to followers, when this is the first rule against storing
+    it.
     """
     return rule is None or rule.ground is Ground.USE
 
@@ -300,8 +300,8 @@ def personal_fields(fields: Fields) -> frozenset[str]:
 
 
 def stored_fields(fields: Fields) -> Fields:
-    """What is kept of a response's end-to-end fields, and given to others: not those that its
-    origin keeps from caches.
+    """The end-to-end fields of a response that are stored and given to others: without those that
+    the origin keeps from caches.
 
     Fields named by `private` or `no-cache` must not be reused as they are (RFC 9111, 5.2.2.4,
     5.2.2.7). A cookie is for the one who got it, unless the origin says `public`.

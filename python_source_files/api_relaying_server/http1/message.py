@@ -116,11 +116,10 @@ class Fields:
 class RequestHead:
     """The head of a request as it was received.
 
-    `target` is the request target as the path and query of the origin-form, percent-encoding
-    untouched; `version` is (major, minor); `raw` holds the bytes of the whole head where they are
-    known. `lines` are as they were read; `fields` is the same as a section, made when it is first
-    asked for. `seen` are the fields as the upstream will see them: what selects a response. They
-    are `fields` until somebody says otherwise.
+    `target` is path and query, percent-encoding untouched; `version` is (major, minor); `raw` holds
+    the bytes of the whole head where they are known. `lines` are as they were read; `fields` is the
+    same as a section, made when it is first used. `seen` are the fields as the upstream will see
+    them, which select the response: the same as `fields` unless `seen_as` has set others.
     """
 
     __slots__ = ("_credentialed", "_fields", "_seen", "lines", "method", "raw", "target", "version")
@@ -173,12 +172,12 @@ class RequestHead:
 
     @property
     def shown(self) -> str:
-        """The target as it is shown in a log: its query may hold secrets."""
+        """The target for a log, without its query, which may hold secrets."""
         path, mark, _ = self.target.partition("?")
         return path + mark + "..." * bool(mark)
 
     def seen_as(self, seen: Fields) -> RequestHead:
-        """The same request, of which the upstream will see these fields."""
+        """The same request; the upstream will see these fields of it."""
         return self._copy(self.method, seen)
 
     def with_method(self, method: str) -> RequestHead:

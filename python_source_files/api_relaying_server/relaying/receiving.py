@@ -16,7 +16,7 @@ import logging
 from typing import NamedTuple, Union
 
 from api_relaying_server.caching.conditional import is_not_modified
-from api_relaying_server.caching.freshness import Lifetime, lifetime
+from api_relaying_server.caching.freshness import Lifetime, Times, arrival_of, lifetime
 from api_relaying_server.caching.invalidation import targets_to_invalidate
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import with_content
@@ -116,19 +116,19 @@ class Receiver:
         self._keeper = keeper
         self._policy = policy
         self._base = base
-        # Both are set once and never reset: no lock is needed.
+        # Each is set by whoever comes first and never reset: no lock is needed.
         self._has_hinted = False
         self._tells_origins_apart = False  # as far as the upstream has shown
 
     def receive(self, query: Query, received: Received) -> Response | None:
-        """What the response to a GET or HEAD means; None where what is stored did not fit it, and
-        the whole is to be asked for.
+        """What the response to a GET or HEAD means; None where it does not fit what is stored: the
+        whole must be asked for then.
         """
         ask, status = query.ask, received.head.status
         if status == 304 and ask.validate:
             return self._freshen(query, received)
         if ask.complete is not None and status in (206, 416):
-            return self._complete(ask.complete[0], received)
+            return self._complete(received)
         if received.request.method == "HEAD":
             self._doubt_by_head(received)
         return self._take(received, query.known)
@@ -139,8 +139,8 @@ class Receiver:
         """
         request = received.request
         own = self._invalidate(received)
-        # What answers a condition or an overridden method is no answer to others, nor is what
-        # another change may have made old meanwhile.
+        # The answer to a condition or an overridden method is no answer to other requests, and one
+        # that another change may have made old is none either.
         if request.method != "POST" or passes_by(request.fields) or own is None:
             return self._take(received, None, "bypass")
         return self._take(received._replace(began=own), None)
@@ -154,9 +154,8 @@ class Receiver:
         storing it for the request that was sent.
         """
         request, fetch = received.request, received.fetch
-        span = lifetime(
-            status, fields, request.target, fetch.request_time, fetch.response_time, self._policy
-        )
+        times = Times(fetch.request_time, fetch.response_time)
+        span = lifetime(arrival_of(status, fields, times), request.target, self._policy)
         head = ResponseHead(status, received.head.reason, fields)
         rule = first_against(request, head, span, self._policy)
         if rule is not None and rule.ground is Ground.REQUEST and not self._has_hinted:
@@ -178,8 +177,8 @@ class Receiver:
             )
 
     def _selecting_names(self, fields: Fields) -> tuple[str, ...] | None:
-        """The request fields that select a response with these fields, by all that the upstream has
-        shown of itself.
+        """The request fields that select a response with these fields, by this response and those
+        before it.
         """
         if not self._tells_origins_apart and names_origins(fields):
             self._tells_origins_apart = True
@@ -198,11 +197,11 @@ class Receiver:
         names = self._selecting_names(merged.fields)
         before = tuple(name for name, _ in stored.selecting)
         if names is not None and (query.ask.reason == "vary-miss" or names != before):
-            # RFC 9111, 4.3.4: this request selects it now, by the fields that it now varies by.
+            # RFC 9111, 4.3.4: from now on this request selects it, by the fields in its new `Vary`.
             kept = kept.changed(selecting=selecting_values(names, request.seen))
         span, rule = self._judge(received, merged.status, merged.fields)
-        # What the 304 says itself may be hidden in the merged fields (RFC 9213, 2.2), and what the
-        # stored response permits was not said of what this user is told.
+        # The merged fields may hide what the 304 itself says (RFC 9213, 2.2); and the permission to
+        # share that the stored response gave does not hold for what the 304 tells this user.
         rule = keeps_from_caches(merged.status, head.fields) or rule
         if rule is None and request.credentialed:
             own = self._judge(received, merged.status, head.fields)[1]
@@ -213,11 +212,11 @@ class Receiver:
         if rule is not None and rule.ground is Ground.REQUEST:
             self._renew_times(received, stored, span)
         elif not request.credentialed:
-            self._keeper.forget(request.target)  # what was for all is so no more
+            self._keeper.forget(request.target)  # it was for all, and is no longer
         return Confirmed(received, merged, None, rule.name if rule is not None else "")
 
     def _kept_of(self, stored: StoredResponse, received: Received) -> StoredResponse:
-        """What a 304 makes of a stored response for others: without what it gives to its client."""
+        """The stored response as a 304 freshens it for others: no field that is for one client."""
         fetch, fields = received.fetch, stored_fields(received.head.fields)
         merged = freshened(stored, fields, fetch.request_time, fetch.response_time)
         return merged.changed(fields=stored_fields(merged.fields))
@@ -225,7 +224,7 @@ class Receiver:
     def _store_freshened(
         self, reason: str, received: Received, stored: StoredResponse, kept: StoredResponse
     ) -> str:
-        """Stores what a 304 has freshened; why not, where it is not stored."""
+        """Stores what a 304 has freshened. Returns why it could not; empty where it could."""
         request, began = received.request, received.began
         record = None
         if reason != "vary-miss":
@@ -235,7 +234,7 @@ class Receiver:
         return "" if record is not None else "invalidated"
 
     def _renew_times(self, received: Received, stored: StoredResponse, span: Lifetime) -> None:
-        """What is stored is confirmed, by a response of which nothing else is for others."""
+        """Gives the stored response new times, by a 304 whose other fields are not for others."""
         if not received.request.credentialed or not span.explicit:
             return
         fetch, fields = received.fetch, times_alone(received.head.fields)
@@ -244,7 +243,7 @@ class Receiver:
 
     # A missing part completes.
 
-    def _complete(self, part: StoredResponse, received: Received) -> Confirmed | None:
+    def _complete(self, received: Received) -> Confirmed | None:
         """The whole, from a stored part and the missing one; None where they are not joined."""
         try:
             kept = self._missing_part(received)
@@ -273,8 +272,9 @@ class Receiver:
     # A HEAD response marks what it contradicts.
 
     def _doubt_by_head(self, received: Received) -> None:
-        """Marks what a HEAD response contradicts (RFC 9111, 4.3.5). It freshens nothing: a HEAD is
-        sent only where what is stored has no validator, so nothing shows that it is the same still.
+        """Has what a HEAD response contradicts validated before use (RFC 9111, 4.3.5). It freshens
+        nothing: a HEAD is sent only where the stored response has no validator, so nothing shows
+        that it is still the same.
         """
         head, request = received.head, received.request.with_method("GET")
         record = self._keeper.read(cache_key(request.target))
@@ -313,18 +313,18 @@ class Receiver:
         return Arrived(received, shared, unstored, failed, span.seconds if span.capped else None)
 
     def _unfit(self, received: Received) -> str:
-        """Why a response can neither be kept nor shared as it comes, empty where it can."""
+        """Why a response can neither be stored nor shared; empty where it can."""
         exchange = received.fetch.exchange
         if exchange.undecoded:
-            return "transfer-coding"  # RFC 9112, 6.1: what this content is, nobody has made out
+            return "transfer-coding"  # RFC 9112, 6.1: it has a coding that is unknown here
         if exchange.length is not None and exchange.length > self._policy.max_object:
             return "too-large"
         if received.head.status == 206 and "range" not in received.request.fields:
-            return "partial"  # nobody has asked for a part
+            return "partial"  # no part was asked for
         return ""
 
     def _template(self, received: Received) -> StoredResponse | None:
-        """What is kept of a response, without its content; None where nothing can be."""
+        """The response as it is stored, still without content; None where it cannot be."""
         head, fetch = received.head, received.fetch
         names = self._selecting_names(head.fields)
         if names is None:
@@ -348,8 +348,8 @@ class Receiver:
         )
 
     def _invalidate(self, received: Received) -> Began | None:
-        """Invalidates what the answer to an unsafe request makes doubtful. The moment that counts
-        for what it has brought itself; None where something else has invalidated that meanwhile.
+        """Invalidates what the request may have changed. Returns the moment that counts for its own
+        response; None where something else has invalidated its target meanwhile.
         """
         request, head = received.request, received.head
         targets = targets_to_invalidate(request, head.status, head.fields, self._base.url)

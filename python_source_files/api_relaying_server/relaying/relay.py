@@ -290,10 +290,12 @@ class Relay:
 
     def _of_shared(self, query: Query, outcome: SharedResponse, came: int) -> Answer | None:
         request, reason, now = query.request, query.ask.reason, self._clock()
+        # Closes a race: the target may have been invalidated since the leader sent its request. One
+        # who was answered after that must not get what was made before.
         if not self._keeper.is_current(cache_key(request.target), outcome.began):
             return None
         found = self._keeper.assess(request.target, outcome.stored)
-        validated = came < outcome.sent
+        validated = came < outcome.sent  # the origin was asked after this request had come
         if not may_answer(request, found, now, self._policy, validated=validated):
             return None
         if outcome.body is None:

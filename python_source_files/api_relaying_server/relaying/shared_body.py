@@ -37,13 +37,11 @@ PIECE = 65536
 """Bytes that a reader who is behind is given at a time."""
 
 WINDOW = 4 * 1024 * 1024
-"""Bytes by which the fastest reader of a body that is too large to keep may be ahead of the
-slowest.
-"""
+"""Bytes by which the fastest reader of a body that is not kept may be ahead of the slowest."""
 
 
 class Until(NamedTuple):
-    """A listener that waits until a moment (monotonic seconds), or its client leaves."""
+    """A listener that waits until a moment (monotonic seconds) or until its client leaves."""
 
     fd: int | None
     moment: float
@@ -70,8 +68,8 @@ class Source(Protocol):
 
 
 class Room:
-    """The memory that bodies on their way into the store may take together, `limit` bytes.
-    `passed` are the bytes that were taken since the start. Thread-safe.
+    """The memory, `limit` bytes, that bodies on their way into the store may take together.
+    `passed` is the bytes that were ever taken. Thread-safe.
     """
 
     def __init__(self, limit: int) -> None:
@@ -96,8 +94,8 @@ class Room:
 
 
 class Share:
-    """What one body has of a room: given back by `close`, or with the last reference to it, so
-    that no path can forget it.
+    """What one body has taken of a room: given back by `close`, or with the last reference to it,
+    so that it cannot be forgotten.
     """
 
     STEP = 65536
@@ -110,7 +108,7 @@ class Share:
         self.size = 0
 
     def reaches(self, size: int) -> bool:
-        """True where it is as large as this by now; it grows as far as the room allows."""
+        """Makes it as large as this, if the room allows; True where it is."""
         while self.size < size:
             exact = size - self.size
             for step in (max(exact, self.STEP) if self.size else exact, exact):
@@ -132,8 +130,8 @@ class Share:
 
 
 class Growing:
-    """Content that grows at its end and is read from anywhere. It lies in one buffer, which is the
-    whole at the end: nothing is ever joined, and a large one is there once.
+    """Content that grows at its end and is read from anywhere. It is one buffer, which is the whole
+    content at the end: a large one is never copied.
     """
 
     __slots__ = ("_buffer", "_latest", "_latest_at", "size")
@@ -174,8 +172,8 @@ class Growing:
 
 
 class SharedBody:
-    """A body under way to several readers, kept whole while it is to be stored, is not longer than
-    `limit` bytes and finds its place in the `room`; what is not kept passes in a window.
+    """A body on its way to several readers. It is kept whole while it is to be stored, has at most
+    `limit` bytes and finds room; else its readers share a window that moves along.
 
     `on_whole` gets the whole content before any reader gets its last piece: whoever has seen the
     end finds the response stored. `on_end` is called once: at the end, whatever it is, or as soon
@@ -224,7 +222,7 @@ class SharedBody:
         return self._keeps and not self._finished
 
     def is_left_alone(self, now: float) -> bool:
-        """True where for a while nobody has fetched the next piece, though there is one."""
+        """True where nobody has fetched the next piece for a while, though more is to come."""
         return self._left_at is not None and now - self._left_at > LEFT_ALONE
 
     def attach(self) -> Reader | None:
@@ -249,7 +247,7 @@ class SharedBody:
         """
         while True:
             with self._changed:
-                if reader.is_cut:  # what he has not had may be gone
+                if reader.is_cut:  # what follows may be gone already
                     raise UpstreamCut("this client reads too slowly for the others")
                 piece = self._take(reader)
                 if piece:
@@ -270,7 +268,7 @@ class SharedBody:
             self._fetch_one(listener)  # and gives it back
 
     def _cut_the_slowest(self, waiting: Reader) -> None:
-        """A reader who takes nothing holds up none of those who share a body with it."""
+        """Ends the slowest readers: one that takes nothing must not hold up the others."""
         slowest = min(reader.position for reader in self._readers)
         for reader in self._readers:
             if reader is not waiting and reader.position == slowest:
@@ -280,15 +278,15 @@ class SharedBody:
         self._changed.notify_all()
 
     def _waits_with(self, listener: Listener | None) -> Listener | None:
-        """With whom the next piece is waited for: what is to be stored is fetched although its
-        reader is sent away, and although he has left where its end is known.
+        """Whose leaving ends the wait for the next piece. A body that is to be stored is fetched
+        even if the reader is dismissed, and if its length is known even if the client has left.
         """
         if listener is None or (self._keeps and self._source.length is not None):
             return None
         return Until(listener.fd, float("inf")) if self._keeps else listener
 
     def _take(self, reader: Reader) -> bytes:
-        """What is there for a reader, empty if nothing."""
+        """The next bytes that are here for a reader; empty if there are none."""
         if self._start is not None and reader.offset < self._start_size:
             piece = self._start.read(reader.offset, self._start_size)
             reader.offset += len(piece)
@@ -383,8 +381,8 @@ class SharedBody:
             LOG.exception("an answer could not be stored")
 
     def _tell_end(self) -> None:
-        # Both lead back here by way of the landing: forgotten, they leave no circle behind that a
-        # collector would have to find.
+        # Both lead back here by way of the transfer: they are dropped, so that no circle is left
+        # for the collector to find. Under the lock, so that only one thread gets `on_end`.
         with self._changed:
             on_end, self._on_end, self._on_whole = self._on_end, None, None
         if on_end is not None:
@@ -399,8 +397,8 @@ class SharedBody:
         self._tell_end()
 
     def detach(self, reader: Reader) -> None:
-        """A reader leaves. The last one fetches a little more if that makes a response whole that
-        is to be stored.
+        """A reader leaves. The last one fetches the rest where it is small and the body is to be
+        stored.
         """
         with self._changed:
             if reader not in self._readers:
@@ -437,8 +435,8 @@ class SharedBody:
 
 
 class Reader:
-    """One reader of a shared body: iterate over it, close it at the end. Its `listener`, if it has
-    one, is who it reads for.
+    """One reader of a shared body: iterate over it, and close it at the end. `listener` is the
+    client for whom it reads, if there is one.
     """
 
     __slots__ = ("_body", "is_cut", "listener", "offset", "position")
@@ -458,7 +456,7 @@ class Reader:
             yield piece
 
     def finish(self) -> None:
-        """This reader's client needs no body, but the store does: fetches to the end for it."""
+        """Fetches the body to its end for the store alone, where it is to be stored."""
         if self._body.is_kept:
             for _ in self:
                 pass

@@ -262,13 +262,13 @@ class Transfer:
         return NotShared()
 
     def _tell(self, outcome: Outcome) -> None:
-        """Gives the followers the outcome. A body that they share keeps the landing until it ends,
-        so that whoever comes meanwhile joins; else it is let go now.
+        """Gives the followers the outcome. Where they share a body, the landing stays until that
+        ends: whoever comes meanwhile joins. Else it is let go now.
         """
         body = outcome.body if isinstance(outcome, SharedResponse) else None
         landing = self._lead.landing
         if landing is not None:
-            landing.body = body  # before the outcome, which wakes those who look at it
+            landing.body = body  # `Flight.hurry` watches it
             landing.deliver(outcome)
         if body is None:
             self._let_go()
