@@ -383,7 +383,7 @@ def make_slots(folder: Path) -> list[Path]:
     slots = [folder / f"slot{number}" for number in range(AT_ONCE)]
     for slot in slots:
         shutil.copytree(SOURCES, slot / "python_source_files")
-        for name in (".ci", "README.md", "docs"):
+        for name in (".ci", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks", "docs"):
             (slot / name).symlink_to(SOURCES.parent / name)
     return slots
 

@@ -40,9 +40,13 @@ relay keeps them: a response would else lose what it says about its storing befo
 """
 
 
+_NONE: frozenset[str] = frozenset()
+
+
 def connection_options(fields: Fields) -> frozenset[str]:
     """The lower-case names in `Connection`: fields for this connection alone (RFC 9110, 7.6.1)."""
-    return frozenset(member.lower() for member in split_lists(fields.all("connection")))
+    values = fields.all("connection")
+    return frozenset([member.lower() for member in split_lists(values)]) if values else _NONE
 
 
 def end_to_end(fields: Fields) -> Fields:

@@ -76,7 +76,7 @@ class Fields:
 
     def has_any(self, names: frozenset[str]) -> bool:
         """True where there is a field of any of these names (lower case)."""
-        return not names.isdisjoint(self._by_name())
+        return not names.isdisjoint(self._index or self._by_name())
 
     def __iter__(self) -> Iterator[Field]:
         return iter(self.items)

@@ -91,10 +91,10 @@ def fetched_answer(request: RequestHead, reason: str, arrived: Arrived, reader: 
     told = cache_forwarded(
         reason, arrived.status, stored=not arrived.unstored, detail=arrived.unstored
     )
-    fields = arrived.fields_for(request).plus(("Via", VIA), told)
-    status, phrase = arrived.status, arrived.received.head.reason
+    status, phrase, fields = arrived.status, arrived.received.head.reason, arrived.fields
     if arrived.is_not_modified_for(request):
-        status, phrase = 304, reason_phrase(304)
+        status, phrase, fields = 304, reason_phrase(304), fields_of_304(fields)
+    fields = fields.plus(("Via", VIA), told)
     return Answer(status, phrase, fields, stream=reader, upstream_status=arrived.status)
 
 

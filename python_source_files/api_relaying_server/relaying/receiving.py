@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple, Union
 
-from api_relaying_server.caching.conditional import fields_of_304, is_not_modified
+from api_relaying_server.caching.conditional import is_not_modified
 from api_relaying_server.caching.freshness import Lifetime, Times, arrival_of, lifetime
 from api_relaying_server.caching.invalidation import targets_to_invalidate
 from api_relaying_server.caching.policy import Policy
@@ -99,12 +99,11 @@ class Arrived(NamedTuple):
             and is_not_modified(request.fields, self.status, fields, arrived)
         )
 
-    def fields_for(self, request: RequestHead) -> Fields:
+    @property
+    def fields(self) -> Fields:
         """The fields that the client is sent, without those that the relay adds."""
         fields = self.received.head.fields
-        if self.capped is not None:
-            fields = shortened(fields, self.capped)
-        return fields_of_304(fields) if self.is_not_modified_for(request) else fields
+        return fields if self.capped is None else shortened(fields, self.capped)
 
 
 Response = Union[Confirmed, Arrived]

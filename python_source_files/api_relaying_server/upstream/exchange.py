@@ -1,10 +1,10 @@
 """One request and its response on one connection to the upstream, in our own strict HTTP/1.1 (RFC
 9112).
 
-The connection comes from the session's pool and goes back to it when the response has been read to
-its end; where there is any doubt about the framing it is closed instead. `http.client` is not used
-for reading: it takes a 103 for the final response, accepts what a strict reader must refuse, and
-folds repeated fields.
+The connection comes from the session's adapter and goes back to it when the response has been read
+to its end; if its framing is in any doubt it is closed instead. `http.client` is not used for
+reading: it takes a 103 for the final response, accepts what a strict reader must refuse, and folds
+repeated fields.
 """
 
 from __future__ import annotations
@@ -448,8 +448,8 @@ class Exchange:
             self._fault = copy(error)  # that one leads back to no frame
             raise
 
-    def stream(self, *_: object, **__: object) -> Iterator[bytes]:
-        """The pieces of the body as they come: what `requests.Response` reads its content by."""
+    def stream(self) -> Iterator[bytes]:
+        """The pieces of the body as they come."""
         done = False
         while not done:
             piece, done = self.read()
