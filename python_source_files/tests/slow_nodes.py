@@ -207,7 +207,7 @@ class RedisNodesTest(SharedCases):
     def test_what_one_node_learns_of_the_upstream_counts_for_both(self) -> None:
         self.script.limited = True
         self.assertEqual(self.here.get("/limited").status, 429)
-        eventually(lambda: "left alone for" in self.there.log(), "the other one hears of it")
+        eventually(lambda: "paused for" in self.there.log(), "the other one hears of it")
         self.assertEqual(self.there.get("/other").status, 503)
         self.assertEqual(len(self.origin.requests), 1)
         self.script.limited = False

@@ -97,7 +97,7 @@ class TargetTest(CoolDownCase):
     def test_others_go_on(self):
         self.call("/a", FAILED)
         refusal = self.refused("/a")
-        self.assertEqual(refusal.detail, "GET /a is being left alone after: 503")
+        self.assertEqual(refusal.detail, "calls to GET /a pause after: 503")
         self.assertEqual(refusal.retry_after, 5)
         self.assertFalse(self.cooldown.admit(call_for("/b")).is_probe)
         (resting,) = self.cooldown.resting()
@@ -271,7 +271,7 @@ class CallersTest(CoolDownCase):
 
     def test_what_a_probe_meets_is_told_apart(self):
         """Rests that are over: of all, of the callers, of the target; and what is left of them."""
-        everything = ["the upstream", "the upstream for requests without credentials", "GET /a"]
+        everything = ["the upstream", "the upstream without credentials", "GET /a"]
         for told, left in (
             (ANSWERED, []),
             (CRASHED, everything[2:]),
@@ -309,7 +309,7 @@ class WholeTest(CoolDownCase):
         for target, key in (("/a", ""), ("/b", ""), ("/b", "k")):
             refusal = self.refused(target, key=key)
             self.assertEqual(
-                refusal.detail, "the upstream is being left alone after: connection refused"
+                refusal.detail, "calls to the upstream pause after: connection refused"
             )
             self.assertTrue(refusal.concerns_all)
         self.assertFalse(self.cooldown.is_open)
@@ -538,7 +538,7 @@ class LogTest(unittest.TestCase):
         self.assertEqual(
             [record.getMessage() for record in logged.records],
             [
-                "the upstream is left alone for 5.0 s: connection refused",
+                "calls to the upstream paused for 5.0 s: connection refused",
                 "the upstream answers again after 300.0 s",
             ],
         )
@@ -553,7 +553,7 @@ class LogTest(unittest.TestCase):
             cooldown.settle(cooldown.admit(call_for("/a")), ANSWERED)
         self.assertEqual(
             [record.getMessage() for record in logged.records],
-            ["GET /a is left alone for 5.0 s: 503", "GET /a answers again after 300.0 s"],
+            ["calls to GET /a paused for 5.0 s: 503", "GET /a answers again after 300.0 s"],
         )
 
     def test_single_clients_do_not_fill_it(self):

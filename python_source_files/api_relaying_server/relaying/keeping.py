@@ -166,8 +166,10 @@ class Keeper:
         full.
         """
         record = self._store.read(key)
+        if record is None:
+            return None
         invalidated = self.facts.invalidations.time_of(key)
-        if record is None or all(v.request_time >= invalidated for v in record.variants):
+        if all(v.request_time >= invalidated for v in record.variants):
             return record
         return record._replace(
             variants=tuple(

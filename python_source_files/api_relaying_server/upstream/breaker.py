@@ -60,10 +60,10 @@ probe is another target, since this one may be bad by itself.
 
 
 PROBE_AT_MOST = 60.0
-"""Seconds after which nobody waits any longer for what a probe brings: another may try."""
+"""Seconds that other calls wait for a probe's outcome; then another one may probe."""
 
 LOOK_AGAIN = 1.0
-"""Seconds after which who found another process probing may try: it may be gone by then."""
+"""Seconds after which a process that found another one probing may probe itself."""
 
 QUIET = 1.0
 """Seconds between two lines in the log about what single clients met."""
@@ -145,7 +145,7 @@ class CircuitBreaker:
             closed = [item for item in cooldowns if not item[1].admits(now)]
             if closed:
                 subject, last = max(closed, key=lambda item: item[1].until)
-                raise _refusal(subject, f"{last.of} is being left alone after", last, now)
+                raise _refusal(subject, f"calls to {last.of} pause after", last, now)
             if request.is_whole:
                 for _, cooldown in cooldowns:
                     cooldown.others_wait_until = now + PROBE_AT_MOST
@@ -153,7 +153,9 @@ class CircuitBreaker:
         return self._in_turn(call) if request.is_whole else call
 
     def _in_turn(self, call: Call) -> Call:
-        """The probe of all processes in front of the upstream. Raises UpstreamResting."""
+        """The call, as the one probe of all processes. Raises UpstreamResting where another process
+        has it.
+        """
         shared = [item for item in call.cooldowns if is_shared(item[0])]
         if not shared:
             return call
@@ -165,13 +167,13 @@ class CircuitBreaker:
             now = self._clock()
             for _, cooldown in call.cooldowns:
                 cooldown.others_wait_until = now + LOOK_AGAIN
-        words = f"another process asks {widest.of}, left alone after"
+        words = f"another process asks {widest.of}, to which calls pause after"
         raise _refusal(subject, words, widest, now)
 
     # ...and after it.
 
     def settle(self, call: Call, told: UpstreamSignals | None) -> None:
-        """Says what came of a call; None where nothing was learnt, as when its client left."""
+        """Ends a call by its outcome; None where it had none, as when its client left."""
         if told is not None and told.scope is Scope.NOBODY and not call.is_probe:
             self._answered_at = self._clock()
             if self._failed:
@@ -234,16 +236,13 @@ class CircuitBreaker:
             self._coordinator.tell_changed(word_of(News(subject, cooldown.until - now, told.why)))
 
     def _count(self, call: Call, told: UpstreamSignals, now: float) -> None:
-        """One more target fails as all would if the upstream were down."""
-        news = UpstreamSignals(
-            Scope.UPSTREAM, told.why
-        )  # for how long is up to us: each target has its own
+        """Notes one more target that fails as all would if the upstream were down."""
+        # How long is up to us: what the upstream asks for is about one target.
+        news = UpstreamSignals(Scope.UPSTREAM, told.why)
         if call.cooldown_of(WHOLE) is not None:
             self._close(WHOLE, call, news, now)
-            whole, mine = (
-                self._cooldowns.get(WHOLE),
-                self._cooldowns.get(subjects_of(call.request)[2]),
-            )
+            whole = self._cooldowns.get(WHOLE)
+            mine = self._cooldowns.get(subjects_of(call.request)[2])
             if whole is not None and mine is not None:
                 mine.until = max(mine.until, whole.until + min(NEXT_TARGET, self._seconds))
         elif self._cooldowns.get(WHOLE) is None:
@@ -255,28 +254,21 @@ class CircuitBreaker:
                 self._close(WHOLE, call, news._replace(why=why), now)
 
     def _say(self, subject: Subject, cooldown: Cooldown, level: int, now: float) -> None:
-        """One line; about what single clients met no more than a few."""
+        """Logs it; what concerns single clients at most once a second."""
         if subject.who:
             if now < self._said_at + QUIET:
                 return
             self._said_at = now
         cooldown.said = True
-        LOG.log(
-            level,
-            "%s is left alone for %.1f s: %s",
-            cooldown.of,
-            cooldown.until - now,
-            cooldown.why,
-        )
+        seconds = cooldown.until - now
+        LOG.log(level, "calls to %s paused for %.1f s: %s", cooldown.of, seconds, cooldown.why)
 
     # What other processes have learnt
 
     def hear(self, word: str | None) -> None:
         """Takes over what another process tells about cooldowns; ignores anything else."""
         news = news_in(word)
-        if (
-            news is None or news.seconds == 0
-        ):  # no cooldown that anybody would have to probe the end of
+        if news is None or news.seconds == 0:  # nothing whose end would have to be probed
             return
         with self._lock:
             now = self._clock()
@@ -317,8 +309,8 @@ class CircuitBreaker:
         one, `probed` the one that the call was the probe of.
         """
         if had is not None and had is not probed:
-            # The calls that were under way when it began fail like the first: no news. But what
-            # the upstream asks for counts.
+            # A call that was under way when it began fails like the first: it grows by none. But
+            # how long the upstream asks to be left alone counts.
             had.until = max(had.until, now + min(told.wait or 0.0, LONGEST_WAIT))
             return had
         seconds = self._span(cooldown.failures, told.wait)
@@ -330,10 +322,10 @@ class CircuitBreaker:
         return cooldown
 
     def _span(self, failures: int, wait: float | None) -> float:
-        """Seconds of the cooldown after this many failures before this one.
+        """Seconds of a cooldown that has that many failures before this one.
 
-        The first is as long as the upstream asks for, else `--cool-down`; the later ones are
-        neither shorter than that nor than what was grown to.
+        The first is as long as the upstream asks for, else `--cool-down`. Later ones grow, and are
+        never shorter than the upstream asks for.
         """
         asked = min(wait or 0.0, LONGEST_WAIT)
         if failures == 0:
@@ -345,7 +337,7 @@ class CircuitBreaker:
     # For those who look on.
 
     def resting(self) -> list[Resting]:
-        """What is being left alone, the whole upstream and all anonymous calls first."""
+        """The present cooldowns, those of the whole upstream and of all anonymous calls first."""
         with self._lock:
             now = self._clock()
             return [
@@ -366,12 +358,12 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """True where neither all calls nor all anonymous ones are being held back."""
+        """True where neither all calls nor all anonymous ones pause."""
         return self._cooldowns.get(WHOLE) is None and self._cooldowns.get(ANONYMOUS) is None
 
 
 def _ends(scope: Scope, told: UpstreamSignals) -> bool:
-    """True where a probe's news ends a cooldown of this scope."""
+    """True where a probe's outcome ends a cooldown of this scope."""
     if not told.failed:
         return True
     if scope is Scope.UPSTREAM:  # it has answered, and not as one that is down

@@ -63,7 +63,7 @@ def shown(subject: Subject, request: UpstreamRequest | None = None) -> str:
     if subject.scope is Scope.UPSTREAM:
         return "the upstream"
     having = "with certain credentials" if subject.who else "without credentials"
-    return f"the upstream for requests {having}"
+    return f"the upstream {having}"
 
 
 class Cooldown:

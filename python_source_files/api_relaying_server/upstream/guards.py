@@ -1,10 +1,10 @@
-"""What stands before the upstream: the order in which a call asks whether it may be made.
+"""Protects the upstream: the checks that each call passes, in their order.
 
-    cool-down -> slot -> token -> the call -> what it told
+    cool-down -> slot -> token -> the call -> what the answer tells
 
-`cooldown` lets the upstream rest after failures, `budget` bounds how much it is asked, `told` reads
-what it says of itself. Each refusal is an UpstreamResting, on which the relay gives a stale answer
-where it has one. Nothing is locked while a call is under way.
+`breaker` pauses calls after failures, `budget` bounds their number, `signals` reads what an answer
+tells of the upstream's health and limits. A check that refuses a call raises UpstreamResting, on
+which the relay gives a stale answer where it has one. Nothing is locked while a call is under way.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from api_relaying_server.upstream.translation import UpstreamBase
 LOG = logging.getLogger("api_relaying_server.upstream")
 
 PATIENCE = 3.0
-"""Seconds that a call waits for a slot and a token together; a client's own patience is longer,
-and the thread that waits is wanted by others.
+"""Seconds that a call waits for a slot and a token together. Clients would wait longer, but the
+thread that waits is needed by others.
 """
 
 
@@ -54,9 +54,9 @@ class UpstreamLike(Protocol):
 
 
 class GuardedUpstream:
-    """An upstream that is asked no more than it can bear. Thread-safe.
+    """An upstream with the checks before it. Thread-safe.
 
-    `tokens` None: no limit in time. `refused` counts refusals by their reason.
+    `tokens` None: no limit of the rate. `refused` counts refusals by their reason.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class GuardedUpstream:
         self.slots = slots
         self.tokens = tokens
         self.refused: Counter[str | None] = Counter()
-        self._lock = threading.Lock()  # guards that one and the two below
+        self._lock = threading.Lock()  # guards `refused` and the two below
         self._lack_said_at = float("-inf")
         self._skew_said = False
         self._upstream = upstream
@@ -133,7 +133,7 @@ class GuardedUpstream:
             raise
 
     def _admit_again(self, request: UpstreamRequest) -> Call:
-        """Much may have happened while it waited."""
+        """Checks the breaker once more: the call has waited, and much may have happened."""
         try:
             return self.cooldown.admit(request)
         except BaseException:
@@ -150,7 +150,7 @@ class GuardedUpstream:
     def _leave(self, call: Call) -> None:
         self.slots.give_back(self._clock() - call.at)
 
-    # What the log is told.
+    # What is logged.
 
     def _say_lack(self, error: LackOfOwn) -> None:
         with self._lock:
@@ -179,8 +179,8 @@ class GuardedUpstream:
     # For work that can wait.
 
     def spare(self) -> int:
-        """How many calls could be made at once without anybody waiting for them, half a burst left
-        to clients.
+        """How many calls could be made now without making any client wait; half a burst is kept for
+        clients.
         """
         if not self.cooldown.is_open or self.slots.waiting:
             return 0

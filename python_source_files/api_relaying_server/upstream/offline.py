@@ -1,4 +1,4 @@
-"""An upstream that is never asked: what `--offline` promises is kept here, whoever would ask."""
+"""The upstream of `--offline`: it refuses every call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from api_relaying_server.upstream.translation import UpstreamBase
 
 
 class OfflineUpstream:
-    """Stands in place of the upstream at `base`, to which references in answers still point."""
+    """Takes the place of the upstream at `base`."""
 
     def __init__(self, base: UpstreamBase) -> None:
         self.base = base

@@ -72,9 +72,7 @@ def parse_base(url: str) -> UpstreamBase:
 
 
 class Client(NamedTuple):
-    """Who asks: the peer's address, and whether it is a proxy of ours whose forwarding fields
-    count.
-    """
+    """The client: its address, and whether it is a trusted proxy whose forwarding fields count."""
 
     address: str
     trusted: bool = False
@@ -89,11 +87,11 @@ def as_upstream_sees(
     public_host: str | None = None,
     pass_refresh: bool = False,
 ) -> Fields:
-    """A request's fields as the upstream will see them, whatever it is asked for in this one call.
+    """A request's fields as the upstream will see them, but for those of a single call.
 
-    The client's end-to-end fields in their order, with our own before and behind them.
-    `Cache-Control` and `Pragma` go along only with `pass_refresh`: to some upstreams they mean
-    costly work.
+    They are the client's end-to-end fields in their order, with our own before and behind them.
+    `Cache-Control` and `Pragma` are passed only with `pass_refresh`: some upstreams do costly work
+    for them.
     """
     listed = connection_options(request.fields)  # RFC 9110, 7.6.1
     trusted = client.trusted
@@ -115,30 +113,13 @@ def as_upstream_sees(
 
 
 def for_one_call(seen: Fields, drop: Sequence[str] = (), add: Sequence[Field] = ()) -> list[Field]:
-    """The fields that one call carries: those that the upstream sees, less `drop` (lower case),
-    and `add` behind them. Raises LoopDetected: no call goes out but with what this gives.
+    """The fields of one call: those that the upstream sees, without `drop` (lower case), and with
+    `add` behind them. Raises LoopDetected; every call takes its fields from here.
     """
     check_no_loop(seen)
     if not any(name in seen for name in drop):
         return [*seen.items, *add]
     return [*(item for item in seen.items if item[0].lower() not in drop), *add]
-
-
-def fields_for_upstream(
-    request: RequestHead,
-    client: Client,
-    base: UpstreamBase,
-    *,
-    drop: Sequence[str] = (),
-    add: Sequence[Field] = (),
-    public_host: str | None = None,
-    pass_refresh: bool = False,
-) -> list[Field]:
-    """The fields that a request carries to the upstream in one call."""
-    seen = as_upstream_sees(
-        request, client, base, public_host=public_host, pass_refresh=pass_refresh
-    )
-    return for_one_call(seen, drop, add)
 
 
 def _passes_anew(name: str, trusted: bool, pass_refresh: bool) -> bool:
