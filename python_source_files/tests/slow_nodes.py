@@ -508,6 +508,17 @@ class CoordinatorTest(unittest.TestCase):
         self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
         self.assertEqual(self.board.calls, calls)
 
+    def test_closing_waits_hardly_for_a_database_that_fails(self) -> None:
+        returns = threading.Event()
+        self.addCleanup(returns.set)
+        self.board.fault = StorageFault(Trouble.STALLED, "test")
+        self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
+        with mock.patch.object(self.board, "check", lambda: returns.wait(30.0)):
+            time.sleep(0.15)  # until it is asked again
+            started = time.monotonic()
+            self.coordinator.close()
+            self.assertLess(time.monotonic() - started, 0.5)
+
     def test_names_are_short_and_apart(self) -> None:
         keys = ["GET /" + "x" * length for length in (0, 1, 10_000)] + ["GET /\udc80"]
         names = {name_of(key) for key in keys}

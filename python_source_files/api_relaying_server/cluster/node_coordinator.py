@@ -49,8 +49,10 @@ MOST_TOLD = 4096
 RETRY_FIRST, RETRY_MOST = 0.1, 2.0
 """Seconds until the news are asked for again after a failure, doubled at each."""
 
-GIVE_UP = 1.0
-"""Seconds that are spent at the end on giving leases back and telling what has changed."""
+GIVE_UP, GIVE_UP_FAILING = 1.0, 0.1
+"""Seconds that are spent at the end on giving leases back and telling what has changed, and those
+while the database fails: the store has spent its second on it already.
+"""
 
 _log = logging.getLogger("api_relaying_server.nodes")
 
@@ -369,7 +371,8 @@ class NodeCoordinator:
         self._work.set()
         with self._published:
             self._published.notify_all()
-        until = self._clock() + GIVE_UP
+        fails = self._mute or self._way.fault is not None
+        until = self._clock() + (GIVE_UP_FAILING if fails else GIVE_UP)
         for thread in threads:
             thread.join(max(0.0, until - self._clock()))
         self._board.close()
