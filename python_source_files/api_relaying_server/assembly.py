@@ -345,9 +345,9 @@ def _guarded(
     waiting = max(1, settings.threads * 3 // 8)
     tokens = _tokens(settings.upstream_rate, waiting, store, place)
     cooldown = CircuitBreaker(settings.cool_down or 0.0)
-    cooldown.tell = coordinator.tell_changed
+    cooldown.tell = coordinator.tell
     cooldown.lease = coordinator.lease
-    coordinator.on_change(cooldown.hear)
+    coordinator.on_message(cooldown.hear)
     return GuardedUpstream(upstream, cooldown, slots, tokens)
 
 

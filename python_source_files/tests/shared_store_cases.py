@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from unittest import mock
 
 from api_relaying_server.cluster import node_coordinator as nodes
-from api_relaying_server.coordination import Coordinator
+from api_relaying_server.cluster.message_text import encode
+from api_relaying_server.coordination import Changed, Coordinator, Message
 from api_relaying_server.stores import health, queued_store
 from api_relaying_server.stores.databases.shared_store import SharedStore, open_shared
 from api_relaying_server.stores.storage import Change
 from tests.database_support import DatabaseServer
 from tests.store_support import NEVER, PATIENCE, eventually, make_record
+from tests.worker_support import into
 
 UNHURRIED = 5.0
 """Seconds of a read's deadline where the test is not about it: the machine may be busy."""
@@ -68,22 +70,22 @@ class SharedStoreCases(unittest.TestCase):
     def assert_stored(self, store: SharedStore, key: str, seed: object = 0) -> None:
         self.assertEqual(store.read(key), make_record((key, seed)))
 
-    def hear(self, store: SharedStore, server: DatabaseServer | None = None) -> list[str | None]:
+    def hear(self, store: SharedStore, server: DatabaseServer | None = None) -> list[str]:
         """What the node is told from now on, less what was told to find out that it hears."""
-        told: list[str | None] = []
+        told: list[str] = []
         probed = threading.Event()
 
-        def hear(key: str | None) -> None:
-            if key == "probe":
+        def hear(message: Message) -> None:
+            if message == Changed("probe"):
                 probed.set()
             else:
-                told.append(key)
+                told.append(encode(message))
 
-        store.coordinator().on_change(hear)
+        store.coordinator().on_message(hear)
         probe = self.node(server=server).coordinator()
 
         def is_heard() -> bool:
-            probe.tell_changed("probe")
+            probe.tell(Changed("probe"))
             return probed.wait(0.05)
 
         eventually(is_heard, "the node hears")
@@ -244,16 +246,16 @@ class FenceCases(SharedStoreCases):
             held, coordinator._held = coordinator._held, {}
         coordinator._board.release([(name, token) for token, name in held.items()])
 
-    def late_writer(self) -> tuple[SharedStore, SharedStore, list[str | None]]:
+    def late_writer(self) -> tuple[SharedStore, SharedStore, list[str]]:
         """A node whose claim has run out, the other node, and what the first was told to drop."""
         asleep, awake = self.node(), self.node()
         self.put(awake, "GET /a", "GET /b")
-        dropped: list[str | None] = []
-        asleep.coordinator().on_change(dropped.append)
+        dropped: list[str] = []
+        asleep.coordinator().on_message(into(dropped))
         self.claim(asleep.coordinator())
         return asleep, awake, dropped
 
-    def assert_refused(self, asleep: SharedStore, dropped: list[str | None]) -> None:
+    def assert_refused(self, asleep: SharedStore, dropped: list[str]) -> None:
         asleep.write("GET /a", make_record("late"))
         self.assertTrue(asleep.flush(PATIENCE))
         self.assertIn("GET /a", dropped)
@@ -370,7 +372,7 @@ class LeaseCases(SharedStoreCases):
         ):
             stores = [self.node(), self.node(), self.node()]
             for store in stores:
-                store.coordinator().on_change(lambda note: None)
+                store.coordinator().on_message(lambda note: None)
             for store in stores:
                 eventually(lambda s=store: s.coordinator().processes >= 3, "all are counted")  # type: ignore[misc]
             before = stores[0].coordinator().processes
@@ -387,11 +389,11 @@ class NewsCases(SharedStoreCases):
         started = time.monotonic()
         keys = [f"GET /{number}\xe5" for number in range(30)]
         for key in keys:
-            here.coordinator().tell_changed(key)
+            here.coordinator().tell(Changed(key))
         eventually(lambda: len(at_there) >= 30 and len(at_third) >= 30, "both were told")
         self.assertLess(time.monotonic() - started, TOLD_WITHIN + 1.0)  # a busy machine's second
         self.assertEqual((at_there, at_third, at_here), (keys, keys, []))
-        there.coordinator().tell_changed("GET /back")
+        there.coordinator().tell(Changed("GET /back"))
         eventually(lambda: at_here == ["GET /back"], "the first was told too")
 
     def test_too_much_to_tell_is_told_as_everything(self) -> None:
@@ -402,8 +404,8 @@ class NewsCases(SharedStoreCases):
             assert isinstance(coordinator, nodes.NodeCoordinator)
             with coordinator._lock:
                 coordinator._told.extend(f"GET /{number}" for number in range(10))
-            coordinator.tell_changed("GET /one-more")
-            eventually(lambda: None in told, "everything was told")
+            coordinator.tell(Changed("GET /one-more"))
+            eventually(lambda: "" in told, "everything was told")
 
 
 class BudgetCases(SharedStoreCases):

@@ -256,7 +256,7 @@ class MongoFaultsTest(MongoCase, FaultCases):
         url = server.url.replace("//", "//me:wrong-one@")
         store = open_shared(url, self.namespace, 0.5)
         self.addCleanup(store.close, 0.1)
-        store.coordinator().on_change(lambda key: None)
+        store.coordinator().on_message(lambda key: None)
         until = time.monotonic() + 0.4
         while time.monotonic() < until:
             self.assertIsNone(store.read("GET /a"))

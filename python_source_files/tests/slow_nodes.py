@@ -18,8 +18,10 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.cluster import node_coordinator as nodes
 from api_relaying_server.cluster.fences import Fences
+from api_relaying_server.cluster.message_text import decode
 from api_relaying_server.cluster.node_coordinator import QUICK, Both, NodeCoordinator, name_of
 from api_relaying_server.cluster.nodes_budget import NodesBudget
+from api_relaying_server.coordination import Changed, Message, Paused, Resumed
 from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.memory.hot import HotTier
 from api_relaying_server.relaying.keeping import Keeper
@@ -45,7 +47,7 @@ from tests.relay_support import (
 )
 from tests.store_support import make_record
 from tests.upstream_support import call_for
-from tests.worker_support import LocalWorker
+from tests.worker_support import LocalWorker, into
 
 MENU = "/restaurant/kopparlyktan"
 FRESH = ("Cache-Control", "max-age=600")
@@ -423,8 +425,8 @@ class CoordinatorTest(unittest.TestCase):
 
     def test_what_is_to_be_told_is_told_later_if_it_cannot_be_now(self) -> None:
         self.board.fault = StorageFault(Trouble.UNREACHABLE, "test")
-        self.coordinator.tell_changed("GET /a")
-        self.coordinator.tell_changed("GET /b")
+        self.coordinator.tell(Changed("GET /a"))
+        self.coordinator.tell(Changed("GET /b"))
         eventually(lambda: self.board.calls > 1, "it was tried again")
         self.board.fault = None
         eventually(lambda: len(self.board.published) >= 2, "both were told")
@@ -432,37 +434,37 @@ class CoordinatorTest(unittest.TestCase):
 
     def test_who_waits_is_told_that_the_database_has_it(self) -> None:
         for number in range(50):
-            self.assertTrue(self.coordinator.tell_changed(f"GET /{number}", wait=30.0))
+            self.assertTrue(self.coordinator.tell(Changed(f"GET /{number}"), wait=30.0))
             self.assertEqual(len(self.board.published), number + 1)
-        self.assertFalse(self.coordinator.tell_changed("GET /nobody-waits"))
+        self.assertFalse(self.coordinator.tell(Changed("GET /nobody-waits")))
 
     def test_nobody_waits_long_for_what_cannot_be_told(self) -> None:
         self.board.fault = StorageFault(Trouble.UNREACHABLE, "test")
         started = time.monotonic()
         for number in range(20):
-            self.assertFalse(self.coordinator.tell_changed(f"GET /{number}", wait=30.0))
+            self.assertFalse(self.coordinator.tell(Changed(f"GET /{number}"), wait=30.0))
         self.assertLess(time.monotonic() - started, 10.0)
         self.board.fault = None
         eventually(lambda: len(self.board.published) == 20, "all of it was told later")
-        self.assertTrue(self.coordinator.tell_changed("GET /again", wait=30.0))
+        self.assertTrue(self.coordinator.tell(Changed("GET /again"), wait=30.0))
         threading.Timer(0.05, self.coordinator.close).start()
         with mock.patch.object(self.board, "publish", side_effect=lambda keys: time.sleep(0.5)):
-            self.assertFalse(self.coordinator.tell_changed("GET /end", wait=30.0))
+            self.assertFalse(self.coordinator.tell(Changed("GET /end"), wait=30.0))
 
     def test_a_thread_that_cannot_be_started_is_started_later(self) -> None:
-        heard: list[str | None] = []
+        heard: list[str] = []
         with (
             mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("no new thread")),
             self.assertLogs("api_relaying_server.nodes", "WARNING") as said,
         ):
-            self.coordinator.on_change(heard.append)
+            self.coordinator.on_message(into(heard))
             lease = self.coordinator.lease("GET /a", 1.0)
             assert lease is not None
             lease.release()
-            self.assertFalse(self.coordinator.tell_changed("GET /a"))
+            self.assertFalse(self.coordinator.tell(Changed("GET /a")))
         self.assertEqual(len(said.output), 1)
         self.board.told.append(["GET /b"])
-        self.assertTrue(self.coordinator.tell_changed("GET /c", wait=30.0))
+        self.assertTrue(self.coordinator.tell(Changed("GET /c"), wait=30.0))
         eventually(lambda: heard == ["GET /b"], "news are heard")
         self.assertEqual((self.board.published, self.board.taken), (["GET /a", "GET /c"], {}))
 
@@ -470,10 +472,10 @@ class CoordinatorTest(unittest.TestCase):
         self.assertEqual(self.coordinator.processes, 1)
         self.board.processes = 3
         with mock.patch.object(nodes, "COUNT_EVERY", 0.01):
-            self.coordinator.tell_changed("GET /a")
+            self.coordinator.tell(Changed("GET /a"))
             eventually(lambda: self.coordinator.processes == 3, "they are counted")
             self.board.uncountable = True
-            self.assertTrue(self.coordinator.tell_changed("GET /b", wait=30.0))
+            self.assertTrue(self.coordinator.tell(Changed("GET /b"), wait=30.0))
             self.board.processes = 0
             self.board.uncountable = False
             asked = self.board.calls
@@ -485,19 +487,19 @@ class CoordinatorTest(unittest.TestCase):
         with mock.patch.object(nodes, "COUNT_EVERY", 0.0):
             started = time.monotonic()
             for number in range(20):
-                self.assertTrue(self.coordinator.tell_changed(f"GET /{number}", wait=30.0))
+                self.assertTrue(self.coordinator.tell(Changed(f"GET /{number}"), wait=30.0))
             self.assertLess(time.monotonic() - started, 1.0)
 
     def test_after_a_gap_everything_is_dropped(self) -> None:
-        dropped: list[str | None] = []
-        self.coordinator.on_change(dropped.append)
+        dropped: list[str] = []
+        self.coordinator.on_message(into(dropped))
         self.board.told.append(["GET /a"])
         eventually(lambda: dropped == ["GET /a"], "it was heard")
         self.board.fault = StorageFault(Trouble.STALLED, "test")
         asked = self.board.calls
         eventually(lambda: self.board.calls > asked + 1, "it is asked again")
         self.board.fault = None
-        eventually(lambda: dropped[1:] == [None], "all was dropped, once")
+        eventually(lambda: dropped[1:] == [""], "all was dropped, once")
 
     def test_closed_it_gives_back_what_it_holds_and_lets_everybody_fetch(self) -> None:
         self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
@@ -677,13 +679,13 @@ class BothTest(unittest.TestCase):
         near, far = Board(), Board()
         both = Both(NodeCoordinator(near, Fences()), NodeCoordinator(far, Fences()))
         self.addCleanup(both.close)
-        heard: list[str | None] = []
-        both.on_change(heard.append)
-        both.tell_changed("GET /a")
+        heard: list[str] = []
+        both.on_message(into(heard))
+        both.tell(Changed("GET /a"))
         eventually(lambda: near.published == far.published == ["GET /a"], "both were told")
         near.told.append(["GET /b"])
         far.told.append([None])
-        eventually(lambda: set(heard) == {"GET /b", None}, "both were heard")
+        eventually(lambda: set(heard) == {"GET /b", ""}, "both were heard")
         both.close()
         self.assertTrue(near.closed and far.closed)
 
@@ -893,7 +895,7 @@ class CoolDownTest(unittest.TestCase):
         self.here, self.there = (
             CircuitBreaker(5.0, lambda: self.now, lambda: 0.5) for _ in range(2)
         )
-        self.words: list[str] = []
+        self.words: list[Message] = []
         self.here.tell = self.words.append
 
     def refuse(self) -> None:
@@ -914,18 +916,18 @@ class CoolDownTest(unittest.TestCase):
             self.there.admit(call_for("/b"))
         self.now += 5.0
         self.here.settle(self.here.admit(call_for("/a")), ANSWERED)
-        self.assertEqual(self.words, ["upstream open"])
+        self.assertEqual(self.words, [Resumed()])
         self.pass_on()
         self.assertTrue(self.there.is_open)
 
     def test_the_longer_rest_counts_and_a_day_is_enough(self) -> None:
         self.refuse()
         self.pass_on()
-        self.there.hear("upstream 2.000 shorter")
+        self.there.hear(Paused(2.0, "shorter"))
         self.assertEqual(self.there.seconds_left, 5.0)
-        self.there.hear("upstream 7.000 longer")
+        self.there.hear(Paused(7.0, "longer"))
         self.assertEqual(self.there.resting()[0][2:], ("longer", 7.0))
-        self.there.hear("upstream 999999999.000 longest")
+        self.there.hear(Paused(999999999.0, "longest"))
         self.assertEqual(self.there.seconds_left, LONGEST_WAIT)
 
     def test_what_is_not_about_the_upstream_is_left_alone(self) -> None:
@@ -943,7 +945,7 @@ class CoolDownTest(unittest.TestCase):
             "upstream rest 5.000 all y",
             "upstreams 5.000 x",
         ):
-            self.there.hear(word)
+            self.there.hear(decode(word))
         self.assertEqual(self.there.resting(), [])
 
 
@@ -969,7 +971,7 @@ class DriversTest(unittest.TestCase):
             "with left_out():\n"
             "    import api_relaying_server.assembly\n"
             "print([name for name in NAMES if name in sys.modules])\n"
-            "from api_relaying_server.tiers.stores import mongodb, redis\n"
+            "from api_relaying_server.stores.databases import mongodb, redis\n"
             "import pymongo, redis\n"
         )
         self.assertEqual(out, "[]\n")

@@ -16,7 +16,7 @@ ROOMS = (
     ("http1",),
     ("caching",),
     ("memory",),
-    ("messages", "coordination"),
+    ("coordination",),
     ("relaying.flight",),
     ("stores",),
     ("upstream",),

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api_relaying_server.cluster.file_locks import Mutex, lock_file
+from api_relaying_server.cluster.message_text import decode
 from api_relaying_server.cluster.shared_memory import CALLS, SharedMemory
 from api_relaying_server.cluster.workers_budget import Calls, WorkersSlots, WorkersTokens
+from api_relaying_server.coordination import Message, Paused
 from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.upstream.breaker import LOOK_AGAIN, Call, CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, SlotsTaken
@@ -241,7 +243,7 @@ class Words(unittest.TestCase):
     def setUp(self) -> None:
         self.clock = HandClock()
         self.one, self.other = (CircuitBreaker(5.0, self.clock, lambda: 0.0) for _ in range(2))
-        self.words: list[str] = []
+        self.words: list[Message] = []
         self.one.tell = self.words.append
         logging.disable(logging.CRITICAL)
         self.addCleanup(logging.disable, logging.NOTSET)
@@ -285,7 +287,7 @@ class Words(unittest.TestCase):
         calls = [self.one.admit(call_for("/a")) for _ in range(5)]
         for call in calls:
             self.one.settle(call, UpstreamSignals(Scope.UPSTREAM, "refused"))
-        self.assertEqual(self.words, ["upstream 5.000 refused"])
+        self.assertEqual(self.words, [Paused(5.0, "refused")])
 
     def test_an_answer_elsewhere_counts_here(self) -> None:
         """Of the failures that make the whole upstream rest."""
@@ -322,12 +324,12 @@ class Words(unittest.TestCase):
                 for why in ("", "429", "503 as\nothers"):
                     news = News(subject, seconds, "" if seconds is None else why)
                     self.assertEqual(news_in(word_of(news)), news)
-        self.assertEqual(news_in("upstream 5.000 " + "w" * 900), (WHOLE, 5.0, "w" * 200))
+        self.assertEqual(news_in(Paused(5.0, "w" * 900)), (WHOLE, 5.0, "w" * 200))
         self.assertEqual(news_in(word_of(News(WHOLE, 1e12, "w" * 9000))), (WHOLE, 86400, "w" * 200))
 
     @given(st.text(max_size=40) | st.text(max_size=20).map(lambda text: f"upstream {text}"))
     def test_any_other_word_is_no_news(self, word: str) -> None:
-        news = news_in(word)
+        news = news_in(decode(word))
         self.assertTrue(news is None or news_in(word_of(news)) == news)
 
 

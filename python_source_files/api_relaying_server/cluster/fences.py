@@ -10,8 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-CLAIM = "record "
-"""Begins the name of a lease that is the right to change a record; the record's key follows."""
+from api_relaying_server.coordination import CLAIM
 
 OLDEST = 1
 """The number of a write that gives way to any other."""

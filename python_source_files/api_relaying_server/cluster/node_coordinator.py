@@ -19,7 +19,15 @@ from hashlib import blake2b
 from typing import Protocol
 
 from api_relaying_server.cluster.fences import Fences
-from api_relaying_server.coordination import Coordinator, Lease
+from api_relaying_server.cluster.message_text import decode, encode
+from api_relaying_server.coordination import (
+    Changed,
+    Coordinator,
+    Hear,
+    Lease,
+    Message,
+    MessagesLost,
+)
 from api_relaying_server.stores.health import PathHealth
 from api_relaying_server.stores.storage import HARMLESS, StorageFault
 
@@ -148,7 +156,7 @@ class NodeCoordinator:
         self._published = threading.Condition()  # guards the two below
         self._published_to = 0
         self._mute = False  # what was to be told could not be, and is tried again and again
-        self._drops: list[Callable[[str | None], None]] = []
+        self._hearers: list[Hear] = []
 
     # Leases
 
@@ -206,14 +214,14 @@ class NodeCoordinator:
 
     # News
 
-    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
+    def tell(self, message: Message, wait: float = 0.0) -> bool:
         """All others will hear this; True where the database has it, which is waited for at most
         `wait` seconds, and not while it fails.
         """
         with self._lock:
             self._last_told += 1
             mine = self._last_told
-            self._told.append(note)
+            self._told.append(encode(message) or None)
             if len(self._told) > MOST_TOLD:
                 self._told.clear()
                 self._told.append(None)
@@ -229,10 +237,10 @@ class NodeCoordinator:
             self._published.wait_for(is_settled, wait)
             return self._published_to >= number
 
-    def on_change(self, drop: Callable[[str | None], None]) -> None:
-        """`drop` is called, by a thread, for what others have changed, with None for everything."""
-        self._drops = [*self._drops, drop]
-        self._fences.on_late = self._drop
+    def on_message(self, hear: Hear) -> None:
+        """Have a thread call `hear` with each message of another node."""
+        self._hearers = [*self._hearers, hear]
+        self._fences.on_late = lambda key: self._pass_on(Changed(key))
         with self._lock:
             self._wanted["node-listener"] = self._listen
         self._start_threads()
@@ -240,9 +248,9 @@ class NodeCoordinator:
     def catch_up(self) -> None:
         """A thread hears the news as they come."""
 
-    def _drop(self, key: str | None) -> None:
-        for drop in self._drops:
-            drop(key)
+    def _pass_on(self, message: Message) -> None:
+        for hear in self._hearers:
+            hear(message)
 
     def _listen(self) -> None:
         pause = RETRY_FIRST
@@ -259,9 +267,9 @@ class NodeCoordinator:
             if missed:
                 missed, pause = False, RETRY_FIRST
                 _log.info("hearing the other nodes again; what they told meanwhile is not known")
-                self._drop(None)
-            for key in news:
-                self._drop(key)
+                self._pass_on(MessagesLost())
+            for text in news:
+                self._pass_on(decode(text))
 
     # The thread that does what nobody waits for
 
@@ -397,15 +405,15 @@ class Both:
             return None
         return _BothLeases(near, far)
 
-    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
+    def tell(self, message: Message, wait: float = 0.0) -> bool:
         """Tells both."""
-        near = self._near.tell_changed(note, wait)
-        return self._far.tell_changed(note, wait) and near
+        near = self._near.tell(message, wait)
+        return self._far.tell(message, wait) and near
 
-    def on_change(self, drop: Callable[[str | None], None]) -> None:
+    def on_message(self, hear: Hear) -> None:
         """Hears both."""
-        self._near.on_change(drop)
-        self._far.on_change(drop)
+        self._near.on_message(hear)
+        self._far.on_message(hear)
 
     def catch_up(self) -> None:
         """With both."""

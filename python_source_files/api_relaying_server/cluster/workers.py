@@ -33,12 +33,13 @@ from api_relaying_server.cluster.child_process import (
 )
 from api_relaying_server.cluster.file_locks import lock_file
 from api_relaying_server.cluster.memory_file import MemoryFile
+from api_relaying_server.cluster.message_text import encode
 from api_relaying_server.cluster.shared_memory import CALLS, SEEN, SharedMemory, Teller
 from api_relaying_server.cluster.supervisor import MEND, GivesUp, Maker, Supervisor
 from api_relaying_server.collector import look_at_the_young_alone
+from api_relaying_server.coordination import MemoryLost
 from api_relaying_server.early import RELOAD_SIGNALS, REOPEN_SIGNALS, STOP_SIGNALS
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.messages import MemoryLost, encode
 from api_relaying_server.operations.tallies import Tallies
 from api_relaying_server.process import (
     arriving,

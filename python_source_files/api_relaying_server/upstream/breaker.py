@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Callable, NamedTuple
 
-from api_relaying_server.coordination import ALONE, Lease
+from api_relaying_server.coordination import ALONE, Lease, Message
 from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.upstream.cooldown import (
     ANONYMOUS,
@@ -124,7 +124,7 @@ class CircuitBreaker:
         self._opened_at = float("-inf")
         self._answered_at = float("-inf")  # by any call; set without the lock, too
         self._said_at = float("-inf")
-        self.tell: Callable[[str], object] = _nobody
+        self.tell: Callable[[Message], object] = _nobody
         """Called with what the other processes in front of this upstream have to `hear`."""
         self.lease: Callable[[str, float], Lease | None] = ALONE.lease
         """Gives the right to do what is named, None where another process has it."""
@@ -262,7 +262,7 @@ class CircuitBreaker:
 
     # What other processes have learnt
 
-    def hear(self, word: str | None) -> None:
+    def hear(self, word: Message) -> None:
         """Take over what another process has told about rests; anything else is left alone."""
         news = news_in(word)
         if news is None or news.seconds == 0:  # no rest that anybody would have to probe the end of
@@ -365,5 +365,5 @@ def _refusal(subject: Subject, words: str, rest: Rest, now: float) -> UpstreamRe
     return error
 
 
-def _nobody(word: str) -> None:
+def _nobody(word: Message) -> None:
     """There is no other process."""
