@@ -11,7 +11,15 @@ from functools import partial
 from typing import Protocol
 
 from api_relaying_server import __version__, early
-from api_relaying_server.checking import faults_of, no_cache, require_folder, why_not
+from api_relaying_server.checking import (
+    faults_of,
+    has_room,
+    missing_room,
+    no_cache,
+    require_folder,
+    require_rooms,
+    why_not,
+)
 from api_relaying_server.collector import look_at_the_young_alone
 from api_relaying_server.configuration import command_line
 from api_relaying_server.configuration.sources import from_environment, from_file
@@ -114,6 +122,7 @@ def serve(words: Sequence[str], environ: Mapping[str, str], build: Build | None)
         for fault in (faults := faults_of(settings)):
             _complain(fault, WRONG_USAGE)
         return WRONG_USAGE if faults else _print(_what_would_run(settings))
+    require_rooms(settings)
     keep_stacks_small()
     read = partial(_read_again, asked, environ)
     if settings.workers > 1 and build is None:
@@ -124,6 +133,8 @@ def serve(words: Sequence[str], environ: Mapping[str, str], build: Build | None)
 def warm(words: Sequence[str], environ: Mapping[str, str], build: Build | None) -> int:
     """The command `warm`."""
     early.end()
+    if not has_room("operations"):
+        raise ConfigError(f"warm {missing_room('operations')}")
     from api_relaying_server.operations.warm_command import main as warm_main
 
     return warm_main(PROGRAM, words, environ)
@@ -147,6 +158,7 @@ def read_settings(
 def _read_again(asked: command_line.Asked, environ: Mapping[str, str]) -> Settings:
     """The settings of now, while the relay runs. Raises ConfigError."""
     settings, _ = read_settings(asked, environ)
+    require_rooms(settings)
     _make_cache_folder(settings)
     return settings
 

@@ -412,7 +412,7 @@ class BudgetCases(SharedStoreCases):
     """The budget of upstream calls that all nodes share."""
 
     def test_nodes_take_from_one_bucket_at_its_pace(self) -> None:
-        tills = self.node().till, self.node().till
+        tills = self.node().budget, self.node().budget
         waits = []
         for number in range(5):
             wait, booked = tills[number % 2].book(10.0, 3, 50.0, 1000.0)
@@ -427,11 +427,11 @@ class BudgetCases(SharedStoreCases):
         self.assertAlmostEqual(wait_again, wait, delta=3.0)  # a look takes nothing
 
     def test_a_full_bucket_tells_how_many_it_has(self) -> None:
-        till = self.node().till
+        till = self.node().budget
         self.assertAlmostEqual(till.book(10.0, 3, 0.1, -100.0)[0], -20.0, delta=3.0)
 
     def test_emptied_it_is_empty_for_all(self) -> None:
-        here, there = self.node().till, self.node().till
+        here, there = self.node().budget, self.node().budget
         here.empty(1.0, 4, 50.0)
         wait, booked = there.book(1.0, 4, 0.1, 1.0)
         self.assertFalse(booked)
@@ -440,7 +440,7 @@ class BudgetCases(SharedStoreCases):
         self.assertGreater(there.book(1.0, 4, 0.1, 1.0)[0], 40.0)
 
     def test_two_that_take_at_once_take_two(self) -> None:
-        tills = [self.node().till for _ in range(2)]
+        tills = [self.node().budget for _ in range(2)]
         waits: list[float] = []
 
         def take(number: int) -> None:

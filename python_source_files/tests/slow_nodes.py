@@ -17,10 +17,16 @@ from unittest import mock
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.cluster import node_coordinator as nodes
+from api_relaying_server.cluster.chained_coordinator import ChainedCoordinator
 from api_relaying_server.cluster.fences import Fences
 from api_relaying_server.cluster.message_text import decode
-from api_relaying_server.cluster.node_coordinator import QUICK, Both, NodeCoordinator, name_of
+from api_relaying_server.cluster.node_coordinator import (
+    QUICK,
+    NodeCoordinator,
+    name_of,
+)
 from api_relaying_server.cluster.nodes_budget import NodesBudget
+from api_relaying_server.cluster.workers_budget import Pace
 from api_relaying_server.coordination import Changed, Message, Paused, Resumed
 from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.memory.hot import HotTier
@@ -651,7 +657,7 @@ class BothTest(unittest.TestCase):
     def test_a_lease_is_held_with_both_or_with_none(self) -> None:
         near, far = Board(), Board()
         coordinators = NodeCoordinator(near, Fences()), NodeCoordinator(far, Fences())
-        both = Both(*coordinators)
+        both = ChainedCoordinator(*coordinators)
         self.addCleanup(both.close)
         lease = both.lease("GET /a", 1.0)
         assert lease is not None
@@ -671,13 +677,13 @@ class BothTest(unittest.TestCase):
 
     def test_one_catches_up_with_both(self) -> None:
         near, far = mock.Mock(), mock.Mock()
-        Both(near, far).catch_up()
+        ChainedCoordinator(near, far).catch_up()
         near.catch_up.assert_called_once_with()
         far.catch_up.assert_called_once_with()
 
     def test_both_are_told_and_heard(self) -> None:
         near, far = Board(), Board()
-        both = Both(NodeCoordinator(near, Fences()), NodeCoordinator(far, Fences()))
+        both = ChainedCoordinator(NodeCoordinator(near, Fences()), NodeCoordinator(far, Fences()))
         self.addCleanup(both.close)
         heard: list[str] = []
         both.on_message(into(heard))
@@ -718,7 +724,7 @@ class NodesBudgetTest(unittest.TestCase):
         self.now = 100.0
         self.peers = 1
         self.budget = NodesBudget(
-            2.0, 3, 4, self.till, lambda: self.peers, lambda: self.now, self.slept.append
+            Pace(2.0, 3, 4), self.till, lambda: self.peers, lambda: self.now, self.slept.append
         )
 
     def test_the_till_says_when(self) -> None:
@@ -851,7 +857,7 @@ class SlowDatabase(unittest.TestCase):
 
             budgets.append(
                 NodesBudget(
-                    self.RATE, self.BURST, 1000, till, lambda: count, lambda: till.now, sleep
+                    Pace(self.RATE, self.BURST, 1000), till, lambda: count, lambda: till.now, sleep
                 )
             )
         sent = []

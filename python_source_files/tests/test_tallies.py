@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api_relaying_server.cluster.shared_memory import CALLS, FIRST_FREE, NUMBERS, SharedMemory
-from api_relaying_server.operations.counters import NAMES
-from api_relaying_server.operations.tallies import Tallies
+from api_relaying_server.cluster.tallies import Tallies
+from api_relaying_server.counters import NAMES
 
 COUNTS = st.lists(st.integers(0, 2**60), min_size=len(NAMES), max_size=len(NAMES))
 

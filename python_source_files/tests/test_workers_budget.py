@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from api_relaying_server.cluster.file_locks import Mutex, lock_file
 from api_relaying_server.cluster.message_text import decode
 from api_relaying_server.cluster.shared_memory import CALLS, SharedMemory
-from api_relaying_server.cluster.workers_budget import Calls, WorkersSlots, WorkersTokens
+from api_relaying_server.cluster.workers_budget import Calls, Pace, WorkersSlots, WorkersTokens
 from api_relaying_server.coordination import Message, Paused
 from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.upstream.breaker import LOOK_AGAIN, Call, CircuitBreaker
@@ -42,7 +42,9 @@ class Budgets(unittest.TestCase):
 
     def tokens(self, per_second: float = 5.0, burst: int = 5) -> WorkersTokens:
         mutex, common = Mutex(self.locks, 0), self.memory.common
-        return WorkersTokens(per_second, burst, 100, mutex, common, self.clock, self.clock.sleep)
+        return WorkersTokens(
+            Pace(per_second, burst, 100), mutex, common, self.clock, self.clock.sleep
+        )
 
 
 class Tokens(Budgets):
@@ -337,7 +339,7 @@ MANY_TAKE = """
 import time
 from api_relaying_server.cluster.file_locks import Mutex, lock_file
 from api_relaying_server.cluster.shared_memory import CALLS, SharedMemory
-from api_relaying_server.cluster.workers_budget import Calls, WorkersSlots, WorkersTokens
+from api_relaying_server.cluster.workers_budget import Calls, Pace, WorkersSlots, WorkersTokens
 WORKERS, LIMIT, EACH = 4, 3, 40
 memory, locks = SharedMemory(WORKERS + 1), lock_file()
 numbers = [memory.numbers(slot)[CALLS : CALLS + 1] for slot in range(WORKERS + 1)]
@@ -346,7 +348,7 @@ def most_seen():
     return max(memory.numbers(slot)[10] for slot in range(1, WORKERS + 1))
 
 def take(slot):
-    tokens = WorkersTokens(1e-9, EACH * 2, 100, Mutex(locks, 0), memory.common)
+    tokens = WorkersTokens(Pace(1e-9, EACH * 2, 100), Mutex(locks, 0), memory.common)
     slots = WorkersSlots(LIMIT, 100, Mutex(locks, 1), Calls(numbers[slot], numbers))
     for _ in range(EACH):
         slots.take(20.0)

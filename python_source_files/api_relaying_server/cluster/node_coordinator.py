@@ -22,7 +22,6 @@ from api_relaying_server.cluster.fences import Fences
 from api_relaying_server.cluster.message_text import decode, encode
 from api_relaying_server.coordination import (
     Changed,
-    Coordinator,
     Hear,
     Lease,
     Message,
@@ -384,69 +383,6 @@ class NodeCoordinator:
         for thread in threads:
             thread.join(max(0.0, until - self._clock()))
         self._board.close()
-
-
-class Both:
-    """A coordinator behind another: first among the workers of this machine, then among nodes."""
-
-    def __init__(self, near: Coordinator, far: Coordinator) -> None:
-        self._near = near
-        self._far = far
-
-    def lease(self, key: str, wait: float) -> Lease | None:
-        """Both leases as one."""
-        until = time.monotonic() + wait
-        near = self._near.lease(key, wait)
-        if near is None:
-            return None
-        far = self._far.lease(key, max(0.0, until - time.monotonic()))
-        if far is None:
-            near.release()
-            return None
-        return _BothLeases(near, far)
-
-    def tell(self, message: Message, wait: float = 0.0) -> bool:
-        """Tells both."""
-        near = self._near.tell(message, wait)
-        return self._far.tell(message, wait) and near
-
-    def on_message(self, hear: Hear) -> None:
-        """Hears both."""
-        self._near.on_message(hear)
-        self._far.on_message(hear)
-
-    def catch_up(self) -> None:
-        """With both."""
-        self._near.catch_up()
-        self._far.catch_up()
-
-    def close(self) -> None:
-        """Ends both."""
-        self._far.close()
-        self._near.close()
-
-
-class _BothLeases:
-    """Two leases as one."""
-
-    def __init__(self, near: Lease, far: Lease) -> None:
-        self._near = near
-        self._far = far
-
-    @property
-    def waited(self) -> bool:
-        """True where one of them had to be waited for."""
-        return self._near.waited or self._far.waited
-
-    @property
-    def unheard(self) -> bool:
-        """True where either may have been fetched for unheard."""
-        return self._near.unheard or self._far.unheard
-
-    def release(self) -> None:
-        """Gives back both."""
-        self._far.release()
-        self._near.release()
 
 
 def name_of(key: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 
+from api_relaying_server.cluster.chained_coordinator import ChainedCoordinator
 from api_relaying_server.cluster.file_locks import FileLeases
 from api_relaying_server.cluster.message_text import decode, encode
 from api_relaying_server.cluster.shared_memory import Listener, SharedMemory, Teller
-from api_relaying_server.coordination import Hear, Lease, Message
+from api_relaying_server.coordination import ALONE, Coordinator, Hear, Lease, Message
 
 _log = logging.getLogger("api_relaying_server.cluster.workers")
 
@@ -68,6 +69,10 @@ class WorkerCoordinator:
                 hear(message)
             except Exception:  # the messages behind this one are read already
                 _log.exception("what another worker told could not be obeyed: %s", message)
+
+    def with_nodes(self, nodes: Coordinator) -> Coordinator:
+        """These workers, and the nodes behind them where the store has any."""
+        return self if nodes is ALONE else ChainedCoordinator(self, nodes)
 
     def close(self) -> None:
         """Nothing is to be closed: memory and locks end with the process."""

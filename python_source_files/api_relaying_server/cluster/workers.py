@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Callable
 
 from api_relaying_server import early
-from api_relaying_server.assembly import Place, Worker, build, urls_of
+from api_relaying_server.assembly import Worker, build, urls_of
 from api_relaying_server.cluster.child_process import (
     NONE,
     REOPEN,
@@ -36,11 +36,12 @@ from api_relaying_server.cluster.memory_file import MemoryFile
 from api_relaying_server.cluster.message_text import encode
 from api_relaying_server.cluster.shared_memory import CALLS, SEEN, SharedMemory, Teller
 from api_relaying_server.cluster.supervisor import MEND, GivesUp, Maker, Supervisor
+from api_relaying_server.cluster.tallies import Tallies
+from api_relaying_server.cluster.worker_share import WorkerShare
 from api_relaying_server.collector import look_at_the_young_alone
 from api_relaying_server.coordination import MemoryLost
 from api_relaying_server.early import RELOAD_SIGNALS, REOPEN_SIGNALS, STOP_SIGNALS
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.operations.tallies import Tallies
 from api_relaying_server.process import (
     arriving,
     configure_logging,
@@ -228,11 +229,11 @@ class Workers(Maker):
         """Starts a worker for a seat. Raises OSError."""
         store = self._common_store()
         slot = self._free_slots.pop(0)
-        place = Place(self.listeners, self._memory, slot, self._lock_file, seat, store)
+        share = WorkerShare(self.listeners, self._memory, slot, self._lock_file, seat, store)
         settings, upstream, why_not = self.settings, self._upstream(), self._why_not
         try:
             child = fork(
-                lambda parent: serve(parent, settings, upstream, place, why_not),
+                lambda parent: serve(parent, settings, upstream, share, why_not),
                 self._useless_to(),
             )
         except OSError:
@@ -284,12 +285,12 @@ def serve(
     parent: Parent,
     settings: Settings,
     upstream: str,
-    place: Place,
+    share: WorkerShare,
     why_not: Callable[[OSError, Settings], str],
 ) -> int:
     """The life of a worker; its exit code."""
     try:
-        return _live(parent, settings, upstream, place, why_not)
+        return _live(parent, settings, upstream, share, why_not)
     except RuntimeError as error:
         if "new thread" not in str(error):
             raise
@@ -301,11 +302,11 @@ def _live(
     parent: Parent,
     settings: Settings,
     upstream: str,
-    place: Place,
+    share: WorkerShare,
     why_not: Callable[[OSError, Settings], str],
 ) -> int:
     try:
-        worker = build(settings, upstream, place)
+        worker = build(settings, upstream, share)
     except ConfigError as error:
         parent.say_failed(str(error))
         return 1
@@ -322,8 +323,8 @@ def _live(
     parent.say_ready()
     look_at_the_young_alone()
     worker.serve()
-    if orphaned.is_set() and place.store is not None:
-        place.store.remove()
+    if orphaned.is_set() and share.store is not None:
+        share.store.remove()
     return 0
 
 

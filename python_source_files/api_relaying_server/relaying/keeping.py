@@ -141,6 +141,7 @@ class Keeper:
         self._alone = isinstance(coordinator, Alone)
         self._shares = store.shared and not self._alone
         self._far = self._shares and not store.quick  # what others tell is on its way for a moment
+        # Each guards the records of its stripe.
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
         self._ticks = itertools.count(1)
         self._changes = [0] * _STRIPES  # the tick of the last change of any key of a stripe

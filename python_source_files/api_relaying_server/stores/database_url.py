@@ -32,6 +32,12 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]+))(?::([0-9]{1,5}))
 _NAMESPACE = re.compile("[A-Za-z0-9_.-]{1,100}")
 
 
+def is_database(url: str) -> bool:
+    """True for a URL of a database that nodes share, be it right or wrong."""
+    scheme, separator, _ = url.partition("://")
+    return bool(separator) and scheme in FORMS
+
+
 class DatabaseUrl(NamedTuple):
     """A URL taken apart: `hosts` with their ports (None: the usual one), `name` of the database
     (empty: the usual one), `options` of the query.

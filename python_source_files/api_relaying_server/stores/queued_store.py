@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from typing import Callable
+from typing import Callable, cast
 
 from requests_cache.backends.base import BaseCache
 
@@ -49,18 +49,13 @@ class QueuedStore(Store):
         self,
         url: str,
         backend: BaseCache,
-        storage: RecordStorage,
-        *,
         fault: StorageFault | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        queue: WriteQueue | None = None,
     ) -> None:
-        """`fault`: why the storage could not be opened, if so."""
+        """`backend.responses` is the storage; `fault` says why it could not be opened, if so."""
         super().__init__(url, backend)
-        self._storage = storage
-        self._clock = clock
-        self._queue = queue or WriteQueue(on_drop=self._count_dropped)
-        self._health = Health(url, clock)
+        self._storage = cast(RecordStorage, backend.responses)
+        self._queue = WriteQueue(on_drop=self._count_dropped)
+        self._health = Health(url, time.monotonic)
         self._lock = threading.Lock()  # guards the counters
         self._suspicion: StorageFault | None = None  # a reader's, for the writing thread to mend
         self._uses: dict[str, int] = {}
@@ -290,7 +285,7 @@ class QueuedStore(Store):
 
     def _look_after(self) -> None:
         """What is to be done from time to time, whether or not there are changes."""
-        now = self._clock()
+        now = time.monotonic()
         if self._suspicion is not None or now >= self._next_check:
             self._next_check = now + CHECK_EVERY
             self._examine()

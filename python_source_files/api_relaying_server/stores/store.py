@@ -10,7 +10,6 @@ from typing import Any, Callable
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.stores.database_url import FORMS as DATABASES
 from api_relaying_server.stores.memory import MemoryRecordCache
 from api_relaying_server.stores.queued_store import QueuedStore
 from api_relaying_server.stores.storage import Extent, StorageFault, Trouble
@@ -106,22 +105,16 @@ def open_store(
     owner: str = "relay",
     read_deadline: float = READ_DEADLINE,
     now: Callable[[], float] = time.time,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Store:
     """The store that `url` names, of at most `size_limit` bytes. To be called after the fork.
 
-    `sqlite:///relative/path`, `sqlite:////absolute/path`, `memory://`, `none://`, or the URL of a
-    database that is shared with other nodes. `owner` tells whose records these are: in a file or a
-    database none of another owner's are found. It is text without spaces. A store
-    that does not work at the moment is opened later, by itself. Raises ConfigError for what will
-    never work: another scheme, a path that is no file or may not be written, a database of another
-    program.
+    `sqlite:///relative/path`, `sqlite:////absolute/path`, `memory://` or `none://`; the databases
+    that nodes share are opened by `databases/shared_store.py`. `owner` tells whose records these
+    are: in a file none of another owner's are found. It is text without spaces. A store that does
+    not work at the moment is opened later, by itself. Raises ConfigError for what will never work:
+    another scheme, a path that is no file or may not be written, a file of another program.
     """
     scheme, separator, rest = url.partition("://")
-    if separator and scheme in DATABASES:
-        from api_relaying_server.stores.databases.shared_store import open_shared
-
-        return open_shared(url, owner, read_deadline, clock)
     if not separator or scheme not in ("sqlite", "memory", "none"):
         raise ConfigError(
             f"cache {url!r}: give sqlite:///PATH, sqlite:////ABSOLUTE/PATH, redis://HOST, "
@@ -129,7 +122,7 @@ def open_store(
         )
     if scheme == "sqlite":
         options = {"namespace": owner, "read_deadline": read_deadline, "now": now}
-        return _open_sqlite(url, sqlite_path(url, rest), size_limit, clock, options)
+        return _open_sqlite(url, sqlite_path(url, rest), size_limit, options)
     if rest:
         raise ConfigError(f"cache {url!r}: nothing may follow {scheme}://")
     return MemoryStore(url, size_limit) if scheme == "memory" else NoStore(url)
@@ -139,7 +132,6 @@ def _open_sqlite(
     url: str,
     path: Path,
     limit: int,
-    clock: Callable[[], float],
     options: Mapping[str, Any],
 ) -> QueuedStore:
     from api_relaying_server.stores import sqlite
@@ -156,4 +148,4 @@ def _open_sqlite(
         fault = error
         if fault.trouble is Trouble.FOREIGN:
             raise ConfigError(f"cache {url!r}: {fault}; give another path") from None
-    return QueuedStore(url, cache, cache.responses, fault=fault, clock=clock)
+    return QueuedStore(url, cache, fault)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from requests_cache.backends.base import BaseCache
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.stores.storage import Extent
+
+if TYPE_CHECKING:
+    from api_relaying_server.upstream.budget import TokenBucket
 
 
 class StoreCounters:
@@ -72,6 +75,12 @@ class Store(ABC):
     def coordinator(self) -> Coordinator:
         """What this process and those on other machines that use the store know of each other."""
         return ALONE
+
+    def common_tokens(self, per_second: float, burst: int, waiting: int) -> TokenBucket | None:
+        """The budget of upstream calls that all nodes share through the store, None where no other
+        node can use it.
+        """
+        return None
 
     @abstractmethod
     def read(self, key: str) -> Record | None:

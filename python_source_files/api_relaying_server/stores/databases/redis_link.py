@@ -47,7 +47,7 @@ class RedisLink:
         self._connection_class = SSLConnection if url.scheme == "rediss" else Connection
         self._deadline = deadline
         self._lock = threading.Lock()  # guards everything below
-        self._returned = threading.Condition(self._lock)
+        self._returned = threading.Condition(self._lock)  # a connection is free
         self._idle: list[Any] = []
         self._count = 0  # of the connections of this opening, idle and lent
         self._growing = False

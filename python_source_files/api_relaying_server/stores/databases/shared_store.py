@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from hashlib import blake2b
-from typing import Callable, NamedTuple, Protocol
+from typing import NamedTuple, cast
 
 from requests_cache.backends.base import BaseCache
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.cluster.fences import Fences
 from api_relaying_server.cluster.node_coordinator import Board, NodeCoordinator
+from api_relaying_server.cluster.nodes_budget import NodesBudget, SharedBudget
+from api_relaying_server.cluster.workers_budget import Pace
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.stores.database_url import NAMESPACE, DatabaseUrl, parse, shown
 from api_relaying_server.stores.queued_store import QueuedStore
@@ -35,23 +36,12 @@ _log = logging.getLogger("api_relaying_server.store")
 _EXTRAS = {"redis": "redis", "rediss": "redis", "mongodb": "mongodb"}
 
 
-class SharedBudget(Protocol):
-    """Where the nodes keep their common budget of upstream calls."""
-
-    def book(self, interval: float, burst: int, late: float, longest: float) -> tuple[float, bool]:
-        """Seconds until the next token, and whether it was booked."""
-
-    def empty(self, interval: float, burst: int, seconds: float) -> None:
-        """No token for so many seconds."""
-
-
 class Parts(NamedTuple):
     """What a database is to nodes."""
 
     cache: BaseCache
-    storage: SharedStorage
     board: Board
-    till: SharedBudget
+    budget: SharedBudget
 
 
 class SharedStore(QueuedStore):
@@ -64,20 +54,23 @@ class SharedStore(QueuedStore):
         url: str,
         parts: Parts,
         fences: Fences,
-        *,
         fault: StorageFault | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(url, parts.cache, parts.storage, fault=fault, clock=clock)
-        self._shared = parts.storage
+        super().__init__(url, parts.cache, fault)
+        self._shared = cast(SharedStorage, parts.cache.responses)
         self._fences = fences
         self._said_apart = False
-        self._nodes = NodeCoordinator(parts.board, fences, clock)
-        self.till = WorkingBudget(parts.till, self)
+        self._nodes = NodeCoordinator(parts.board, fences)
+        self.budget = WorkingBudget(parts.budget, self)
 
     def coordinator(self) -> NodeCoordinator:
         """What this process and those on other nodes know of each other."""
         return self._nodes
+
+    def common_tokens(self, per_second: float, burst: int, waiting: int) -> NodesBudget:
+        """A bucket that all nodes take from."""
+        nodes = self._nodes
+        return NodesBudget(Pace(per_second, burst, waiting), self.budget, lambda: nodes.processes)
 
     # What a database has lost, the memories of its nodes give back
 
@@ -118,12 +111,7 @@ class SharedStore(QueuedStore):
         super()._close_storage()
 
 
-def open_shared(
-    url: str,
-    owner: str,
-    read_deadline: float,
-    clock: Callable[[], float] = time.monotonic,
-) -> SharedStore:
+def open_shared(url: str, owner: str, read_deadline: float) -> SharedStore:
     """The store in the database of `url`. Raises ConfigError where its driver is not installed or
     the URL is wrong; a database that does not work at the moment is opened later, by itself.
 
@@ -139,28 +127,28 @@ def open_shared(
     made = _make(url, parts, namespace, fences, read_deadline)
     fault = None
     try:
-        made.storage.open()
+        cast(SharedStorage, made.cache.responses).open()
     except StorageFault as error:
         fault = error
-    return SharedStore(shown(url), made, fences, fault=fault, clock=clock)
+    return SharedStore(shown(url), made, fences, fault)
 
 
 class WorkingBudget:
-    """A till that nobody asks while the store fails."""
+    """A shared budget that nobody asks while the store fails."""
 
-    def __init__(self, till: SharedBudget, store: SharedStore) -> None:
-        self._till = till
+    def __init__(self, budget: SharedBudget, store: SharedStore) -> None:
+        self._budget = budget
         self._store = store
 
     def book(self, interval: float, burst: int, late: float, longest: float) -> tuple[float, bool]:
         """Seconds until the next token, and whether it was booked; raises StorageFault."""
         self._require_working()
-        return self._till.book(interval, burst, late, longest)
+        return self._budget.book(interval, burst, late, longest)
 
     def empty(self, interval: float, burst: int, seconds: float) -> None:
         """No token for so many seconds; raises StorageFault."""
         self._require_working()
-        self._till.empty(interval, burst, seconds)
+        self._budget.empty(interval, burst, seconds)
 
     def _require_working(self) -> None:
         if self._store.fault:
@@ -187,7 +175,7 @@ def _make_redis(parts: DatabaseUrl, namespace: str, fences: Fences, deadline: fl
     prefix = f"{PREFIX}:{namespace}"
     link = RedisLink(parts, deadline)
     cache = RedisRecordCache(link, prefix, fences)
-    return Parts(cache, cache.responses, RedisBoard(link, prefix), RedisBudget(link, prefix))
+    return Parts(cache, RedisBoard(link, prefix), RedisBudget(link, prefix))
 
 
 def _make_mongodb(
@@ -211,4 +199,4 @@ def _make_mongodb(
     except ValueError as wrong:
         raise ConfigError(f"cache {shown(url)!r}: {wrong}") from None
     cache = MongoRecordCache(link, prefix, fences)
-    return Parts(cache, cache.responses, MongoBoard(link, prefix), MongoBudget(link, prefix))
+    return Parts(cache, MongoBoard(link, prefix), MongoBudget(link, prefix))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from api_relaying_server.cluster.shared_memory import FIRST_FREE, SharedMemory
-from api_relaying_server.operations.counters import NAMES
+from api_relaying_server.counters import NAMES
 
 
 class Tallies:
