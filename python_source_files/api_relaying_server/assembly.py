@@ -11,7 +11,6 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
-from api_relaying_server.allocator import Trimmer, keep_little
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.configuration.values import Rate
@@ -26,6 +25,7 @@ from api_relaying_server.relaying.keeping import Keeper
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.relay import Relay
+from api_relaying_server.runtime import Trimmer, keep_little
 from api_relaying_server.serving.acceptor import Limits
 from api_relaying_server.serving.server import RelayServer, Watchers, listen
 from api_relaying_server.settings import Settings, place_of

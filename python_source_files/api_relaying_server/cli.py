@@ -20,7 +20,6 @@ from api_relaying_server.checking import (
     require_rooms,
     why_not,
 )
-from api_relaying_server.collector import look_at_the_young_alone
 from api_relaying_server.configuration import command_line
 from api_relaying_server.configuration.sources import from_environment, from_file
 from api_relaying_server.configuration.values import cache_file, cores
@@ -32,6 +31,7 @@ from api_relaying_server.process import (
     keep_stacks_small,
     notify_systemd,
 )
+from api_relaying_server.runtime import look_at_the_young_alone
 from api_relaying_server.settings import (
     FOREIGN_VARIABLES,
     TABLE,
@@ -39,8 +39,7 @@ from api_relaying_server.settings import (
     by_group,
     resolve,
 )
-from api_relaying_server.stores.database_url import shown
-from api_relaying_server.stores.drivers import left_out
+from api_relaying_server.stores.database_url import shown, without_drivers
 
 PROGRAM = "api-relaying-server"
 
@@ -183,7 +182,7 @@ def _run(settings: Settings, read: Callable[[], Settings], build: Build | None) 
 
 def _one_process(settings: Settings, upstream: str, read: Callable[[], Settings]) -> Worker:
     # Imported only now: help and errors need not wait for the libraries of the relay.
-    with left_out():  # the store that needs a driver imports it itself
+    with without_drivers():  # the store that needs a driver imports it itself
         from api_relaying_server.one_process import OneProcess
 
     return OneProcess(settings, upstream, read, why_not)
@@ -201,7 +200,7 @@ def _run_workers(settings: Settings, read: Callable[[], Settings]) -> int:
         told = "--workers: %d share %d cores; one for each core is usually best"
         _log.warning(told, settings.workers, cores())
     _make_cache_folder(settings)
-    with left_out():
+    with without_drivers():
         from api_relaying_server.cluster.workers import Workers
     try:
         workers = Workers(settings, read, why_not)

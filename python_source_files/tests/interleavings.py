@@ -27,7 +27,7 @@ from api_relaying_server.relaying.fetching import Query
 from api_relaying_server.relaying.keeping import Began, Keeper
 from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import Relay
-from api_relaying_server.stores.store import MemoryStore
+from api_relaying_server.stores.memory import MemoryStore
 from tests import model
 from tests.model import Asking, Rules, Told
 from tests.relay_world import BODILESS, TARGET, Call, Got, MemoryUpstream, Reply, World, taken

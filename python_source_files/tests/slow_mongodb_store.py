@@ -12,11 +12,11 @@ from pymongo import errors
 from pymongo.errors import OperationFailure
 
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.stores.backoff import DENIED_FOR
 from api_relaying_server.stores.databases import mongo_link, mongodb
 from api_relaying_server.stores.databases.mongo_link import MongoLink, fault_of
 from api_relaying_server.stores.databases.mongodb import HOLE_LASTS, MongoBoard
 from api_relaying_server.stores.databases.shared_store import open_shared
+from api_relaying_server.stores.health import DENIED_FOR
 from api_relaying_server.stores.storage import StorageFault, Trouble
 from tests.database_support import DatabaseServer, MongoServer, MongoStandIn
 from tests.shared_store_cases import (

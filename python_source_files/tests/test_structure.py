@@ -28,9 +28,9 @@ CORE = (
     ("counters",),
     ("configuration",),
     ("settings",),
-    ("checking", "rereading"),
+    ("checking",),
     ("early",),
-    ("allocator", "collector", "process"),
+    ("runtime", "process"),
     ("assembly",),
     ("one_process",),
     ("cli",),
@@ -221,7 +221,7 @@ class RoomsTest(StructureCase):
         )
 
     def test_only_the_command_and_the_assembly_see_the_settings(self) -> None:
-        may = {"assembly", "checking", "cli", "one_process", "rereading", "cluster.workers"}
+        may = {"assembly", "checking", "cli", "one_process", "cluster.workers"}
         seers = {name for name, tree in modules() if f"{NAME}.settings" in imported(tree)}
         self.assert_kept(
             "only the command and the assembly see the settings object",

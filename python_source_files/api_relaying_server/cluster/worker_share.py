@@ -6,20 +6,47 @@ one worker the core has its own of each, so nothing of this room is needed.
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from api_relaying_server.cluster.accept_balance import AcceptBalance
 from api_relaying_server.cluster.file_locks import Mutex
-from api_relaying_server.cluster.memory_file import MemoryFile
 from api_relaying_server.cluster.shared_memory import CALLS, SharedMemory
 from api_relaying_server.cluster.tallies import Tallies
 from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
 from api_relaying_server.cluster.workers_budget import Calls, Pace, WorkersSlots, WorkersTokens
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 
+IN_MEMORY = "/dev/shm"  # noqa: S108  # where Linux has a file system in memory
+SHARE = 0.75
+"""Part of the free room there that a store may take."""
+
+LEAST = 16 << 20
+"""Bytes of free room there below which the file lies where other temporary files do."""
+
 _TOKENS_LOCK, _SLOTS_LOCK = 0, 1  # the mutexes among workers, by number
+
+
+class MemoryFile:
+    """The store of `memory://` for several workers: a SQLite file in memory, gone with them. It has
+    a private folder, made at once. Raises OSError.
+    """
+
+    def __init__(self, limit: int, parent: str = IN_MEMORY) -> None:
+        room = _room(parent)
+        if room < LEAST:
+            parent, room = tempfile.gettempdir(), _room(tempfile.gettempdir())
+        self.folder = tempfile.mkdtemp(prefix="relay-memory-", dir=parent)
+        self.limit = min(limit, max(LEAST, int(room * SHARE)))
+        self.url = f"sqlite:///{os.path.join(self.folder, 'cache.sqlite3')}"
+
+    def remove(self) -> None:
+        """The file is no longer wanted."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class WorkerShare(NamedTuple):
@@ -59,3 +86,14 @@ class WorkerShare(NamedTuple):
         """So many upstream calls per second of all workers together."""
         mutex = Mutex(self.lock_file, _TOKENS_LOCK)  # guards the common numbers
         return WorkersTokens(Pace(per_second, burst, waiting), mutex, self.memory.common)
+
+
+def _room(folder: str) -> int:
+    """Bytes that can be written in a folder, 0 where none can."""
+    try:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            return 0
+        found = os.statvfs(folder)
+    except OSError:
+        return 0
+    return found.f_bavail * found.f_frsize

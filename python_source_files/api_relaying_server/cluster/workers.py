@@ -32,16 +32,15 @@ from api_relaying_server.cluster.child_process import (
     fork,
 )
 from api_relaying_server.cluster.file_locks import lock_file
-from api_relaying_server.cluster.memory_file import MemoryFile
 from api_relaying_server.cluster.message_text import encode
 from api_relaying_server.cluster.shared_memory import CALLS, SEEN, SharedMemory, Teller
 from api_relaying_server.cluster.supervisor import MEND, GivesUp, Maker, Supervisor
 from api_relaying_server.cluster.tallies import Tallies
-from api_relaying_server.cluster.worker_share import WorkerShare
-from api_relaying_server.collector import look_at_the_young_alone
+from api_relaying_server.cluster.worker_share import MemoryFile, WorkerShare
 from api_relaying_server.coordination import MemoryLost
 from api_relaying_server.early import RELOAD_SIGNALS, REOPEN_SIGNALS, STOP_SIGNALS
 from api_relaying_server.errors import ConfigError
+from api_relaying_server.one_process import reread, say_reloaded
 from api_relaying_server.process import (
     arriving,
     configure_logging,
@@ -49,7 +48,7 @@ from api_relaying_server.process import (
     notify_systemd,
     say_draining,
 )
-from api_relaying_server.rereading import reread, say_reloaded
+from api_relaying_server.runtime import look_at_the_young_alone
 from api_relaying_server.serving.server import listen
 from api_relaying_server.settings import Settings
 

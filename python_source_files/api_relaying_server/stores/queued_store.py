@@ -26,7 +26,7 @@ from api_relaying_server.stores.storage import (
     StorageFault,
     Trouble,
 )
-from api_relaying_server.stores.store_base import Store
+from api_relaying_server.stores.store import Store
 from api_relaying_server.stores.write_queue import Batch, Unqueued, WriteQueue
 
 LAST_TRY = 0.6  # seconds without a change written after which the end waits no longer

@@ -30,14 +30,14 @@ from requests_cache.backends.mongodb import MongoCache, MongoDict
 
 from api_relaying_server.cluster.fences import Fences
 from api_relaying_server.stores.databases.mongo_link import MongoLink
-from api_relaying_server.stores.record import pipeline
-from api_relaying_server.stores.shared_storage import (
+from api_relaying_server.stores.databases.shared_storage import (
     LATEST,
     TOMBSTONE_LASTS,
-    ByItem,
     SharedStorage,
 )
+from api_relaying_server.stores.record import pipeline
 from api_relaying_server.stores.storage import (
+    ByItem,
     Change,
     Extent,
     StorageFault,

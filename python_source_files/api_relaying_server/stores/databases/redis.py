@@ -26,14 +26,14 @@ from requests_cache.backends.redis import RedisCache, RedisDict
 
 from api_relaying_server.cluster.fences import Fences
 from api_relaying_server.stores.databases.redis_link import PATIENCE, RedisLink
-from api_relaying_server.stores.record import pipeline
-from api_relaying_server.stores.shared_storage import (
+from api_relaying_server.stores.databases.shared_storage import (
     LATEST,
     TOMBSTONE_LASTS,
-    ByItem,
     SharedStorage,
 )
+from api_relaying_server.stores.record import pipeline
 from api_relaying_server.stores.storage import (
+    ByItem,
     Change,
     Extent,
     StorageFault,

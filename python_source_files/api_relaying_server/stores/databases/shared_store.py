@@ -16,8 +16,8 @@ from api_relaying_server.cluster.nodes_budget import NodesBudget, SharedBudget
 from api_relaying_server.cluster.workers_budget import Pace
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.stores.database_url import NAMESPACE, DatabaseUrl, parse, shown
+from api_relaying_server.stores.databases.shared_storage import SharedStorage
 from api_relaying_server.stores.queued_store import QueuedStore
-from api_relaying_server.stores.shared_storage import SharedStorage
 from api_relaying_server.stores.storage import StorageFault, Trouble
 
 PREFIX = "api_relay"
