@@ -39,7 +39,7 @@ from api_relaying_server.upstream.session import RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 
 if TYPE_CHECKING:  # rooms that a relay can do without; imported below where a setting wants one
-    from api_relaying_server.cluster.tallies import Tallies
+    from api_relaying_server.cluster.shared_counters import SharedCounters
     from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
     from api_relaying_server.cluster.worker_share import WorkerShare
     from api_relaying_server.operations.access_log import AccessLog
@@ -70,7 +70,7 @@ class Beside(NamedTuple):
     log: AccessLog | None = None
     ahead: RefreshAhead | None = None
     warm_at: WarmAt | None = None
-    tallies: Tallies | None = None
+    shared_counters: SharedCounters | None = None
 
 
 class Worker:
@@ -107,15 +107,15 @@ class Worker:
 
     def publish_counts(self) -> None:
         """Lets the other workers know what has been counted here."""
-        if self._beside.tallies is not None:
-            self._beside.tallies.publish(self.counters.snapshot())
+        if self._beside.shared_counters is not None:
+            self._beside.shared_counters.publish(self.counters.snapshot())
 
     def counts(self) -> dict[str, int]:
         """What all workers have counted, each as it last let the others know."""
-        if self._beside.tallies is None:
+        if self._beside.shared_counters is None:
             return self.counters.snapshot()
         self.publish_counts()
-        return self._beside.tallies.total()
+        return self._beside.shared_counters.total()
 
     def stop(self) -> None:
         """Begins to stop: takes nothing new, finishes what runs."""
@@ -186,10 +186,10 @@ def build(
         server.front.watch(neighbours.bell, neighbours.catch_up)
     ahead = _refresh_ahead(settings, keeper, relay, guarded, refresher)
     warm_at = _warm_at(settings, server, share)
-    tallies = share.tallies() if share is not None else None
+    shared_counters = share.shared_counters() if share is not None else None
     if kept is not None:
         _renew(keeper, policy, settings.hot_size)
-    beside = Beside(refresher, log, ahead, warm_at, tallies)
+    beside = Beside(refresher, log, ahead, warm_at, shared_counters)
     return Worker(server, kept_now, beside, settings.drain)
 
 

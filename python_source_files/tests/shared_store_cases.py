@@ -244,7 +244,7 @@ class FenceCases(SharedStoreCases):
         assert isinstance(coordinator, nodes.NodeCoordinator)
         with coordinator._lock:
             held, coordinator._held = coordinator._held, {}
-        coordinator._board.release([(name, token) for token, name in held.items()])
+        coordinator._database.release([(name, token) for token, name in held.items()])
 
     def late_writer(self) -> tuple[SharedStore, SharedStore, list[str]]:
         """A node whose claim has run out, the other node, and what the first was told to drop."""
@@ -339,7 +339,7 @@ class LeaseCases(SharedStoreCases):
         lease.release()  # once more: it is another one's now
         self.assertIsNone(here.lease("GET /a", 0.1))
         assert isinstance(here, nodes.NodeCoordinator)
-        here._board.release([(nodes.name_of("GET /a"), "a token of before")])
+        here._database.release([(nodes.name_of("GET /a"), "a token of before")])
         self.assertIsNone(here.lease("GET /a", 0.1))
         second.release()
 

@@ -18,7 +18,7 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.cluster import node_coordinator as nodes
 from api_relaying_server.cluster.chained_coordinator import ChainedCoordinator
-from api_relaying_server.cluster.fences import Fences
+from api_relaying_server.cluster.fencing_tokens import FencingTokens
 from api_relaying_server.cluster.message_text import decode
 from api_relaying_server.cluster.node_coordinator import (
     QUICK,
@@ -33,7 +33,7 @@ from api_relaying_server.memory.hot import HotTier
 from api_relaying_server.relaying.keeping import Keeper
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.last_known import KEPT_FOR, LastKnown
-from api_relaying_server.stores.databases.redis import RedisBoard
+from api_relaying_server.stores.databases.redis import RedisCoordination
 from api_relaying_server.stores.databases.shared_store import WorkingBudget
 from api_relaying_server.stores.storage import StorageFault, Trouble
 from api_relaying_server.upstream.breaker import CircuitBreaker
@@ -266,11 +266,11 @@ class DeafNodesTest(unittest.TestCase):
     """Nodes that have not heard yet of what another one has just fetched."""
 
     def setUp(self) -> None:
-        def hear_nothing(_: RedisBoard) -> list[str | None]:
+        def hear_nothing(_: RedisCoordination) -> list[str | None]:
             time.sleep(0.02)
             return []
 
-        deaf = mock.patch.object(RedisBoard, "news", hear_nothing)
+        deaf = mock.patch.object(RedisCoordination, "receive", hear_nothing)
         deaf.start()
         self.addCleanup(deaf.stop)
         self.redis = RedisServer()
@@ -304,8 +304,8 @@ class MongoNodesTest(SharedCases):
         cls.share(MongoServer())
 
 
-class Board:
-    """A board whose leases and troubles a test decides."""
+class FakeDatabase:
+    """A database whose leases and troubles a test decides."""
 
     def __init__(self) -> None:
         self.taken: dict[str, str] = {}
@@ -346,7 +346,7 @@ class Board:
         self.require()
         self.published += keys
 
-    def news(self) -> Iterable[str | None]:
+    def receive(self) -> Iterable[str | None]:
         self.require()
         if self.told:
             return self.told.pop(0)
@@ -364,12 +364,12 @@ class Board:
 
 
 class CoordinatorTest(unittest.TestCase):
-    """The coordinator of one process, with a board in its memory."""
+    """The coordinator of one process, with a database in its memory."""
 
     def setUp(self) -> None:
-        self.board = Board()
-        self.fences = Fences()
-        self.coordinator = NodeCoordinator(self.board, self.fences)
+        self.database = FakeDatabase()
+        self.fences = FencingTokens()
+        self.coordinator = NodeCoordinator(self.database, self.fences)
         self.addCleanup(self.coordinator.close)
 
     def test_a_claim_has_a_number_while_it_is_held(self) -> None:
@@ -383,7 +383,7 @@ class CoordinatorTest(unittest.TestCase):
         first.release()
         first.release()
         self.assertIsNone(self.fences.number_for("GET /a"))
-        eventually(lambda: not self.board.taken, "both were given back")
+        eventually(lambda: not self.database.taken, "both were given back")
 
     def test_who_gets_a_lease_may_not_have_heard_of_a_fetch_and_looks_once_more(self) -> None:
         lease = self.coordinator.lease("GET /a", 1.0)
@@ -392,28 +392,28 @@ class CoordinatorTest(unittest.TestCase):
 
     def test_a_slow_database_is_not_asked_once_more(self) -> None:
         now = iter((0.0, 0.0, QUICK + 0.001))
-        coordinator = NodeCoordinator(self.board, Fences(), lambda: next(now, 9.0))
+        coordinator = NodeCoordinator(self.database, FencingTokens(), lambda: next(now, 9.0))
         self.addCleanup(coordinator.close)
         lease = coordinator.lease("GET /a", 1.0)
         assert lease is not None
         self.assertFalse(lease.unheard)
 
     def test_where_there_are_no_leases_the_database_is_not_asked(self) -> None:
-        self.board.fault = StorageFault(Trouble.UNREACHABLE, "test")
+        self.database.fault = StorageFault(Trouble.UNREACHABLE, "test")
         lease = self.coordinator.lease("GET /a", 1.0)
         assert lease is not None
         self.assertFalse(lease.unheard)
 
     def test_in_trouble_everybody_may_fetch_and_no_request_asks_again(self) -> None:
         for trouble in (Trouble.STALLED, Trouble.UNREACHABLE):
-            self.board.fault = StorageFault(trouble, "test")
+            self.database.fault = StorageFault(trouble, "test")
             self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
-            asked = self.board.calls
+            asked = self.database.calls
             started = time.monotonic()
             for _ in range(1000):
                 self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
-            self.assertLess(self.board.calls - asked, 10 + 10 * (time.monotonic() - started))
-            self.board.fault = None
+            self.assertLess(self.database.calls - asked, 10 + 10 * (time.monotonic() - started))
+            self.database.fault = None
             eventually(self.excludes, "leases mean something again")
 
     def excludes(self) -> bool:
@@ -424,37 +424,37 @@ class CoordinatorTest(unittest.TestCase):
         return second is None
 
     def test_one_call_too_many_does_not_end_all_leases(self) -> None:
-        self.board.fault = StorageFault(Trouble.BUSY, "test")
+        self.database.fault = StorageFault(Trouble.BUSY, "test")
         self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
-        self.board.fault = None
+        self.database.fault = None
         self.assertTrue(self.excludes())
 
     def test_what_is_to_be_told_is_told_later_if_it_cannot_be_now(self) -> None:
-        self.board.fault = StorageFault(Trouble.UNREACHABLE, "test")
+        self.database.fault = StorageFault(Trouble.UNREACHABLE, "test")
         self.coordinator.tell(Changed("GET /a"))
         self.coordinator.tell(Changed("GET /b"))
-        eventually(lambda: self.board.calls > 1, "it was tried again")
-        self.board.fault = None
-        eventually(lambda: len(self.board.published) >= 2, "both were told")
-        self.assertEqual(self.board.published, ["GET /a", "GET /b"])
+        eventually(lambda: self.database.calls > 1, "it was tried again")
+        self.database.fault = None
+        eventually(lambda: len(self.database.published) >= 2, "both were told")
+        self.assertEqual(self.database.published, ["GET /a", "GET /b"])
 
     def test_who_waits_is_told_that_the_database_has_it(self) -> None:
         for number in range(50):
             self.assertTrue(self.coordinator.tell(Changed(f"GET /{number}"), wait=30.0))
-            self.assertEqual(len(self.board.published), number + 1)
+            self.assertEqual(len(self.database.published), number + 1)
         self.assertFalse(self.coordinator.tell(Changed("GET /nobody-waits")))
 
     def test_nobody_waits_long_for_what_cannot_be_told(self) -> None:
-        self.board.fault = StorageFault(Trouble.UNREACHABLE, "test")
+        self.database.fault = StorageFault(Trouble.UNREACHABLE, "test")
         started = time.monotonic()
         for number in range(20):
             self.assertFalse(self.coordinator.tell(Changed(f"GET /{number}"), wait=30.0))
         self.assertLess(time.monotonic() - started, 10.0)
-        self.board.fault = None
-        eventually(lambda: len(self.board.published) == 20, "all of it was told later")
+        self.database.fault = None
+        eventually(lambda: len(self.database.published) == 20, "all of it was told later")
         self.assertTrue(self.coordinator.tell(Changed("GET /again"), wait=30.0))
         threading.Timer(0.05, self.coordinator.close).start()
-        with mock.patch.object(self.board, "publish", side_effect=lambda keys: time.sleep(0.5)):
+        with mock.patch.object(self.database, "publish", side_effect=lambda keys: time.sleep(0.5)):
             self.assertFalse(self.coordinator.tell(Changed("GET /end"), wait=30.0))
 
     def test_a_thread_that_cannot_be_started_is_started_later(self) -> None:
@@ -469,27 +469,27 @@ class CoordinatorTest(unittest.TestCase):
             lease.release()
             self.assertFalse(self.coordinator.tell(Changed("GET /a")))
         self.assertEqual(len(said.output), 1)
-        self.board.told.append(["GET /b"])
+        self.database.told.append(["GET /b"])
         self.assertTrue(self.coordinator.tell(Changed("GET /c"), wait=30.0))
         eventually(lambda: heard == ["GET /b"], "news are heard")
-        self.assertEqual((self.board.published, self.board.taken), (["GET /a", "GET /c"], {}))
+        self.assertEqual((self.database.published, self.database.taken), (["GET /a", "GET /c"], {}))
 
     def test_it_knows_how_many_there_are_and_keeps_to_it_in_trouble(self) -> None:
         self.assertEqual(self.coordinator.processes, 1)
-        self.board.processes = 3
+        self.database.processes = 3
         with mock.patch.object(nodes, "COUNT_EVERY", 0.01):
             self.coordinator.tell(Changed("GET /a"))
             eventually(lambda: self.coordinator.processes == 3, "they are counted")
-            self.board.uncountable = True
+            self.database.uncountable = True
             self.assertTrue(self.coordinator.tell(Changed("GET /b"), wait=30.0))
-            self.board.processes = 0
-            self.board.uncountable = False
-            asked = self.board.calls
-            eventually(lambda: self.board.calls > asked + 2, "they are counted again")
+            self.database.processes = 0
+            self.database.uncountable = False
+            asked = self.database.calls
+            eventually(lambda: self.database.calls > asked + 2, "they are counted again")
             self.assertEqual(self.coordinator.processes, 1)
 
     def test_who_may_not_count_is_no_slower_for_that(self) -> None:
-        self.board.uncountable = True
+        self.database.uncountable = True
         with mock.patch.object(nodes, "COUNT_EVERY", 0.0):
             started = time.monotonic()
             for number in range(20):
@@ -499,29 +499,29 @@ class CoordinatorTest(unittest.TestCase):
     def test_after_a_gap_everything_is_dropped(self) -> None:
         dropped: list[str] = []
         self.coordinator.on_message(into(dropped))
-        self.board.told.append(["GET /a"])
+        self.database.told.append(["GET /a"])
         eventually(lambda: dropped == ["GET /a"], "it was heard")
-        self.board.fault = StorageFault(Trouble.STALLED, "test")
-        asked = self.board.calls
-        eventually(lambda: self.board.calls > asked + 1, "it is asked again")
-        self.board.fault = None
+        self.database.fault = StorageFault(Trouble.STALLED, "test")
+        asked = self.database.calls
+        eventually(lambda: self.database.calls > asked + 1, "it is asked again")
+        self.database.fault = None
         eventually(lambda: dropped[1:] == [""], "all was dropped, once")
 
     def test_closed_it_gives_back_what_it_holds_and_lets_everybody_fetch(self) -> None:
         self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
         self.coordinator.close()
-        self.assertEqual(self.board.taken, {})
-        self.assertTrue(self.board.closed)
-        calls = self.board.calls
+        self.assertEqual(self.database.taken, {})
+        self.assertTrue(self.database.closed)
+        calls = self.database.calls
         self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
-        self.assertEqual(self.board.calls, calls)
+        self.assertEqual(self.database.calls, calls)
 
     def test_closing_waits_hardly_for_a_database_that_fails(self) -> None:
         returns = threading.Event()
         self.addCleanup(returns.set)
-        self.board.fault = StorageFault(Trouble.STALLED, "test")
+        self.database.fault = StorageFault(Trouble.STALLED, "test")
         self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
-        with mock.patch.object(self.board, "check", lambda: returns.wait(30.0)):
+        with mock.patch.object(self.database, "check", lambda: returns.wait(30.0)):
             time.sleep(0.15)  # until it is asked again
             started = time.monotonic()
             self.coordinator.close()
@@ -576,8 +576,8 @@ class KeeperTest(unittest.TestCase):
     key = "GET /a"
 
     def setUp(self) -> None:
-        self.shelf, self.board, self.now = Shelf(), Board(), 1000.0
-        coordinator = NodeCoordinator(self.board, Fences())
+        self.shelf, self.database, self.now = Shelf(), FakeDatabase(), 1000.0
+        coordinator = NodeCoordinator(self.database, FencingTokens())
         self.addCleanup(coordinator.close)
         self.keeper = Keeper(
             HotTier(1 << 20), self.shelf, KeyFacts(), Policy(), lambda: self.now, coordinator
@@ -591,7 +591,7 @@ class KeeperTest(unittest.TestCase):
         marker = make_record("marker")
         self.shelf.records["GET /marker"] = marker
         self.keeper.read("GET /marker")
-        self.board.told.append([*news, "GET /marker"])
+        self.database.told.append([*news, "GET /marker"])
         eventually(lambda: self.keeper.hot.get("GET /marker") is None, "it was heard")
 
     def test_after_a_gap_the_store_counts_and_where_it_lost_a_record_the_memory(self) -> None:
@@ -655,8 +655,8 @@ class BothTest(unittest.TestCase):
     """Workers of one machine, and nodes."""
 
     def test_a_lease_is_held_with_both_or_with_none(self) -> None:
-        near, far = Board(), Board()
-        coordinators = NodeCoordinator(near, Fences()), NodeCoordinator(far, Fences())
+        near, far = FakeDatabase(), FakeDatabase()
+        coordinators = NodeCoordinator(near, FencingTokens()), NodeCoordinator(far, FencingTokens())
         both = ChainedCoordinator(*coordinators)
         self.addCleanup(both.close)
         lease = both.lease("GET /a", 1.0)
@@ -682,8 +682,10 @@ class BothTest(unittest.TestCase):
         far.catch_up.assert_called_once_with()
 
     def test_both_are_told_and_heard(self) -> None:
-        near, far = Board(), Board()
-        both = ChainedCoordinator(NodeCoordinator(near, Fences()), NodeCoordinator(far, Fences()))
+        near, far = FakeDatabase(), FakeDatabase()
+        both = ChainedCoordinator(
+            NodeCoordinator(near, FencingTokens()), NodeCoordinator(far, FencingTokens())
+        )
         self.addCleanup(both.close)
         heard: list[str] = []
         both.on_message(into(heard))

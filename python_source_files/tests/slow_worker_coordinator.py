@@ -16,7 +16,7 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.cluster.file_locks import lock_file
 from api_relaying_server.cluster.message_text import encode
-from api_relaying_server.cluster.shared_memory import EVERYTHING, SharedMemory, Teller
+from api_relaying_server.cluster.shared_memory import LOST, RingWriter, SharedMemory
 from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
 from api_relaying_server.coordination import MemoryLost
 from api_relaying_server.http1.message import Fields, RequestHead
@@ -172,7 +172,7 @@ class Changes(TwoWorkers):
 
     def test_nor_after_a_loss_of_news(self) -> None:
         began = self.other.keeper.begin()
-        Teller(self.memory, 0).tell(EVERYTHING)
+        RingWriter(self.memory, 0).write(LOST)
         self.assertIsNone(self.other.add(response("asked before"), began))
         self.assertEqual(self.other.bodies(), [])
 
@@ -184,7 +184,7 @@ class Changes(TwoWorkers):
         self.other.pass_loop()
         self.assertEqual(self.other.bodies(), [b"old"])
         began = self.other.keeper.begin()
-        Teller(self.memory, 0).tell(encode(MemoryLost()))
+        RingWriter(self.memory, 0).write(encode(MemoryLost()))
         self.other.pass_loop()
         self.assertEqual(self.other.bodies(), [b"new"])
         # What is being fetched meanwhile is as good as ever.
@@ -308,7 +308,7 @@ class OwnStores(TwoWorkers):
             self.assertEqual(self.other.bodies(), [])
 
     def test_a_loss_of_news_empties_them(self) -> None:
-        Teller(self.memory, 0).tell(EVERYTHING)
+        RingWriter(self.memory, 0).write(LOST)
         self.other.pass_loop()
         self.assertEqual(self.other.bodies(), [])
 

@@ -342,7 +342,9 @@ class RulesTest(unittest.TestCase):
         self.assertEqual(parameters_of(tree), 4)
 
     def test_rooms_are_known_by_their_most_particular_name(self) -> None:
-        self.assertGreater(place_in("cluster.workers", ROOMS), place_in("cluster.fences", ROOMS))
+        self.assertGreater(
+            place_in("cluster.workers", ROOMS), place_in("cluster.fencing_tokens", ROOMS)
+        )
         self.assertTrue(is_optional("stores.databases.redis"))
         self.assertFalse(is_optional("stores.store"))
 

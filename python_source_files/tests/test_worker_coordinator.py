@@ -7,7 +7,7 @@ import unittest
 from unittest import mock
 
 from api_relaying_server.cluster.file_locks import lock_file
-from api_relaying_server.cluster.shared_memory import Listener, SharedMemory
+from api_relaying_server.cluster.shared_memory import RingReader, SharedMemory
 from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
 from api_relaying_server.coordination import Changed, Message, MessagesLost
 from tests.forks import run
@@ -113,7 +113,7 @@ class CatchingUp(unittest.TestCase):
 
     def test_nothing_is_read_where_nothing_was_told(self) -> None:
         self.other.catch_up()
-        with mock.patch.object(Listener, "notes") as notes:
+        with mock.patch.object(RingReader, "read") as notes:
             self.other.catch_up()
             notes.assert_not_called()
             self.one.tell(Changed("GET /a"))

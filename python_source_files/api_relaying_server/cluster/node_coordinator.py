@@ -1,9 +1,9 @@
-"""What nodes that share a database tell each other through it: who fetches, what has changed.
+"""The coordinator among nodes: leases and messages through the database that they share.
 
-A `Board` is what a database offers for that; a `NodeCoordinator` makes a `Coordinator` of it. A
-lease lasts a few seconds and is renewed by a thread of its holder, so it ends with its process;
-who wants it asks again and again. While the database fails everybody may fetch, and what was
-missed meanwhile is made up for by dropping all that is in memory.
+`DatabaseCoordination` is what a database has to offer for that. A lease lasts a few seconds and is
+renewed by a thread of its holder, so it ends with its process; who wants it polls. While the
+database fails every node may fetch. Messages may be lost then, so all that is in memory is dropped
+when the database is back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Protocol
 
-from api_relaying_server.cluster.fences import Fences
+from api_relaying_server.cluster.fencing_tokens import FencingTokens
 from api_relaying_server.cluster.message_text import decode, encode
 from api_relaying_server.coordination import (
     Changed,
@@ -64,7 +64,7 @@ while the database fails: the store has spent its second on it already.
 _log = logging.getLogger("api_relaying_server.nodes")
 
 
-class Board(Protocol):
+class DatabaseCoordination(Protocol):
     """What a database offers for leases and news. Each method raises StorageFault in trouble.
 
     `acquire` is called by those who answer requests and keeps to the deadline of a read; the others
@@ -86,7 +86,7 @@ class Board(Protocol):
     def publish(self, keys: Sequence[str | None]) -> None:
         """Tell all others that these have changed, None for everything."""
 
-    def news(self) -> Iterable[str | None]:
+    def receive(self) -> Iterable[str | None]:
         """What others have told since the last call, for which it waits a fraction of a second.
 
         The first call after a failure begins anew and gives nothing.
@@ -134,9 +134,12 @@ class NodeCoordinator:
     """
 
     def __init__(
-        self, board: Board, fences: Fences, clock: Callable[[], float] = time.monotonic
+        self,
+        database: DatabaseCoordination,
+        fences: FencingTokens,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._board = board
+        self._database = database
         self._fences = fences
         self._clock = clock
         self._way = PathHealth(clock)  # whether leases can be had
@@ -169,7 +172,7 @@ class NodeCoordinator:
             token = os.urandom(12).hex()
             asked = self._clock()
             try:
-                number = self._board.acquire(name, token, LEASE_LASTS)
+                number = self._database.acquire(name, token, LEASE_LASTS)
             except StorageFault as fault:
                 self._lost(name, token, fault)
                 break
@@ -256,7 +259,7 @@ class NodeCoordinator:
         missed = False
         while not self._closed.is_set():
             try:
-                news = self._board.news()
+                news = self._database.receive()
             except StorageFault as fault:
                 _log.debug("no news: %s", fault)
                 missed = True
@@ -306,7 +309,7 @@ class NodeCoordinator:
     def _try_again(self) -> None:
         """Find out whether leases can be had again, which no request waits for."""
         if self._way.fault is not None and self._way.may_try():
-            self._board.check()
+            self._database.check()
             self._way.worked()
 
     def _has_work(self) -> bool:
@@ -319,10 +322,10 @@ class NodeCoordinator:
             ended, self._ended = list(self._ended), deque()
         try:
             if told:
-                self._board.publish(told)
+                self._database.publish(told)
                 self._note_published(last)
             if ended:
-                self._board.release(ended)
+                self._database.release(ended)
         except StorageFault:
             with self._lock:  # leases end by themselves soon; a change must be told some time
                 self._told.extendleft(reversed(told[:MOST_TOLD]))
@@ -339,12 +342,12 @@ class NodeCoordinator:
         with self._lock:
             held = [(name, token) for token, name in self._held.items()]
         if held:
-            self._board.renew(held, LEASE_LASTS)
+            self._database.renew(held, LEASE_LASTS)
 
     def _count(self) -> None:
         """One that may not be counted, or not now, is as good as before."""
         try:
-            self.processes = max(1, self._board.count(COUNT_EVERY * COUNTED_FOR))
+            self.processes = max(1, self._database.count(COUNT_EVERY * COUNTED_FOR))
         except StorageFault as fault:
             _log.debug("processes are not counted: %s", fault)
 
@@ -382,7 +385,7 @@ class NodeCoordinator:
         until = self._clock() + (GIVE_UP_FAILING if fails else GIVE_UP)
         for thread in threads:
             thread.join(max(0.0, until - self._clock()))
-        self._board.close()
+        self._database.close()
 
 
 def name_of(key: str) -> str:

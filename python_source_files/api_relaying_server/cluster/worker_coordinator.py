@@ -1,4 +1,4 @@
-"""The coordinator among the workers of one machine: notes in shared memory, leases by locks."""
+"""The coordinator among workers: messages in shared memory, leases by file locks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from api_relaying_server.cluster.chained_coordinator import ChainedCoordinator
 from api_relaying_server.cluster.file_locks import FileLeases
 from api_relaying_server.cluster.message_text import decode, encode
-from api_relaying_server.cluster.shared_memory import Listener, SharedMemory, Teller
+from api_relaying_server.cluster.shared_memory import RingReader, RingWriter, SharedMemory
 from api_relaying_server.coordination import ALONE, Coordinator, Hear, Lease, Message
 
 _log = logging.getLogger("api_relaying_server.cluster.workers")
@@ -17,16 +17,16 @@ _log = logging.getLogger("api_relaying_server.cluster.workers")
 class WorkerCoordinator:
     """A `Coordinator` for one worker, made after the fork. Thread-safe.
 
-    `bell` is a view of one number that is another one whenever anybody has told something.
+    `bell` is a view of one number that changes with each message of any worker.
     """
 
     def __init__(self, memory: SharedMemory, slot: int, lock_file: int) -> None:
         self.bell = memory.bell
-        self._teller = Teller(memory, slot)
-        self._listener = Listener(memory, slot)
+        self._writer = RingWriter(memory, slot)
+        self._reader = RingReader(memory, slot)
         self._leases = FileLeases(lock_file)
         self._hearers: list[Hear] = []
-        # Guards the listener. Who holds it passes messages on, and may do so within `hear`.
+        # Guards the reader. Who holds it passes messages on, and may do so within `hear`.
         self._lock = threading.RLock()
         self._heard = -1  # the bell's number up to which all is passed on
 
@@ -38,7 +38,7 @@ class WorkerCoordinator:
 
     def tell(self, message: Message, wait: float = 0.0) -> bool:
         """Send a message to all other workers: each hears it at its next `catch_up`."""
-        self._teller.tell(encode(message))
+        self._writer.write(encode(message))
         return True
 
     def on_message(self, hear: Hear) -> None:
@@ -46,11 +46,11 @@ class WorkerCoordinator:
         self._hearers.append(hear)
 
     def news(self) -> int:
-        """A number that is another one whenever anybody has told something."""
+        """A number that changes with each message."""
         return int(self.bell[0])
 
     def catch_up(self) -> None:
-        """When this returns, all that was told before it was called has been passed on. From any
+        """Pass on all messages sent before this call. From any
         thread that holds no lock which `hear` takes; one comparison where there is no news.
         """
         if self.bell[0] == self._heard:
@@ -59,8 +59,8 @@ class WorkerCoordinator:
             bell = self.bell[0]  # first: what is told meanwhile is for the next time
             if bell == self._heard:
                 return
-            for note in self._listener.notes():
-                self._pass_on(decode(note))
+            for text in self._reader.read():
+                self._pass_on(decode(text))
             self._heard = bell  # last: who sees it knows that all is passed on
 
     def _pass_on(self, message: Message) -> None:

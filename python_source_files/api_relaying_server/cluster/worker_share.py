@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from api_relaying_server.cluster.accept_balance import AcceptBalance
 from api_relaying_server.cluster.file_locks import Mutex
+from api_relaying_server.cluster.shared_counters import SharedCounters
 from api_relaying_server.cluster.shared_memory import CALLS, SharedMemory
-from api_relaying_server.cluster.tallies import Tallies
 from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
 from api_relaying_server.cluster.workers_budget import Calls, Pace, WorkersSlots, WorkersTokens
 from api_relaying_server.upstream.budget import Slots, TokenBucket
@@ -71,9 +71,9 @@ class WorkerShare(NamedTuple):
         """Which worker accepts the next connection."""
         return AcceptBalance(self.memory, self.slot)
 
-    def tallies(self) -> Tallies:
+    def shared_counters(self) -> SharedCounters:
         """The counters of all workers."""
-        return Tallies(self.memory, self.slot)
+        return SharedCounters(self.memory, self.slot)
 
     def upstream_slots(self, limit: int, waiting: int) -> Slots:
         """So many upstream calls at a time of all workers together."""

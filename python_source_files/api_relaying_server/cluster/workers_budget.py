@@ -15,7 +15,7 @@ from api_relaying_server.cluster.file_locks import FIRST_PAUSE, LONGEST_PAUSE, M
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 
 
-class _Held:
+class _SharedLock:
     """A lock under which what lies in shared memory is an object's own: read first, written back
     last.
     """
@@ -59,7 +59,7 @@ class WorkersTokens(TokenBucket):
     ) -> None:
         super().__init__(*pace, clock, sleep)
         self._words = words
-        self._lock = _Held(mutex, self._read, self._write)
+        self._lock = _SharedLock(mutex, self._read, self._write)
 
     def _read(self) -> None:
         self._full_at, self._taken = self._words[0], int(self._words[1])
@@ -94,7 +94,7 @@ class WorkersSlots(Slots):
     ) -> None:
         super().__init__(limit, waiting, clock)
         self._calls = calls
-        self._lock = _Held(mutex, self._read, _nothing)
+        self._lock = _SharedLock(mutex, self._read, _nothing)
         self._line: deque[object] = deque()  # those that wait here
 
     def _read(self) -> None:

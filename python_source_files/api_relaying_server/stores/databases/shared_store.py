@@ -10,8 +10,8 @@ from typing import NamedTuple, cast
 from requests_cache.backends.base import BaseCache
 
 from api_relaying_server.caching.stored import Record
-from api_relaying_server.cluster.fences import Fences
-from api_relaying_server.cluster.node_coordinator import Board, NodeCoordinator
+from api_relaying_server.cluster.fencing_tokens import FencingTokens
+from api_relaying_server.cluster.node_coordinator import DatabaseCoordination, NodeCoordinator
 from api_relaying_server.cluster.nodes_budget import NodesBudget, SharedBudget
 from api_relaying_server.cluster.workers_budget import Pace
 from api_relaying_server.errors import ConfigError
@@ -40,7 +40,7 @@ class Parts(NamedTuple):
     """What a database is to nodes."""
 
     cache: BaseCache
-    board: Board
+    coordination: DatabaseCoordination
     budget: SharedBudget
 
 
@@ -53,14 +53,14 @@ class SharedStore(QueuedStore):
         self,
         url: str,
         parts: Parts,
-        fences: Fences,
+        fences: FencingTokens,
         fault: StorageFault | None = None,
     ) -> None:
         super().__init__(url, parts.cache, fault)
         self._shared = cast(SharedStorage, parts.cache.responses)
         self._fences = fences
         self._said_apart = False
-        self._nodes = NodeCoordinator(parts.board, fences)
+        self._nodes = NodeCoordinator(parts.coordination, fences)
         self.budget = WorkingBudget(parts.budget, self)
 
     def coordinator(self) -> NodeCoordinator:
@@ -123,7 +123,7 @@ def open_shared(url: str, owner: str, read_deadline: float) -> SharedStore:
     except ValueError as wrong:
         raise ConfigError(f"cache: {wrong}") from None
     namespace = parts.options.get(NAMESPACE) or f"<{owner}>"
-    fences = Fences()
+    fences = FencingTokens()
     made = _make(url, parts, namespace, fences, read_deadline)
     fault = None
     try:
@@ -155,7 +155,9 @@ class WorkingBudget:
             raise StorageFault(Trouble.UNREACHABLE, self._store.fault)
 
 
-def _make(url: str, parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float) -> Parts:
+def _make(
+    url: str, parts: DatabaseUrl, namespace: str, fences: FencingTokens, deadline: float
+) -> Parts:
     try:
         if parts.scheme == "mongodb":
             return _make_mongodb(url, parts, namespace, fences, deadline)
@@ -168,23 +170,29 @@ def _make(url: str, parts: DatabaseUrl, namespace: str, fences: Fences, deadline
         ) from None
 
 
-def _make_redis(parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float) -> Parts:
-    from api_relaying_server.stores.databases.redis import RedisBoard, RedisBudget, RedisRecordCache
+def _make_redis(
+    parts: DatabaseUrl, namespace: str, fences: FencingTokens, deadline: float
+) -> Parts:
+    from api_relaying_server.stores.databases.redis import (
+        RedisBudget,
+        RedisCoordination,
+        RedisRecordCache,
+    )
     from api_relaying_server.stores.databases.redis_link import RedisLink
 
     prefix = f"{PREFIX}:{namespace}"
     link = RedisLink(parts, deadline)
     cache = RedisRecordCache(link, prefix, fences)
-    return Parts(cache, RedisBoard(link, prefix), RedisBudget(link, prefix))
+    return Parts(cache, RedisCoordination(link, prefix), RedisBudget(link, prefix))
 
 
 def _make_mongodb(
-    url: str, parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float
+    url: str, parts: DatabaseUrl, namespace: str, fences: FencingTokens, deadline: float
 ) -> Parts:
     from api_relaying_server.stores.databases.mongo_link import MongoLink
     from api_relaying_server.stores.databases.mongodb import (
-        MongoBoard,
         MongoBudget,
+        MongoCoordination,
         MongoRecordCache,
     )
 
@@ -199,4 +207,4 @@ def _make_mongodb(
     except ValueError as wrong:
         raise ConfigError(f"cache {shown(url)!r}: {wrong}") from None
     cache = MongoRecordCache(link, prefix, fences)
-    return Parts(cache, MongoBoard(link, prefix), MongoBudget(link, prefix))
+    return Parts(cache, MongoCoordination(link, prefix), MongoBudget(link, prefix))

@@ -19,7 +19,7 @@ MOST_RESTORED = 65536
 """Keys that may be written with it; more are not told from others."""
 
 
-class Fences:
+class FencingTokens:
     """The numbers of the claims that this process holds, by key. Thread-safe."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from api_relaying_server.cluster.shared_memory import FIRST_FREE, SharedMemory
 from api_relaying_server.counters import NAMES
 
 
-class Tallies:
+class SharedCounters:
     """The rows of all workers; `slot` is the own one."""
 
     def __init__(self, memory: SharedMemory, slot: int) -> None:
