@@ -21,14 +21,13 @@ from api_relaying_server.cluster.worker_share import WorkerShare
 from api_relaying_server.configuration.weekly import parse_weekly
 from api_relaying_server.errors import UpstreamCut, UpstreamError, UpstreamTimeout
 from api_relaying_server.operations import warm_at
+from api_relaying_server.operations.menus import MOST_PAGES, PAGE
 from api_relaying_server.operations.warm import (
     AT_ONCE,
     FAILED,
     FETCHED,
     FRESH,
     LARGEST_LIST,
-    MOST_PAGES,
-    PAGE,
     PATIENCE,
     WAITS,
     NoRelay,
