@@ -20,7 +20,6 @@ CORE = (
     ("caching",),
     ("memory",),
     ("coordination",),
-    ("relaying.flight",),
     ("stores",),
     ("upstream",),
     ("relaying",),
@@ -296,25 +295,11 @@ def _called(call: ast.Call) -> str:
 
 STILL_TOO_MANY: frozenset[str] = frozenset(
     (
-        "caching.freshness.lifetime",
-        "caching.freshness.lifetime_of",
-        "caching.status.forwarded",
-        "configuration.setting.Setting.__init__",
-        "counters.CountedUpstream.fetch",
         "http1.message.RequestHead.__init__",
-        "memory.hot.HotTier.reply",
-        "memory.refresh_ahead.RefreshAhead.__init__",
-        "relaying.fetching.Arrived.__init__",
-        "relaying.keeping.Keeper.__init__",
-        "relaying.relay.Relay.__init__",
         "serving.acceptor.Acceptor.__init__",
         "serving.acceptor.Limits.__init__",
         "serving.front.Front.__init__",
         "serving.server.RelayServer.__init__",
-        "upstream.guards.GuardedUpstream.fetch",
-        "upstream.guards.UpstreamLike.fetch",
-        "upstream.offline.OfflineUpstream.fetch",
-        "upstream.session.Upstream.fetch",
         "upstream.translation.fields_for_upstream",
     )
 )

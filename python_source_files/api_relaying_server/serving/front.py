@@ -29,7 +29,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Callable, Protocol
 
 from api_relaying_server.errors import BadRequest, ClientGone, RelayError, own_lack
-from api_relaying_server.http1.content import Buffer
 from api_relaying_server.http1.heads import (
     END_OF_HEAD,
     check_beginning,
@@ -37,6 +36,7 @@ from api_relaying_server.http1.heads import (
     parse_request_head,
 )
 from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.http1.rendering import Buffer
 from api_relaying_server.memory.hot import Reply
 from api_relaying_server.relaying.answer import Waiting
 from api_relaying_server.serving.acceptor import LINGER, Acceptor, Limits

@@ -33,8 +33,10 @@ class Listening:
     ) -> None:
         self.fd = fd
         self._may_have_no_end = "content-length" not in fields
-        kind = (fields.get("content-type") or "").partition(";")[0].strip(" \t").lower()
-        self._grace = 0.0 if kind == "text/event-stream" else LAST_WORDS
+        self._grace = LAST_WORDS
+        if self._may_have_no_end:
+            kind = (fields.get("content-type") or "").partition(";")[0].strip(" \t").lower()
+            self._grace = 0.0 if kind == "text/event-stream" else LAST_WORDS
         self._server = server
         self._clock = clock
         self._until: float | None = None

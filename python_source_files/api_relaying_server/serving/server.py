@@ -105,10 +105,10 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.socket = listeners[0]
         self.relay = relay
         self.stopping = False
-        self.from_memory = relay.from_memory
+        self.from_memory = relay.memory.from_memory
         self._watchers = watchers
         self._lane = StoreReader(
-            relay.is_worth_bringing, self._bring, self._brought, self._not_brought
+            relay.memory.is_worth_bringing, self._bring, self._brought, self._not_brought
         )
         self.front = Front(listeners, heads, self, limits, self._lane, watchers.on_hit)
         self._silence = min(SILENCE, limits.timeout_idle)
@@ -133,7 +133,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
     def _bring(self, conn: Connection) -> bool:
         if conn.request is None:
             return False
-        conn.seen, is_in_memory = self.relay.bring(conn.request)
+        conn.seen, is_in_memory = self.relay.memory.bring(conn.request)
         return is_in_memory
 
     def _brought(self, conns: Sequence[Connection]) -> None:

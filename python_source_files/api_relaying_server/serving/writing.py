@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Callable
 
 from api_relaying_server.errors import ClientGone
-from api_relaying_server.http1.content import Buffer
+from api_relaying_server.http1.rendering import Buffer
 from api_relaying_server.serving.connection import Connection
 
 MIN_RATE = 256
