@@ -37,8 +37,9 @@ from api_relaying_server.relaying.keeping import Keeper
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.relay import Relay
-from api_relaying_server.serving.acceptor import Limits
-from api_relaying_server.serving.server import RelayServer, Watchers, listen
+from api_relaying_server.serving.connection import Limits
+from api_relaying_server.serving.listeners import Listeners, listen
+from api_relaying_server.serving.server import Hooks, RelayServer
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.stores.databases.shared_store import SharedStore
 from api_relaying_server.stores.store import Store, open_store
@@ -206,10 +207,9 @@ def build(
     relay = Relay(policy, keeper, fetcher, refresher, coordinator=turns, errands=errands)
     hurry = relay.flight.hurry
     chores = _chores(upstream, Trimmer(lambda: room.passed), lambda: hurry(time.monotonic()))
-    server = _server(settings, listeners, relay, hot, _watchers(counters, log, chores, hot))
-    if neighbours is not None and place is not None:
-        server.front.share_listeners(AcceptBalance(place.memory, place.slot))
-        server.front.watch(neighbours.bell, neighbours.catch_up)
+    hooks = _hooks(counters, log, chores, hot, neighbours)
+    here = _listeners(settings, listeners, place, neighbours)
+    server = RelayServer(here, relay, hot.heads, _limits(settings), hooks)
     ahead = _refresh_ahead(settings, hot, keeper, relay, guarded, refresher)
     warm_at = _warm_at(settings, server, place)
     tallies = Tallies(place.memory, place.slot) if place is not None else None
@@ -237,31 +237,29 @@ def _kept(
     return Kept(store, keeper, Counters(hot.answered))
 
 
-def _server(
+def _listeners(
     settings: Settings,
-    listeners: Sequence[socket.socket],
-    relay: Relay,
+    sockets: Sequence[socket.socket],
+    place: Place | None,
+    neighbours: WorkerCoordinator | None,
+) -> Listeners:
+    trusted = settings.trust_forwarded
+    if place is None or neighbours is None:
+        return Listeners(sockets, trusted)
+    return Listeners(sockets, trusted, AcceptBalance(place.memory, place.slot), neighbours.bell)
+
+
+def _hooks(
+    counters: Counters,
+    log: AccessLog | None,
+    periodic: Callable[[], None],
     hot: HotTier,
-    watchers: Watchers,
-) -> RelayServer:
-    return RelayServer(
-        listeners,
-        relay,
-        hot.heads,
-        _limits(settings),
-        settings.threads,
-        _most_slow(settings),
-        settings.trust_forwarded,
-        watchers,
-    )
-
-
-def _watchers(
-    counters: Counters, log: AccessLog | None, chore: Callable[[], None], hot: HotTier
-) -> Watchers:
+    neighbours: WorkerCoordinator | None,
+) -> Hooks:
     on_served = (counters.answered,) if log is None else (counters.answered, log.answered)
     on_hit = log.hit if log is not None else None
-    return Watchers(on_hit, on_served, chore, hot.forget_rendered)
+    on_bell = neighbours.catch_up if neighbours is not None else None
+    return Hooks(on_hit, on_served, periodic, hot.forget_rendered, on_bell)
 
 
 def _chores(upstream: UpstreamLike, *others: Callable[[], None]) -> Callable[[], None]:
@@ -432,6 +430,8 @@ def _limits(settings: Settings) -> Limits:
         connections=_most_connections(),
         per_client=settings.connections_per_client or None,
         max_body=settings.max_body,
+        threads=settings.threads,
+        slow_threads=_most_slow(settings),
     )
 
 

@@ -10,12 +10,12 @@ from unittest import mock
 from api_relaying_server.errors import Overloaded
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.relaying.answer import Waiting
-from api_relaying_server.serving import front as front_module
-from api_relaying_server.serving.acceptor import Limits
-from api_relaying_server.serving.connection import LINGERING, Connection
-from api_relaying_server.serving.front import Front
+from api_relaying_server.serving import gathering
+from api_relaying_server.serving.connection import LINGERING, Connection, Limits
+from api_relaying_server.serving.front import Clocks, Front
+from api_relaying_server.serving.listeners import Listeners, listen
+from api_relaying_server.serving.request_bytes import EMPTY_LINES
 from api_relaying_server.serving.served import Served
-from api_relaying_server.serving.server import listen
 from tests.relay_support import set_reset_on_close
 from tests.wire_support import request
 
@@ -59,15 +59,21 @@ class FrontTestCase(unittest.TestCase):
     def begin(self, **limits: Any) -> None:
         """Another front, with these limits."""
         (self.listener,) = listen("127.0.0.1", 0)
-        behind: Any = self
+        backend: Any = self
+        clocks = Clocks(lambda: self.clock, lambda: self.wall)
         self.front = Front(
-            [self.listener], self.heads, behind, Limits(**limits),
-            clock=lambda: self.clock, wall=lambda: self.wall,
-        )  # fmt: skip
-        self.front._door.open()
+            Listeners([self.listener]), self.heads, backend, Limits(**limits), clocks
+        )
+        self.front._acceptor.open()
         self.addCleanup(self.front._close_everything)
 
     # What is behind the front.
+
+    on_hit = None
+    store_reader: Any = mock.Mock(batch=(), add=lambda conn: False)
+
+    def hear_others(self) -> None:
+        """There are none."""
 
     def from_memory(self, head: RequestHead, now: float) -> Any:
         """What the test put there."""
@@ -83,7 +89,7 @@ class FrontTestCase(unittest.TestCase):
         """As the test says."""
         return self.has_room
 
-    def tell(self, served: Served) -> None:
+    def report(self, served: Served) -> None:
         """Keeps it."""
         self.refusals.append(served)
 
@@ -174,7 +180,7 @@ class ClockTest(FrontTestCase):
         self.assertEqual(self.said(idle), b"")
 
 
-class DoorTest(FrontTestCase):
+class AcceptorTest(FrontTestCase):
     """Who makes room where all connections are in use."""
 
     def setUp(self) -> None:
@@ -276,7 +282,7 @@ class DoorTest(FrontTestCase):
         self.client()
         self.assertEqual(self.said(idle), b"")
         self.assertIn(b" 400 ", self.said(refused) or b"")
-        self.assertIn(LINGERING, [conn.state for conn in self.front._connections.values()])
+        self.assertIn(LINGERING, [conn.state for conn in self.front._by_fd.values()])
 
 
 class WaitingTest(FrontTestCase):
@@ -407,17 +413,17 @@ class WaitingTest(FrontTestCase):
         self.assertEqual(self.said(client), b"HTTP/1.1 200 OK\r\nX: y\r\nConnection: close\r\n\r\n")
         self.assertEqual(self.said(client), b"")
 
-    def test_no_lane(self) -> None:
-        """The lane does not look for what has been waited for."""
-        lane = mock.Mock(gathered=[], takes=mock.Mock(return_value=False))
-        self.front._lane = lane
+    def test_no_store_reader(self) -> None:
+        """The store reader does not look for what has been waited for."""
+        reader = mock.Mock(batch=[], add=mock.Mock(return_value=False))
+        self.front._store_reader = reader
         self.waiting()
-        lane.takes.assert_called_once()
+        reader.add.assert_called_once()
         self.land()
-        lane.takes.assert_called_once()
+        reader.add.assert_called_once()
         self.assertEqual(len(self.lent), 1)
 
-    def test_the_door(self) -> None:
+    def test_making_room(self) -> None:
         """Who waits leaves last."""
         self.begin(connections=2)
         waiting = self.waiting()
@@ -436,7 +442,7 @@ class EmptyLinesTest(FrontTestCase):
         self.heads[HEAD] = Ready(b"known", 1e12)
 
     def test_a_handful(self) -> None:
-        most = front_module.EMPTY_LINES
+        most = EMPTY_LINES
         for count in (1, 2, most):
             client = self.client(b"\r\n" * count + HEAD)
             self.assertEqual(self.said(client), b"known")
@@ -448,9 +454,9 @@ class EmptyLinesTest(FrontTestCase):
     def test_behind_another_request(self) -> None:
         client = self.client(HEAD + b"\r\n" * 3)
         self.assertEqual(self.said(client), b"known")
-        (conn,) = self.front._connections.values()
+        (conn,) = self.front._by_fd.values()
         self.assertEqual(conn.buffer, b"")
-        self.say(client, b"\r\n" * (front_module.EMPTY_LINES + 1))
+        self.say(client, b"\r\n" * (EMPTY_LINES + 1))
         self.assertIn(b" 400 ", self.said(client) or b"")
 
     def test_byte_by_byte(self) -> None:
@@ -519,17 +525,17 @@ class BodiesTest(FrontTestCase):
     def test_at_once(self) -> None:
         """What comes with its head is lent with it, whatever there is room for."""
         self.has_room = False
-        with mock.patch.object(front_module, "GATHERED_IN_ALL", 0):
+        with mock.patch.object(gathering, "GATHERED_IN_ALL", 0):
             self.client(request("/up", "Content-Length: 5", method="POST", body=b"hello!"))
         self.assertEqual(self.lent_body(), (b"hello", True, b"!"))
 
     def test_too_long_to_gather(self) -> None:
-        limit = front_module.GATHERED
+        limit = gathering.GATHERED
         self.upload(f"Content-Length: {limit}")
         self.assertEqual(self.lent, [])
         self.upload(f"Content-Length: {limit + 1}")
         self.assertEqual(self.lent_body(), (b"", False, b""))
-        with mock.patch.object(front_module, "GATHERED", 50_000):
+        with mock.patch.object(gathering, "GATHERED", 50_000):
             client = self.upload("Transfer-Encoding: chunked", body=b"ffffff\r\n" + b"x" * 50_000)
             self.assertEqual(len(self.lent), 1)
             self.say(client, b"y")
@@ -539,26 +545,26 @@ class BodiesTest(FrontTestCase):
         """Past the bound a body is for a thread as it comes; what is answered, or gone, counts no
         more.
         """
-        with mock.patch.object(front_module, "GATHERED_IN_ALL", 100_000):
+        with mock.patch.object(gathering, "GATHERED_IN_ALL", 100_000):
             first = self.upload("Content-Length: 60001", body=b"x" * 50_000)
-            self.assertEqual((self.front._gathered, self.lent), (50_000, []))
+            self.assertEqual((self.front._gatherer.gathered, self.lent), (50_000, []))
             self.upload("Content-Length: 60001", body=b"x" * 50_000)
-            self.assertEqual((self.front._gathered, len(self.lent)), (100_000, 1))
+            self.assertEqual((self.front._gatherer.gathered, len(self.lent)), (100_000, 1))
             self.upload("Content-Length: 9")
             self.assertEqual(len(self.lent), 2)
             self.lent[0].closes = False
             self.front.give_back(self.lent.pop(0))
             self.turn(wait=True)
-            self.assertEqual(self.front._gathered, 50_000)
+            self.assertEqual(self.front._gatherer.gathered, 50_000)
             first.close()
             self.turn(wait=True)
-            self.assertEqual(self.front._gathered, 0)
+            self.assertEqual(self.front._gatherer.gathered, 0)
             self.upload("Content-Length: 9", body=b"x")
-            self.assertEqual((self.front._gathered, len(self.lent)), (1, 1))
+            self.assertEqual((self.front._gatherer.gathered, len(self.lent)), (1, 1))
             bad = self.upload("Transfer-Encoding: chunked", body=b"5\r\nhello\r\n")
             self.say(bad, b"zz\r\n")
             self.assertIn(b" 400 ", self.said(bad) or b"")
-            self.assertEqual(self.front._gathered, 1)
+            self.assertEqual(self.front._gatherer.gathered, 1)
 
     def test_a_body_that_takes_its_time(self) -> None:
         """A thread that is free takes it after a while."""

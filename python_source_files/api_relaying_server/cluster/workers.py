@@ -48,7 +48,7 @@ from api_relaying_server.process import (
     say_draining,
 )
 from api_relaying_server.rereading import reread, say_reloaded
-from api_relaying_server.serving.server import listen
+from api_relaying_server.serving.listeners import listen
 from api_relaying_server.settings import Settings
 
 GRACE = 5.0
