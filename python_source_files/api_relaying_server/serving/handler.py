@@ -3,7 +3,7 @@
 A `BaseHTTPRequestHandler` that parses nothing: the front has read and checked the head, so the
 standard library's `parse_request` (HTTP/1.0 by default, `//path` rewritten, lenient) is not used.
 Head and first piece of the body leave in one write. The handler's thread owns the connection until
-`finish`. It must not know the event loop, nor caching rules.
+the server's `shutdown_request` gives it back. It must not know the event loop or caching rules.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _JOINED = 65536
 
 
 class RelayHandler(BaseHTTPRequestHandler):
-    """Answers the one request that `request`, a connection lent by the front, has ready."""
+    """Answers one request: that of the connection `self.request`."""
 
     protocol_version = "HTTP/1.1"
     request: Connection
     server: RelayServer
 
     def setup(self) -> None:
-        """Nothing to set up: the connection reads and writes itself."""
+        """Nothing of the library's: no files are made for the socket."""
         self.conn: Connection = self.request
         self._writer = Writer(self.conn, self.server.patience, self.server.gives_way)
         self._begun: Answer | None = None  # the answer whose head is out
@@ -93,10 +93,9 @@ class RelayHandler(BaseHTTPRequestHandler):
         with_body = request is None or request.method != "HEAD"
         with contextlib.suppress(OSError):
             conn.send(problem_bytes(error, with_body))
-        head = (request.raw if request is not None else None) or b""
         size = len(problem_answer(error).body) if with_body else 0
         took = time.monotonic() - conn.since
-        return Served(conn.address, head, error.status, size, NONE, None, took, time.time())
+        return Served(conn.address, conn.head, error.status, size, NONE, None, took, time.time())
 
     # The request...
 
@@ -140,7 +139,7 @@ class RelayHandler(BaseHTTPRequestHandler):
     # ...and the answer.
 
     def _give(self, request: RequestHead, body: RequestBody | None, answer: Answer) -> bool:
-        """Gives the client its answer; False where the connection cannot go on."""
+        """Sends the client its answer; False where the connection has to end."""
         keeps = not wants_close(request.version, request.fields) and not self.server.stopping
         # What is left of a body must never be read as a request.
         keeps = keeps and (body is None or body.done)
@@ -155,7 +154,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         self._writer.send(render_status_line(head.status, head.reason) + fields + b"\r\n")
 
     def _write(self, request: RequestHead, answer: Answer, keeps: bool) -> bool:
-        """Writes the answer; False where the connection cannot go on after it."""
+        """Writes the answer; False where the connection has to end after it."""
         has_body = request.method != "HEAD" and answer.status not in _BODILESS
         framing, chunked, until_close = self._framing(request, answer, has_body)
         keeps = keeps and not until_close
@@ -181,7 +180,7 @@ class RelayHandler(BaseHTTPRequestHandler):
                 self._begun = answer
                 self._sent += len(piece)
         except ClientGone:
-            self.conn.resets = until_close  # else it would take what it has for the whole
+            self.conn.resets = until_close  # else the client takes the part for the whole
             raise
         except UpstreamError as error:
             self.conn.resets = until_close and pending != head
@@ -194,8 +193,8 @@ class RelayHandler(BaseHTTPRequestHandler):
         return keeps
 
     def _write_whole(self, head: bytes, answer: Answer) -> None:
-        """Writes an answer that is in memory; what the client does not take at once is the front's
-        to send, so that no thread waits for it.
+        """Writes an answer that is in memory. What the client does not take at once, the front
+        sends, so that no thread waits for it.
         """
         if len(answer.body) > _JOINED:
             self.server.front.limit_buffer(self.conn)

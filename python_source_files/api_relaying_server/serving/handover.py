@@ -133,5 +133,5 @@ class HandOver:
         self._has_ended = True
 
     def close(self) -> None:
-        """Wakes nobody any more."""
+        """Closes the pipe that wakes the loop."""
         self._waker.close()

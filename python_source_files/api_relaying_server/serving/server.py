@@ -111,10 +111,9 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self._most_threads = limits.threads
         self._most_slow = limits.slow_threads
         self._mine = threading.local()  # `is_slow`: whether this thread's job is
-        # Guards all below. It is held for a few instructions only, never while a thread reads,
-        # writes or answers; the loop takes it to queue a job, so nobody may wait inside it but in
-        # `wait_for`, which lets it go. `has_room_for_slow`, `patience`, `busy` and `waiting` read
-        # without it: they may be off by one job.
+        # Guards all below. The event loop takes it too, so it is held for a few instructions, at
+        # most for the start of a thread, and never around a socket. `has_room_for_slow`,
+        # `patience`, `busy` and `waiting` read without it, and may be off by one job.
         self._work_to_do = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._slow_jobs: deque[Job] = deque()  # those that wait until fewer are slow
@@ -167,7 +166,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
             if is_slow and self._slow >= self._most_slow:
                 self._queue(job, self._slow_jobs, self._most_slow)
                 return
-            if len(self._jobs) >= self._idle:  # each idle thread has a job coming already
+            if len(self._jobs) >= self._idle:  # a queued job is on its way to each idle thread
                 if self._threads < self._most_threads and self._start_thread(job):
                     self._slow += is_slow
                     return
@@ -185,7 +184,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         thread = threading.Thread(target=self._work, args=(job,), name="handler", daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:  # the machine gives no more: those that run must do
+        except RuntimeError as error:  # the machine gives no more: the others must do
             if not self._threads:
                 raise Overloaded("no thread can be started", retry_after=1) from error
             return False
@@ -206,7 +205,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
     def _handle(self, conn: Any, address: str) -> None:
         try:
             self.process_request_thread(conn, address)
-        except Exception:  # in giving it back: the thread goes on
+        except Exception:  # while giving it back; this thread goes on
             self.handle_error(conn, address)
 
     def _next_job(self) -> Job | None:

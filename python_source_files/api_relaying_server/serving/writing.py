@@ -22,32 +22,30 @@ from api_relaying_server.http1.message import Fields
 from api_relaying_server.serving.connection import Connection
 
 MIN_RATE = 256
-"""Bytes a second that a client must take on average, once the grace is over: as much as a body
-must bring.
-"""
+"""Bytes a second that a client must read on average, after the grace."""
 
 GRACE = 20.0
 """Seconds of waiting for a client to read before its rate counts."""
 
 SILENCE = 20.0
-"""Seconds in which a client must take something."""
+"""Seconds without a byte read after which a client is given up."""
 
 AT_ONCE = 2 << 20
-"""Bytes given to the system in one call: a client that reads as fast as it is sent to would
-otherwise keep the event loop for as long as its answer is.
+"""Bytes given to the system in one call, so that a client that reads fast does not occupy the event
+loop for its whole answer.
 """
 
 SLOW = 65536
-"""Bytes a second below which a client that is waited for is slow."""
+"""Bytes a second below which a client is slow."""
 
 SLOW_AFTER = 1.0
-"""Seconds of waiting for a client before it can be called slow."""
+"""Seconds of waiting for a client before it counts as slow."""
 
 LAST_WORDS = 1.0
 """Seconds from the beginning of a stop in which a body of unknown length may come to its end."""
 
 _LOOK_AGAIN = 0.5
-"""Seconds after which a waiting thread asks whether it may wait on."""
+"""Seconds after which a waiting thread checks whether it may wait on."""
 
 
 class Unsent:
@@ -75,7 +73,7 @@ class Unsent:
         return sent
 
     def _next(self) -> list[memoryview]:
-        """What one call is given of the pieces."""
+        """The pieces, or parts of them, for one call."""
         chosen, room = [], AT_ONCE
         for piece in self._pieces:
             chosen.append(piece[:room])
@@ -93,7 +91,7 @@ class Unsent:
 
 
 def _untaken(conn: Connection) -> int:
-    """Bytes sent that the client's system has not acknowledged; 0 where nobody tells."""
+    """Bytes sent that the client's system has not acknowledged; 0 where that cannot be known."""
     count = b"\0" * 4
     with contextlib.suppress(OSError):
         count = fcntl.ioctl(conn.fd, termios.TIOCOUTQ, count)
@@ -156,7 +154,7 @@ class Writer:
             ready = bool(poll.poll(_LOOK_AGAIN * 1000))
             now = time.monotonic()
             before, untaken = untaken, _untaken(self._conn)
-            if untaken < before:  # the system's buffer is large: it has no room for a long time
+            if untaken < before:  # the client reads, although the system's buffer is still full
                 taken_at = now
             if not ready and now - taken_at > self._patience():
                 raise ClientGone("the client takes nothing")
