@@ -38,22 +38,22 @@ class Ready:
 
 
 class FrontTestCase(unittest.TestCase):
-    """A front that listens; `lent` is what handlers were to do."""
+    """A front that listens; `dispatched` is what handlers were to do."""
 
     def setUp(self) -> None:
         self.heads: Any = {}
         self.memory: dict[str, Any] = {}
         self.clock, self.wall = 100.0, 1e9
-        self.lent: list[Connection] = []
+        self.dispatched: list[Connection] = []
         self.refusals: list[Served] = []
         self.went_back: list[float] = []
         self.refuses = False
         self.has_room = True
-        self.addCleanup(self._close_lent)
+        self.addCleanup(self._close_dispatched)
         self.begin()
 
-    def _close_lent(self) -> None:
-        for conn in self.lent:
+    def _close_dispatched(self) -> None:
+        for conn in self.dispatched:
             conn.sock.close()
 
     def begin(self, **limits: Any) -> None:
@@ -83,7 +83,7 @@ class FrontTestCase(unittest.TestCase):
         """Keeps it."""
         if self.refuses:
             raise Overloaded("no", retry_after=1)
-        self.lent.append(conn)
+        self.dispatched.append(conn)
 
     def has_room_for_slow(self) -> bool:
         """As the test says."""
@@ -154,7 +154,7 @@ class ClockTest(FrontTestCase):
         self.say(client, HEAD)
         self.assertEqual(self.went_back, [3600])
         self.assertIsNone(self.said(client))
-        self.assertEqual(len(self.lent), 1)
+        self.assertEqual(len(self.dispatched), 1)
         self.turn()
         self.assertEqual(self.went_back, [3600])
 
@@ -250,7 +250,7 @@ class AcceptorTest(FrontTestCase):
         """A connection that a handler has stays; more are let in when there is room."""
         self.begin(connections=2)
         busy = [self.client(request("/new")) for _ in range(2)]
-        self.assertEqual(len(self.lent), 2)
+        self.assertEqual(len(self.dispatched), 2)
         busy.append(self.client(request("/new")))
         self.assertEqual(len(self.front), 3)
         late = socket.create_connection(self.listener.getsockname()[:2], 5)
@@ -295,7 +295,7 @@ class WaitingTest(FrontTestCase):
     def waiting(self, seconds: float = 30.0, seen: Any = None) -> socket.socket:
         """A client whose request a handler has found to have to wait."""
         client = self.client(request("/slow"))
-        conn = self.lent.pop()
+        conn = self.dispatched.pop()
         conn.seen = seen
         conn.waited = Waiting(self.landed.append, self.clock + seconds)
         self.front.give_back(conn)
@@ -316,22 +316,22 @@ class WaitingTest(FrontTestCase):
         self.assertEqual(self.said(client), b"there")
         self.say(client, request("/slow"))
         self.assertEqual(self.said(client), b"there")
-        self.assertEqual(self.lent, [])
+        self.assertEqual(self.dispatched, [])
         self.say(client, request("/other"))
-        self.assertEqual([conn.waited for conn in self.lent], [None])
+        self.assertEqual([conn.waited for conn in self.dispatched], [None])
 
     def test_asked_again(self) -> None:
         """By a handler, which is told what it has waited for, and not what was stored before."""
         self.waiting(seen=mock.Mock())
         self.land()
-        (conn,) = self.lent
+        (conn,) = self.dispatched
         assert conn.waited is not None and conn.request is not None
         self.assertIsNone(conn.seen)
         self.assertEqual((conn.waited.deadline, conn.request.target), (self.clock + 30, "/slow"))
 
     def test_already_there(self) -> None:
         client = self.client(request("/slow"))
-        conn = self.lent.pop()
+        conn = self.dispatched.pop()
         self.memory["/slow"] = Ready(b"there", 1e12)
         conn.waited = Waiting(lambda done: done(), self.clock + 30)
         self.front.give_back(conn)
@@ -342,23 +342,23 @@ class WaitingTest(FrontTestCase):
         """A handler says so, whatever becomes of the fetch."""
         self.waiting(seconds=2.0)
         self.later(1)
-        self.assertEqual(self.lent, [])
+        self.assertEqual(self.dispatched, [])
         self.later(2)
-        self.assertEqual(len(self.lent), 1)
+        self.assertEqual(len(self.dispatched), 1)
         self.land()
-        self.assertEqual(len(self.lent), 1)
+        self.assertEqual(len(self.dispatched), 1)
 
     def test_the_end_of_an_earlier_wait(self) -> None:
         """It ends no later one, and neither does what is told twice."""
         self.waiting()
         self.land()
-        conn = self.lent.pop()
+        conn = self.dispatched.pop()
         conn.waited = Waiting(self.landed.append, self.clock + 30)
         self.front.give_back(conn)
         self.land(0)
-        self.assertEqual(self.lent, [])
+        self.assertEqual(self.dispatched, [])
         self.land(1)
-        self.assertEqual(len(self.lent), 1)
+        self.assertEqual(len(self.dispatched), 1)
 
     def test_no_thread(self) -> None:
         """It is offered again while there is time: a landing is one for many."""
@@ -367,13 +367,13 @@ class WaitingTest(FrontTestCase):
         self.land(0)
         self.land(1)
         self.later(1.1)
-        self.assertEqual([self.said(patient), self.said(client), self.lent], [None, None, []])
+        self.assertEqual([self.said(patient), self.said(client), self.dispatched], [None, None, []])
         self.later(2)
         self.assertIsNone(self.said(patient))
         self.assertIn(b" 503 ", self.said(client) or b"")
         self.refuses = False
         self.later(1.1)
-        self.assertEqual(len(self.lent), 1)
+        self.assertEqual(len(self.dispatched), 1)
 
     def test_who_leaves(self) -> None:
         """It is closed at once, and nothing comes of its fetch for it."""
@@ -383,7 +383,7 @@ class WaitingTest(FrontTestCase):
         self.turn(wait=True)
         self.assertEqual(len(self.front), 0)
         self.land()
-        self.assertEqual(self.lent, [])
+        self.assertEqual(self.dispatched, [])
 
     def test_who_says_more(self) -> None:
         """What it asks next, or that it will ask no more, is for later, and keeps no loop busy."""
@@ -421,7 +421,7 @@ class WaitingTest(FrontTestCase):
         reader.add.assert_called_once()
         self.land()
         reader.add.assert_called_once()
-        self.assertEqual(len(self.lent), 1)
+        self.assertEqual(len(self.dispatched), 1)
 
     def test_making_room(self) -> None:
         """Who waits leaves last."""
@@ -500,9 +500,9 @@ class BodiesTest(FrontTestCase):
         for at in range(0, len(data), 16384):
             self.say(client, data[at : at + 16384])
 
-    def lent_body(self) -> tuple[bytes, bool, bytes]:
-        """Of the last that was lent: the content, whether it is whole, and what is behind it."""
-        conn = self.lent[-1]
+    def dispatched_body(self) -> tuple[bytes, bool, bytes]:
+        """Of the last request that was dispatched: the content, whether it is whole, the rest."""
+        conn = self.dispatched[-1]
         assert conn.body is not None
         return conn.body.take(), conn.body.done, conn.buffer
 
@@ -516,30 +516,30 @@ class BodiesTest(FrontTestCase):
             ("Transfer-Encoding: chunked", chunks + b"3\r\nend\r\n0\r\n\r\n"),
         ):
             with self.subTest(field):
-                before = len(self.lent)
+                before = len(self.dispatched)
                 client = self.upload(field, body=body[:-2])
-                self.assertEqual(len(self.lent), before)
+                self.assertEqual(len(self.dispatched), before)
                 self.say(client, body[-2:] + behind)
-                self.assertEqual(self.lent_body(), (content, True, behind))
+                self.assertEqual(self.dispatched_body(), (content, True, behind))
 
     def test_at_once(self) -> None:
-        """What comes with its head is lent with it, whatever there is room for."""
+        """What comes with its head is dispatched with it, whatever there is room for."""
         self.has_room = False
         with mock.patch.object(gathering, "GATHERED_IN_ALL", 0):
             self.client(request("/up", "Content-Length: 5", method="POST", body=b"hello!"))
-        self.assertEqual(self.lent_body(), (b"hello", True, b"!"))
+        self.assertEqual(self.dispatched_body(), (b"hello", True, b"!"))
 
     def test_too_long_to_gather(self) -> None:
         limit = gathering.GATHERED
         self.upload(f"Content-Length: {limit}")
-        self.assertEqual(self.lent, [])
+        self.assertEqual(self.dispatched, [])
         self.upload(f"Content-Length: {limit + 1}")
-        self.assertEqual(self.lent_body(), (b"", False, b""))
+        self.assertEqual(self.dispatched_body(), (b"", False, b""))
         with mock.patch.object(gathering, "GATHERED", 50_000):
             client = self.upload("Transfer-Encoding: chunked", body=b"ffffff\r\n" + b"x" * 50_000)
-            self.assertEqual(len(self.lent), 1)
+            self.assertEqual(len(self.dispatched), 1)
             self.say(client, b"y")
-        self.assertEqual(self.lent_body(), (b"x" * 50_000 + b"y", False, b""))
+        self.assertEqual(self.dispatched_body(), (b"x" * 50_000 + b"y", False, b""))
 
     def test_all_together(self) -> None:
         """Past the bound a body is for a thread as it comes; what is answered, or gone, counts no
@@ -547,20 +547,20 @@ class BodiesTest(FrontTestCase):
         """
         with mock.patch.object(gathering, "GATHERED_IN_ALL", 100_000):
             first = self.upload("Content-Length: 60001", body=b"x" * 50_000)
-            self.assertEqual((self.front._gatherer.gathered, self.lent), (50_000, []))
+            self.assertEqual((self.front._gatherer.gathered, self.dispatched), (50_000, []))
             self.upload("Content-Length: 60001", body=b"x" * 50_000)
-            self.assertEqual((self.front._gatherer.gathered, len(self.lent)), (100_000, 1))
+            self.assertEqual((self.front._gatherer.gathered, len(self.dispatched)), (100_000, 1))
             self.upload("Content-Length: 9")
-            self.assertEqual(len(self.lent), 2)
-            self.lent[0].closes = False
-            self.front.give_back(self.lent.pop(0))
+            self.assertEqual(len(self.dispatched), 2)
+            self.dispatched[0].closes = False
+            self.front.give_back(self.dispatched.pop(0))
             self.turn(wait=True)
             self.assertEqual(self.front._gatherer.gathered, 50_000)
             first.close()
             self.turn(wait=True)
             self.assertEqual(self.front._gatherer.gathered, 0)
             self.upload("Content-Length: 9", body=b"x")
-            self.assertEqual((self.front._gatherer.gathered, len(self.lent)), (1, 1))
+            self.assertEqual((self.front._gatherer.gathered, len(self.dispatched)), (1, 1))
             bad = self.upload("Transfer-Encoding: chunked", body=b"5\r\nhello\r\n")
             self.say(bad, b"zz\r\n")
             self.assertIn(b" 400 ", self.said(bad) or b"")
@@ -571,16 +571,16 @@ class BodiesTest(FrontTestCase):
         self.has_room = False
         self.upload("Content-Length: 9", body=b"x")
         self.later(5)
-        self.assertEqual(self.lent, [])
+        self.assertEqual(self.dispatched, [])
         self.has_room = True
         self.later(1.1)
-        self.assertEqual(self.lent_body(), (b"x", False, b""))
+        self.assertEqual(self.dispatched_body(), (b"x", False, b""))
         self.later(0.7)
         self.upload("Content-Length: 9", body=b"x")
         self.later(0.7)
-        self.assertEqual(len(self.lent), 1)
+        self.assertEqual(len(self.dispatched), 1)
         self.later(1.1)
-        self.assertEqual(len(self.lent), 2)
+        self.assertEqual(len(self.dispatched), 2)
 
     def test_a_body_that_does_not_come(self) -> None:
         self.has_room = False
@@ -591,7 +591,7 @@ class BodiesTest(FrontTestCase):
             self.say(dripping, b"x")
         self.assertIn(b" 408 ", self.said(silent) or b"")
         self.assertIn(b" 408 ", self.said(dripping) or b"")
-        self.assertEqual(self.lent, [])
+        self.assertEqual(self.dispatched, [])
         self.begin(timeout_idle=5)
         silent = self.upload("Content-Length: 9", body=b"x")
         self.later(6)
@@ -600,10 +600,10 @@ class BodiesTest(FrontTestCase):
     def test_small_chunks(self) -> None:
         """Reading thousands of them is work for a thread."""
         self.upload("Transfer-Encoding: chunked", body=b"1\r\nx\r\n" * 2000)
-        content, whole, behind = self.lent_body()
+        content, whole, behind = self.dispatched_body()
         self.assertFalse(whole)
         self.assertLess(len(content), 1000)
-        body = self.lent[0].body
+        body = self.dispatched[0].body
         assert body is not None
         self.assertEqual(body.feed(behind), b"")
         self.assertEqual(content + body.take(), b"x" * 2000)
@@ -620,28 +620,28 @@ class BodiesTest(FrontTestCase):
             with self.subTest(field):
                 client = self.upload(field, body=body)
                 self.assertIn(status, (self.said(client) or b"").split(b"\r\n")[0])
-        self.assertEqual(self.lent, [])
+        self.assertEqual(self.dispatched, [])
 
     def test_a_client_that_waits_to_be_asked(self) -> None:
         """A thread passes the question on; where none is free the front answers it."""
         fields = "Content-Length: 5", "Expect: 100-continue"
         client = self.upload(*fields)
-        self.assertEqual(len(self.lent), 1)
-        assert self.lent[0].body is not None
-        self.assertTrue(self.lent[0].body.to_ask)
+        self.assertEqual(len(self.dispatched), 1)
+        assert self.dispatched[0].body is not None
+        self.assertTrue(self.dispatched[0].body.to_ask)
         self.assertIsNone(self.said(client))
         self.has_room = False
         client = self.upload(*fields)
         self.assertEqual(self.said(client), b"HTTP/1.1 100 Continue\r\n\r\n")
         self.say(client, b"hello")
-        self.assertEqual(self.lent_body(), (b"hello", True, b""))
-        assert self.lent[1].body is not None
-        self.assertFalse(self.lent[1].body.to_ask)
+        self.assertEqual(self.dispatched_body(), (b"hello", True, b""))
+        assert self.dispatched[1].body is not None
+        self.assertFalse(self.dispatched[1].body.to_ask)
         client = self.upload(*fields)
         self.has_room = True
         self.later(1.1)
-        assert self.lent[2].body is not None
-        self.assertFalse(self.lent[2].body.to_ask, "it has been asked")
+        assert self.dispatched[2].body is not None
+        self.assertFalse(self.dispatched[2].body.to_ask, "it has been asked")
         hasty = self.client(request("/up", *fields, method="POST", body=b"he"))
         self.assertIsNone(self.said(hasty))
         old = self.client(b"POST /up HTTP/1.0\r\n" + "\r\n".join(fields).encode() + b"\r\n\r\n")

@@ -241,17 +241,17 @@ class World:
         """A handler is to answer."""
         if self.refuses:
             raise Overloaded("no")
-        self._lend(conn, self.jobs)
+        self._give(conn, self.jobs)
 
     def add(self, conn: Connection) -> bool:
         """The store reader is to look."""
         if self.has_reader:
-            self._lend(conn, self.reader_jobs)
+            self._give(conn, self.reader_jobs)
         return self.has_reader
 
-    def _lend(self, conn: Connection, jobs: deque[Connection]) -> None:
+    def _give(self, conn: Connection, jobs: deque[Connection]) -> None:
         if self.owner[conn.fd] != "loop" or conn.state != IN_THREAD:
-            self.fault("it is lent twice")
+            self.fault("two threads have it")
         self.owner[conn.fd] = "nobody"
         jobs.append(conn)
 
@@ -289,7 +289,7 @@ class World:
                 conn.seen = mock.Mock()
                 self.front.loaded([conn])
             else:
-                self._lend(conn, self.jobs)
+                self._give(conn, self.jobs)
 
     def leader(self) -> None:
         """Ends the fetches that others wait for."""
