@@ -8,34 +8,28 @@ connection in it; handover.py how connections pass between the loop and threads.
 
 # fmt: off
 #
-#   accepted
-#      |
-#     NEW
-#      |  first byte
-#      v                                             (1) these bytes have a fresh reply: one `send`
-#   READING  ---- head is whole ----> look in memory (2) this request has one: parse, then `send`
-#    ^  ^                                 |
-#    |  |        has a body that          |  nothing fresh in memory
-#    |  |        is still coming          v
-#    |  |   READING_BODY <----------------+
-#    |  |        |  whole, too long,      |
-#    |  |        |  or too slow           |
-#    |  |        v                        v
-#    |  |  == the loop gives it away: move(IN_THREAD) ==============================
-#    |  |                 |
-#    |  |           store reader ---- not stored ----> handler
-#    |  |                 |                             |    |
-#    |  |          loaded |               has to wait   |    |  has answered
-#    |  |                 v             for a fetch     v    v
-#    |  |  == the thread gives it back: move(...) ===================================
-#    |  |              LOADED                     WAITING   RETURNED
-#    |  |                 |     the fetch is over,   |         |
-#    |  +-- look in memory again <-- or is too late --+         |  the client has not
-#    |                                                          |  taken all of it
-#    +----------- all is sent, and it stays open --------- WRITING
-#                                                               |  it was the last answer
-#                                                               v
-#                                                  LINGERING -> CLOSED
+#   THE LOOP OWNS IT                   |  A THREAD OWNS IT       |  THE LOOP OWNS IT AGAIN
+#                                      |  (state IN_THREAD)      |
+#   NEW                                |                         |
+#    | first byte                      |                         |
+#    v           not fresh in memory   |                         |
+#   READING ---------------------------+--> store reader --------+--> LOADED into memory:
+#    |   |                             |       |      is stored  |      look in memory again
+#    |   | has a body                  |       | not stored      |
+#    |   '--> READING_BODY ------------+--.    |                 |
+#    |          it is whole, or long,  |  |    |                 |
+#    |          or slow                |  v    v                 |
+#    |                                 |  handler ---------------+--> WAITING for another's fetch,
+#    |                                 |    |      must wait     |      then look in memory again
+#    | fresh in memory:                |    |                    |
+#    | one `send`                      |    '--------------------+--> RETURNED
+#    v                                 |           has answered  |      |
+#   answered  <------------------------+-------------------------+------'
+#    |
+#    +-- the client has not taken all of it: WRITING, until it has
+#    +-- it was the last answer: LINGERING, then CLOSED
+#    '-- else READING again
+#
 # fmt: on
 
 from __future__ import annotations
