@@ -199,7 +199,7 @@ class BugTest(unittest.TestCase):
     def test_around_the_loop(self) -> None:
         """A fault that belongs to no request costs none."""
         with ServerInside() as server, self.assertLogs("api_relaying_server", "ERROR"):
-            server.server.front.call_soon_threadsafe(lambda: 1 // 0)  # type: ignore[arg-type]
+            server.server.front.handover.call_soon_threadsafe(lambda: 1 // 0)  # type: ignore[arg-type]
             with Client(server.port, request()) as client:
                 self.assertEqual(client.reply().status, 200)
             self.assertEqual(server.server.bugs, 1)
@@ -277,7 +277,7 @@ class WatchTest(unittest.TestCase):
         quick = functools.partial(LoopWatchdog, blocked_after=0.1)
         with mock.patch("api_relaying_server.serving.server.LoopWatchdog", quick):
             with ServerInside() as server, self.assertLogs("api_relaying_server.watch") as logs:
-                server.server.front.call_soon_threadsafe(lambda: time.sleep(0.3))
+                server.server.front.handover.call_soon_threadsafe(lambda: time.sleep(0.3))
                 with Client(server.port, request()) as client:
                     self.assertEqual(client.reply().status, 200)
         self.assertIn("event loop is blocked at", logs.output[0])

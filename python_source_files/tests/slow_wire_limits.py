@@ -313,7 +313,7 @@ class ConnectionsTest(unittest.TestCase):
             front = server.server.front
             for _ in range(WRITERS + 1):
                 stack.enter_context(Client(server.port, request()))
-            eventually(lambda: front._sender._limits_buffers, "a look at those that do not read")
+            eventually(lambda: front.sender._limits_buffers, "a look at those that do not read")
             before = _unsent(front)
             stack.enter_context(Client(server.port, request()))
             eventually(lambda: _unsent(front) > before, "one more that does not read")

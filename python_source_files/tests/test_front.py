@@ -298,7 +298,7 @@ class WaitingTest(FrontTestCase):
         conn = self.dispatched.pop()
         conn.seen = seen
         conn.waited = Waiting(self.landed.append, self.clock + seconds)
-        self.front.give_back(conn)
+        self.front.handover.give_back(conn)
         return client
 
     def land(self, number: int = 0) -> None:
@@ -334,7 +334,7 @@ class WaitingTest(FrontTestCase):
         conn = self.dispatched.pop()
         self.memory["/slow"] = Ready(b"there", 1e12)
         conn.waited = Waiting(lambda done: done(), self.clock + 30)
-        self.front.give_back(conn)
+        self.front.handover.give_back(conn)
         self.turn(wait=True)
         self.assertEqual(self.said(client), b"there")
 
@@ -354,7 +354,7 @@ class WaitingTest(FrontTestCase):
         self.land()
         conn = self.dispatched.pop()
         conn.waited = Waiting(self.landed.append, self.clock + 30)
-        self.front.give_back(conn)
+        self.front.handover.give_back(conn)
         self.land(0)
         self.assertEqual(self.dispatched, [])
         self.land(1)
@@ -553,7 +553,7 @@ class BodiesTest(FrontTestCase):
             self.upload("Content-Length: 9")
             self.assertEqual(len(self.dispatched), 2)
             self.dispatched[0].closes = False
-            self.front.give_back(self.dispatched.pop(0))
+            self.front.handover.give_back(self.dispatched.pop(0))
             self.turn(wait=True)
             self.assertEqual(self.front._gatherer.gathered, 50_000)
             first.close()

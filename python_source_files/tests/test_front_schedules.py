@@ -112,7 +112,7 @@ class Socket:
 
     def close(self) -> None:
         """The end."""
-        self._use("closes", anybody=self._world.front._handover._has_ended)  # else nobody would
+        self._use("closes", anybody=self._world.front.handover._has_ended)  # else nobody would
         self.closed = True
 
     def _use(self, what: str, anybody: bool = False) -> None:
@@ -268,7 +268,7 @@ class World:
             if self.waits and conn.waited is None:
                 conn.waited, conn.closes = Waiting(self.done.append, 1060.0), False
                 self.owner[conn.fd] = "loop"
-                self.front.give_back(conn)
+                self.front.handover.give_back(conn)
                 continue
             conn.waited = None
             if not self.sockets[conn.fd].closed:
@@ -277,7 +277,7 @@ class World:
             if self.poller.closed and not self.sockets[conn.fd].shut:
                 self.fault("a handler waits on after the end")
             self.owner[conn.fd] = "loop"
-            self.front.give_back(conn)
+            self.front.handover.give_back(conn)
 
     def reader(self) -> None:
         """Looks into the store: every other response is there."""
@@ -287,7 +287,7 @@ class World:
             self.owner[conn.fd] = "loop"
             if conn.seen is None:
                 conn.seen = mock.Mock()
-                self.front.loaded([conn])
+                self.front.handover.loaded([conn])
             else:
                 self._give(conn, self.jobs)
 
@@ -320,7 +320,7 @@ class World:
                 if conn.fd in self.front._by_fd or conn.fd in self.poller.watched:
                     self.fault("a closed connection is still known")
                 continue
-            if self.front._handover._has_ended:
+            if self.front.handover._has_ended:
                 self.fault("a connection outlives the loop")
             at_rest = conn.state in (READING, RETURNED) and conn.watched
             if not at_rest or self.poller.watched.get(conn.fd) != READ:

@@ -68,10 +68,10 @@ from api_relaying_server.serving.poller import READ, Poller, make_poller
 from api_relaying_server.serving.problems import problem_bytes
 from api_relaying_server.serving.request_bytes import (
     BLANK,
-    check_size,
     cut_head,
     reply_without_high_cardinality,
     skip_empty_lines,
+    too_long,
     with_close,
 )
 from api_relaying_server.serving.sending import Sender
@@ -132,7 +132,7 @@ class Clocks(NamedTuple):
 
 class Front:
     """The event loop. `heads` maps the bytes of request heads to replies; requests that they do not
-    answer go to the `backend`.
+    answer go to the `backend`. Threads come back by `handover`.
     """
 
     def __init__(
@@ -158,15 +158,10 @@ class Front:
         self._acceptor = Acceptor(
             listeners, limits, self._connections, self._poller, self._on_accept
         )
-        self._handover = HandOver(self._connections, limits.timeout_idle, self._clock)
-        self._poller.register(self._handover.fd, READ)
+        self.handover = HandOver(self._connections, limits.timeout_idle, self._clock)
+        self._poller.register(self.handover.fd, READ)
         self._gatherer = BodyGatherer(limits.timeout_idle, backend.has_room_for_slow)
-        self._sender = Sender(self._connections, limits.timeout_idle)
-        # For threads.
-        self.give_back = self._handover.give_back
-        self.loaded = self._handover.loaded
-        self.call_soon_threadsafe = self._handover.call_soon_threadsafe
-        self.limit_buffer = self._sender.limit_buffer
+        self.sender = Sender(self._connections, limits.timeout_idle)
         self._bell = listeners.bell
         self._bell_seen = -1  # so that news from before now are heard in the first pass
         self._next_second = 0.0
@@ -257,7 +252,7 @@ class Front:
     def _other_event(self, conn: Connection | None, fd: int) -> None:
         if conn is not None:
             self._conn_event(conn)
-        elif fd == self._handover.fd:
+        elif fd == self.handover.fd:
             self._woken()
         else:
             self._acceptor.accept_from(fd, self.loop_time)
@@ -267,7 +262,7 @@ class Front:
         if conn.state == NEW:
             self._look(conn)
         elif conn.state == IN_THREAD:
-            self._handover.unwatch(conn)
+            self.handover.unwatch(conn)
         elif conn.state == RETURNED:
             self._take_back(conn)
             if conn.state == READING:
@@ -284,7 +279,7 @@ class Front:
             self._write_on(conn, conn.out)
 
     def _woken(self) -> None:
-        for conn in self._handover.arrivals():
+        for conn in self.handover.arrivals():
             if conn.state == RETURNED:
                 self._take_back(conn)
             else:
@@ -373,7 +368,7 @@ class Front:
         """Answers a head that came alone and whole, as most do, past the buffer."""
         try:
             if len(head) > self._max_head:
-                check_size(len(head), self._max_head)
+                raise too_long(self._max_head)
             self._answer(conn, head)
         except RelayError as error:
             self._refuse(conn, error, head)
@@ -439,23 +434,23 @@ class Front:
         conn.closes = reply.closes or self._stopping
         wire = reply.wire if conn.closes == reply.closes else with_close(reply.wire)
         try:
-            rest = self._sender.send(conn, wire, reply.tail)
+            rest = self.sender.send(conn, wire, reply.tail)
         except OSError:
             self._connections.close(conn)
             return
         if rest is None:
             self._sent_all(conn)
         else:
-            self._sender.wait(conn, rest, self.loop_time)
+            self.sender.wait(conn, rest, self.loop_time)
 
     def _sent_partly(self, conn: Connection, reply: Reply, sent: int) -> None:
         if sent < 0:
             sent = 0  # the socket is full, or its client is gone: the next write tells which
-        self._sender.wait(conn, Unsent((memoryview(reply.wire)[sent:],)), self.loop_time)
+        self.sender.wait(conn, Unsent((memoryview(reply.wire)[sent:],)), self.loop_time)
 
     def _write_on(self, conn: Connection, rest: Unsent) -> None:
         try:
-            is_all = self._sender.go_on(conn, rest, self.loop_time)
+            is_all = self.sender.go_on(conn, rest, self.loop_time)
         except OSError:
             self._connections.close(conn)
             return
@@ -538,7 +533,7 @@ class Front:
             return
         conn.deadline = self.loop_time + (self._timeout_head if conn.buffer else self._timeout_idle)
         if conn.out is not None:
-            self._sender.wait(conn, conn.out, self.loop_time)
+            self.sender.wait(conn, conn.out, self.loop_time)
             return
         conn.move(READING)
         self._connections.watch(conn)
@@ -601,13 +596,13 @@ class Front:
 
     def _each_second(self) -> None:
         self._next_second = self.loop_time + 1.0
-        self._sender.count_writers(self._by_fd.values())
+        self.sender.count_writers(self._by_fd.values())
         late, has_more = self._connections.late(self.loop_time)
         for conn in late:
             self._end_late(conn)
         if has_more:
             self._next_second = self.loop_time
-            self._handover.wake()
+            self.handover.wake()
         for conn in self._gatherer.for_threads(self._by_fd.values(), self.loop_time):
             self._dispatch(conn)
         self._acceptor.each_second(self.loop_time)
@@ -646,7 +641,7 @@ class Front:
             self._closes_idle = idle_too
             # First: from now on threads put what they give back into the queue. What they gave back
             # before this is RETURNED, and taken back below.
-            self._stopping = self._handover.stopping = True
+            self._stopping = self.handover.stopping = True
             self._heads = {}  # no reply goes out as it is: each has to say that it is the last
             self._drain_until = self.loop_time + drain
             self._acceptor.stop_listening(self.loop_time)
@@ -657,7 +652,7 @@ class Front:
                     self._close_idle(conn)
             self._end_if_drained()
 
-        self.call_soon_threadsafe(begin)
+        self.handover.call_soon_threadsafe(begin)
 
     def _close_idle(self, conn: Connection) -> None:
         """Answers a request that has come already, as the last one; else closes."""
@@ -671,7 +666,7 @@ class Front:
         def end() -> None:
             self._running = False
 
-        self.call_soon_threadsafe(end)
+        self.handover.call_soon_threadsafe(end)
 
     def _end_if_drained(self) -> None:
         if not self._by_fd or self.loop_time >= self._drain_until:
@@ -680,8 +675,8 @@ class Front:
             self._next_second = min(self._next_second, self.loop_time + 0.05)
 
     def _close_everything(self) -> None:
-        self._handover.end()  # first: see there
+        self.handover.end()  # first: see there
         self._connections.close_all()
         self._acceptor.close()
         self._poller.close()
-        self._handover.close()
+        self.handover.close()

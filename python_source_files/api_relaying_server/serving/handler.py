@@ -197,7 +197,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         sends, so that no thread waits for it.
         """
         if len(answer.body) > _JOINED:
-            self.server.front.limit_buffer(self.conn)
+            self.server.front.sender.limit_buffer(self.conn)
             self._writer.send_last(head, *pieces_of(answer.body))
         else:
             self._writer.send_last(head + bytes(answer.body))

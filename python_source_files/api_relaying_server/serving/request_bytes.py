@@ -31,19 +31,20 @@ def cut_head(data: bytes, max_head: int) -> tuple[bytes | None, bytes]:
     """The first request head, None where it is not whole; and the bytes behind it. Raises
     BadRequest.
     """
-    data = skip_empty_lines(data)
+    if data[:1] == b"\r":
+        data = skip_empty_lines(data)
     end = data.find(END_OF_HEAD) + 4
-    check_size(end if end > 3 else len(data), max_head)
+    if (end if end > 3 else len(data)) > max_head:
+        raise too_long(max_head)
     if end < 4:
         check_beginning(data)
         return None, data
     return data[:end], data[end:]
 
 
-def check_size(size: int, max_head: int) -> None:
-    """Raises BadRequest where a head of so many bytes is too long."""
-    if size > max_head:
-        raise BadRequest(f"the head is longer than {max_head} bytes", status=431)
+def too_long(max_head: int) -> BadRequest:
+    """The error for a head that is longer than so many bytes."""
+    return BadRequest(f"the head is longer than {max_head} bytes", status=431)
 
 
 def reply_without_high_cardinality(heads: dict[bytes, Reply], head: bytes) -> Reply | None:

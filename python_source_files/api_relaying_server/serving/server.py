@@ -132,7 +132,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         return is_in_memory
 
     def _on_loaded(self, conns: Sequence[Connection]) -> None:
-        self.front.loaded(conns)
+        self.front.handover.loaded(conns)
 
     def _on_missing(self, conn: Connection) -> None:
         """The store does not have it: a handler asks the upstream."""
@@ -269,7 +269,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     def shutdown_request(self, request: Any) -> None:
         """The handler is done: the connection is the front's from here on."""
-        self.front.give_back(request)
+        self.front.handover.give_back(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A bug that a handler could not answer."""
