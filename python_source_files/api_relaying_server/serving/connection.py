@@ -47,7 +47,8 @@ MOVES: dict[int, frozenset[int]] = {
         # body.py, and the queue's in server.py).
     RETURNED:     frozenset((READING, WRITING, LINGERING, CLOSED)),
         # A handler is done with it.
-        # Owner: the loop, which may not have noticed. Deadline: `timeout_idle`.
+        # Owner: the loop, which may not have noticed. Deadline: `timeout_idle`; none where the loop
+        # is being woken for it.
     LOADED:       frozenset((READING, CLOSED)),
         # The store reader has loaded the response into memory.
         # Owner: the loop, which is being woken for it. Deadline: none.

@@ -135,7 +135,9 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.front.handover.loaded(conns)
 
     def _on_missing(self, conn: Connection) -> None:
-        """The store does not have it: a handler asks the upstream."""
+        """The response is not in memory: a handler goes on. Whatever happens, the reader's thread
+        has given the connection away after this.
+        """
         try:
             try:
                 self.process_request(conn, conn.address)
@@ -158,7 +160,9 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Has a thread run the handler: an idle one, a new one, or the first that is free. Raises
-        Overloaded.
+        Overloaded; the caller owns the connection then as before.
+
+        Else it may be a handler's before this returns: the caller touches it no more.
         """
         is_slow = request.body is not None and not request.body.done
         job = Job(request, client_address, time.monotonic(), is_slow)
