@@ -26,17 +26,16 @@ from api_relaying_server.configuration.values import Rate
 from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.memory.hot import HotTier
-from api_relaying_server.memory.refresh_ahead import RefreshAhead
+from api_relaying_server.memory.refresh_ahead import RefreshAhead, Renewals
 from api_relaying_server.operations.access_log import AccessLog
 from api_relaying_server.operations.counters import CountedUpstream, Counters
 from api_relaying_server.operations.tallies import Tallies
 from api_relaying_server.operations.warm_at import WarmAt
 from api_relaying_server.relaying.fetching import Fetcher
-from api_relaying_server.relaying.flight import Room
-from api_relaying_server.relaying.keeping import Keeper
-from api_relaying_server.relaying.key_facts import KeyFacts
+from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.relay import Relay
+from api_relaying_server.relaying.shared_body import Room
 from api_relaying_server.serving.connection import Limits
 from api_relaying_server.serving.listeners import Listeners, listen
 from api_relaying_server.serving.server import Hooks, RelayServer
@@ -195,7 +194,7 @@ def build(
     store, keeper, counters = kept_now
     hot = keeper.hot
     coordinator = _coordinator(neighbours, store)
-    session = RelaySession(store.backend, settings.upstream_connections)
+    session = RelaySession(store.backend)
     upstream = _upstream(settings, session, upstream_url)
     guarded = _guarded(CountedUpstream(upstream, counters), settings, store, coordinator, place)
     room = Room(max(settings.hot_size // 2, policy.max_object))  # the store's queue has the rest
@@ -204,7 +203,7 @@ def build(
     # Who cannot read what another has fetched need not wait for it.
     turns = coordinator if store.shared else ALONE
     errands = Refresher(settings.upstream_connections)
-    relay = Relay(policy, keeper, fetcher, refresher, coordinator=turns, errands=errands)
+    relay = Relay(fetcher, refresher, errands, turns)
     hurry = relay.flight.hurry
     chores = _chores(upstream, Trimmer(lambda: room.passed), lambda: hurry(time.monotonic()))
     hooks = _hooks(counters, log, chores, hot, neighbours)
@@ -229,11 +228,12 @@ def _kept(
     settings: Settings, policy: Policy, neighbours: WorkerCoordinator | None, place: Place | None
 ) -> Kept:
     store = _store(settings, place)
-    hot = HotTier(settings.hot_size)
-    hot.on_evicted = store.note_use  # what answered from memory is of use to the store, too
-    news = neighbours.news if neighbours is not None else _no_news
-    coordinator = _coordinator(neighbours, store)
-    keeper = Keeper(hot, store, KeyFacts(), policy, time.time, coordinator, news)
+    # What answered from memory is of use to the store, too.
+    hot = HotTier(settings.hot_size, on_evicted=store.note_use)
+    others = Neighbours(_coordinator(neighbours, store))
+    if neighbours is not None:
+        others = others._replace(news=neighbours.news)
+    keeper = Keeper(hot, store, policy, time.time, others)
     return Kept(store, keeper, Counters(hot.answered))
 
 
@@ -303,11 +303,6 @@ def _coordinator(neighbours: WorkerCoordinator | None, store: Store) -> Coordina
     return neighbours if nodes is ALONE else Both(neighbours, nodes)
 
 
-def _no_news() -> int:
-    """No worker tells anything: there is only one."""
-    return 0
-
-
 def _access_log(settings: Settings) -> AccessLog | None:
     """The access log that is wanted. Raises ConfigError where its file cannot be opened."""
     path = settings.access_log
@@ -327,7 +322,8 @@ def _upstream(settings: Settings, session: RelaySession, url: str) -> UpstreamLi
     base = parse_base(url)
     if settings.offline:
         return OfflineUpstream(base)
-    return Upstream(session, base, settings.timeout_connect, settings.timeout_read)
+    limits = settings.timeout_connect, settings.timeout_read, settings.upstream_connections
+    return Upstream(session, base, *limits)
 
 
 def _guarded(
@@ -342,10 +338,7 @@ def _guarded(
     slots = _slots(settings.upstream_connections, settings.threads, place)
     waiting = max(1, settings.threads * 3 // 8)
     tokens = _tokens(settings.upstream_rate, waiting, store, place)
-    cooldown = CircuitBreaker(settings.cool_down or 0.0)
-    cooldown.tell = coordinator.tell_changed
-    cooldown.lease = coordinator.lease
-    coordinator.on_change(cooldown.hear)
+    cooldown = CircuitBreaker(settings.cool_down or 0.0, coordinator=coordinator)
     return GuardedUpstream(upstream, cooldown, slots, tokens)
 
 
@@ -390,13 +383,8 @@ def _refresh_ahead(
         found = keeper.assess(target, stored)
         return found.born + found.lifetime
 
-    ahead = RefreshAhead(
-        settings.refresh_ahead,
-        hot,
-        fresh_until,
-        relay.renew_ahead,
-        lambda: guarded.spare() - refresher.waiting,
-    )
+    renewals = Renewals(relay.renew_ahead, lambda: guarded.spare() - refresher.waiting)
+    ahead = RefreshAhead(settings.refresh_ahead, hot, fresh_until, renewals)
     ahead.start()
     return ahead
 

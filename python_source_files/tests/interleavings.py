@@ -21,12 +21,13 @@ from api_relaying_server.coordination import ALONE, Coordinator, Lease
 from api_relaying_server.errors import RelayError
 from api_relaying_server.http1.grammar import parse_range
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.relaying import flight, keeping
+from api_relaying_server.relaying import flight, keeping, shared_body
 from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.relaying.fetching import Query
 from api_relaying_server.relaying.keeping import Began, Keeper
 from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import Relay
+from api_relaying_server.relaying.transfer import Lead
 from api_relaying_server.stores.store import MemoryStore
 from tests import model
 from tests.model import Asking, Rules, Told
@@ -405,13 +406,13 @@ class Play:
                     refresher=StagedRefresher(stage),
                     keeper=StagedKeeper,
                     coordinator=end if shared else ALONE,
-                    news=end.news if shared else _no_news,
+                    news=end.news if shared else int,
                 )
             )
         for number, world in enumerate(self.worlds):
             # As if it had answered before: the first answer of a key tells by what it is selected,
             # and whoever comes just then may make a call of his own.
-            world.notes.remember_selecting(KEY, (ANY_ORIGIN,))
+            world.keeper.facts.remember_selecting(KEY, (ANY_ORIGIN,))
             self._watch(number, world.relay)
         self._begin()
         for number, steps in enumerate(scene.clients):
@@ -446,10 +447,10 @@ class Play:
             assert isinstance(answer, Answer)
             return answer
 
-        def watched_lead(query: Query, landing: Any, *words: Any, **more: Any) -> Answer:
-            log.leads[id(landing)] = log.tick(), worker
-            kept.append(landing)
-            return lead(query, landing, *words, **more)
+        def watched_lead(query: Query, leading: Lead, **more: Any) -> Answer:
+            log.leads[id(leading.landing)] = log.tick(), worker
+            kept.append(leading.landing)
+            return lead(query, leading, **more)
 
         def watched_join(*words: Any) -> Any:
             landing, leads = join(*words)
@@ -485,10 +486,6 @@ class Play:
         answered = log.tick()
         got = taken(asking.method, answer) if isinstance(answer, Answer) else answer
         log.given.append(Given(number, worker, asking, asked, answered, got))
-
-
-def _no_news() -> int:
-    return 0
 
 
 # --- the judge
@@ -701,6 +698,7 @@ def staged_modules() -> Iterator[None]:
     """The relay's own threads, locks and events are those of the stage."""
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(flight, "threading", Staged(locks=False)))
+        stack.enter_context(mock.patch.object(shared_body, "threading", Staged(locks=False)))
         stack.enter_context(mock.patch.object(keeping, "threading", Staged(locks=True)))
         yield
 

@@ -12,6 +12,7 @@ import time
 import unittest
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
@@ -22,12 +23,12 @@ from api_relaying_server.cluster.node_coordinator import QUICK, Both, NodeCoordi
 from api_relaying_server.cluster.nodes_budget import NodesBudget
 from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.memory.hot import HotTier
-from api_relaying_server.relaying.keeping import Keeper
-from api_relaying_server.relaying.key_facts import KeyFacts
+from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.last_known import KEPT_FOR, LastKnown
 from api_relaying_server.stores.databases.redis import RedisBoard
 from api_relaying_server.stores.databases.shared_store import WorkingBudget
 from api_relaying_server.stores.storage import StorageFault, Trouble
+from api_relaying_server.stores.store_base import Store
 from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, TokenBucket
 from api_relaying_server.upstream.signals import ANSWERED, LONGEST_WAIT, Scope, UpstreamSignals
@@ -44,7 +45,7 @@ from tests.relay_support import (
     response,
 )
 from tests.store_support import make_record
-from tests.upstream_support import call_for
+from tests.upstream_support import Neighbour, call_for
 from tests.worker_support import LocalWorker
 
 MENU = "/restaurant/kopparlyktan"
@@ -561,7 +562,11 @@ class KeeperTest(unittest.TestCase):
         coordinator = NodeCoordinator(self.board, Fences())
         self.addCleanup(coordinator.close)
         self.keeper = Keeper(
-            HotTier(1 << 20), self.shelf, KeyFacts(), Policy(), lambda: self.now, coordinator
+            HotTier(1 << 20),
+            cast("Store", self.shelf),
+            Policy(),
+            lambda: self.now,
+            Neighbours(coordinator),
         )
         self.record = make_record("a")
         self.shelf.records[self.key] = self.record
@@ -609,7 +614,7 @@ class KeeperTest(unittest.TestCase):
         for spoil in (
             lambda: self.shelf.deleted.add(self.key),
             lambda: self.hear(f"doubt {self.now:.6f} {self.key}"),
-            lambda: self.keeper.notes.invalidations.mark(self.key, self.now),
+            lambda: self.keeper.facts.invalidations.mark(self.key, self.now),
             lambda: setattr(self, "now", self.now + KEPT_FOR + 1),
         ):
             with self.subTest():
@@ -879,11 +884,10 @@ class CoolDownTest(unittest.TestCase):
         quiet.start()
         self.addCleanup(quiet.stop)
         self.now = 100.0
-        self.here, self.there = (
-            CircuitBreaker(5.0, lambda: self.now, lambda: 0.5) for _ in range(2)
-        )
         self.words: list[str] = []
-        self.here.tell = self.words.append
+        end = Neighbour(self.words.append)
+        self.here = CircuitBreaker(5.0, lambda: self.now, lambda: 0.5, end)
+        self.there = CircuitBreaker(5.0, lambda: self.now, lambda: 0.5)
 
     def refuse(self) -> None:
         call = self.here.admit(call_for("/a"))

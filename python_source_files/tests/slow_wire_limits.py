@@ -9,7 +9,6 @@ import select
 import threading
 import time
 import unittest
-from unittest import mock
 
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.relaying.answer import Answer
@@ -326,7 +325,8 @@ class ConnectionsTest(unittest.TestCase):
         def from_memory(head: RequestHead, now: float) -> None:
             asked.append(len(head.raw or b""))
 
-        relay = mock.Mock(wraps=FakeRelay(), from_memory=from_memory)
+        relay = FakeRelay()
+        relay.from_memory = from_memory  # type: ignore[method-assign, assignment]
         with ServerInside(relay) as server, Client(server.port) as client:
             short, long = request("/x", "X: y"), request("/x", "X: " + "y" * 5000)
             for data in (short, long, long + short):

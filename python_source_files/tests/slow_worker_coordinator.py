@@ -20,8 +20,7 @@ from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.memory.hot import HotTier
 from api_relaying_server.messages import MemoryLost, encode
-from api_relaying_server.relaying.keeping import TELL_AT_MOST, Began, Keeper
-from api_relaying_server.relaying.key_facts import KeyFacts
+from api_relaying_server.relaying.keeping import TELL_AT_MOST, Began, Keeper, Neighbours
 from api_relaying_server.stores.store import Store, open_store
 from api_relaying_server.stores.write_queue import WriteQueue
 from tests.forks import run
@@ -48,16 +47,8 @@ class Worker:
     def __init__(self, memory: SharedMemory, slot: int, locks: int, store: Store) -> None:
         self.store = store
         self.neighbours = WorkerCoordinator(memory, slot, locks)
-        self.notes = KeyFacts()
-        self.keeper = Keeper(
-            HotTier(MIB),
-            store,
-            self.notes,
-            Policy(),
-            time.time,
-            self.neighbours,
-            self.neighbours.news,
-        )
+        others = Neighbours(self.neighbours, self.neighbours.news)
+        self.keeper = Keeper(HotTier(MIB), store, Policy(), time.time, others)
 
     def add(self, stored: StoredResponse, began: Began | None = None) -> Record | None:
         """Stores what was asked for at a tick: this one's, if none is given."""

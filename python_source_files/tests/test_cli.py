@@ -209,7 +209,7 @@ class UsageTest(CommandTest):
             ([], {"RELAY_PORT": "80x"}, ["RELAY_PORT: '80x'"]),
             (["--config", "/nowhere/relay.toml"], {}, ["--config: /nowhere/relay.toml"]),
             (["--port", "a\nb"], {}, ["--port"]),
-            (["\udcff"], {}, ["is no command"]),
+            (["\udcff"], {}, ["is not a command"]),
         ):
             with self.subTest(words=words):
                 code, out, err = self.run_command(*words, environ=environ)

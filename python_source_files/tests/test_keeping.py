@@ -1,10 +1,10 @@
-"""What is kept of whom: memory, store and notes as one, alone and beside others."""
+"""What is stored, by target: memory, store and facts as one, alone and beside others."""
 
 from __future__ import annotations
 
 import threading
 import unittest
-from typing import Callable
+from typing import Callable, cast
 from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
@@ -22,9 +22,9 @@ from api_relaying_server.messages import (
     encode,
 )
 from api_relaying_server.relaying import keeping
-from api_relaying_server.relaying.keeping import Began, Keeper, Seen
-from api_relaying_server.relaying.key_facts import KeyFacts
+from api_relaying_server.relaying.keeping import Began, Keeper, Neighbours, Seen
 from api_relaying_server.relaying.last_known import KEPT_FOR
+from api_relaying_server.stores.store_base import Store
 
 NOW = 1_700_000_000.0
 TARGET, KEY = "/x", "GET /x"
@@ -157,16 +157,13 @@ class KeepingTest(unittest.TestCase):
         self.now = NOW
         self.shelf, self.line = Shelf(self.shared), self.coordinator()
         self.shelf.quick = self.quick
-        self.notes, self.hot, self.news = KeyFacts(), HotTier(MIB), 0
+        self.hot, self.news = HotTier(MIB), 0
+        line = self.line if self.line is not None else ALONE
+        others = Neighbours(line, lambda: self.news)
         self.keeper = Keeper(
-            self.hot,
-            self.shelf,
-            self.notes,
-            Policy(),
-            lambda: self.now,
-            self.line if self.line is not None else ALONE,
-            lambda: self.news,
+            self.hot, cast("Store", self.shelf), Policy(), lambda: self.now, others
         )
+        self.facts = self.keeper.facts
 
     def coordinator(self) -> Line | None:
         return None
@@ -219,9 +216,9 @@ class Alone(KeepingTest):
         self.assertEqual(len(self.both()), 32)
 
     def test_what_selects_is_noted(self) -> None:
-        self.assertEqual(self.notes.selecting(KEY), ("origin?",))
+        self.assertEqual(self.facts.selecting(KEY), ("origin?",))
         self.add(variant(b"1"))
-        self.assertEqual(self.notes.selecting(KEY), ("accept",))
+        self.assertEqual(self.facts.selecting(KEY), ("accept",))
 
     def test_an_older_one_stays_out(self) -> None:
         self.add(variant(b"1", None, ("Date", format_date(NOW))))
@@ -235,7 +232,7 @@ class Alone(KeepingTest):
         self.keeper.invalidate(TARGET)
         self.assertIsNone(self.add(variant(b"1"), began))
         self.assertEqual(self.both(), [])
-        self.assertEqual(self.notes.selecting(KEY), ("origin?",))
+        self.assertEqual(self.facts.selecting(KEY), ("origin?",))
         self.assertIsNotNone(self.add(variant(b"1")))
 
     def test_parts_are_joined_and_never_take_the_place_of_a_whole(self) -> None:
@@ -555,7 +552,7 @@ class SharedStore(KeepingTest):
         other = variant(b"2").changed(selecting=(("foo", None),))
         self.put_by_another(variant(b"1"), other)
         self.keeper.read(KEY)
-        self.assertEqual(self.notes.selecting(KEY), ("accept",))
+        self.assertEqual(self.facts.selecting(KEY), ("accept",))
 
     def test_after_a_gap_memory_is_not_believed_but_the_store_is(self) -> None:
         for note, doubts in ((encode(MemoryLost()), False), (encode(Everything()), True)):
@@ -590,7 +587,7 @@ class SharedStore(KeepingTest):
             self.shelf.lose(KEY)
 
         def mark() -> None:
-            self.notes.invalidations.mark(KEY, 1.0)
+            self.facts.invalidations.mark(KEY, 1.0)
             self.shelf.lose(KEY)
 
         def forget() -> None:
@@ -616,7 +613,9 @@ class SharedStore(KeepingTest):
 
     def test_what_is_set_aside_is_of_half_of_memorys_size(self) -> None:
         self.hot.limit = 10_000
-        keeper = Keeper(self.hot, self.shelf, self.notes, Policy(), lambda: self.now, self.line)
+        keeper = Keeper(
+            self.hot, cast("Store", self.shelf), Policy(), lambda: self.now, Neighbours(self.line)
+        )
         self.hot.limit = MIB
         for key, size in ((KEY, 2500), (OTHER, 1500)):
             self.shelf.records[key] = Record((variant(b"x" * size),), NOW + 1000)
@@ -658,7 +657,7 @@ class DistantStore(KeepingTest):
         for _ in range(2):
             found = self.keeper.invalidate(TARGET)
             assert found is not None
-            self.assertEqual(found, Began(self.notes.invalidations.now, self.epoch()))
+            self.assertEqual(found, Began(self.facts.invalidations.now, self.epoch()))
             self.assertTrue(self.shelf.records[KEY].variants[0].must_validate)
             epochs.append(self.epoch())
         self.assertEqual((len(set(epochs)), epochs[0]), (3, 0))

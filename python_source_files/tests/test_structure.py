@@ -17,7 +17,6 @@ ROOMS = (
     ("caching",),
     ("memory",),
     ("messages", "coordination"),
-    ("relaying.flight",),
     ("stores",),
     ("upstream",),
     ("relaying",),

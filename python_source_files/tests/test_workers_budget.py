@@ -17,12 +17,13 @@ from api_relaying_server.cluster.workers_budget import Calls, WorkersSlots, Work
 from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.upstream.breaker import LOOK_AGAIN, Call, CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, SlotsTaken
-from api_relaying_server.upstream.cooldown import ANONYMOUS, OURS, WHOLE, Asked, subjects_of
+from api_relaying_server.upstream.cooldown import ANONYMOUS, OURS, WHOLE, subjects_of
 from api_relaying_server.upstream.cooldown_news import News, news_in, word_of
+from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.signals import ANSWERED, LONGEST_WAIT, Scope, UpstreamSignals
 from tests.forks import run
 from tests.relay_support import PATIENCE, eventually
-from tests.upstream_support import HandClock, call_for
+from tests.upstream_support import HandClock, Neighbour, call_for
 
 
 class Budgets(unittest.TestCase):
@@ -185,9 +186,11 @@ class Probes(unittest.TestCase):
     def setUp(self) -> None:
         Right.holders = 0
         self.clock = HandClock()
-        self.one, self.other = (CircuitBreaker(5.0, self.clock, lambda: 0.0) for _ in range(2))
-        self.one.tell, self.other.tell = self.other.hear, self.one.hear
-        self.one.lease = self.other.lease = Right.take
+        ends = (
+            Neighbour(lambda word: self.other.hear(word), Right.take),
+            Neighbour(lambda word: self.one.hear(word), Right.take),
+        )
+        self.one, self.other = (CircuitBreaker(5.0, self.clock, lambda: 0.0, end) for end in ends)
         with self.assertLogs("api_relaying_server.upstream"):
             self.fails(self.one)
 
@@ -240,19 +243,20 @@ class Words(unittest.TestCase):
 
     def setUp(self) -> None:
         self.clock = HandClock()
-        self.one, self.other = (CircuitBreaker(5.0, self.clock, lambda: 0.0) for _ in range(2))
         self.words: list[str] = []
-        self.one.tell = self.words.append
+        self.end = Neighbour(lambda word: None)
+        self.one = CircuitBreaker(5.0, self.clock, lambda: 0.0, Neighbour(self.words.append))
+        self.other = CircuitBreaker(5.0, self.clock, lambda: 0.0, self.end)
         logging.disable(logging.CRITICAL)
         self.addCleanup(logging.disable, logging.NOTSET)
 
-    def settle(self, asked: Asked, told: UpstreamSignals) -> None:
+    def settle(self, asked: UpstreamRequest, told: UpstreamSignals) -> None:
         """One call in one process, of which the other hears."""
         self.one.settle(self.one.admit(asked), told)
         while self.words:
             self.other.hear(self.words.pop(0))
 
-    def refuses(self, asked: Asked) -> bool:
+    def refuses(self, asked: UpstreamRequest) -> bool:
         """True where the other process refuses a call."""
         try:
             self.other.settle(self.other.admit(asked), None)
@@ -307,7 +311,7 @@ class Words(unittest.TestCase):
 
         self.settle(call_for("/a", key="k"), UpstreamSignals(Scope.CALLERS, "429"))
         self.clock.advance(5.0)
-        self.other.lease = lease
+        self.end.gives = lease
         self.assertTrue(self.refuses(call_for("/a", key="k")))
         self.assertFalse(self.refuses(call_for("/a")))
         ((name, wait),) = asked

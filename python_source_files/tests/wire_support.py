@@ -437,6 +437,11 @@ class FakeRelay:
         """The answer to a request."""
         return self._act(request)
 
+    @property
+    def memory(self) -> FakeRelay:
+        """What answers from memory."""
+        return self
+
     def from_memory(self, request: RequestHead, now: float) -> None:
         """Nothing is in memory."""
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Callable
 
 from api_relaying_server.errors import RelayError
-from api_relaying_server.http1.message import Field
 from api_relaying_server.serving.served import HIT, RESULTS, Served
-from api_relaying_server.upstream.exchange import OnInterim
+from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import UpstreamBase
@@ -99,22 +98,11 @@ class CountedUpstream:
         self._upstream = upstream
         self._counters = counters
 
-    def fetch(
-        self,
-        method: str,
-        target: str,
-        fields: Sequence[Field],
-        body: Iterable[bytes] | None = None,
-        *,
-        chunked: bool = False,
-        on_interim: OnInterim | None = None,
-    ) -> Fetch:
+    def fetch(self, request: UpstreamRequest) -> Fetch:
         """The response to one request, once its head is here."""
         began, outcome = time.monotonic(), "other"
         try:
-            fetch = self._upstream.fetch(
-                method, target, fields, body, chunked=chunked, on_interim=on_interim
-            )
+            fetch = self._upstream.fetch(request)
             outcome = _class_of(fetch.exchange.head.status)
             return fetch
         except RelayError as error:

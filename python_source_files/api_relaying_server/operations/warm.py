@@ -18,7 +18,6 @@ from functools import partial
 from typing import Callable, NamedTuple
 from urllib.parse import quote
 
-from api_relaying_server.caching.status import NAME
 from api_relaying_server.errors import (
     BadRequest,
     UpstreamConnectTimeout,
@@ -29,11 +28,12 @@ from api_relaying_server.errors import (
     UpstreamTimeout,
     UpstreamTlsError,
 )
+from api_relaying_server.http1.fields import PSEUDONYM
 from api_relaying_server.http1.grammar import delta_seconds, parse_date, split_lists
 from api_relaying_server.http1.heads import check_target
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.serving.served import COLLAPSED, HIT, NONE, STALE, result_told
-from api_relaying_server.upstream.exchange import ConnectionLost
+from api_relaying_server.upstream.exchange import ConnectionLost, UpstreamRequest
 from api_relaying_server.upstream.session import Fetch, RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 
@@ -102,11 +102,11 @@ class RelayClient:
     def __init__(self, url: str) -> None:
         self.url = url
         self._upstream = Upstream(
-            RelaySession("memory", AT_ONCE), parse_base(url), CONNECT_WITHIN, ANSWER_WITHIN
+            RelaySession("memory"), parse_base(url), CONNECT_WITHIN, ANSWER_WITHIN, AT_ONCE
         )
         self._fields = [
             ("Host", self._upstream.base.authority),
-            ("User-Agent", f"{NAME}-warm"),
+            ("User-Agent", f"{PSEUDONYM}-warm"),
             ("Accept", "application/json"),
             ("Accept-Encoding", "identity"),
         ]
@@ -114,7 +114,9 @@ class RelayClient:
     def ask(self, path: str) -> Reply:
         """The relay's answer to a GET."""
         try:
-            fetch = self._upstream.fetch("GET", self._upstream.base.path + path, self._fields)
+            fetch = self._upstream.fetch(
+                UpstreamRequest("GET", self._upstream.base.path + path, self._fields)
+            )
         except UpstreamTlsError as error:
             raise NoRelay(f"no secure connection to {self.url} ({error.detail})") from None
         except UpstreamRefused:
@@ -139,9 +141,8 @@ class RelayClient:
 
 def _read(fetch: Fetch) -> bytes:
     """The body, read to its end so that it is stored, and kept while it is not too large."""
-    pieces, size, done = [], 0, False
-    while not done:
-        piece, done = fetch.exchange.read()
+    pieces, size = [], 0
+    for piece in fetch.exchange.stream():
         size += len(piece)
         if size <= LARGEST_LIST:
             pieces.append(piece)
@@ -158,7 +159,7 @@ def _unzipped(body: bytes) -> bytes:
 def _told(fields: Fields) -> str:
     """The relay's own member of `Cache-Status`; a proxy in front may have added others."""
     members = split_lists(fields.all("cache-status"))
-    return next((member for member in reversed(members) if member.startswith(NAME + ";")), "")
+    return next((member for member in reversed(members) if member.startswith(PSEUDONYM + ";")), "")
 
 
 def _again(fields: Fields) -> float | None:
@@ -340,7 +341,7 @@ def _outcome(path: str, reply: Reply) -> Outcome:
     if result == HIT:
         return Outcome(path, FRESH)
     if result == NONE:
-        return Outcome(path, FAILED, f"the answer is not one of {NAME}")
+        return Outcome(path, FAILED, f"the answer is not one of {PSEUDONYM}")
     if result == COLLAPSED or "stored" in reply.told.split("; "):
         return Outcome(path, FETCHED)
     return Outcome(path, FAILED, "the answer is not one that is stored")

@@ -15,13 +15,12 @@ import uuid
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
 
-from api_relaying_server.caching.storing import end_to_end
 from api_relaying_server.errors import ClientGone, RelayError, UpstreamError, own_lack
 from api_relaying_server.http1.chunked import LAST_CHUNK, encode_chunk
-from api_relaying_server.http1.content import pieces_of
+from api_relaying_server.http1.fields import end_to_end
 from api_relaying_server.http1.heads import wants_close
 from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
-from api_relaying_server.http1.rendering import render_fields, render_status_line
+from api_relaying_server.http1.rendering import pieces_of, render_fields, render_status_line
 from api_relaying_server.relaying.answer import Answer, Waiting
 from api_relaying_server.relaying.fetching import Caller
 from api_relaying_server.serving.body import RequestBody

@@ -11,12 +11,11 @@ import time
 from http import HTTPStatus
 
 from api_relaying_server.errors import RelayError
+from api_relaying_server.http1.fields import PSEUDONYM, VIA
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.http1.rendering import reason_phrase, render_fields, render_status_line
 from api_relaying_server.relaying.answer import Answer
-
-NAME = "api-relaying-server"
 
 
 def problem_answer(error: RelayError) -> Answer:
@@ -33,10 +32,10 @@ def problem_answer(error: RelayError) -> Answer:
         ("Content-Length", str(len(body))),
         ("Cache-Control", "no-store"),
         ("Date", format_date(time.time())),
-        ("Via", f"1.1 {NAME}"),
+        ("Via", VIA),
     ]
     if error.proxy_error is not None:
-        told = f"{NAME}; error={error.proxy_error}{_details(error.detail)}"
+        told = f"{PSEUDONYM}; error={error.proxy_error}{_details(error.detail)}"
         fields.append(("Proxy-Status", told))
     if error.retry_after is not None:
         fields.append(("Retry-After", str(error.retry_after)))

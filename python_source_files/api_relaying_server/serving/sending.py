@@ -9,7 +9,7 @@ import contextlib
 import socket
 from collections.abc import Iterable, Sequence
 
-from api_relaying_server.http1.content import Buffer
+from api_relaying_server.http1.rendering import Buffer
 from api_relaying_server.serving.connection import READING, WRITING, Connection
 from api_relaying_server.serving.connections import Connections
 from api_relaying_server.serving.writing import MIN_RATE, Unsent

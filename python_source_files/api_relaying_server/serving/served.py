@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Callable, NamedTuple
 
-from api_relaying_server.caching.status import NAME
+from api_relaying_server.http1.fields import PSEUDONYM
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.memory.hot import Reply
 
@@ -84,7 +84,7 @@ def result_of(fields: Fields) -> str:
 def result_told(member: str) -> str:
     """One of RESULTS, by a member of `Cache-Status` if it is ours."""
     name, *told = member.split("; ")
-    if name != NAME:
+    if name != PSEUDONYM:
         return NONE
     if "hit" in told:
         # 2.4: a negative `ttl` is that of a stale response.

@@ -100,11 +100,11 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.socket = first
         self.relay = relay
         self.stopping = False
-        self.from_memory = relay.from_memory
+        self.from_memory = relay.memory.from_memory
         self.on_hit = hooks.on_hit
         self._hooks = hooks
         self.store_reader = StoreReader(
-            relay.is_worth_bringing, self._load, self._on_loaded, self._on_missing
+            relay.memory.is_worth_bringing, self._load, self._on_loaded, self._on_missing
         )
         self._silence = min(SILENCE, limits.timeout_idle)
         self._trusted = tuple(listeners.trusted)
@@ -128,7 +128,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
     def _load(self, conn: Connection) -> bool:
         if conn.request is None:
             return False
-        conn.seen, is_in_memory = self.relay.bring(conn.request)
+        conn.seen, is_in_memory = self.relay.memory.bring(conn.request)
         return is_in_memory
 
     def _on_loaded(self, conns: Sequence[Connection]) -> None:

@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from typing import Callable
 
 from api_relaying_server.errors import ClientGone
-from api_relaying_server.http1.content import Buffer
 from api_relaying_server.http1.message import Fields
+from api_relaying_server.http1.rendering import Buffer
 from api_relaying_server.serving.connection import Connection
 
 MIN_RATE = 256
@@ -184,8 +184,10 @@ class StreamListener:
     ) -> None:
         self.fd = fd
         self._may_have_no_end = "content-length" not in fields
-        kind = (fields.get("content-type") or "").partition(";")[0].strip(" \t").lower()
-        self._grace = 0.0 if kind == "text/event-stream" else LAST_WORDS
+        self._grace = LAST_WORDS
+        if self._may_have_no_end:
+            kind = (fields.get("content-type") or "").partition(";")[0].strip(" \t").lower()
+            self._grace = 0.0 if kind == "text/event-stream" else LAST_WORDS
         self._is_stopping = is_stopping
         self._clock = clock
         self._until: float | None = None

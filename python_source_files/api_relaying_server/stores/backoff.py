@@ -15,7 +15,7 @@ DENIED_FOR = 30.0
 """Seconds after which a database that did not let us in is asked again."""
 
 
-class Rest:
+class Backoff:
     """A time after a failure in which everybody is told of it at once. Thread-safe."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:

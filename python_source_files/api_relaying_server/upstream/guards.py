@@ -13,15 +13,13 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from typing import Callable, Protocol
 
 from api_relaying_server.errors import LackOfOwn, UpstreamError, UpstreamResting
-from api_relaying_server.http1.message import Field
 from api_relaying_server.upstream.breaker import Call, CircuitBreaker
 from api_relaying_server.upstream.budget import Slots, TokenBucket
-from api_relaying_server.upstream.cooldown import ANONYMOUS, Asked
-from api_relaying_server.upstream.exchange import OnInterim
+from api_relaying_server.upstream.cooldown import ANONYMOUS
+from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.signals import clock_skew, told_by_error, told_by_response
 from api_relaying_server.upstream.translation import UpstreamBase
@@ -51,16 +49,7 @@ class UpstreamLike(Protocol):
     def base(self) -> UpstreamBase:
         """Where requests go."""
 
-    def fetch(
-        self,
-        method: str,
-        target: str,
-        fields: Sequence[Field],
-        body: Iterable[bytes] | None = None,
-        *,
-        chunked: bool = False,
-        on_interim: OnInterim | None = None,
-    ) -> Fetch:
+    def fetch(self, request: UpstreamRequest) -> Fetch:
         """The response to one request, once its head is here."""
 
 
@@ -89,27 +78,15 @@ class GuardedUpstream:
         self._upstream = upstream
         self._clock = clock
 
-    def fetch(
-        self,
-        method: str,
-        target: str,
-        fields: Sequence[Field],
-        body: Iterable[bytes] | None = None,
-        *,
-        chunked: bool = False,
-        on_interim: OnInterim | None = None,
-    ) -> Fetch:
+    def fetch(self, request: UpstreamRequest) -> Fetch:
         """The upstream's response, as `Upstream.fetch` gives it. Raises UpstreamResting where the
         upstream is not to be asked now, and what `Upstream.fetch` raises.
 
         The call counts until the body has come to its end or is closed.
         """
-        asked = Asked(method, target, fields)
-        call = self._enter(asked, quick=body is None or isinstance(body, tuple))
+        call = self._enter(request)
         try:
-            fetch = self._upstream.fetch(
-                method, target, fields, body, chunked=chunked, on_interim=on_interim
-            )
+            fetch = self._upstream.fetch(request)
         except BaseException as error:
             told = told_by_error(error) if isinstance(error, UpstreamError) else None
             self.cooldown.settle(call, told)
@@ -118,27 +95,27 @@ class GuardedUpstream:
             self._leave(call)
             raise
         fetch.exchange.then(lambda fault: self._end(call, fault))
-        head = fetch.exchange.head
-        told = told_by_response(method, target, head, fetch.request_time, fetch.response_time)
+        head, times = fetch.exchange.head, (fetch.request_time, fetch.response_time)
+        told = told_by_response(request.method, request.target, head, *times)
         self.cooldown.settle(call, told)
-        self._look_at_clock(clock_skew(head.fields, fetch.request_time, fetch.response_time))
+        self._look_at_clock(clock_skew(head.fields, *times))
         return fetch
 
     # Before the call...
 
-    def _enter(self, asked: Asked, quick: bool) -> Call:
+    def _enter(self, request: UpstreamRequest) -> Call:
         """Waits for a slot and a token where that is worth it."""
         try:
-            call = self.cooldown.admit(asked, quick)
+            call = self.cooldown.admit(request)
             try:
-                if self.tokens is not None and call.rest_of(ANONYMOUS) is not None:
+                if self.tokens is not None and call.cooldown_of(ANONYMOUS) is not None:
                     # The upstream reckons otherwise than we do: go on with nothing saved up.
                     self.tokens.empty(0.0)
                 waited = self._take(call.at)
             except BaseException:
                 self.cooldown.settle(call, None)
                 raise
-            return self._admit_again(asked, quick) if waited and not call.is_probe else call
+            return self._admit_again(request) if waited and not call.is_probe else call
         except UpstreamResting as refusal:
             with self._lock:
                 self.refused[refusal.reason] += 1
@@ -155,10 +132,10 @@ class GuardedUpstream:
             self.slots.give_back()
             raise
 
-    def _admit_again(self, asked: Asked, quick: bool) -> Call:
+    def _admit_again(self, request: UpstreamRequest) -> Call:
         """Much may have happened while it waited."""
         try:
-            return self.cooldown.admit(asked, quick)
+            return self.cooldown.admit(request)
         except BaseException:
             self.slots.give_back()
             raise
@@ -167,7 +144,7 @@ class GuardedUpstream:
 
     def _end(self, call: Call, fault: UpstreamError | None) -> None:
         if fault is not None:  # the head had promised more
-            self.cooldown.settle(Call(call.asked, call.at), told_by_error(fault))
+            self.cooldown.settle(Call(call.request, call.at), told_by_error(fault))
         self._leave(call)
 
     def _leave(self, call: Call) -> None:

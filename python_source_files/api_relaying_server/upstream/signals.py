@@ -9,7 +9,7 @@ import re
 from enum import Enum
 from typing import NamedTuple
 
-from api_relaying_server.caching.freshness import lifetime
+from api_relaying_server.caching.freshness import Times, arrival_of, lifetime
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.errors import LackOfOwn, UpstreamError, UpstreamTimeout
 from api_relaying_server.http1.grammar import delta_seconds, parse_date, split_lists, unquote
@@ -79,7 +79,7 @@ def told_by_response(
     if status in FAILURES and _is_failure(method, target, head, request_time, response_time):
         wait = retry_after(fields, response_time)
         return UpstreamSignals(Scope.TARGET, str(status), True, wait, counts=status != 500)
-    if not _LIMIT_FIELDS.isdisjoint(fields.names()) and _is_spent(fields):
+    if fields.has_any(_LIMIT_FIELDS) and _is_spent(fields):
         wait = retry_after(fields, response_time) or _reset(fields, response_time)
         if wait is None or wait > 0:
             return UpstreamSignals(limited, "its rate limit is used up", False, wait)
@@ -92,7 +92,8 @@ def _is_failure(
     if head.status == 500 and method not in SAFE_METHODS:
         return False  # as like as not it is about what this one client sent
     # A 5xx with freshness of its own is an answer (RFC 9111, 3): the upstream meant it to be kept.
-    span = lifetime(head.status, head.fields, target, request_time, response_time, Policy())
+    times = Times(request_time, response_time)
+    span = lifetime(arrival_of(head.status, head.fields, times), target, Policy())
     return not (span.explicit and span.seconds > 0)
 
 

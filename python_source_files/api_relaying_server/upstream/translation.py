@@ -7,25 +7,31 @@ Pure functions over fields.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from api_relaying_server.caching.storing import HOP_BY_HOP, connection_options
 from api_relaying_server.errors import LoopDetected
-from api_relaying_server.http1.forwarding import names_a_client, names_a_place
+from api_relaying_server.http1.fields import (
+    HOP_BY_HOP,
+    PSEUDONYM,
+    connection_options,
+    names_a_client,
+    names_a_place,
+)
 from api_relaying_server.http1.grammar import delta_seconds, split_list
 from api_relaying_server.http1.message import Field, Fields, RequestHead
-
-PSEUDONYM = "api-relaying-server"
-"""Our name in `Via`, `Cache-Status` and `Proxy-Status`."""
-
-VIA = f"1.1 {PSEUDONYM}"
 
 _OURS = frozenset(
     ("host", "content-length", "via", "expect", "max-forwards")
     + ("x-forwarded-for", "x-forwarded-proto")
 )
 """Request fields that the relay writes itself."""
+
+_NEVER = _OURS | HOP_BY_HOP
+
+_KNOWN_LENGTH = 64
+"""Characters of the longest name that is remembered: clients choose names."""
 
 MOST_ROUNDS = 8
 """Members of `Via` that name us, our own of this time included, before a request is taken to go
@@ -89,18 +95,15 @@ def as_upstream_sees(
     `Cache-Control` and `Pragma` go along only with `pass_refresh`: to some upstreams they mean
     costly work.
     """
-    gone = _OURS | HOP_BY_HOP | connection_options(request.fields)  # 7.6.1
-    if not pass_refresh:
-        gone |= _REFRESH
+    listed = connection_options(request.fields)  # RFC 9110, 7.6.1
+    trusted = client.trusted
     fields: list[Field] = [("Host", base.authority)]
-    for name, value in request.fields:
-        lower = name.lower()
-        # An upstream behind CGI or WSGI reads Accept_Language as Accept-Language (RFC 3875,
-        # 4.1.18), and caches do not: what it then answers would be stored for those who did not
-        # ask for it.
-        if "_" not in name and lower not in gone and not _misleads(lower, client):
+    for name, value in request.fields.items:
+        passes = _passes if len(name) <= _KNOWN_LENGTH else _passes_anew
+        if passes(name, trusted, pass_refresh) and not (listed and name.lower() in listed):
             fields.append((name, value))
-    fields += _one_forward_less(request)
+    if "max-forwards" in request.fields:
+        fields += _one_forward_less(request)
     before = request.fields.get("via")
     # RFC 9110, 7.6.3: the version is that of the message that was received.
     via = f"{request.version[0]}.{request.version[1]} {PSEUDONYM}"
@@ -116,7 +119,9 @@ def for_one_call(seen: Fields, drop: Sequence[str] = (), add: Sequence[Field] = 
     and `add` behind them. Raises LoopDetected: no call goes out but with what this gives.
     """
     check_no_loop(seen)
-    return [item for item in seen if item[0].lower() not in drop] + list(add)
+    if not any(name in seen for name in drop):
+        return [*seen.items, *add]
+    return [*(item for item in seen.items if item[0].lower() not in drop), *add]
 
 
 def fields_for_upstream(
@@ -136,9 +141,19 @@ def fields_for_upstream(
     return for_one_call(seen, drop, add)
 
 
-def _misleads(name: str, client: Client) -> bool:
-    """True where a field of this name (lower case) does not go on from this client."""
-    return names_a_place(name) or (not client.trusted and names_a_client(name))
+def _passes_anew(name: str, trusted: bool, pass_refresh: bool) -> bool:
+    """True where a field of this name goes on from a client that is `trusted` or not."""
+    lower = name.lower()
+    if lower in _NEVER or (lower in _REFRESH and not pass_refresh):
+        return False
+    # An upstream behind CGI or WSGI reads Accept_Language as Accept-Language (RFC 3875, 4.1.18),
+    # and caches do not: what it then answers would be stored for those who did not ask for it.
+    if "_" in name or names_a_place(lower):
+        return False
+    return trusted or not names_a_client(lower)
+
+
+_passes = lru_cache(maxsize=1024)(_passes_anew)
 
 
 def check_no_loop(seen: Fields) -> None:
