@@ -25,8 +25,9 @@ from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.relay import Relay
 from api_relaying_server.relaying.shared_body import Room
 from api_relaying_server.runtime import Trimmer, keep_little
-from api_relaying_server.serving.acceptor import Limits
-from api_relaying_server.serving.server import RelayServer, Watchers, listen
+from api_relaying_server.serving.connection import Limits
+from api_relaying_server.serving.listeners import Listeners, listen
+from api_relaying_server.serving.server import Hooks, RelayServer
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.stores.database_url import is_database
 from api_relaying_server.stores.store import READ_DEADLINE, Store, open_store
@@ -179,10 +180,9 @@ def build(
     relay = Relay(fetcher, refresher, errands, turns)
     hurry = relay.flight.hurry
     chores = _chores(upstream, Trimmer(lambda: room.passed), lambda: hurry(time.monotonic()))
-    server = _server(settings, listeners, relay, hot, _watchers(counters, log, chores, hot))
-    if neighbours is not None and share is not None:
-        server.front.share_listeners(share.accept_balance())
-        server.front.watch(neighbours.bell, neighbours.catch_up)
+    hooks = _hooks(counters, log, chores, hot, neighbours)
+    here = _listeners(settings, listeners, share, neighbours)
+    server = RelayServer(here, relay, hot.heads, _limits(settings), hooks)
     ahead = _refresh_ahead(settings, keeper, relay, guarded, refresher)
     warm_at = _warm_at(settings, server, share)
     shared_counters = share.shared_counters() if share is not None else None
@@ -215,31 +215,29 @@ def _kept(
     return Kept(store, keeper, Counters(hot.answered))
 
 
-def _server(
+def _listeners(
     settings: Settings,
-    listeners: Sequence[socket.socket],
-    relay: Relay,
+    sockets: Sequence[socket.socket],
+    share: WorkerShare | None,
+    neighbours: WorkerCoordinator | None,
+) -> Listeners:
+    trusted = settings.trust_forwarded
+    if share is None or neighbours is None:
+        return Listeners(sockets, trusted)
+    return Listeners(sockets, trusted, share.accept_balance(), neighbours.bell)
+
+
+def _hooks(
+    counters: Counters,
+    log: AccessLog | None,
+    periodic: Callable[[], None],
     hot: HotTier,
-    watchers: Watchers,
-) -> RelayServer:
-    return RelayServer(
-        listeners,
-        relay,
-        hot.heads,
-        _limits(settings),
-        settings.threads,
-        _most_slow(settings),
-        settings.trust_forwarded,
-        watchers,
-    )
-
-
-def _watchers(
-    counters: Counters, log: AccessLog | None, chore: Callable[[], None], hot: HotTier
-) -> Watchers:
+    neighbours: WorkerCoordinator | None,
+) -> Hooks:
     on_served = (counters.answered,) if log is None else (counters.answered, log.answered)
     on_hit = log.hit if log is not None else None
-    return Watchers(on_hit, on_served, chore, hot.forget_rendered)
+    on_bell = neighbours.catch_up if neighbours is not None else None
+    return Hooks(on_hit, on_served, periodic, hot.forget_rendered, on_bell)
 
 
 def _chores(upstream: UpstreamLike, *others: Callable[[], None]) -> Callable[[], None]:
@@ -393,6 +391,8 @@ def _limits(settings: Settings) -> Limits:
         connections=_most_connections(),
         per_client=settings.connections_per_client or None,
         max_body=settings.max_body,
+        threads=settings.threads,
+        slow_threads=_most_slow(settings),
     )
 
 

@@ -49,7 +49,7 @@ from api_relaying_server.process import (
     say_draining,
 )
 from api_relaying_server.runtime import look_at_the_young_alone
-from api_relaying_server.serving.server import listen
+from api_relaying_server.serving.listeners import listen
 from api_relaying_server.settings import Settings
 
 GRACE = 5.0
