@@ -250,16 +250,11 @@ class FunctionsTest(StructureCase):
         )
 
     def test_no_function_has_too_many_parameters(self) -> None:
-        found = {name for name, each in functions() if parameters_of(each) > MOST_PARAMETERS}
+        wrong = [name for name, each in functions() if parameters_of(each) > MOST_PARAMETERS]
         self.assert_kept(
             f"a function has {MOST_PARAMETERS} parameters at most, without self and cls",
             "give those that travel together a name: a NamedTuple, or an object with the method",
-            sorted(found - STILL_TOO_MANY),
-        )
-        self.assert_kept(
-            "STILL_TOO_MANY in this file lists only functions that have too many parameters",
-            "delete the line: the function is gone, or has few enough now",
-            sorted(STILL_TOO_MANY - found),
+            wrong,
         )
 
     def test_every_lock_says_what_it_guards(self) -> None:
@@ -291,19 +286,6 @@ def _called(call: ast.Call) -> str:
     if isinstance(function, ast.Attribute):
         return function.attr
     return function.id if isinstance(function, ast.Name) else ""
-
-
-STILL_TOO_MANY: frozenset[str] = frozenset(
-    (
-        "http1.message.RequestHead.__init__",
-        "serving.acceptor.Acceptor.__init__",
-        "serving.acceptor.Limits.__init__",
-        "serving.front.Front.__init__",
-        "serving.server.RelayServer.__init__",
-        "upstream.translation.fields_for_upstream",
-    )
-)
-"""Functions that have too many parameters still. No line is ever added."""
 
 
 class RulesTest(unittest.TestCase):
