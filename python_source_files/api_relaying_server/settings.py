@@ -13,8 +13,8 @@ from typing import Any
 from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.configuration import values
 from api_relaying_server.configuration.setting import Given, Setting, maybe, one, several, switch
+from api_relaying_server.configuration.weekly import parse_weekly
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.operations.schedule import parse_weekly
 
 DEFAULT_UPSTREAM = "https://menu.dckube.scilifelab.se/api"
 MENUS_END_AT_MIDNIGHT = "/restaurant/*=midnight@Europe/Stockholm"

@@ -17,7 +17,7 @@ from unittest import mock
 
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import ANY_ORIGIN
-from api_relaying_server.coordination import ALONE, Coordinator, Lease
+from api_relaying_server.coordination import ALONE, Coordinator, Hear, Lease, Message
 from api_relaying_server.errors import RelayError
 from api_relaying_server.http1.grammar import parse_range
 from api_relaying_server.http1.message import Fields
@@ -28,7 +28,7 @@ from api_relaying_server.relaying.keeping import Began, Keeper
 from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import Relay
 from api_relaying_server.relaying.transfer import Lead
-from api_relaying_server.stores.store import MemoryStore
+from api_relaying_server.stores.memory import MemoryStore
 from tests import model
 from tests.model import Asking, Rules, Told
 from tests.relay_world import BODILESS, TARGET, Call, Got, MemoryUpstream, Reply, World, taken
@@ -283,13 +283,13 @@ class Channel:
         self._ends.append(made)
         return made
 
-    def tell(self, teller: ChannelEnd, note: str) -> None:
+    def tell(self, teller: ChannelEnd, message: Message) -> None:
         """All others can hear it."""
         self.told += 1
         now = self.log.tick()
         for end in self._ends:
             if end is not teller:
-                end.waiting.append((now, note))
+                end.waiting.append((now, message))
 
     def lease(self, key: str) -> ChannelLease:
         """Waits for whoever has it."""
@@ -316,23 +316,23 @@ class ChannelEnd(Coordinator):
     """A coordinator of one worker, or of one node."""
 
     def __init__(self, channel: Channel) -> None:
-        self.waiting: list[tuple[int, str]] = []  # since when
+        self.waiting: list[tuple[int, Message]] = []  # since when
         self.heard: list[tuple[int, int]] = []  # told when, heard when
         self._channel = channel
-        self._drops: list[Callable[[str | None], None]] = []
+        self._hearers: list[Hear] = []
 
     def lease(self, key: str, wait: float) -> Lease | None:
         """The right to fetch a key."""
         return self._channel.lease(key)
 
-    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
+    def tell(self, message: Message, wait: float = 0.0) -> bool:
         """All others are told."""
-        self._channel.tell(self, note)
+        self._channel.tell(self, message)
         return True
 
-    def on_change(self, drop: Callable[[str | None], None]) -> None:
-        """`drop` is called for what others tell."""
-        self._drops.append(drop)
+    def on_message(self, hear: Hear) -> None:
+        """`hear` is called for what others tell."""
+        self._hearers.append(hear)
 
     def news(self) -> int:
         """Another number whenever workers have told something, or nodes were heard."""
@@ -352,11 +352,11 @@ class ChannelEnd(Coordinator):
     def hear_all(self) -> None:
         """What is on its way comes."""
         while self.waiting:
-            told, note = self.waiting.pop(0)
+            told, message = self.waiting.pop(0)
             self._channel.passed_on += 1
             self.heard.append((told, self._channel.log.tick()))
-            for drop in self._drops:
-                drop(note)
+            for hear in self._hearers:
+                hear(message)
 
     def bring_all(self, is_over: Callable[[], bool]) -> None:
         """The courier's part."""

@@ -44,7 +44,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "relaying/transfer.py": (*PATH, *LAST),
     "relaying/fetching.py": (*PATH, *LAST),
     "relaying/receiving.py": (*PATH, *LAST),
-    "relaying/answering.py": (*PATH, *LAST),
+    "relaying/answering.py": ("test_answering", *PATH, *LAST),
     "relaying/keeping.py": (
         "test_keeping",
         "test_caching_model",

@@ -28,8 +28,8 @@ from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import Relay
-from api_relaying_server.stores.store import MemoryStore
-from api_relaying_server.stores.store_base import Store
+from api_relaying_server.stores.memory import MemoryStore
+from api_relaying_server.stores.store import Store
 from api_relaying_server.upstream.exchange import Exchange, UpstreamRequest
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import Client

@@ -7,7 +7,7 @@ import unittest
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from api_relaying_server.operations.counters import (
+from api_relaying_server.counters import (
     CLASSES,
     FAILURES,
     NAMES,

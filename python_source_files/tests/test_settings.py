@@ -20,8 +20,8 @@ from api_relaying_server.cli import EXAMPLES, NOTES, PROGRAM, read_settings
 from api_relaying_server.configuration import command_line, values
 from api_relaying_server.configuration.setting import Setting
 from api_relaying_server.configuration.sources import LARGEST_FILE, from_file
+from api_relaying_server.configuration.weekly import Weekly
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.operations.schedule import Weekly
 from api_relaying_server.settings import (
     DEFAULT_UPSTREAM,
     GROUPS,

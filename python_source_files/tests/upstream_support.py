@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 from typing import Any, Callable, Union
 
-from api_relaying_server.coordination import Alone, Lease
+from api_relaying_server.coordination import Alone, Lease, Message
 from api_relaying_server.errors import UpstreamError
 from api_relaying_server.http1.message import Field, Fields, ResponseHead
 from api_relaying_server.upstream.exchange import Exchange, UpstreamRequest
@@ -48,7 +48,7 @@ class HandClock:
 class Neighbour(Alone):
     """Another process: it hears what is told by `hears`, and leases are given by `gives`."""
 
-    def __init__(self, hears: Callable[[str], object], gives: Callable[..., Any] | None = None):
+    def __init__(self, hears: Callable[[Message], object], gives: Callable[..., Any] | None = None):
         self.hears = hears
         self.gives = gives or super().lease
 
@@ -57,9 +57,9 @@ class Neighbour(Alone):
         lease: Lease | None = self.gives(key, wait)
         return lease
 
-    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
+    def tell(self, message: Message, wait: float = 0.0) -> bool:
         """The other process hears it at once."""
-        self.hears(note)
+        self.hears(message)
         return True
 
 

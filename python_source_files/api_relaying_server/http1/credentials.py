@@ -20,7 +20,7 @@ _HELD = re.compile(
 _NO_KEYS = frozenset(("idempotency-key", "sec-websocket-key"))
 
 # RFC 9110, 11.7.2: between a client and the proxy that it speaks to; it does not go on.
-_HOP_BY_HOP = frozenset(("proxy-authorization", "proxy-authenticate", "proxy-authentication-info"))
+_FOR_A_PROXY = frozenset(("proxy-authorization", "proxy-authenticate", "proxy-authentication-info"))
 
 _KNOWN_LENGTH = 64
 """Characters of the longest name that is remembered: clients choose names."""
@@ -32,7 +32,7 @@ def is_credential(name: str) -> bool:
 
 
 def _holds(name: str) -> bool:
-    if name in _HOP_BY_HOP or name in _NO_KEYS:
+    if name in _FOR_A_PROXY or name in _NO_KEYS:
         return False
     return name in ("cookie", "key") or name.endswith("-key") or _HELD.search(name) is not None
 

@@ -184,7 +184,8 @@ def parse_request_head(head: bytes) -> RequestHead:
     method, target, version = _known.requests.get(first) or _known.read_request(first)
     lines = _read_fields(rest.split(b"\r\n") if rest else [], _known)
     marks = sum([line[3] for line in lines])
-    request = RequestHead(method, target, lines, version, head, marks >= CREDENTIAL_MARK)
+    request = RequestHead(method, target, lines, version, marks >= CREDENTIAL_MARK)
+    request.raw = head
     if marks != HOST_MARK:
         _check_marks(request, marks % CREDENTIAL_MARK)
     if method == "TRACE":

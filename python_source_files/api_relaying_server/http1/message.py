@@ -130,14 +130,13 @@ class RequestHead:
         target: str,
         lines: Sequence[Line],
         version: tuple[int, int] = (1, 1),
-        raw: bytes | None = None,
         credentialed: bool | None = None,
     ) -> None:
         self.method = method
         self.target = target
         self.lines = lines
         self.version = version
-        self.raw = raw
+        self.raw: bytes | None = None
         self._fields: Fields | None = None
         self._seen: Fields | None = None
         self._credentialed = credentialed
@@ -185,9 +184,8 @@ class RequestHead:
         return self if method == self.method else self._copy(method, self._seen)
 
     def _copy(self, method: str, seen: Fields | None) -> RequestHead:
-        head = RequestHead(
-            method, self.target, self.lines, self.version, self.raw, self._credentialed
-        )
+        head = RequestHead(method, self.target, self.lines, self.version, self._credentialed)
+        head.raw = self.raw
         head._fields, head._seen = self._fields, seen
         return head
 
@@ -196,7 +194,9 @@ class RequestHead:
         lines = [line for line in self.lines if line[0] not in names]
         if len(lines) == len(self.lines):
             return self
-        return RequestHead(self.method, self.target, lines, self.version, self.raw)
+        head = RequestHead(self.method, self.target, lines, self.version)
+        head.raw = self.raw
+        return head
 
     def __repr__(self) -> str:
         return f"RequestHead({self.method} {self.target} {self.fields!r})"

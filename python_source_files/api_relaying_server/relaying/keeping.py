@@ -24,20 +24,23 @@ from api_relaying_server.caching.ranges import combine
 from api_relaying_server.caching.reuse import Assessed, assess, reason_to_keep, useful_until
 from api_relaying_server.caching.stored import Record, StoredResponse, cache_key
 from api_relaying_server.caching.vary import within
-from api_relaying_server.coordination import ALONE, Alone, Coordinator, Lease
+from api_relaying_server.coordination import (
+    ALONE,
+    CLAIM,
+    Alone,
+    Changed,
+    Coordinator,
+    Invalidated,
+    Lease,
+    MemoryLost,
+    Message,
+    MessagesLost,
+)
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.memory.hot import HotTier
-from api_relaying_server.messages import (
-    Changed,
-    Everything,
-    Invalidated,
-    MemoryLost,
-    decode,
-    encode,
-)
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.last_known import LastKnown
-from api_relaying_server.stores.store_base import Store
+from api_relaying_server.stores.store import Store
 
 MAX_VARIANTS = 32
 """Variants kept under one key; `caching.vary.within` decides which leave."""
@@ -124,7 +127,7 @@ class Keeper:
         # is one assignment of a number that was never there before.
         self._changes = [0] * _STRIPES
         self._last_known = LastKnown(hot.limit // 2)
-        coordinator.on_change(self._changed_elsewhere)
+        coordinator.on_message(self._changed_elsewhere)
 
     def catch_up(self) -> None:
         """Takes in what other workers have told so far, for any thread."""
@@ -331,7 +334,7 @@ class Keeper:
             with self._lock_of(key):
                 yield self.see(key, seen).record
             return
-        claim = self._coordinator.lease(f"record {key}", CLAIM_AT_MOST)
+        claim = self._coordinator.lease(f"{CLAIM}{key}", CLAIM_AT_MOST)
         known = False
         try:
             with self._lock_of(key):
@@ -354,7 +357,7 @@ class Keeper:
             told.wait(TELL_AT_MOST)
 
     def _tell_stored(self, key: str, claim: Lease | None, told: threading.Event) -> None:
-        self._coordinator.tell_changed(encode(Changed(key)))
+        self._coordinator.tell(Changed(key))
         if claim is not None:
             claim.release()
         told.set()
@@ -363,12 +366,11 @@ class Keeper:
         now = self.clock()
         found = self.facts.invalidations.mark(key, now)
         if not self._alone:
-            self._coordinator.tell_changed(encode(Invalidated(key, now)), INVALIDATION_AT_MOST)
+            self._coordinator.tell(Invalidated(key, now), INVALIDATION_AT_MOST)
         return found
 
-    def _changed_elsewhere(self, told: str | None) -> None:
+    def _changed_elsewhere(self, message: Message) -> None:
         """Obeys what another process has told; never blocks."""
-        message = decode(told)
         if isinstance(message, Changed):
             self._forget_changed(message.key)
         elif isinstance(message, Invalidated):
@@ -377,8 +379,8 @@ class Keeper:
             if not self._shares:
                 self._store.delete(message.key)
             self._drop(message.key)
-        elif isinstance(message, (MemoryLost, Everything)):
-            self._forget_memory(isinstance(message, Everything))
+        elif isinstance(message, (MemoryLost, MessagesLost)):
+            self._forget_memory(isinstance(message, MessagesLost))
 
     def _forget_changed(self, key: str) -> None:
         if self._shares:

@@ -1,5 +1,7 @@
-"""The relay's own errors as answers: small JSON problem documents (RFC 9457) with `Proxy-Status`
-(RFC 9209).
+"""The relay's own errors as answers: JSON problem documents (RFC 9457) with `Proxy-Status` (RFC
+9209).
+
+It must not know connections.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from api_relaying_server.relaying.answer import Answer
 
 
 def problem_answer(error: RelayError) -> Answer:
-    """The answer that tells a client of an error."""
+    """The answer to a request that ends in an error."""
     document = {
         "type": "about:blank",
         "title": error.title,

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import Callable, NamedTuple
 
-from api_relaying_server.coordination import ALONE, Coordinator, Lease
+from api_relaying_server.coordination import ALONE, Coordinator, Lease, Message
 from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.upstream.cooldown import (
     ANONYMOUS,
@@ -124,7 +124,7 @@ class CircuitBreaker:
         self._opened_at = float("-inf")
         self._answered_at = float("-inf")  # by any call; set without the lock, too
         self._said_at = float("-inf")
-        coordinator.on_change(self.hear)
+        coordinator.on_message(self.hear)
 
     # Before a call...
 
@@ -214,7 +214,7 @@ class CircuitBreaker:
         if subject == WHOLE:
             self._opened_at = now
         if is_shared(subject):
-            self._coordinator.tell_changed(word_of(News(subject, None)))
+            self._coordinator.tell(word_of(News(subject, None)))
         if cooldown.said:
             LOG.info("%s answers again after %.1f s", cooldown.of, now - cooldown.since)
 
@@ -233,7 +233,7 @@ class CircuitBreaker:
             self._cooldowns.put(subject, cooldown)
             self._say(subject, cooldown, logging.WARNING if told.failed else logging.INFO, now)
         if cooldown.until > cooled_until and is_shared(subject):
-            self._coordinator.tell_changed(word_of(News(subject, cooldown.until - now, told.why)))
+            self._coordinator.tell(word_of(News(subject, cooldown.until - now, told.why)))
 
     def _count(self, call: Call, told: UpstreamSignals, now: float) -> None:
         """Notes one more target that fails as all would if the upstream were down."""
@@ -265,7 +265,7 @@ class CircuitBreaker:
 
     # What other processes have learnt
 
-    def hear(self, word: str | None) -> None:
+    def hear(self, word: Message) -> None:
         """Takes over what another process tells about cooldowns; ignores anything else."""
         news = news_in(word)
         if news is None or news.seconds == 0:  # nothing whose end would have to be probed

@@ -40,7 +40,7 @@ class _Waiter:
 
     def __init__(self) -> None:
         self.has_slot = False
-        self.turn = threading.Lock()
+        self.turn = threading.Lock()  # guards nothing: it is unlocked to wake the caller
         self.turn.acquire()
 
 

@@ -19,8 +19,8 @@ from urllib.parse import parse_qsl, urlencode
 from bson.errors import InvalidDocument
 from pymongo import MongoClient, errors
 
-from api_relaying_server.stores.backoff import DENIED_FOR, REST, Backoff
 from api_relaying_server.stores.database_url import NAMESPACE
+from api_relaying_server.stores.health import DENIED_FOR, REST, Backoff
 from api_relaying_server.stores.storage import StorageFault, Trouble
 
 MOST_ASKING = 8

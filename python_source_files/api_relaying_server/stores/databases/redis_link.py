@@ -16,8 +16,8 @@ from typing import Any
 from redis import Redis, exceptions
 from redis.connection import Connection, ConnectionPool, SSLConnection
 
-from api_relaying_server.stores.backoff import DENIED_FOR, REST, Backoff
 from api_relaying_server.stores.database_url import AUTHORITIES, DatabaseUrl
+from api_relaying_server.stores.health import DENIED_FOR, REST, Backoff
 from api_relaying_server.stores.storage import StorageFault, Trouble
 
 MOST_CONNECTIONS = 16
@@ -47,7 +47,7 @@ class RedisLink:
         self._connection_class = SSLConnection if url.scheme == "rediss" else Connection
         self._deadline = deadline
         self._lock = threading.Lock()  # guards everything below
-        self._returned = threading.Condition(self._lock)
+        self._returned = threading.Condition(self._lock)  # a connection is free
         self._idle: list[Any] = []
         self._count = 0  # of the connections of this opening, idle and lent
         self._growing = False

@@ -7,9 +7,9 @@ import unittest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api_relaying_server.cluster.shared_counters import SharedCounters
 from api_relaying_server.cluster.shared_memory import CALLS, FIRST_FREE, NUMBERS, SharedMemory
-from api_relaying_server.operations.counters import NAMES
-from api_relaying_server.operations.tallies import Tallies
+from api_relaying_server.counters import NAMES
 
 COUNTS = st.lists(st.integers(0, 2**60), min_size=len(NAMES), max_size=len(NAMES))
 
@@ -21,7 +21,9 @@ def named(counts: list[int]) -> dict[str, int]:
 class TalliesTest(unittest.TestCase):
     def setUp(self) -> None:
         self.memory = SharedMemory(3)
-        self.parents, self.one, self.other = (Tallies(self.memory, slot) for slot in range(3))
+        self.parents, self.one, self.other = (
+            SharedCounters(self.memory, slot) for slot in range(3)
+        )
 
     def test_there_is_room_for_every_name(self) -> None:
         self.assertLessEqual(FIRST_FREE + len(NAMES), NUMBERS)
@@ -31,8 +33,8 @@ class TalliesTest(unittest.TestCase):
         self.one.publish(named(first))
         self.other.publish(named(second))
         expected = named([a + b for a, b in zip(first, second)])
-        for tallies in (self.parents, self.one, self.other):
-            self.assertEqual(tallies.total(), expected)
+        for shared_counters in (self.parents, self.one, self.other):
+            self.assertEqual(shared_counters.total(), expected)
 
     def test_what_is_published_again_takes_the_place_of_what_was(self) -> None:
         for count in (1, 5):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import unittest
 
-from api_relaying_server.allocator import CALM, WORTH_IT, Trimmer, keep_little, trim
+from api_relaying_server.runtime import CALM, WORTH_IT, Trimmer, keep_little, trim
 
 
 class TrimmerTest(unittest.TestCase):

@@ -1,14 +1,13 @@
-"""When something is due that is done at a time of day, as an operator writes it.
+"""Times of the week as an operator writes them: `mon-fri 10:45@Europe/Stockholm`.
 
-Pure functions and values: `now` is an argument, in seconds of Unix time. Of the system only the
-time zone database is read.
+Pure: `now` is an argument, in seconds of Unix time. Of the system only the time zone database is
+read.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 from datetime import datetime, time, timedelta
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -16,9 +15,6 @@ from zoneinfo import ZoneInfo
 from api_relaying_server.caching.wallclock import check_zone
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-
-SET_BACK = 60.0
-"""Seconds by which the clock may go back before what is due is reckoned anew."""
 
 _MEND = "give HH:MM@Area/City, if wanted behind days: mon-fri 10:45@Europe/Stockholm"
 _WRITTEN = re.compile(r"(?:([A-Za-z,-]+)[ ,]+)?([01]?[0-9]|2[0-3]):([0-5][0-9])@(\S+)")
@@ -72,27 +68,3 @@ def _days(text: str) -> frozenset[int]:
         length = (DAYS.index(last) - begin) % 7 + 1 if dash else 1
         days.update((begin + step) % 7 for step in range(length))
     return frozenset(days)
-
-
-class Alarm:
-    """Tells when one of `schedule` has come. Asked from time to time, it misses none: one that is
-    over by then rings late, and several of them once.
-    """
-
-    def __init__(self, schedule: Sequence[Weekly], now: float) -> None:
-        self._schedule = tuple(schedule)
-        self._seen = now
-        self.due = self._next(now)
-
-    def _next(self, now: float) -> float:
-        return min(weekly.next_after(now) for weekly in self._schedule)
-
-    def rings(self, now: float) -> bool:
-        """True once for what has become due by `now`."""
-        if now < self._seen - SET_BACK:
-            self.due = self._next(now)
-        self._seen = now
-        if now < self.due:
-            return False
-        self.due = self._next(now)
-        return True

@@ -10,8 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-CLAIM = "record "
-"""Begins the name of a lease that is the right to change a record; the record's key follows."""
+from api_relaying_server.coordination import CLAIM
 
 OLDEST = 1
 """The number of a write that gives way to any other."""
@@ -20,7 +19,7 @@ MOST_RESTORED = 65536
 """Keys that may be written with it; more are not told from others."""
 
 
-class Fences:
+class FencingTokens:
     """The numbers of the claims that this process holds, by key. Thread-safe."""
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""A watch on the event loop: whatever blocks it holds up every client, and is told in the log.
+"""A watchdog for the event loop: whatever blocks the loop holds up every client, and is logged.
 
-Its thread looks a few times a second, so it does what else has to be done now and then.
+Its thread wakes a few times a second, so it also does what has to be done regularly.
 """
 
 from __future__ import annotations
@@ -19,62 +19,60 @@ BLOCKED_AFTER = 1.0
 """Seconds within one pass of the loop after which it counts as blocked."""
 
 
-def nothing() -> None:
-    """No chore."""
+class LoopWatchdog:
+    """Watches a loop from a thread of its own.
 
-
-class LoopWatch:
-    """Looks at a loop from a thread of its own.
-
-    `beat` gives the time of the loop's last pass, `waits_in` is the code in which the loop waits
-    for events: standing there it is idle, not blocked. `chore` is done at each look, and short.
+    `loop_time` is when the loop's last pass began; a loop that stands in the code `waits_in` is
+    idle, not blocked. `periodic` is called at each look, and must be short.
     """
 
     def __init__(
         self,
-        beat: Callable[[], float],
+        loop_time: Callable[[], float],
         waits_in: CodeType,
         blocked_after: float = BLOCKED_AFTER,
-        chore: Callable[[], None] = nothing,
+        periodic: Callable[[], None] | None = None,
     ) -> None:
-        self._beat = beat
+        self._loop_time = loop_time
         self._waits_in = waits_in
         self._blocked_after = blocked_after
-        self._chore = chore
+        self._periodic = periodic
         self._ended = threading.Event()
         self.blocked = 0
 
     def start(self) -> None:
         """Watches the thread that calls this, until `stop`."""
         watched = threading.get_ident()
-        threading.Thread(target=self._run, args=(watched,), name="watch", daemon=True).start()
+        threading.Thread(target=self._run, args=(watched,), name="watchdog", daemon=True).start()
 
     def stop(self) -> None:
         """Watches no more."""
         self._ended.set()
 
     def _run(self, watched: int) -> None:
-        beat, since, told = self._beat(), time.monotonic(), False
+        last, since, is_logged = self._loop_time(), time.monotonic(), False
         while not self._ended.wait(self._blocked_after / 4):
-            self._do_chore()
+            self._call_periodic()
             now = time.monotonic()
-            if self._beat() != beat:
-                beat, since, told = self._beat(), now, False
+            if self._loop_time() != last:
+                last, since, is_logged = self._loop_time(), now, False
                 continue
             frame = sys._current_frames().get(watched)
             if frame is None or frame.f_code is self._waits_in:
                 since = now
-            elif now - since >= self._blocked_after and not told:
-                told = True
+            elif now - since >= self._blocked_after and not is_logged:
+                is_logged = True
                 self.blocked += 1
                 LOG.error("the event loop is blocked at %s", " < ".join(_places(frame)))
 
-    def _do_chore(self) -> None:
+    def _call_periodic(self) -> None:
+        if self._periodic is None:
+            return
         try:
-            self._chore()
+            self._periodic()
         except Exception:
-            LOG.exception("what is done now and then failed, and is not done again")
-            self._chore = nothing
+            LOG.exception("a periodic task failed, and is not called again")
+            self._periodic = None
 
 
 def _places(frame: FrameType | None) -> Iterator[str]:

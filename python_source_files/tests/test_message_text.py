@@ -1,20 +1,19 @@
-"""What processes tell each other: each message arrives as what it was, and noise as everything."""
+"""What processes tell each other: each message arrives as what it was, and noise as a loss."""
 
 from __future__ import annotations
 
 import random
 import unittest
 
-from api_relaying_server.messages import (
-    Answers,
+from api_relaying_server.cluster.message_text import decode, encode
+from api_relaying_server.coordination import (
     Changed,
-    Everything,
     Invalidated,
     MemoryLost,
     Message,
-    Rests,
-    decode,
-    encode,
+    MessagesLost,
+    Paused,
+    Resumed,
 )
 
 KEYS = ("GET /", "GET /a b", "GET /?q=%20@", 'GET /"', "HEAD /\udc80ü", "GET memory", "GET doubt x")
@@ -23,12 +22,12 @@ SCOPES = ("", "GET /a b", "a@b c%20d", "whole", "credentials 1f@", "/ü\udc80", 
 
 class MessagesTest(unittest.TestCase):
     def test_each_arrives_as_what_it_was(self) -> None:
-        messages: list[Message] = [MemoryLost(), Everything()]
+        messages: list[Message] = [MemoryLost(), MessagesLost()]
         messages += [Changed(key) for key in KEYS] + [Invalidated(key, 12.5) for key in KEYS]
         for scope in SCOPES:
-            messages.append(Answers(scope))
+            messages.append(Resumed(scope))
             messages += [
-                Rests(seconds, why, scope) for seconds in (0.0, 900.5) for why in ("", "a @b")
+                Paused(seconds, why, scope) for seconds in (0.0, 900.5) for why in ("", "a @b")
             ]
         self.assertEqual([decode(encode(message)) for message in messages], messages)
         self.assertEqual(len(set(map(encode, messages))), len(messages))
@@ -38,8 +37,8 @@ class MessagesTest(unittest.TestCase):
             Changed("GET /a"): "GET /a",
             Invalidated("GET /a", 12.5): "doubt 12.500000 GET /a",
             MemoryLost(): "memory",
-            Rests(3.0, "503 for /a"): "upstream 3.000 503 for /a",
-            Answers(): "upstream open",
+            Paused(3.0, "503 for /a"): "upstream 3.000 503 for /a",
+            Resumed(): "upstream open",
         }
         self.assertEqual({message: encode(message) for message in texts}, texts)
 
@@ -56,7 +55,7 @@ class MessagesTest(unittest.TestCase):
             "upstream nan y",
         ):
             with self.subTest(text=text):
-                self.assertEqual(decode(text), Everything())
+                self.assertEqual(decode(text), MessagesLost())
 
     def test_no_noise_makes_it_fail(self) -> None:
         words = (

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from api_relaying_server.cluster.shared_memory import FIRST_FREE, SharedMemory
-from api_relaying_server.operations.counters import NAMES
+from api_relaying_server.counters import NAMES
 
 
-class Tallies:
+class SharedCounters:
     """The rows of all workers; `slot` is the own one."""
 
     def __init__(self, memory: SharedMemory, slot: int) -> None:
