@@ -241,7 +241,7 @@ def _hooks(
 
 
 def _chores(upstream: UpstreamLike, *others: Callable[[], None]) -> Callable[[], None]:
-    """What is to be done now and then."""
+    """The periodic tasks, as one."""
     chores = [*others, upstream.close_ended] if isinstance(upstream, Upstream) else others
 
     def do() -> None:
