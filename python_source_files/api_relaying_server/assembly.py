@@ -246,7 +246,7 @@ def _policy(settings: Settings) -> Policy:
 
 
 class Path(NamedTuple):
-    """The way from a request to the upstream and back. `chore` is to be called now and then."""
+    """The way from a request to the upstream and back. `chore` is the periodic task."""
 
     relay: Relay
     upstream: GuardedUpstream
@@ -282,7 +282,7 @@ def _path(
 
 
 def _all_of(chores: Sequence[Callable[[], None]]) -> Callable[[], None]:
-    """What is to be done now and then, as one."""
+    """The periodic tasks, as one."""
 
     def do() -> None:
         for chore in chores:

@@ -150,11 +150,12 @@ def why_not(wrong: OSError, settings: Settings) -> str:
     if wrong.filename is not None:
         return f"{wrong.filename}: {wrong.strerror}"
     if wrong.errno == errno.EADDRINUSE:
-        return f"{at_port}: {port} is in use; stop who uses it, or give another (0: any free one)"
+        mend = "stop the program that uses it, or give another (0: any free one)"
+        return f"{at_port}: {port} is in use; {mend}"
     if wrong.errno in (errno.EACCES, errno.EPERM):
-        return f"{at_port}: {port} may not be listened on by this user; give one above 1023"
+        return f"{at_port}: {port} is not allowed for this user; give one above 1023"
     if wrong.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-        return f"{at_host}: {host!r} is no address of this machine; give one of its own"
+        return f"{at_host}: {host!r} is not an address of this machine; give one of its own"
     return wrong.strerror or str(wrong)
 
 

@@ -108,7 +108,7 @@ class OneProcess:
             try:
                 self._take_over_settings()
             except Exception:
-                _log.exception("the settings stay as they are")
+                _log.exception("the old settings stay in use")
 
     def _take_over_settings(self) -> None:
         self.reopen_logs()
@@ -121,7 +121,7 @@ class OneProcess:
                 self._replace(found.settings, found.changed)
             except (ConfigError, OSError) as error:
                 why = self._why_not(error, found.settings) if isinstance(error, OSError) else error
-                _log.error("the settings stay as they are: %s", why)
+                _log.error("the old settings stay in use: %s", why)
                 return
             finally:
                 notify_systemd("READY=1")
@@ -181,13 +181,13 @@ def reread(
     try:
         settings = read()
     except ConfigError as error:
-        _log.error("the settings stay as they are: %s", error)
+        _log.error("the old settings stay in use: %s", error)
         return None
     before, now = current.written, settings.written
     changed = sorted(name for name in before if before[name].texts != now[name].texts)
     for name in changed:
         if name in fixed:
-            _log.warning("--%s changes with a restart only", name.replace("_", "-"))
+            _log.warning("--%s needs a restart", name.replace("_", "-"))
     return Reread(settings, [name for name in changed if name not in fixed])
 
 

@@ -39,7 +39,7 @@ class FaultCase(StoreCase):
     def told_once_and_healed(self, store: Store, words: str) -> None:
         """The log has one line that it fails, with `words`, and one that it works again."""
         eventually(lambda: "works again" in " ".join(self.lines), f"healed; {self.lines}")
-        told = [line for line in self.lines if "starts anew" not in line]
+        told = [line for line in self.lines if "starts with a new file" not in line]
         self.assertEqual(len(told), 2, self.lines)
         self.assertIn(words, told[0])
         self.assertEqual(store.fault, "")

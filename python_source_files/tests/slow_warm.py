@@ -405,7 +405,7 @@ class CommandTest(unittest.TestCase):
             (["--relay", "http://[x"], "is not the URL"),
             (["--relay", "http://x/ y"], "is not the URL"),
             (["--relay"], "expected one argument"),
-            (["--frequently"], "-h describes it"),
+            (["--frequently"], "see -h"),
         ):
             with self.subTest(words):
                 code, out, error = run(*words)

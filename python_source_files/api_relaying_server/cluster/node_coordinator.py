@@ -261,14 +261,14 @@ class NodeCoordinator:
             try:
                 news = self._database.receive()
             except StorageFault as fault:
-                _log.debug("no news: %s", fault)
+                _log.debug("no messages from other nodes: %s", fault)
                 missed = True
                 self._closed.wait(pause)
                 pause = min(pause * 2, RETRY_MOST)
                 continue
             if missed:
                 missed, pause = False, RETRY_FIRST
-                _log.info("hearing the other nodes again; what they told meanwhile is not known")
+                _log.info("receiving from the other nodes again; messages in between were missed")
                 self._pass_on(MessagesLost())
             for text in news:
                 self._pass_on(decode(text))
@@ -294,7 +294,7 @@ class NodeCoordinator:
                     self._count()
                 pause = 0.0
             except StorageFault as fault:
-                _log.debug("nothing can be told or given back: %s", fault)
+                _log.debug("cannot publish changes or release leases: %s", fault)
                 self._note_published(mute=bool(self._told))
                 if self._closed.is_set():
                     return
@@ -367,7 +367,7 @@ class NodeCoordinator:
                 except RuntimeError as error:
                     level = logging.DEBUG if self._said_alone else logging.WARNING
                     self._said_alone = True
-                    _log.log(level, "other nodes are not told, or not heard, for now: %s", error)
+                    _log.log(level, "cannot exchange messages with other nodes: %s", error)
                     return
                 self._threads[name] = thread
 

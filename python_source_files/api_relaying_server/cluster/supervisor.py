@@ -205,7 +205,7 @@ class Supervisor:
         exponent = seat.failures - 2
         pause = 0.0 if exponent < 0 else min(PAUSE_FIRST * 2.0**exponent, PAUSE_MOST)
         seat.due = self._clock() + pause
-        _log.warning("%s did not live; another one starts in %.1f s: %s", name, pause, why)
+        _log.warning("%s ended early; a new one starts in %.1f s: %s", name, pause, why)
 
     def order_all(self, order: bytes) -> None:
         """Has everybody do something."""

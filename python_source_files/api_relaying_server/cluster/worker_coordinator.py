@@ -68,7 +68,7 @@ class WorkerCoordinator:
             try:
                 hear(message)
             except Exception:  # the messages behind this one are read already
-                _log.exception("what another worker told could not be obeyed: %s", message)
+                _log.exception("a message from another worker could not be processed: %s", message)
 
     def with_nodes(self, nodes: Coordinator) -> Coordinator:
         """These workers, and the nodes behind them where the store has any."""

@@ -226,7 +226,7 @@ class RefreshAhead:
             try:
                 self.tick()
             except Exception:
-                LOG.exception("looking for what is to be renewed failed")
+                LOG.exception("the search for entries to refresh failed")
 
     def _pause(self) -> float:
         with self._lock:

@@ -313,7 +313,7 @@ def _outcome(path: str, reply: Reply) -> Outcome:
     if reply.status >= 400:
         return Outcome(path, FAILED, _problem(reply))
     if result == STALE:
-        return Outcome(path, WAITS, "only a stale answer could be had")
+        return Outcome(path, WAITS, "only a stale answer came")
     if result == HIT:
         return Outcome(path, FRESH)
     if result == NONE:

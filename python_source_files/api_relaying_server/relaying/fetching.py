@@ -6,8 +6,7 @@ What the response then means for what is stored is decided in `receiving`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Callable, NamedTuple
 
 from api_relaying_server.caching.conditional import CONDITIONS_FOR_ORIGINS
@@ -92,14 +91,13 @@ class Received(NamedTuple):
     fetch: Fetch
     began: Began
 
-    @contextmanager
-    def closed_by_a_fault(self) -> Iterator[None]:
+    def __enter__(self) -> Received:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         """Closes the exchange where the block raises: nobody would ever read it."""
-        try:
-            yield
-        except BaseException:
+        if error is not None:
             self.fetch.exchange.close()
-            raise
 
 
 class Plan(NamedTuple):

@@ -169,8 +169,8 @@ class Receiver:
         if names and first_against(anonymous, head, span, self._policy) is None:
             self._has_hinted = True
             LOG.info(
-                "the answer to %s is not shared, because its request had %s; where that means "
-                "nothing to the API, --ignore-field %s drops it",
+                "the answer to %s is not shared, because its request had %s; if the API ignores "
+                "it, use --ignore-field %s",
                 request.shown,
                 names[0],
                 names[0],

@@ -73,7 +73,7 @@ class Refresher:
             try:
                 job()
             except RelayError as error:
-                LOG.debug("no renewal: %s", error)
+                LOG.debug("not refreshed: %s", error)
             except Exception:
                 LOG.exception("a renewal failed")
             following = self._next(key)

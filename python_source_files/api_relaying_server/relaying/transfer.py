@@ -205,7 +205,7 @@ class Transfer:
 
     def _fetch(self, query: Query, passes: bool) -> Response:
         received = self._fetcher.send(query, passes)  # the connection is ours
-        with received.closed_by_a_fault():
+        with received:
             response = self._receiver.receive(query, received)
             if isinstance(response, Arrived):
                 response = self._open(response)  # the connection is the body's
@@ -311,7 +311,7 @@ class Transfer:
             if is_unsafe(request) and not isinstance(error, _NOTHING_SENT):
                 self._keeper.invalidate(request.target)  # nobody knows what it has done
             raise
-        with received.closed_by_a_fault():
+        with received:
             arrived = self._open(self._receiver.receive_unsafe(received))
         assert self._reader is not None  # nobody else has read of the body yet
         return fetched_answer(request, self._query.ask.reason, arrived, self._reader)

@@ -590,7 +590,7 @@ class Front:
         number = uuid.uuid4().hex[:12]
         LOG.exception("%s (%s)", what, number)
         self._backend.count_bug()
-        return RelayError(f"a fault of the relay; its log tells more under {number}")
+        return RelayError(f"an error in the relay; see {number}")
 
     # Time.
 

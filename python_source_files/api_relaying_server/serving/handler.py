@@ -131,9 +131,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         number = self._number = uuid.uuid4().hex[:12]
         LOG.exception("request %s (%s %s) failed", number, request.method, request.shown)
         self.server.count_bug()
-        return problem_answer(
-            RelayError(f"a fault of the relay; its log tells more under {number}")
-        )
+        return problem_answer(RelayError(f"an error in the relay; see {number}"))
 
     # ...and the answer.
 

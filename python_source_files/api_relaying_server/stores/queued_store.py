@@ -333,7 +333,7 @@ class QueuedStore(Store):
             _log.debug("the store %s cannot be opened: %s", self.url, error)
             return
         if note:
-            _log.warning("the store %s starts anew: %s", self.url, note)
+            _log.warning("the store %s starts with a new file: %s", self.url, note)
 
     # Counting
 

@@ -280,4 +280,4 @@ def _call_all(lists: Iterable[list[Callable[[], None]]]) -> None:
         try:
             then()
         except Exception:
-            _log.exception("what was to follow a change failed")
+            _log.exception("an action after a change failed")

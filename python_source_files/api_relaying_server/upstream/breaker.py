@@ -295,7 +295,7 @@ class CircuitBreaker:
         if subject == WHOLE:
             self._opened_at = now
         if cooldown.said:
-            LOG.info("%s answers again, as another process has told", cooldown.of)
+            LOG.info("%s answers again, according to another process", cooldown.of)
 
     def _closed(
         self,

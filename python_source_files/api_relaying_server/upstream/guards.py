@@ -158,7 +158,10 @@ class GuardedUpstream:
             if now < self._lack_said_at + QUIET:
                 return
             self._lack_said_at = now
-        LOG.error("%s; who needs the upstream gets 503, and it is not to blame", error.detail)
+        LOG.error(
+            "%s; requests that need the upstream get 503; this is not the upstream's fault",
+            error.detail,
+        )
 
     def _look_at_clock(self, skew: float) -> None:
         if abs(skew) <= MOST_SKEW:
@@ -168,7 +171,7 @@ class GuardedUpstream:
                 return
             self._skew_said = True
         LOG.warning(
-            "by its Date the upstream's clock is %.0f s %s this machine's: %s; set them right",
+            "by its Date the upstream's clock is %.0f s %s this machine's: %s; correct the clocks",
             abs(skew),
             "ahead of" if skew > 0 else "behind",
             "its answers count as of their arrival"

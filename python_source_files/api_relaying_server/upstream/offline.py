@@ -16,4 +16,4 @@ class OfflineUpstream:
 
     def fetch(self, request: UpstreamRequest) -> Fetch:
         """Raises NotCached."""
-        raise NotCached("the relay is offline and asks no upstream")
+        raise NotCached("the relay is offline and does not contact the upstream")
