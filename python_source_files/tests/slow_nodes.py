@@ -930,7 +930,7 @@ class CoolDownTest(unittest.TestCase):
         self.here.settle(self.here.admit(call_for("/a")), ANSWERED)
         self.assertEqual(self.words, [Resumed()])
         self.pass_on()
-        self.assertTrue(self.there.is_open)
+        self.assertTrue(self.there.is_closed)
 
     def test_the_longer_rest_counts_and_a_day_is_enough(self) -> None:
         self.refuse()

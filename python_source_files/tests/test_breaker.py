@@ -92,7 +92,7 @@ class CoolDownCase(unittest.TestCase):
 
 
 class TargetTest(CoolDownCase):
-    """A failure of one target closes that target alone, for its method and credentials."""
+    """A failure of one target opens the breaker for it alone, for its method and credentials."""
 
     def test_others_go_on(self):
         self.call("/a", FAILED)
@@ -102,7 +102,7 @@ class TargetTest(CoolDownCase):
         self.assertFalse(self.cooldown.admit(call_for("/b")).is_probe)
         (resting,) = self.cooldown.resting()
         self.assertEqual(resting[1:], ("GET /a", "503", 5.0))
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
 
     def test_one_probe_ends_it(self):
         self.call("/a", FAILED)
@@ -250,7 +250,7 @@ class CallersTest(CoolDownCase):
         self.assertFalse(refusal.concerns_all)
         for key in ("", "K", "k2"):
             self.assertFalse(self.cooldown.admit(call_for("/a", key=key)).is_probe)
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
         self.assertEqual(self.cooldown.seconds_left, 0.0)
 
     def test_of_all_that_have_none(self):
@@ -258,7 +258,7 @@ class CallersTest(CoolDownCase):
         self.assertEqual(self.refused("/b").retry_after, 900)
         self.assertEqual(self.refused("/c", "DELETE").retry_after, 900)
         self.assertFalse(self.cooldown.admit(call_for("/a", key="k")).is_probe)
-        self.assertFalse(self.cooldown.is_open, "background work would meet it")
+        self.assertFalse(self.cooldown.is_closed, "background work would meet it")
         self.assertEqual(self.cooldown.seconds_left, 900.0)
 
     def test_one_probe_ends_it(self):
@@ -302,7 +302,7 @@ class CallersTest(CoolDownCase):
 
 
 class WholeTest(CoolDownCase):
-    """What closes the whole upstream."""
+    """What opens the breaker for the whole upstream."""
 
     def test_a_refusal(self):
         self.call("/a", REFUSED)
@@ -312,7 +312,7 @@ class WholeTest(CoolDownCase):
                 refusal.detail, "calls to the upstream pause after: connection refused"
             )
             self.assertTrue(refusal.concerns_all)
-        self.assertFalse(self.cooldown.is_open)
+        self.assertFalse(self.cooldown.is_closed)
         self.assertEqual(self.cooldown.seconds_left, 5.0)
 
     def test_a_time_out_where_nobody_got_an_answer_meanwhile(self):
@@ -347,14 +347,14 @@ class WholeTest(CoolDownCase):
         self.call("/good", ANSWERED)
         self.clock.advance(1.0)
         for call in slow:
-            self.assertTrue(self.cooldown.is_open)
+            self.assertTrue(self.cooldown.is_closed)
             self.cooldown.settle(call, HANGS)
-        self.assertFalse(self.cooldown.is_open)
+        self.assertFalse(self.cooldown.is_closed)
 
     def test_not_what_crashes(self):
         for number in range(50):
             self.call(f"/{number}", CRASHED)
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
 
     def test_for_no_longer_than_a_rest_of_ours(self):
         """What each of the targets asks for is for it alone."""
@@ -370,28 +370,28 @@ class WholeTest(CoolDownCase):
         for number in range(9):
             self.call("/a", FAILED, key=f"{number}")
             self.call("/b", FAILED, key=f"{number}")
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
 
     def test_three_different_targets(self):
         self.call("/a", FAILED)
         self.call("/b", FAILED)
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
         self.call("/c", FAILED)
-        self.assertFalse(self.cooldown.is_open)
+        self.assertFalse(self.cooldown.is_closed)
         self.refused("/d")
 
     def test_not_one_path_three_times(self):
         for _ in range(5):
             self.call("/a", FAILED)
             self.clock.advance(self.rest("/a"))
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
 
     def test_not_with_an_answer_in_between(self):
         for number in range(9):
             self.call(f"/{number}", FAILED)
             if number % 2:
                 self.call("/good", ANSWERED)
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
 
     def test_nor_with_the_answer_of_a_probe(self):
         self.call("/a", FAILED._replace(wait=1.0))
@@ -400,13 +400,13 @@ class WholeTest(CoolDownCase):
         self.call("/a", ANSWERED)
         self.call("/c", FAILED)
         self.call("/d", FAILED)
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
 
     def test_not_over_a_long_time(self):
         for number in range(9):
             self.call(f"/{number}", FAILED)
             self.clock.advance(WINDOW / 2)
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
 
     def test_one_probe_of_any_path_ends_it(self):
         self.call("/a", REFUSED)
@@ -426,7 +426,7 @@ class WholeTest(CoolDownCase):
         self.clock.advance(6.25)
         self.refused("/bad")
         self.call("/good", ANSWERED)
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
 
     def test_a_path_that_rests_longer_is_told_so(self):
         self.call("/a", FAILED._replace(wait=100.0))
@@ -438,11 +438,11 @@ class WholeTest(CoolDownCase):
         old = [self.cooldown.admit(call_for(path)) for path in ("/a", "/b", "/c", "/d")]
         self.cooldown.settle(old[0], REFUSED)
         self.cooldown.settle(old[1], ANSWERED)
-        self.refused("/a")  # an answer that was on its way does not open
+        self.refused("/a")  # an answer that was on its way does not close it
         self.clock.advance(5.0)
         self.call("/a", ANSWERED)
         self.cooldown.settle(old[2], REFUSED)
-        self.assertTrue(self.cooldown.is_open, "nor does an old failure close it again")
+        self.assertTrue(self.cooldown.is_closed, "nor does an old failure open it again")
 
     def test_many_threads_one_probe(self):
         self.call("/a", REFUSED)
@@ -523,7 +523,7 @@ class JitterTest(unittest.TestCase):
 
 
 class LogTest(unittest.TestCase):
-    """One line when it closes and one when it opens."""
+    """One line when it opens and one when it closes."""
 
     def test_two_lines(self):
         clock = HandClock()

@@ -305,7 +305,7 @@ class Words(unittest.TestCase):
         self.one.settle(
             self.one.admit(call_for("/c")), UpstreamSignals(Scope.TARGET, "503", counts=True)
         )
-        self.assertTrue(self.one.is_open)
+        self.assertTrue(self.one.is_closed)
 
     def test_one_probe_for_all_that_carry_a_key(self) -> None:
         asked = []

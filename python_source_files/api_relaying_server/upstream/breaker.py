@@ -1,12 +1,12 @@
 """A circuit breaker: after a failure, calls to the upstream pause for a while: those to one target,
 those with the same credentials, or all (see `cooldown`).
 
-    open --a failure--> closed --its time is over--> one probe --an answer--> open
-                          ^                              |
-                          +---------another failure------+   (and the next cooldown is longer)
+    closed --a failure--> open --its time is over--> half-open --an answer--> closed
+                           ^                            |
+                           +------another failure-------+   (and the next cooldown is longer)
 
-A cooldown begins with a failure and ends when one request, the probe, gets an answer. Until then
-every other request is refused at once. Nothing here sleeps.
+Closed, it lets calls pass. Open, it refuses them at once, for as long as the cooldown lasts. Then
+it is half-open: one request, the probe, goes through, and its outcome decides. Nothing here sleeps.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class CircuitBreaker:
         self._lock = threading.Lock()  # guards all that follows
         self._cooldowns = Cooldowns()
         self._failed: dict[str, float] = {}  # targets that failed since the last answer, and when
-        self._opened_at = float("-inf")
+        self._closed_at = float("-inf")
         self._answered_at = float("-inf")  # by any call; set without the lock, too
         self._said_at = float("-inf")
         coordinator.on_message(self.hear)
@@ -142,9 +142,9 @@ class CircuitBreaker:
         with self._lock:
             found = [(subject, self._cooldowns.get(subject)) for subject in subjects]
             cooldowns = [(subject, cooldown) for subject, cooldown in found if cooldown is not None]
-            closed = [item for item in cooldowns if not item[1].admits(now)]
-            if closed:
-                subject, last = max(closed, key=lambda item: item[1].until)
+            refusing = [item for item in cooldowns if not item[1].admits(now)]
+            if refusing:
+                subject, last = max(refusing, key=lambda item: item[1].until)
                 raise _refusal(subject, f"calls to {last.of} pause after", last, now)
             if request.is_whole:
                 for _, cooldown in cooldowns:
@@ -196,10 +196,10 @@ class CircuitBreaker:
         self._note_sign_of_life(told, now)
         for subject, cooldown in call.cooldowns:
             if _ends(subject.scope, told) and self._cooldowns.get(subject) is cooldown:
-                self._open(subject, cooldown, now)
+                self._reset(subject, cooldown, now)
         for subject in subjects_of(call.request):
             if subject.scope is told.scope:
-                self._close(subject, call, told, now)
+                self._trip(subject, call, told, now)
         if told.counts:
             self._count(call, told, now)
 
@@ -209,21 +209,23 @@ class CircuitBreaker:
         if told.scope is not Scope.UPSTREAM and not told.counts:
             self._answered_at = now
 
-    def _open(self, subject: Subject, cooldown: Cooldown, now: float) -> None:
+    def _reset(self, subject: Subject, cooldown: Cooldown, now: float) -> None:
+        """Closes the breaker for a subject: calls pass again."""
         self._cooldowns.drop(subject)
         if subject == WHOLE:
-            self._opened_at = now
+            self._closed_at = now
         if is_shared(subject):
             self._coordinator.tell(word_of(News(subject, None)))
         if cooldown.said:
             LOG.info("%s answers again after %.1f s", cooldown.of, now - cooldown.since)
 
-    def _close(self, subject: Subject, call: Call, told: UpstreamSignals, now: float) -> None:
+    def _trip(self, subject: Subject, call: Call, told: UpstreamSignals, now: float) -> None:
+        """Opens the breaker for a subject, or keeps it open for longer."""
         had, probed = self._cooldowns.get(subject), call.cooldown_of(subject)
-        if subject == WHOLE and probed is None and call.at < self._opened_at:
+        if subject == WHOLE and probed is None and call.at < self._closed_at:
             return  # an old call: since it was made the upstream has answered
         cooled_until = had.until if had is not None else float("-inf")
-        cooldown = self._closed(
+        cooldown = self._next(
             had or Cooldown(shown(subject, call.request), now), had, probed, told, now
         )
         if cooldown is None:
@@ -240,7 +242,7 @@ class CircuitBreaker:
         # How long is up to us: what the upstream asks for is about one target.
         news = UpstreamSignals(Scope.UPSTREAM, told.why)
         if call.cooldown_of(WHOLE) is not None:
-            self._close(WHOLE, call, news, now)
+            self._trip(WHOLE, call, news, now)
             whole = self._cooldowns.get(WHOLE)
             mine = self._cooldowns.get(subjects_of(call.request)[2])
             if whole is not None and mine is not None:
@@ -251,7 +253,7 @@ class CircuitBreaker:
             if len(self._failed) >= TARGETS_FOR_ALL:
                 self._failed = {}
                 why = f"{told.why} as {TARGETS_FOR_ALL} targets in a row fail"
-                self._close(WHOLE, call, news._replace(why=why), now)
+                self._trip(WHOLE, call, news._replace(why=why), now)
 
     def _say(self, subject: Subject, cooldown: Cooldown, level: int, now: float) -> None:
         """Logs it; what concerns single clients at most once a second."""
@@ -293,11 +295,11 @@ class CircuitBreaker:
             return
         self._cooldowns.drop(subject)
         if subject == WHOLE:
-            self._opened_at = now
+            self._closed_at = now
         if cooldown.said:
             LOG.info("%s answers again, according to another process", cooldown.of)
 
-    def _closed(
+    def _next(
         self,
         cooldown: Cooldown,
         had: Cooldown | None,
@@ -357,8 +359,8 @@ class CircuitBreaker:
         )
 
     @property
-    def is_open(self) -> bool:
-        """True where neither all calls nor all anonymous ones pause."""
+    def is_closed(self) -> bool:
+        """True where neither all calls nor all anonymous ones are refused or wait for a probe."""
         return self._cooldowns.get(WHOLE) is None and self._cooldowns.get(ANONYMOUS) is None
 
 

@@ -185,6 +185,6 @@ class GuardedUpstream:
         """How many calls could be made now without making any client wait; half a burst is kept for
         clients.
         """
-        if not self.cooldown.is_open or self.slots.waiting:
+        if not self.cooldown.is_closed or self.slots.waiting:
             return 0
         return PLENTY if self.tokens is None else self.tokens.spare
