@@ -15,12 +15,14 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from functools import cached_property
 from typing import Any, Callable, NamedTuple
 from weakref import finalize
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
 from requests_cache import CachedSession
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -56,50 +58,41 @@ IDLE_MAX_ONCE = 1.0
 _NO_PROXIES: dict[str, str] = {}
 
 
-class _ShowsFields:
-    """`headers` as `requests` has them, made when somebody asks: repeated fields are joined.
-    What is sent and what is relayed are the fields themselves.
-    """
-
-    def _fields(self) -> Fields:
-        raise NotImplementedError
-
-    @property
-    def headers(self) -> CaseInsensitiveDict[str]:
-        """The fields by name."""
-        fields = self._fields()
-        return CaseInsensitiveDict({name: fields.get(name) or "" for name in fields.names()})
-
-    @headers.setter
-    def headers(self, value: object) -> None:
-        """Ignored: the constructor of `requests` sets None."""
-
-
-class _Prepared(_ShowsFields, requests.PreparedRequest):
+class _Prepared(requests.PreparedRequest):
     """A request as the session sends it. `prepare` is not used: it rewrites targets, and keeps one
     value of each field.
     """
 
     def __init__(self, url: str, request: UpstreamRequest) -> None:
         super().__init__()
+        del self.headers  # the None that was set
         self.method = request.method
         self.url = url
         self.body = request.body  # type: ignore[assignment]
         self.request = request
 
-    def _fields(self) -> Fields:
-        return Fields(self.request.fields)
+    @cached_property
+    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
+        """The fields by name, as `requests` has them."""
+        return _by_name(Fields(self.request.fields))
 
 
-class Fetch(_ShowsFields, requests.Response):
+class Fetch(requests.Response):
     """A response on its way: its exchange, which is also `raw`, and when its request was sent and
     its head arrived (Unix time).
 
-    The constructor of `requests` is not used: it makes a cookie jar for each response.
+    The constructor of `requests` is not called: it makes a cookie jar for each response, which
+    costs twenty times as much as all the rest. What it would set has its default here, or is made
+    when it is used.
     """
 
-    history: list[requests.Response] = []
+    _content = False  # type: ignore[assignment]  # not read yet
+    _content_consumed = False
+    _next = None
     encoding = None
+    elapsed = timedelta(0)
+    url = ""
+    request: requests.PreparedRequest = None  # type: ignore[assignment]
 
     def __init__(self, exchange: Exchange, request_time: float, response_time: float) -> None:
         self.raw = self.exchange = exchange
@@ -108,21 +101,29 @@ class Fetch(_ShowsFields, requests.Response):
         self.request_time = request_time
         self.response_time = response_time
 
-    def _fields(self) -> Fields:
-        return self.exchange.head.fields
+    @cached_property
+    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
+        """The fields by name, as `requests` has them."""
+        return _by_name(self.exchange.head.fields)
 
     @cached_property
-    def content(self) -> bytes:
-        """The rest of the body."""
-        return b"".join(self.exchange.stream())
+    def history(self) -> list[requests.Response]:  # type: ignore[override]
+        """Empty: no redirect is followed."""
+        return []
+
+    @cached_property
+    def cookies(self) -> RequestsCookieJar:  # type: ignore[override]
+        """Empty: `Set-Cookie` is passed on and not read."""
+        return RequestsCookieJar()
 
     def iter_content(self, *_: object, **__: object) -> Iterator[bytes]:
         """The pieces of the body as they come, in the coding that they have."""
         return self.exchange.stream()
 
-    def close(self) -> None:
-        """No more is wanted."""
-        self.exchange.close()
+
+def _by_name(fields: Fields) -> CaseInsensitiveDict[str]:
+    """Repeated fields are joined. What is sent and what is relayed are the fields themselves."""
+    return CaseInsensitiveDict({name: fields.get(name) or "" for name in fields.names()})
 
 
 class RelaySession(CachedSession):
