@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 from weakref import finalize
 
 import requests
@@ -26,7 +26,6 @@ from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
 from requests_cache import CachedSession
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, SSLError
 
 from api_relaying_server.errors import (
@@ -152,16 +151,26 @@ class RelaySession(CachedSession):
 
 
 class _Connection(HTTPConnection):
-    """A connection whose socket `dial` makes. urllib3 has no public way to say so."""
+    """A connection to the upstream whose socket comes from a `Dialler`."""
 
-    dial: Callable[[], socket.socket]
+    def __init__(self, base: UpstreamBase, dialler: Dialler, timeout: float) -> None:
+        super().__init__(base.host, base.port, timeout=timeout)
+        self._base = base
+        self._dialler = dialler
+        self._seconds = timeout
 
     def _new_conn(self) -> socket.socket:
-        return self.dial()
+        """Overrides a private method of urllib3 (tested: 2.2.0, 2.8.0), which has no public way to
+        name the addresses that are tried or to bound the time for all of them.
+        """
+        options = self.socket_options or ()
+        return self._dialler.dial(self._base.host, self._base.port, self._seconds, options)
 
 
 class _SecureConnection(_Connection, HTTPSConnection):
-    """The same with TLS, whose handshake has what is left of the time."""
+    """The same with TLS, whose handshake has what is left of the time. The upstream's certificate
+    and name are checked against the system's authorities, as is urllib3's default.
+    """
 
 
 class _Idle(NamedTuple):
@@ -186,25 +195,15 @@ class ExchangeAdapter(HTTPAdapter):
     """
 
     def __init__(self, base: UpstreamBase, connections: int) -> None:
-        super().__init__(pool_connections=1, pool_maxsize=connections)
+        super().__init__()
+        self._base = base
         self._connections = connections
-        self._pool = self._pool_for(base)
+        self._connects = _SecureConnection if base.scheme == "https" else _Connection
         self._dialler = Dialler()
         self._lock = threading.Lock()  # guards the two below
         self._idle: list[_Idle] = []  # the one used last is the last
         self._closed = False
         finalize(self, _close_all, self._idle)
-
-    def _pool_for(self, base: UpstreamBase) -> HTTPConnectionPool:
-        """What urllib3 knows of connections to the upstream: names and certificates. Its own queue
-        of them stays empty.
-        """
-        prepared = requests.Request("GET", base.url + "/").prepare()
-        pool = self.get_connection_with_tls_context(prepared, verify=True)
-        if not isinstance(pool, HTTPConnectionPool):
-            raise TypeError(f"no connections under {pool!r}")
-        pool.ConnectionCls = _SecureConnection if base.scheme == "https" else _Connection
-        return pool
 
     def send(
         self, request: requests.PreparedRequest, *_: Any, timeout: Any = None, **__: Any
@@ -253,11 +252,7 @@ class ExchangeAdapter(HTTPAdapter):
         return None
 
     def _connect(self, connect_timeout: float, read_timeout: float) -> _Connection:
-        pool: Any = self._pool
-        connection = pool.ConnectionCls(pool.host, pool.port, **pool.conn_kw)
-        connection.timeout = connect_timeout
-        options = connection.socket_options or ()
-        connection.dial = lambda: self._dialler.dial(pool.host, pool.port, connect_timeout, options)
+        connection = self._connects(self._base, self._dialler, connect_timeout)
         try:
             connection.connect()
         except (HTTPError, OSError, MemoryError, UpstreamError) as error:
@@ -265,10 +260,8 @@ class ExchangeAdapter(HTTPAdapter):
             if isinstance(error, UpstreamError):
                 raise
             raise named(error) from error
-        finally:
-            del connection.dial  # no circle that a collector would have to find
         connection.sock.settimeout(read_timeout)
-        return connection  # type: ignore[no-any-return]
+        return connection
 
     def _release(self, exchange: Exchange, reusable: bool) -> None:
         """Takes back the connection of an exchange that has ended."""
