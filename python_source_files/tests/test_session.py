@@ -219,7 +219,7 @@ class WholeBodyTest(unittest.TestCase):
         )
         theirs.sendall(data)
         exchange.receive_head()
-        return exchange.rest(), ended
+        return exchange.buffered_body(), ended
 
     def test_only_where_all_of_it_is_there(self) -> None:
         head = b"HTTP/1.1 200 OK\r\n"
