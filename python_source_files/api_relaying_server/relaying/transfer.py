@@ -225,7 +225,7 @@ class Transfer:
         """
         exchange, limit = arrived.received.fetch.exchange, self._policy.max_object
         self._arrived = arrived  # before the body can end
-        self._content = exchange.rest()
+        self._content = exchange.buffered_body()
         if self._content is not None:
             self._store(self._content)
             return arrived
