@@ -14,14 +14,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from . import report
-from .machine import describe
+from .machine import RESULTS, describe
 from .measure import Run
 from .processes import BenchmarkError, end_all, interrupts
 from .runner import Outcome, run_scenario
 from .scenarios import SESSION, Scenario, scenarios
-from .servers import BUILDERS, CHECKOUT, HERE, PROGRAMS, Bench, Origin, program
-
-RESULTS = HERE / "results"
+from .servers import BUILDERS, CHECKOUT, PROGRAMS, Bench, Origin, program
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,8 +58,8 @@ def parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="DIR",
-        help="write compare.json and compare.svg there (default: benchmarks/results for a whole"
-        " run; a partial one writes only if told where)",
+        help="write compare.json there (default: benchmarks/results for a whole run; a partial"
+        " one writes only if told where)",
     )
     return parse
 
@@ -158,8 +156,6 @@ def _write(
         "scenarios": {outcome.scenario.name: report.as_json(outcome) for outcome in outcomes},
     }
     (directory / "compare.json").write_text(json.dumps(data, indent=1) + "\n")
-    subtitle = f"{machine['cpu']}, {machine['python']}, median of {args.rounds} rounds"
-    (directory / "compare.svg").write_text(report.chart(outcomes, subtitle))
 
 
 def _compare(args: argparse.Namespace) -> None:

@@ -1,11 +1,10 @@
-"""Turns outcomes into a table on a terminal, JSON, and a chart."""
+"""Turns outcomes into a table on a terminal, and JSON."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
 from typing import Any
-from xml.sax.saxutils import escape
 
 from .measure import Sample
 from .runner import FOREIGN_LIMIT, Outcome
@@ -36,14 +35,6 @@ kept %: rate with the idle connections as a share of the rate without them.
 stored %: misses that were hits when asked for again. miss %: hits that were none.
 logged %: answers that are in the access log after the server's end.
 """
-COLOURS = {
-    "relay": "#0b6e4f",
-    "nginx": "#9aa5b1",
-    "haproxy": "#7b8794",
-    "varnish": "#b8c1cc",
-    "squid": "#cbd2d9",
-    "seed": "#d64545",
-}
 
 
 def median(samples: Sequence[Sample], metric: str) -> float | None:
@@ -158,71 +149,3 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
             for text, met in (verdict(outcome, bar, label) for bar in scenario.bars)
         ],
     }
-
-
-# --- chart -------------------------------------------------------------------------------------
-
-WIDTH, LEFT, BAR, GAP, TOP = 860, 250, 14, 22, 56
-FULL = 460  # length of the longest bar
-
-
-def chart(outcomes: Sequence[Outcome], subtitle: str) -> str:
-    """An SVG: per scenario and server a bar, requests per second as a multiple of nginx's."""
-    groups = [_group(outcome) for outcome in outcomes]
-    groups = [group for group in groups if group[1]]
-    longest = max((ratio for _, bars in groups for _, ratio, _ in bars), default=1.0)
-    scale = FULL / max(longest, 1.0)
-    parts: list[str] = []
-    y = TOP
-    for title, bars in groups:
-        parts.append(_text(8, y + 12, title, weight="bold"))
-        y += GAP
-        for label, ratio, rate in bars:
-            colour = COLOURS.get(label.partition("@")[0], "#e4e7eb")
-            parts.append(_text(LEFT - 8, y + 11, label, anchor="end"))
-            length = max(1.0, ratio * scale)
-            parts.append(
-                f'<rect x="{LEFT}" y="{y}" width="{length:.1f}" height="{BAR - 2}"'
-                f' fill="{colour}"/>'
-            )
-            parts.append(_text(LEFT + length + 6, y + 11, f"{ratio:.2f}  ({rate:,.0f}/s)"))
-            y += BAR
-        y += 10
-    line = LEFT + scale
-    parts.append(
-        f'<line x1="{line:.1f}" y1="{TOP}" x2="{line:.1f}" y2="{y}" stroke="#52606d"'
-        ' stroke-dasharray="3 3"/>'
-    )
-    head = _text(8, 22, "Requests per second on one core, nginx = 1", size=16, weight="bold")
-    head += _text(8, 40, subtitle, colour="#52606d")
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 10}" width="{WIDTH}"'
-        f' height="{y + 10}" font-family="sans-serif" role="img"'
-        ' aria-label="Requests per second of each server, as a multiple of nginx">'
-        f'<rect width="100%" height="100%" fill="white"/>{head}{"".join(parts)}</svg>\n'
-    )
-
-
-def _group(outcome: Outcome) -> tuple[str, list[tuple[str, float, float]]]:
-    bars = []
-    for label, samples in outcome.samples.items():
-        ratio = _ratio(outcome, label, "nginx", "rate")
-        rate = median(samples, "rate")
-        if ratio is not None and rate is not None:
-            bars.append((label, ratio, rate))
-    return outcome.scenario.title, bars
-
-
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    anchor: str = "start",
-    size: int = 11,
-    weight: str = "normal",
-    colour: str = "#1f2933",
-) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" font-weight="{weight}"'
-        f' text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
-    )

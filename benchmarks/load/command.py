@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import functools
 import os
-import platform
 import re
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.machine import commit
+from harness.machine import commit, output_of, this_machine
 from harness.processes import BenchmarkError, end_all, interrupts
 from harness.servers import CHECKOUT, HERE, most_files
 
@@ -62,28 +59,15 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-def _output_of(words: Sequence[str]) -> str:
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()
-
-
 def _machine(args: argparse.Namespace, locust: str) -> dict[str, Any]:
-    text = Path("/proc/cpuinfo").read_text()
-    model = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
     memory = re.search(r"^MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    said = re.search(r"\d+\.\d+(\.\d+)?", _output_of([locust, "--version"]))
+    said = re.search(r"\d+\.\d+(\.\d+)?", output_of([locust, "--version"]))
     return {
-        "cpu": model.group(1) if model else "unknown",
+        **this_machine(args.python),
         "cores": len(cores_of_this_process()),
         "memory": f"{int(memory.group(1)) / 2**20:.0f} GiB" if memory else "unknown",
-        "kernel": platform.release(),
-        "python": _output_of([args.python, "--version"]),
         "locust": said.group(0) if said else "unknown",
         "commit": commit(CHECKOUT),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": " ".join(["benchmarks/load_test", *_shown(args)]),
     }
 
@@ -115,8 +99,8 @@ def _check_programs(python: str) -> None:
     for name in ("taskset", "setpriv"):
         if shutil.which(name) is None:
             raise BenchmarkError(f"{name} is missing: apt-get install util-linux")
-    told = _output_of([python, "-c", "import requests_cache; print('there')"])
-    if told != "there":
+    told = output_of([python, "-c", "import requests_cache; print('there')"])
+    if told.strip() != "there":
         raise BenchmarkError(f"{python} cannot import requests_cache: use --python")
 
 

@@ -26,7 +26,7 @@ class Service:
 
 
 @dataclass(frozen=True)
-class UpstreamSignals:
+class Forecast:
     """A row of the model: what it foretold for a run and what was measured, per second."""
 
     run: Run
@@ -78,7 +78,7 @@ def service_of(row: Row, cores: int) -> Service | None:
     return Service(server, locust, fitted_delay(places, row.run.users, row.figures.rate))
 
 
-def held_against(rows: Sequence[Row], system: str, cores: int) -> list[UpstreamSignals]:
+def held_against(rows: Sequence[Row], system: str, cores: int) -> list[Forecast]:
     """The model beside the measurements of one system, for each kind of run apart."""
     found = []
     for all_cores in (False, True):
@@ -92,5 +92,5 @@ def held_against(rows: Sequence[Row], system: str, cores: int) -> list[UpstreamS
         for row in kind:
             places = stations(service, row, cores)
             foretold = predict(places, service.delay, row.run.users).rate
-            found.append(UpstreamSignals(row.run, system, foretold, row.figures.rate, row is first))
+            found.append(Forecast(row.run, system, foretold, row.figures.rate, row is first))
     return found

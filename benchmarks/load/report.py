@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import charts
-from .generators import FULL, Figures
+from harness.tables import table
+
+from .generators import FULL, Figures, Loaded, Second, Usage
 from .model import demands, held_against
-from .plan import PHASES, RELAY, SEED
+from .plan import PHASES, RELAY, SEED, Run
 from .queueing import carried_users, knee
 from .running import Phase, Row
 
@@ -67,13 +68,6 @@ class Results:
     missing: dict[str, str] = field(default_factory=dict)
 
 
-def table(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first line is the heading, numbers stand right."""
-    head, *rest = lines
-    rule = ["---", *("---:" for _ in head[1:])]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rest)) + "\n"
-
-
 def ms(seconds: float) -> str:
     """A time in milliseconds, as exact as it is small."""
     value = seconds * 1000
@@ -105,7 +99,7 @@ def rows_table(rows: Sequence[Row]) -> str:
         lines.append([name, "Locust", *_cells(row.figures), spent, busiest, others])
         if row.by_wrk is not None:
             lines.append([name, "wrk", *_cells(row.by_wrk), "-", "-", "-"])
-    return table(lines)
+    return table(lines[0], lines[1:])
 
 
 def pairs(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
@@ -204,14 +198,14 @@ def model_table(results: Results) -> str:
             lines.append(
                 [told.run.title, system, f"{told.foretold:,.0f}", f"{told.measured:,.0f}", off]
             )
-    return table(lines) if len(lines) > 1 else ""
+    return table(lines[0], lines[1:]) if len(lines) > 1 else ""
 
 
 def phase_text(phase: Phase) -> str:
     """A phase: its table and its own numbers."""
     lines = [["system", "requests/s", "average ms", "p95 ms", "p99 ms", "failures"]]
     lines += [[name, *_cells(loaded.figures)] for name, loaded in phase.loads.items()]
-    text = f"### {phase.name}\n\n{PHASES[phase.name]}\n\n{table(lines)}\n"
+    text = f"### {phase.name}\n\n{PHASES[phase.name]}\n\n{table(lines[0], lines[1:])}\n"
     text += "".join(f"- {name}: {value:,.4g}\n" for name, value in phase.numbers.items())
     text += "".join(f"- {name} at {at:.1f} s\n" for name, at in phase.marks.items())
     for system, loaded in phase.loads.items():
@@ -265,8 +259,31 @@ def as_json(results: Results) -> dict[str, Any]:
     }
 
 
+def _loaded(told: dict[str, Any] | None) -> Loaded | None:
+    if told is None:
+        return None
+    seconds = [Second(**one) for one in told["seconds"]]
+    return Loaded(Figures(**told["figures"]), Usage(**told["usage"]), seconds, told["errors"])
+
+
+def from_json(told: dict[str, Any]) -> Results:
+    """What `as_json` was made of."""
+    found = Results(told["machine"], told["seconds"], 2, missing=told["missing"])
+    for row in told["rows"]:
+        run = Run(row["run"]["users"], row["run"]["all_cores"])
+        by_wrk = Figures(**row["by_wrk"]) if row["by_wrk"] else None
+        figures, loaded = Figures(**row["figures"]), _loaded(row["loaded"])
+        found.rows.append(Row(run, row["system"], figures, loaded, by_wrk, row["note"]))
+    for phase in told["phases"]:
+        loads = {name: one for name in phase["loads"] if (one := _loaded(phase["loads"][name]))}
+        found.phases.append(Phase(phase["name"], loads, phase["numbers"], phase["marks"]))
+    return found
+
+
 def pictures_of(results: Results) -> dict[str, tuple[str, str]]:
     """The charts: (title, SVG) by file name."""
+    from harness import charts  # only who draws needs pygal
+
     found: dict[str, tuple[str, str]] = {}
     if results.rows:
         rates, times = [], []

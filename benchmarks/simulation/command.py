@@ -8,7 +8,9 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from harness.machine import save
 from harness.processes import BenchmarkError, end_all, interrupts
 
 from .database import Costs
@@ -49,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     add("--check", action="store_true", help="measure 1, 2 and 3 real relays beside it (a minute)")
     add("--costs", action="store_true", help="measure what a Redis and a listener take here")
     add("--json", action="store_true", help="print JSON in place of a table")
+    add("--output", type=Path, metavar="FILE", help="write the figures there as JSON, too")
     add("--nodes", type=_nodes, default=[1, 3, 10, 30, 100, 300, 1000], metavar="N,N,...",
         help="rows of the table (1,3,10,30,100,300,1000)")  # fmt: skip
     whole = {
@@ -143,6 +146,8 @@ def _table(args: argparse.Namespace) -> None:
             _say(line(row))
     if args.json:
         _say(json.dumps(rows, indent=1))
+    if args.output:
+        save(args.output, {"rows": rows})
 
 
 def _real(args: argparse.Namespace) -> None:
@@ -151,6 +156,8 @@ def _real(args: argparse.Namespace) -> None:
     if shutil.which("redis-server") is None:
         raise BenchmarkError("redis-server not found; Debian has a package of this name")
     found = reality.costs() if args.costs else reality.check(args.seed)
+    if args.output:
+        save(args.output, found)
     _say(json.dumps(found, indent=1) if args.json else reality.text_of(found))
 
 

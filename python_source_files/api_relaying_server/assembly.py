@@ -9,39 +9,28 @@ import resource
 import socket
 import time
 from collections.abc import Sequence
-from typing import Callable, NamedTuple
+from typing import TYPE_CHECKING, Callable, NamedTuple
 
-from api_relaying_server.allocator import Trimmer, keep_little
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import StoredResponse
-from api_relaying_server.cluster.accept_balance import AcceptBalance
-from api_relaying_server.cluster.file_locks import Mutex
-from api_relaying_server.cluster.memory_file import MemoryFile
-from api_relaying_server.cluster.node_coordinator import Both
-from api_relaying_server.cluster.nodes_budget import NodesBudget
-from api_relaying_server.cluster.shared_memory import CALLS, SharedMemory
-from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
-from api_relaying_server.cluster.workers_budget import Calls, WorkersSlots, WorkersTokens
 from api_relaying_server.configuration.values import Rate
 from api_relaying_server.coordination import ALONE, Coordinator
+from api_relaying_server.counters import CountedUpstream, Counters
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.memory.hot import HotTier
-from api_relaying_server.memory.refresh_ahead import RefreshAhead
-from api_relaying_server.operations.access_log import AccessLog
-from api_relaying_server.operations.counters import CountedUpstream, Counters
-from api_relaying_server.operations.tallies import Tallies
-from api_relaying_server.operations.warm_at import WarmAt
+from api_relaying_server.memory.refresh_ahead import RefreshAhead, Renewals
 from api_relaying_server.relaying.fetching import Fetcher
-from api_relaying_server.relaying.flight import Room
-from api_relaying_server.relaying.keeping import Keeper
-from api_relaying_server.relaying.key_facts import KeyFacts
+from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.relay import Relay
-from api_relaying_server.serving.acceptor import Limits
-from api_relaying_server.serving.server import RelayServer, Watchers, listen
+from api_relaying_server.relaying.shared_body import Room
+from api_relaying_server.runtime import Trimmer, keep_little
+from api_relaying_server.serving.connection import Limits
+from api_relaying_server.serving.listeners import Listeners, listen
+from api_relaying_server.serving.server import Hooks, RelayServer
 from api_relaying_server.settings import Settings, place_of
-from api_relaying_server.stores.databases.shared_store import SharedStore
-from api_relaying_server.stores.store import Store, open_store
+from api_relaying_server.stores.database_url import is_database
+from api_relaying_server.stores.store import READ_DEADLINE, Store, open_store
 from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.guards import GuardedUpstream, UpstreamLike
@@ -49,13 +38,18 @@ from api_relaying_server.upstream.offline import OfflineUpstream
 from api_relaying_server.upstream.session import RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 
+if TYPE_CHECKING:  # rooms that a relay can do without; imported below where a setting wants one
+    from api_relaying_server.cluster.shared_counters import SharedCounters
+    from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
+    from api_relaying_server.cluster.worker_share import WorkerShare
+    from api_relaying_server.operations.access_log import AccessLog
+    from api_relaying_server.operations.warm_at import WarmAt
+
 SPARE_DESCRIPTORS = 256
 """Descriptors that are not for clients: the store, the upstream, logs."""
 
 LOG_DRAIN = 5.0
 """Seconds for the last lines of the access log when the relay ends."""
-
-_TOKENS, _SLOTS = 0, 1  # the locks among workers, by number
 
 MAX_OBJECT = 32 * 1024 * 1024
 """Bytes of the largest response that is stored; a tenth of the store if that is less."""
@@ -69,29 +63,25 @@ class Kept(NamedTuple):
     counters: Counters
 
 
+class Beside(NamedTuple):
+    """What works beside the server; None where the settings do not want it."""
+
+    refresher: Refresher
+    log: AccessLog | None = None
+    ahead: RefreshAhead | None = None
+    warm_at: WarmAt | None = None
+    shared_counters: SharedCounters | None = None
+
+
 class Worker:
     """A relay that listens and serves."""
 
-    def __init__(
-        self,
-        server: RelayServer,
-        kept: Kept,
-        refresher: Refresher,
-        drain: float,
-        log: AccessLog | None = None,
-        ahead: RefreshAhead | None = None,
-        warm_at: WarmAt | None = None,
-        tallies: Tallies | None = None,
-    ) -> None:
+    def __init__(self, server: RelayServer, kept: Kept, beside: Beside, drain: float) -> None:
         self.server = server
         self.kept = kept
         self.counters = kept.counters
-        self._log = log
+        self._beside = beside
         self._owns_store = True
-        self._refresher = refresher
-        self._ahead = ahead
-        self._warm_at = warm_at
-        self._tallies = tallies
         self._drain = drain
         self.addresses: Sequence[str] = urls_of(server.front.listeners)
 
@@ -102,11 +92,11 @@ class Worker:
         finally:
             self._warm_no_more()
             # First what cannot be had again: the store would only have to be filled anew.
-            if self._log is not None:
-                self._log.close(LOG_DRAIN)
-            if self._ahead is not None:
-                self._ahead.close()
-            self._refresher.close()
+            if self._beside.log is not None:
+                self._beside.log.close(LOG_DRAIN)
+            if self._beside.ahead is not None:
+                self._beside.ahead.close()
+            self._beside.refresher.close()
             if self._owns_store:
                 self.kept.store.close(self._drain)
             self.publish_counts()
@@ -117,15 +107,15 @@ class Worker:
 
     def publish_counts(self) -> None:
         """Lets the other workers know what has been counted here."""
-        if self._tallies is not None:
-            self._tallies.publish(self.counters.snapshot())
+        if self._beside.shared_counters is not None:
+            self._beside.shared_counters.publish(self.counters.snapshot())
 
     def counts(self) -> dict[str, int]:
         """What all workers have counted, each as it last let the others know."""
-        if self._tallies is None:
+        if self._beside.shared_counters is None:
             return self.counters.snapshot()
         self.publish_counts()
-        return self._tallies.total()
+        return self._beside.shared_counters.total()
 
     def stop(self) -> None:
         """Begins to stop: takes nothing new, finishes what runs."""
@@ -138,8 +128,8 @@ class Worker:
         self.server.stop(self._drain, idle_too=False)
 
     def _warm_no_more(self) -> None:
-        if self._warm_at is not None:
-            self._warm_at.close()
+        if self._beside.warm_at is not None:
+            self._beside.warm_at.close()
 
     def stop_now(self) -> None:
         """Stops at once, whatever runs."""
@@ -147,46 +137,30 @@ class Worker:
 
     def reopen_logs(self) -> None:
         """Opens the log files anew."""
-        if self._log is not None:
-            self._log.reopen()
-
-
-class Place(NamedTuple):
-    """What one of several workers has from their parent, made before the fork.
-
-    `listeners` are its own, `memory` and `lock_file` everybody's; `slot` is its place in memory.
-    The worker of `seat` 0 does what one of them has to do for all. `store`: what they have in
-    common where the settings name a store in memory.
-    """
-
-    listeners: Sequence[socket.socket]
-    memory: SharedMemory
-    slot: int
-    lock_file: int
-    seat: int = 0
-    store: MemoryFile | None = None
+        if self._beside.log is not None:
+            self._beside.log.reopen()
 
 
 def build(
     settings: Settings,
     upstream_url: str,
-    place: Place | None = None,
+    share: WorkerShare | None = None,
     listeners: Sequence[socket.socket] | None = None,
     kept: Kept | None = None,
 ) -> Worker:
-    """One worker, listening already; one of several where it is given its place. Raises OSError
+    """One worker, listening already; one of several where it is given its `share`. Raises OSError
     and ConfigError where it cannot be built.
 
     `listeners` and what is `kept` are of a worker that this one replaces.
     """
     keep_little()
     if listeners is None:
-        listeners = listen(settings.host, settings.port) if place is None else place.listeners
-    neighbours = WorkerCoordinator(place.memory, place.slot, place.lock_file) if place else None
+        listeners = listen(settings.host, settings.port) if share is None else share.listeners
+    neighbours = share.coordinator() if share is not None else None
     policy = _policy(settings)
     try:
         log = _access_log(settings)
-        kept_now = kept or _kept(settings, policy, neighbours, place)
+        kept_now = kept or _kept(settings, policy, neighbours, share)
     except BaseException:
         for sock in listeners:
             sock.close()
@@ -194,28 +168,28 @@ def build(
     store, keeper, counters = kept_now
     hot = keeper.hot
     coordinator = _coordinator(neighbours, store)
-    session = RelaySession(store.backend, settings.upstream_connections)
+    session = RelaySession(store.backend)
     upstream = _upstream(settings, session, upstream_url)
-    guarded = _guarded(CountedUpstream(upstream, counters), settings, store, coordinator, place)
+    guarded = _guarded(CountedUpstream(upstream, counters), settings, store, coordinator, share)
     room = Room(max(settings.hot_size // 2, policy.max_object))  # the store's queue has the rest
     fetcher = Fetcher(guarded, keeper, policy, settings.public_host, room)
     refresher = Refresher()
     # Who cannot read what another has fetched need not wait for it.
     turns = coordinator if store.shared else ALONE
     errands = Refresher(settings.upstream_connections)
-    relay = Relay(policy, keeper, fetcher, refresher, coordinator=turns, errands=errands)
+    relay = Relay(fetcher, refresher, errands, turns)
     hurry = relay.flight.hurry
     chores = _chores(upstream, Trimmer(lambda: room.passed), lambda: hurry(time.monotonic()))
-    server = _server(settings, listeners, relay, hot, _watchers(counters, log, chores, hot))
-    if neighbours is not None and place is not None:
-        server.front.share_listeners(AcceptBalance(place.memory, place.slot))
-        server.front.watch(neighbours.bell, neighbours.catch_up)
-    ahead = _refresh_ahead(settings, hot, keeper, relay, guarded, refresher)
-    warm_at = _warm_at(settings, server, place)
-    tallies = Tallies(place.memory, place.slot) if place is not None else None
+    hooks = _hooks(counters, log, chores, hot, neighbours)
+    here = _listeners(settings, listeners, share, neighbours)
+    server = RelayServer(here, relay, hot.heads, _limits(settings), hooks)
+    ahead = _refresh_ahead(settings, keeper, relay, guarded, refresher)
+    warm_at = _warm_at(settings, server, share)
+    shared_counters = share.shared_counters() if share is not None else None
     if kept is not None:
         _renew(keeper, policy, settings.hot_size)
-    return Worker(server, kept_now, refresher, settings.drain, log, ahead, warm_at, tallies)
+    beside = Beside(refresher, log, ahead, warm_at, shared_counters)
+    return Worker(server, kept_now, beside, settings.drain)
 
 
 def _renew(keeper: Keeper, policy: Policy, hot_size: int) -> None:
@@ -226,46 +200,48 @@ def _renew(keeper: Keeper, policy: Policy, hot_size: int) -> None:
 
 
 def _kept(
-    settings: Settings, policy: Policy, neighbours: WorkerCoordinator | None, place: Place | None
+    settings: Settings,
+    policy: Policy,
+    neighbours: WorkerCoordinator | None,
+    share: WorkerShare | None,
 ) -> Kept:
-    store = _store(settings, place)
-    hot = HotTier(settings.hot_size)
-    hot.on_evicted = store.note_use  # what answered from memory is of use to the store, too
-    news = neighbours.news if neighbours is not None else _no_news
-    coordinator = _coordinator(neighbours, store)
-    keeper = Keeper(hot, store, KeyFacts(), policy, time.time, coordinator, news)
+    store = _store(settings, share)
+    # What answered from memory is of use to the store, too.
+    hot = HotTier(settings.hot_size, on_evicted=store.note_use)
+    others = Neighbours(_coordinator(neighbours, store))
+    if neighbours is not None:
+        others = others._replace(news=neighbours.news)
+    keeper = Keeper(hot, store, policy, time.time, others)
     return Kept(store, keeper, Counters(hot.answered))
 
 
-def _server(
+def _listeners(
     settings: Settings,
-    listeners: Sequence[socket.socket],
-    relay: Relay,
+    sockets: Sequence[socket.socket],
+    share: WorkerShare | None,
+    neighbours: WorkerCoordinator | None,
+) -> Listeners:
+    trusted = settings.trust_forwarded
+    if share is None or neighbours is None:
+        return Listeners(sockets, trusted)
+    return Listeners(sockets, trusted, share.accept_balance(), neighbours.bell)
+
+
+def _hooks(
+    counters: Counters,
+    log: AccessLog | None,
+    periodic: Callable[[], None],
     hot: HotTier,
-    watchers: Watchers,
-) -> RelayServer:
-    return RelayServer(
-        listeners,
-        relay,
-        hot.heads,
-        _limits(settings),
-        settings.threads,
-        _most_slow(settings),
-        settings.trust_forwarded,
-        watchers,
-    )
-
-
-def _watchers(
-    counters: Counters, log: AccessLog | None, chore: Callable[[], None], hot: HotTier
-) -> Watchers:
+    neighbours: WorkerCoordinator | None,
+) -> Hooks:
     on_served = (counters.answered,) if log is None else (counters.answered, log.answered)
     on_hit = log.hit if log is not None else None
-    return Watchers(on_hit, on_served, chore, hot.forget_rendered)
+    on_bell = neighbours.catch_up if neighbours is not None else None
+    return Hooks(on_hit, on_served, periodic, hot.forget_rendered, on_bell)
 
 
 def _chores(upstream: UpstreamLike, *others: Callable[[], None]) -> Callable[[], None]:
-    """What is to be done now and then."""
+    """The periodic tasks, as one."""
     chores = [*others, upstream.close_ended] if isinstance(upstream, Upstream) else others
 
     def do() -> None:
@@ -275,18 +251,24 @@ def _chores(upstream: UpstreamLike, *others: Callable[[], None]) -> Callable[[],
     return do
 
 
-def _warm_at(settings: Settings, server: RelayServer, place: Place | None) -> WarmAt | None:
-    if not settings.warm_at or (place is not None and place.seat != 0):
+def _warm_at(settings: Settings, server: RelayServer, share: WorkerShare | None) -> WarmAt | None:
+    if not settings.warm_at or (share is not None and share.seat != 0):
         return None
+    from api_relaying_server.operations.warm_at import WarmAt
+
     url = urls_of(server.front.listeners)[0]
     own = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     return WarmAt(settings.warm_at, own)
 
 
-def _store(settings: Settings, place: Place | None) -> Store:
-    if place is not None and place.store is not None:
-        limit = min(settings.cache_size, place.store.limit)
-        return open_store(place.store.url, limit, owner=owner_of(settings))
+def _store(settings: Settings, share: WorkerShare | None) -> Store:
+    if share is not None and share.store is not None:
+        limit = min(settings.cache_size, share.store.limit)
+        return open_store(share.store.url, limit, owner=owner_of(settings))
+    if is_database(settings.cache):
+        from api_relaying_server.stores.databases.shared_store import open_shared
+
+        return open_shared(settings.cache, owner_of(settings), READ_DEADLINE)
     return open_store(settings.cache, settings.cache_size, owner=owner_of(settings))
 
 
@@ -300,14 +282,7 @@ def owner_of(settings: Settings) -> str:
 def _coordinator(neighbours: WorkerCoordinator | None, store: Store) -> Coordinator:
     """What the other processes are told and asked: workers, nodes, or both."""
     nodes = store.coordinator()
-    if neighbours is None:
-        return nodes
-    return neighbours if nodes is ALONE else Both(neighbours, nodes)
-
-
-def _no_news() -> int:
-    """No worker tells anything: there is only one."""
-    return 0
+    return nodes if neighbours is None else neighbours.with_nodes(nodes)
 
 
 def _access_log(settings: Settings) -> AccessLog | None:
@@ -315,6 +290,8 @@ def _access_log(settings: Settings) -> AccessLog | None:
     path = settings.access_log
     if path is None:
         return None
+    from api_relaying_server.operations.access_log import AccessLog
+
     try:
         return AccessLog(path, settings.access_log_format, settings.trust_forwarded)
     except OSError as error:
@@ -329,7 +306,8 @@ def _upstream(settings: Settings, session: RelaySession, url: str) -> UpstreamLi
     base = parse_base(url)
     if settings.offline:
         return OfflineUpstream(base)
-    return Upstream(session, base, settings.timeout_connect, settings.timeout_read)
+    limits = settings.timeout_connect, settings.timeout_read, settings.upstream_connections
+    return Upstream(session, base, *limits)
 
 
 def _guarded(
@@ -337,49 +315,35 @@ def _guarded(
     settings: Settings,
     store: Store,
     coordinator: Coordinator,
-    place: Place | None,
+    share: WorkerShare | None,
 ) -> GuardedUpstream:
     # A burst may wait for connections in every thread: it is soon over, or the guard's patience is.
     # Those that wait for a rate wait long, and leave threads to answers from the store.
-    slots = _slots(settings.upstream_connections, settings.threads, place)
+    slots = _slots(settings.upstream_connections, settings.threads, share)
     waiting = max(1, settings.threads * 3 // 8)
-    tokens = _tokens(settings.upstream_rate, waiting, store, place)
-    cooldown = CircuitBreaker(settings.cool_down or 0.0)
-    cooldown.tell = coordinator.tell_changed
-    cooldown.lease = coordinator.lease
-    coordinator.on_change(cooldown.hear)
+    tokens = _tokens(settings.upstream_rate, waiting, store, share)
+    cooldown = CircuitBreaker(settings.cool_down or 0.0, coordinator=coordinator)
     return GuardedUpstream(upstream, cooldown, slots, tokens)
 
 
-def _slots(limit: int, waiting: int, place: Place | None) -> Slots:
-    if place is None:
-        return Slots(limit, waiting)
-    everybody = [
-        place.memory.numbers(slot)[CALLS : CALLS + 1] for slot in range(place.memory.slots)
-    ]
-    calls = Calls(everybody[place.slot], everybody)
-    return WorkersSlots(limit, waiting, Mutex(place.lock_file, _SLOTS), calls)
+def _slots(limit: int, waiting: int, share: WorkerShare | None) -> Slots:
+    return Slots(limit, waiting) if share is None else share.upstream_slots(limit, waiting)
 
 
 def _tokens(
-    rate: Rate | None, waiting: int, store: Store, place: Place | None
+    rate: Rate | None, waiting: int, store: Store, share: WorkerShare | None
 ) -> TokenBucket | None:
     if rate is None:
         return None
-    if isinstance(store, SharedStore):
-        nodes = store.coordinator()
-        return NodesBudget(
-            rate.per_second, rate.burst, waiting, store.till, lambda: nodes.processes
-        )
-    if place is None:
-        return TokenBucket(rate.per_second, rate.burst, waiting)
-    mutex = Mutex(place.lock_file, _TOKENS)
-    return WorkersTokens(rate.per_second, rate.burst, waiting, mutex, place.memory.common)
+    of_nodes = store.common_tokens(rate.per_second, rate.burst, waiting)
+    if of_nodes is not None:
+        return of_nodes
+    make = TokenBucket if share is None else share.upstream_tokens
+    return make(rate.per_second, rate.burst, waiting)
 
 
 def _refresh_ahead(
     settings: Settings,
-    hot: HotTier,
     keeper: Keeper,
     relay: Relay,
     guarded: GuardedUpstream,
@@ -392,13 +356,8 @@ def _refresh_ahead(
         found = keeper.assess(target, stored)
         return found.born + found.lifetime
 
-    ahead = RefreshAhead(
-        settings.refresh_ahead,
-        hot,
-        fresh_until,
-        relay.renew_ahead,
-        lambda: guarded.spare() - refresher.waiting,
-    )
+    renewals = Renewals(relay.renew_ahead, lambda: guarded.spare() - refresher.waiting)
+    ahead = RefreshAhead(settings.refresh_ahead, keeper.hot, fresh_until, renewals)
     ahead.start()
     return ahead
 
@@ -432,6 +391,8 @@ def _limits(settings: Settings) -> Limits:
         connections=_most_connections(),
         per_client=settings.connections_per_client or None,
         max_body=settings.max_body,
+        threads=settings.threads,
+        slow_threads=_most_slow(settings),
     )
 
 

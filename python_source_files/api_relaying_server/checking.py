@@ -9,18 +9,54 @@ import errno
 import os
 import socket
 from collections.abc import Iterator
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from api_relaying_server.configuration.values import cache_file
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.settings import Settings, place_of
+from api_relaying_server.stores.database_url import is_database
 from api_relaying_server.stores.store_path import lost_folder
+
+PACKAGE = "api_relaying_server"
 
 
 def faults_of(settings: Settings) -> list[str]:
     """All that can be found out beforehand."""
-    looks = (_port_fault, _cache_fault, _log_fault, _upstream_fault)
+    looks = (_room_fault, _port_fault, _cache_fault, _log_fault, _upstream_fault)
     return [fault for look in looks for fault in look(settings)]
+
+
+def require_rooms(settings: Settings) -> None:
+    """Raise ConfigError where a setting needs an optional part of the package that is absent."""
+    for fault in _room_fault(settings):
+        raise ConfigError(fault)
+
+
+def _room_fault(settings: Settings) -> Iterator[str]:
+    with_database = is_database(settings.cache)
+    wanted = (
+        (Settings.workers, "cluster", settings.workers > 1),
+        (Settings.cache, "cluster", with_database),
+        (Settings.cache, "stores.databases", with_database),
+        (Settings.access_log, "operations", settings.access_log is not None),
+        (Settings.warm_at, "operations", bool(settings.warm_at)),
+    )
+    for row, room, is_wanted in wanted:
+        if is_wanted and not has_room(room):
+            yield f"{place_of(row, settings.written)}: {missing_room(room)}"
+
+
+def has_room(room: str) -> bool:
+    """True where this optional part of the package is installed."""
+    spec = find_spec(f"{PACKAGE}.{room}")
+    return spec is not None and spec.origin is not None
+
+
+def missing_room(room: str) -> str:
+    """What is said where it is not."""
+    folder = f"{PACKAGE}/{room.replace('.', '/')}/"
+    return f"needs {folder}, which is not installed here; install the whole package"
 
 
 def _port_fault(settings: Settings) -> Iterator[str]:
@@ -114,11 +150,12 @@ def why_not(wrong: OSError, settings: Settings) -> str:
     if wrong.filename is not None:
         return f"{wrong.filename}: {wrong.strerror}"
     if wrong.errno == errno.EADDRINUSE:
-        return f"{at_port}: {port} is in use; stop who uses it, or give another (0: any free one)"
+        mend = "stop the program that uses it, or give another (0: any free one)"
+        return f"{at_port}: {port} is in use; {mend}"
     if wrong.errno in (errno.EACCES, errno.EPERM):
-        return f"{at_port}: {port} may not be listened on by this user; give one above 1023"
+        return f"{at_port}: {port} is not allowed for this user; give one above 1023"
     if wrong.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
-        return f"{at_host}: {host!r} is no address of this machine; give one of its own"
+        return f"{at_host}: {host!r} is not an address of this machine; give one of its own"
     return wrong.strerror or str(wrong)
 
 

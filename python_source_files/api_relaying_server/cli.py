@@ -11,8 +11,15 @@ from functools import partial
 from typing import Protocol
 
 from api_relaying_server import __version__, early
-from api_relaying_server.checking import faults_of, no_cache, require_folder, why_not
-from api_relaying_server.collector import look_at_the_young_alone
+from api_relaying_server.checking import (
+    faults_of,
+    has_room,
+    missing_room,
+    no_cache,
+    require_folder,
+    require_rooms,
+    why_not,
+)
 from api_relaying_server.configuration import command_line
 from api_relaying_server.configuration.sources import from_environment, from_file
 from api_relaying_server.configuration.values import cache_file, cores
@@ -24,6 +31,7 @@ from api_relaying_server.process import (
     keep_stacks_small,
     notify_systemd,
 )
+from api_relaying_server.runtime import look_at_the_young_alone
 from api_relaying_server.settings import (
     FOREIGN_VARIABLES,
     TABLE,
@@ -31,8 +39,7 @@ from api_relaying_server.settings import (
     by_group,
     resolve,
 )
-from api_relaying_server.stores.database_url import shown
-from api_relaying_server.stores.drivers import left_out
+from api_relaying_server.stores.database_url import shown, without_drivers
 
 PROGRAM = "api-relaying-server"
 
@@ -114,6 +121,7 @@ def serve(words: Sequence[str], environ: Mapping[str, str], build: Build | None)
         for fault in (faults := faults_of(settings)):
             _complain(fault, WRONG_USAGE)
         return WRONG_USAGE if faults else _print(_what_would_run(settings))
+    require_rooms(settings)
     keep_stacks_small()
     read = partial(_read_again, asked, environ)
     if settings.workers > 1 and build is None:
@@ -124,6 +132,8 @@ def serve(words: Sequence[str], environ: Mapping[str, str], build: Build | None)
 def warm(words: Sequence[str], environ: Mapping[str, str], build: Build | None) -> int:
     """The command `warm`."""
     early.end()
+    if not has_room("operations"):
+        raise ConfigError(f"warm {missing_room('operations')}")
     from api_relaying_server.operations.warm_command import main as warm_main
 
     return warm_main(PROGRAM, words, environ)
@@ -147,6 +157,7 @@ def read_settings(
 def _read_again(asked: command_line.Asked, environ: Mapping[str, str]) -> Settings:
     """The settings of now, while the relay runs. Raises ConfigError."""
     settings, _ = read_settings(asked, environ)
+    require_rooms(settings)
     _make_cache_folder(settings)
     return settings
 
@@ -171,7 +182,7 @@ def _run(settings: Settings, read: Callable[[], Settings], build: Build | None) 
 
 def _one_process(settings: Settings, upstream: str, read: Callable[[], Settings]) -> Worker:
     # Imported only now: help and errors need not wait for the libraries of the relay.
-    with left_out():  # the store that needs a driver imports it itself
+    with without_drivers():  # the store that needs a driver imports it itself
         from api_relaying_server.one_process import OneProcess
 
     return OneProcess(settings, upstream, read, why_not)
@@ -189,7 +200,7 @@ def _run_workers(settings: Settings, read: Callable[[], Settings]) -> int:
         told = "--workers: %d share %d cores; one for each core is usually best"
         _log.warning(told, settings.workers, cores())
     _make_cache_folder(settings)
-    with left_out():
+    with without_drivers():
         from api_relaying_server.cluster.workers import Workers
     try:
         workers = Workers(settings, read, why_not)

@@ -1,95 +1,154 @@
-"""What workers and nodes that share a store tell each other: who fetches, what has changed.
+"""What processes that share a store tell each other, and how they take turns: the interface.
 
-`Flight` settles both within one process. Where several processes share a store, a `Coordinator`
-stands behind it: between the workers of one machine (shared memory and file locks) and between
-nodes (the database they share). A coordinator never raises and never blocks for longer than it is
-told; one that cannot do its work lets everybody fetch.
+`Flight` collapses the requests of one process. Where several processes share a store, a
+`Coordinator` stands behind it. This file has its interface, its messages and `ALONE`, which is for
+a process that shares with nobody. The optional room `cluster/` has one for the workers of a machine
+(shared memory and file locks) and one for nodes (their database). How a message is coded is their
+matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, Union
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The stored record of a key has changed: copies in memory are out of date. Sent after the
+    store has the change.
+    """
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Invalidated:
+    """Responses for a key that were requested before now must be validated before use (RFC 9111,
+    4.4). Sent before anything is stored; `at` is now by the sender's clock (Unix time).
+    """
+
+    key: str
+    at: float
+
+
+@dataclass(frozen=True)
+class MemoryLost:
+    """A process has crashed and may have changed records without a message: copies in memory of
+    any key may be out of date.
+    """
+
+
+@dataclass(frozen=True)
+class MessagesLost:
+    """Some messages were lost: each of the other kinds may have been among them, for any key."""
+
+
+@dataclass(frozen=True)
+class Paused:
+    """Calls to the upstream pause for so many seconds: those of `scope`, or all where it is
+    empty.
+    """
+
+    seconds: float
+    why: str
+    scope: str = ""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The upstream has answered: calls of this scope go on."""
+
+    scope: str = ""
+
+
+Message = Union[Changed, Invalidated, MemoryLost, MessagesLost, Paused, Resumed]
+
+Hear = Callable[[Message], None]
+"""Is called with each message of another process; must not block."""
+
+CLAIM = "record "
+"""Begins the name of a lease that is the right to change a record; the record's key follows."""
 
 
 class Lease(Protocol):
-    """The right to fetch a key, until it is released or its holder dies."""
+    """The right to do something alone, until it is released or its holder dies."""
 
     @property
     def waited(self) -> bool:
-        """True where somebody else held it first: what was fetched then is in the store by now."""
+        """True where another process held it first: what that one fetched is in the store now."""
 
     @property
     def unheard(self) -> bool:
-        """True where others may have fetched just before without this process having heard of
-        it: the store knows, and should be asked.
+        """True where another process may have fetched just before, and its message not have come
+        yet: the store must be read again.
         """
 
     def release(self) -> None:
-        """Others may fetch. Safe to call twice, from any thread."""
+        """Let others have it. Safe to call twice, from any thread."""
 
 
 class Coordinator(Protocol):
-    """What the processes that share a store know of each other."""
+    """The other processes that share a store. No method raises, nor blocks for longer than the
+    caller says. A coordinator that does not work lets every process fetch.
+    """
 
-    def lease(self, key: str, wait: float) -> Lease | None:
-        """The right to fetch a key, waiting for whoever has it for at most `wait` seconds; None
-        past that.
+    def lease(self, name: str, wait: float) -> Lease | None:
+        """The right to do what is named: to fetch a key, to change a record (`CLAIM`), to probe the
+        upstream. Waits for its holder at most `wait` seconds; None if that is not enough.
         """
 
-    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
-        """Tells all others (`messages` has what can be told, and `Changed` is told after the store
-        has it).
+    def tell(self, message: Message, wait: float = 0.0) -> bool:
+        """Send a message to all other processes.
 
-        True where everybody who asks from now on will find it: workers when they `catch_up`, nodes
-        as soon as they listen. That takes a database's answer, which is waited for at most `wait`
-        seconds; False where it has not come by then, and is not to be had at the moment.
+        True once each of them will see it before it decides anything: a worker does when it calls
+        `catch_up`, a node as soon as it listens. For nodes the database has to confirm that, within
+        `wait` seconds; False if it has not.
         """
 
-    def on_change(self, drop: Callable[[str | None], None]) -> None:
-        """`drop` is called for each note of another process, with None where some are lost."""
+    def on_message(self, hear: Hear) -> None:
+        """Call `hear` with each message from another process, from now on."""
 
     def catch_up(self) -> None:
-        """When this returns, all that other workers told before it was called has been passed on.
-
-        For any thread, before it decides by what it knows. It costs one comparison where there is
-        no news; nodes are not asked, they are heard by a thread.
+        """Pass on all that other workers sent before this call. For any thread, before it decides
+        by what it knows. One comparison where there is nothing new; nodes are heard by a thread.
         """
 
     def close(self) -> None:
-        """Ends its threads and connections."""
-
-
-class _Own:
-    """A lease where nobody else could hold it."""
-
-    waited = False
-    unheard = False
-
-    def release(self) -> None:
-        """Nobody waits."""
+        """End threads and connections."""
 
 
 class Alone:
     """The coordinator of a process that shares with nobody."""
 
-    def lease(self, key: str, wait: float) -> Lease | None:
-        """Always, at once."""
-        return _OWN
+    def lease(self, name: str, wait: float) -> Lease | None:
+        """A lease, at once."""
+        return _FREE
 
-    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
-        """Nobody else is there."""
+    def tell(self, message: Message, wait: float = 0.0) -> bool:
+        """Nobody has to be told."""
         return True
 
-    def on_change(self, drop: Callable[[str | None], None]) -> None:
-        """Nobody else changes anything."""
+    def on_message(self, hear: Hear) -> None:
+        """No message will come."""
 
     def catch_up(self) -> None:
-        """Nobody else has told anything."""
+        """No message has come."""
 
     def close(self) -> None:
         """Nothing is open."""
 
 
-_OWN = _Own()
+class _FreeLease:
+    """A lease that nobody else can want."""
+
+    waited = False
+    unheard = False
+
+    def release(self) -> None:
+        """Nobody waits for it."""
+
+
+_FREE = _FreeLease()
 ALONE = Alone()

@@ -157,12 +157,12 @@ class UpstreamTlsError(UpstreamError):
 
 
 class UpstreamResting(UpstreamError):
-    """The upstream is being left alone: a cool-down, or its budget is spent; `retry_after` is
+    """Calls to the upstream are paused: a cool-down, or its budget is spent; `retry_after` is
     known.
     """
 
     status = 503
-    title = "The upstream is being left alone"
+    title = "Calls to the upstream are paused"
     proxy_error = "destination_unavailable"
     concerns_all = True
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
-from typing import Callable
+from collections.abc import Iterable, Sequence
+from typing import Callable, NamedTuple
 
 from api_relaying_server.assembly import Worker, build
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.process import configure_logging, notify_reloading, notify_systemd
-from api_relaying_server.rereading import FIXED, reread, say_reloaded
 from api_relaying_server.settings import Settings
+
+FIXED = ("demo", "host", "port", "workers")
+"""Settings that change with a restart only."""
 
 ALSO_FIXED = ("cache_size",)
 """The bound of a store that is open stays."""
@@ -106,7 +108,7 @@ class OneProcess:
             try:
                 self._take_over_settings()
             except Exception:
-                _log.exception("the settings stay as they are")
+                _log.exception("the old settings stay in use")
 
     def _take_over_settings(self) -> None:
         self.reopen_logs()
@@ -119,7 +121,7 @@ class OneProcess:
                 self._replace(found.settings, found.changed)
             except (ConfigError, OSError) as error:
                 why = self._why_not(error, found.settings) if isinstance(error, OSError) else error
-                _log.error("the settings stay as they are: %s", why)
+                _log.error("the old settings stay in use: %s", why)
                 return
             finally:
                 notify_systemd("READY=1")
@@ -163,3 +165,33 @@ class OneProcess:
                 self._serving.remove(worker)
                 raise ConfigError(str(error)) from error
             self._threads.append(thread)
+
+
+class Reread(NamedTuple):
+    """The settings of now, and the names of those that have changed and can."""
+
+    settings: Settings
+    changed: list[str]
+
+
+def reread(
+    current: Settings, read: Callable[[], Settings], fixed: Iterable[str] = FIXED
+) -> Reread | None:
+    """The settings of now; None where they are wrong, which is said. `read` raises ConfigError."""
+    try:
+        settings = read()
+    except ConfigError as error:
+        _log.error("the old settings stay in use: %s", error)
+        return None
+    before, now = current.written, settings.written
+    changed = sorted(name for name in before if before[name].texts != now[name].texts)
+    for name in changed:
+        if name in fixed:
+            _log.warning("--%s needs a restart", name.replace("_", "-"))
+    return Reread(settings, [name for name in changed if name not in fixed])
+
+
+def say_reloaded(changed: Iterable[str]) -> None:
+    """One line for each time that the settings were read."""
+    names = ", ".join(name.replace("_", "-") for name in changed)
+    _log.info("reloaded, %s", f"these have changed: {names}" if names else "nothing has changed")

@@ -115,7 +115,7 @@ def notify_systemd(state: str, environ: Mapping[str, str] = os.environ) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
             channel.sendto(state.encode(), address)
     except OSError as wrong:
-        _log.warning("the service manager cannot be told %s: %s", state, wrong)
+        _log.warning("cannot notify the service manager of %s: %s", state, wrong)
 
 
 def notify_reloading() -> None:
@@ -224,7 +224,7 @@ class Signals:
 def say_draining() -> None:
     """Tell those who look on that nothing new is taken any more."""
     notify_systemd("STOPPING=1")
-    _log.info("draining: what runs is finished; asked again, the relay stops at once")
+    _log.info("draining: finishing running requests; a second signal stops at once")
 
 
 @contextmanager
@@ -233,7 +233,7 @@ def _said_if_failing(number: int) -> Iterator[None]:
     try:
         yield
     except Exception:
-        _log.exception("signal %d could not be obeyed", number)
+        _log.exception("signal %d could not be handled", number)
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

@@ -1,7 +1,7 @@
 """The settings: one table, in which each is written once.
 
 The class body of `Settings` is the table. A row is all there is to a setting: its flag, its
-variable `RELAY_<NAME>`, its key in the file, its help, its line in the README and its typed
+variable `RELAY_<NAME>`, its key in the file, its help, its line in docs/settings.md and its typed
 attribute derive from it, and go when it goes. Defaults are written as a user would write them.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.configuration import values
 from api_relaying_server.configuration.setting import Given, Setting, maybe, one, several, switch
+from api_relaying_server.configuration.weekly import parse_weekly
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.operations.schedule import parse_weekly
 
 DEFAULT_UPSTREAM = "https://menu.dckube.scilifelab.se/api"
 MENUS_END_AT_MIDNIGHT = "/restaurant/*=midnight@Europe/Stockholm"
@@ -79,77 +79,77 @@ class Settings:
         metavar="URL",
         parse=values.upstream_url,
         default=DEFAULT_UPSTREAM,
-        more="A request's path and query are appended to it; nothing else is ever asked.",
+        more="A request's path and query are appended to it; no other host is contacted.",
     )
     demo = switch(
         UPSTREAM,
-        "relay to a sample menu API of its own",
-        more="Started on a free loopback port: works with no network at all.",
+        "relay to a built-in sample menu API",
+        more="It starts on a free loopback port, so no network is needed.",
     )
     timeout_connect = one(
         UPSTREAM,
-        "longest wait for a connection there",
+        "maximum time to connect to the upstream",
         metavar="SECONDS",
         parse=_timeout,
         default="5",
     )
     timeout_read = one(
         UPSTREAM,
-        "longest silence of the upstream",
+        "maximum time without data from the upstream",
         metavar="SECONDS",
         parse=_timeout,
         default="30",
     )
     public_host = maybe(
         UPSTREAM,
-        "name told it as X-Forwarded-Host",
+        "X-Forwarded-Host to send upstream",
         metavar="NAME",
         parse=values.host_and_port,
-        more="Without it the field is not sent; what a client calls the relay is never passed on.",
+        more="Without it the field is not sent. A client's `Host` is never passed on.",
     )
 
     host = one(
         LISTENING,
-        "where to listen",
+        "address to listen on",
         metavar="NAME",
         parse=values.host,
         default="localhost",
-        more="`localhost` is every loopback address it resolves to, `0.0.0.0` every IPv4 address, "
-        "`::` every address.",
+        more="`localhost`: every loopback address it resolves to; `0.0.0.0`: every IPv4 address; "
+        "`::`: every address.",
     )
     port = one(
         LISTENING,
-        "port; 0: a free one, told at the start",
+        "port to listen on; 0: a free one, printed at start",
         metavar="N",
         parse=values.number(0, 65535, "a port number"),
         default="8000",
     )
     workers = one(
         LISTENING,
-        "processes that share the port; auto: one per core",
+        "worker processes; auto: one per core",
         metavar="N",
         parse=values.workers,
         default="1",
-        more="They share the store and the budget of upstream calls; what one changes the others "
-        "forget. A worker that ends is replaced.",
+        more="They share the port, the store and the limits on upstream calls. A change in one "
+        "reaches the others at once. A worker that ends is replaced.",
     )
     threads = one(
         LISTENING,
-        "most requests handled in threads at once",
+        "maximum number of request threads",
         metavar="N",
         parse=values.number(1, 10_000, "a number of threads"),
         default="64",
-        more="Of each worker. Fresh answers from memory need no thread. Beyond it a short queue, "
-        "then 503 with `Retry-After`.",
+        more="Per worker. Fresh answers from memory need no thread. When all threads are busy, "
+        "requests wait in a short queue, then get 503 with `Retry-After`.",
     )
     trust_forwarded = several(
         LISTENING,
-        "proxies in front whose X-Forwarded fields count",
+        "proxies whose X-Forwarded fields are trusted",
         metavar="ADDRESS",
         parse=values.network,
         separator=",",
-        more="Addresses or blocks such as `10.0.0.0/8`, repeated or with commas between. From all "
-        "others these fields are dropped.",
+        more="Addresses or blocks such as `10.0.0.0/8`; repeat it or separate with commas. From "
+        "other clients these fields are dropped.",
     )
 
     cache = one(
@@ -160,176 +160,175 @@ class Settings:
         default=_default_cache,
         shown="SQLite in the user's cache folder",
         more="A path is `sqlite:///relative` or `sqlite:////absolute`. By default each upstream "
-        "has a file of its own. A Redis (`rediss://` over TLS) or a MongoDB is shared by all "
-        "relays that name it: see docs/cluster.md.",
+        "has its own file. All relays that name the same Redis (`rediss://` over TLS) or MongoDB "
+        "share it: see docs/cluster.md.",
     )
     cache_size = one(
         CACHE,
-        "bound of the store",
+        "maximum size of the store",
         metavar="SIZE",
         parse=values.size(low=1024**2),
         default="1GiB",
-        more="The least useful entries leave first. A Redis or a MongoDB bounds itself.",
+        more="The least useful entries are evicted first. Redis and MongoDB have their own limits.",
     )
     hot_size = one(
         CACHE,
-        "bound of the answers ready in memory",
+        "maximum size of the answers in memory",
         metavar="SIZE",
         parse=values.size(),
         default="128MiB",
-        more="Of each worker.",
+        more="Per worker.",
     )
     offline = switch(
         CACHE,
-        "answer from the store only, stale or not",
-        more="What is not there is a 504.",
+        "answer from the store only, fresh or stale",
+        more="What is not stored gets 504.",
     )
 
     default_ttl = one(
         FRESHNESS,
-        "freshness where the upstream tells none",
+        "freshness if the upstream gives none",
         metavar="SECONDS",
         parse=values.duration(),
         default="300",
-        more="0: the heuristics of RFC 9111 alone.",
+        more="0: only the heuristics of RFC 9111.",
     )
     negative_ttl = one(
         FRESHNESS,
-        "the same for 404 and 410",
+        "freshness of 404 and 410 if it gives none",
         metavar="SECONDS",
         parse=values.duration(off=True),
         default="10",
     )
     ttl = several(
         FRESHNESS,
-        "freshness of paths, in place of the upstream's",
+        "freshness of paths, instead of the upstream's",
         metavar="GLOB=WHEN",
         parse=parse_path_rule,
-        more="May be repeated; the first match counts. A `*` in GLOB stands for anything; WHEN is "
-        "a number of seconds (also `5m`, `1h`, `1d`) or `midnight@Area/City`. It gives freshness, "
-        "not permission: what is private, has a cookie or answers a user's credentials is not "
-        "stored by it, nor are errors but 404 and 410.",
+        more="May be repeated; the first match counts. `*` in GLOB matches any text; WHEN is "
+        "a number of seconds (also `5m`, `1h`, `1d`) or `midnight@Area/City`. It sets freshness "
+        "and gives no permission to store: private responses, responses with cookies, responses "
+        "to credentials, and errors other than 404 and 410 are still not stored.",
     )
     ignore_field = several(
         FRESHNESS,
-        "request field that is dropped on arrival",
+        "request field to drop on arrival",
         metavar="NAME",
         parse=values.field_name,
         default=_default_ignore_field,
         shown="cookie with the default upstream",
-        more="May be repeated. For a field that means nothing to the API but keeps answers apart, "
-        "such as the cookies that browsers send to all ports of a host. "
-        "By default `cookie`, but only with the default upstream or `--demo`.",
+        more="May be repeated. For a field that the API ignores but that keeps answers from being "
+        "shared, such as the cookies that browsers send to all ports of a host. "
+        "Default: `cookie` with the default upstream and `--demo`, otherwise none.",
     )
     max_ttl = several(
         FRESHNESS,
-        "most freshness",
+        "maximum freshness",
         metavar="[GLOB=]WHEN",
         parse=lambda text: parse_path_rule(text, "*"),
         default=_default_max_ttl,
         shown="menus end at midnight",
-        more="Of anything, or of paths that match. May be repeated; the first match counts. An "
-        "answer that it shortens tells its client so. "
-        "By default, but only with the default upstream or `--demo`: "
-        f"`{MENUS_END_AT_MIDNIGHT}`.",
+        more="Of all responses, or of paths that match GLOB. May be repeated; the first match "
+        "counts. Clients get the shortened `max-age`. Default with the default upstream and "
+        f"`--demo`: `{MENUS_END_AT_MIDNIGHT}`; otherwise none.",
     )
     stale_if_error = one(
         FRESHNESS,
-        "how long stale answers may hide failures",
+        "time that stale answers may hide failures",
         metavar="SECONDS",
         parse=values.duration(off=True),
         default="86400",
-        more="Counted from the end of its freshness; an upstream that forbids it is obeyed.",
+        more="Counted from the end of freshness, unless the upstream forbids it.",
     )
     refresh_ahead = one(
         FRESHNESS,
-        "refetch what is in demand this early",
+        "refresh popular entries before they expire",
         metavar="SECONDS",
         parse=values.duration(off=True),
         default="off",
     )
     warm_at = several(
         FRESHNESS,
-        "times of day to fetch all menus ahead",
+        "time of day to fetch all menus",
         metavar="[DAYS ]TIME",
         parse=parse_weekly,
-        more="The list of restaurants, then the menu of each, as `warm` does. TIME is "
+        more="Fetches the list of restaurants, then each menu, like the command `warm`. TIME is "
         "`HH:MM@Area/City`, DAYS such as `mon-fri` or `mon,wed`: `mon-fri 10:45@Europe/Stockholm`. "
         "May be repeated. In a variable write `mon-fri,10:45@Europe/Stockholm`.",
     )
     client_refresh = switch(
         FRESHNESS,
         "let clients ask for fresh answers",
-        more="Obeys and passes on their `no-cache`, `no-store`, `max-age` and `Pragma`, which "
-        "otherwise cost the upstream nothing.",
+        more="Obeys `no-cache`, `no-store`, `max-age` and `Pragma` in requests and sends them "
+        "upstream. Without it they cause no upstream call.",
     )
 
     upstream_rate = one(
         PROTECTION,
-        "most upstream calls: 5/s, 60/m or 100/h",
+        "maximum upstream calls: 5/s, 60/m or 100/h",
         metavar="N/s",
         parse=values.rate,
         default="off",
-        more="Answers from the cache run free. Past it a stale answer, or 503 with `Retry-After`. "
-        "The burst (`60/m,10`) is one second's worth by default.",
+        more="Answers from the cache do not count. Beyond it clients get a stale answer, or 503 "
+        "with `Retry-After`. `60/m,10` also sets the burst; its default is the calls of a second.",
     )
     upstream_connections = one(
         PROTECTION,
-        "most upstream calls at the same time",
+        "maximum upstream calls at the same time",
         metavar="N",
         parse=values.number(1, 10_000, "a number of connections"),
         default="32",
     )
     cool_down = one(
         PROTECTION,
-        "upstream's rest after a failure; 0: none",
+        "pause of upstream calls after a failure; 0: none",
         metavar="SECONDS",
         parse=values.duration(off=True),
         default="5",
-        more="After a 429, a 5xx, a refused connection or a time-out. Meanwhile stale answers go "
-        "out; at its end one request tries again. A `Retry-After` is always obeyed.",
+        more="After a 429, a 5xx, a refused connection or a time-out. Meanwhile clients get stale "
+        "answers; then one request tries again. `Retry-After` is always obeyed.",
     )
 
     max_body = one(
         LIMITS,
-        "longest body of a request",
+        "maximum size of a request body",
         metavar="SIZE",
         parse=values.size(),
         default="64MiB",
-        more="Past it 413.",
+        more="Larger ones get 413.",
     )
     max_head = one(
         LIMITS,
-        "longest head of a request",
+        "maximum size of a request head",
         metavar="SIZE",
         parse=values.size(low=1024),
         default="32KiB",
-        more="Past it 431.",
+        more="Larger ones get 431.",
     )
     timeout_head = one(
         LIMITS,
-        "time for a client to send a head",
+        "maximum time to receive a request head",
         metavar="SECONDS",
         parse=_timeout,
         default="10",
     )
     timeout_idle = one(
         LIMITS,
-        "time for a client between two requests",
+        "maximum idle time between two requests",
         metavar="SECONDS",
         parse=_timeout,
         default="60",
     )
     drain = one(
         LIMITS,
-        "time for running requests when stopped",
+        "maximum time to finish requests at shutdown",
         metavar="SECONDS",
         parse=values.duration(0.0, values.LONGEST_TIMEOUT),
         default="15",
     )
     connections_per_client = one(
         LIMITS,
-        "most connections from one address",
+        "maximum connections from one address",
         metavar="N",
         parse=values.number(1, 1_000_000, "a number of connections", off=True),
         default="off",
@@ -337,7 +336,7 @@ class Settings:
 
     access_log = one(
         LOGS,
-        "a line per request; -: standard output",
+        "file for one line per request; -: standard output",
         metavar="FILE",
         parse=values.log_file,
         default="off",
@@ -355,7 +354,7 @@ class Settings:
         metavar="LEVEL",
         parse=values.choice("debug", "info", "warning", "error"),
         default="info",
-        more="To standard error.",
+        more="The log goes to standard error.",
     )
     log_format = one(
         LOGS,
@@ -367,15 +366,15 @@ class Settings:
 
     config = maybe(
         OTHER,
-        "a TOML file with the names of the flags",
+        "TOML file with settings, named like the flags",
         metavar="FILE",
         parse=values.file_name,
         in_file=False,
-        more='Such as `port = 8000`, `demo = true`, `ttl = ["/a/*=1h", "*=60"]`.',
+        more='For example `port = 8000`, `demo = true`, `ttl = ["/a/*=1h", "*=60"]`.',
     )
     check = switch(
         OTHER,
-        "say what would run or stands in the way, and exit",
+        "check settings and report problems, then exit",
         in_file=False,
     )
 
@@ -431,18 +430,18 @@ def place_of(row: Setting[Any], written: Mapping[str, Given]) -> str:
 def _refuse_contradictions(as_dict: Mapping[str, Any], given: Mapping[str, Given]) -> None:
     if as_dict.get("demo") and "upstream" in given:
         raise ConfigError(
-            f"{given['demo'].place}: relays to a sample, not to the upstream given by "
-            f"{given['upstream'].place}; leave one of the two out"
+            f"{given['demo'].place}: relays to a sample API, but {given['upstream'].place} names "
+            "another upstream; use only one of them"
         )
     if as_dict.get("offline") and as_dict.get("warm_at"):
         raise ConfigError(
             f"{given['warm_at'].place}: nothing can be fetched with {given['offline'].place}; "
-            "leave one of the two out"
+            "use only one of them"
         )
     if as_dict.get("offline") and as_dict["cache"] == "none://":
         raise ConfigError(
-            f"{given['offline'].place}: nothing can be answered with the cache none://; "
-            "give another cache, or leave it out"
+            f"{given['offline'].place}: there is nothing to answer from with the cache none://; "
+            "give another cache, or do not use --offline"
         )
 
 
@@ -455,7 +454,7 @@ def by_group(rows: Sequence[Setting[Any]] = TABLE) -> Iterator[tuple[str, list[S
 
 
 def markdown_table() -> str:
-    """The table of settings for the README, in Markdown."""
+    """The table of docs/settings.md."""
     lines = ["| flag | default | meaning |", "|---|---|---|"]
     for group, rows in by_group():
         lines.append(f"| **{group}** | | |")

@@ -77,7 +77,7 @@ def unknown_message(name: str, restaurants: Sequence[Restaurant]) -> str:
     nearest = _nearest(fold(clean(name, 80)), restaurants)
     if nearest:
         return f"{line}; did you mean {' or '.join(nearest)}?"
-    return f"{line}; without arguments list-dishes lists those there are"
+    return f"{line}; list-dishes without arguments lists all"
 
 
 def _nearest(folded: str, restaurants: Sequence[Restaurant]) -> list[str]:

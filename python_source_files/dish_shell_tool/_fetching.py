@@ -80,7 +80,7 @@ def _ask(
         except queue.Empty:
             return
         if work.hopeless:
-            work.done.put((at, entry._replace(error="not asked, since no other answer came")))
+            work.done.put((at, entry._replace(error="skipped, since the relay does not answer")))
             continue
         try:
             entry = entry._replace(menu=api.menu(new_get(), entry.restaurant))
@@ -97,6 +97,6 @@ def _ask(
 
 def _not_there(entry: Entry, known: Sequence[Restaurant]) -> Entry:
     if entry.restaurant in known:
-        return entry._replace(error="is in the list, but the API has no menu of it (status 404)")
+        return entry._replace(error="is in the list, but has no menu in the API (status 404)")
     message = unknown_message(entry.restaurant.identifier, known)
     return entry._replace(error=message, unknown=True)

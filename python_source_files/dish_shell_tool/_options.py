@@ -69,8 +69,8 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     choose = parser.add_argument_group("which restaurants and dishes")
-    _add_list(choose, "--restaurant", "ID", "the dishes of these, in this order")
-    choose.add_argument("--all", action="store_true", help="the dishes of every restaurant")
+    _add_list(choose, "--restaurant", "ID", "dishes of these restaurants, in this order")
+    choose.add_argument("--all", action="store_true", help="dishes of all restaurants")
     _add_list(
         choose,
         "--find",
@@ -78,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
         "only dishes with all words of one TEXT; words count from their start, case and accents"
         ' do not; "…" inside a TEXT holds words together',
     )
-    choose.add_argument("--vegetarian", action="store_true", help="only dishes that sound so")
+    choose.add_argument("--vegetarian", action="store_true", help="dishes that sound vegetarian")
     _add_list(choose, "--region", "R", "only restaurants of these regions")
     choose.add_argument(
         "--near", metavar="ID|LAT,LON", help="nearest first, with the distance from there"
@@ -109,19 +109,19 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=_positive,
         const=DEFAULT_WATCH_S,
-        help=f"ask again every S seconds (default {DEFAULT_WATCH_S:g}), show what changed",
+        help=f"ask again every S seconds (default {DEFAULT_WATCH_S:g}), show changes",
     )
     output.add_argument("--open", metavar="ID", help="open its menu page or homepage instead")
-    output.add_argument("--completion", choices=SHELLS, help="print a completion script and end")
+    output.add_argument("--completion", choices=SHELLS, help="print a completion script and exit")
 
 
 def _add_relay_flags(parser: argparse.ArgumentParser) -> None:
     relay = parser.add_argument_group("the relay")
     relay.add_argument(
-        "--relay", metavar="URL", help=f"where it listens (default: RELAY_URL, {DEFAULT_RELAY})"
+        "--relay", metavar="URL", help=f"the relay's address (default: RELAY_URL, {DEFAULT_RELAY})"
     )
     relay.add_argument(
-        "--start", action="store_true", help="start one in the background if none answers"
+        "--start", action="store_true", help="start a relay in the background if none answers"
     )
     relay.add_argument(
         "--timeout",
@@ -146,7 +146,7 @@ def read_options(arguments: Sequence[str]) -> Options:
     """Return the checked flags; Failure names the one that is wrong."""
     options = make_parser().parse_args(_with_negative_latitude(arguments), Options())
     for flag, value, excluded in (
-        ("--within", options.within, not options.near and "is of use with --near only"),
+        ("--within", options.within, not options.near and "needs --near"),
         ("--all", options.all, options.restaurant and "and --restaurant exclude each other"),
         ("--watch", options.watch, options.json and "cannot give one JSON document"),
         ("--format", options.format, options.json and "and --json exclude each other"),
@@ -154,7 +154,7 @@ def read_options(arguments: Sequence[str]) -> Options:
             "--open",
             options.open,
             (options.with_dishes or options.watch or options.json)
-            and "goes with --relay, --start and --timeout only",
+            and "can be combined with --relay, --start and --timeout only",
         ),
     ):
         if value and excluded:

@@ -92,7 +92,7 @@ def parse_relay_url(text: str) -> RelayAddress:
     if parts.scheme not in ("http", "https"):
         raise ValueError("the URL must begin with http:// or https://")
     if parts.query or parts.fragment or parts.username is not None:
-        raise ValueError("the URL may hold a host, a port and a path only")
+        raise ValueError("the URL may have only a host, a port and a path")
     try:
         port = parts.port
     except ValueError:
@@ -259,7 +259,7 @@ def _decoded(response: http.client.HTTPResponse, body: bytes) -> bytes:
     try:
         plain = unzip.decompress(body, LARGEST_ANSWER + 1)
     except zlib.error:
-        raise BrokenAnswer("the answer says it is gzip and is not") from None
+        raise BrokenAnswer("the answer is marked as gzip but is not") from None
     if len(plain) > LARGEST_ANSWER:
         raise BrokenAnswer(_TOO_LARGE)
     return plain

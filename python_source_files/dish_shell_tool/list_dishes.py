@@ -79,7 +79,7 @@ def _list_or_nothing(options: Options) -> _Source:
     try:
         return _fetch_list(options)
     except RelayError as error:
-        message = f"the list of restaurants did not come: {error}"
+        message = f"could not get the list of restaurants: {error}"
         if not options.restaurant or options.region or options.near:
             raise Failure(Exit.NO_ANSWER, message) from None
         unknown_age = Freshness(None, stale=False, received=time.time())
@@ -112,7 +112,7 @@ def _position_of(name: str, listing: _menu_api.Listing) -> tuple[float, float]:
         message = _choosing.unknown_message(name, listing.restaurants)
         raise Failure(Exit.UNKNOWN_RESTAURANT, f"--near: {message}")
     if entry.restaurant.coordinate is None:
-        raise Failure(Exit.FAILED, f"--near: the place of {entry.restaurant.name} is not known")
+        raise Failure(Exit.FAILED, f"--near: the position of {entry.restaurant.name} is unknown")
     return entry.restaurant.coordinate
 
 

@@ -10,11 +10,11 @@ from typing import Any, Callable
 from unittest import mock
 
 from api_relaying_server.caching.stored import StoredResponse
-from api_relaying_server.caching.storing import HOP_BY_HOP
 from api_relaying_server.configuration.sources import from_file
 from api_relaying_server.errors import BadRequest, ConfigError, UpstreamError
 from api_relaying_server.http1 import heads
 from api_relaying_server.http1.chunked import ChunkedDecoder
+from api_relaying_server.http1.fields import HOP_BY_HOP
 from api_relaying_server.http1.grammar import content_length, format_date
 from api_relaying_server.http1.heads import (
     END_OF_HEAD,

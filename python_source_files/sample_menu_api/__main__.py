@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "--today",
         type=_checked(faults.read_day),
         metavar="YYYY-MM-DD",
-        help="day whose menus are served (the day it is)",
+        help="day whose menus are served (today)",
     )
     add("--control", action="store_true", help=f"open {CONTROL}")
     return parser

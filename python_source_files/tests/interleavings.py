@@ -17,17 +17,18 @@ from unittest import mock
 
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import ANY_ORIGIN
-from api_relaying_server.coordination import ALONE, Coordinator, Lease
+from api_relaying_server.coordination import ALONE, Coordinator, Hear, Lease, Message
 from api_relaying_server.errors import RelayError
 from api_relaying_server.http1.grammar import parse_range
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.relaying import flight, keeping
+from api_relaying_server.relaying import flight, keeping, shared_body
 from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.relaying.fetching import Query
 from api_relaying_server.relaying.keeping import Began, Keeper
 from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import Relay
-from api_relaying_server.stores.store import MemoryStore
+from api_relaying_server.relaying.transfer import Lead
+from api_relaying_server.stores.memory import MemoryStore
 from tests import model
 from tests.model import Asking, Rules, Told
 from tests.relay_world import BODILESS, TARGET, Call, Got, MemoryUpstream, Reply, World, taken
@@ -282,13 +283,13 @@ class Channel:
         self._ends.append(made)
         return made
 
-    def tell(self, teller: ChannelEnd, note: str) -> None:
+    def tell(self, teller: ChannelEnd, message: Message) -> None:
         """All others can hear it."""
         self.told += 1
         now = self.log.tick()
         for end in self._ends:
             if end is not teller:
-                end.waiting.append((now, note))
+                end.waiting.append((now, message))
 
     def lease(self, key: str) -> ChannelLease:
         """Waits for whoever has it."""
@@ -315,23 +316,23 @@ class ChannelEnd(Coordinator):
     """A coordinator of one worker, or of one node."""
 
     def __init__(self, channel: Channel) -> None:
-        self.waiting: list[tuple[int, str]] = []  # since when
+        self.waiting: list[tuple[int, Message]] = []  # since when
         self.heard: list[tuple[int, int]] = []  # told when, heard when
         self._channel = channel
-        self._drops: list[Callable[[str | None], None]] = []
+        self._hearers: list[Hear] = []
 
     def lease(self, key: str, wait: float) -> Lease | None:
         """The right to fetch a key."""
         return self._channel.lease(key)
 
-    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
+    def tell(self, message: Message, wait: float = 0.0) -> bool:
         """All others are told."""
-        self._channel.tell(self, note)
+        self._channel.tell(self, message)
         return True
 
-    def on_change(self, drop: Callable[[str | None], None]) -> None:
-        """`drop` is called for what others tell."""
-        self._drops.append(drop)
+    def on_message(self, hear: Hear) -> None:
+        """`hear` is called for what others tell."""
+        self._hearers.append(hear)
 
     def news(self) -> int:
         """Another number whenever workers have told something, or nodes were heard."""
@@ -351,11 +352,11 @@ class ChannelEnd(Coordinator):
     def hear_all(self) -> None:
         """What is on its way comes."""
         while self.waiting:
-            told, note = self.waiting.pop(0)
+            told, message = self.waiting.pop(0)
             self._channel.passed_on += 1
             self.heard.append((told, self._channel.log.tick()))
-            for drop in self._drops:
-                drop(note)
+            for hear in self._hearers:
+                hear(message)
 
     def bring_all(self, is_over: Callable[[], bool]) -> None:
         """The courier's part."""
@@ -405,13 +406,13 @@ class Play:
                     refresher=StagedRefresher(stage),
                     keeper=StagedKeeper,
                     coordinator=end if shared else ALONE,
-                    news=end.news if shared else _no_news,
+                    news=end.news if shared else int,
                 )
             )
         for number, world in enumerate(self.worlds):
             # As if it had answered before: the first answer of a key tells by what it is selected,
             # and whoever comes just then may make a call of his own.
-            world.notes.remember_selecting(KEY, (ANY_ORIGIN,))
+            world.keeper.facts.remember_selecting(KEY, (ANY_ORIGIN,))
             self._watch(number, world.relay)
         self._begin()
         for number, steps in enumerate(scene.clients):
@@ -446,10 +447,10 @@ class Play:
             assert isinstance(answer, Answer)
             return answer
 
-        def watched_lead(query: Query, landing: Any, *words: Any, **more: Any) -> Answer:
-            log.leads[id(landing)] = log.tick(), worker
-            kept.append(landing)
-            return lead(query, landing, *words, **more)
+        def watched_lead(query: Query, leading: Lead, **more: Any) -> Answer:
+            log.leads[id(leading.landing)] = log.tick(), worker
+            kept.append(leading.landing)
+            return lead(query, leading, **more)
 
         def watched_join(*words: Any) -> Any:
             landing, leads = join(*words)
@@ -485,10 +486,6 @@ class Play:
         answered = log.tick()
         got = taken(asking.method, answer) if isinstance(answer, Answer) else answer
         log.given.append(Given(number, worker, asking, asked, answered, got))
-
-
-def _no_news() -> int:
-    return 0
 
 
 # --- the judge
@@ -701,6 +698,7 @@ def staged_modules() -> Iterator[None]:
     """The relay's own threads, locks and events are those of the stage."""
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(flight, "threading", Staged(locks=False)))
+        stack.enter_context(mock.patch.object(shared_body, "threading", Staged(locks=False)))
         stack.enter_context(mock.patch.object(keeping, "threading", Staged(locks=True)))
         yield
 

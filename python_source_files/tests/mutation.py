@@ -40,7 +40,11 @@ LAST = ("test_high_cardinality", "test_caching_end_to_end", "test_isolation")
 
 TESTS: dict[str, tuple[str, ...]] = {
     "relaying/relay.py": (*PATH, *LAST),
+    "relaying/memory_answers.py": (*PATH, *LAST),
+    "relaying/transfer.py": (*PATH, *LAST),
     "relaying/fetching.py": (*PATH, *LAST),
+    "relaying/receiving.py": (*PATH, *LAST),
+    "relaying/answering.py": ("test_answering", *PATH, *LAST),
     "relaying/keeping.py": (
         "test_keeping",
         "test_caching_model",
@@ -48,6 +52,7 @@ TESTS: dict[str, tuple[str, ...]] = {
         "test_interleavings",
     ),
     "relaying/flight.py": ("test_flight", "test_interleavings"),
+    "relaying/shared_body.py": ("test_flight", "test_interleavings"),
     "relaying/key_facts.py": ("test_key_facts", "test_caching_model", "test_interleavings"),
     "relaying/last_known.py": ("test_last_known", "test_caching_model"),
     "memory/hot.py": ("test_hot", "test_admission", "test_room", "test_caching_model"),
@@ -378,7 +383,7 @@ def make_slots(folder: Path) -> list[Path]:
     slots = [folder / f"slot{number}" for number in range(AT_ONCE)]
     for slot in slots:
         shutil.copytree(SOURCES, slot / "python_source_files")
-        for name in (".ci", "README.md", "docs"):
+        for name in (".ci", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks", "docs"):
             (slot / name).symlink_to(SOURCES.parent / name)
     return slots
 

@@ -12,26 +12,25 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Sequence
 from typing import Callable, NamedTuple
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.errors import RelayError, UpstreamCut, UpstreamError
-from api_relaying_server.http1.content import Buffer
 from api_relaying_server.http1.heads import parse_response_head
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
+from api_relaying_server.http1.rendering import Buffer
 from api_relaying_server.memory.hot import HotTier
 from api_relaying_server.memory.hot import Reply as Ready
 from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.relaying.fetching import Caller, Fetcher
-from api_relaying_server.relaying.keeping import Keeper
+from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import Relay
-from api_relaying_server.stores.store import MemoryStore
-from api_relaying_server.stores.store_base import Store
-from api_relaying_server.upstream.exchange import Exchange, OnInterim
+from api_relaying_server.stores.memory import MemoryStore
+from api_relaying_server.stores.store import Store
+from api_relaying_server.upstream.exchange import Exchange, UpstreamRequest
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import Client
 from tests.upstream_support import BASE, NOW, HandClock
@@ -123,21 +122,12 @@ class MemoryUpstream:
         self._at = at
         self._lock = threading.Lock()  # guards both lists
 
-    def fetch(
-        self,
-        method: str,
-        target: str,
-        fields: Sequence[Field],
-        body: Iterable[bytes] | None = None,
-        *,
-        chunked: bool = False,
-        on_interim: OnInterim | None = None,
-    ) -> Fetch:
+    def fetch(self, request: UpstreamRequest) -> Fetch:
         """The origin's reply to a call."""
         self._at("send")
         asked = self._clock()
         with self._lock:
-            call = Call(len(self.calls), method, target, Fields(fields))
+            call = Call(len(self.calls), request.method, request.target, Fields(request.fields))
             self.calls.append(call)
         told = self.origin(call)
         self._at("answer")
@@ -183,10 +173,11 @@ class World:
         clock: HandClock | None = None,
         store: Store | None = None,
         coordinator: Coordinator = ALONE,
-        notes: KeyFacts | None = None,
+        facts: KeyFacts | None = None,
         refresher: Refresher | None = None,
+        errands: Refresher | None = None,
         keeper: type[Keeper] = Keeper,
-        news: Callable[[], int] = lambda: 0,
+        news: Callable[[], int] = int,
     ) -> None:
         self.clock = HandClock(NOW) if clock is None else clock
         self.upstream = (
@@ -195,18 +186,14 @@ class World:
         self.hot = HotTier(_MIB)
         self._last = 0.0
         self.store = MemoryStore("memory://", _MIB) if store is None else store
-        self.notes = KeyFacts() if notes is None else notes
         self.keeper = keeper(
-            self.hot, self.store, self.notes, policy, self.clock, coordinator, news
+            self.hot, self.store, policy, self.clock, Neighbours(coordinator, news)
         )
+        if facts is not None:
+            self.keeper.facts = facts
         self.fetcher = Fetcher(self.upstream, self.keeper, policy)
         self.relay = Relay(
-            policy,
-            self.keeper,
-            self.fetcher,
-            AtOnce() if refresher is None else refresher,
-            self.clock,
-            coordinator,
+            self.fetcher, AtOnce() if refresher is None else refresher, errands, coordinator
         )
 
     @property
@@ -224,7 +211,7 @@ class World:
         request = RequestHead.of(method, TARGET, Fields([("Host", "relay.test"), *fields]))
         if at_once:
             now = self._clock_of_the_loop()
-            ready = self.relay.from_memory(request, now)
+            ready = self.relay.memory.from_memory(request, now)
             if ready is not None and (now < ready.valid_until or ready.renew(now)):
                 return _of_wire(ready)
         body = () if method in _WITH_CONTENT else None

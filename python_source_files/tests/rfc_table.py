@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -72,7 +73,7 @@ OWN_READING = (
     (
         "RFC 9111, 3.1",
         "asks to keep all fields. `Set-Cookie` is left out of what is stored, as if `private` "
-        "named it, unless the origin says `public`: a cookie is for the one who got it.",
+        "named it, unless the origin says `public`: a cookie belongs to the client that got it.",
     ),
     (
         "RFC 9111, 3.5",
@@ -83,7 +84,7 @@ OWN_READING = (
         "RFC 9111, 4.3.5",
         "asks to update what is stored by a HEAD that agrees with it. The relay sends a HEAD only "
         "where what is stored has no validator. Nothing then shows that the content is the same, "
-        "so it updates nothing, and makes doubtful what it contradicts.",
+        "so it updates nothing, and a stored response that it contradicts must be validated.",
     ),
     (
         "RFC 9111, 5.2",
@@ -101,8 +102,8 @@ OWN_READING = (
     (
         "RFC 9111, 4.2.1",
         "lets the origin set the lifetime. `--ttl` and `--max-ttl` set or shorten it by path: "
-        "the operator's explicit configuration goes before, and a shortened one is told to "
-        "clients.",
+        "the operator's explicit configuration comes first, and clients get the shortened "
+        "`max-age`.",
     ),
     (
         "RFC 9110, 12.5.3",
@@ -123,8 +124,8 @@ def _head() -> Iterator[str]:
     yield f"""\
 # Conformance
 
-How correct the relay's caching is, and how that is known. This page is made by
-`python_source_files/tests/rfc_table.py`; tests assert that it is up to date, and that every rule
+How correct the relay's caching is, and how that is shown. This page is made by
+`python_source_files/tests/rfc_table.py`; tests check that it is up to date, and that every rule
 and every test named here exists and runs.
 
 ## The public suite
@@ -146,10 +147,9 @@ With two workers, and with databases that nodes share, it is the same:
     .ci/conformance --store sqlite --store memory --store redis -- --workers 2
     .ci/conformance --store redis --store mongodb
 
-With MongoDB and two workers it is the same where the database answers within the relay's 50 ms.
-`nx-27017`, which stands in for it, does not always on a busy machine (its log says so each time),
-and the relay then goes on without it: in five such runs all required tests but one in one of them
-passed, and 40 to 46 of the checks."""
+With MongoDB and two workers it is the same while the database answers within the relay's limit of
+50 ms. `nx-27017`, which stands in for MongoDB, does not always do so on a busy machine. Then the
+relay goes on without it, logs that, and a few more tests may fail."""
 
 
 def _exceptions() -> Iterator[str]:
@@ -172,7 +172,8 @@ of this list that passes.
 def _own_reading() -> Iterator[str]:
     yield "\n## Where the relay goes its own way\n"
     for paragraph, text in OWN_READING:
-        yield f"- **{paragraph}** {text}"
+        line = f"- **{paragraph}** {text}"
+        yield textwrap.fill(line, 98, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _tables() -> Iterator[str]:

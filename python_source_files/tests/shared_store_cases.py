@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from unittest import mock
 
 from api_relaying_server.cluster import node_coordinator as nodes
-from api_relaying_server.coordination import Coordinator
+from api_relaying_server.cluster.message_text import encode
+from api_relaying_server.coordination import Changed, Coordinator, Message
 from api_relaying_server.stores import health, queued_store
 from api_relaying_server.stores.databases.shared_store import SharedStore, open_shared
 from api_relaying_server.stores.storage import Change
 from tests.database_support import DatabaseServer
 from tests.store_support import NEVER, PATIENCE, eventually, make_record
+from tests.worker_support import into
 
 UNHURRIED = 5.0
 """Seconds of a read's deadline where the test is not about it: the machine may be busy."""
@@ -68,22 +70,22 @@ class SharedStoreCases(unittest.TestCase):
     def assert_stored(self, store: SharedStore, key: str, seed: object = 0) -> None:
         self.assertEqual(store.read(key), make_record((key, seed)))
 
-    def hear(self, store: SharedStore, server: DatabaseServer | None = None) -> list[str | None]:
+    def hear(self, store: SharedStore, server: DatabaseServer | None = None) -> list[str]:
         """What the node is told from now on, less what was told to find out that it hears."""
-        told: list[str | None] = []
+        told: list[str] = []
         probed = threading.Event()
 
-        def hear(key: str | None) -> None:
-            if key == "probe":
+        def hear(message: Message) -> None:
+            if message == Changed("probe"):
                 probed.set()
             else:
-                told.append(key)
+                told.append(encode(message))
 
-        store.coordinator().on_change(hear)
+        store.coordinator().on_message(hear)
         probe = self.node(server=server).coordinator()
 
         def is_heard() -> bool:
-            probe.tell_changed("probe")
+            probe.tell(Changed("probe"))
             return probed.wait(0.05)
 
         eventually(is_heard, "the node hears")
@@ -242,18 +244,18 @@ class FenceCases(SharedStoreCases):
         assert isinstance(coordinator, nodes.NodeCoordinator)
         with coordinator._lock:
             held, coordinator._held = coordinator._held, {}
-        coordinator._board.release([(name, token) for token, name in held.items()])
+        coordinator._database.release([(name, token) for token, name in held.items()])
 
-    def late_writer(self) -> tuple[SharedStore, SharedStore, list[str | None]]:
+    def late_writer(self) -> tuple[SharedStore, SharedStore, list[str]]:
         """A node whose claim has run out, the other node, and what the first was told to drop."""
         asleep, awake = self.node(), self.node()
         self.put(awake, "GET /a", "GET /b")
-        dropped: list[str | None] = []
-        asleep.coordinator().on_change(dropped.append)
+        dropped: list[str] = []
+        asleep.coordinator().on_message(into(dropped))
         self.claim(asleep.coordinator())
         return asleep, awake, dropped
 
-    def assert_refused(self, asleep: SharedStore, dropped: list[str | None]) -> None:
+    def assert_refused(self, asleep: SharedStore, dropped: list[str]) -> None:
         asleep.write("GET /a", make_record("late"))
         self.assertTrue(asleep.flush(PATIENCE))
         self.assertIn("GET /a", dropped)
@@ -337,7 +339,7 @@ class LeaseCases(SharedStoreCases):
         lease.release()  # once more: it is another one's now
         self.assertIsNone(here.lease("GET /a", 0.1))
         assert isinstance(here, nodes.NodeCoordinator)
-        here._board.release([(nodes.name_of("GET /a"), "a token of before")])
+        here._database.release([(nodes.name_of("GET /a"), "a token of before")])
         self.assertIsNone(here.lease("GET /a", 0.1))
         second.release()
 
@@ -370,7 +372,7 @@ class LeaseCases(SharedStoreCases):
         ):
             stores = [self.node(), self.node(), self.node()]
             for store in stores:
-                store.coordinator().on_change(lambda note: None)
+                store.coordinator().on_message(lambda note: None)
             for store in stores:
                 eventually(lambda s=store: s.coordinator().processes >= 3, "all are counted")  # type: ignore[misc]
             before = stores[0].coordinator().processes
@@ -387,11 +389,11 @@ class NewsCases(SharedStoreCases):
         started = time.monotonic()
         keys = [f"GET /{number}\xe5" for number in range(30)]
         for key in keys:
-            here.coordinator().tell_changed(key)
+            here.coordinator().tell(Changed(key))
         eventually(lambda: len(at_there) >= 30 and len(at_third) >= 30, "both were told")
         self.assertLess(time.monotonic() - started, TOLD_WITHIN + 1.0)  # a busy machine's second
         self.assertEqual((at_there, at_third, at_here), (keys, keys, []))
-        there.coordinator().tell_changed("GET /back")
+        there.coordinator().tell(Changed("GET /back"))
         eventually(lambda: at_here == ["GET /back"], "the first was told too")
 
     def test_too_much_to_tell_is_told_as_everything(self) -> None:
@@ -402,15 +404,15 @@ class NewsCases(SharedStoreCases):
             assert isinstance(coordinator, nodes.NodeCoordinator)
             with coordinator._lock:
                 coordinator._told.extend(f"GET /{number}" for number in range(10))
-            coordinator.tell_changed("GET /one-more")
-            eventually(lambda: None in told, "everything was told")
+            coordinator.tell(Changed("GET /one-more"))
+            eventually(lambda: "" in told, "everything was told")
 
 
 class BudgetCases(SharedStoreCases):
     """The budget of upstream calls that all nodes share."""
 
     def test_nodes_take_from_one_bucket_at_its_pace(self) -> None:
-        tills = self.node().till, self.node().till
+        tills = self.node().budget, self.node().budget
         waits = []
         for number in range(5):
             wait, booked = tills[number % 2].book(10.0, 3, 50.0, 1000.0)
@@ -425,11 +427,11 @@ class BudgetCases(SharedStoreCases):
         self.assertAlmostEqual(wait_again, wait, delta=3.0)  # a look takes nothing
 
     def test_a_full_bucket_tells_how_many_it_has(self) -> None:
-        till = self.node().till
+        till = self.node().budget
         self.assertAlmostEqual(till.book(10.0, 3, 0.1, -100.0)[0], -20.0, delta=3.0)
 
     def test_emptied_it_is_empty_for_all(self) -> None:
-        here, there = self.node().till, self.node().till
+        here, there = self.node().budget, self.node().budget
         here.empty(1.0, 4, 50.0)
         wait, booked = there.book(1.0, 4, 0.1, 1.0)
         self.assertFalse(booked)
@@ -438,7 +440,7 @@ class BudgetCases(SharedStoreCases):
         self.assertGreater(there.book(1.0, 4, 0.1, 1.0)[0], 40.0)
 
     def test_two_that_take_at_once_take_two(self) -> None:
-        tills = [self.node().till for _ in range(2)]
+        tills = [self.node().budget for _ in range(2)]
         waits: list[float] = []
 
         def take(number: int) -> None:
@@ -505,7 +507,7 @@ class FaultCases(SharedStoreCases):
         server.start()
         self.assert_heals(store)
         self.assert_stored_in_time(other, "GET /meanwhile")
-        eventually(lambda: None in dropped, "what was told meanwhile is not known: all is dropped")
+        eventually(lambda: "" in dropped, "what was told meanwhile is not known: all is dropped")
         self.assertLessEqual(self.said("fails: "), 6, self.lines)  # not once for each read
 
     def test_not_there_at_the_start_it_is_used_as_soon_as_it_is(self) -> None:

@@ -522,7 +522,7 @@ class RelayTest(unittest.TestCase):
             def occupy() -> None:
                 busy.wait(20)
 
-            relay.worker.server.front.call(occupy)
+            relay.worker.server.front.handover.call_soon_threadsafe(occupy)
             # By the time that the loop accepts this connection its request is there.
             with socket.create_connection(("127.0.0.1", relay.port), 20) as connection:
                 connection.sendall(request_bytes("GET", MENU, [("Connection", "close")]))

@@ -11,10 +11,10 @@ import tempfile
 import threading
 import unittest
 import urllib.request
-import xml.etree.ElementTree
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -68,6 +68,39 @@ class Reading(unittest.TestCase):
             load.parse_report("unable to connect\n")
 
 
+class Tools(unittest.TestCase):
+    """The commands start, and write what the documents are made from."""
+
+    def run_tool(self, name: str, *words: str, python: str = sys.executable) -> Any:
+        """A tool's end and what it said."""
+        command = [python, str(BENCHMARKS / name), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    def test_pieces_are_timed_and_written_with_machine_date_and_commit(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "new", "micro.json")
+            done = self.run_tool("micro", "key", "--output", str(path))
+            self.assertEqual(done.returncode, 0, done.stderr)
+            told = json.loads(path.read_text(encoding="utf-8"))
+        self.assertEqual([one["piece"] for one in told["pieces"]], ["key"])
+        self.assertEqual(told["machine"]["command"], "benchmarks/micro key")
+        self.assertLessEqual({"cpu", "cores", "python", "date", "commit"}, set(told["machine"]))
+
+    def test_every_tool_explains_itself(self) -> None:
+        for name in ("compare", "load_test", "simulate", "workers", "cluster", "outage", "soak",
+                     "slow_clients", "probe_peers", "micro", "hit_ratio", "tables"):  # fmt: skip
+            with self.subTest(name):
+                done = self.run_tool(name, "--help")
+                self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_without_the_relays_packages_one_line_says_what_to_do(self) -> None:
+        environment = importlib.import_module("harness.environment")
+        with mock.patch.object(environment, "OWN", Path("/nowhere")):
+            with self.assertRaises(SystemExit) as ended:
+                environment.enter("no_such_package")
+        self.assertRegex(str(ended.exception), r"\Abenchmarks/.*no_such_package.*pip install.*\Z")
+
+
 class Verdicts(unittest.TestCase):
     """Bars, tables and charts."""
 
@@ -105,14 +138,6 @@ class Verdicts(unittest.TestCase):
         for scenario in SCENARIO.values():
             wanted = {*scenario.columns, *(bar.metric for bar in scenario.bars)}
             self.assertLessEqual(wanted, set(report.COLUMNS), scenario.name)
-
-    def test_the_chart_is_xml_whatever_the_names_hold(self) -> None:
-        found = outcome("gzip", **{"relay@/a<b&c": 150, "nginx": 100})
-        picture = report.chart([found, outcome("start")], 'a "<machine>"')
-        root = xml.etree.ElementTree.fromstring(picture)
-        texts = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")]
-        self.assertIn("relay@/a<b&c", texts)
-        self.assertIn("1.50  (150/s)", texts)
 
     def test_an_outcome_survives_json(self) -> None:
         found = report.as_json(outcome("gzip", relay=150, nginx=100))

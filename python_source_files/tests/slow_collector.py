@@ -25,7 +25,7 @@ TIMES = 30
 # this thread collects anything.
 CHILD = """
 import gc, runpy, sys, threading
-from api_relaying_server import collector
+from api_relaying_server import runtime as collector
 gc.disable()
 collector.look_at_the_young_alone = lambda: None
 def count():

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, find, settings
 from hypothesis.errors import NoSuchExample
 
 from api_relaying_server.caching import freshness, reuse, storing
-from api_relaying_server.relaying import fetching, keeping
+from api_relaying_server.relaying import keeping, receiving
 from tests.model import Rules
 from tests.test_caching_model import BEGINNING, HISTORIES, Event, play
 
@@ -41,7 +41,7 @@ def without_rule(name: str) -> Removal:
 def anything_is_kept() -> AbstractContextManager[Any]:
     """Why what is stored stays as it is."""
     with ExitStack() as stack:
-        for module in (keeping, fetching):
+        for module in (keeping, receiving):
             stack.enter_context(mock.patch.object(module, "reason_to_keep", lambda *words: ""))
         return stack.pop_all()
 

@@ -48,8 +48,8 @@ for number in range(entries):
     section = section.plus(("Cache-Control", "max-age=600"))
     answer = StoredResponse(200, "OK", section, os.urandom(size), now, now, (), 0, size)
     entry = hot.put(f"GET /restaurant/{number}", Record((answer,), now + 1000))
-    found = entry.assess(answer, lambda stored: assess(stored, "/x", policy))
-    reply = hot.reply(entry, found, whole, b"Via: 1.1 x\\r\\n", False, lambda: build(whole, found))
+    found = assess(answer, "/x", policy)
+    reply = hot.reply(entry, found, whole, b"Via: 1.1 x\\r\\n", False)
     reply.renew(now + 1)
     head = b"GET /restaurant/%d HTTP/1.1\\r\\nHost: x\\r\\nUser-Agent: y\\r\\n\\r\\n" % number
     hot.learn(head, reply)

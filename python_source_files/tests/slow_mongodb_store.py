@@ -12,11 +12,11 @@ from pymongo import errors
 from pymongo.errors import OperationFailure
 
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.stores.backoff import DENIED_FOR
 from api_relaying_server.stores.databases import mongo_link, mongodb
 from api_relaying_server.stores.databases.mongo_link import MongoLink, fault_of
-from api_relaying_server.stores.databases.mongodb import HOLE_LASTS, MongoBoard
+from api_relaying_server.stores.databases.mongodb import HOLE_LASTS, MongoCoordination
 from api_relaying_server.stores.databases.shared_store import open_shared
+from api_relaying_server.stores.health import DENIED_FOR
 from api_relaying_server.stores.storage import StorageFault, Trouble
 from tests.database_support import DatabaseServer, MongoServer, MongoStandIn
 from tests.shared_store_cases import (
@@ -182,24 +182,27 @@ class MongoLeasesTest(MongoCase, LeaseCases):
 class MongoNewsTest(MongoCase, NewsCases):
     """What has changed."""
 
-    def boards(self) -> tuple[MongoBoard, MongoBoard]:
+    def boards(self) -> tuple[MongoCoordination, MongoCoordination]:
         link = self.link()
         name = self.prefix()
-        boards = MongoBoard(link, name, wait=_no_wait), MongoBoard(link, name, wait=_no_wait)
+        boards = (
+            MongoCoordination(link, name, wait=_no_wait),
+            MongoCoordination(link, name, wait=_no_wait),
+        )
         for board in boards:
-            self.assertEqual(board.news(), [])
+            self.assertEqual(board.receive(), [])
         return boards
 
     def test_a_number_that_is_drawn_and_not_written_is_waited_for(self) -> None:
         here, there = self.boards()
         number = here._numbers.draw("change", 1)
         here.publish(["second"])
-        self.assertEqual(there.news(), ["second"])
-        self.assertEqual(there.news(), [])
+        self.assertEqual(there.receive(), ["second"])
+        self.assertEqual(there.receive(), [])
         here._changes.insert_one({"_id": number, "author": "x", "keys": ["first"]})
-        self.assertEqual(there.news(), ["first"])
+        self.assertEqual(there.receive(), ["first"])
         here.publish(["third"])
-        self.assertEqual(there.news(), ["third"])
+        self.assertEqual(there.receive(), ["third"])
         self.assertEqual(there._ahead, set())
 
     def test_a_number_that_is_never_written_lets_everything_be_dropped(self) -> None:
@@ -207,12 +210,12 @@ class MongoNewsTest(MongoCase, NewsCases):
         here._numbers.draw("change", 1)
         here.publish(["second"])
         with mock.patch("time.monotonic", return_value=time.monotonic()) as clock:
-            self.assertEqual((there.news(), there.news()), (["second"], []))
+            self.assertEqual((there.receive(), there.receive()), (["second"], []))
             clock.return_value += HOLE_LASTS + 0.1
-            self.assertEqual(there.news(), [None])
-            self.assertEqual(there.news(), [])
+            self.assertEqual(there.receive(), [None])
+            self.assertEqual(there.receive(), [])
         here.publish(["third"])
-        self.assertEqual(there.news(), ["third"])
+        self.assertEqual(there.receive(), ["third"])
 
     def test_who_has_slept_for_long_drops_everything(self) -> None:
         here, there = self.boards()
@@ -222,20 +225,20 @@ class MongoNewsTest(MongoCase, NewsCases):
         ):
             for number in range(6):
                 here.publish([str(number)])
-            self.assertEqual(there.news(), [None])
+            self.assertEqual(there.receive(), [None])
             self.assertLessEqual(here._changes.count_documents({}), 4)
         here.publish(["next"])
-        self.assertEqual(there.news(), ["next"])
+        self.assertEqual(there.receive(), ["next"])
 
     def test_a_database_that_was_emptied_lets_everything_be_dropped(self) -> None:
         here, there = self.boards()
         here.publish(["a"])
         here.publish(["b"])
-        self.assertEqual(there.news(), ["a", "b"])
+        self.assertEqual(there.receive(), ["a", "b"])
         here._numbers._numbers.delete_many({})
         here._changes.delete_many({})
         here.publish(["c"])
-        self.assertEqual(there.news(), [None])
+        self.assertEqual(there.receive(), [None])
 
 
 class MongoBudgetTest(MongoCase, BudgetCases):
@@ -256,7 +259,7 @@ class MongoFaultsTest(MongoCase, FaultCases):
         url = server.url.replace("//", "//me:wrong-one@")
         store = open_shared(url, self.namespace, 0.5)
         self.addCleanup(store.close, 0.1)
-        store.coordinator().on_change(lambda key: None)
+        store.coordinator().on_message(lambda key: None)
         until = time.monotonic() + 0.4
         while time.monotonic() < until:
             self.assertIsNone(store.read("GET /a"))

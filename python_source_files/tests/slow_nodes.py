@@ -12,22 +12,31 @@ import time
 import unittest
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.cluster import node_coordinator as nodes
-from api_relaying_server.cluster.fences import Fences
-from api_relaying_server.cluster.node_coordinator import QUICK, Both, NodeCoordinator, name_of
+from api_relaying_server.cluster.chained_coordinator import ChainedCoordinator
+from api_relaying_server.cluster.fencing_tokens import FencingTokens
+from api_relaying_server.cluster.message_text import decode
+from api_relaying_server.cluster.node_coordinator import (
+    QUICK,
+    NodeCoordinator,
+    name_of,
+)
 from api_relaying_server.cluster.nodes_budget import NodesBudget
+from api_relaying_server.cluster.workers_budget import Pace
+from api_relaying_server.coordination import Changed, Message, Paused, Resumed
 from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.memory.hot import HotTier
-from api_relaying_server.relaying.keeping import Keeper
-from api_relaying_server.relaying.key_facts import KeyFacts
+from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.last_known import KEPT_FOR, LastKnown
-from api_relaying_server.stores.databases.redis import RedisBoard
+from api_relaying_server.stores.databases.redis import RedisCoordination
 from api_relaying_server.stores.databases.shared_store import WorkingBudget
 from api_relaying_server.stores.storage import StorageFault, Trouble
+from api_relaying_server.stores.store import Store
 from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, TokenBucket
 from api_relaying_server.upstream.signals import ANSWERED, LONGEST_WAIT, Scope, UpstreamSignals
@@ -44,8 +53,8 @@ from tests.relay_support import (
     response,
 )
 from tests.store_support import make_record
-from tests.upstream_support import call_for
-from tests.worker_support import LocalWorker
+from tests.upstream_support import Neighbour, call_for
+from tests.worker_support import LocalWorker, into
 
 MENU = "/restaurant/kopparlyktan"
 FRESH = ("Cache-Control", "max-age=600")
@@ -206,7 +215,7 @@ class RedisNodesTest(SharedCases):
     def test_what_one_node_learns_of_the_upstream_counts_for_both(self) -> None:
         self.script.limited = True
         self.assertEqual(self.here.get("/limited").status, 429)
-        eventually(lambda: "left alone for" in self.there.log(), "the other one hears of it")
+        eventually(lambda: "paused for" in self.there.log(), "the other one hears of it")
         self.assertEqual(self.there.get("/other").status, 503)
         self.assertEqual(len(self.origin.requests), 1)
         self.script.limited = False
@@ -258,11 +267,11 @@ class DeafNodesTest(unittest.TestCase):
     """Nodes that have not heard yet of what another one has just fetched."""
 
     def setUp(self) -> None:
-        def hear_nothing(_: RedisBoard) -> list[str | None]:
+        def hear_nothing(_: RedisCoordination) -> list[str | None]:
             time.sleep(0.02)
             return []
 
-        deaf = mock.patch.object(RedisBoard, "news", hear_nothing)
+        deaf = mock.patch.object(RedisCoordination, "receive", hear_nothing)
         deaf.start()
         self.addCleanup(deaf.stop)
         self.redis = RedisServer()
@@ -296,8 +305,8 @@ class MongoNodesTest(SharedCases):
         cls.share(MongoServer())
 
 
-class Board:
-    """A board whose leases and troubles a test decides."""
+class FakeDatabase:
+    """A database whose leases and troubles a test decides."""
 
     def __init__(self) -> None:
         self.taken: dict[str, str] = {}
@@ -338,7 +347,7 @@ class Board:
         self.require()
         self.published += keys
 
-    def news(self) -> Iterable[str | None]:
+    def receive(self) -> Iterable[str | None]:
         self.require()
         if self.told:
             return self.told.pop(0)
@@ -356,12 +365,12 @@ class Board:
 
 
 class CoordinatorTest(unittest.TestCase):
-    """The coordinator of one process, with a board in its memory."""
+    """The coordinator of one process, with a database in its memory."""
 
     def setUp(self) -> None:
-        self.board = Board()
-        self.fences = Fences()
-        self.coordinator = NodeCoordinator(self.board, self.fences)
+        self.database = FakeDatabase()
+        self.fences = FencingTokens()
+        self.coordinator = NodeCoordinator(self.database, self.fences)
         self.addCleanup(self.coordinator.close)
 
     def test_a_claim_has_a_number_while_it_is_held(self) -> None:
@@ -375,7 +384,7 @@ class CoordinatorTest(unittest.TestCase):
         first.release()
         first.release()
         self.assertIsNone(self.fences.number_for("GET /a"))
-        eventually(lambda: not self.board.taken, "both were given back")
+        eventually(lambda: not self.database.taken, "both were given back")
 
     def test_who_gets_a_lease_may_not_have_heard_of_a_fetch_and_looks_once_more(self) -> None:
         lease = self.coordinator.lease("GET /a", 1.0)
@@ -384,28 +393,28 @@ class CoordinatorTest(unittest.TestCase):
 
     def test_a_slow_database_is_not_asked_once_more(self) -> None:
         now = iter((0.0, 0.0, QUICK + 0.001))
-        coordinator = NodeCoordinator(self.board, Fences(), lambda: next(now, 9.0))
+        coordinator = NodeCoordinator(self.database, FencingTokens(), lambda: next(now, 9.0))
         self.addCleanup(coordinator.close)
         lease = coordinator.lease("GET /a", 1.0)
         assert lease is not None
         self.assertFalse(lease.unheard)
 
     def test_where_there_are_no_leases_the_database_is_not_asked(self) -> None:
-        self.board.fault = StorageFault(Trouble.UNREACHABLE, "test")
+        self.database.fault = StorageFault(Trouble.UNREACHABLE, "test")
         lease = self.coordinator.lease("GET /a", 1.0)
         assert lease is not None
         self.assertFalse(lease.unheard)
 
     def test_in_trouble_everybody_may_fetch_and_no_request_asks_again(self) -> None:
         for trouble in (Trouble.STALLED, Trouble.UNREACHABLE):
-            self.board.fault = StorageFault(trouble, "test")
+            self.database.fault = StorageFault(trouble, "test")
             self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
-            asked = self.board.calls
+            asked = self.database.calls
             started = time.monotonic()
             for _ in range(1000):
                 self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
-            self.assertLess(self.board.calls - asked, 10 + 10 * (time.monotonic() - started))
-            self.board.fault = None
+            self.assertLess(self.database.calls - asked, 10 + 10 * (time.monotonic() - started))
+            self.database.fault = None
             eventually(self.excludes, "leases mean something again")
 
     def excludes(self) -> bool:
@@ -416,97 +425,108 @@ class CoordinatorTest(unittest.TestCase):
         return second is None
 
     def test_one_call_too_many_does_not_end_all_leases(self) -> None:
-        self.board.fault = StorageFault(Trouble.BUSY, "test")
+        self.database.fault = StorageFault(Trouble.BUSY, "test")
         self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
-        self.board.fault = None
+        self.database.fault = None
         self.assertTrue(self.excludes())
 
     def test_what_is_to_be_told_is_told_later_if_it_cannot_be_now(self) -> None:
-        self.board.fault = StorageFault(Trouble.UNREACHABLE, "test")
-        self.coordinator.tell_changed("GET /a")
-        self.coordinator.tell_changed("GET /b")
-        eventually(lambda: self.board.calls > 1, "it was tried again")
-        self.board.fault = None
-        eventually(lambda: len(self.board.published) >= 2, "both were told")
-        self.assertEqual(self.board.published, ["GET /a", "GET /b"])
+        self.database.fault = StorageFault(Trouble.UNREACHABLE, "test")
+        self.coordinator.tell(Changed("GET /a"))
+        self.coordinator.tell(Changed("GET /b"))
+        eventually(lambda: self.database.calls > 1, "it was tried again")
+        self.database.fault = None
+        eventually(lambda: len(self.database.published) >= 2, "both were told")
+        self.assertEqual(self.database.published, ["GET /a", "GET /b"])
 
     def test_who_waits_is_told_that_the_database_has_it(self) -> None:
         for number in range(50):
-            self.assertTrue(self.coordinator.tell_changed(f"GET /{number}", wait=30.0))
-            self.assertEqual(len(self.board.published), number + 1)
-        self.assertFalse(self.coordinator.tell_changed("GET /nobody-waits"))
+            self.assertTrue(self.coordinator.tell(Changed(f"GET /{number}"), wait=30.0))
+            self.assertEqual(len(self.database.published), number + 1)
+        self.assertFalse(self.coordinator.tell(Changed("GET /nobody-waits")))
 
     def test_nobody_waits_long_for_what_cannot_be_told(self) -> None:
-        self.board.fault = StorageFault(Trouble.UNREACHABLE, "test")
+        self.database.fault = StorageFault(Trouble.UNREACHABLE, "test")
         started = time.monotonic()
         for number in range(20):
-            self.assertFalse(self.coordinator.tell_changed(f"GET /{number}", wait=30.0))
+            self.assertFalse(self.coordinator.tell(Changed(f"GET /{number}"), wait=30.0))
         self.assertLess(time.monotonic() - started, 10.0)
-        self.board.fault = None
-        eventually(lambda: len(self.board.published) == 20, "all of it was told later")
-        self.assertTrue(self.coordinator.tell_changed("GET /again", wait=30.0))
+        self.database.fault = None
+        eventually(lambda: len(self.database.published) == 20, "all of it was told later")
+        self.assertTrue(self.coordinator.tell(Changed("GET /again"), wait=30.0))
         threading.Timer(0.05, self.coordinator.close).start()
-        with mock.patch.object(self.board, "publish", side_effect=lambda keys: time.sleep(0.5)):
-            self.assertFalse(self.coordinator.tell_changed("GET /end", wait=30.0))
+        with mock.patch.object(self.database, "publish", side_effect=lambda keys: time.sleep(0.5)):
+            self.assertFalse(self.coordinator.tell(Changed("GET /end"), wait=30.0))
 
     def test_a_thread_that_cannot_be_started_is_started_later(self) -> None:
-        heard: list[str | None] = []
+        heard: list[str] = []
         with (
             mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("no new thread")),
             self.assertLogs("api_relaying_server.nodes", "WARNING") as said,
         ):
-            self.coordinator.on_change(heard.append)
+            self.coordinator.on_message(into(heard))
             lease = self.coordinator.lease("GET /a", 1.0)
             assert lease is not None
             lease.release()
-            self.assertFalse(self.coordinator.tell_changed("GET /a"))
+            self.assertFalse(self.coordinator.tell(Changed("GET /a")))
         self.assertEqual(len(said.output), 1)
-        self.board.told.append(["GET /b"])
-        self.assertTrue(self.coordinator.tell_changed("GET /c", wait=30.0))
+        self.database.told.append(["GET /b"])
+        self.assertTrue(self.coordinator.tell(Changed("GET /c"), wait=30.0))
         eventually(lambda: heard == ["GET /b"], "news are heard")
-        self.assertEqual((self.board.published, self.board.taken), (["GET /a", "GET /c"], {}))
+        self.assertEqual((self.database.published, self.database.taken), (["GET /a", "GET /c"], {}))
 
     def test_it_knows_how_many_there_are_and_keeps_to_it_in_trouble(self) -> None:
         self.assertEqual(self.coordinator.processes, 1)
-        self.board.processes = 3
+        self.database.processes = 3
         with mock.patch.object(nodes, "COUNT_EVERY", 0.01):
-            self.coordinator.tell_changed("GET /a")
+            self.coordinator.tell(Changed("GET /a"))
             eventually(lambda: self.coordinator.processes == 3, "they are counted")
-            self.board.uncountable = True
-            self.assertTrue(self.coordinator.tell_changed("GET /b", wait=30.0))
-            self.board.processes = 0
-            self.board.uncountable = False
-            asked = self.board.calls
-            eventually(lambda: self.board.calls > asked + 2, "they are counted again")
+            self.database.uncountable = True
+            self.assertTrue(self.coordinator.tell(Changed("GET /b"), wait=30.0))
+            self.database.processes = 0
+            self.database.uncountable = False
+            asked = self.database.calls
+            eventually(lambda: self.database.calls > asked + 2, "they are counted again")
             self.assertEqual(self.coordinator.processes, 1)
 
     def test_who_may_not_count_is_no_slower_for_that(self) -> None:
-        self.board.uncountable = True
+        self.database.uncountable = True
         with mock.patch.object(nodes, "COUNT_EVERY", 0.0):
             started = time.monotonic()
             for number in range(20):
-                self.assertTrue(self.coordinator.tell_changed(f"GET /{number}", wait=30.0))
+                self.assertTrue(self.coordinator.tell(Changed(f"GET /{number}"), wait=30.0))
             self.assertLess(time.monotonic() - started, 1.0)
 
     def test_after_a_gap_everything_is_dropped(self) -> None:
-        dropped: list[str | None] = []
-        self.coordinator.on_change(dropped.append)
-        self.board.told.append(["GET /a"])
+        dropped: list[str] = []
+        self.coordinator.on_message(into(dropped))
+        self.database.told.append(["GET /a"])
         eventually(lambda: dropped == ["GET /a"], "it was heard")
-        self.board.fault = StorageFault(Trouble.STALLED, "test")
-        asked = self.board.calls
-        eventually(lambda: self.board.calls > asked + 1, "it is asked again")
-        self.board.fault = None
-        eventually(lambda: dropped[1:] == [None], "all was dropped, once")
+        self.database.fault = StorageFault(Trouble.STALLED, "test")
+        asked = self.database.calls
+        eventually(lambda: self.database.calls > asked + 1, "it is asked again")
+        self.database.fault = None
+        eventually(lambda: dropped[1:] == [""], "all was dropped, once")
 
     def test_closed_it_gives_back_what_it_holds_and_lets_everybody_fetch(self) -> None:
         self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
         self.coordinator.close()
-        self.assertEqual(self.board.taken, {})
-        self.assertTrue(self.board.closed)
-        calls = self.board.calls
+        self.assertEqual(self.database.taken, {})
+        self.assertTrue(self.database.closed)
+        calls = self.database.calls
         self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
-        self.assertEqual(self.board.calls, calls)
+        self.assertEqual(self.database.calls, calls)
+
+    def test_closing_waits_hardly_for_a_database_that_fails(self) -> None:
+        returns = threading.Event()
+        self.addCleanup(returns.set)
+        self.database.fault = StorageFault(Trouble.STALLED, "test")
+        self.assertIsNotNone(self.coordinator.lease("GET /a", 1.0))
+        with mock.patch.object(self.database, "check", lambda: returns.wait(30.0)):
+            time.sleep(0.15)  # until it is asked again
+            started = time.monotonic()
+            self.coordinator.close()
+            self.assertLess(time.monotonic() - started, 0.5)
 
     def test_names_are_short_and_apart(self) -> None:
         keys = ["GET /" + "x" * length for length in (0, 1, 10_000)] + ["GET /\udc80"]
@@ -557,11 +577,15 @@ class KeeperTest(unittest.TestCase):
     key = "GET /a"
 
     def setUp(self) -> None:
-        self.shelf, self.board, self.now = Shelf(), Board(), 1000.0
-        coordinator = NodeCoordinator(self.board, Fences())
+        self.shelf, self.database, self.now = Shelf(), FakeDatabase(), 1000.0
+        coordinator = NodeCoordinator(self.database, FencingTokens())
         self.addCleanup(coordinator.close)
         self.keeper = Keeper(
-            HotTier(1 << 20), self.shelf, KeyFacts(), Policy(), lambda: self.now, coordinator
+            HotTier(1 << 20),
+            cast("Store", self.shelf),
+            Policy(),
+            lambda: self.now,
+            Neighbours(coordinator),
         )
         self.record = make_record("a")
         self.shelf.records[self.key] = self.record
@@ -572,7 +596,7 @@ class KeeperTest(unittest.TestCase):
         marker = make_record("marker")
         self.shelf.records["GET /marker"] = marker
         self.keeper.read("GET /marker")
-        self.board.told.append([*news, "GET /marker"])
+        self.database.told.append([*news, "GET /marker"])
         eventually(lambda: self.keeper.hot.get("GET /marker") is None, "it was heard")
 
     def test_after_a_gap_the_store_counts_and_where_it_lost_a_record_the_memory(self) -> None:
@@ -609,7 +633,7 @@ class KeeperTest(unittest.TestCase):
         for spoil in (
             lambda: self.shelf.deleted.add(self.key),
             lambda: self.hear(f"doubt {self.now:.6f} {self.key}"),
-            lambda: self.keeper.notes.invalidations.mark(self.key, self.now),
+            lambda: self.keeper.facts.invalidations.mark(self.key, self.now),
             lambda: setattr(self, "now", self.now + KEPT_FOR + 1),
         ):
             with self.subTest():
@@ -636,9 +660,9 @@ class BothTest(unittest.TestCase):
     """Workers of one machine, and nodes."""
 
     def test_a_lease_is_held_with_both_or_with_none(self) -> None:
-        near, far = Board(), Board()
-        coordinators = NodeCoordinator(near, Fences()), NodeCoordinator(far, Fences())
-        both = Both(*coordinators)
+        near, far = FakeDatabase(), FakeDatabase()
+        coordinators = NodeCoordinator(near, FencingTokens()), NodeCoordinator(far, FencingTokens())
+        both = ChainedCoordinator(*coordinators)
         self.addCleanup(both.close)
         lease = both.lease("GET /a", 1.0)
         assert lease is not None
@@ -658,21 +682,23 @@ class BothTest(unittest.TestCase):
 
     def test_one_catches_up_with_both(self) -> None:
         near, far = mock.Mock(), mock.Mock()
-        Both(near, far).catch_up()
+        ChainedCoordinator(near, far).catch_up()
         near.catch_up.assert_called_once_with()
         far.catch_up.assert_called_once_with()
 
     def test_both_are_told_and_heard(self) -> None:
-        near, far = Board(), Board()
-        both = Both(NodeCoordinator(near, Fences()), NodeCoordinator(far, Fences()))
+        near, far = FakeDatabase(), FakeDatabase()
+        both = ChainedCoordinator(
+            NodeCoordinator(near, FencingTokens()), NodeCoordinator(far, FencingTokens())
+        )
         self.addCleanup(both.close)
-        heard: list[str | None] = []
-        both.on_change(heard.append)
-        both.tell_changed("GET /a")
+        heard: list[str] = []
+        both.on_message(into(heard))
+        both.tell(Changed("GET /a"))
         eventually(lambda: near.published == far.published == ["GET /a"], "both were told")
         near.told.append(["GET /b"])
         far.told.append([None])
-        eventually(lambda: set(heard) == {"GET /b", None}, "both were heard")
+        eventually(lambda: set(heard) == {"GET /b", ""}, "both were heard")
         both.close()
         self.assertTrue(near.closed and far.closed)
 
@@ -705,7 +731,7 @@ class NodesBudgetTest(unittest.TestCase):
         self.now = 100.0
         self.peers = 1
         self.budget = NodesBudget(
-            2.0, 3, 4, self.till, lambda: self.peers, lambda: self.now, self.slept.append
+            Pace(2.0, 3, 4), self.till, lambda: self.peers, lambda: self.now, self.slept.append
         )
 
     def test_the_till_says_when(self) -> None:
@@ -838,7 +864,7 @@ class SlowDatabase(unittest.TestCase):
 
             budgets.append(
                 NodesBudget(
-                    self.RATE, self.BURST, 1000, till, lambda: count, lambda: till.now, sleep
+                    Pace(self.RATE, self.BURST, 1000), till, lambda: count, lambda: till.now, sleep
                 )
             )
         sent = []
@@ -879,11 +905,10 @@ class CoolDownTest(unittest.TestCase):
         quiet.start()
         self.addCleanup(quiet.stop)
         self.now = 100.0
-        self.here, self.there = (
-            CircuitBreaker(5.0, lambda: self.now, lambda: 0.5) for _ in range(2)
-        )
-        self.words: list[str] = []
-        self.here.tell = self.words.append
+        self.words: list[Message] = []
+        end = Neighbour(self.words.append)
+        self.here = CircuitBreaker(5.0, lambda: self.now, lambda: 0.5, end)
+        self.there = CircuitBreaker(5.0, lambda: self.now, lambda: 0.5)
 
     def refuse(self) -> None:
         call = self.here.admit(call_for("/a"))
@@ -903,18 +928,18 @@ class CoolDownTest(unittest.TestCase):
             self.there.admit(call_for("/b"))
         self.now += 5.0
         self.here.settle(self.here.admit(call_for("/a")), ANSWERED)
-        self.assertEqual(self.words, ["upstream open"])
+        self.assertEqual(self.words, [Resumed()])
         self.pass_on()
         self.assertTrue(self.there.is_open)
 
     def test_the_longer_rest_counts_and_a_day_is_enough(self) -> None:
         self.refuse()
         self.pass_on()
-        self.there.hear("upstream 2.000 shorter")
+        self.there.hear(Paused(2.0, "shorter"))
         self.assertEqual(self.there.seconds_left, 5.0)
-        self.there.hear("upstream 7.000 longer")
+        self.there.hear(Paused(7.0, "longer"))
         self.assertEqual(self.there.resting()[0][2:], ("longer", 7.0))
-        self.there.hear("upstream 999999999.000 longest")
+        self.there.hear(Paused(999999999.0, "longest"))
         self.assertEqual(self.there.seconds_left, LONGEST_WAIT)
 
     def test_what_is_not_about_the_upstream_is_left_alone(self) -> None:
@@ -932,7 +957,7 @@ class CoolDownTest(unittest.TestCase):
             "upstream rest 5.000 all y",
             "upstreams 5.000 x",
         ):
-            self.there.hear(word)
+            self.there.hear(decode(word))
         self.assertEqual(self.there.resting(), [])
 
 
@@ -954,11 +979,11 @@ class DriversTest(unittest.TestCase):
     def test_a_relay_with_a_file_imports_no_driver_and_others_still_can(self) -> None:
         out = self.run_python(
             "import sys\n"
-            "from api_relaying_server.stores.drivers import NAMES, left_out\n"
-            "with left_out():\n"
+            "from api_relaying_server.stores.database_url import DRIVERS, without_drivers\n"
+            "with without_drivers():\n"
             "    import api_relaying_server.assembly\n"
-            "print([name for name in NAMES if name in sys.modules])\n"
-            "from api_relaying_server.tiers.stores import mongodb, redis\n"
+            "print([name for name in DRIVERS if name in sys.modules])\n"
+            "from api_relaying_server.stores.databases import mongodb, redis\n"
             "import pymongo, redis\n"
         )
         self.assertEqual(out, "[]\n")

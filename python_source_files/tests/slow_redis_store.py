@@ -169,7 +169,7 @@ class RedisFaultsTest(RedisCase, FaultCases):
         url = server.url.replace("//", "//:wrong-one@")
         store = open_shared(url, self.namespace, 0.5)
         self.addCleanup(store.close, 2.0)
-        store.coordinator().on_change(lambda key: None)
+        store.coordinator().on_message(lambda key: None)
         until = time.monotonic() + 0.4
         while time.monotonic() < until:
             self.assertIsNone(store.read("GET /a"))
@@ -200,7 +200,7 @@ class RedisFaultsTest(RedisCase, FaultCases):
             with self.subTest(why=why):
                 store = open_shared(server.url + end, self.namespace, 0.5)
                 self.addCleanup(store.close, 0.1)
-                store.coordinator().on_change(lambda key: None)
+                store.coordinator().on_message(lambda key: None)
                 began = time.monotonic()
                 while time.monotonic() < began + 1.0:
                     self.assertIsNone(store.read("GET /a"))

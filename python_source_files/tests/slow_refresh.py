@@ -8,16 +8,15 @@ import time
 import unittest
 from unittest import mock
 
-from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
-from api_relaying_server.caching.responding import build, shape_of
+from api_relaying_server.caching.responding import shape_of
 from api_relaying_server.caching.reuse import assess
-from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
+from api_relaying_server.caching.stored import Record, Selecting, StoredResponse, cache_key
 from api_relaying_server.errors import UpstreamRefused
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.memory import refresh_ahead as ahead_module
 from api_relaying_server.memory.hot import HotTier
-from api_relaying_server.memory.refresh_ahead import RefreshAhead
+from api_relaying_server.memory.refresh_ahead import RefreshAhead, Renewals
 from api_relaying_server.relaying import refresh as refresh_module
 from api_relaying_server.relaying.refresh import Refresher
 from tests.relay_support import (
@@ -139,9 +138,8 @@ class AheadTest(unittest.TestCase):
         self.spare = 100
         self.accepts = True
         self.ends_at = 0.0  # where all freshness ends, if it is set
-        self.ahead = RefreshAhead(
-            10.0, self.hot, self.fresh_until, self.renew, lambda: self.spare, self.clock
-        )
+        self.renewals = Renewals(self.renew, lambda: self.spare)
+        self.ahead = RefreshAhead(10.0, self.hot, self.fresh_until, self.renewals, self.clock)
 
     def fresh_until(self, target: str, stored: StoredResponse) -> float:
         """As the rules reckon it, but for a fixed end."""
@@ -166,7 +164,7 @@ class AheadTest(unittest.TestCase):
         request = RequestHead.of("GET", target, Fields())
         found = assess(entry.record.variants[nth], target, Policy())
         shape = shape_of(request, found.stored)
-        self.hot.reply(entry, found, shape, b"", False, lambda: build(shape, found)).hits += times
+        self.hot.reply(entry, found, shape, b"", False).hits += times
 
     def run_to(self, seconds: float) -> list[str]:
         """Let time pass in steps; the targets that were renewed meanwhile."""
@@ -310,9 +308,7 @@ class AheadTest(unittest.TestCase):
         self.assertLess(len(self.ahead._heap), 200)
 
     def test_its_thread_ends(self):
-        self.ahead = RefreshAhead(
-            0.05, self.hot, self.fresh_until, self.renew, lambda: self.spare, time.time
-        )
+        self.ahead = RefreshAhead(0.05, self.hot, self.fresh_until, self.renewals)
         self.put("/a", stored_at(time.time(), lifetime=1))
         self.answer("/a")
         self.ahead.start()

@@ -17,18 +17,17 @@ from functools import partial
 from unittest import mock
 
 from api_relaying_server import assembly, cli
-from api_relaying_server.assembly import Place
+from api_relaying_server.cluster.worker_share import WorkerShare
+from api_relaying_server.configuration.weekly import parse_weekly
 from api_relaying_server.errors import UpstreamCut, UpstreamError, UpstreamTimeout
 from api_relaying_server.operations import warm_at
-from api_relaying_server.operations.schedule import parse_weekly
+from api_relaying_server.operations.menus import MOST_PAGES, PAGE
 from api_relaying_server.operations.warm import (
     AT_ONCE,
     FAILED,
     FETCHED,
     FRESH,
     LARGEST_LIST,
-    MOST_PAGES,
-    PAGE,
     PATIENCE,
     WAITS,
     NoRelay,
@@ -406,7 +405,7 @@ class CommandTest(unittest.TestCase):
             (["--relay", "http://[x"], "is not the URL"),
             (["--relay", "http://x/ y"], "is not the URL"),
             (["--relay"], "expected one argument"),
-            (["--frequently"], "-h describes it"),
+            (["--frequently"], "see -h"),
         ):
             with self.subTest(words):
                 code, out, error = run(*words)
@@ -618,12 +617,12 @@ class WarmAtTest(unittest.TestCase):
         with SampleMenuApi() as api:
             with LocalWorker(api.url, warm_at=given, host="0.0.0.0") as relay:
                 eventually(lambda: len(threads()) == 1, "one thread")
-                at = relay.worker._warm_at
+                at = relay.worker._beside.warm_at
                 assert at is not None
                 self.assertEqual(at._url, f"http://127.0.0.1:{relay.port}")
             eventually(lambda: not threads(), "the thread's end")
             with LocalWorker(api.url) as relay:
-                self.assertIsNone(relay.worker._warm_at)
+                self.assertIsNone(relay.worker._beside.warm_at)
 
     def test_one_of_several_workers_does_it(self) -> None:
         chosen = Settings.of(warm_at="10:45@UTC")
@@ -631,11 +630,11 @@ class WarmAtTest(unittest.TestCase):
         server.front.listeners = [mock.Mock()]
         server.front.listeners[0].getsockname.return_value = ("::", 8000, 0, 0)
         memory = mock.Mock()
-        first = assembly._warm_at(chosen, server, Place([], memory, 3, 0, seat=0))
+        first = assembly._warm_at(chosen, server, WorkerShare([], memory, 3, 0, seat=0))
         assert first is not None
         first.close()
         self.assertEqual(first._url, "http://[::1]:8000")
-        self.assertIsNone(assembly._warm_at(chosen, server, Place([], memory, 1, 0, seat=1)))
+        self.assertIsNone(assembly._warm_at(chosen, server, WorkerShare([], memory, 1, 0, seat=1)))
 
     def test_not_together_with_offline(self) -> None:
         error = io.StringIO()

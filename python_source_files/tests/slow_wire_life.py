@@ -15,7 +15,7 @@ from unittest import mock
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.serving.front import Front
-from api_relaying_server.serving.loop_watch import LoopWatch
+from api_relaying_server.serving.watchdog import LoopWatchdog
 from tests.relay_support import PATIENCE, RunningRelay, eventually
 from tests.wire_support import (
     Client,
@@ -199,7 +199,7 @@ class BugTest(unittest.TestCase):
     def test_around_the_loop(self) -> None:
         """A fault that belongs to no request costs none."""
         with ServerInside() as server, self.assertLogs("api_relaying_server", "ERROR"):
-            server.server.front.call(lambda: 1 // 0)  # type: ignore[arg-type]
+            server.server.front.handover.call_soon_threadsafe(lambda: 1 // 0)  # type: ignore[arg-type]
             with Client(server.port, request()) as client:
                 self.assertEqual(client.reply().status, 200)
             self.assertEqual(server.server.bugs, 1)
@@ -250,8 +250,8 @@ class WatchTest(unittest.TestCase):
 
     def watched(self, run: Callable[[], None]) -> list[str]:
         """What is logged of a loop that does this once and then waits for events."""
-        front = mock.Mock(beat=1.0)
-        watch = LoopWatch(lambda: front.beat, Front.run.__code__, blocked_after=0.1)
+        front = mock.Mock(loop_time=1.0)
+        watch = LoopWatchdog(lambda: front.loop_time, Front.run.__code__, blocked_after=0.1)
 
         def loop() -> None:
             watch.start()
@@ -274,28 +274,28 @@ class WatchTest(unittest.TestCase):
         self.assertIn(Path(__file__).name, line)
 
     def test_in_a_server(self) -> None:
-        quick = functools.partial(LoopWatch, blocked_after=0.1)
-        with mock.patch("api_relaying_server.serving.server.LoopWatch", quick):
+        quick = functools.partial(LoopWatchdog, blocked_after=0.1)
+        with mock.patch("api_relaying_server.serving.server.LoopWatchdog", quick):
             with ServerInside() as server, self.assertLogs("api_relaying_server.watch") as logs:
-                server.server.front.call(lambda: time.sleep(0.3))
+                server.server.front.handover.call_soon_threadsafe(lambda: time.sleep(0.3))
                 with Client(server.port, request()) as client:
                     self.assertEqual(client.reply().status, 200)
         self.assertIn("event loop is blocked at", logs.output[0])
 
-    def test_a_chore_that_fails(self) -> None:
+    def test_a_periodic_task_that_fails(self) -> None:
         """It is told and left; the loop is watched on."""
-        chore = mock.Mock(side_effect=RuntimeError("a bug"))
-        watch = LoopWatch(lambda: 1.0, Front.run.__code__, blocked_after=0.1, chore=chore)
+        periodic = mock.Mock(side_effect=RuntimeError("a bug"))
+        watch = LoopWatchdog(lambda: 1.0, Front.run.__code__, blocked_after=0.1, periodic=periodic)
         with self.assertLogs("api_relaying_server.watch") as logs:
             watch.start()
             eventually(lambda: watch.blocked, "the test's own thread counts as blocked")
             watch.stop()
-        chore.assert_called_once_with()
+        periodic.assert_called_once_with()
         self.assertIn("a bug", logs.output[0])
 
     def test_a_loop_that_waits_is_not_told(self) -> None:
-        quick = functools.partial(LoopWatch, blocked_after=0.05)
-        with mock.patch("api_relaying_server.serving.server.LoopWatch", quick):
+        quick = functools.partial(LoopWatchdog, blocked_after=0.05)
+        with mock.patch("api_relaying_server.serving.server.LoopWatchdog", quick):
             with ServerInside() as server:
                 log = logging.getLogger("api_relaying_server.watch")
                 with self.assertLogs("api_relaying_server.watch") as logs:

@@ -9,11 +9,11 @@ import select
 import threading
 import time
 import unittest
-from unittest import mock
 
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.relaying.answer import Answer
-from api_relaying_server.serving.front import WRITERS, Front
+from api_relaying_server.serving.front import Front
+from api_relaying_server.serving.sending import WRITERS
 from tests.relay_support import PATIENCE, RunningRelay, eventually
 from tests.wire_support import (
     Client,
@@ -312,7 +312,7 @@ class ConnectionsTest(unittest.TestCase):
             front = server.server.front
             for _ in range(WRITERS + 1):
                 stack.enter_context(Client(server.port, request()))
-            eventually(lambda: front._sparing, "a look at those that do not read")
+            eventually(lambda: front.sender._limits_buffers, "a look at those that do not read")
             before = _unsent(front)
             stack.enter_context(Client(server.port, request()))
             eventually(lambda: _unsent(front) > before, "one more that does not read")
@@ -325,7 +325,8 @@ class ConnectionsTest(unittest.TestCase):
         def from_memory(head: RequestHead, now: float) -> None:
             asked.append(len(head.raw or b""))
 
-        relay = mock.Mock(wraps=FakeRelay(), from_memory=from_memory)
+        relay = FakeRelay()
+        relay.from_memory = from_memory  # type: ignore[method-assign, assignment]
         with ServerInside(relay) as server, Client(server.port) as client:
             short, long = request("/x", "X: y"), request("/x", "X: " + "y" * 5000)
             for data in (short, long, long + short):
@@ -358,7 +359,7 @@ class ConnectionsTest(unittest.TestCase):
 
 def _unsent(front: Front) -> int:
     """Bytes that wait for a client to read."""
-    return sum(len(conn.out or b"") for conn in list(front._connections.values()))
+    return sum(len(conn.out or b"") for conn in list(front._by_fd.values()))
 
 
 def _ready(clients: list[Client]) -> list[Client]:

@@ -15,13 +15,13 @@ from unittest import mock
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.cluster.file_locks import lock_file
-from api_relaying_server.cluster.shared_memory import EVERYTHING, SharedMemory, Teller
+from api_relaying_server.cluster.message_text import encode
+from api_relaying_server.cluster.shared_memory import LOST, RingWriter, SharedMemory
 from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
+from api_relaying_server.coordination import MemoryLost
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.memory.hot import HotTier
-from api_relaying_server.messages import MemoryLost, encode
-from api_relaying_server.relaying.keeping import TELL_AT_MOST, Began, Keeper
-from api_relaying_server.relaying.key_facts import KeyFacts
+from api_relaying_server.relaying.keeping import TELL_AT_MOST, Began, Keeper, Neighbours
 from api_relaying_server.stores.store import Store, open_store
 from api_relaying_server.stores.write_queue import WriteQueue
 from tests.forks import run
@@ -48,16 +48,8 @@ class Worker:
     def __init__(self, memory: SharedMemory, slot: int, locks: int, store: Store) -> None:
         self.store = store
         self.neighbours = WorkerCoordinator(memory, slot, locks)
-        self.notes = KeyFacts()
-        self.keeper = Keeper(
-            HotTier(MIB),
-            store,
-            self.notes,
-            Policy(),
-            time.time,
-            self.neighbours,
-            self.neighbours.news,
-        )
+        others = Neighbours(self.neighbours, self.neighbours.news)
+        self.keeper = Keeper(HotTier(MIB), store, Policy(), time.time, others)
 
     def add(self, stored: StoredResponse, began: Began | None = None) -> Record | None:
         """Stores what was asked for at a tick: this one's, if none is given."""
@@ -171,19 +163,19 @@ class Changes(TwoWorkers):
 
     def test_nor_after_a_loss_of_news(self) -> None:
         began = self.other.keeper.begin()
-        Teller(self.memory, 0).tell(EVERYTHING)
+        RingWriter(self.memory, 0).write(LOST)
         self.assertIsNone(self.other.add(response("asked before"), began))
         self.assertEqual(self.other.bodies(), [])
 
     def test_everything_is_forgotten_when_a_worker_has_died(self) -> None:
         self.both_know()
         # It died between the store and its word.
-        with mock.patch.object(self.one.neighbours, "tell_changed"):
+        with mock.patch.object(self.one.neighbours, "tell"):
             self.replace(self.one, "new")
         self.other.pass_loop()
         self.assertEqual(self.other.bodies(), [b"old"])
         began = self.other.keeper.begin()
-        Teller(self.memory, 0).tell(encode(MemoryLost()))
+        RingWriter(self.memory, 0).write(encode(MemoryLost()))
         self.other.pass_loop()
         self.assertEqual(self.other.bodies(), [b"new"])
         # What is being fetched meanwhile is as good as ever.
@@ -307,7 +299,7 @@ class OwnStores(TwoWorkers):
             self.assertEqual(self.other.bodies(), [])
 
     def test_a_loss_of_news_empties_them(self) -> None:
-        Teller(self.memory, 0).tell(EVERYTHING)
+        RingWriter(self.memory, 0).write(LOST)
         self.other.pass_loop()
         self.assertEqual(self.other.bodies(), [])
 
@@ -419,6 +411,7 @@ class Queued(unittest.TestCase):
 MANY_WRITE = """
 from tests.slow_worker_coordinator import Fields, RequestHead, Worker, response, KEY
 from api_relaying_server.cluster.file_locks import lock_file
+from api_relaying_server.cluster.message_text import encode
 from api_relaying_server.cluster.shared_memory import SharedMemory
 from api_relaying_server.stores.store import open_store
 WORKERS, VARIANTS, OTHERS = 4, 6, 60

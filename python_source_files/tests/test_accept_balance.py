@@ -54,7 +54,7 @@ class EndedTest(unittest.TestCase):
         workers._slots[child] = slot
         numbers = workers._memory.numbers(slot)
         numbers[SEEN] = numbers[CALLS] = 1
-        workers.has_ended(child)
+        workers.on_exit(child)
         self.assertEqual((numbers[SEEN], numbers[CALLS]), (0, 0))
         self.assertIn(slot, workers._free_slots)
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 
 from api_relaying_server.caching.conditional import if_range_holds, is_not_modified
 from api_relaying_server.caching.directives import request_directives, response_directives
-from api_relaying_server.caching.freshness import initial_age, lifetime
+from api_relaying_server.caching.freshness import Times, arrival_of, initial_age, lifetime
 from api_relaying_server.caching.invalidation import targets_to_invalidate
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import combine, covers, missing_range, with_content
 from api_relaying_server.caching.responding import prepare, shortened
 from api_relaying_server.caching.reuse import Ask, Fresh, assess, decide, useful_until
 from api_relaying_server.caching.stored import Record, StoredResponse
-from api_relaying_server.caching.storing import end_to_end, first_against, stored_fields
+from api_relaying_server.caching.storing import first_against, stored_fields
 from api_relaying_server.caching.validation import (
     conditions,
     freshened,
@@ -40,6 +40,7 @@ from api_relaying_server.caching.vary import (
     selecting_values,
     within,
 )
+from api_relaying_server.http1.fields import end_to_end
 from api_relaying_server.http1.grammar import is_token, parse_content_range, split_lists
 from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import render_fields
@@ -127,7 +128,9 @@ METHODS = st.sampled_from(["GET", "GET", "HEAD", "POST", "FOO"])
 
 def keep(asked: RequestHead, head: ResponseHead, body: bytes) -> StoredResponse | None:
     """The response as it would be stored, None where it would not."""
-    span = lifetime(head.status, head.fields, asked.target, NOW - 1, NOW, POLICIES[0])
+    span = lifetime(
+        arrival_of(head.status, head.fields, Times(NOW - 1, NOW)), asked.target, POLICIES[0]
+    )
     names = selecting_names(head.fields)
     if first_against(asked, head, span, POLICIES[0]) is not None or names is None:
         return None

@@ -24,13 +24,13 @@ from api_relaying_server.errors import (
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.upstream.breaker import (
     LOG,
-    LONGEST_REST,
+    LONGEST_COOLDOWN,
     PROBE_AT_MOST,
     WINDOW,
     Call,
     CircuitBreaker,
 )
-from api_relaying_server.upstream.cooldown import ANONYMOUS, MAX_RESTS
+from api_relaying_server.upstream.cooldown import ANONYMOUS, MAX_COOLDOWNS
 from api_relaying_server.upstream.exchange import ConnectionLost
 from api_relaying_server.upstream.signals import (
     ANSWERED,
@@ -97,7 +97,7 @@ class TargetTest(CoolDownCase):
     def test_others_go_on(self):
         self.call("/a", FAILED)
         refusal = self.refused("/a")
-        self.assertEqual(refusal.detail, "GET /a is being left alone after: 503")
+        self.assertEqual(refusal.detail, "calls to GET /a pause after: 503")
         self.assertEqual(refusal.retry_after, 5)
         self.assertFalse(self.cooldown.admit(call_for("/b")).is_probe)
         (resting,) = self.cooldown.resting()
@@ -123,7 +123,7 @@ class TargetTest(CoolDownCase):
             rests.append(self.rest("/a"))
             self.clock.advance(rests[-1])
         self.assertEqual(rests[:4], [5.0, 6.25, 7.8125, 9.765625])
-        self.assertEqual(rests[-2:], [LONGEST_REST, LONGEST_REST])
+        self.assertEqual(rests[-2:], [LONGEST_COOLDOWN, LONGEST_COOLDOWN])
         self.call("/a", ANSWERED)
         self.call("/a", FAILED)
         self.assertEqual(self.rest("/a"), 5.0)
@@ -190,7 +190,7 @@ class TargetTest(CoolDownCase):
     def test_nobody_waits_for_a_slow_client(self):
         self.call("/a", FAILED)
         self.clock.advance(5.0)
-        slow = self.cooldown.admit(call_for("/a"), quick=False)
+        slow = self.cooldown.admit(call_for("/a")._replace(body=iter(())))
         probe = self.cooldown.admit(call_for("/a"))
         self.assertTrue(probe.is_probe)
         self.cooldown.settle(slow, ANSWERED)
@@ -217,13 +217,13 @@ class TargetTest(CoolDownCase):
         shown = [rest.of for rest in self.cooldown.resting()]
         self.assertEqual(shown[0], "GET /a?...")
         self.assertLess(len(shown[1]), 1000)
-        self.assertNotIn("s3cret", repr(list(self.cooldown._rests)))
+        self.assertNotIn("s3cret", repr(list(self.cooldown._cooldowns)))
 
     def test_the_rests_that_are_known_are_bounded(self):
-        for number in range(MAX_RESTS + 5):
+        for number in range(MAX_COOLDOWNS + 5):
             self.call(f"/{number}", CRASHED)
-        self.assertLessEqual(len(self.cooldown.resting()), MAX_RESTS)
-        self.refused(f"/{MAX_RESTS + 4}")
+        self.assertLessEqual(len(self.cooldown.resting()), MAX_COOLDOWNS)
+        self.refused(f"/{MAX_COOLDOWNS + 4}")
 
     def test_who_makes_many_makes_nobody_elses_end(self):
         """Rests that are over soonest leave, those of all never."""
@@ -231,10 +231,10 @@ class TargetTest(CoolDownCase):
         self.call("/", LIMITED._replace(wait=700.0), key="honest")
         self.call("/", LIMITED._replace(wait=1.0))
         self.clock.advance(1.0)
-        for number in range(2 * MAX_RESTS):
+        for number in range(2 * MAX_COOLDOWNS):
             self.call(f"/{number}", CRASHED, key="evil")
             self.call("/", LIMITED, key=f"evil{number}")
-        self.assertIn(ANONYMOUS, dict(self.cooldown._rests))
+        self.assertIn(ANONYMOUS, dict(self.cooldown._cooldowns))
         self.assertEqual(self.refused("/long", key="honest").retry_after, 899)
         self.clock.advance(600.0)
         self.assertEqual(self.refused("/other", key="honest").retry_after, 99)
@@ -271,7 +271,7 @@ class CallersTest(CoolDownCase):
 
     def test_what_a_probe_meets_is_told_apart(self):
         """Rests that are over: of all, of the callers, of the target; and what is left of them."""
-        everything = ["the upstream", "the upstream for requests without credentials", "GET /a"]
+        everything = ["the upstream", "the upstream without credentials", "GET /a"]
         for told, left in (
             (ANSWERED, []),
             (CRASHED, everything[2:]),
@@ -287,7 +287,7 @@ class CallersTest(CoolDownCase):
                     self.cooldown.settle(call, news)
                 self.clock.advance(5.0)
                 probe = self.call("/a", told)
-                self.assertEqual(len(probe.rests), 3)
+                self.assertEqual(len(probe.cooldowns), 3)
                 self.assertEqual(self.resting(), left)
 
     def test_an_answer_that_uses_up_the_limit(self):
@@ -309,7 +309,7 @@ class WholeTest(CoolDownCase):
         for target, key in (("/a", ""), ("/b", ""), ("/b", "k")):
             refusal = self.refused(target, key=key)
             self.assertEqual(
-                refusal.detail, "the upstream is being left alone after: connection refused"
+                refusal.detail, "calls to the upstream pause after: connection refused"
             )
             self.assertTrue(refusal.concerns_all)
         self.assertFalse(self.cooldown.is_open)
@@ -504,7 +504,7 @@ class JitterTest(unittest.TestCase):
                 cooldown.settle(cooldown.admit(call_for("/")), REFUSED)
                 rest = cooldown.seconds_left
                 self.assertGreaterEqual(rest, seconds - 1e-6)
-                self.assertLessEqual(rest, max(LONGEST_REST, seconds) + 1e-6)
+                self.assertLessEqual(rest, max(LONGEST_COOLDOWN, seconds) + 1e-6)
                 clock.advance(rest + 1e-6)
         finally:
             LOG.disabled = False
@@ -538,7 +538,7 @@ class LogTest(unittest.TestCase):
         self.assertEqual(
             [record.getMessage() for record in logged.records],
             [
-                "the upstream is left alone for 5.0 s: connection refused",
+                "calls to the upstream paused for 5.0 s: connection refused",
                 "the upstream answers again after 300.0 s",
             ],
         )
@@ -553,7 +553,7 @@ class LogTest(unittest.TestCase):
             cooldown.settle(cooldown.admit(call_for("/a")), ANSWERED)
         self.assertEqual(
             [record.getMessage() for record in logged.records],
-            ["GET /a is left alone for 5.0 s: 503", "GET /a answers again after 300.0 s"],
+            ["calls to GET /a paused for 5.0 s: 503", "GET /a answers again after 300.0 s"],
         )
 
     def test_single_clients_do_not_fill_it(self):

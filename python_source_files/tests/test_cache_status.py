@@ -7,7 +7,7 @@ from typing import Any
 
 from http_sf import parse
 
-from api_relaying_server.caching.status import NAME, forwarded, hit
+from api_relaying_server.http1.fields import PSEUDONYM, cache_collapsed, cache_forwarded, cache_hit
 
 REASONS = ("uri-miss", "vary-miss", "stale", "request", "method", "partial", "bypass")
 
@@ -24,30 +24,32 @@ class Told(unittest.TestCase):
     """Each parameter."""
 
     def test_name_and_field(self) -> None:
-        self.assertEqual(NAME, "api-relaying-server")
-        self.assertEqual(hit(1.0)[0], "Cache-Status")
+        self.assertEqual(PSEUDONYM, "api-relaying-server")
+        self.assertEqual(cache_hit(1.0)[0], "Cache-Status")
 
     def test_a_hit_with_its_freshness(self) -> None:
-        self.assertEqual(members(hit(58.9)[1]), {"hit": True, "ttl": 58})
-        self.assertEqual(members(hit(0.0)[1]), {"hit": True, "ttl": 0})
+        self.assertEqual(members(cache_hit(58.9)[1]), {"hit": True, "ttl": 58})
+        self.assertEqual(members(cache_hit(0.0)[1]), {"hit": True, "ttl": 0})
 
     def test_a_stale_hit_has_negative_freshness(self) -> None:
-        self.assertEqual(members(hit(-0.5, "offline")[1])["ttl"], -1)
-        self.assertEqual(str(members(hit(-30.0, "offline")[1])["detail"]), "offline")
+        self.assertEqual(members(cache_hit(-0.5, "offline")[1])["ttl"], -1)
+        self.assertEqual(str(members(cache_hit(-30.0, "offline")[1])["detail"]), "offline")
 
     def test_forwarded_with_reason_and_status(self) -> None:
         for reason in REASONS:
-            found = members(forwarded(reason, 404)[1])
+            found = members(cache_forwarded(reason, 404)[1])
             self.assertEqual(str(found["fwd"]), reason)
             self.assertEqual(found["fwd-status"], 404)
             self.assertNotIn("hit", found)
             self.assertNotIn("stored", found)
 
     def test_only_what_is_known_is_told(self) -> None:
-        self.assertEqual(forwarded("stale", collapsed=True)[1], f"{NAME}; fwd=stale; collapsed")
+        self.assertEqual(cache_collapsed("stale")[1], f"{PSEUDONYM}; fwd=stale; collapsed")
 
     def test_every_parameter_has_its_type(self) -> None:
-        value = forwarded("stale", 304, stored=True, collapsed=True, ttl=7.9, detail="no-store")[1]
+        value = cache_forwarded("stale", 304, stored=True, ttl=7.9, detail="no-store")[1]
         found = members(value)
-        self.assertEqual((found["stored"], found["collapsed"], found["ttl"]), (True, True, 7))
+        self.assertEqual((found["stored"], found["ttl"]), (True, 7))
         self.assertEqual(str(found["detail"]), "no-store")
+        found = members(cache_collapsed("stale", 7.9)[1])
+        self.assertEqual((found["collapsed"], found["ttl"]), (True, 7))

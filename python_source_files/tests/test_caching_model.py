@@ -225,7 +225,7 @@ class Relaying:
 
     def __init__(self, rules: Rules, origin: Origin, at_once: bool) -> None:
         self.world = World(
-            lambda call: self._reply(call), policy_of(rules), clock=origin.clock, notes=Sociable()
+            lambda call: self._reply(call), policy_of(rules), clock=origin.clock, facts=Sociable()
         )
         self._origin = origin
         self._at_once = at_once

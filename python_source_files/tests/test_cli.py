@@ -209,7 +209,7 @@ class UsageTest(CommandTest):
             ([], {"RELAY_PORT": "80x"}, ["RELAY_PORT: '80x'"]),
             (["--config", "/nowhere/relay.toml"], {}, ["--config: /nowhere/relay.toml"]),
             (["--port", "a\nb"], {}, ["--port"]),
-            (["\udcff"], {}, ["is no command"]),
+            (["\udcff"], {}, ["is not a command"]),
         ):
             with self.subTest(words=words):
                 code, out, err = self.run_command(*words, environ=environ)
@@ -411,7 +411,7 @@ class RunTest(CommandTest):
         for wrong, parts in (
             (OSError(errno.EADDRINUSE, "in use"), ["--port: 8000 is in use", "another"]),
             (OSError(errno.EACCES, "denied"), ["--port: 8000", "above 1023"]),
-            (OSError(errno.EADDRNOTAVAIL, "no"), ["--host: 'localhost' is no address"]),
+            (OSError(errno.EADDRNOTAVAIL, "no"), ["--host: 'localhost' is not an address"]),
             (socket.gaierror(-2, "not known"), ["--host: 'localhost' is not known"]),
             (OSError(errno.EACCES, "denied", "/a.log"), ["/a.log: denied"]),
             (OSError(errno.EMFILE, "Too many open files"), ["Too many open files"]),
@@ -539,7 +539,7 @@ class ChildTest(unittest.TestCase):
             self.hears(child, obeyed)
         child.send_signal(signal.SIGTERM)
         self.hears(child, "stop")
-        self.assertIn("could not be obeyed", self.ends(child, 0))
+        self.assertIn("could not be handled", self.ends(child, 0))
 
     def test_settings_are_read_when_there_is_a_relay_whose_they_are(self) -> None:
         self.hold.touch()

@@ -6,7 +6,7 @@ import socket
 import unittest
 from unittest import mock
 
-from api_relaying_server.http1.content import Buffer, Slices, pieces_of
+from api_relaying_server.http1.rendering import Buffer, Slices, pieces_of
 from api_relaying_server.serving import writing
 from api_relaying_server.serving.connection import Connection
 from api_relaying_server.serving.writing import Unsent, Writer

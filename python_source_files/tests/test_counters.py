@@ -7,7 +7,7 @@ import unittest
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from api_relaying_server.operations.counters import (
+from api_relaying_server.counters import (
     CLASSES,
     FAILURES,
     NAMES,
@@ -16,6 +16,7 @@ from api_relaying_server.operations.counters import (
     Counters,
 )
 from api_relaying_server.serving.served import RESULTS, Served
+from api_relaying_server.upstream.exchange import UpstreamRequest
 from sample_menu_api.server import SampleMenuApi
 from tests.relay_support import RESET, Script, ScriptedOrigin, eventually, request_bytes, response
 from tests.worker_support import LocalWorker
@@ -92,7 +93,7 @@ class CountersTest(unittest.TestCase):
         counters = Counters(dict)
         upstream = CountedUpstream(Broken(), counters)  # type: ignore[arg-type]
         with self.assertRaises(KeyboardInterrupt):
-            upstream.fetch("GET", "/", [])
+            upstream.fetch(UpstreamRequest("GET", "/"))
         self.assertEqual(upstream_of(counters.snapshot()), {"other": 1})
 
 

@@ -23,7 +23,7 @@ from api_relaying_server.errors import (
     is_own_lack,
 )
 from api_relaying_server.upstream.dialling import MOST_ADDRESSES, Address, Dialler, interleaved
-from api_relaying_server.upstream.exchange import ConnectionLost, Exchange
+from api_relaying_server.upstream.exchange import ConnectionLost, Exchange, UpstreamRequest
 from api_relaying_server.upstream.session import RelaySession, Upstream, named
 from api_relaying_server.upstream.translation import parse_base
 from tests import forks
@@ -311,16 +311,16 @@ class LackTest(DialCase):
         self.assertIsInstance(named(error), LackOfOwn)
         self.assertIsInstance(named(MemoryError()), LackOfOwn)
         host, port = self.alive()
-        with RelaySession("memory", 4) as session:
-            upstream = Upstream(session, parse_base(f"http://{host}:{port}"), 5.0, 5.0)
+        with RelaySession("memory") as session:
+            upstream = Upstream(session, parse_base(f"http://{host}:{port}"), 5.0, 5.0, 4)
             with mock.patch.object(Exchange, "_receive", side_effect=MemoryError):
                 with self.assertRaises(LackOfOwn):
-                    upstream.fetch("GET", "/", [("Host", "a")])
+                    upstream.fetch(UpstreamRequest("GET", "/", [("Host", "a")]))
             lost = ConnectionLost("the upstream closed the connection")
             lost.__cause__ = OSError(errno.ENOBUFS, "No buffer space available")
             with mock.patch.object(Exchange, "_send_all", side_effect=lost):
                 with self.assertRaises(LackOfOwn):
-                    upstream.fetch("GET", "/", [("Host", "a")])
+                    upstream.fetch(UpstreamRequest("GET", "/", [("Host", "a")]))
 
     def test_with_no_descriptor_left(self) -> None:
         """Also where a name has to be looked up, which then seems to be unknown."""
@@ -332,6 +332,7 @@ class LackTest(DialCase):
 
 NO_DESCRIPTOR = """
 import resource, socket
+from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.session import RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 
@@ -340,7 +341,7 @@ port = server.getsockname()[1]
 limits = resource.getrlimit(resource.RLIMIT_NOFILE)
 ends = []
 upstreams = [
-    Upstream(RelaySession("memory", 4), parse_base(f"http://{host}:{port}"), 20.0, 0.2)
+    Upstream(RelaySession("memory"), parse_base(f"http://{host}:{port}"), 20.0, 0.2, 4)
     for host in ("127.0.0.1", "localhost")
 ]
 for few in (True, False):
@@ -350,7 +351,7 @@ for few in (True, False):
     resource.setrlimit(resource.RLIMIT_NOFILE, (spare if few else limits[0], limits[1]))
     for upstream in upstreams:
         try:
-            upstream.fetch("GET", "/", [("Host", "a")])
+            upstream.fetch(UpstreamRequest("GET", "/", [("Host", "a")]))
         except Exception as error:
             ends.append(type(error).__name__)
 for upstream in upstreams:

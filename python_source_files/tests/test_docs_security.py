@@ -1,4 +1,4 @@
-"""The tables of docs/security.md cannot go stale: each row names tests, and those are there."""
+"""Each row of the tables of docs/security.md names tests, and these exist."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import re
 import unittest
 from collections.abc import Iterator
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
@@ -61,6 +62,19 @@ def is_there(module: str, name: str) -> bool:
     return bool(found) and not skipped
 
 
+def mend(module: str, name: str) -> str:
+    """What to write into the page in place of a test that does not exist."""
+    modules = [path.stem for path in TESTS.glob("*.py")]
+    moved = [other for other in modules if other != module and is_there(other, name)]
+    if moved:
+        return f"It is now in {', '.join(sorted(moved))}: write that."
+    if module not in modules:
+        return "Write the module that shows this row now."
+    names = [each.name for tests in classes_of(module).values() for each in tests]
+    close = get_close_matches(name, names, n=3, cutoff=0.3)
+    return f"Write the test that shows this row now; near in name: {', '.join(close) or 'none'}."
+
+
 class Tables(unittest.TestCase):
     """Each row leads to tests."""
 
@@ -74,14 +88,18 @@ class Tables(unittest.TestCase):
                 self.assertEqual(len(row), len(head))
                 self.assertTrue(row[0])
                 names = [f"`{'.'.join(name)}`" for name in NAME.findall(row[-1])]
-                self.assertTrue(names)
+                self.assertTrue(names, "name at least one test as `module.test_name`")
                 self.assertEqual(", ".join(names), row[-1])
 
     def test_every_test_exists(self) -> None:
         for _, row in rows():
             for module, name in NAME.findall(row[-1]):
                 with self.subTest(row[0], test=f"{module}.{name}"):
-                    self.assertTrue(is_there(module, name))
+                    if not is_there(module, name):
+                        self.fail(
+                            f"docs/security.md, row {row[0]!r}, names {module}.{name}, which does"
+                            f" not exist or is skipped. {mend(module, name)}"
+                        )
 
     def test_no_situation_is_there_twice(self) -> None:
         names = [row[0] for _, row in rows()]
@@ -97,6 +115,12 @@ class Tables(unittest.TestCase):
 
     def test_what_is_not_there_is_noticed(self) -> None:
         self.assertFalse(is_there("test_relay", "test_of_nothing"))
+
+    def test_the_message_says_what_to_write(self) -> None:
+        known = "test_a_hundred_clients_one_request"
+        self.assertIn("now in test_relay", mend("test_gone", known))
+        self.assertIn(known, mend("test_relay", "test_a_hundred_clients_and_one_request"))
+        self.assertIn("module", mend("test_gone", "test_of_nothing"))
 
 
 if __name__ == "__main__":

@@ -12,16 +12,10 @@ from typing import Callable
 from unittest import mock
 
 from api_relaying_server.errors import ClientGone, UpstreamCut, UpstreamError
-from api_relaying_server.relaying import flight
-from api_relaying_server.relaying.flight import (
-    Flight,
-    Landing,
-    Listener,
-    Room,
-    Share,
-    SharedBody,
-    Until,
-)
+from api_relaying_server.relaying import shared_body
+from api_relaying_server.relaying.flight import Flight, Landing
+from api_relaying_server.relaying.shared_body import Room, Share, SharedBody, Until
+from api_relaying_server.upstream.exchange import Listener
 
 
 class Pieces:
@@ -155,13 +149,13 @@ class FlightTest(unittest.TestCase):
         reader = iter(body.attach() or ())
         with mock.patch.object(time, "monotonic", lambda: 1000.0):
             next(reader)
-        flights.hurry(1000.0 + flight.LEFT_ALONE)
+        flights.hurry(1000.0 + shared_body.LEFT_ALONE)
         self.assertEqual(told, [])
         with mock.patch.object(time, "monotonic", lambda: 2000.0):
             next(reader)
-        flights.hurry(1001.0 + flight.LEFT_ALONE)
+        flights.hurry(1001.0 + shared_body.LEFT_ALONE)
         self.assertEqual(told, [])
-        flights.hurry(2000.1 + flight.LEFT_ALONE)
+        flights.hurry(2000.1 + shared_body.LEFT_ALONE)
         self.assertEqual(told, ["k"])
         self.assertEqual(list(reader), [b"ef"])
         self.assertFalse(body.is_left_alone(float("inf")))  # there is no more
@@ -259,7 +253,7 @@ class SharedBodyTest(unittest.TestCase):
         self.assertEqual(stored, [b"abcd"])
 
     def test_the_last_to_leave_cuts_what_is_far_from_whole_or_not_kept(self) -> None:
-        far = flight.DRAIN_LIMIT + 1
+        far = shared_body.DRAIN_LIMIT + 1
         for source, on_whole in (
             (Pieces(b"ab", b"cd", length=far), lambda whole: None),
             (Pieces(b"ab", b"cd", length=2), None),
@@ -284,7 +278,7 @@ class SharedBodyTest(unittest.TestCase):
     def test_a_client_without_a_body_leaves_it_stored(self) -> None:
         stored: list[bytes] = []
         body = SharedBody(
-            Pieces(b"a" * 10, b"b", length=flight.DRAIN_LIMIT * 2), 1 << 30, stored.append
+            Pieces(b"a" * 10, b"b", length=shared_body.DRAIN_LIMIT * 2), 1 << 30, stored.append
         )
         reader = body.attach()
         assert reader is not None
@@ -293,7 +287,7 @@ class SharedBodyTest(unittest.TestCase):
         self.assertEqual(stored, [b"a" * 10 + b"b"])
 
     def test_the_fast_one_waits_for_the_slow_one_when_nothing_is_kept(self) -> None:
-        piece = b"x" * (flight.WINDOW // 2)
+        piece = b"x" * (shared_body.WINDOW // 2)
         source = Pieces(*[piece] * 6)
         body = SharedBody(source, 0, None)
         fast, slow = body.attach(), body.attach()
@@ -313,12 +307,12 @@ class SharedBodyTest(unittest.TestCase):
         self.assertEqual(sum(sizes), 6 * len(piece))
 
     def test_who_takes_nothing_is_cut_so_that_the_others_go_on(self) -> None:
-        piece = b"x" * (flight.WINDOW // 2)
+        piece = b"x" * (shared_body.WINDOW // 2)
         body = SharedBody(Pieces(*[piece] * 6), 0, None)
         fast, slow, gone = body.attach(), body.attach(), body.attach()
         assert fast is not None and slow is not None and gone is not None
         taking = iter(slow)
-        with mock.patch.object(flight, "SLOWEST_WAIT", 0.05):
+        with mock.patch.object(shared_body, "SLOWEST_WAIT", 0.05):
             quick = iter(fast)
             next(taking)
             for _ in range(3):
@@ -335,12 +329,12 @@ class SharedBodyTest(unittest.TestCase):
 
     def test_who_is_cut_gets_nothing_that_does_not_follow(self) -> None:
         """Though what others still read lies where he has been: no bytes at all, then."""
-        pieces = [bytes([n]) * (flight.WINDOW // 3) for n in range(8)]
+        pieces = [bytes([n]) * (shared_body.WINDOW // 3) for n in range(8)]
         body = SharedBody(Pieces(*pieces), 0, None)
         readers = [body.attach() for _ in range(3)]
         fast, middle, slow = (iter(reader or ()) for reader in readers)
         got = next(slow)
-        with mock.patch.object(flight, "SLOWEST_WAIT", 0.0):
+        with mock.patch.object(shared_body, "SLOWEST_WAIT", 0.0):
             for _ in range(3):
                 next(middle)
             for _ in range(6):
@@ -353,7 +347,7 @@ class SharedBodyTest(unittest.TestCase):
 
     def test_nobody_is_cut_before_the_wait_for_him_is_over(self) -> None:
         """Be somebody heard of meanwhile or not."""
-        piece = b"x" * (flight.WINDOW // 2)
+        piece = b"x" * (shared_body.WINDOW // 2)
         body = SharedBody(Pieces(*[piece] * 6), 0, None)
         fast, slow = body.attach(), body.attach()
         assert fast is not None and slow is not None
@@ -363,7 +357,7 @@ class SharedBodyTest(unittest.TestCase):
         with mock.patch.object(body._changed, "wait", side_effect=[True, True, False]) as wait:
             next(taking)
         self.assertEqual((wait.call_count, slow.is_cut), (3, True))
-        self.assertEqual(wait.call_args[0], (flight.SLOWEST_WAIT,))
+        self.assertEqual(wait.call_args[0], (shared_body.SLOWEST_WAIT,))
 
     def test_one_at_a_time_fetches(self) -> None:
         fetching: list[bool] = []
@@ -386,11 +380,11 @@ class SharedBodyTest(unittest.TestCase):
             self.assertEqual(b"".join(slow or ()), b"abcd")
 
     def test_the_window_holds_so_much_and_no_more(self) -> None:
-        for size, cut in ((flight.WINDOW, False), (flight.WINDOW + 1, True)):
+        for size, cut in ((shared_body.WINDOW, False), (shared_body.WINDOW + 1, True)):
             body = SharedBody(Pieces(b"x" * size, b"y", b"z"), 0, None)
             fast, slow = body.attach(), body.attach()
             assert fast is not None and slow is not None
-            with mock.patch.object(flight, "SLOWEST_WAIT", 0.0):
+            with mock.patch.object(shared_body, "SLOWEST_WAIT", 0.0):
                 taking = iter(fast)
                 next(taking)
                 next(taking)
@@ -399,7 +393,10 @@ class SharedBodyTest(unittest.TestCase):
     def test_how_much_more_is_fetched_for_the_store(self) -> None:
         """Up to the bound and no further, be the length known or not."""
         for known in (True, False):
-            for size, whole in ((flight.DRAIN_LIMIT, True), (flight.DRAIN_LIMIT + 1, False)):
+            for size, whole in (
+                (shared_body.DRAIN_LIMIT, True),
+                (shared_body.DRAIN_LIMIT + 1, False),
+            ):
                 stored: list[bytes] = []
                 source = Pieces(b"ab", b"x" * size, *([] if known else [b""]))
                 source.length = size + 2 if known else None
@@ -511,7 +508,7 @@ class SharedBodyTest(unittest.TestCase):
         reader = body.attach()
         assert reader is not None
         next(iter(reader))
-        with mock.patch.object(flight, "DRAIN_SECONDS", 0.0):
+        with mock.patch.object(shared_body, "DRAIN_SECONDS", 0.0):
             reader.close()
         self.assertEqual((source.closed, source.reads, stored), (True, 1, []))
 
@@ -651,7 +648,7 @@ class RoomTest(unittest.TestCase):
 
     def test_no_memory_is_no_room(self) -> None:
         body = self.body(Room(1 << 20), b"ab", b"cd", b"ef")
-        with mock.patch.object(flight, "BytesIO", side_effect=MemoryError):
+        with mock.patch.object(shared_body, "BytesIO", side_effect=MemoryError):
             self.assertEqual(b"".join(body.attach() or ()), b"abcdef")
         self.assertEqual(self.stored, [])
 

@@ -8,7 +8,9 @@ from api_relaying_server.caching.freshness import (
     HEURISTIC_MAX,
     HEURISTIC_STATUSES,
     Lifetime,
+    Times,
     age_value,
+    arrival_of,
     date_value,
     initial_age,
     lifetime,
@@ -27,7 +29,7 @@ def life(
     asked: float = NOW,
 ) -> Lifetime:
     """The lifetime of a response that arrives at NOW, asked for at `asked`."""
-    return lifetime(status, fields(*lines), target, asked, NOW, policy)
+    return lifetime(arrival_of(status, fields(*lines), Times(asked, NOW)), target, policy)
 
 
 class Explicit(unittest.TestCase):

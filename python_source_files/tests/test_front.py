@@ -10,12 +10,12 @@ from unittest import mock
 from api_relaying_server.errors import Overloaded
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.relaying.answer import Waiting
-from api_relaying_server.serving import front as front_module
-from api_relaying_server.serving.acceptor import Limits
-from api_relaying_server.serving.connection import LINGERING, Connection
-from api_relaying_server.serving.front import Front
+from api_relaying_server.serving import gathering
+from api_relaying_server.serving.connection import LINGERING, Connection, Limits
+from api_relaying_server.serving.front import Clocks, Front
+from api_relaying_server.serving.listeners import Listeners, listen
+from api_relaying_server.serving.request_bytes import EMPTY_LINES
 from api_relaying_server.serving.served import Served
-from api_relaying_server.serving.server import listen
 from tests.relay_support import set_reset_on_close
 from tests.wire_support import request
 
@@ -38,36 +38,42 @@ class Ready:
 
 
 class FrontTestCase(unittest.TestCase):
-    """A front that listens; `lent` is what handlers were to do."""
+    """A front that listens; `dispatched` is what handlers were to do."""
 
     def setUp(self) -> None:
         self.heads: Any = {}
         self.memory: dict[str, Any] = {}
         self.clock, self.wall = 100.0, 1e9
-        self.lent: list[Connection] = []
+        self.dispatched: list[Connection] = []
         self.refusals: list[Served] = []
         self.went_back: list[float] = []
         self.refuses = False
         self.has_room = True
-        self.addCleanup(self._close_lent)
+        self.addCleanup(self._close_dispatched)
         self.begin()
 
-    def _close_lent(self) -> None:
-        for conn in self.lent:
+    def _close_dispatched(self) -> None:
+        for conn in self.dispatched:
             conn.sock.close()
 
     def begin(self, **limits: Any) -> None:
         """Another front, with these limits."""
         (self.listener,) = listen("127.0.0.1", 0)
-        behind: Any = self
+        backend: Any = self
+        clocks = Clocks(lambda: self.clock, lambda: self.wall)
         self.front = Front(
-            [self.listener], self.heads, behind, Limits(**limits),
-            clock=lambda: self.clock, wall=lambda: self.wall,
-        )  # fmt: skip
-        self.front._door.open()
+            Listeners([self.listener]), self.heads, backend, Limits(**limits), clocks
+        )
+        self.front._acceptor.open()
         self.addCleanup(self.front._close_everything)
 
     # What is behind the front.
+
+    on_hit = None
+    store_reader: Any = mock.Mock(batch=(), add=lambda conn: False)
+
+    def hear_others(self) -> None:
+        """There are none."""
 
     def from_memory(self, head: RequestHead, now: float) -> Any:
         """What the test put there."""
@@ -77,13 +83,13 @@ class FrontTestCase(unittest.TestCase):
         """Keeps it."""
         if self.refuses:
             raise Overloaded("no", retry_after=1)
-        self.lent.append(conn)
+        self.dispatched.append(conn)
 
     def has_room_for_slow(self) -> bool:
         """As the test says."""
         return self.has_room
 
-    def tell(self, served: Served) -> None:
+    def report(self, served: Served) -> None:
         """Keeps it."""
         self.refusals.append(served)
 
@@ -148,7 +154,7 @@ class ClockTest(FrontTestCase):
         self.say(client, HEAD)
         self.assertEqual(self.went_back, [3600])
         self.assertIsNone(self.said(client))
-        self.assertEqual(len(self.lent), 1)
+        self.assertEqual(len(self.dispatched), 1)
         self.turn()
         self.assertEqual(self.went_back, [3600])
 
@@ -174,7 +180,7 @@ class ClockTest(FrontTestCase):
         self.assertEqual(self.said(idle), b"")
 
 
-class DoorTest(FrontTestCase):
+class AcceptorTest(FrontTestCase):
     """Who makes room where all connections are in use."""
 
     def setUp(self) -> None:
@@ -244,7 +250,7 @@ class DoorTest(FrontTestCase):
         """A connection that a handler has stays; more are let in when there is room."""
         self.begin(connections=2)
         busy = [self.client(request("/new")) for _ in range(2)]
-        self.assertEqual(len(self.lent), 2)
+        self.assertEqual(len(self.dispatched), 2)
         busy.append(self.client(request("/new")))
         self.assertEqual(len(self.front), 3)
         late = socket.create_connection(self.listener.getsockname()[:2], 5)
@@ -276,7 +282,7 @@ class DoorTest(FrontTestCase):
         self.client()
         self.assertEqual(self.said(idle), b"")
         self.assertIn(b" 400 ", self.said(refused) or b"")
-        self.assertIn(LINGERING, [conn.state for conn in self.front._connections.values()])
+        self.assertIn(LINGERING, [conn.state for conn in self.front._by_fd.values()])
 
 
 class WaitingTest(FrontTestCase):
@@ -289,10 +295,10 @@ class WaitingTest(FrontTestCase):
     def waiting(self, seconds: float = 30.0, seen: Any = None) -> socket.socket:
         """A client whose request a handler has found to have to wait."""
         client = self.client(request("/slow"))
-        conn = self.lent.pop()
+        conn = self.dispatched.pop()
         conn.seen = seen
         conn.waited = Waiting(self.landed.append, self.clock + seconds)
-        self.front.give_back(conn)
+        self.front.handover.give_back(conn)
         return client
 
     def land(self, number: int = 0) -> None:
@@ -310,25 +316,25 @@ class WaitingTest(FrontTestCase):
         self.assertEqual(self.said(client), b"there")
         self.say(client, request("/slow"))
         self.assertEqual(self.said(client), b"there")
-        self.assertEqual(self.lent, [])
+        self.assertEqual(self.dispatched, [])
         self.say(client, request("/other"))
-        self.assertEqual([conn.waited for conn in self.lent], [None])
+        self.assertEqual([conn.waited for conn in self.dispatched], [None])
 
     def test_asked_again(self) -> None:
         """By a handler, which is told what it has waited for, and not what was stored before."""
         self.waiting(seen=mock.Mock())
         self.land()
-        (conn,) = self.lent
+        (conn,) = self.dispatched
         assert conn.waited is not None and conn.request is not None
         self.assertIsNone(conn.seen)
         self.assertEqual((conn.waited.deadline, conn.request.target), (self.clock + 30, "/slow"))
 
     def test_already_there(self) -> None:
         client = self.client(request("/slow"))
-        conn = self.lent.pop()
+        conn = self.dispatched.pop()
         self.memory["/slow"] = Ready(b"there", 1e12)
         conn.waited = Waiting(lambda done: done(), self.clock + 30)
-        self.front.give_back(conn)
+        self.front.handover.give_back(conn)
         self.turn(wait=True)
         self.assertEqual(self.said(client), b"there")
 
@@ -336,23 +342,23 @@ class WaitingTest(FrontTestCase):
         """A handler says so, whatever becomes of the fetch."""
         self.waiting(seconds=2.0)
         self.later(1)
-        self.assertEqual(self.lent, [])
+        self.assertEqual(self.dispatched, [])
         self.later(2)
-        self.assertEqual(len(self.lent), 1)
+        self.assertEqual(len(self.dispatched), 1)
         self.land()
-        self.assertEqual(len(self.lent), 1)
+        self.assertEqual(len(self.dispatched), 1)
 
     def test_the_end_of_an_earlier_wait(self) -> None:
         """It ends no later one, and neither does what is told twice."""
         self.waiting()
         self.land()
-        conn = self.lent.pop()
+        conn = self.dispatched.pop()
         conn.waited = Waiting(self.landed.append, self.clock + 30)
-        self.front.give_back(conn)
+        self.front.handover.give_back(conn)
         self.land(0)
-        self.assertEqual(self.lent, [])
+        self.assertEqual(self.dispatched, [])
         self.land(1)
-        self.assertEqual(len(self.lent), 1)
+        self.assertEqual(len(self.dispatched), 1)
 
     def test_no_thread(self) -> None:
         """It is offered again while there is time: a landing is one for many."""
@@ -361,13 +367,13 @@ class WaitingTest(FrontTestCase):
         self.land(0)
         self.land(1)
         self.later(1.1)
-        self.assertEqual([self.said(patient), self.said(client), self.lent], [None, None, []])
+        self.assertEqual([self.said(patient), self.said(client), self.dispatched], [None, None, []])
         self.later(2)
         self.assertIsNone(self.said(patient))
         self.assertIn(b" 503 ", self.said(client) or b"")
         self.refuses = False
         self.later(1.1)
-        self.assertEqual(len(self.lent), 1)
+        self.assertEqual(len(self.dispatched), 1)
 
     def test_who_leaves(self) -> None:
         """It is closed at once, and nothing comes of its fetch for it."""
@@ -377,7 +383,7 @@ class WaitingTest(FrontTestCase):
         self.turn(wait=True)
         self.assertEqual(len(self.front), 0)
         self.land()
-        self.assertEqual(self.lent, [])
+        self.assertEqual(self.dispatched, [])
 
     def test_who_says_more(self) -> None:
         """What it asks next, or that it will ask no more, is for later, and keeps no loop busy."""
@@ -407,17 +413,17 @@ class WaitingTest(FrontTestCase):
         self.assertEqual(self.said(client), b"HTTP/1.1 200 OK\r\nX: y\r\nConnection: close\r\n\r\n")
         self.assertEqual(self.said(client), b"")
 
-    def test_no_lane(self) -> None:
-        """The lane does not look for what has been waited for."""
-        lane = mock.Mock(gathered=[], takes=mock.Mock(return_value=False))
-        self.front._lane = lane
+    def test_no_store_reader(self) -> None:
+        """The store reader does not look for what has been waited for."""
+        reader = mock.Mock(batch=[], add=mock.Mock(return_value=False))
+        self.front._store_reader = reader
         self.waiting()
-        lane.takes.assert_called_once()
+        reader.add.assert_called_once()
         self.land()
-        lane.takes.assert_called_once()
-        self.assertEqual(len(self.lent), 1)
+        reader.add.assert_called_once()
+        self.assertEqual(len(self.dispatched), 1)
 
-    def test_the_door(self) -> None:
+    def test_making_room(self) -> None:
         """Who waits leaves last."""
         self.begin(connections=2)
         waiting = self.waiting()
@@ -436,7 +442,7 @@ class EmptyLinesTest(FrontTestCase):
         self.heads[HEAD] = Ready(b"known", 1e12)
 
     def test_a_handful(self) -> None:
-        most = front_module.EMPTY_LINES
+        most = EMPTY_LINES
         for count in (1, 2, most):
             client = self.client(b"\r\n" * count + HEAD)
             self.assertEqual(self.said(client), b"known")
@@ -448,9 +454,9 @@ class EmptyLinesTest(FrontTestCase):
     def test_behind_another_request(self) -> None:
         client = self.client(HEAD + b"\r\n" * 3)
         self.assertEqual(self.said(client), b"known")
-        (conn,) = self.front._connections.values()
+        (conn,) = self.front._by_fd.values()
         self.assertEqual(conn.buffer, b"")
-        self.say(client, b"\r\n" * (front_module.EMPTY_LINES + 1))
+        self.say(client, b"\r\n" * (EMPTY_LINES + 1))
         self.assertIn(b" 400 ", self.said(client) or b"")
 
     def test_byte_by_byte(self) -> None:
@@ -494,9 +500,9 @@ class BodiesTest(FrontTestCase):
         for at in range(0, len(data), 16384):
             self.say(client, data[at : at + 16384])
 
-    def lent_body(self) -> tuple[bytes, bool, bytes]:
-        """Of the last that was lent: the content, whether it is whole, and what is behind it."""
-        conn = self.lent[-1]
+    def dispatched_body(self) -> tuple[bytes, bool, bytes]:
+        """Of the last request that was dispatched: the content, whether it is whole, the rest."""
+        conn = self.dispatched[-1]
         assert conn.body is not None
         return conn.body.take(), conn.body.done, conn.buffer
 
@@ -510,71 +516,71 @@ class BodiesTest(FrontTestCase):
             ("Transfer-Encoding: chunked", chunks + b"3\r\nend\r\n0\r\n\r\n"),
         ):
             with self.subTest(field):
-                before = len(self.lent)
+                before = len(self.dispatched)
                 client = self.upload(field, body=body[:-2])
-                self.assertEqual(len(self.lent), before)
+                self.assertEqual(len(self.dispatched), before)
                 self.say(client, body[-2:] + behind)
-                self.assertEqual(self.lent_body(), (content, True, behind))
+                self.assertEqual(self.dispatched_body(), (content, True, behind))
 
     def test_at_once(self) -> None:
-        """What comes with its head is lent with it, whatever there is room for."""
+        """What comes with its head is dispatched with it, whatever there is room for."""
         self.has_room = False
-        with mock.patch.object(front_module, "GATHERED_IN_ALL", 0):
+        with mock.patch.object(gathering, "GATHERED_IN_ALL", 0):
             self.client(request("/up", "Content-Length: 5", method="POST", body=b"hello!"))
-        self.assertEqual(self.lent_body(), (b"hello", True, b"!"))
+        self.assertEqual(self.dispatched_body(), (b"hello", True, b"!"))
 
     def test_too_long_to_gather(self) -> None:
-        limit = front_module.GATHERED
+        limit = gathering.GATHERED
         self.upload(f"Content-Length: {limit}")
-        self.assertEqual(self.lent, [])
+        self.assertEqual(self.dispatched, [])
         self.upload(f"Content-Length: {limit + 1}")
-        self.assertEqual(self.lent_body(), (b"", False, b""))
-        with mock.patch.object(front_module, "GATHERED", 50_000):
+        self.assertEqual(self.dispatched_body(), (b"", False, b""))
+        with mock.patch.object(gathering, "GATHERED", 50_000):
             client = self.upload("Transfer-Encoding: chunked", body=b"ffffff\r\n" + b"x" * 50_000)
-            self.assertEqual(len(self.lent), 1)
+            self.assertEqual(len(self.dispatched), 1)
             self.say(client, b"y")
-        self.assertEqual(self.lent_body(), (b"x" * 50_000 + b"y", False, b""))
+        self.assertEqual(self.dispatched_body(), (b"x" * 50_000 + b"y", False, b""))
 
     def test_all_together(self) -> None:
         """Past the bound a body is for a thread as it comes; what is answered, or gone, counts no
         more.
         """
-        with mock.patch.object(front_module, "GATHERED_IN_ALL", 100_000):
+        with mock.patch.object(gathering, "GATHERED_IN_ALL", 100_000):
             first = self.upload("Content-Length: 60001", body=b"x" * 50_000)
-            self.assertEqual((self.front._gathered, self.lent), (50_000, []))
+            self.assertEqual((self.front._gatherer.gathered, self.dispatched), (50_000, []))
             self.upload("Content-Length: 60001", body=b"x" * 50_000)
-            self.assertEqual((self.front._gathered, len(self.lent)), (100_000, 1))
+            self.assertEqual((self.front._gatherer.gathered, len(self.dispatched)), (100_000, 1))
             self.upload("Content-Length: 9")
-            self.assertEqual(len(self.lent), 2)
-            self.lent[0].closes = False
-            self.front.give_back(self.lent.pop(0))
+            self.assertEqual(len(self.dispatched), 2)
+            self.dispatched[0].closes = False
+            self.front.handover.give_back(self.dispatched.pop(0))
             self.turn(wait=True)
-            self.assertEqual(self.front._gathered, 50_000)
+            self.assertEqual(self.front._gatherer.gathered, 50_000)
             first.close()
             self.turn(wait=True)
-            self.assertEqual(self.front._gathered, 0)
+            self.assertEqual(self.front._gatherer.gathered, 0)
             self.upload("Content-Length: 9", body=b"x")
-            self.assertEqual((self.front._gathered, len(self.lent)), (1, 1))
+            self.assertEqual((self.front._gatherer.gathered, len(self.dispatched)), (1, 1))
             bad = self.upload("Transfer-Encoding: chunked", body=b"5\r\nhello\r\n")
             self.say(bad, b"zz\r\n")
             self.assertIn(b" 400 ", self.said(bad) or b"")
-            self.assertEqual(self.front._gathered, 1)
+            self.assertEqual(self.front._gatherer.gathered, 1)
 
     def test_a_body_that_takes_its_time(self) -> None:
         """A thread that is free takes it after a while."""
         self.has_room = False
         self.upload("Content-Length: 9", body=b"x")
         self.later(5)
-        self.assertEqual(self.lent, [])
+        self.assertEqual(self.dispatched, [])
         self.has_room = True
         self.later(1.1)
-        self.assertEqual(self.lent_body(), (b"x", False, b""))
+        self.assertEqual(self.dispatched_body(), (b"x", False, b""))
         self.later(0.7)
         self.upload("Content-Length: 9", body=b"x")
         self.later(0.7)
-        self.assertEqual(len(self.lent), 1)
+        self.assertEqual(len(self.dispatched), 1)
         self.later(1.1)
-        self.assertEqual(len(self.lent), 2)
+        self.assertEqual(len(self.dispatched), 2)
 
     def test_a_body_that_does_not_come(self) -> None:
         self.has_room = False
@@ -585,7 +591,7 @@ class BodiesTest(FrontTestCase):
             self.say(dripping, b"x")
         self.assertIn(b" 408 ", self.said(silent) or b"")
         self.assertIn(b" 408 ", self.said(dripping) or b"")
-        self.assertEqual(self.lent, [])
+        self.assertEqual(self.dispatched, [])
         self.begin(timeout_idle=5)
         silent = self.upload("Content-Length: 9", body=b"x")
         self.later(6)
@@ -594,10 +600,10 @@ class BodiesTest(FrontTestCase):
     def test_small_chunks(self) -> None:
         """Reading thousands of them is work for a thread."""
         self.upload("Transfer-Encoding: chunked", body=b"1\r\nx\r\n" * 2000)
-        content, whole, behind = self.lent_body()
+        content, whole, behind = self.dispatched_body()
         self.assertFalse(whole)
         self.assertLess(len(content), 1000)
-        body = self.lent[0].body
+        body = self.dispatched[0].body
         assert body is not None
         self.assertEqual(body.feed(behind), b"")
         self.assertEqual(content + body.take(), b"x" * 2000)
@@ -614,28 +620,28 @@ class BodiesTest(FrontTestCase):
             with self.subTest(field):
                 client = self.upload(field, body=body)
                 self.assertIn(status, (self.said(client) or b"").split(b"\r\n")[0])
-        self.assertEqual(self.lent, [])
+        self.assertEqual(self.dispatched, [])
 
     def test_a_client_that_waits_to_be_asked(self) -> None:
         """A thread passes the question on; where none is free the front answers it."""
         fields = "Content-Length: 5", "Expect: 100-continue"
         client = self.upload(*fields)
-        self.assertEqual(len(self.lent), 1)
-        assert self.lent[0].body is not None
-        self.assertTrue(self.lent[0].body.to_ask)
+        self.assertEqual(len(self.dispatched), 1)
+        assert self.dispatched[0].body is not None
+        self.assertTrue(self.dispatched[0].body.to_ask)
         self.assertIsNone(self.said(client))
         self.has_room = False
         client = self.upload(*fields)
         self.assertEqual(self.said(client), b"HTTP/1.1 100 Continue\r\n\r\n")
         self.say(client, b"hello")
-        self.assertEqual(self.lent_body(), (b"hello", True, b""))
-        assert self.lent[1].body is not None
-        self.assertFalse(self.lent[1].body.to_ask)
+        self.assertEqual(self.dispatched_body(), (b"hello", True, b""))
+        assert self.dispatched[1].body is not None
+        self.assertFalse(self.dispatched[1].body.to_ask)
         client = self.upload(*fields)
         self.has_room = True
         self.later(1.1)
-        assert self.lent[2].body is not None
-        self.assertFalse(self.lent[2].body.to_ask, "it has been asked")
+        assert self.dispatched[2].body is not None
+        self.assertFalse(self.dispatched[2].body.to_ask, "it has been asked")
         hasty = self.client(request("/up", *fields, method="POST", body=b"he"))
         self.assertIsNone(self.said(hasty))
         old = self.client(b"POST /up HTTP/1.0\r\n" + "\r\n".join(fields).encode() + b"\r\n\r\n")

@@ -8,9 +8,9 @@ from typing import cast
 from unittest import mock
 
 from api_relaying_server.memory.hot import Reply
-from api_relaying_server.serving.acceptor import Limits
-from api_relaying_server.serving.connection import Connection
-from api_relaying_server.serving.front import Front
+from api_relaying_server.serving.connection import Connection, Limits
+from api_relaying_server.serving.front import Clocks, Front
+from api_relaying_server.serving.listeners import Listeners
 
 NOW = 1000.0
 HEAD = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -26,15 +26,16 @@ class BellTest(unittest.TestCase):
         self.heads = {
             HEAD: mock.Mock(valid_until=NOW + 60, closes=True, tail=(), wire=b"old", hits=0)
         }
-        self.behind = mock.Mock()
-        self.behind.from_memory.side_effect = lambda request, now: self.heads.get(request.raw)
-        self.dispatch = self.behind.dispatch
+        self.backend = mock.Mock(on_hit=None, hear_others=self.heads.clear)
+        self.backend.store_reader.add.return_value = False
+        self.backend.from_memory.side_effect = lambda request, now: self.heads.get(request.raw)
+        self.dispatch = self.backend.dispatch
         heads = cast("dict[bytes, Reply]", self.heads)
-        self.front = Front([listener], heads, self.behind, Limits(), wall=lambda: NOW)
+        self.bell = [7]
+        listeners = Listeners([listener], bell=self.bell)
+        self.front = Front(listeners, heads, self.backend, Limits(), Clocks(wall=lambda: NOW))
         self.front.now = NOW
         self.addCleanup(self.front._close_everything)
-        self.bell = [7]
-        self.front.watch(self.bell, self.heads.clear)
         self.front._bell_seen = 7  # as after the beginning of a pass
 
     def assert_asked_anew(self) -> None:
@@ -46,21 +47,21 @@ class BellTest(unittest.TestCase):
     def test_a_request_of_a_client_who_has_just_come(self) -> None:
         self.client.sendall(HEAD)
         self.bell[0] = 8
-        self.front._welcome(self.served, self.address)
+        self.front._on_accept(self.served, self.address)
         self.assert_asked_anew()
 
     def test_one_that_came_behind_another(self) -> None:
         conn = Connection(self.served, self.address, NOW)
         self.served.setblocking(False)
-        self.front._connections[conn.fd] = conn
-        self.front._poller.register(conn.fd, 1)
+        self.front._by_fd[conn.fd] = conn
+        self.front._connections.watch(conn)
         self.bell[0] = 8
         self.front._received(conn, HEAD + HEAD)
         self.assert_asked_anew()
 
     def test_where_nobody_has_told_anything(self) -> None:
         self.client.sendall(HEAD)
-        self.front._welcome(self.served, self.address)
+        self.front._on_accept(self.served, self.address)
         self.dispatch.assert_not_called()
         self.assertEqual(self.client.recv(100), b"old")
 

@@ -1,5 +1,5 @@
-"""Loop, handlers, lane, clients and a stop in every order over one or two connections: at any time
-a connection is one thread's, none is lost, and nothing is written to what has been closed.
+"""Loop, handlers, store reader, clients and a stop in every order over one or two connections: a
+connection is always one thread's, none is lost, and nothing is written to what has been closed.
 """
 
 from __future__ import annotations
@@ -14,28 +14,35 @@ from unittest import mock
 from api_relaying_server.errors import Overloaded
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.relaying.answer import Waiting
-from api_relaying_server.serving.acceptor import Limits
-from api_relaying_server.serving.connection import LENT, READING, RETURNED, Connection
-from api_relaying_server.serving.front import Front
+from api_relaying_server.serving.connection import IN_THREAD, READING, RETURNED, Connection, Limits
+from api_relaying_server.serving.connections import Connections
+from api_relaying_server.serving.front import Clocks, Front
+from api_relaying_server.serving.handover import HandOver
+from api_relaying_server.serving.listeners import Listeners
 from api_relaying_server.serving.poller import READ, Waker
 from tests.schedules import Play, Schedule, all_plays, codes
 from tests.wire_support import request
 
 HAND_OVER = codes(
-    Front.give_back,
-    Front.brought,
+    HandOver.give_back,
+    HandOver._wait,
+    HandOver.loaded,
+    HandOver.call_soon_threadsafe,
+    HandOver._put,
+    HandOver.unwatch,
+    HandOver.arrivals,
+    HandOver.end,
+    Connections.unwatch,
+    Connections.close_all,
+    Connections.close_late,
     Front.stop,
-    Front._not_reading_event,
-    Front._park,
+    Front._conn_event,
     Front._woken,
     Front._take_back,
     Front._look_again,
-    Front._wait_for,
-    Front._waited,
-    Front._hear_waiting,
-    Front._hand_over,
+    Front._waiting_event,
+    Front._dispatch,
     Front._close_everything,
-    Front._close_late,
     Waker.wake,
     Waker.heard,
     Waker.close,
@@ -105,7 +112,7 @@ class Socket:
 
     def close(self) -> None:
         """The end."""
-        self._use("closes", anybody=self._world.front._ended)  # else nobody would
+        self._use("closes", anybody=self._world.front.handover._has_ended)  # else nobody would
         self.closed = True
 
     def _use(self, what: str, anybody: bool = False) -> None:
@@ -184,23 +191,25 @@ class World:
         ):
             stack.enter_context(mock.patch(f"api_relaying_server.serving.{name}", double))
         self.jobs: deque[Connection] = deque()
-        self.lane_jobs: deque[Connection] = deque()
-        self.refuses = self.has_lane = self.closes = self.must_end = False
+        self.reader_jobs: deque[Connection] = deque()
+        self.refuses = self.has_reader = self.closes = self.must_end = False
         self.waits = False
         self.done: deque[Callable[[], None]] = deque()
-        self.gathered: list[Connection] = []
+        self.batch: list[Connection] = []
         self.owner: dict[int, str] = {}
         self.sockets: dict[int, Socket] = {}
-        behind: Any = self
-        self.front = Front([], {}, behind, Limits(), behind, clock=lambda: 1000.0, wall=lambda: 0.0)
+        backend: Any = self
+        self.store_reader, self.on_hit = backend, None
+        clocks = Clocks(lambda: 1000.0, lambda: 0.0)
+        self.front = Front(Listeners([]), {}, backend, Limits(), clocks)
         self.connections = [self._connect(100 + number) for number in range(connections)]
 
     def _connect(self, fd: int) -> Connection:
         self.owner[fd] = "loop"
         self.sockets[fd] = sock = Socket(self, fd)
         self.play.running = "loop"
-        self.front._welcome(sock, ("192.0.2.1", 1))  # type: ignore[arg-type]
-        return self.front._connections[fd]
+        self.front._on_accept(sock, ("192.0.2.1", 1))  # type: ignore[arg-type]
+        return self.front._by_fd[fd]
 
     def fault(self, what: str) -> None:
         """Something that must not happen."""
@@ -211,7 +220,10 @@ class World:
     def from_memory(self, head: RequestHead, now: float) -> None:
         """Nothing is there."""
 
-    def tell(self, served: object) -> None:
+    def hear_others(self) -> None:
+        """There are none."""
+
+    def report(self, served: object) -> None:
         """Nobody watches."""
 
     def count_bug(self) -> None:
@@ -229,17 +241,17 @@ class World:
         """A handler is to answer."""
         if self.refuses:
             raise Overloaded("no")
-        self._lend(conn, self.jobs)
+        self._give(conn, self.jobs)
 
-    def takes(self, conn: Connection) -> bool:
-        """The lane is to look."""
-        if self.has_lane:
-            self._lend(conn, self.lane_jobs)
-        return self.has_lane
+    def add(self, conn: Connection) -> bool:
+        """The store reader is to look."""
+        if self.has_reader:
+            self._give(conn, self.reader_jobs)
+        return self.has_reader
 
-    def _lend(self, conn: Connection, jobs: deque[Connection]) -> None:
-        if self.owner[conn.fd] != "loop" or conn.state != LENT:
-            self.fault("it is lent twice")
+    def _give(self, conn: Connection, jobs: deque[Connection]) -> None:
+        if self.owner[conn.fd] != "loop" or conn.state != IN_THREAD:
+            self.fault("two threads have it")
         self.owner[conn.fd] = "nobody"
         jobs.append(conn)
 
@@ -256,7 +268,7 @@ class World:
             if self.waits and conn.waited is None:
                 conn.waited, conn.closes = Waiting(self.done.append, 1060.0), False
                 self.owner[conn.fd] = "loop"
-                self.front.give_back(conn)
+                self.front.handover.give_back(conn)
                 continue
             conn.waited = None
             if not self.sockets[conn.fd].closed:
@@ -265,19 +277,19 @@ class World:
             if self.poller.closed and not self.sockets[conn.fd].shut:
                 self.fault("a handler waits on after the end")
             self.owner[conn.fd] = "loop"
-            self.front.give_back(conn)
+            self.front.handover.give_back(conn)
 
-    def lane(self) -> None:
+    def reader(self) -> None:
         """Looks into the store: every other response is there."""
         while True:
-            self.play.wait(lambda: self.lane_jobs)
-            conn = self.lane_jobs.popleft()
+            self.play.wait(lambda: self.reader_jobs)
+            conn = self.reader_jobs.popleft()
             self.owner[conn.fd] = "loop"
             if conn.seen is None:
                 conn.seen = mock.Mock()
-                self.front.brought([conn])
+                self.front.handover.loaded([conn])
             else:
-                self._lend(conn, self.jobs)
+                self._give(conn, self.jobs)
 
     def leader(self) -> None:
         """Ends the fetches that others wait for."""
@@ -305,19 +317,19 @@ class World:
         for conn in self.connections:
             sock = self.sockets[conn.fd]
             if sock.closed:
-                if conn.fd in self.front._connections or conn.fd in self.poller.watched:
+                if conn.fd in self.front._by_fd or conn.fd in self.poller.watched:
                     self.fault("a closed connection is still known")
                 continue
-            if self.front._ended:
+            if self.front.handover._has_ended:
                 self.fault("a connection outlives the loop")
-            at_rest = conn.state in (READING, RETURNED) and not conn.parked
+            at_rest = conn.state in (READING, RETURNED) and conn.watched
             if not at_rest or self.poller.watched.get(conn.fd) != READ:
                 self.fault(f"a connection is lost: {conn.state}, {self.poller.watched}")
         if answers is not None and self.sockets[100].answers != list(answers):
             self.fault(f"answers: {self.sockets[100].answers}")
-        if self.must_end and self.front._connections:
+        if self.must_end and len(self.front):
             self.fault("a connection stays")
-        if self.jobs or self.lane_jobs:
+        if self.jobs or self.reader_jobs:
             self.fault("a request waits for ever")
 
 
@@ -379,10 +391,10 @@ class FrontSchedulesTest(unittest.TestCase):
 
         self.play_all(cast)
 
-    def test_the_lane(self) -> None:
+    def test_the_store_reader(self) -> None:
         def cast(world: World) -> Actors:
-            world.has_lane = True
-            return [("lane", world.lane), ("client", world.client(0, "/a", "/b"))]
+            world.has_reader = True
+            return [("reader", world.reader), ("client", world.client(0, "/a", "/b"))]
 
         self.play_all(cast, [b"/a", b"/b"])
 
@@ -421,13 +433,17 @@ class FrontSchedulesTest(unittest.TestCase):
             self.play_all(cast)
 
     def test_a_stop_at_once(self) -> None:
-        for has_lane in (False, True):
+        for has_reader in (False, True):
 
             def cast(world: World) -> Actors:
                 world.must_end = True
-                world.has_lane = has_lane  # noqa: B023
+                world.has_reader = has_reader  # noqa: B023
                 client = world.client(0, "/a", "/b")
-                return [("client", client), ("lane", world.lane), ("stop", world.front.stop_now)]
+                return [
+                    ("client", client),
+                    ("reader", world.reader),
+                    ("stop", world.front.stop_now),
+                ]
 
             self.play_all(cast)
 

@@ -10,6 +10,7 @@ from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.reuse import Ask
+from api_relaying_server.coordination import ALONE
 from api_relaying_server.errors import (
     BadRequest,
     LackOfOwn,
@@ -21,8 +22,12 @@ from api_relaying_server.errors import (
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.relaying.fetching import Caller, Fetcher, Query
+from api_relaying_server.relaying.flight import Flight
+from api_relaying_server.relaying.receiving import Receiver
+from api_relaying_server.relaying.transfer import Lead, Means, Transfer
 from api_relaying_server.upstream.breaker import LOG, CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, Slots, SlotsTaken, TokenBucket
+from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.guards import PATIENCE as LONGEST_WAIT
 from api_relaying_server.upstream.guards import PLENTY, GuardedUpstream
 from api_relaying_server.upstream.session import Fetch
@@ -74,7 +79,7 @@ class GuardCase(unittest.TestCase):
 
 def get(guarded: GuardedUpstream, target: str = "/api/x") -> Fetch:
     """A GET whose answer has not been read yet."""
-    return guarded.fetch("GET", target, [])
+    return guarded.fetch(UpstreamRequest("GET", target, []))
 
 
 class PassingTest(GuardCase):
@@ -229,17 +234,19 @@ class SlotTest(GuardCase):
         keeper = mock.Mock()
         keeper.read.return_value = None
         fetcher = Fetcher(guarded, keeper, Policy())
+        receiver = Receiver(keeper, Policy(), guarded.base)
+        means = Means(fetcher, receiver, Flight(), ALONE)
         request = RequestHead.of("GET", "/x", Fields())
         post = RequestHead.of("POST", "/x", Fields())
         caller = Caller(Client("192.0.2.1"))
         with mock.patch(
-            "api_relaying_server.relaying.fetching.first_against", side_effect=ZeroDivisionError
+            "api_relaying_server.relaying.receiving.first_against", side_effect=ZeroDivisionError
         ):
             for _ in range(9):
                 with self.assertRaises(ZeroDivisionError):
-                    fetcher.fetch(Query(request, caller, Ask("uri-miss")), False, lambda: None)
+                    Transfer(means, Query(request, caller, Ask("uri-miss")), Lead("")).run()
                 with self.assertRaises(ZeroDivisionError):
-                    fetcher.pass_by(post, caller)
+                    Transfer(means, Query(post, caller, Ask("method")), Lead("")).pass_by()
         self.assertEqual(guarded.slots.free, 4)
 
     def test_never_more_at_a_time_than_the_limit(self):
@@ -297,11 +304,15 @@ class NewsTest(GuardCase):
         self.assertFalse(refused.exception.concerns_all)
         get(guarded, "/api/x?a=2")
         get(guarded, "/api/x")
-        guarded.fetch("HEAD", "/api/x?a=1", [])
-        guarded.fetch("GET", "/api/x?a=1", [("Authorization", "Bearer a")])
+        guarded.fetch(UpstreamRequest("HEAD", "/api/x?a=1", []))
+        guarded.fetch(UpstreamRequest("GET", "/api/x?a=1", [("Authorization", "Bearer a")]))
         with self.assertRaises(UpstreamResting):
-            guarded.fetch("GET", "/api/x?a=1", [("Accept", "b"), ("authorization", "Bearer a")])
-        guarded.fetch("GET", "/api/x?a=1", [("Authorization", "Bearer b")])
+            guarded.fetch(
+                UpstreamRequest(
+                    "GET", "/api/x?a=1", [("Accept", "b"), ("authorization", "Bearer a")]
+                )
+            )
+        guarded.fetch(UpstreamRequest("GET", "/api/x?a=1", [("Authorization", "Bearer b")]))
 
     def test_one_that_logs_in_too_often_stops_nobody_else(self):
         """Also with a `Retry-After` of a quarter of an hour, and what else such an answer tells."""
@@ -310,9 +321,9 @@ class NewsTest(GuardCase):
         guarded = self.guard(
             lambda target: outcomes.pop() if outcomes else answered(), rate=(1.0, 8)
         )
-        guarded.fetch("POST", "/api/login", []).exchange.close()
+        guarded.fetch(UpstreamRequest("POST", "/api/login", [])).exchange.close()
         with self.assertRaises(UpstreamResting) as refused:
-            guarded.fetch("POST", "/api/login", [])
+            guarded.fetch(UpstreamRequest("POST", "/api/login", []))
         self.assertEqual(refused.exception.retry_after, 900)
         for method, target, fields in (
             ("POST", "/api/login?as=b", []),
@@ -321,7 +332,7 @@ class NewsTest(GuardCase):
             ("GET", "/api/x", []),
             ("DELETE", "/api/x", []),
         ):
-            guarded.fetch(method, target, fields).exchange.close()
+            guarded.fetch(UpstreamRequest(method, target, fields)).exchange.close()
         self.assertEqual(self.clock.slept, [], "nor does it use up what others have saved")
 
     def test_crashing_targets_refuse_no_others(self):
@@ -340,7 +351,9 @@ class NewsTest(GuardCase):
         )
 
         def get_as(key: str) -> None:
-            guarded.fetch("GET", "/api/x", [("X-Api-Key", key)] if key else []).exchange.close()
+            guarded.fetch(
+                UpstreamRequest("GET", "/api/x", [("X-Api-Key", key)] if key else [])
+            ).exchange.close()
 
         get_as("a")
         with self.assertRaises(UpstreamResting):

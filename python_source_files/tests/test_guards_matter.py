@@ -14,11 +14,12 @@ from unittest import mock
 
 from api_relaying_server.caching import reuse
 from api_relaying_server.http1.message import RequestHead
-from api_relaying_server.relaying import fetching, relay
-from api_relaying_server.relaying.fetching import Fetcher
+from api_relaying_server.relaying import receiving, relay
 from api_relaying_server.relaying.flight import Flight
 from api_relaying_server.relaying.keeping import Began, Keeper
+from api_relaying_server.relaying.receiving import Receiver
 from api_relaying_server.relaying.relay import Relay
+from api_relaying_server.relaying.transfer import Transfer
 from tests.interleavings import ChannelEnd, Scene, StagedKeeper, explore
 from tests.scenes import CHANGES, FOLLOWING, USERS, WORKERS
 from tests.stage import StagedLock, point
@@ -59,13 +60,13 @@ def catch_up_in(name: str) -> Removal:
 
 def gate_in(name: str) -> Removal:
     """The gate, where one method asks it."""
-    before = Fetcher._judge
+    before = Receiver._judge
 
-    def judge(self: Fetcher, *words: Any) -> Any:
+    def judge(self: Receiver, *words: Any) -> Any:
         span, rule = before(self, *words)
         return span, None if caller() == name else rule
 
-    return lambda: mock.patch.object(Fetcher, "_judge", judge)
+    return lambda: mock.patch.object(Receiver, "_judge", judge)
 
 
 @contextmanager
@@ -77,7 +78,7 @@ def no_gate_for_304s() -> Iterator[None]:
 
 def what_a_304_says() -> AbstractContextManager[Any]:
     """The gate, for what a 304 says itself."""
-    return mock.patch.object(fetching, "keeps_from_caches", lambda status, fields: None)
+    return mock.patch.object(receiving, "keeps_from_caches", lambda status, fields: None)
 
 
 def same_flight_after_a_change() -> AbstractContextManager[Any]:
@@ -117,13 +118,13 @@ def any_follower() -> AbstractContextManager[Any]:
 
 def as_it_is(name: str) -> Removal:
     """What takes fields out of a response."""
-    return lambda: mock.patch.object(fetching, name, lambda fields: fields)
+    return lambda: mock.patch.object(receiving, name, lambda fields: fields)
 
 
 def quiet_invalidation() -> AbstractContextManager[Any]:
     """Telling others what is invalidated."""
     return mock.patch.object(
-        Keeper, "_doubt", lambda self, key: self.notes.invalidations.mark(key, 0.0)
+        Keeper, "_doubt", lambda self, key: self.facts.invalidations.mark(key, 0.0)
     )
 
 
@@ -144,7 +145,7 @@ def own_change_only() -> AbstractContextManager[Any]:
 
 def nothing_meanwhile() -> AbstractContextManager[Any]:
     """Looking again, once it is one's turn."""
-    return mock.patch.object(Relay, "_found_meanwhile", lambda self, *words: None)
+    return mock.patch.object(Transfer, "_changed_record", lambda self: None)
 
 
 @contextmanager

@@ -7,8 +7,7 @@ from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import Part
-from api_relaying_server.caching.responding import build
-from api_relaying_server.caching.reuse import CLOCK_SLACK, Assessed, assess
+from api_relaying_server.caching.reuse import CLOCK_SLACK, assess
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.memory import hot as hot_tier
@@ -30,13 +29,13 @@ def keep(hot: HotTier, key: str, body: bytes = b"hello", max_age: int = 60) -> E
 
 def reply_of(hot: HotTier, entry: Entry, extra: bytes = b"") -> Reply:
     found = assess(entry.record.variants[0], "/x", POLICY)
-    return hot.reply(entry, found, WHOLE, extra, False, lambda: build(WHOLE, found))
+    return hot.reply(entry, found, WHOLE, extra, False)
 
 
 def range_of(hot: HotTier, entry: Entry, first: int, last: int) -> Reply:
     found = assess(entry.record.variants[0], "/x", POLICY)
     shape = "range", (Part(first, last),)
-    return hot.reply(entry, found, shape, b"", False, lambda: build(shape, found))
+    return hot.reply(entry, found, shape, b"", False)
 
 
 def learn(hot: HotTier, head: bytes, reply: Reply) -> None:
@@ -157,22 +156,6 @@ class EntryTest(unittest.TestCase):
     def setUp(self) -> None:
         self.hot = HotTier(1 << 20)
 
-    def test_times_are_computed_once_for_each_stored_response(self) -> None:
-        one, other = stored(b"1"), stored(b"2")
-        entry = self.hot.put("GET /x", Record((one, other), NOW))
-        assert entry is not None
-        made: list[StoredResponse] = []
-
-        def make(variant: StoredResponse) -> Assessed:
-            made.append(variant)
-            return assess(variant, "/x", POLICY)
-
-        for variant in (one, other, one, other):
-            self.assertIs(entry.assess(variant, make).stored, variant)
-        self.assertEqual([variant.body for variant in made], [b"1", b"2"])
-        entry.assessed[id(one)] = entry.assessed[id(other)]  # the number of one that is no more
-        self.assertIs(entry.assess(one, make).stored, one)
-
     def test_it_is_used_since_the_last_look_by_hits_and_by_threads(self) -> None:
         for asked_for in (False, True):
             entry = self.hot.put("GET /x", Record((stored(),), NOW), asked_for=asked_for)
@@ -208,7 +191,7 @@ class EntryTest(unittest.TestCase):
         found = assess(other, "/x", POLICY)
         for closes in (False, True):
             extra = b"Connection: close\r\n" if closes else b""
-            reply = self.hot.reply(entry, found, WHOLE, extra, closes, lambda: build(WHOLE, found))
+            reply = self.hot.reply(entry, found, WHOLE, extra, closes)
             self.assertEqual(reply.closes, closes)
             reply.hits += 2
         self.assertEqual(self.hot.demand("GET /x"), [(one, 0), (other, 4)])
@@ -218,21 +201,35 @@ class EntryTest(unittest.TestCase):
 
     def test_what_is_put_is_told(self) -> None:
         told: list[tuple[str, Record]] = []
-        self.hot.on_put = lambda key, record: told.append((key, record))
+        self.hot.watch(lambda key, record: told.append((key, record)))
         record = Record((stored(),), NOW)
         self.hot.put("GET /x", record)
         self.hot.put("GET /large", Record((stored(b"x" * (1 << 20)),), NOW))
         self.assertEqual(told, [("GET /x", record)])
         self.assertEqual((self.hot.records(), self.hot.keys()), ({"GET /x": record}, ["GET /x"]))
 
+    def test_who_watches_no_more_leaves_the_others_alone(self) -> None:
+        """As where new settings have put another watcher beside the old one."""
+        before: list[str] = []
+        after: list[str] = []
+
+        def old(key: str, record: Record) -> None:
+            before.append(key)
+
+        self.hot.watch(old)
+        self.hot.watch(lambda key, record: after.append(key))
+        self.hot.put("GET /x", Record((stored(),), NOW))
+        self.hot.unwatch(old)
+        self.hot.put("GET /y", Record((stored(),), NOW))
+        self.assertEqual((before, after), (["GET /x"], ["GET /x", "GET /y"]))
+
 
 class DemandTest(unittest.TestCase):
     """Who leaves when there is no more room."""
 
     def setUp(self) -> None:
-        self.hot = HotTier(1 << 16)
         self.told: list[tuple[str, int]] = []
-        self.hot.on_evicted = lambda key, uses: self.told.append((key, uses))
+        self.hot = HotTier(1 << 16, lambda key, uses: self.told.append((key, uses)))
 
     def read(self, key: str) -> Entry:
         """Comes from the store for a request."""

@@ -1,30 +1,32 @@
-"""What is kept of whom: memory, store and notes as one, alone and beside others."""
+"""What is stored, by target: memory, store and facts as one, alone and beside others."""
 
 from __future__ import annotations
 
 import threading
 import unittest
-from typing import Callable
+from typing import Callable, cast
 from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.reuse import useful_until
 from api_relaying_server.caching.stored import Record, StoredResponse
-from api_relaying_server.coordination import ALONE, Lease
+from api_relaying_server.cluster.message_text import encode
+from api_relaying_server.coordination import (
+    ALONE,
+    Changed,
+    Invalidated,
+    Lease,
+    MemoryLost,
+    Message,
+    MessagesLost,
+)
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Field, Fields, RequestHead
 from api_relaying_server.memory.hot import USUAL_SIZE, HotTier
-from api_relaying_server.messages import (
-    Changed,
-    Everything,
-    Invalidated,
-    MemoryLost,
-    encode,
-)
 from api_relaying_server.relaying import keeping
-from api_relaying_server.relaying.keeping import Began, Keeper, Seen
-from api_relaying_server.relaying.key_facts import KeyFacts
+from api_relaying_server.relaying.keeping import Began, Keeper, Neighbours, Seen
 from api_relaying_server.relaying.last_known import KEPT_FOR
+from api_relaying_server.stores.store import Store
 
 NOW = 1_700_000_000.0
 TARGET, KEY = "/x", "GET /x"
@@ -124,21 +126,21 @@ class Line:
         self.said: list[str] = []
         self.free = True
         self.on_catch_up: Callable[[], object] = lambda: None
-        self._drop: Callable[[str | None], None] = lambda note: None
+        self._hear: Callable[[Message], None] = lambda message: None
 
     def lease(self, key: str, wait: float) -> Lease | None:
         self.said.append(f"lease {key} {wait}")
         return Held(self) if self.free else None
 
-    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
-        self.said.append(f"tell {note} {wait}")
+    def tell(self, message: Message, wait: float = 0.0) -> bool:
+        self.said.append(f"tell {encode(message)} {wait}")
         return True
 
-    def on_change(self, drop: Callable[[str | None], None]) -> None:
-        self._drop = drop
+    def on_message(self, hear: Callable[[Message], None]) -> None:
+        self._hear = hear
 
-    def hear(self, note: str | None) -> None:
-        self._drop(note)
+    def hear(self, message: Message) -> None:
+        self._hear(message)
 
     def catch_up(self) -> None:
         self.on_catch_up()
@@ -157,16 +159,13 @@ class KeepingTest(unittest.TestCase):
         self.now = NOW
         self.shelf, self.line = Shelf(self.shared), self.coordinator()
         self.shelf.quick = self.quick
-        self.notes, self.hot, self.news = KeyFacts(), HotTier(MIB), 0
+        self.hot, self.news = HotTier(MIB), 0
+        line = self.line if self.line is not None else ALONE
+        others = Neighbours(line, lambda: self.news)
         self.keeper = Keeper(
-            self.hot,
-            self.shelf,
-            self.notes,
-            Policy(),
-            lambda: self.now,
-            self.line if self.line is not None else ALONE,
-            lambda: self.news,
+            self.hot, cast("Store", self.shelf), Policy(), lambda: self.now, others
         )
+        self.facts = self.keeper.facts
 
     def coordinator(self) -> Line | None:
         return None
@@ -219,9 +218,9 @@ class Alone(KeepingTest):
         self.assertEqual(len(self.both()), 32)
 
     def test_what_selects_is_noted(self) -> None:
-        self.assertEqual(self.notes.selecting(KEY), ("origin?",))
+        self.assertEqual(self.facts.selecting(KEY), ("origin?",))
         self.add(variant(b"1"))
-        self.assertEqual(self.notes.selecting(KEY), ("accept",))
+        self.assertEqual(self.facts.selecting(KEY), ("accept",))
 
     def test_an_older_one_stays_out(self) -> None:
         self.add(variant(b"1", None, ("Date", format_date(NOW))))
@@ -235,7 +234,7 @@ class Alone(KeepingTest):
         self.keeper.invalidate(TARGET)
         self.assertIsNone(self.add(variant(b"1"), began))
         self.assertEqual(self.both(), [])
-        self.assertEqual(self.notes.selecting(KEY), ("origin?",))
+        self.assertEqual(self.facts.selecting(KEY), ("origin?",))
         self.assertIsNotNone(self.add(variant(b"1")))
 
     def test_parts_are_joined_and_never_take_the_place_of_a_whole(self) -> None:
@@ -416,7 +415,7 @@ class OwnStore(KeepingTest):
         self.assertEqual(self.line.said, [told, told])
 
     def test_what_another_has_changed_is_old_here(self) -> None:
-        for note in (encode(Changed(KEY)), encode(Invalidated(KEY, NOW))):
+        for note in (Changed(KEY), Invalidated(KEY, NOW)):
             self.add(variant(b"1"))
             seen = self.keeper.see(KEY)
             self.line.hear(note)
@@ -425,14 +424,14 @@ class OwnStore(KeepingTest):
 
     def test_what_another_has_invalidated_counts_here(self) -> None:
         began = self.keeper.begin()
-        self.line.hear(encode(Changed(KEY)))
+        self.line.hear(Changed(KEY))
         self.assertTrue(self.keeper.is_current(KEY, began))
-        self.line.hear(encode(Invalidated(KEY, NOW)))
+        self.line.hear(Invalidated(KEY, NOW))
         self.assertFalse(self.keeper.is_current(KEY, began))
         self.assertTrue(self.keeper.is_current(OTHER, began))
 
     def test_it_is_heard_before_anything_is_decided_by_it(self) -> None:
-        tell = encode(Invalidated(KEY, NOW))
+        tell = Invalidated(KEY, NOW)
         began = self.keeper.begin()
         self.line.on_catch_up = lambda: self.line.hear(tell)
         self.assertEqual(self.keeper.begin(), Began(began.tick + 1))
@@ -440,7 +439,7 @@ class OwnStore(KeepingTest):
         self.assertIsNone(self.keeper.invalidate(TARGET, Began(began.tick + 2)))
 
     def test_after_a_gap_nothing_is_believed(self) -> None:
-        for note, doubts in ((encode(MemoryLost()), False), (encode(Everything()), True)):
+        for note, doubts in ((MemoryLost(), False), (MessagesLost(), True)):
             self.add(variant(b"1"))
             began, seen = self.keeper.begin(), self.keeper.see(KEY)
             self.line.hear(note)
@@ -523,23 +522,23 @@ class SharedStore(KeepingTest):
         seen = self.keeper.see(KEY)
         self.put_by_another(variant(b"2"))
         self.assertEqual(bodies(self.keeper.read(KEY)), [b"1"])
-        self.line.hear(encode(Changed(KEY)))
+        self.line.hear(Changed(KEY))
         self.assertEqual(bodies(self.keeper.see(KEY, seen).record), [b"2"])
 
     def test_what_another_has_invalidated_is_read_anew_and_stays_in_the_store(self) -> None:
         began = self.keeper.begin()
         self.add(variant(b"1"))
-        self.line.hear(encode(Invalidated(KEY, NOW)))
+        self.line.hear(Invalidated(KEY, NOW))
         self.assertEqual((self.in_memory(), bodies(self.shelf.records[KEY])), ([], [b"1"]))
         self.assertFalse(self.keeper.is_current(KEY, began))
 
     def test_what_was_asked_for_after_an_invalidation_heard_late_is_good(self) -> None:
         self.add(variant(b"1"))
-        self.line.hear(encode(Invalidated(KEY, NOW - 0.001)))
+        self.line.hear(Invalidated(KEY, NOW - 0.001))
         record = self.keeper.read(KEY)
         assert record is not None
         self.assertEqual([v.must_validate for v in record.variants], [False])
-        self.line.hear(encode(Invalidated(KEY, NOW + 0.001)))
+        self.line.hear(Invalidated(KEY, NOW + 0.001))
         record = self.keeper.read(KEY)
         assert record is not None
         self.assertEqual([v.must_validate for v in record.variants], [True])
@@ -555,10 +554,10 @@ class SharedStore(KeepingTest):
         other = variant(b"2").changed(selecting=(("foo", None),))
         self.put_by_another(variant(b"1"), other)
         self.keeper.read(KEY)
-        self.assertEqual(self.notes.selecting(KEY), ("accept",))
+        self.assertEqual(self.facts.selecting(KEY), ("accept",))
 
     def test_after_a_gap_memory_is_not_believed_but_the_store_is(self) -> None:
-        for note, doubts in ((encode(MemoryLost()), False), (encode(Everything()), True)):
+        for note, doubts in ((MemoryLost(), False), (MessagesLost(), True)):
             self.add(variant(b"1"))
             began, seen = self.keeper.begin(), self.keeper.see(KEY)
             self.line.hear(note)
@@ -567,10 +566,10 @@ class SharedStore(KeepingTest):
             self.assertEqual(self.keeper.is_current(KEY, began), not doubts)
 
     def test_what_the_store_has_lost_comes_back_from_what_was_in_memory(self) -> None:
-        for note in (Changed(KEY), MemoryLost(), Everything()):
+        for note in (Changed(KEY), MemoryLost(), MessagesLost()):
             with self.subTest(note):
                 self.add(variant(b"1"))
-                self.line.hear(encode(note))
+                self.line.hear(note)
                 self.shelf.lose(KEY)
                 self.assertEqual(bodies(self.keeper.read(KEY)), [b"1"])
                 self.assertEqual(self.both(), [b"1"])
@@ -586,11 +585,11 @@ class SharedStore(KeepingTest):
             self.shelf.lose(KEY)
 
         def invalidate() -> None:
-            self.line.hear(encode(Invalidated(KEY, NOW)))
+            self.line.hear(Invalidated(KEY, NOW))
             self.shelf.lose(KEY)
 
         def mark() -> None:
-            self.notes.invalidations.mark(KEY, 1.0)
+            self.facts.invalidations.mark(KEY, 1.0)
             self.shelf.lose(KEY)
 
         def forget() -> None:
@@ -601,14 +600,14 @@ class SharedStore(KeepingTest):
             for happens in (delete, grow_old, invalidate, mark, forget):
                 with self.subTest(happens.__name__, note=note):
                     self.add(variant(b"1"))
-                    self.line.hear(encode(note))
+                    self.line.hear(note)
                     happens()
                     self.assertIsNone(self.keeper.read(KEY))
                     self.assertEqual(self.both(), [])
 
     def test_what_is_stored_anew_is_all_that_is_known(self) -> None:
         self.add(variant(b"1"))
-        self.line.hear(encode(Changed(KEY)))
+        self.line.hear(Changed(KEY))
         self.add(variant(b"2"))
         self.shelf.lose(KEY)
         self.hot.drop(KEY)
@@ -616,13 +615,15 @@ class SharedStore(KeepingTest):
 
     def test_what_is_set_aside_is_of_half_of_memorys_size(self) -> None:
         self.hot.limit = 10_000
-        keeper = Keeper(self.hot, self.shelf, self.notes, Policy(), lambda: self.now, self.line)
+        keeper = Keeper(
+            self.hot, cast("Store", self.shelf), Policy(), lambda: self.now, Neighbours(self.line)
+        )
         self.hot.limit = MIB
         for key, size in ((KEY, 2500), (OTHER, 1500)):
             self.shelf.records[key] = Record((variant(b"x" * size),), NOW + 1000)
             keeper.read(key)
-        self.line.hear(encode(Changed(OTHER)))
-        self.line.hear(encode(Changed(KEY)))
+        self.line.hear(Changed(OTHER))
+        self.line.hear(Changed(KEY))
         for key, kept in ((KEY, True), (OTHER, False)):
             self.shelf.lose(key)
             self.assertEqual(keeper.read(key) is not None, kept, key)
@@ -658,7 +659,7 @@ class DistantStore(KeepingTest):
         for _ in range(2):
             found = self.keeper.invalidate(TARGET)
             assert found is not None
-            self.assertEqual(found, Began(self.notes.invalidations.now, self.epoch()))
+            self.assertEqual(found, Began(self.facts.invalidations.now, self.epoch()))
             self.assertTrue(self.shelf.records[KEY].variants[0].must_validate)
             epochs.append(self.epoch())
         self.assertEqual((len(set(epochs)), epochs[0]), (3, 0))
@@ -695,7 +696,7 @@ class DistantStore(KeepingTest):
 
     def test_and_what_this_one_has_heard_of(self) -> None:
         began = self.began()
-        self.line.hear(encode(Invalidated(KEY, NOW)))
+        self.line.hear(Invalidated(KEY, NOW))
         self.assertIsNone(self.add(variant(b"1"), began))
 
     def test_who_has_not_looked_knows_of_none(self) -> None:

@@ -360,8 +360,8 @@ class ChoosingTest(unittest.TestCase):
             ("livett", "did you mean livet?"),
             ("rafven", "did you mean svarta?"),
             ("now", "did you mean nowhere?"),
-            ("zzzz", "without arguments list-dishes lists"),
-            ("", "without arguments list-dishes lists"),
+            ("zzzz", "list-dishes without arguments lists all"),
+            ("", "list-dishes without arguments lists all"),
         ):
             with self.subTest(name=name):
                 entry = _choosing.restaurants_called([name], self.listing)[0]

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import unittest
 
-from api_relaying_server.serving.listening import LAST_WORDS, Listening
+from api_relaying_server.serving.writing import LAST_WORDS, StreamListener
 from tests.caching_support import fields
-
-
-class Server:
-    """One that may be about to stop."""
-
-    def __init__(self) -> None:
-        self.stopping = False
 
 
 class ListeningTest(unittest.TestCase):
     def dismissed_after(self, *lines: str) -> list[bool]:
         """Whether he is sent away before the stop, at its begin, and when its grace is over."""
-        server, now = Server(), [100.0]
-        listening = Listening(7, fields(*lines), server, lambda: now[0])
+        stopping, now = [False], [100.0]
+        listening = StreamListener(7, fields(*lines), lambda: stopping[0], lambda: now[0])
         told = [listening.is_dismissed()]
-        server.stopping = True
+        stopping[0] = True
         told.append(listening.is_dismissed())
         now[0] += LAST_WORDS
         told.append(listening.is_dismissed())

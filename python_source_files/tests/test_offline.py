@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from api_relaying_server.caching.reuse import Fresh
 from api_relaying_server.errors import NotCached
+from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.offline import OfflineUpstream
 from api_relaying_server.upstream.translation import parse_base
 from tests.caching_support import PLAIN, request, stored, verdict
@@ -172,7 +173,9 @@ class BackgroundTest(unittest.TestCase):
 
     def test_nothing_passes_whatever_the_rules_want(self) -> None:
         with self.assertRaises(NotCached) as caught:
-            OfflineUpstream(parse_base("http://127.0.0.1:1/api")).fetch("GET", "/api/x", [])
+            OfflineUpstream(parse_base("http://127.0.0.1:1/api")).fetch(
+                UpstreamRequest("GET", "/api/x")
+            )
         self.assertEqual(caught.exception.status, 504)
 
     def test_nothing_is_renewed_after_a_stale_answer(self) -> None:

@@ -106,9 +106,9 @@ class OneProcessTest(unittest.TestCase):
 
     def test_what_cannot_be_changes_nothing(self) -> None:
         before = self.relay._worker
-        self.reload("--cache-size changes with a restart only", "WARNING", cache_size="99MB")
+        self.reload("--cache-size needs a restart", "WARNING", cache_size="99MB")
         self.read.side_effect = ConfigError("threads: many is no number")
-        self.reload("the settings stay as they are: threads", "ERROR")
+        self.reload("the old settings stay in use: threads", "ERROR")
         self.read.side_effect = lambda: Settings.of(**self.texts)
         self.reload("cannot be opened", "ERROR", access_log=f"{self.folder}/no/such/folder")
         del self.texts["access_log"]

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from api_relaying_server.errors import BadRequest
 from api_relaying_server.http1.heads import MAX_METHOD, parse_request_head
-from api_relaying_server.relaying.relay import final_answer
+from api_relaying_server.relaying.answering import final_answer
 from tests.relay_support import Asked, Field, RunningRelay, ScriptedOrigin, response
 
 VARYING = "Accept-Language, X-Tenant"

@@ -16,7 +16,7 @@ from api_relaying_server.caching.responding import (
 from api_relaying_server.caching.reuse import assess
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.caching.wallclock import parse_path_rule
-from api_relaying_server.http1.content import pieces_of
+from api_relaying_server.http1.rendering import pieces_of
 from tests.caching_support import PLAIN, fields, request, stored
 
 TAG = 'ETag: "a"'

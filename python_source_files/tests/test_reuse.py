@@ -5,7 +5,6 @@ from __future__ import annotations
 import unittest
 
 from api_relaying_server.caching.invalidation import OVERRIDES, is_unsafe
-from api_relaying_server.caching.key import cache_key, target_of
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.reuse import (
     CACHED_METHODS,
@@ -20,7 +19,14 @@ from api_relaying_server.caching.reuse import (
     stale_if_error_until,
     useful_until,
 )
-from api_relaying_server.caching.stored import FIELD_COST, VARIANT_COST, Record, StoredResponse
+from api_relaying_server.caching.stored import (
+    FIELD_COST,
+    VARIANT_COST,
+    Record,
+    StoredResponse,
+    cache_key,
+    target_of,
+)
 from tests.caching_support import NOW, PLAIN, REFRESHING, date, outcome, request, stored, verdict
 
 MINUTE = "Cache-Control: max-age=60"

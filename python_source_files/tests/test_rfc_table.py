@@ -52,7 +52,9 @@ def found(name: str) -> object:
     for count in range(len(words), 0, -1):
         try:
             thing: object = importlib.import_module(".".join(words[:count]))
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            if isinstance(error, unittest.SkipTest):
+                raise  # the module is there, and needs a package that is not
             continue
         for word in words[count:]:
             thing = getattr(thing, word)

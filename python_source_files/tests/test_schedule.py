@@ -9,7 +9,8 @@ from zoneinfo import ZoneInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api_relaying_server.operations.schedule import SET_BACK, Alarm, Weekly, parse_weekly
+from api_relaying_server.configuration.weekly import Weekly, parse_weekly
+from api_relaying_server.operations.warm_at import SET_BACK, Alarm
 
 LUNCH = "mon-fri 10:45@Europe/Stockholm"
 

@@ -20,8 +20,8 @@ from api_relaying_server.cli import EXAMPLES, NOTES, PROGRAM, read_settings
 from api_relaying_server.configuration import command_line, values
 from api_relaying_server.configuration.setting import Setting
 from api_relaying_server.configuration.sources import LARGEST_FILE, from_file
+from api_relaying_server.configuration.weekly import Weekly
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.operations.schedule import Weekly
 from api_relaying_server.settings import (
     DEFAULT_UPSTREAM,
     GROUPS,
@@ -31,7 +31,7 @@ from api_relaying_server.settings import (
     markdown_table,
 )
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
 PARSER = command_line.make_parser(list(by_group()), PROGRAM, EXAMPLES, NOTES)
 
@@ -72,12 +72,12 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
             ("http://x y/", "ASCII"),
             ("http://r\u00e4k.se/", "xn--"),
             ("http://x/\n", "ASCII"),
-            ("http://u:secret@x/", "leave out all before the '@'"),
+            ("http://u:secret@x/", "remove everything before the '@'"),
             ("http://x/?a=b", "before the '?'"),
             ("http://x/?", "before the '?'"),
             ("http://x/#f", "before the '?'"),
-            ("http://x/a/../b", "dot segments"),
-            ("http://x/a/%2e%2E", "dot segments"),
+            ("http://x/a/../b", ".. segments"),
+            ("http://x/a/%2e%2E", ".. segments"),
             ("http://x/a%zz", "%XX"),
             ("http://x/a\\b", "%XX"),
         ],
@@ -183,7 +183,7 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
     "ignore_field": (
         ("cookie",),
         [("X-Session", ("x-session",))],
-        [("a b", "such as cookie"), ("", "such as cookie"), ("Host", "steers"), ("te", "steers")],
+        [("a b", "such as cookie"), ("", "as cookie"), ("Host", "controls"), ("te", "controls")],
     ),
     "stale_if_error": (86400.0, [("off", 0.0), ("0", 0.0)], [("x", "or off")]),
     "refresh_ahead": (0.0, [("30", 30.0)], [("x", "or off")]),
@@ -455,8 +455,8 @@ class SourcesTest(TomlFile):
         self.assertEqual(
             warnings,
             [
-                "RELAY_PROT is no setting, ignored; did you mean RELAY_PORT?",
-                "RELAY_XYZZY is no setting, ignored; -h lists them all",
+                "RELAY_PROT is not a setting, ignored; did you mean RELAY_PORT?",
+                "RELAY_XYZZY is not a setting, ignored; see -h for the list",
             ],
         )
 
@@ -485,15 +485,15 @@ class FileTest(TomlFile):
             ("port = ", "not valid TOML: "),
             ("port = 1\nport = 2", "not valid TOML: "),
             (b"\xff", "not UTF-8"),
-            ("prt = 1", "'prt' is no setting; did you mean port?"),
-            ("xyzzy = 1", "'xyzzy' is no setting; -h lists them all"),
-            ("[listen]\nport = 1", "'listen' is no setting"),
-            ("config = 'x'", "'config' is no setting"),
-            ("cool-down = 1\ncool_down = 2", "cool-down stands there twice"),
-            ("port = [1]", "port: a list stands there; give one value"),
-            ("port = {a = 1}", "port: a table stands there"),
-            ("port = 2026-01-01", "port: a date or time stands there"),
-            ("ttl = [['/a=1']]", "ttl: a list stands there; give a value or a list"),
+            ("prt = 1", "'prt' is not a setting; did you mean port?"),
+            ("xyzzy = 1", "'xyzzy' is not a setting; see -h for the list"),
+            ("[listen]\nport = 1", "'listen' is not a setting"),
+            ("config = 'x'", "'config' is not a setting"),
+            ("cool-down = 1\ncool_down = 2", "cool-down is given twice"),
+            ("port = [1]", "port: found a list; give one value"),
+            ("port = {a = 1}", "port: found a table"),
+            ("port = 2026-01-01", "port: found a date or time"),
+            ("ttl = [['/a=1']]", "ttl: found a list; give a value or a list"),
             ("port = true", "port: 'on' is not a port number"),
             ("port = nan", "port: 'nan' is not a port number"),
             ("port = 0x" + "f" * 5000, "port: the number is too large"),
@@ -542,16 +542,18 @@ class CommandLineTest(unittest.TestCase):
         return str(caught.exception)
 
     def test_words_that_mean_nothing(self) -> None:
-        self.assertEqual(self.refused("--prot", "1"), "'--prot' is no flag; did you mean --port?")
-        self.assertEqual(self.refused("--prot=1"), "'--prot' is no flag; did you mean --port?")
-        self.assertEqual(self.refused("-x"), "'-x' is no flag; -h lists them all")
-        self.assertEqual(self.refused("status"), "'status' is no command; -h lists them all")
+        self.assertEqual(
+            self.refused("--prot", "1"), "'--prot' is not a flag; did you mean --port?"
+        )
+        self.assertEqual(self.refused("--prot=1"), "'--prot' is not a flag; did you mean --port?")
+        self.assertEqual(self.refused("-x"), "'-x' is not a flag; see -h for the list")
+        self.assertEqual(self.refused("status"), "'status' is not a command; see -h for the list")
         # An abbreviation would mean something else as soon as there is another flag.
-        self.assertIn("'--hos' is no flag", self.refused("--hos", "x"))
+        self.assertIn("'--hos' is not a flag", self.refused("--hos", "x"))
 
     def test_a_flag_without_its_value_and_a_switch_with_one(self) -> None:
-        self.assertRegex(self.refused("--port"), "^--port: .*; -h describes it$")
-        self.assertRegex(self.refused("--demo=1"), "^--demo: .*; -h describes it$")
+        self.assertRegex(self.refused("--port"), "^--port: .*; see -h$")
+        self.assertRegex(self.refused("--demo=1"), "^--demo: .*; see -h$")
 
     @settings(max_examples=100, deadline=None)
     @given(
@@ -567,7 +569,7 @@ class CommandLineTest(unittest.TestCase):
             self.assertTrue(str(wrong))
 
 
-class ReadmeTest(unittest.TestCase):
+class PageTest(unittest.TestCase):
     def test_every_setting_is_in_the_table(self) -> None:
         table = markdown_table()
         for row in TABLE:
@@ -575,13 +577,17 @@ class ReadmeTest(unittest.TestCase):
         for line in table.splitlines():
             self.assertEqual(line.replace("\\|", "").count("|"), 4, line)
 
-    def test_the_readme_has_this_table(self) -> None:
-        text = README.read_text(encoding="utf-8") if README.exists() else ""
+    def test_the_page_has_this_table(self) -> None:
+        text = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
         _, begin, rest = text.partition("<!-- settings -->\n")
         table, end, _ = rest.partition("<!-- /settings -->")
-        self.assertTrue(begin and end, "README.md has no <!-- settings --> ... <!-- /settings -->")
+        self.assertTrue(
+            begin and end, "docs/settings.md has no <!-- settings --> ... <!-- /settings -->"
+        )
         self.assertEqual(
-            table.strip(), markdown_table().strip(), "put settings.markdown_table() into README.md"
+            table.strip(),
+            markdown_table().strip(),
+            "put settings.markdown_table() into docs/settings.md",
         )
 
 

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from api_relaying_server.cluster import shared_memory
 from api_relaying_server.cluster.shared_memory import (
-    EVERYTHING,
     FIRST_FREE,
+    LOST,
     MOST_SLOTS,
     NUMBERS,
     RING,
-    Listener,
+    RingReader,
+    RingWriter,
     SharedMemory,
-    Teller,
 )
 from tests.forks import run
 
@@ -26,35 +26,35 @@ TEXTS = st.text(st.characters(), min_size=1, max_size=2000)
 class Telling(unittest.TestCase):
     def setUp(self) -> None:
         self.memory = SharedMemory(3)
-        self.one, self.other = Teller(self.memory, 1), Teller(self.memory, 2)
-        self.listener = Listener(self.memory, 0)
+        self.one, self.other = RingWriter(self.memory, 1), RingWriter(self.memory, 2)
+        self.listener = RingReader(self.memory, 0)
 
     def heard(self) -> list[str]:
-        return list(self.listener.notes())
+        return list(self.listener.read())
 
     def test_what_is_told_is_heard_once(self) -> None:
-        self.one.tell("GET /a")
-        self.other.tell("GET /ö\udc80")
-        self.one.tell("GET /a")
+        self.one.write("GET /a")
+        self.other.write("GET /ö\udc80")
+        self.one.write("GET /a")
         self.assertEqual(self.heard(), ["GET /a", "GET /a", "GET /ö\udc80"])
         self.assertEqual(self.heard(), [])
 
     def test_who_listens_later_hears_only_what_is_told_later(self) -> None:
-        self.one.tell("before")
-        later = Listener(self.memory, 0)
-        self.one.tell("after")
-        self.assertEqual(list(later.notes()), ["after"])
+        self.one.write("before")
+        later = RingReader(self.memory, 0)
+        self.one.write("after")
+        self.assertEqual(list(later.read()), ["after"])
 
     def test_nobody_hears_itself(self) -> None:
-        mine = Listener(self.memory, 1)
-        self.one.tell("mine")
-        self.other.tell("yours")
-        self.assertEqual(list(mine.notes()), ["yours"])
+        mine = RingReader(self.memory, 1)
+        self.one.write("mine")
+        self.other.write("yours")
+        self.assertEqual(list(mine.read()), ["yours"])
 
     def test_the_bell_never_has_the_same_number_again(self) -> None:
         numbers = [self.memory.bell[0]]
         for number in range(200):
-            (self.one, self.other)[number % 2].tell("x")
+            (self.one, self.other)[number % 2].write("x")
             numbers.append(self.memory.bell[0])
         self.assertEqual(len(set(numbers)), len(numbers))
 
@@ -62,64 +62,64 @@ class Telling(unittest.TestCase):
         long = "x" * 5000
         for number in range(3 * RING // len(long)):
             text = f"{number}{long[number % 999 :]}"
-            self.one.tell(text)
+            self.one.write(text)
             self.assertEqual(self.heard(), [text])
 
     def test_a_whole_ring_behind_is_told_as_everything(self) -> None:
-        self.other.tell("kept")
+        self.other.write("kept")
         for _ in range(RING // 1000 + 1):
-            self.one.tell("x" * 1000)
-        self.assertEqual(self.heard(), [EVERYTHING, "kept"])
-        self.one.tell("next")
+            self.one.write("x" * 1000)
+        self.assertEqual(self.heard(), [LOST, "kept"])
+        self.one.write("next")
         self.assertEqual(self.heard(), ["next"])
 
     def test_just_less_is_heard_in_full(self) -> None:
         size = len("x" * 1000) + 8
         texts = [f"{number:<1000}" for number in range(RING // size)]
         for text in texts:
-            self.one.tell(text)
+            self.one.write(text)
         self.assertEqual(self.heard(), texts)
 
     def test_a_text_for_which_no_ring_is_large_enough(self) -> None:
-        self.one.tell("x" * (2 * RING))
-        self.assertEqual(self.heard(), [EVERYTHING])
+        self.one.write("x" * (2 * RING))
+        self.assertEqual(self.heard(), [LOST])
 
     def test_everything_can_be_told(self) -> None:
-        self.one.tell(EVERYTHING)
-        self.one.tell("and more")
-        self.assertEqual(self.heard(), [EVERYTHING, "and more"])
+        self.one.write(LOST)
+        self.one.write("and more")
+        self.assertEqual(self.heard(), [LOST, "and more"])
 
     def test_what_is_overwritten_while_it_is_read(self) -> None:
-        self.one.tell("old")
+        self.one.write("old")
         self.memory.numbers(1)[1] += RING  # as a writer does before it writes
-        self.assertEqual(self.heard(), [EVERYTHING])
+        self.assertEqual(self.heard(), [LOST])
 
     def test_what_is_spoilt(self) -> None:
         for spoil in (0, 4, 9):
             with self.subTest(at=spoil):
                 start = self.memory.numbers(1)[0]
-                self.one.tell("GET /a")
+                self.one.write("GET /a")
                 self.memory.ring(1)[start + spoil] ^= 255
-                self.assertEqual(self.heard(), [EVERYTHING])
+                self.assertEqual(self.heard(), [LOST])
 
     def test_who_takes_over_a_slot_goes_on_in_it(self) -> None:
-        self.one.tell("a")
+        self.one.write("a")
         # Its process was killed within its next note.
         self.memory.numbers(1)[1] += 50
-        heir = Teller(self.memory, 1)
-        heir.tell("b")
+        heir = RingWriter(self.memory, 1)
+        heir.write("b")
         self.assertEqual(self.heard(), ["a", "b"])
-        heir.tell("c")
+        heir.write("c")
         self.assertEqual(self.heard(), ["c"])
 
     @given(st.lists(st.tuples(st.booleans(), TEXTS), max_size=40))
     def test_any_texts(self, told: list[tuple[bool, str]]) -> None:
-        listener = Listener(self.memory, 0)
+        listener = RingReader(self.memory, 0)
         for first, text in told:
-            (self.one if first else self.other).tell(text)
+            (self.one if first else self.other).write(text)
         expected = [text for first, text in told if first]
         expected += [text for first, text in told if not first]
-        self.assertEqual(list(listener.notes()), expected)
+        self.assertEqual(list(listener.read()), expected)
 
 
 class Layout(unittest.TestCase):
@@ -152,19 +152,19 @@ class Layout(unittest.TestCase):
 
 MANY_TELL = """
 from api_relaying_server.cluster import shared_memory
-from api_relaying_server.cluster.shared_memory import Listener, SharedMemory, Teller
-EVERYTHING = shared_memory.EVERYTHING
+from api_relaying_server.cluster.shared_memory import RingReader, SharedMemory, RingWriter
+LOST = shared_memory.LOST
 TELLERS, NOTES = 3, 3000
 memory = SharedMemory(TELLERS + 2)
 
 def tell(slot):
-    teller = Teller(memory, slot)
+    teller = RingWriter(memory, slot)
     for number in range(NOTES):
-        teller.tell(f"{slot} {number}")
-    teller.tell(f"{slot} end")
+        teller.write(f"{slot} {number}")
+    teller.write(f"{slot} end")
 
 def listen(slot):
-    listener, seen = Listener(memory, slot), -1
+    listener, seen = RingReader(memory, slot), -1
     heard, lost = {slot: [] for slot in range(1, TELLERS + 1)}, set()
     os.write(listening, b"!")
     def all_heard():
@@ -172,8 +172,8 @@ def listen(slot):
         if memory.bell[0] == seen:
             return False
         seen = memory.bell[0]
-        for index, note in enumerate(listener.notes()):
-            if note == EVERYTHING:
+        for index, note in enumerate(listener.read()):
+            if note == LOST:
                 lost.add(seen)
             else:
                 teller, text = note.split()

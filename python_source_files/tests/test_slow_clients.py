@@ -284,8 +284,8 @@ class FollowersTest(unittest.TestCase):
         """One thread is enough for fifty of them and everybody else."""
         relay = Following()
         served: list[Served] = []
-        watchers = server_module.Watchers(on_served=(served.append,))
-        with ServerInside(relay, 1, watchers) as server, contextlib.ExitStack() as stack:
+        hooks = server_module.Hooks(on_served=(served.append,))
+        with ServerInside(relay, 1, hooks) as server, contextlib.ExitStack() as stack:
             slow: list[Client] = []
             for number in range(1, 51):
                 slow.append(stack.enter_context(Client(server.port, request("/slow"))))

@@ -21,10 +21,11 @@ from api_relaying_server.caching.stored import Record
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.stores import sqlite, sqlite_file, sqlite_readers, write_queue
 from api_relaying_server.stores.health import RETRY_FIRST, RETRY_MOST, STEADY, Health
+from api_relaying_server.stores.memory import MemoryStore, NoStore
 from api_relaying_server.stores.queued_store import QueuedStore
 from api_relaying_server.stores.sqlite import SQLiteRecords
 from api_relaying_server.stores.storage import Change, StorageFault, Tidying, Trouble
-from api_relaying_server.stores.store import MemoryStore, NoStore, Store, open_store
+from api_relaying_server.stores.store import Store, open_store
 from api_relaying_server.stores.write_queue import UNQUEUED, WriteQueue
 from tests.store_support import MIB, PATIENCE, StoreCase, eventually, make_record
 

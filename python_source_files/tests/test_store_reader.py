@@ -1,4 +1,4 @@
-"""The lane: who goes there, what comes back from it."""
+"""The store reader: what it takes, and what comes back from it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from api_relaying_server.serving.store_reader import LONGEST_WAIT, StoreReader
 PATIENCE = 10.0
 
 
-class LaneTest(unittest.TestCase):
-    """A lane over a store that is a set of targets."""
+class StoreReaderTest(unittest.TestCase):
+    """A reader of a store that is a set of targets."""
 
     def setUp(self) -> None:
         self.stored = {"/stored"}
@@ -30,15 +30,17 @@ class LaneTest(unittest.TestCase):
         self.threads: set[int] = set()
         self.reading = threading.Event()
         self.now = self.slowness = 0.0
-        self.lane = StoreReader(self.wants, self.bring, self.found, self.missing, lambda: self.now)
-        self.addCleanup(self.lane.close)
+        self.reader = StoreReader(
+            self.may_help, self.load, self.on_loaded, self.on_missing, lambda: self.now
+        )
+        self.addCleanup(self.reader.close)
         self.addCleanup(self.held.set)
 
-    def wants(self, request: RequestHead) -> bool:
+    def may_help(self, request: RequestHead) -> bool:
         """All but what is in memory."""
         return request.target != "/in-memory"
 
-    def bring(self, conn: Connection) -> bool:
+    def load(self, conn: Connection) -> bool:
         """Looks into the store."""
         request = conn.request
         assert request is not None
@@ -50,11 +52,11 @@ class LaneTest(unittest.TestCase):
             raise ZeroDivisionError
         return request.target in self.stored
 
-    def found(self, conns: Sequence[Connection]) -> None:
+    def on_loaded(self, conns: Sequence[Connection]) -> None:
         """What the front is told."""
-        self._tell("found", conns)
+        self._tell("loaded", conns)
 
-    def missing(self, conn: Connection) -> None:
+    def on_missing(self, conn: Connection) -> None:
         """What the handlers are told."""
         self._tell("missing", [conn])
 
@@ -71,7 +73,7 @@ class LaneTest(unittest.TestCase):
 
     def take(self, *targets: str) -> list[bool]:
         """Whether each is taken."""
-        return [self.lane.takes(self.asking(target)) for target in targets]
+        return [self.reader.add(self.asking(target)) for target in targets]
 
     def expect(self, *told: tuple[str, list[str]]) -> None:
         """What is told next, in this order."""
@@ -79,39 +81,39 @@ class LaneTest(unittest.TestCase):
             self.assertTrue(self.heard.acquire(timeout=PATIENCE))
         self.assertEqual(self.told, list(told))
 
-    def test_found_and_missing(self) -> None:
-        """Those found are given back together, behind those that are not."""
+    def test_loaded_and_missing(self) -> None:
+        """Those loaded are given back together, behind those that are not."""
         self.stored.add("/other")
         self.assertEqual(self.take("/stored", "/new", "/other"), [True, True, True])
         self.assertEqual(self.told, [])  # nothing begins before the pass is over
-        self.lane.go()
-        self.expect(("missing", ["/new"]), ("found", ["/stored", "/other"]))
+        self.reader.submit()
+        self.expect(("missing", ["/new"]), ("loaded", ["/stored", "/other"]))
 
     def test_in_memory(self) -> None:
         """What is not wanted there is not taken, nor is a connection without a request."""
         self.assertEqual(self.take("/in-memory"), [False])
         conn = self.asking("/stored")
         conn.request = None
-        self.assertFalse(self.lane.takes(conn))
-        self.assertEqual(self.lane.gathered, [])
+        self.assertFalse(self.reader.add(conn))
+        self.assertEqual(self.reader.batch, [])
 
     def test_fault(self) -> None:
-        """A fault is left to the handler, which tells of it; the lane goes on."""
+        """A fault is left to the handler, which tells of it; the reader goes on."""
         self.take("/fault", "/stored")
-        self.lane.go()
-        self.expect(("missing", ["/fault"]), ("found", ["/stored"]))
+        self.reader.submit()
+        self.expect(("missing", ["/fault"]), ("loaded", ["/stored"]))
 
     def test_one_that_takes_long(self) -> None:
         """Those behind it are left to the handlers, and so is who comes while it is read."""
         self.stored.add("/large")
         self.slowness = 1.0
         self.take("/large", "/stored", "/stored")
-        self.lane.go()
-        self.expect(("missing", ["/stored"]), ("missing", ["/stored"]), ("found", ["/large"]))
+        self.reader.submit()
+        self.expect(("missing", ["/stored"]), ("missing", ["/stored"]), ("loaded", ["/large"]))
         self.reading.clear()
         self.held.clear()
         self.take("/stored")
-        self.lane.go()
+        self.reader.submit()
         self.assertTrue(self.reading.wait(PATIENCE))
         self.now += 2 * LONGEST_WAIT
         self.assertEqual(self.take("/stored"), [False])
@@ -120,7 +122,7 @@ class LaneTest(unittest.TestCase):
         """One thread does it all."""
         for number in range(3):
             self.take("/stored")
-            self.lane.go()
+            self.reader.submit()
             self.assertTrue(self.heard.acquire(timeout=PATIENCE), number)
         self.assertEqual(len(self.threads), 1)
 
@@ -131,11 +133,11 @@ class LaneTest(unittest.TestCase):
         while self.take("/stored") == [True]:
             taken += 1
             if taken % 7 == 0:
-                self.lane.go()
-        expected = self.lane.expected
+                self.reader.submit()
+        expected = self.reader.expected
         self.assertLessEqual((taken - 1) * expected, LONGEST_WAIT)
         self.assertGreater(taken * expected, LONGEST_WAIT)
-        self.lane.go()
+        self.reader.submit()
         self.held.set()
         while sum(len(targets) for _, targets in self.told) < taken:
             self.assertTrue(self.heard.acquire(timeout=PATIENCE))
@@ -146,15 +148,15 @@ class LaneTest(unittest.TestCase):
         self.slowness = 0.1
         for _ in range(3):
             self.assertEqual(self.take("/stored"), [True])
-            self.lane.go()
+            self.reader.submit()
             self.assertTrue(self.heard.acquire(timeout=PATIENCE))
         self.assertEqual(self.take("/stored", "/stored", "/stored"), [True, False, False])
         self.slowness = 0.0001
-        self.lane.go()
+        self.reader.submit()
         self.assertTrue(self.heard.acquire(timeout=PATIENCE))
         reads = 1
         while self.take("/stored", "/stored") == [True, False]:
-            self.lane.go()
+            self.reader.submit()
             self.assertTrue(self.heard.acquire(timeout=PATIENCE))
             reads += 1
         self.assertLess(reads, 50)  # then it is quick again, and two go at once

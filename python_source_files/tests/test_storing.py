@@ -6,15 +6,18 @@ import unittest
 from http import HTTPStatus
 
 from api_relaying_server.caching.directives import response_directives
-from api_relaying_server.caching.freshness import HEURISTIC_STATUSES, lifetime
+from api_relaying_server.caching.freshness import (
+    HEURISTIC_STATUSES,
+    Times,
+    arrival_of,
+    lifetime,
+)
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.storing import (
-    NEVER_NOMINATED,
     NEVER_STORED_STATUSES,
     RULES,
     UNDERSTOOD_STATUSES,
     Ground,
-    end_to_end,
     first_against,
     may_answer_stale,
     may_be_shared,
@@ -22,6 +25,7 @@ from api_relaying_server.caching.storing import (
     stored_fields,
 )
 from api_relaying_server.caching.wallclock import parse_path_rule
+from api_relaying_server.http1.fields import NEVER_NOMINATED, end_to_end
 from api_relaying_server.http1.message import RequestHead
 from tests.caching_support import NOW, PLAIN, REFRESHING, date, fields, request, response
 
@@ -37,7 +41,7 @@ def reason(
     """Why a response with these fields is not stored, None where it is."""
     head = response(*lines, status=status)
     asked = asked or request()
-    span = lifetime(status, head.fields, asked.target, NOW, NOW, policy)
+    span = lifetime(arrival_of(status, head.fields, Times(NOW, NOW)), asked.target, policy)
     rule = first_against(asked, head, span, policy)
     return rule.name if rule is not None else None
 

@@ -12,8 +12,8 @@ import unittest
 from collections.abc import Iterable
 from unittest import mock
 
-from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.stored import cache_key
 from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.errors import (
     NotCached,
@@ -24,20 +24,18 @@ from api_relaying_server.errors import (
     UpstreamResting,
     UpstreamTimeout,
 )
+from api_relaying_server.http1.fields import VIA
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.heads import parse_request_head
 from api_relaying_server.http1.message import Field, Fields, RequestHead
 from api_relaying_server.memory.hot import Reply as Ready
-from api_relaying_server.relaying import fetching, relay
+from api_relaying_server.relaying import memory_answers, receiving
 from api_relaying_server.relaying.answer import Answer, Waiting
 from api_relaying_server.relaying.fetching import SMALL_BODY, Caller
 from api_relaying_server.relaying.refresh import Job, Refresher
-from api_relaying_server.relaying.relay import (
-    FOLLOW_AT_MOST,
-    STALE_AFTER,
-    WITH_CREDENTIALS,
-)
-from api_relaying_server.upstream.translation import VIA, Client
+from api_relaying_server.relaying.relay import FOLLOW_AT_MOST, STALE_AFTER
+from api_relaying_server.relaying.transfer import WITH_CREDENTIALS
+from api_relaying_server.upstream.translation import Client
 from tests.relay_world import TARGET, Call, Got, Reply, World, reply
 from tests.upstream_support import NOW
 
@@ -72,6 +70,7 @@ class PathTest(unittest.TestCase):
         *replies: Reply | UpstreamError,
         policy: Policy = NO_GUESS,
         refresher: Refresher | None = None,
+        errands: Refresher | None = None,
     ) -> World:
         left = list(replies)
 
@@ -81,7 +80,7 @@ class PathTest(unittest.TestCase):
                 raise told
             return told
 
-        return World(origin, policy, refresher=refresher)
+        return World(origin, policy, refresher=refresher, errands=errands)
 
     def asked(self, world: World, *names: str) -> list[str | None]:
         """What the last call had in these fields."""
@@ -181,7 +180,7 @@ class AskingTest(PathTest):
 
     def test_hints_once_that_credentials_keep_an_answer_from_others(self) -> None:
         world = self.world(reply(200, TAG), policy=Policy(default_ttl=60.0))
-        with mock.patch.object(fetching.LOG, "info") as info:
+        with mock.patch.object(receiving.LOG, "info") as info:
             for _ in range(2):
                 self.assertIn("detail=credentials", world.ask("GET", COOKIE).told)
         words, *rest = info.call_args_list[0][0]
@@ -197,7 +196,7 @@ class AskingTest(PathTest):
             (reply(200, HOUR), ("Cache-Control", "no-store"), refreshing),
             (reply(200, HOUR), ("Accept", "*/*"), NO_GUESS),
         ):
-            with mock.patch.object(fetching.LOG, "info") as info:
+            with mock.patch.object(receiving.LOG, "info") as info:
                 self.world(told, policy=policy).ask("GET", asked)
             self.assertEqual(info.call_count, 0)
 
@@ -527,9 +526,11 @@ class SharingTest(PathTest):
         flight_key = world.relay._flight_key(request, KEY)
         at = world.clock() + 119.5
         found = [
-            world.notes.is_unshared(before + flight_key, at) for before in ("", WITH_CREDENTIALS)
+            world.keeper.facts.is_unshared(before + flight_key, at)
+            for before in ("", WITH_CREDENTIALS)
+            for before in ("", WITH_CREDENTIALS)
         ]
-        self.assertFalse(world.notes.is_unshared(flight_key, at + 0.5))
+        self.assertFalse(world.keeper.facts.is_unshared(flight_key, at + 0.5))
         return found[0], found[1]
 
     def test_whose_answers_nobody_else_waits_for(self) -> None:
@@ -555,7 +556,7 @@ class SharingTest(PathTest):
         for _ in range(3):
             world.ask()
             flight_key = world.relay._flight_key(request, KEY)
-            unshared.append(world.notes.is_unshared(flight_key, world.clock()))
+            unshared.append(world.keeper.facts.is_unshared(flight_key, world.clock()))
         self.assertEqual(unshared, [False, True, False])
         self.assertEqual(self.told(world.ask()), "hit; ttl=3600")
 
@@ -665,8 +666,8 @@ class PassingTest(PathTest):
             body = iter([b"a", b"bc"])
             with mock.patch.object(world.upstream, "fetch", wraps=world.upstream.fetch) as fetch:
                 self.send(world, "POST", *fields, body=body, length=length).close()
-            self.assertEqual(fetch.call_args[0][3], (b"abc",) if whole else body)
-            self.assertFalse(fetch.call_args[1]["chunked"])
+            self.assertEqual(fetch.call_args[0][0].body, (b"abc",) if whole else body)
+            self.assertFalse(fetch.call_args[0][0].chunked)
 
     def test_what_goes_no_further(self) -> None:
         world = self.world(reply(200))
@@ -852,12 +853,10 @@ class ParkingTest(PathTest):
     def errand(self) -> tuple[World, Later, Waiting]:
         """A client with a stale answer, whose fetch is to be made."""
         policy = NO_GUESS._replace(stale_if_error=100.0)
-        world = self.world(
-            reply(200, NOW_STALE, body=b"old"), reply(200, HOUR, body=b"new"), policy=policy
-        )
-        world.ask()
         later = Later()
-        world.relay._errands = later
+        replies = reply(200, NOW_STALE, body=b"old"), reply(200, HOUR, body=b"new")
+        world = self.world(*replies, policy=policy, errands=later)
+        world.ask()
         waiting = self.park(world)
         assert isinstance(waiting, Waiting)
         self.assertEqual((waiting.is_own, len(later.jobs), len(world.calls)), (True, 1, 1))
@@ -915,13 +914,11 @@ class ParkingTest(PathTest):
 
     def test_where_there_is_no_room_for_it_the_client_waits(self) -> None:
         policy = NO_GUESS._replace(stale_if_error=100.0)
-        world = self.world(
-            reply(200, NOW_STALE, body=b"old"), reply(200, HOUR, body=b"new"), policy=policy
-        )
-        world.ask()
         later = Later()
         later.takes = False
-        world.relay._errands = later
+        replies = reply(200, NOW_STALE, body=b"old"), reply(200, HOUR, body=b"new")
+        world = self.world(*replies, policy=policy, errands=later)
+        world.ask()
         found = self.park(world)
         assert isinstance(found, Answer)
         self.assertEqual((b"".join(found.pieces()), len(world.calls)), (b"new", 2))
@@ -933,7 +930,7 @@ class FromMemoryTest(PathTest):
     def reply_to(self, world: World, method: str = "GET", *fields: Field) -> Ready | None:
         """The reply that is ready in memory, rendered."""
         request = RequestHead.of(method, TARGET, Fields([("Host", "relay.test"), *fields]))
-        ready = world.relay.from_memory(request, world.clock())
+        ready = world.relay.memory.from_memory(request, world.clock())
         if ready is not None:
             self.assertTrue(world.clock() < ready.valid_until or ready.renew(world.clock()))
         return ready
@@ -962,24 +959,26 @@ class FromMemoryTest(PathTest):
 
     def worth(self, world: World, method: str = "GET", *fields: Field) -> bool:
         request = RequestHead.of(method, TARGET, Fields([("Host", "relay.test"), *fields]))
-        return world.relay.is_worth_bringing(request)
+        return world.relay.memory.is_worth_bringing(request)
 
     def test_a_head_is_learned_and_what_does_not_matter_in_it_is_not(self) -> None:
         world = self.world(reply(200, HOUR, body=b"menu"))
         world.ask()
         for number in range(3):
             head = f"GET {TARGET} HTTP/1.1\r\nHost: relay.test\r\nX-Request-Id: {number}\r\n\r\n"
-            self.assertIsNotNone(world.relay.from_memory(parse_request_head(head.encode()), NOW))
+            self.assertIsNotNone(
+                world.relay.memory.from_memory(parse_request_head(head.encode()), NOW)
+            )
         head = f"GET {TARGET} HTTP/1.1\r\nHost: relay.test\r\nX-A: 1\r\n\r\n"
         for _ in range(2):
-            world.relay.from_memory(parse_request_head(head.encode()), NOW)
+            world.relay.memory.from_memory(parse_request_head(head.encode()), NOW)
         self.assertIn(head.encode(), world.hot.heads)
 
     def test_of_a_head_what_is_learned_is_what_matters(self) -> None:
         known = mock.Mock(
             high_cardinality=True, high_cardinality_names=frozenset(("x-request-id",))
         )
-        with mock.patch.object(relay, "known_lines", known):
+        with mock.patch.object(memory_answers, "known_lines", known):
             for high_cardinality, shorter, influential, learned in (
                 (True, b"less", (), b"less"),
                 (True, None, (), b"head"),
@@ -990,7 +989,13 @@ class FromMemoryTest(PathTest):
                     high_cardinality,
                     shorter,
                 )
-                self.assertEqual(relay._to_learn(b"head", frozenset(influential)), learned)
+                self.assertEqual(memory_answers._to_learn(b"head", frozenset(influential)), learned)
+
+    def test_not_what_the_relay_has_selected_by_a_field_of_its_own(self) -> None:
+        """A client that claims to be another one does not get that one's answer."""
+        world = self.world(reply(200, HOUR, ("Vary", "X-Forwarded-For"), body=b"for one"))
+        world.ask()
+        self.assertIsNone(self.reply_to(world, "GET", ("X-Forwarded-For", "192.0.2.1")))
 
     def test_what_is_ignored_changes_nothing(self) -> None:
         world = self.world(
@@ -1016,7 +1021,7 @@ class FromMemoryTest(PathTest):
         ):
             given = Fields([("Host", "relay.test"), *fields])
             request = RequestHead.of("GET", TARGET, given, version)
-            ready = world.relay.from_memory(request, NOW)
+            ready = world.relay.memory.from_memory(request, NOW)
             assert ready is not None and ready.renew(NOW)
             self.assertEqual(ready.closes, closes)
             self.assertEqual(b"\r\nConnection: keep-alive\r\n" in ready.wire, kept)
@@ -1057,7 +1062,7 @@ class FromMemoryTest(PathTest):
                         request = RequestHead.of(
                             "GET", TARGET, Fields([("Host", "relay.test"), *fields])
                         )
-                        found = world.relay.from_memory(request, world.clock())
+                        found = world.relay.memory.from_memory(request, world.clock())
                         serves = found is not None and found.renew(world.clock())
                         self.assertEqual(serves, fields == whose)
 
@@ -1069,18 +1074,18 @@ class FromMemoryTest(PathTest):
         self.assertFalse(self.worth(world, "GET", ("Expect", "x")))
         self.assertFalse(self.worth(world, "GET", ("If-Match", "x")))
         request = RequestHead.of("GET", TARGET, Fields([("Host", "relay.test")]))
-        seen, there = world.relay.bring(request)
+        seen, there = world.relay.memory.bring(request)
         self.assertEqual((seen.record, there), (None, False))
         world.ask()
         self.assertFalse(self.worth(world))
         world.hot.clear()
         self.assertTrue(self.worth(world))
-        seen, there = world.relay.bring(request)
+        seen, there = world.relay.memory.bring(request)
         self.assertTrue(there and seen.record is not None)
         world.hot.clear()
         world.hot.limit = 0
         self.assertFalse(self.worth(world))
-        seen, there = world.relay.bring(request)
+        seen, there = world.relay.memory.bring(request)
         self.assertEqual((seen.record is not None, there), (True, False))
 
     def test_what_a_client_limits_is_decided_each_time_where_it_counts(self) -> None:

@@ -15,8 +15,8 @@ from api_relaying_server.cluster.supervisor import (
     PAUSE_FIRST,
     STARTS_WITHIN,
     GivesUp,
-    Maker,
     Supervisor,
+    WorkerFactory,
 )
 
 
@@ -52,7 +52,7 @@ class FakeChild:
         self.closed = True
 
 
-class FakeMaker(Maker):
+class FakeFactory(WorkerFactory):
     """Makes them, or fails as told; keeps what it is told."""
 
     def __init__(self) -> None:
@@ -69,16 +69,16 @@ class FakeMaker(Maker):
         self.made.append(child)
         return cast(Child, child)
 
-    def has_ended(self, child: Child) -> None:
+    def on_exit(self, child: Child) -> None:
         self.over.append(cast(Any, child))
 
-    def is_refused(self, why: str) -> None:
+    def on_refused(self, why: str) -> None:
         self.refusals.append(why)
 
 
 class SeatsCase(unittest.TestCase):
     def setUp(self) -> None:
-        self.maker = FakeMaker()
+        self.maker = FakeFactory()
         self.seats = Supervisor(3, self.maker, lambda: self.maker.now)
 
     def round(self, seconds: float = 0.0) -> list[FakeChild]:
@@ -86,7 +86,7 @@ class SeatsCase(unittest.TestCase):
         before = len(self.maker.made)
         self.maker.now += seconds
         self.seats.reap()
-        self.seats.tend()
+        self.seats.manage()
         return self.maker.made[before:]
 
     def begin(self) -> list[FakeChild]:

@@ -11,7 +11,6 @@ from api_relaying_server.upstream.translation import (
     MOST_ROUNDS,
     Client,
     as_upstream_sees,
-    fields_for_upstream,
     for_one_call,
     localised,
     parse_base,
@@ -29,7 +28,7 @@ def sent(
     **options,
 ) -> list[tuple[str, str]]:
     request = RequestHead.of(method, "/x", Fields(fields))
-    return fields_for_upstream(request, client, BASE, **options)
+    return for_one_call(as_upstream_sees(request, client, BASE, **options))
 
 
 class BaseTest(unittest.TestCase):
@@ -72,7 +71,6 @@ class RequestFieldsTest(unittest.TestCase):
         self.assertEqual(for_one_call(seen), list(seen))
         drop, add = ("if-none-match", "range"), [("Range", "bytes=5-")]
         got = for_one_call(seen, drop, add)
-        self.assertEqual(got, sent(fields, drop=drop, add=add))
         self.assertEqual(
             [name for name, _ in got],
             ["Host", "Accept", "Via", "X-Forwarded-For", "X-Forwarded-Proto", "Range"],

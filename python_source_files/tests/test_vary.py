@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.caching.vary import (
     ANY_ORIGIN,
-    Asked,
+    Selectors,
     accepts_coding,
     content_codings,
     fields_that_select,
@@ -397,7 +397,7 @@ class Codings(unittest.TestCase):
         self.assertEqual(content_codings(fields("Content-Encoding: unheard-of")), ["unheard-of"])
         self.assertEqual(content_codings(fields("Content-Encoding: Identity")), [])
         self.assertEqual(content_codings(fields()), [])
-        self.assertFalse(accepts_coding(Asked(fields("Accept-Encoding: identity")), "gzip"))
+        self.assertFalse(accepts_coding(Selectors(fields("Accept-Encoding: identity")), "gzip"))
 
 
 class AskedTest(unittest.TestCase):

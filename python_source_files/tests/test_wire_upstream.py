@@ -10,6 +10,7 @@ import socket
 import threading
 import unittest
 
+from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.session import RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 from tests.relay_support import PATIENCE, RunningRelay, eventually
@@ -386,20 +387,23 @@ class IdleTest(unittest.TestCase):
     def setUp(self) -> None:
         self.origin = PlayingOrigin()
         self.addCleanup(self.origin.close)
-        session = RelaySession("memory", 4)
+        session = RelaySession("memory")
         self.addCleanup(session.close)
-        self.upstream = Upstream(session, parse_base(self.origin.url), PATIENCE, PATIENCE)
+        self.upstream = Upstream(session, parse_base(self.origin.url), PATIENCE, PATIENCE, 4)
 
     def fetch(self, path: str) -> int:
         """Asks the origin; the number of the connection."""
-        exchange = self.upstream.fetch("GET", path, [("Host", "a")]).exchange
+        exchange = self.upstream.fetch(UpstreamRequest("GET", path, [("Host", "a")])).exchange
         while not exchange.read()[1]:
             pass
         return self.origin.heard(path)[-1].connection
 
     def fetch_at_once(self, *paths: str) -> None:
         """The same on as many connections, which are given back in this order."""
-        exchanges = [self.upstream.fetch("GET", path, [("Host", "a")]).exchange for path in paths]
+        exchanges = [
+            self.upstream.fetch(UpstreamRequest("GET", path, [("Host", "a")])).exchange
+            for path in paths
+        ]
         for exchange in exchanges:
             while not exchange.read()[1]:
                 pass
@@ -435,8 +439,8 @@ class UndecodedTest(unittest.TestCase):
 
     def test_by_framing(self) -> None:
         foo, chunked = b"Transfer-Encoding: foo\r\n", b"Transfer-Encoding: chunked\r\n"
-        with PlayingOrigin() as origin, RelaySession("memory", 4) as session:
-            upstream = Upstream(session, parse_base(origin.url), 5.0, 5.0)
+        with PlayingOrigin() as origin, RelaySession("memory") as session:
+            upstream = Upstream(session, parse_base(origin.url), 5.0, 5.0, 4)
             for number, (method, status, fields, body, undecoded) in enumerate(
                 (
                     ("GET", b"200", foo, b"abc", True),
@@ -459,7 +463,9 @@ class UndecodedTest(unittest.TestCase):
                         return False
 
                     origin.plays[f"/{number}"] = play
-                    exchange = upstream.fetch(method, f"/{number}", [("Host", "a")]).exchange
+                    exchange = upstream.fetch(
+                        UpstreamRequest(method, f"/{number}", [("Host", "a")])
+                    ).exchange
                     self.addCleanup(exchange.close)
                     self.assertIs(exchange.undecoded, undecoded)
 

@@ -7,9 +7,11 @@ import unittest
 from unittest import mock
 
 from api_relaying_server.cluster.file_locks import lock_file
-from api_relaying_server.cluster.shared_memory import EVERYTHING, Listener, SharedMemory
+from api_relaying_server.cluster.shared_memory import RingReader, SharedMemory
 from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
+from api_relaying_server.coordination import Changed, Message, MessagesLost
 from tests.forks import run
+from tests.worker_support import into
 
 PATIENCE = 20.0
 
@@ -18,6 +20,7 @@ import socket, threading
 from api_relaying_server.cluster.file_locks import lock_file
 from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
 from api_relaying_server.cluster.shared_memory import SharedMemory
+from api_relaying_server.coordination import Changed
 memory, locks = SharedMemory(3), lock_file()
 asked, asks = socket.socketpair()
 ROUNDS = 1000
@@ -25,14 +28,14 @@ ROUNDS = 1000
 def tell():
     mine = WorkerCoordinator(memory, 1, locks)
     for number in range(ROUNDS):
-        mine.tell_changed(str(number))
+        mine.tell(Changed(str(number)))
         asks.sendall(b"!")
         asks.recv(1)
 
 def hear():
     sys.setswitchinterval(0.0001)
     mine, heard, late = WorkerCoordinator(memory, 2, locks), set(), []
-    mine.on_change(heard.add)
+    mine.on_message(heard.add)
     stop = threading.Event()
 
     def loop():
@@ -46,7 +49,7 @@ def hear():
     for number in range(ROUNDS):
         asked.recv(1)
         mine.catch_up()
-        if str(number) not in heard:
+        if Changed(str(number)) not in heard:
             late.append(number)
         asked.sendall(b"!")
     stop.set()
@@ -70,26 +73,26 @@ class CatchingUp(unittest.TestCase):
             WorkerCoordinator(memory, 1, locks),
             WorkerCoordinator(memory, 2, locks),
         )
-        self.heard: list[str | None] = []
-        self.other.on_change(self.heard.append)
+        self.heard: list[str] = []
+        self.other.on_message(into(self.heard))
 
     def test_what_was_told_before_is_known_after(self) -> None:
-        self.assertTrue(self.one.tell_changed("GET /a"))
-        self.one.tell_changed(EVERYTHING)
+        self.assertTrue(self.one.tell(Changed("GET /a")))
+        self.one.tell(MessagesLost())
         self.other.catch_up()
         self.other.catch_up()
-        self.assertEqual(self.heard, ["GET /a", None])
+        self.assertEqual(self.heard, ["GET /a", ""])
 
     def test_who_comes_second_waits_for_who_is_at_it(self) -> None:
         begun, go_on, known = threading.Event(), threading.Event(), threading.Event()
 
-        def slowly(key: str | None) -> None:
+        def slowly(message: Message) -> None:
             begun.set()
             go_on.wait(PATIENCE)
             known.set()
 
-        self.other.on_change(slowly)
-        self.one.tell_changed("GET /a")
+        self.other.on_message(slowly)
+        self.one.tell(Changed("GET /a"))
         first = threading.Thread(target=self.other.catch_up)
         first.start()
         self.assertTrue(begun.wait(PATIENCE))
@@ -110,10 +113,10 @@ class CatchingUp(unittest.TestCase):
 
     def test_nothing_is_read_where_nothing_was_told(self) -> None:
         self.other.catch_up()
-        with mock.patch.object(Listener, "notes") as notes:
+        with mock.patch.object(RingReader, "read") as notes:
             self.other.catch_up()
             notes.assert_not_called()
-            self.one.tell_changed("GET /a")
+            self.one.tell(Changed("GET /a"))
             self.other.catch_up()
             notes.assert_called_once()
 
@@ -126,25 +129,25 @@ class CatchingUp(unittest.TestCase):
             self.assertFalse(thread.is_alive())
 
     def test_what_is_told_meanwhile_is_heard_the_next_time(self) -> None:
-        def answers(key: str | None) -> None:
-            if key == "early":
-                self.one.tell_changed("late")
+        def answers(message: Message) -> None:
+            if message == Changed("early"):
+                self.one.tell(Changed("late"))
 
-        self.other.on_change(answers)
-        self.one.tell_changed("early")
+        self.other.on_message(answers)
+        self.one.tell(Changed("early"))
         self.other.catch_up()
         self.other.catch_up()
         self.assertEqual(self.heard, ["early", "late"])
 
     def test_one_that_fails_keeps_nobody_from_the_rest(self) -> None:
-        def fails(key: str | None) -> None:
+        def fails(message: Message) -> None:
             raise ValueError("test")
 
-        later: list[str | None] = []
-        self.other.on_change(fails)
-        self.other.on_change(later.append)
-        self.one.tell_changed("GET /a")
-        self.one.tell_changed("GET /b")
+        later: list[str] = []
+        self.other.on_message(fails)
+        self.other.on_message(into(later))
+        self.one.tell(Changed("GET /a"))
+        self.one.tell(Changed("GET /b"))
         with self.assertLogs("api_relaying_server.cluster.workers", "ERROR"):
             self.other.catch_up()
         self.assertEqual((self.heard, later), (["GET /a", "GET /b"], ["GET /a", "GET /b"]))

@@ -12,17 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api_relaying_server.cluster.file_locks import Mutex, lock_file
+from api_relaying_server.cluster.message_text import decode
 from api_relaying_server.cluster.shared_memory import CALLS, SharedMemory
-from api_relaying_server.cluster.workers_budget import Calls, WorkersSlots, WorkersTokens
+from api_relaying_server.cluster.workers_budget import Calls, Pace, WorkersSlots, WorkersTokens
+from api_relaying_server.coordination import Message, Paused
 from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.upstream.breaker import LOOK_AGAIN, Call, CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, SlotsTaken
-from api_relaying_server.upstream.cooldown import ANONYMOUS, OURS, WHOLE, Asked, subjects_of
+from api_relaying_server.upstream.cooldown import ANONYMOUS, OURS, WHOLE, subjects_of
 from api_relaying_server.upstream.cooldown_news import News, news_in, word_of
+from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.signals import ANSWERED, LONGEST_WAIT, Scope, UpstreamSignals
 from tests.forks import run
 from tests.relay_support import PATIENCE, eventually
-from tests.upstream_support import HandClock, call_for
+from tests.upstream_support import HandClock, Neighbour, call_for
 
 
 class Budgets(unittest.TestCase):
@@ -40,7 +43,9 @@ class Budgets(unittest.TestCase):
 
     def tokens(self, per_second: float = 5.0, burst: int = 5) -> WorkersTokens:
         mutex, common = Mutex(self.locks, 0), self.memory.common
-        return WorkersTokens(per_second, burst, 100, mutex, common, self.clock, self.clock.sleep)
+        return WorkersTokens(
+            Pace(per_second, burst, 100), mutex, common, self.clock, self.clock.sleep
+        )
 
 
 class Tokens(Budgets):
@@ -185,9 +190,11 @@ class Probes(unittest.TestCase):
     def setUp(self) -> None:
         Right.holders = 0
         self.clock = HandClock()
-        self.one, self.other = (CircuitBreaker(5.0, self.clock, lambda: 0.0) for _ in range(2))
-        self.one.tell, self.other.tell = self.other.hear, self.one.hear
-        self.one.lease = self.other.lease = Right.take
+        ends = (
+            Neighbour(lambda word: self.other.hear(word), Right.take),
+            Neighbour(lambda word: self.one.hear(word), Right.take),
+        )
+        self.one, self.other = (CircuitBreaker(5.0, self.clock, lambda: 0.0, end) for end in ends)
         with self.assertLogs("api_relaying_server.upstream"):
             self.fails(self.one)
 
@@ -240,19 +247,20 @@ class Words(unittest.TestCase):
 
     def setUp(self) -> None:
         self.clock = HandClock()
-        self.one, self.other = (CircuitBreaker(5.0, self.clock, lambda: 0.0) for _ in range(2))
-        self.words: list[str] = []
-        self.one.tell = self.words.append
+        self.words: list[Message] = []
+        self.end = Neighbour(lambda word: None)
+        self.one = CircuitBreaker(5.0, self.clock, lambda: 0.0, Neighbour(self.words.append))
+        self.other = CircuitBreaker(5.0, self.clock, lambda: 0.0, self.end)
         logging.disable(logging.CRITICAL)
         self.addCleanup(logging.disable, logging.NOTSET)
 
-    def settle(self, asked: Asked, told: UpstreamSignals) -> None:
+    def settle(self, asked: UpstreamRequest, told: UpstreamSignals) -> None:
         """One call in one process, of which the other hears."""
         self.one.settle(self.one.admit(asked), told)
         while self.words:
             self.other.hear(self.words.pop(0))
 
-    def refuses(self, asked: Asked) -> bool:
+    def refuses(self, asked: UpstreamRequest) -> bool:
         """True where the other process refuses a call."""
         try:
             self.other.settle(self.other.admit(asked), None)
@@ -285,7 +293,7 @@ class Words(unittest.TestCase):
         calls = [self.one.admit(call_for("/a")) for _ in range(5)]
         for call in calls:
             self.one.settle(call, UpstreamSignals(Scope.UPSTREAM, "refused"))
-        self.assertEqual(self.words, ["upstream 5.000 refused"])
+        self.assertEqual(self.words, [Paused(5.0, "refused")])
 
     def test_an_answer_elsewhere_counts_here(self) -> None:
         """Of the failures that make the whole upstream rest."""
@@ -307,7 +315,7 @@ class Words(unittest.TestCase):
 
         self.settle(call_for("/a", key="k"), UpstreamSignals(Scope.CALLERS, "429"))
         self.clock.advance(5.0)
-        self.other.lease = lease
+        self.end.gives = lease
         self.assertTrue(self.refuses(call_for("/a", key="k")))
         self.assertFalse(self.refuses(call_for("/a")))
         ((name, wait),) = asked
@@ -322,12 +330,12 @@ class Words(unittest.TestCase):
                 for why in ("", "429", "503 as\nothers"):
                     news = News(subject, seconds, "" if seconds is None else why)
                     self.assertEqual(news_in(word_of(news)), news)
-        self.assertEqual(news_in("upstream 5.000 " + "w" * 900), (WHOLE, 5.0, "w" * 200))
+        self.assertEqual(news_in(Paused(5.0, "w" * 900)), (WHOLE, 5.0, "w" * 200))
         self.assertEqual(news_in(word_of(News(WHOLE, 1e12, "w" * 9000))), (WHOLE, 86400, "w" * 200))
 
     @given(st.text(max_size=40) | st.text(max_size=20).map(lambda text: f"upstream {text}"))
     def test_any_other_word_is_no_news(self, word: str) -> None:
-        news = news_in(word)
+        news = news_in(decode(word))
         self.assertTrue(news is None or news_in(word_of(news)) == news)
 
 
@@ -335,7 +343,7 @@ MANY_TAKE = """
 import time
 from api_relaying_server.cluster.file_locks import Mutex, lock_file
 from api_relaying_server.cluster.shared_memory import CALLS, SharedMemory
-from api_relaying_server.cluster.workers_budget import Calls, WorkersSlots, WorkersTokens
+from api_relaying_server.cluster.workers_budget import Calls, Pace, WorkersSlots, WorkersTokens
 WORKERS, LIMIT, EACH = 4, 3, 40
 memory, locks = SharedMemory(WORKERS + 1), lock_file()
 numbers = [memory.numbers(slot)[CALLS : CALLS + 1] for slot in range(WORKERS + 1)]
@@ -344,7 +352,7 @@ def most_seen():
     return max(memory.numbers(slot)[10] for slot in range(1, WORKERS + 1))
 
 def take(slot):
-    tokens = WorkersTokens(1e-9, EACH * 2, 100, Mutex(locks, 0), memory.common)
+    tokens = WorkersTokens(Pace(1e-9, EACH * 2, 100), Mutex(locks, 0), memory.common)
     slots = WorkersSlots(LIMIT, 100, Mutex(locks, 1), Calls(numbers[slot], numbers))
     for _ in range(EACH):
         slots.take(20.0)

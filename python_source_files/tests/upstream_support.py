@@ -5,13 +5,12 @@ memory.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
-from typing import Callable, Union
+from typing import Any, Callable, Union
 
+from api_relaying_server.coordination import Alone, Lease, Message
 from api_relaying_server.errors import UpstreamError
 from api_relaying_server.http1.message import Field, Fields, ResponseHead
-from api_relaying_server.upstream.cooldown import Asked
-from api_relaying_server.upstream.exchange import Exchange, OnInterim
+from api_relaying_server.upstream.exchange import Exchange, UpstreamRequest
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import UpstreamBase, parse_base
 
@@ -21,9 +20,9 @@ NOW = 1_700_000_000.0
 BASE: UpstreamBase = parse_base("http://upstream.test/api")
 
 
-def call_for(target: str, method: str = "GET", key: str = "") -> Asked:
-    """What a call asks for: with an API key, or without credentials."""
-    return Asked(method, target, [("X-Api-Key", key)] if key else [("Accept", "a")])
+def call_for(target: str, method: str = "GET", key: str = "") -> UpstreamRequest:
+    """A request with an API key, or without credentials."""
+    return UpstreamRequest(method, target, [("X-Api-Key", key)] if key else [("Accept", "a")])
 
 
 class HandClock:
@@ -44,6 +43,24 @@ class HandClock:
         """Sleep by this clock."""
         self.slept.append(seconds)
         self.now += seconds
+
+
+class Neighbour(Alone):
+    """Another process: it hears what is told by `hears`, and leases are given by `gives`."""
+
+    def __init__(self, hears: Callable[[Message], object], gives: Callable[..., Any] | None = None):
+        self.hears = hears
+        self.gives = gives or super().lease
+
+    def lease(self, key: str, wait: float) -> Lease | None:
+        """As `gives` says."""
+        lease: Lease | None = self.gives(key, wait)
+        return lease
+
+    def tell(self, message: Message, wait: float = 0.0) -> bool:
+        """The other process hears it at once."""
+        self.hears(message)
+        return True
 
 
 class MemoryExchange(Exchange):
@@ -78,20 +95,11 @@ class MemoryUpstream:
         self.asked: list[str] = []
         self._lock = threading.Lock()  # guards that list
 
-    def fetch(
-        self,
-        method: str,
-        target: str,
-        fields: Sequence[Field],
-        body: Iterable[bytes] | None = None,
-        *,
-        chunked: bool = False,
-        on_interim: OnInterim | None = None,
-    ) -> Fetch:
+    def fetch(self, request: UpstreamRequest) -> Fetch:
         """The answer, or the error, for this target."""
         with self._lock:
-            self.asked.append(target)
-        outcome = self.outcome(target)
+            self.asked.append(request.target)
+        outcome = self.outcome(request.target)
         if isinstance(outcome, BaseException):
             raise outcome
         return Fetch(MemoryExchange(outcome), NOW, NOW)

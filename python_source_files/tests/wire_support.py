@@ -15,8 +15,9 @@ from typing import Any, Callable, NamedTuple
 
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.relaying.answer import Answer
-from api_relaying_server.serving.acceptor import Limits
-from api_relaying_server.serving.server import NOBODY, RelayServer, Watchers, listen
+from api_relaying_server.serving.connection import Limits
+from api_relaying_server.serving.listeners import Listeners, listen
+from api_relaying_server.serving.server import NO_HOOKS, Hooks, RelayServer
 from tests.relay_support import (
     PATIENCE,
     Field,
@@ -436,6 +437,11 @@ class FakeRelay:
         """The answer to a request."""
         return self._act(request)
 
+    @property
+    def memory(self) -> FakeRelay:
+        """What answers from memory."""
+        return self
+
     def from_memory(self, request: RequestHead, now: float) -> None:
         """Nothing is in memory."""
 
@@ -452,15 +458,14 @@ class ServerInside:
     """A server in a thread of this process, with something else in place of the relay."""
 
     def __init__(
-        self, relay: Any = None, threads: int = 4, watchers: Watchers = NOBODY, **limits: Any
+        self, relay: Any = None, threads: int = 4, hooks: Hooks = NO_HOOKS, **limits: Any
     ) -> None:
         listeners = listen("127.0.0.1", 0)
         self.port: int = listeners[0].getsockname()[1]
         inside: Any = relay or FakeRelay()
         slow = max(1, threads // 2)
-        self.server = RelayServer(
-            listeners, inside, {}, Limits(**limits), threads, slow, watchers=watchers
-        )
+        bounds = Limits(**limits, threads=threads, slow_threads=slow)
+        self.server = RelayServer(Listeners(listeners), inside, {}, bounds, hooks)
         self._thread = threading.Thread(target=self.server.serve_forever, daemon=True)
 
     def __enter__(self) -> ServerInside:

@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import NamedTuple
 
 from api_relaying_server.assembly import Worker, build
+from api_relaying_server.cluster.message_text import encode
+from api_relaying_server.coordination import Hear
 from api_relaying_server.settings import Settings
 
 
@@ -63,3 +65,8 @@ class LocalWorker:
 def handler_threads() -> set[threading.Thread]:
     """The handler threads that are alive in this process."""
     return {thread for thread in threading.enumerate() if thread.name == "handler"}
+
+
+def into(heard: list[str]) -> Hear:
+    """A hearer that puts the text of each message into a list; "" for lost ones."""
+    return lambda message: heard.append(encode(message))

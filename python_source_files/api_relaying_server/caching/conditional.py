@@ -7,10 +7,12 @@ from api_relaying_server.http1.grammar import parse_date, parse_entity_tag, pars
 from api_relaying_server.http1.message import Fields
 
 CONDITIONS_FOR_CACHES = frozenset(("if-none-match", "if-modified-since"))
-"""What a cache may answer itself with 304."""
+"""Conditions that a cache may answer with 304 itself."""
 
 CONDITIONS_FOR_ORIGINS = frozenset(("if-match", "if-unmodified-since"))
-"""What only the origin can judge: a request that has one passes by (RFC 9110, 13.1.1, 13.1.4)."""
+"""Conditions that only the origin can judge: a request that has one passes by the store (RFC 9110,
+13.1.1, 13.1.4).
+"""
 
 _KEPT_IN_304 = frozenset(
     (
@@ -28,8 +30,8 @@ _KEPT_IN_304 = frozenset(
 
 
 def is_not_modified(request: Fields, status: int, stored: Fields, response_time: float) -> bool:
-    """True where a request's condition finds its own copy still current: the answer is 304 (RFC
-    9110, 13.2.2).
+    """True where the client's own copy is still current by the condition of its request: the answer
+    is 304 (RFC 9110, 13.2.2).
     """
     if not 200 <= status < 300:
         return False  # RFC 9110, 13.2.1: a condition is for what would have been a success
@@ -75,7 +77,7 @@ def if_range_holds(request: Fields, status: int, stored: Fields, response_time: 
     """
     conditions = request.all("if-range")
     if len(conditions) != 1:
-        return not conditions  # nothing says which of several it is
+        return not conditions  # several: no rule says which counts
     condition = conditions[0].strip(" \t")
     asked = parse_entity_tag(condition)
     if asked.opaque.startswith('"'):

@@ -1,7 +1,7 @@
 """`Cache-Control` and its relatives as objects (RFC 9111, 5.2; RFC 9213).
 
-A directive that is there but has no usable argument stays distinguishable from one that is absent:
-what cannot be read counts against reuse, never for it (RFC 9111, 4.2.1).
+A directive without a usable argument is not the same as one that is absent: what cannot be read
+counts against reuse, never for it (RFC 9111, 4.2.1).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from api_relaying_server.http1.message import Fields
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 MAX_DIRECTIVES = 1000
-"""Directives that are looked at in one field; what is left unread may be the worst: `no-store`."""
+"""Directives that are read in one field; a longer one counts as `no-store`, which may follow."""
 
 _QUALIFIABLE = frozenset(("no-cache", "private"))
-"""Directives that field names in their argument limit to these fields."""
+"""Directives whose argument, field names, limits them to these fields."""
 
 _SECONDS = frozenset(("max-age", "s-maxage", "stale-if-error", "stale-while-revalidate"))
 _FORBIDDING = frozenset(("must-revalidate", "no-store", "proxy-revalidate")) | _QUALIFIABLE
@@ -39,11 +39,14 @@ REMEMBERED_LENGTH = 256
 
 
 class _Invalid:
-    """The argument of a directive that has one which no grammar allows."""
+    """An argument that fits no grammar."""
 
 
 INVALID = _Invalid()
 Argument = Union[str, None, _Invalid]
+
+
+_NO_NAMES: frozenset[str] = frozenset()
 
 
 class Directives:
@@ -52,10 +55,11 @@ class Directives:
     Of a repeated one the first counts, of repeated limits all: the strictest (RFC 9111, 4.2.1).
     """
 
-    __slots__ = ("_arguments",)
+    __slots__ = ("_arguments", "_seconds")
 
     def __init__(self, arguments: dict[str, Argument]) -> None:
         self._arguments = arguments
+        self._seconds: dict[str, int] = {}  # those that were asked for, read
 
     def __contains__(self, name: object) -> bool:
         return name in self._arguments
@@ -69,9 +73,12 @@ class Directives:
         """
         if name not in self._arguments:
             return None
-        argument = self._arguments[name]
-        found = delta_seconds(argument) if isinstance(argument, str) else None
-        return 0 if found is None else found
+        known = self._seconds.get(name)
+        if known is None:
+            argument = self._arguments[name]
+            found = delta_seconds(argument) if isinstance(argument, str) else None
+            known = self._seconds[name] = 0 if found is None else found
+        return known
 
     def is_unqualified(self, name: str) -> bool:
         """True where the directive is there and not limited to the field names in its argument
@@ -84,14 +91,16 @@ class Directives:
         absent or unqualified, or where a member is no field name.
         """
         argument = self._arguments.get(name)
-        members = split_list(argument) if isinstance(argument, str) else []
+        if not isinstance(argument, str):
+            return _NO_NAMES
+        members = split_list(argument)
         if not all(map(is_token, members)):
-            return frozenset()
-        return frozenset(member.lower() for member in members)
+            return _NO_NAMES
+        return frozenset([member.lower() for member in members])
 
     def permits(self, name: str) -> bool:
-        """True where a directive that permits something is there and can be read: one with an
-        argument that no grammar allows forbids what it may and permits nothing.
+        """True where a directive that permits something is there and its argument can be read: an
+        invalid argument permits nothing.
         """
         argument = self._arguments.get(name, INVALID)
         if name in _SECONDS:
@@ -117,14 +126,15 @@ def parse_cache_control(values: list[str]) -> Directives:
     """The directives in the lines of a `Cache-Control` field."""
     if not values:
         return NONE
-    if sum(map(len, values)) <= REMEMBERED_LENGTH:
+    length = len(values[0]) if len(values) == 1 else sum(map(len, values))
+    if length <= REMEMBERED_LENGTH:
         return _parse_remembered(tuple(values))
     return _parse(values)
 
 
 @lru_cache(maxsize=1024)
 def _parse_remembered(values: tuple[str, ...]) -> Directives:
-    return _parse(values)  # origins say the same of all they have
+    return _parse(values)  # most origins send the same with every response
 
 
 def _parse(values: Sequence[str]) -> Directives:
@@ -147,7 +157,7 @@ def _parse(values: Sequence[str]) -> Directives:
 
 
 def _heed(member: str, arguments: dict[str, Argument]) -> None:
-    """What a member that cannot be read may have meant to forbid: `max-age=60; private`."""
+    """Heeds what an unreadable member may forbid, such as `max-age=60; private`."""
     words = _NAME.findall(member.lower())
     for name in ("no-store", "private"):
         if name in words:
@@ -177,9 +187,9 @@ def targeted_directives(fields: Fields) -> Directives | None:
     """The directives of a valid, non-empty `CDN-Cache-Control`, None without one (RFC 9213,
     2.2).
 
-    A member whose value is of another type than its directive has forbids what it may and permits
-    nothing: a lifetime that is no Integer is 0. Whoever writes such may have meant what stands in
-    `Cache-Control`, so what that forbids counts too.
+    A member of the wrong type may forbid something but permits nothing: a lifetime that is no
+    Integer is 0. An origin that writes such may mean its `Cache-Control`, so what that forbids
+    counts too.
     """
     values = fields.all("cdn-cache-control")
     if not values:
@@ -216,7 +226,7 @@ def _typed(name: str, value: object) -> Argument:
 
 
 def _without_doubt(said: dict[str, Argument], fields: Fields) -> dict[str, Argument]:
-    """What forbids of both fields, and what of the targeted one can be read."""
+    """What both fields forbid, and what can be read of the targeted one."""
     kept = {
         name: argument
         for name, argument in said.items()
@@ -232,7 +242,7 @@ def _without_doubt(said: dict[str, Argument], fields: Fields) -> dict[str, Argum
 
 
 class ResponseDirectives:
-    """What a response's origin says to this cache.
+    """The directives of a response for this cache.
 
     `targeted` is true where `CDN-Cache-Control` says it, in place of `Cache-Control` and `Expires`
     (RFC 9213, 2.2).

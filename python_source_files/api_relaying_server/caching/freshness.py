@@ -24,10 +24,10 @@ HEURISTIC_MAX = 7 * 86400.0
 """Seconds; no heuristic goes beyond a week."""
 
 DEFAULT_TTL_STATUSES = frozenset((200, 203, 204, 206, 300, 301, 308))
-"""Heuristically cacheable statuses (RFC 9110, 15.1) that `--default-ttl` speaks for."""
+"""Heuristically cacheable statuses (RFC 9110, 15.1) to which `--default-ttl` applies."""
 
 NEGATIVE_STATUSES = frozenset((404, 410))
-"""Heuristically cacheable statuses that `--negative-ttl` speaks for."""
+"""Heuristically cacheable statuses to which `--negative-ttl` applies."""
 
 HEURISTIC_STATUSES = DEFAULT_TTL_STATUSES | NEGATIVE_STATUSES | frozenset((405, 414, 501))
 """All that RFC 9110, 15.1 calls heuristically cacheable."""
@@ -39,8 +39,8 @@ TTL_STATUSES = frozenset((200, 203, 204, 300, 301, 302, 307, 308, 404, 410))
 class Lifetime(NamedTuple):
     """A freshness lifetime in seconds, from the moment the origin made the response.
 
-    `seconds` is what counts for requests without credentials, `given` what the origin itself gave:
-    that alone counts for requests with credentials; None where it gave none. `ruled` is true where
+    `seconds` counts for requests without credentials; `given` is what the origin itself gave, None
+    where it gave none, and counts alone for requests with credentials. `ruled` is true where
     an operator's rule for the path set `seconds`. `capped` is true where `--max-ttl` shortened it:
     clients are then told the shortened one too.
     """
@@ -86,42 +86,46 @@ def initial_age(fields: Fields, request_time: float, response_time: float) -> fl
     return max(apparent_age, age_value(fields) + response_delay)
 
 
-def lifetime(
-    status: int,
-    fields: Fields,
-    target: str,
-    request_time: float,
-    response_time: float,
-    policy: Policy,
-) -> Lifetime:
-    """The freshness lifetime of a response, from the first that tells: operator's rule, origin,
-    default, heuristic.
+class Times(NamedTuple):
+    """When a request was sent and when the head of its response arrived (Unix time)."""
+
+    request: float
+    response: float
+
+
+class Arrival(NamedTuple):
+    """What the freshness of a response depends on. `said` are its directives, `time` when it
+    arrived (Unix time), `age` the seconds of age that it had then.
     """
-    arrived_at_age = initial_age(fields, request_time, response_time)
-    said = ResponseDirectives(fields)
-    return lifetime_of(status, fields, said, target, response_time, arrived_at_age, policy)
+
+    status: int
+    fields: Fields
+    said: ResponseDirectives
+    time: float
+    age: float
 
 
-def lifetime_of(
-    status: int,
-    fields: Fields,
-    said: ResponseDirectives,
-    target: str,
-    response_time: float,
-    arrived_at_age: float,
-    policy: Policy,
-) -> Lifetime:
-    """The same for one whose directives and whose age on arrival are known already."""
-    given = _given(fields, said, response_time)
-    chosen = policy.ttl_for(target, response_time) if status in TTL_STATUSES else None
+def arrival_of(status: int, fields: Fields, times: Times) -> Arrival:
+    """A response on its arrival."""
+    age = initial_age(fields, times.request, times.response)
+    return Arrival(status, fields, ResponseDirectives(fields), times.response, age)
+
+
+def lifetime(arrival: Arrival, target: str, policy: Policy) -> Lifetime:
+    """The freshness lifetime of a response: by the operator's rule, the origin, the default or the
+    heuristic, whichever of these comes first and says something.
+    """
+    given = _given(arrival)
+    by_rule = arrival.status in TTL_STATUSES
+    chosen = policy.ttl_for(target, arrival.time) if by_rule else None
     if chosen is not None:
-        found = Lifetime(arrived_at_age + chosen, given, ruled=True)
+        found = Lifetime(arrival.age + chosen, given, ruled=True)
     elif given is not None:
         found = Lifetime(given, given)
     else:
-        found = Lifetime(_implicit(status, fields, response_time, arrived_at_age, policy))
-    cap = policy.max_ttl_for(target, response_time)
-    return found if cap is None else _capped(found, arrived_at_age + cap)
+        found = Lifetime(_implicit(arrival, policy))
+    cap = policy.max_ttl_for(target, arrival.time)
+    return found if cap is None else _capped(found, arrival.age + cap)
 
 
 def _capped(found: Lifetime, limit: float) -> Lifetime:
@@ -131,8 +135,9 @@ def _capped(found: Lifetime, limit: float) -> Lifetime:
     return Lifetime(min(found.seconds, limit), given, found.ruled, capped)
 
 
-def _given(fields: Fields, said: ResponseDirectives, response_time: float) -> float | None:
+def _given(arrival: Arrival) -> float | None:
     """The freshness lifetime in seconds that the origin gave, None where it said nothing of it."""
+    said, fields = arrival.said, arrival.fields
     for name in ("s-maxage", "max-age"):  # RFC 9111, 4.2.1: in this order for a shared cache
         seconds = said.directives.seconds(name)
         if seconds is not None:
@@ -142,31 +147,29 @@ def _given(fields: Fields, said: ResponseDirectives, response_time: float) -> fl
     expires = fields.first("expires")
     if expires is None:
         return None
-    when = parse_date(expires, response_time)  # an invalid date is in the past (RFC 9111, 5.3)
+    when = parse_date(expires, arrival.time)  # an invalid date is in the past (RFC 9111, 5.3)
     if when is None:
         return 0.0
     # By the origin's own clock on both sides (RFC 9111, 4.2.1), be it ahead of ours or behind.
-    told = _date_told(fields, response_time)
-    span = when - (response_time if told is None else told)
+    told = _date_told(fields, arrival.time)
+    span = when - (arrival.time if told is None else told)
     return min(max(0.0, span), float(DELTA_SECONDS_MAX))
 
 
-def _implicit(
-    status: int, fields: Fields, response_time: float, arrived_at_age: float, policy: Policy
-) -> float:
+def _implicit(arrival: Arrival, policy: Policy) -> float:
     """The lifetime in seconds where neither origin nor a rule gives one."""
-    if _says_pragma_no_cache(fields):
+    if _says_pragma_no_cache(arrival.fields):
         return 0.0
-    if status in DEFAULT_TTL_STATUSES and policy.default_ttl > 0:
-        return arrived_at_age + policy.default_ttl
-    if status in NEGATIVE_STATUSES and policy.negative_ttl > 0:
-        return arrived_at_age + policy.negative_ttl
-    return _heuristic(fields, response_time)
+    if arrival.status in DEFAULT_TTL_STATUSES and policy.default_ttl > 0:
+        return arrival.age + policy.default_ttl
+    if arrival.status in NEGATIVE_STATUSES and policy.negative_ttl > 0:
+        return arrival.age + policy.negative_ttl
+    return _heuristic(arrival.fields, arrival.time)
 
 
 def _says_pragma_no_cache(fields: Fields) -> bool:
-    # Not specified for responses (RFC 9111, 5.4), but an origin that sends it alone does say
-    # something about freshness.
+    # Not specified for responses (RFC 9111, 5.4), but an origin that sends it alone means
+    # freshness.
     pragma = split_lists(fields.all("pragma"))
     return "cache-control" not in fields and any(m.lower() == "no-cache" for m in pragma)
 

@@ -1,4 +1,4 @@
-"""What an unsafe request makes doubtful (RFC 9111, 4.4)."""
+"""Which stored responses an unsafe request invalidates (RFC 9111, 4.4)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from api_relaying_server.http1.message import Fields, RequestHead
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
 """RFC 9110, 9.2.1; a method that is not known counts as unsafe."""
 
-
 OVERRIDES = frozenset(
     ("x-http-method", "x-http-method-override", "x-method", "x-method-override")
     + ("x-original-method", "x-tunnel-method")
@@ -17,7 +16,7 @@ OVERRIDES = frozenset(
 """Fields by which some origins take a request for one of another method."""
 
 UNKNOWN_OUTCOMES = frozenset((502, 504))
-"""What a gateway says where it does not know what the origin has done."""
+"""Statuses of a gateway that does not know what the origin has done."""
 
 
 def is_unsafe(request: RequestHead) -> bool:
@@ -28,12 +27,12 @@ def is_unsafe(request: RequestHead) -> bool:
 def targets_to_invalidate(
     request: RequestHead, status: int, fields: Fields, upstream: str = ""
 ) -> list[str]:
-    """The targets whose stored responses may not be reused unvalidated after this answer.
+    """The targets whose stored responses must be validated before reuse after this response.
 
-    That is the request's own, and those that `Location` and `Content-Location` name on the same
+    These are the request's own, and those that `Location` and `Content-Location` name on the same
     origin: below the relay's own authority (the request's `Host`) or below the `upstream` base
-    URL. Empty unless the request was unsafe and the answer no error, or one that leaves open what
-    has been done.
+    URL. None unless the request was unsafe, and the response is no error or one of
+    `UNKNOWN_OUTCOMES`.
     """
     if not is_unsafe(request) or not (200 <= status < 400 or status in UNKNOWN_OUTCOMES):
         return []

@@ -1,43 +1,27 @@
-"""What the operator has decided about caching, in the form in which the rules ask for it."""
+"""What the operator has decided about caching: the settings that the rules need."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-
-class When(Protocol):
-    """A span of freshness that may depend on the wall clock."""
-
-    def until(self, now: float) -> float:
-        """Seconds of freshness for something received at `now` (Unix time)."""
-
-
-class PathLimit(Protocol):
-    """A span of freshness for the paths that match."""
-
-    @property
-    def when(self) -> When:
-        """The span."""
-
-    def matches(self, path: str) -> bool:
-        """True where the rule is about this path (without its query)."""
+from api_relaying_server.caching.wallclock import PathRule
 
 
 class Policy(NamedTuple):
     """The operator's decisions; times in seconds.
 
-    `default_ttl` and `negative_ttl` 0 leave it to heuristics; `ttl_rules` replace what the origin
-    says, `max_ttl_rules` cap it, first match wins in both. `stale_if_error` is how long past its
-    freshness a response may answer for a failing upstream. `client_refresh` obeys directives of a
-    request that cost the upstream a call. `offline` never asks the upstream. `max_object` is the
-    most bytes of content that are kept of one response. `ignored_fields` are the lower-case names
-    of request fields that count as not sent.
+    Where `default_ttl` and `negative_ttl` are 0 the heuristic decides. `ttl_rules` replace what the
+    origin says and `max_ttl_rules` cap it; the first match wins in both. `stale_if_error` is how
+    long after its freshness a response may answer for a failing upstream. With `client_refresh` the
+    directives of a request that cost the upstream a call are obeyed. With `offline` the upstream is
+    never asked. `max_object` is the largest content, in bytes, that is stored. Request fields whose
+    lower-case names are in `ignored_fields` count as not sent.
     """
 
     default_ttl: float = 300.0
     negative_ttl: float = 10.0
-    ttl_rules: tuple[PathLimit, ...] = ()
-    max_ttl_rules: tuple[PathLimit, ...] = ()
+    ttl_rules: tuple[PathRule, ...] = ()
+    max_ttl_rules: tuple[PathRule, ...] = ()
     stale_if_error: float = 86400.0
     client_refresh: bool = False
     offline: bool = False
@@ -57,7 +41,7 @@ class Policy(NamedTuple):
         return _first_match(self.max_ttl_rules, target, received)
 
 
-def _first_match(rules: tuple[PathLimit, ...], target: str, received: float) -> float | None:
+def _first_match(rules: tuple[PathRule, ...], target: str, received: float) -> float | None:
     if rules:
         path = target.partition("?")[0]
         for rule in rules:

@@ -106,8 +106,8 @@ def has_strong_identity(fields: Fields) -> bool:
 def fits(placed: tuple[int, int, int | None], length: int) -> bool:
     """True where content of this length may be what a `Content-Range` says that it is.
 
-    Origins that count one too many at the end are believed about their content, but only behind
-    the first byte: `combine` makes no whole of that.
+    An origin that promises one byte too many at the end is believed about its content, but only
+    where the part does not begin with the first byte; `combine` never makes a whole of such a part.
     """
     first, last, complete = placed
     promised = last - first + 1  # RFC 9110, 14.4
@@ -119,7 +119,7 @@ def with_content(template: StoredResponse, content: bytes) -> StoredResponse | N
     the head says (RFC 9111, 3.3).
 
     Where a `Content-Range` promised the end of the representation and the content is shorter, the
-    content is believed: it is what there is to give.
+    content counts: there is no more.
     """
     if template.status != 206:
         return template.changed(body=content, complete_length=len(content))

@@ -15,29 +15,30 @@ from api_relaying_server.caching.directives import parse_cache_control
 from api_relaying_server.caching.ranges import Part, asked_ranges, cut, is_excessive, resolve
 from api_relaying_server.caching.reuse import Assessed
 from api_relaying_server.caching.stored import StoredResponse
-from api_relaying_server.http1.content import Buffer, Content, Slices
 from api_relaying_server.http1.grammar import split_lists
 from api_relaying_server.http1.message import Field, Fields, RequestHead
-from api_relaying_server.http1.rendering import reason_phrase, render_fields
+from api_relaying_server.http1.rendering import (
+    Buffer,
+    Content,
+    Slices,
+    reason_phrase,
+    render_fields,
+)
 
 Shape = tuple[str, tuple[Part, ...]]
-"""What tells two answers from the same stored response apart: their kind, and the parts they
-hold.
-"""
+"""What distinguishes two answers from the same stored response: their kind, and their parts."""
 
 BODILESS_STATUSES = frozenset((204, 304))
 
 COPIED = 65536
-"""Bytes of content up to which parts are put together; larger ones stay where they are: what the
-event loop does for an answer must not grow with it.
+"""Bytes up to which the parts of an answer are copied into one piece; larger ones stay where they
+are: the event loop's work for an answer must not grow with its size.
 """
 
 
 class Prepared(NamedTuple):
-    """An answer from a stored response: `body` is what is sent behind the head; `shape` tells it
-    from the others.
-
-    A large body is the stored one, or slices of it.
+    """An answer from a stored response, of one `shape`. A large `body` is the stored one, or slices
+    of it: never a copy.
     """
 
     status: int
@@ -87,7 +88,7 @@ def build(shape: Shape, found: Assessed) -> Prepared:
     kind, parts = shape
     fields = shortened(stored.fields, found.lifetime) if found.capped else stored.fields
     if "age" in fields:
-        fields = fields.without(lambda name: name == "age")  # told anew on every use
+        fields = fields.without(lambda name: name == "age")  # added anew on every use
     if kind == "not-modified":
         return Prepared(304, reason_phrase(304), fields_of_304(fields), b"", shape)
     if kind == "unsatisfiable":

@@ -1,6 +1,6 @@
-"""Whether a stored response answers a request, and if not, what is to be done (RFC 9111, 4).
+"""Whether a stored response answers a request, and if not, what to do (RFC 9111, 4).
 
-`decide` is the one entry. Its answer is one of the small classes below; the relay performs it.
+`decide` says it with one of the classes Fresh, Ask, Bypass and Refuse; the relay then does it.
 """
 
 from __future__ import annotations
@@ -8,19 +8,16 @@ from __future__ import annotations
 from typing import Callable, NamedTuple, Union
 
 from api_relaying_server.caching.conditional import CONDITIONS_FOR_ORIGINS, if_range_holds
-from api_relaying_server.caching.directives import (
-    Directives,
-    ResponseDirectives,
-    request_directives,
-)
-from api_relaying_server.caching.freshness import initial_age, lifetime_of
+from api_relaying_server.caching.directives import Directives, request_directives
+from api_relaying_server.caching.freshness import Times, arrival_of, lifetime
 from api_relaying_server.caching.invalidation import OVERRIDES
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import asked_ranges, covers, missing_range
 from api_relaying_server.caching.stored import Record, StoredResponse
-from api_relaying_server.caching.storing import DENIALS, connection_options, may_answer_stale
+from api_relaying_server.caching.storing import DENIALS, may_answer_stale
 from api_relaying_server.caching.validation import is_newer_or_same, to_validate
 from api_relaying_server.caching.vary import matches, select
+from api_relaying_server.http1.fields import connection_options
 from api_relaying_server.http1.message import Fields, RequestHead
 
 CACHED_METHODS = frozenset(("GET", "HEAD"))
@@ -31,20 +28,19 @@ CLOCK_SLACK = 1.0
 
 PASSING_BY = CONDITIONS_FOR_ORIGINS | OVERRIDES | {"a-im", "x-original-url", "x-rewrite-url"}
 """Fields with which a request passes by the store: conditions that only the origin can judge, and
-those that make some origins answer another request than the one that the key tells of.
+fields that make some origins answer another request than the one in the key.
 """
-
 
 _USUAL_OPTIONS = frozenset(
     ("close", "http2-settings", "keep-alive", "proxy-connection", "te", "trailer", "upgrade")
 )
-"""What a client's `Connection` names that has no part in what it is answered."""
+"""Names in a client's `Connection` that do not change the answer."""
 
 
 def passes_by(fields: Fields) -> bool:
-    """True where nothing that is stored answers a request with these fields, and what answers it
-    answers no other: where its origin does not see what selects the answer (RFC 9110, 7.6.1), or
-    sees what the key does not tell of.
+    """True where no stored response may answer a request with these fields, and its response may
+    answer no other request: something selects the response that is not in the key, or that
+    `Connection` keeps from the origin (RFC 9110, 7.6.1).
     """
     if fields.has_any(PASSING_BY):
         return True
@@ -75,16 +71,16 @@ class Assessed(NamedTuple):
         return max(now - self.born, self.stored.response_time - self.born, 0.0)
 
     def fresh_for(self, now: float) -> float:
-        """Seconds of freshness left; negative: how long it has been stale. What was stored at a
-        time that is still to come is stale: a clock has erred, and nobody knows how old it is.
+        """Seconds of freshness left; negative: how long it has been stale. A response that was
+        stored in the future is stale: a clock was wrong, and its age is unknown.
         """
         if now < self.stored.response_time - CLOCK_SLACK:
             return min(0.0, self.lifetime - self.age(now))
         return self.lifetime - self.age(now)
 
     def for_credentials(self) -> Assessed | None:
-        """The same as it counts for a request with credentials, by what the origin alone has said;
-        None where it has said nothing of freshness, or where this is an answer to who asks.
+        """The same for a request with credentials, for which only the origin's own freshness
+        counts. None where it gave none, or where the response depends on who asks.
         """
         if self.given is None or self.stored.status in DENIALS:
             return None
@@ -92,8 +88,8 @@ class Assessed(NamedTuple):
 
 
 class Fresh(NamedTuple):
-    """Answer with this; `stale` tells that it is not fresh but allowed, `refresh` that it is to be
-    renewed meanwhile.
+    """Answer with this stored response. `stale`: it is not fresh, but allowed; `refresh`: renew it
+    meanwhile.
     """
 
     assessed: Assessed
@@ -135,16 +131,15 @@ Verdict = Union[Fresh, Ask, Bypass, Refuse]
 
 def assess(stored: StoredResponse, target: str, policy: Policy) -> Assessed:
     """A stored response with its lifetime and birth."""
-    fields, arrived = stored.fields, stored.response_time
-    said = ResponseDirectives(fields)
-    arrived_at_age = initial_age(fields, stored.request_time, arrived)
-    span = lifetime_of(stored.status, fields, said, target, arrived, arrived_at_age, policy)
-    born = arrived - arrived_at_age
-    return Assessed(stored, said.directives, span.seconds, span.capped, born, span.given)
+    times = Times(stored.request_time, stored.response_time)
+    arrival = arrival_of(stored.status, stored.fields, times)
+    span, born = lifetime(arrival, target, policy), arrival.time - arrival.age
+    directives = arrival.said.directives
+    return Assessed(stored, directives, span.seconds, span.capped, born, span.given)
 
 
 class Case(NamedTuple):
-    """A stored response held against a request."""
+    """A stored response and what a request demands of it."""
 
     found: Assessed
     asked: Directives
@@ -158,7 +153,7 @@ class Case(NamedTuple):
 
 
 class Demand(NamedTuple):
-    """One reason to validate before reuse: the `fwd` it gives, where it stands, its test."""
+    """One reason to validate before reuse: its `fwd`, the RFC that has it, its test."""
 
     reason: str
     source: str
@@ -188,13 +183,11 @@ DEMANDS: tuple[Demand, ...] = (
     Demand("request", "RFC 9111, 5.2.1.1", _request_max_age),
     Demand("request", "RFC 9111, 5.2.1.3", _request_min_fresh),
 )
-"""What makes even a fresh response wait for the origin's word."""
+"""What demands validation even of a fresh response."""
 
 
 def decide(request: RequestHead, record: Record | None, now: float, policy: Policy) -> Verdict:
-    """What to do about a request when these variants are stored for its target (None: nothing
-    is).
-    """
+    """What to do about a request when this is stored for its target; None: nothing is."""
     if request.method not in CACHED_METHODS:
         return Bypass("method")
     if passes_by(request.fields):
@@ -268,11 +261,11 @@ def _judge(
 def may_answer(
     request: RequestHead, found: Assessed, now: float, policy: Policy, *, validated: bool
 ) -> bool:
-    """True where a response that has just come for somebody else may answer this request, too.
+    """True where a response that has just come for another request may answer this one too: it
+    could answer from the store at this moment without validation.
 
-    That is where it could answer from the store at this moment without validation; with
-    `validated`, where the origin was asked for it after this request had come, it need not be
-    fresh. Which ranges it holds is not looked at.
+    With `validated`, where the origin was asked for it after this request had come, it need not be
+    fresh. Ranges are not compared.
     """
     if not matches(found.stored, request.seen):
         return False
@@ -315,14 +308,13 @@ def stale_if_error_until(found: Assessed, policy: Policy) -> float:
 def reason_to_keep(
     record: Record | None, new: StoredResponse, request: RequestHead, now: float, policy: Policy
 ) -> str:
-    """Why what is stored stays as it is although a new response to this request could be stored;
-    empty where it does not.
+    """Why the stored response stays and a new one to this request is not stored; empty where it is.
 
-    A response that was made before a stored one does not take its place (RFC 9111, 4: by `Date`),
-    nor does an error of the server take that of a good one which may still serve in its stead.
+    A response that was made before the stored one does not replace it (RFC 9111, 4: by `Date`), nor
+    does an error of the server replace a good one that may still answer.
     """
     for old in record.variants if record is not None else ():
-        # What was stored while the clock was ahead says nothing of time.
+        # The times of what was stored while the clock was ahead mean nothing.
         tells_time = old.response_time <= now + CLOCK_SLACK
         if (
             tells_time
@@ -344,7 +336,7 @@ def _without_upstream(ask: Ask, now: float, policy: Policy) -> Verdict:
 
 
 def useful_until(stored: StoredResponse, target: str, policy: Policy) -> float:
-    """Unix time until which keeping a response can pay: while fresh, valid for an outage, or to be
+    """Unix time until which a response is worth storing: fresh, good for an outage, or to be
     validated.
     """
     found = assess(stored, target, policy)

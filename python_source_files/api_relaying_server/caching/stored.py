@@ -1,5 +1,5 @@
-"""What is kept of a response: its head, its content, and the times and request fields its reuse
-depends on.
+"""What is stored of a response, and under which key: its head, its content, and the times and
+request fields on which its reuse depends.
 """
 
 from __future__ import annotations
@@ -15,6 +15,21 @@ FIELD_COST = 320
 """Bytes reckoned for a field beside its text."""
 
 Selecting = tuple[tuple[str, Optional[str]], ...]
+"""The request fields that select a variant, by lower-case name, with their normalised values."""
+
+
+def cache_key(target: str, method: str = "GET") -> str:
+    """The key of a target (RFC 9111, 2): readable, and different for any two targets.
+
+    A target never holds a quotation mark (http1.heads refuses it), so one may stand in the key for
+    the apostrophe, which some stores cannot have in theirs.
+    """
+    return f"{method} {target}".replace("'", '"')
+
+
+def target_of(key: str) -> str:
+    """The target whose key this is."""
+    return key.partition(" ")[2].replace('"', "'")
 
 
 class StoredResponse(NamedTuple):
@@ -70,6 +85,6 @@ class Record(NamedTuple):
 
 
 def _size_of_head(variant: StoredResponse) -> int:
-    texts = sum([len(name) + len(value) for name, value in variant.fields.items])
+    fields = variant.fields
     selecting = sum([len(name) + len(value or "") for name, value in variant.selecting])
-    return VARIANT_COST + FIELD_COST * len(variant.fields) + texts + selecting
+    return VARIANT_COST + FIELD_COST * len(fields.items) + fields.text_size + selecting

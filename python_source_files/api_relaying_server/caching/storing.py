@@ -1,8 +1,8 @@
-"""The gate: which responses may be kept or given to others, and what of them (RFC 9111, 3).
+"""The gate: which responses may be stored or given to others, and what of them (RFC 9111, 3).
 
-`first_against` walks a table of small rules; each says when a response must not or need not be
-stored. Nothing of a response is stored, merged into what is stored, or given to another client
-than the one that asked for it, unless it has passed here: a 200 like a 304, a 206 or a HEAD.
+`first_against` goes through a table of small rules, each a reason not to store. Every response
+passes here, be it a 200, a 304, a 206 or the answer to a HEAD, before anything of it is stored,
+merged into what is stored, or given to another client than the one that asked.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from api_relaying_server.caching.directives import (
 from api_relaying_server.caching.freshness import HEURISTIC_STATUSES, Lifetime
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import fits
-from api_relaying_server.caching.vary import selecting_names
+from api_relaying_server.caching.vary import varying_names
 from api_relaying_server.http1.credentials import credentials_of, is_credential
-from api_relaying_server.http1.grammar import content_length, parse_content_range, split_lists
+from api_relaying_server.http1.grammar import content_length, parse_content_range
 from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
 
 UNDERSTOOD_STATUSES = frozenset(
@@ -35,46 +35,21 @@ UNDERSTOOD_STATUSES = frozenset(
 NEVER_STORED_STATUSES = frozenset(
     (207, 208, 226, 304, 408, 413, 416, 417, 421, 425, 426, 428, 429, 431, 511)
 )
-"""A 304 is not an answer but news of one; the others are about one request, not its target: stored,
-one odd request would spoil the answer of all (207, 208: RFC 4918, 5842; 226: RFC 3229; 428, 429,
-431, 511: RFC 6585).
+"""A 304 only confirms a response. The others are about one request, not about its target: one odd
+request would spoil the answer for all (207, 208: RFC 4918, 5842; 226: RFC 3229; 428, 429, 431, 511:
+RFC 6585).
 """
 
 DENIALS = frozenset((401, 403, 407))
-"""Answers to who asks rather than to what is asked for: never for one who brings credentials unless
-they were made for those.
+"""Answers that depend on who asks: never given to a request with credentials, unless they were made
+for the same ones.
 """
-
-HOP_BY_HOP = frozenset(
-    (
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-    )
-    + ("proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
-)
-"""Fields for one connection (RFC 9110, 7.6.1) and fields for one proxy (RFC 9111, 3.1): neither
-passed on nor kept.
-"""
-
-NEVER_NOMINATED = frozenset(
-    ("age", "authorization", "cache-control", "cdn-cache-control", "date", "etag", "expires")
-    + ("content-disposition", "content-encoding", "content-language", "content-length")
-    + ("content-location", "content-range", "content-security-policy", "content-type")
-    + ("last-modified", "location", "pragma", "set-cookie", "vary", "www-authenticate")
-)
-"""Fields for all recipients, which `Connection` must not name: a response that did would lose what
-it says of its storing before that is decided (RFC 9110, 7.6.1).
-"""
-
 
 _STREAMS = frozenset(
     ("application/json-seq", "application/jsonl", "application/stream+json")
     + ("application/x-ndjson", "multipart/x-mixed-replace", "text/event-stream")
 )
-"""Types of content that comes piece by piece for as long as somebody listens."""
+"""Types of content that has no end: it is sent for as long as the client listens."""
 
 _COOKIES = frozenset(("set-cookie",))
 _CHALLENGES = frozenset(("www-authenticate", "proxy-authenticate"))
@@ -96,7 +71,7 @@ class Fetched(NamedTuple):
 
 
 class Ground(Enum):
-    """What a rule against storing rests on, and with it how far it reaches."""
+    """Why a rule is against storing; that decides what else it forbids."""
 
     ORIGIN = "the origin keeps the response from shared caches"
     REQUEST = "who asked, or how: the response is for that request alone"
@@ -105,8 +80,8 @@ class Ground(Enum):
 
 
 class Rule(NamedTuple):
-    """One reason not to store: its short name for `Cache-Status`, where it stands, its test, and
-    what it rests on.
+    """One reason not to store: its short name for `Cache-Status`, the RFC that has it, its test,
+    and its ground.
     """
 
     name: str
@@ -153,8 +128,8 @@ def _is_bad_partial(f: Fetched) -> bool:
 
 
 def _is_event_stream(f: Fetched) -> bool:
-    kind = f.head.fields.first("content-type") or ""
-    return kind.partition(";")[0].strip(" \t").lower() in _STREAMS
+    kind = f.head.fields.first("content-type")
+    return kind is not None and kind.partition(";")[0].strip(" \t").lower() in _STREAMS
 
 
 def _is_not_understood(f: Fetched) -> bool:
@@ -176,11 +151,13 @@ def _is_for_authorized(f: Fetched) -> bool:
 
 
 def _is_for_its_user(f: Fetched) -> bool:
-    if not any(name != "authorization" for name, _ in credentials_of(f.request.fields)):
+    if not f.request.credentialed:
+        return False
+    if all(name == "authorization" for name, _ in credentials_of(f.request.fields)):
         return False
     if f.directives.permits("public") or f.directives.permits("s-maxage"):
         return False
-    # Who writes to shared caches in a field of their own means them (RFC 9213, 2.1).
+    # An origin that sends a field for shared caches alone means them (RFC 9213, 2.1).
     return targeted_directives(f.head.fields) is None
 
 
@@ -189,7 +166,7 @@ def _has_no_freshness_for_its_user(f: Fetched) -> bool:
 
 
 def _sets_a_cookie(f: Fetched) -> bool:
-    return bool(personal_fields(f.head.fields)) and (f.lifetime.ruled or not f.lifetime.explicit)
+    return (f.lifetime.ruled or not f.lifetime.explicit) and bool(personal_fields(f.head.fields))
 
 
 def _is_about_the_range(f: Fetched) -> bool:
@@ -202,12 +179,12 @@ def _is_about_the_range(f: Fetched) -> bool:
 def _has_no_ground(f: Fetched) -> bool:
     if f.lifetime.explicit or f.lifetime.ruled or f.head.status in HEURISTIC_STATUSES:
         return False
-    # An error is kept for as long as its origin says, and never for a guess.
+    # An error is stored for as long as its origin says, and never by the heuristic.
     return f.head.status >= 400 or "public" not in f.directives
 
 
 def _varies_by_everything(f: Fetched) -> bool:
-    return selecting_names(f.head.fields) is None
+    return varying_names(f.head.fields) is None
 
 
 def _is_of_no_use(f: Fetched) -> bool:
@@ -253,8 +230,8 @@ RULES: tuple[Rule, ...] = (
         Ground.USE,
     ),
 )
-"""In this order: a rule that rests on the use of storing comes last, so that one which forbids
-giving the response to others is never hidden behind it.
+"""In this order: the rule whose ground is the use of storing comes last, so that it never hides one
+that forbids sharing.
 """
 
 
@@ -287,8 +264,8 @@ def keeps_from_caches(status: int, fields: Fields) -> Rule | None:
 
 
 def may_be_shared(rule: Rule | None) -> bool:
-    """True where a response on which this is the first rule against storing may be given to others
-    who asked before it was asked for.
+    """True where a response may be given to followers, when this is the first rule against storing
+    it.
     """
     return rule is None or rule.ground is Ground.USE
 
@@ -309,35 +286,22 @@ def may_answer_stale(directives: Directives) -> bool:
     )
 
 
-def connection_options(fields: Fields) -> frozenset[str]:
-    """The lower-case field names that `Connection` declares to be for this connection alone (RFC
-    9110, 7.6.1).
-    """
-    return frozenset(member.lower() for member in split_lists(fields.all("connection")))
-
-
-def end_to_end(fields: Fields) -> Fields:
-    """The fields of a message less those for one connection or one proxy (RFC 9110, 7.6.1; RFC
-    9111, 3.1).
-    """
-    listed = connection_options(fields) - NEVER_NOMINATED
-    return fields.without(lambda name: name in HOP_BY_HOP or name in listed)
-
-
 def personal_fields(fields: Fields) -> frozenset[str]:
     """The (lower-case) names of response fields that give something to the client that asked: a
     cookie, or a token in a field of its own.
     """
     return frozenset(
-        name
-        for name in fields.names()
-        if name in _COOKIES or (is_credential(name) and name not in _CHALLENGES)
+        [
+            name
+            for name in fields.names()
+            if name in _COOKIES or (is_credential(name) and name not in _CHALLENGES)
+        ]
     )
 
 
 def stored_fields(fields: Fields) -> Fields:
-    """What is kept of a response's end-to-end fields, and given to others: not those that its
-    origin keeps from caches.
+    """The end-to-end fields of a response that are stored and given to others: without those that
+    the origin keeps from caches.
 
     Fields named by `private` or `no-cache` must not be reused as they are (RFC 9111, 5.2.2.4,
     5.2.2.7). A cookie is for the one who got it, unless the origin says `public`.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.caching.storing import has_validator
-from api_relaying_server.caching.vary import Asked, accepts, differs_in_form, made_at
+from api_relaying_server.caching.vary import Selectors, accepts, differs_in_form, made_at
 from api_relaying_server.http1.grammar import (
     EntityTag,
     content_length,
@@ -34,8 +34,7 @@ MAX_TAGS = 8
 def conditions(stored: Sequence[StoredResponse]) -> list[Field]:
     """The fields that make a request validate these variants (RFC 9111, 4.3.1).
 
-    Entity-tags go back as they came, also those that no grammar allows: the origin that made them
-    knows them again.
+    Entity-tags go back as they came, invalid ones too: the origin recognises what it has made.
     """
     tags = dict.fromkeys(filter(None, map(_tag_to_send, stored)))
     found: list[Field] = []
@@ -49,8 +48,8 @@ def conditions(stored: Sequence[StoredResponse]) -> list[Field]:
 
 
 def _tag_to_send(stored: StoredResponse) -> str | None:
-    """Its entity-tag if it stays one in a list: a "*" would be whatever there is, and one that
-    falls into several would ask about other responses.
+    """Its entity-tag, where that is one member of a list: `*` would match any response, and a tag
+    with commas would be read as several.
     """
     tag = (stored.fields.first("etag") or "").strip(" \t")
     members = parse_entity_tags(tag)
@@ -60,14 +59,16 @@ def _tag_to_send(stored: StoredResponse) -> str | None:
 def to_validate(
     selected: StoredResponse | None, variants: tuple[StoredResponse, ...], request_fields: Fields
 ) -> list[StoredResponse]:
-    """The variants that one request can validate: the selected one, or all that have an entity-tag
-    (4.3.1) and that its client accepts: an origin whose tags are weak, or the same for several
-    codings, would say that they are not modified. Nor does one client ask with the tag of another
-    one's content: of fields whose meaning is not known, or that say who asks, all must be the same.
+    """The variants that one request can validate: the selected one, or else all that have an
+    entity-tag (4.3.1) and could answer this client once they are confirmed.
+
+    A variant that the client does not accept is left out: an origin whose tags are weak, or the
+    same for several codings, would call it not modified. So is one that other selecting fields
+    than those of its form have selected: it may be another user's.
     """
     if selected is not None:
         return [selected] if conditions([selected]) else []
-    asked = Asked(request_fields)
+    asked = Selectors(request_fields)
     return [
         variant
         for variant in variants
@@ -79,12 +80,12 @@ def to_validate(
 
 
 def validated(candidates: Sequence[StoredResponse], fields: Fields) -> StoredResponse | None:
-    """The variant that a 304 with these fields is about (RFC 9111, 4.3.3, 4.3.4), None where that
-    is not known or where a validator in it is none of theirs: then nothing may be updated.
+    """The variant that a 304 with these fields confirms (RFC 9111, 4.3.3, 4.3.4). None where that
+    is unclear, or where its validator is none of theirs: then nothing may be updated.
     """
     tags = _tags(fields)
     if not tags and "last-modified" not in fields:
-        # Whoever was asked about this one response alone and says 304 means it.
+        # A 304 without a validator confirms the one response that was asked about.
         return candidates[0] if len(candidates) == 1 else None
     strong = {tag for tag in tags if not tag.weak}
     if strong:
@@ -116,8 +117,8 @@ def freshened(
     """The stored response with the fields of a 304 or a HEAD response in place of its own (RFC
     9111, 3.2).
 
-    `fields` are end-to-end fields. A field that comes anew replaces all of its name; the rest
-    stays. What of the result may be kept is for the gate to say.
+    `fields` are end-to-end fields. Each replaces all stored fields of its name; the rest stays.
+    What of the result may be stored is decided by the gate (`storing`).
     """
     replaced = {name for name in fields.names() if name not in _NOT_UPDATED}
     replaced.add("age")  # the age of what is confirmed counts from the confirmation
@@ -137,9 +138,7 @@ def times_alone(fields: Fields) -> Fields:
 
 
 def head_still_describes(stored: StoredResponse, status: int, fields: Fields) -> bool:
-    """True where a HEAD response is about the stored one: nothing in it contradicts (RFC 9111,
-    4.3.5).
-    """
+    """True where a HEAD response contradicts nothing in the stored one (RFC 9111, 4.3.5)."""
     if status != stored.status:
         return False
     if "content-length" in fields and stored.complete_length is not None:

@@ -1,5 +1,5 @@
-"""Which stored response belongs to a request: selecting fields (RFC 9111, 4.1) and content
-codings.
+"""Which stored response a request selects: by the fields that `Vary` names (RFC 9111, 4.1), by
+`Origin`, and by content coding.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from functools import lru_cache
 
 from api_relaying_server.caching.freshness import date_value
 from api_relaying_server.caching.stored import Selecting, StoredResponse
-from api_relaying_server.http1.forwarding import names_a_client, names_a_place
+from api_relaying_server.http1.fields import names_a_client, names_a_place
 from api_relaying_server.http1.grammar import TOKEN, is_token, split_lists
 from api_relaying_server.http1.message import Fields
 
 ORIGIN = "origin"
 ANY_ORIGIN = "origin?"
-"""`Origin` selects whether `Vary` names it or not: many APIs send CORS fields only where a request
-has one, and do not say so; what was stored without them breaks the web page that is given it.
-Where nothing shows that it matters which one it is, `ANY_ORIGIN` selects in its place: whether
-there is one. That is no field name: no `Vary` and no request can name it.
+"""`Origin` selects whether `Vary` names it or not: many APIs send CORS fields only to requests that
+have one, and do not say so, and a web page cannot use a response without them. `ANY_ORIGIN` selects
+in its place where it only matters whether there is an `Origin`, not which. It is no field name, so
+no `Vary` and no request can name it.
 """
 
 _THERE = "any"
@@ -49,8 +49,8 @@ _PREFERENCES = {
         ("accept-language", _LANGUAGE_RANGE),
     )
 }
-"""A member of each field that tells a preference: what is preferred, and its weight (RFC 9110,
-12.4.2, 12.5). The letters' case of what is preferred, and white space, mean nothing.
+"""The grammar of one member of each preference: what is preferred, and its weight (RFC 9110,
+12.4.2, 12.5). White space, and the case of letters outside values, have no meaning.
 """
 
 _OLD_CODINGS = {"x-gzip": "gzip", "x-compress": "compress"}
@@ -67,8 +67,8 @@ QValues = dict[str, float]
 
 
 def qvalues(name: str, values: Sequence[str]) -> QValues | None:
-    """What a preference names, in one spelling, with its weight; None where a member is not of the
-    field's grammar, or is there twice: nothing says which of them counts.
+    """The members of a preference, in one spelling, with their weights; None where a member does
+    not fit the grammar, or is there twice: no rule says which of the two counts.
     """
     member_of = _PREFERENCES[name]
     found: QValues = {}
@@ -93,8 +93,8 @@ def _spelled(what: str) -> str:
 
 
 def normalised(name: str, values: list[str]) -> str | None:
-    """The value of a selecting field with what means nothing taken out of it; None where the field
-    is absent.
+    """The value of a selecting field without what has no meaning in it; None where the field is
+    absent.
 
     A preference has its members by their weights; members of equal weight keep their order in
     `Accept`, which is what frameworks choose by, and have none in the others (RFC 9110, 12.5).
@@ -137,20 +137,32 @@ def names_origins(response_fields: Fields) -> bool:
     return any(value != "*" for value in response_fields.all(_PERMISSION))
 
 
+def varying_names(response_fields: Fields) -> set[str] | None:
+    """The lower-case names in a response's `Vary`; None for `*`, and where a member is no field
+    name: what such a response varies by is unknown.
+    """
+    values = response_fields.all("vary")
+    if not values:
+        return set()
+    members = split_lists(values)
+    if "*" in members or not all(map(is_token, members)):
+        return None
+    return {member.lower() for member in members}
+
+
 def selecting_names(
     response_fields: Fields, tells_origins_apart: bool = False
 ) -> tuple[str, ...] | None:
-    """The lower-case names of the request fields that select this response, sorted; None for
-    `Vary: *`, and for one of which a member is no field name: nobody knows by what it varies.
+    """The lower-case names of the request fields that select this response, sorted; None where
+    `varying_names` knows none.
 
     A response in a coding is selected by `Accept-Encoding` even where its origin forgot to say so,
     and each by `Origin` or `ANY_ORIGIN`. An upstream that `tells_origins_apart` may have refused
     one by leaving its permission out.
     """
-    members = split_lists(response_fields.all("vary"))
-    if "*" in members or not all(map(is_token, members)):
+    names = varying_names(response_fields)
+    if names is None:
         return None
-    names = {member.lower() for member in members}
     if ORIGIN not in names:
         for_one = _is_for_one_origin(response_fields) or (
             tells_origins_apart and _PERMISSION not in response_fields
@@ -174,7 +186,9 @@ def _is_for_one_origin(response_fields: Fields) -> bool:
 
 
 def selecting_values(names: tuple[str, ...], request_fields: Fields) -> Selecting:
-    """What a request says in the fields of these names; its fields as the upstream sees them."""
+    """The normalised values of these fields in a request, whose fields are those that the upstream
+    sees.
+    """
     return tuple([(name, _value(name, request_fields)) for name in names])
 
 
@@ -185,8 +199,8 @@ def _value(name: str, request_fields: Fields) -> str | None:
 
 
 def is_written_here(names: Iterable[str]) -> bool:
-    """True where one of these selecting fields (lower case) reaches the upstream with a value that
-    the relay may have written: what a client says there, or does not say, tells nothing of it.
+    """True where the relay may write one of these selecting fields (lower case) itself: the value
+    that the upstream sees cannot be read from the client's request then.
     """
     return any(name in _WRITTEN or names_a_client(name) or names_a_place(name) for name in names)
 
@@ -206,7 +220,10 @@ def fields_that_select(selecting: Selecting) -> Fields:
 
 def content_codings(fields: Fields) -> list[str]:
     """The content codings that a response is in, known ones and others; empty for none."""
-    named = (member.lower() for member in split_lists(fields.all("content-encoding")))
+    values = fields.all("content-encoding")
+    if not values:
+        return []
+    named = (member.lower() for member in split_lists(values))
     return [coding for coding in map(_new_name, named) if coding != "identity"]
 
 
@@ -214,9 +231,9 @@ def _new_name(coding: str) -> str:
     return _OLD_CODINGS.get(coding, coding)
 
 
-class Asked:
-    """What a request says in its selecting fields, each read once however many variants ask: a
-    preference of 30 kB takes 25 ms to read.
+class Selectors:
+    """The values of a request's selecting fields. Each is read once, however many variants are
+    compared with it: a preference of 30 kB takes 25 ms to read.
     """
 
     def __init__(self, fields: Fields) -> None:
@@ -238,16 +255,17 @@ class Asked:
         return self._weights[name]
 
 
-def accepts_coding(asked: Asked, coding: str) -> bool:
-    """True where a request names the coding as welcome; silence is not a welcome here, though RFC
-    9110, 12.5.3 lets it be: a client that cannot decode sends nothing.
+def accepts_coding(asked: Selectors, coding: str) -> bool:
+    """True where a request names the coding as acceptable. A request without `Accept-Encoding`
+    accepts none here, though RFC 9110, 12.5.3 lets it accept any: clients that cannot decode send
+    no such field.
     """
     weights = asked.weights("accept-encoding")
     named = [weight for name, weight in weights.items() if _new_name(name) == coding]
     return min(named) > 0 if named else weights.get("*", 0.0) > 0
 
 
-def accepts_type(asked: Asked, content_type: str | None) -> bool:
+def accepts_type(asked: Selectors, content_type: str | None) -> bool:
     """True where a request accepts content of this type, by the most specific range that names it
     (RFC 9110, 12.5.1); a type that is not known by "*/*" alone.
     """
@@ -260,9 +278,9 @@ def accepts_type(asked: Asked, content_type: str | None) -> bool:
     return next((weights[one] for one in ranges if one in weights), 0.0) > 0
 
 
-def accepts(asked: Asked, fields: Fields) -> bool:
-    """True where a response with these fields is one that a request can be given for its own:
-    nothing in it is for others, whatever selected it.
+def accepts(asked: Selectors, fields: Fields) -> bool:
+    """True where a response with these fields suits a request in coding, type and `Origin`,
+    whatever selected it.
     """
     codings = content_codings(fields)
     if not (all(accepts_coding(asked, one) for one in codings) if codings else _plain(asked)):
@@ -273,7 +291,7 @@ def accepts(asked: Asked, fields: Fields) -> bool:
     )
 
 
-def _plain(asked: Asked) -> bool:
+def _plain(asked: Selectors) -> bool:
     """True unless a request refuses content without a coding (RFC 9110, 12.5.3)."""
     weights = asked.weights("accept-encoding")
     return weights.get("identity", weights.get("*", 1.0)) > 0
@@ -282,35 +300,35 @@ def _plain(asked: Asked) -> bool:
 _FORMS = frozenset(("accept", "accept-encoding", ORIGIN, ANY_ORIGIN))
 
 
-def differs_in_form(stored: StoredResponse, asked: Asked) -> bool:
-    """True where a request would select another form of a stored response, such as another coding,
-    and not what is in it: as far as `accepts` can tell whether that form will do.
+def differs_in_form(stored: StoredResponse, asked: Selectors) -> bool:
+    """True where a stored response differs from what a request selects in its form alone, such as
+    its coding: then `accepts` can tell whether that form will do.
     """
     other = [name for name, value in stored.selecting if asked.value(name) != value]
     if "accept-encoding" in other and not content_codings(stored.fields):
-        return False  # who accepts another coding would be kept from it for ever
+        return False  # else a client that accepts another coding would never get it
     return _FORMS.issuperset(other)
 
 
 def matches(stored: StoredResponse, request_fields: Fields) -> bool:
     """True where the stored response may answer a request with these fields (RFC 9111, 4.1)."""
-    return _fits(stored, Asked(request_fields))
+    return _fits(stored, Selectors(request_fields))
 
 
-def _fits(stored: StoredResponse, asked: Asked) -> bool:
+def _fits(stored: StoredResponse, asked: Selectors) -> bool:
     for name, value in stored.selecting:
         if asked.value(name) != value and not _is_equivalent(name, stored, asked):
             return False
     return True
 
 
-def _is_equivalent(name: str, stored: StoredResponse, asked: Asked) -> bool:
+def _is_equivalent(name: str, stored: StoredResponse, asked: Selectors) -> bool:
     """True where a selecting field differs in its letters but would have selected the same
     response.
     """
     if name == "accept-encoding":
         if name in (stored.fields.get("vary") or "").lower():
-            return False  # its origin has chosen
+            return False  # the origin has chosen
         codings = content_codings(stored.fields)
         return bool(codings) and all(accepts_coding(asked, one) for one in codings)
     if name == "accept-language":
@@ -318,7 +336,7 @@ def _is_equivalent(name: str, stored: StoredResponse, asked: Asked) -> bool:
     return False
 
 
-def _is_first_choice(language: str | None, asked: Asked) -> bool:
+def _is_first_choice(language: str | None, asked: Selectors) -> bool:
     if language is None:
         return False
     weights = asked.weights("accept-language")
@@ -334,7 +352,7 @@ def _is_first_choice(language: str | None, asked: Asked) -> bool:
 
 def select(variants: tuple[StoredResponse, ...], request_fields: Fields) -> list[StoredResponse]:
     """The variants that fit a request, the most recently made first (RFC 9111, 4.1: by `Date`)."""
-    asked = Asked(request_fields)
+    asked = Selectors(request_fields)
     fitting = [variant for variant in variants if _fits(variant, asked)]
     if fitting and len(variants) > 1 and asked.value(ORIGIN) is not None:
         fitting = _as_shown(variants, fitting)

@@ -140,7 +140,7 @@ class Mutex:
     def __init__(self, descriptor: int, number: int) -> None:
         self._descriptor = descriptor
         self._place = _MUTEX + number
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards the file's lock against the other threads here
 
     def acquire(self) -> None:
         """For this thread alone from now on; where nothing can be locked, only among those of this

@@ -1,9 +1,9 @@
-"""What nodes that share a database tell each other through it: who fetches, what has changed.
+"""The coordinator among nodes: leases and messages through the database that they share.
 
-A `Board` is what a database offers for that; a `NodeCoordinator` makes a `Coordinator` of it. A
-lease lasts a few seconds and is renewed by a thread of its holder, so it ends with its process;
-who wants it asks again and again. While the database fails everybody may fetch, and what was
-missed meanwhile is made up for by dropping all that is in memory.
+`DatabaseCoordination` is what a database has to offer for that. A lease lasts a few seconds and is
+renewed by a thread of its holder, so it ends with its process; who wants it polls. While the
+database fails every node may fetch. Messages may be lost then, so all that is in memory is dropped
+when the database is back.
 """
 
 from __future__ import annotations
@@ -18,8 +18,15 @@ from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Protocol
 
-from api_relaying_server.cluster.fences import Fences
-from api_relaying_server.coordination import Coordinator, Lease
+from api_relaying_server.cluster.fencing_tokens import FencingTokens
+from api_relaying_server.cluster.message_text import decode, encode
+from api_relaying_server.coordination import (
+    Changed,
+    Hear,
+    Lease,
+    Message,
+    MessagesLost,
+)
 from api_relaying_server.stores.health import PathHealth
 from api_relaying_server.stores.storage import HARMLESS, StorageFault
 
@@ -49,13 +56,15 @@ MOST_TOLD = 4096
 RETRY_FIRST, RETRY_MOST = 0.1, 2.0
 """Seconds until the news are asked for again after a failure, doubled at each."""
 
-GIVE_UP = 1.0
-"""Seconds that are spent at the end on giving leases back and telling what has changed."""
+GIVE_UP, GIVE_UP_FAILING = 1.0, 0.1
+"""Seconds that are spent at the end on giving leases back and telling what has changed, and those
+while the database fails: the store has spent its second on it already.
+"""
 
 _log = logging.getLogger("api_relaying_server.nodes")
 
 
-class Board(Protocol):
+class DatabaseCoordination(Protocol):
     """What a database offers for leases and news. Each method raises StorageFault in trouble.
 
     `acquire` is called by those who answer requests and keeps to the deadline of a read; the others
@@ -77,7 +86,7 @@ class Board(Protocol):
     def publish(self, keys: Sequence[str | None]) -> None:
         """Tell all others that these have changed, None for everything."""
 
-    def news(self) -> Iterable[str | None]:
+    def receive(self) -> Iterable[str | None]:
         """What others have told since the last call, for which it waits a fraction of a second.
 
         The first call after a failure begins anew and gives nothing.
@@ -125,9 +134,12 @@ class NodeCoordinator:
     """
 
     def __init__(
-        self, board: Board, fences: Fences, clock: Callable[[], float] = time.monotonic
+        self,
+        database: DatabaseCoordination,
+        fences: FencingTokens,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._board = board
+        self._database = database
         self._fences = fences
         self._clock = clock
         self._way = PathHealth(clock)  # whether leases can be had
@@ -146,7 +158,7 @@ class NodeCoordinator:
         self._published = threading.Condition()  # guards the two below
         self._published_to = 0
         self._mute = False  # what was to be told could not be, and is tried again and again
-        self._drops: list[Callable[[str | None], None]] = []
+        self._hearers: list[Hear] = []
 
     # Leases
 
@@ -160,7 +172,7 @@ class NodeCoordinator:
             token = os.urandom(12).hex()
             asked = self._clock()
             try:
-                number = self._board.acquire(name, token, LEASE_LASTS)
+                number = self._database.acquire(name, token, LEASE_LASTS)
             except StorageFault as fault:
                 self._lost(name, token, fault)
                 break
@@ -204,14 +216,14 @@ class NodeCoordinator:
 
     # News
 
-    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
+    def tell(self, message: Message, wait: float = 0.0) -> bool:
         """All others will hear this; True where the database has it, which is waited for at most
         `wait` seconds, and not while it fails.
         """
         with self._lock:
             self._last_told += 1
             mine = self._last_told
-            self._told.append(note)
+            self._told.append(encode(message) or None)
             if len(self._told) > MOST_TOLD:
                 self._told.clear()
                 self._told.append(None)
@@ -227,10 +239,10 @@ class NodeCoordinator:
             self._published.wait_for(is_settled, wait)
             return self._published_to >= number
 
-    def on_change(self, drop: Callable[[str | None], None]) -> None:
-        """`drop` is called, by a thread, for what others have changed, with None for everything."""
-        self._drops = [*self._drops, drop]
-        self._fences.on_late = self._drop
+    def on_message(self, hear: Hear) -> None:
+        """Have a thread call `hear` with each message of another node."""
+        self._hearers = [*self._hearers, hear]
+        self._fences.on_late = lambda key: self._pass_on(Changed(key))
         with self._lock:
             self._wanted["node-listener"] = self._listen
         self._start_threads()
@@ -238,28 +250,28 @@ class NodeCoordinator:
     def catch_up(self) -> None:
         """A thread hears the news as they come."""
 
-    def _drop(self, key: str | None) -> None:
-        for drop in self._drops:
-            drop(key)
+    def _pass_on(self, message: Message) -> None:
+        for hear in self._hearers:
+            hear(message)
 
     def _listen(self) -> None:
         pause = RETRY_FIRST
         missed = False
         while not self._closed.is_set():
             try:
-                news = self._board.news()
+                news = self._database.receive()
             except StorageFault as fault:
-                _log.debug("no news: %s", fault)
+                _log.debug("no messages from other nodes: %s", fault)
                 missed = True
                 self._closed.wait(pause)
                 pause = min(pause * 2, RETRY_MOST)
                 continue
             if missed:
                 missed, pause = False, RETRY_FIRST
-                _log.info("hearing the other nodes again; what they told meanwhile is not known")
-                self._drop(None)
-            for key in news:
-                self._drop(key)
+                _log.info("receiving from the other nodes again; messages in between were missed")
+                self._pass_on(MessagesLost())
+            for text in news:
+                self._pass_on(decode(text))
 
     # The thread that does what nobody waits for
 
@@ -282,7 +294,7 @@ class NodeCoordinator:
                     self._count()
                 pause = 0.0
             except StorageFault as fault:
-                _log.debug("nothing can be told or given back: %s", fault)
+                _log.debug("cannot publish changes or release leases: %s", fault)
                 self._note_published(mute=bool(self._told))
                 if self._closed.is_set():
                     return
@@ -297,7 +309,7 @@ class NodeCoordinator:
     def _try_again(self) -> None:
         """Find out whether leases can be had again, which no request waits for."""
         if self._way.fault is not None and self._way.may_try():
-            self._board.check()
+            self._database.check()
             self._way.worked()
 
     def _has_work(self) -> bool:
@@ -310,10 +322,10 @@ class NodeCoordinator:
             ended, self._ended = list(self._ended), deque()
         try:
             if told:
-                self._board.publish(told)
+                self._database.publish(told)
                 self._note_published(last)
             if ended:
-                self._board.release(ended)
+                self._database.release(ended)
         except StorageFault:
             with self._lock:  # leases end by themselves soon; a change must be told some time
                 self._told.extendleft(reversed(told[:MOST_TOLD]))
@@ -330,12 +342,12 @@ class NodeCoordinator:
         with self._lock:
             held = [(name, token) for token, name in self._held.items()]
         if held:
-            self._board.renew(held, LEASE_LASTS)
+            self._database.renew(held, LEASE_LASTS)
 
     def _count(self) -> None:
         """One that may not be counted, or not now, is as good as before."""
         try:
-            self.processes = max(1, self._board.count(COUNT_EVERY * COUNTED_FOR))
+            self.processes = max(1, self._database.count(COUNT_EVERY * COUNTED_FOR))
         except StorageFault as fault:
             _log.debug("processes are not counted: %s", fault)
 
@@ -355,7 +367,7 @@ class NodeCoordinator:
                 except RuntimeError as error:
                     level = logging.DEBUG if self._said_alone else logging.WARNING
                     self._said_alone = True
-                    _log.log(level, "other nodes are not told, or not heard, for now: %s", error)
+                    _log.log(level, "cannot exchange messages with other nodes: %s", error)
                     return
                 self._threads[name] = thread
 
@@ -369,73 +381,11 @@ class NodeCoordinator:
         self._work.set()
         with self._published:
             self._published.notify_all()
-        until = self._clock() + GIVE_UP
+        fails = self._mute or self._way.fault is not None
+        until = self._clock() + (GIVE_UP_FAILING if fails else GIVE_UP)
         for thread in threads:
             thread.join(max(0.0, until - self._clock()))
-        self._board.close()
-
-
-class Both:
-    """A coordinator behind another: first among the workers of this machine, then among nodes."""
-
-    def __init__(self, near: Coordinator, far: Coordinator) -> None:
-        self._near = near
-        self._far = far
-
-    def lease(self, key: str, wait: float) -> Lease | None:
-        """Both leases as one."""
-        until = time.monotonic() + wait
-        near = self._near.lease(key, wait)
-        if near is None:
-            return None
-        far = self._far.lease(key, max(0.0, until - time.monotonic()))
-        if far is None:
-            near.release()
-            return None
-        return _BothLeases(near, far)
-
-    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
-        """Tells both."""
-        near = self._near.tell_changed(note, wait)
-        return self._far.tell_changed(note, wait) and near
-
-    def on_change(self, drop: Callable[[str | None], None]) -> None:
-        """Hears both."""
-        self._near.on_change(drop)
-        self._far.on_change(drop)
-
-    def catch_up(self) -> None:
-        """With both."""
-        self._near.catch_up()
-        self._far.catch_up()
-
-    def close(self) -> None:
-        """Ends both."""
-        self._far.close()
-        self._near.close()
-
-
-class _BothLeases:
-    """Two leases as one."""
-
-    def __init__(self, near: Lease, far: Lease) -> None:
-        self._near = near
-        self._far = far
-
-    @property
-    def waited(self) -> bool:
-        """True where one of them had to be waited for."""
-        return self._near.waited or self._far.waited
-
-    @property
-    def unheard(self) -> bool:
-        """True where either may have been fetched for unheard."""
-        return self._near.unheard or self._far.unheard
-
-    def release(self) -> None:
-        """Gives back both."""
-        self._far.release()
-        self._near.release()
+        self._database.close()
 
 
 def name_of(key: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Callable, NamedTuple, Protocol
 
+from api_relaying_server.cluster.workers_budget import Pace
 from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.stores.storage import StorageFault
 from api_relaying_server.upstream.budget import LATE, TokenBucket
@@ -41,17 +42,15 @@ class NodesBudget(TokenBucket):
 
     def __init__(
         self,
-        per_second: float,
-        burst: int,
-        waiting: int,
-        till: SharedBudget,
+        pace: Pace,
+        shared: SharedBudget,
         processes: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        super().__init__(per_second, burst, waiting, clock, sleep)
-        self._till = till
-        self._terms = Terms(1.0 / per_second, burst)
+        super().__init__(*pace, clock, sleep)
+        self._shared = shared
+        self._terms = Terms(1.0 / pace.per_second, pace.burst)
         self._processes = processes
         self._owed = 0  # tokens; guarded by the lock of the bucket
 
@@ -60,7 +59,7 @@ class NodesBudget(TokenBucket):
         longest = min(max(patience, 0.0), self._longest_queue)
         try:
             self._pay()
-            wait, booked = self._till.book(*self._terms, LATE, longest)
+            wait, booked = self._shared.book(*self._terms, LATE, longest)
         except StorageFault:
             return self._take_own(patience)
         if not booked:
@@ -100,7 +99,7 @@ class NodesBudget(TokenBucket):
                     return
                 self._owed -= 1
             try:
-                self._till.book(*self._terms, LATE, PAID_WITHIN)
+                self._shared.book(*self._terms, LATE, PAID_WITHIN)
             except StorageFault:
                 with self._lock:
                     self._owed += 1
@@ -110,7 +109,7 @@ class NodesBudget(TokenBucket):
         """From now on there is no token for so many seconds, on any node."""
         super().empty(seconds)
         try:
-            self._till.empty(*self._terms, seconds)
+            self._shared.empty(*self._terms, seconds)
         except StorageFault:
             pass  # the others will hear it from the upstream
 
@@ -118,7 +117,7 @@ class NodesBudget(TokenBucket):
     def left(self) -> int:
         """Tokens that can be had at once."""
         try:
-            wait, _ = self._till.book(*self._terms, LATE, -1.0)
+            wait, _ = self._shared.book(*self._terms, LATE, -1.0)
         except StorageFault:
             self._keep_to_share()
             return super().left

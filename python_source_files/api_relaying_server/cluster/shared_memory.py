@@ -1,15 +1,15 @@
-"""Memory that the workers of one relay share, and what they tell each other in it.
+"""Memory that the workers of one relay share, and the messages that they leave in it.
 
 It is mapped before the fork, so that all workers have it and nobody else. Each worker has a place
 of its own in it, its slot, which it alone writes: so nobody waits for a lock there, and none is
-left locked by a worker that is killed. A slot is a row of numbers and a ring of notes.
+left locked by a worker that is killed. A slot has a row of numbers and a ring buffer of messages.
 
     bell, common numbers | slot 0: numbers, ring | slot 1: numbers, ring | ...
 
-A worker that tells something writes a note into its ring, and then a number into the bell that was
-never there before. The others compare the bell with what they saw last, on each pass of their event
-loops; where it differs they read on in all rings. A reader that is a whole ring behind has missed
-something and is told so: then all that it has in memory may be out of date.
+A worker that has something to say writes it into its ring, and then a new number into the bell. The
+others compare the bell with what they saw last, on each pass of their event loops; where it differs
+they read on in all rings. A reader that is a whole ring behind has lost messages and reads LOST:
+then all that it has in memory may be out of date.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import zlib
 from collections.abc import Iterator
 
 RING = 256 * 1024
-"""Bytes of the notes that a worker may be behind: thousands, where it reads them a hundred times a
-second.
+"""Bytes of the messages that a worker may be behind: thousands of messages, where it reads them a
+hundred times a second.
 """
 
 NUMBERS = 128
@@ -47,8 +47,8 @@ the monotonic clock, 0 where it takes no more.
 FIRST_FREE = 5
 """The first number of a slot that is anybody's."""
 
-EVERYTHING = ""
-"""The note that all of it may have changed."""
+LOST = ""
+"""Read in place of messages that are lost."""
 
 
 class SharedMemory:
@@ -81,8 +81,8 @@ class SharedMemory:
         return mmap.PAGESIZE + slot * self._size
 
 
-class Teller:
-    """Writes notes into the ring of one slot. Thread-safe; one process at a time may have a slot.
+class RingWriter:
+    """Writes messages into the ring of one slot. Thread-safe; a slot is for one process at a time.
 
     Who takes over the slot of a process that has ended goes on where that one stopped.
     """
@@ -94,8 +94,8 @@ class Teller:
         self._slot = slot
         self._lock = threading.Lock()  # guards the ring against the other threads here
 
-    def tell(self, text: str) -> None:
-        """Others will read this text; one that no ring could hold is told as EVERYTHING."""
+    def write(self, text: str) -> None:
+        """Others will read this text; one too long for the ring they read as LOST."""
         data = text.encode("utf-8", "surrogatepass")
         if len(data) > RING // 4:
             data = b""
@@ -113,10 +113,10 @@ class Teller:
             self._bell[0] = (end << _BELL_BITS | self._slot) & 0xFFFFFFFFFFFFFFFF
 
 
-class Listener:
-    """Reads what others have told since it was made. For one thread at a time.
+class RingReader:
+    """Reads what others have written since it was made. For one thread at a time.
 
-    `mine` is the slot whose notes are its own and left out.
+    `mine` is its own slot, which it leaves out.
     """
 
     def __init__(self, memory: SharedMemory, mine: int) -> None:
@@ -126,8 +126,8 @@ class Listener:
         self._rings = [memory.ring(slot) for slot in others]
         self._read = [numbers[_WRITTEN] for numbers in self._numbers]
 
-    def notes(self) -> Iterator[str]:
-        """The notes that are new; EVERYTHING where some are lost."""
+    def read(self) -> Iterator[str]:
+        """The messages that are new; LOST where some are lost."""
         for index, numbers in enumerate(self._numbers):
             written = numbers[_WRITTEN]
             if written != self._read[index]:
@@ -139,11 +139,11 @@ class Listener:
         data = bytes(ring[at : at + end - start])
         data += bytes(ring[: end - start - len(data)])
         if self._numbers[index][_RESERVED] - start > RING:
-            return [EVERYTHING]  # overwritten, perhaps while it was read
+            return [LOST]  # overwritten, perhaps while it was read
         try:
             return list(_split(data))
         except ValueError:
-            return [EVERYTHING]
+            return [LOST]
 
 
 def _split(data: bytes) -> Iterator[str]:

@@ -1,6 +1,7 @@
-"""One worker on each seat: who starts, who takes over, who is given up.
+"""The supervisor: keeps N workers running, restarts those that end, and replaces all on a reload.
 
-Knows no relay, no socket and no signal: what a worker is, its maker knows.
+Each of the N places is a `Seat`: it has a worker, and during a reload its successor too. Nothing
+here knows a relay, a socket or a signal: a `WorkerFactory` does.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class GivesUp(Exception):
 
 
 class Seat:
-    """What one worker is there for: a share of the connections. `due` is the monotonic time at
+    """The place of one of the N workers. `due` is the monotonic time at
     which a worker may be started for it; `failures` counts early ends in a row. `generation` is
     that of the worker, `coming` that of its successor.
     """
@@ -49,33 +50,33 @@ class Seat:
         self.failures = 0
 
 
-class Maker:
-    """Makes workers, and is told what becomes of them."""
+class WorkerFactory:
+    """Starts workers, and is called when one ends."""
 
     def spawn(self, seat: int) -> Child:
         """Starts a worker for the seat of this number. Raises OSError where that cannot be done."""
         raise NotImplementedError
 
-    def has_ended(self, child: Child) -> None:
+    def on_exit(self, child: Child) -> None:
         """A worker has ended; nothing has been done about it yet."""
 
-    def is_refused(self, why: str) -> None:
+    def on_refused(self, why: str) -> None:
         """A worker of the latest generation does not work: those of older ones stay."""
 
 
 class Supervisor:
-    """Keeps a worker on each of several seats. For one thread.
+    """Keeps a worker on each seat. For one thread.
 
-    Whoever wants all of them replaced adds one to `generation`.
+    Add one to `generation` to have all workers replaced.
     """
 
     def __init__(
-        self, count: int, maker: Maker, clock: Callable[[], float] = time.monotonic
+        self, count: int, factory: WorkerFactory, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.seats = [Seat(number) for number in range(count)]
         self.stopping = False
         self.generation = 0
-        self._maker = maker
+        self._factory = factory
         self._clock = clock
         self._begun = False
         self._leaving: list[Child] = []
@@ -97,7 +98,7 @@ class Supervisor:
             for seat in self.seats
         )
 
-    def tend(self) -> None:
+    def manage(self) -> None:
         """Starts who is missing, replaces who is to be replaced. Raises GivesUp."""
         now = self._clock()
         for seat in self.seats:
@@ -138,7 +139,7 @@ class Supervisor:
         for seat in self.seats:
             if seat.generation != self.generation:
                 try:
-                    seat.successor = self._maker.spawn(seat.number)
+                    seat.successor = self._factory.spawn(seat.number)
                     seat.coming = self.generation
                 except OSError as error:
                     self._refuse(_no_process(error))
@@ -146,14 +147,14 @@ class Supervisor:
 
     def _start(self, seat: Seat) -> None:
         try:
-            seat.worker = self._maker.spawn(seat.number)
+            seat.worker = self._factory.spawn(seat.number)
         except OSError as error:
             self._failed(seat, f"worker {seat.number + 1}", _no_process(error))
         else:
             seat.generation = self.generation
 
     def next_due(self) -> float:
-        """Seconds until `tend` has something to do by itself."""
+        """Seconds until `manage` has something to do by itself."""
         now = self._clock()
         times = [seat.due for seat in self._vacant()]
         times += [child.born + STARTS_WITHIN for child in self.children() if not child.ready]
@@ -163,7 +164,7 @@ class Supervisor:
         """Finds out who has ended. Raises GivesUp."""
         for child in [child for child in self.children() if child.reap()]:
             child.listen()
-            self._maker.has_ended(child)
+            self._factory.on_exit(child)
             child.close()
             self._vacate(child)
 
@@ -184,7 +185,7 @@ class Supervisor:
     def _refuse(self, why: str) -> None:
         for seat in self.seats:
             seat.generation = self.generation
-        self._maker.is_refused(why)
+        self._factory.on_refused(why)
 
     def _ended_unasked(self, seat: Seat, child: Child) -> None:
         lived = self._clock() - child.born
@@ -204,7 +205,7 @@ class Supervisor:
         exponent = seat.failures - 2
         pause = 0.0 if exponent < 0 else min(PAUSE_FIRST * 2.0**exponent, PAUSE_MOST)
         seat.due = self._clock() + pause
-        _log.warning("%s did not live; another one starts in %.1f s: %s", name, pause, why)
+        _log.warning("%s ended early; a new one starts in %.1f s: %s", name, pause, why)
 
     def order_all(self, order: bytes) -> None:
         """Has everybody do something."""

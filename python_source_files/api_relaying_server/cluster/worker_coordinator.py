@@ -1,14 +1,15 @@
-"""The coordinator among the workers of one machine: notes in shared memory, leases by locks."""
+"""The coordinator among workers: messages in shared memory, leases by file locks."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from typing import Callable
 
+from api_relaying_server.cluster.chained_coordinator import ChainedCoordinator
 from api_relaying_server.cluster.file_locks import FileLeases
-from api_relaying_server.cluster.shared_memory import Listener, SharedMemory, Teller
-from api_relaying_server.coordination import Lease
+from api_relaying_server.cluster.message_text import decode, encode
+from api_relaying_server.cluster.shared_memory import RingReader, RingWriter, SharedMemory
+from api_relaying_server.coordination import ALONE, Coordinator, Hear, Lease, Message
 
 _log = logging.getLogger("api_relaying_server.cluster.workers")
 
@@ -16,43 +17,41 @@ _log = logging.getLogger("api_relaying_server.cluster.workers")
 class WorkerCoordinator:
     """A `Coordinator` for one worker, made after the fork. Thread-safe.
 
-    `bell` is a view of one number that is another one whenever anybody has told something.
+    `bell` is a view of one number that changes with each message of any worker.
     """
 
     def __init__(self, memory: SharedMemory, slot: int, lock_file: int) -> None:
         self.bell = memory.bell
-        self._teller = Teller(memory, slot)
-        self._listener = Listener(memory, slot)
+        self._writer = RingWriter(memory, slot)
+        self._reader = RingReader(memory, slot)
         self._leases = FileLeases(lock_file)
-        self._drops: list[Callable[[str | None], None]] = []
-        # Guards the listener. Who has it passes news on; it may do so within a drop of its own.
+        self._hearers: list[Hear] = []
+        # Guards the reader. Who holds it passes messages on, and may do so within `hear`.
         self._lock = threading.RLock()
         self._heard = -1  # the bell's number up to which all is passed on
 
-    def lease(self, key: str, wait: float) -> Lease | None:
-        """The right to fetch a key, waiting for another worker at most `wait` seconds; None past
-        that.
+    def lease(self, name: str, wait: float) -> Lease | None:
+        """The right to do what is named; None where another worker has it for all of `wait`
+        seconds.
         """
-        return self._leases.lease(key, wait)
+        return self._leases.lease(name, wait)
 
-    def tell_changed(self, note: str, wait: float = 0.0) -> bool:
-        """Tells all other workers: each knows it from its next `catch_up` on."""
-        self._teller.tell(note)
+    def tell(self, message: Message, wait: float = 0.0) -> bool:
+        """Send a message to all other workers: each hears it at its next `catch_up`."""
+        self._writer.write(encode(message))
         return True
 
-    def on_change(self, drop: Callable[[str | None], None]) -> None:
-        """`drop` is called, by `catch_up`, for each note of another worker; with None where some
-        are lost.
-        """
-        self._drops.append(drop)
+    def on_message(self, hear: Hear) -> None:
+        """Have `catch_up` call `hear` with each message of another worker."""
+        self._hearers.append(hear)
 
     def news(self) -> int:
-        """A number that is another one whenever anybody has told something."""
+        """A number that changes with each message."""
         return int(self.bell[0])
 
     def catch_up(self) -> None:
-        """When this returns, all that was told before it was called has been passed on. From any
-        thread that holds no lock which a drop takes; one comparison where there is no news.
+        """Pass on all messages sent before this call. From any
+        thread that holds no lock which `hear` takes; one comparison where there is no news.
         """
         if self.bell[0] == self._heard:
             return
@@ -60,16 +59,20 @@ class WorkerCoordinator:
             bell = self.bell[0]  # first: what is told meanwhile is for the next time
             if bell == self._heard:
                 return
-            for note in self._listener.notes():
-                self._pass_on(note or None)
+            for text in self._reader.read():
+                self._pass_on(decode(text))
             self._heard = bell  # last: who sees it knows that all is passed on
 
-    def _pass_on(self, note: str | None) -> None:
-        for drop in self._drops:
+    def _pass_on(self, message: Message) -> None:
+        for hear in self._hearers:
             try:
-                drop(note)
-            except Exception:  # the notes behind this one are read already
-                _log.exception("what another worker told could not be obeyed: %s", note)
+                hear(message)
+            except Exception:  # the messages behind this one are read already
+                _log.exception("a message from another worker could not be processed: %s", message)
+
+    def with_nodes(self, nodes: Coordinator) -> Coordinator:
+        """These workers, and the nodes behind them where the store has any."""
+        return self if nodes is ALONE else ChainedCoordinator(self, nodes)
 
     def close(self) -> None:
         """Nothing is to be closed: memory and locks end with the process."""

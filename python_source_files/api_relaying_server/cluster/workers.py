@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Callable
 
 from api_relaying_server import early
-from api_relaying_server.assembly import Place, Worker, build, urls_of
+from api_relaying_server.assembly import Worker, build, urls_of
 from api_relaying_server.cluster.child_process import (
     NONE,
     REOPEN,
@@ -32,14 +32,15 @@ from api_relaying_server.cluster.child_process import (
     fork,
 )
 from api_relaying_server.cluster.file_locks import lock_file
-from api_relaying_server.cluster.memory_file import MemoryFile
-from api_relaying_server.cluster.shared_memory import CALLS, SEEN, SharedMemory, Teller
-from api_relaying_server.cluster.supervisor import MEND, GivesUp, Maker, Supervisor
-from api_relaying_server.collector import look_at_the_young_alone
+from api_relaying_server.cluster.message_text import encode
+from api_relaying_server.cluster.shared_counters import SharedCounters
+from api_relaying_server.cluster.shared_memory import CALLS, SEEN, RingWriter, SharedMemory
+from api_relaying_server.cluster.supervisor import MEND, GivesUp, Supervisor, WorkerFactory
+from api_relaying_server.cluster.worker_share import MemoryFile, WorkerShare
+from api_relaying_server.coordination import MemoryLost
 from api_relaying_server.early import RELOAD_SIGNALS, REOPEN_SIGNALS, STOP_SIGNALS
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.messages import MemoryLost, encode
-from api_relaying_server.operations.tallies import Tallies
+from api_relaying_server.one_process import reread, say_reloaded
 from api_relaying_server.process import (
     arriving,
     configure_logging,
@@ -47,8 +48,8 @@ from api_relaying_server.process import (
     notify_systemd,
     say_draining,
 )
-from api_relaying_server.rereading import reread, say_reloaded
-from api_relaying_server.serving.server import listen
+from api_relaying_server.runtime import look_at_the_young_alone
+from api_relaying_server.serving.listeners import listen
 from api_relaying_server.settings import Settings
 
 GRACE = 5.0
@@ -75,7 +76,7 @@ OnReady = Callable[[str, Sequence[str]], None]
 """Is told the upstream's URL and those that the workers listen on."""
 
 
-class Workers(Maker):
+class Workers(WorkerFactory):
     """The parent, from its first worker to its last.
 
     `reread` gives the settings of now and raises ConfigError; `why_not` puts an OSError of a worker
@@ -98,12 +99,12 @@ class Workers(Maker):
         self._why_not = why_not
         # At most: each seat's worker, as many that leave, one that takes over, and the parent.
         self._memory = SharedMemory(2 * count + 2)
-        self._tallies = Tallies(self._memory, PARENTS_SLOT)
+        self._shared_counters = SharedCounters(self._memory, PARENTS_SLOT)
         self._lock_file = lock_file()
         self._memory_file: MemoryFile | None = None
         self._free_slots = list(range(1, self._memory.slots))
         self._slots: dict[Child, int] = {}
-        self._seats = Supervisor(count, self)
+        self._supervisor = Supervisor(count, self)
         self._selector = selectors.DefaultSelector()
         self._signals, self._arriving = socket.socketpair()
         self._stops = 0
@@ -126,16 +127,16 @@ class Workers(Maker):
             try:
                 if self.settings.demo:
                     self._sample = Sample([*self.listeners, *self._useless_to()])
-                while not self._seats.stopping or any(self._seats.children()):
+                while not self._supervisor.stopping or any(self._supervisor.children()):
                     self._round()
             finally:
-                for child in self._seats.children():
+                for child in self._supervisor.children():
                     child.kill()
                 if self._sample is not None:
                     self._sample.end()
                 if self._memory_file is not None:
                     self._memory_file.remove()
-                _log.debug("counted in all: %s", json.dumps(self._tallies.total()))
+                _log.debug("counted in all: %s", json.dumps(self._shared_counters.total()))
                 self._selector.close()
         return self._code
 
@@ -147,20 +148,24 @@ class Workers(Maker):
             elif not key.data.listen():
                 self._selector.unregister(key.fileobj)
         try:
-            self._seats.reap()
-            self._seats.tend()
-            if self._sample is not None and self._sample.child.reap() and not self._seats.stopping:
+            self._supervisor.reap()
+            self._supervisor.manage()
+            if (
+                self._sample is not None
+                and self._sample.child.reap()
+                and not self._supervisor.stopping
+            ):
                 raise GivesUp(f"the sample API was lost: {self._sample.child.how_it_ended()}")
         except GivesUp as error:
             self._give_up(str(error))
         if time.monotonic() >= self._kill_at:
             _log.error("workers that do not end are killed")
             self._kill_all()
-        if self._seats.all_ready:
+        if self._supervisor.all_ready:
             self._all_ready()
 
     def _patience(self) -> float:
-        return min(self._seats.next_due(), max(0.0, self._kill_at - time.monotonic()))
+        return min(self._supervisor.next_due(), max(0.0, self._kill_at - time.monotonic()))
 
     def _all_ready(self) -> None:
         on_ready, self._on_ready = self._on_ready, None
@@ -184,7 +189,7 @@ class Workers(Maker):
     def _kill_all(self) -> None:
         self._code = 1
         self._kill_at = float("inf")
-        for child in self._seats.children():
+        for child in self._supervisor.children():
             child.kill()
 
     # Signals.
@@ -198,20 +203,20 @@ class Workers(Maker):
                 self._stop()
             else:
                 self._kill_all()
-        elif number in RELOAD_SIGNALS and not self._seats.stopping:
+        elif number in RELOAD_SIGNALS and not self._supervisor.stopping:
             self._reload()
         elif number in REOPEN_SIGNALS:
-            self._seats.order_all(REOPEN)
+            self._supervisor.order_all(REOPEN)
 
     def _stop(self) -> None:
-        self._seats.stopping = True
+        self._supervisor.stopping = True
         self._kill_at = time.monotonic() + 2 * self.settings.drain + GRACE
-        self._seats.order_all(STOP)
+        self._supervisor.order_all(STOP)
 
     def _reload(self) -> None:
         found = reread(self.settings, self._reread)
         if found is None or not found.changed:
-            self._seats.order_all(REOPEN)
+            self._supervisor.order_all(REOPEN)
             if found is not None:
                 say_reloaded(())
             return
@@ -219,7 +224,7 @@ class Workers(Maker):
         self.settings = found.settings
         configure_logging(self.settings.log_level, self.settings.log_format)
         self._changed = found.changed
-        self._seats.generation += 1
+        self._supervisor.generation += 1
 
     # What the seats want.
 
@@ -227,11 +232,11 @@ class Workers(Maker):
         """Starts a worker for a seat. Raises OSError."""
         store = self._common_store()
         slot = self._free_slots.pop(0)
-        place = Place(self.listeners, self._memory, slot, self._lock_file, seat, store)
+        share = WorkerShare(self.listeners, self._memory, slot, self._lock_file, seat, store)
         settings, upstream, why_not = self.settings, self._upstream(), self._why_not
         try:
             child = fork(
-                lambda parent: serve(parent, settings, upstream, place, why_not),
+                lambda parent: serve(parent, settings, upstream, share, why_not),
                 self._useless_to(),
             )
         except OSError:
@@ -257,23 +262,23 @@ class Workers(Maker):
         samples = [] if self._sample is None else [self._sample.child]
         return [*self._slots, *samples, self._selector, self._signals, self._arriving]
 
-    def has_ended(self, child: Child) -> None:
+    def on_exit(self, child: Child) -> None:
         """Has the others forget what a worker may have changed without telling them."""
         if child.fileno() in self._selector.get_map():
             self._selector.unregister(child)
         slot = self._slots.pop(child)
-        self._tallies.take_over(slot)
+        self._shared_counters.take_over(slot)
         self._memory.numbers(slot)[CALLS] = self._memory.numbers(slot)[SEEN] = 0
         self._free_slots.append(slot)
         if child.ended != 0:
-            Teller(self._memory, PARENTS_SLOT).tell(encode(MemoryLost()))
+            RingWriter(self._memory, PARENTS_SLOT).write(encode(MemoryLost()))
 
-    def is_refused(self, why: str) -> None:
+    def on_refused(self, why: str) -> None:
         """Goes back to the settings that work."""
         _log.error("the workers stay as they are, for a new one does not work: %s", why)
         self.settings, self._changed = self._proven, []
         configure_logging(self.settings.log_level, self.settings.log_format)
-        self._seats.order_all(REOPEN)
+        self._supervisor.order_all(REOPEN)
 
 
 # What a worker does.
@@ -283,12 +288,12 @@ def serve(
     parent: Parent,
     settings: Settings,
     upstream: str,
-    place: Place,
+    share: WorkerShare,
     why_not: Callable[[OSError, Settings], str],
 ) -> int:
     """The life of a worker; its exit code."""
     try:
-        return _live(parent, settings, upstream, place, why_not)
+        return _live(parent, settings, upstream, share, why_not)
     except RuntimeError as error:
         if "new thread" not in str(error):
             raise
@@ -300,11 +305,11 @@ def _live(
     parent: Parent,
     settings: Settings,
     upstream: str,
-    place: Place,
+    share: WorkerShare,
     why_not: Callable[[OSError, Settings], str],
 ) -> int:
     try:
-        worker = build(settings, upstream, place)
+        worker = build(settings, upstream, share)
     except ConfigError as error:
         parent.say_failed(str(error))
         return 1
@@ -321,8 +326,8 @@ def _live(
     parent.say_ready()
     look_at_the_young_alone()
     worker.serve()
-    if orphaned.is_set() and place.store is not None:
-        place.store.remove()
+    if orphaned.is_set() and share.store is not None:
+        share.store.remove()
     return 0
 
 

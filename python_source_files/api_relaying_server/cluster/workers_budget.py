@@ -15,7 +15,7 @@ from api_relaying_server.cluster.file_locks import FIRST_PAUSE, LONGEST_PAUSE, M
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 
 
-class _Held:
+class _SharedLock:
     """A lock under which what lies in shared memory is an object's own: read first, written back
     last.
     """
@@ -36,6 +36,14 @@ class _Held:
             self._mutex.release()
 
 
+class Pace(NamedTuple):
+    """The calls that a budget allows, and how many callers may wait for one."""
+
+    per_second: float
+    burst: int
+    waiting: int
+
+
 class WorkersTokens(TokenBucket):
     """A bucket that all workers take from. `words`: two floating-point numbers that they share,
     zeros at first.
@@ -43,17 +51,15 @@ class WorkersTokens(TokenBucket):
 
     def __init__(
         self,
-        per_second: float,
-        burst: int,
-        waiting: int,
+        pace: Pace,
         mutex: Mutex,
         words: memoryview[float],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        super().__init__(per_second, burst, waiting, clock, sleep)
+        super().__init__(*pace, clock, sleep)
         self._words = words
-        self._lock = _Held(mutex, self._read, self._write)
+        self._lock = _SharedLock(mutex, self._read, self._write)
 
     def _read(self) -> None:
         self._full_at, self._taken = self._words[0], int(self._words[1])
@@ -85,12 +91,10 @@ class WorkersSlots(Slots):
         mutex: Mutex,
         calls: Calls,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__(limit, waiting, clock)
         self._calls = calls
-        self._sleep = sleep
-        self._lock = _Held(mutex, self._read, _nothing)
+        self._lock = _SharedLock(mutex, self._read, _nothing)
         self._line: deque[object] = deque()  # those that wait here
 
     def _read(self) -> None:
@@ -119,7 +123,7 @@ class WorkersSlots(Slots):
         pause = FIRST_PAUSE
         while True:
             left = until - self._clock()
-            self._sleep(max(0.0, min(pause, left)))
+            time.sleep(max(0.0, min(pause, left)))
             pause = min(pause * 1.5, LONGEST_PAUSE)
             with self._lock:
                 if self._line[0] is me and self._begin():

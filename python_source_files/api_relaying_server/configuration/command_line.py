@@ -30,7 +30,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         text = message.removeprefix("argument ")
-        raise ConfigError(f"{text}; -h describes it")
+        raise ConfigError(f"{text}; see -h")
 
 
 def make_parser(groups: Groups, program: str, examples: str, notes: str) -> argparse.ArgumentParser:
@@ -91,7 +91,7 @@ def parse(
         word = unknown[0].partition("=")[0]
         what = "flag" if word.startswith("-") else "command"
         flags = [row.flag for row in rows] + ["--help", "--version"]
-        raise ConfigError(f"{word!r} is no {what}{nearest(word, flags)}")
+        raise ConfigError(f"{word!r} is not a {what}{nearest(word, flags)}")
     texts = {row.name: getattr(parsed, row.name) for row in rows}
     given = {
         row.name: Given(tuple(texts[row.name]), row.flag)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Optional, Protocol, TypeVar, Union, cast, overload
 
 from api_relaying_server.configuration.values import switch as parse_switch
@@ -37,40 +38,29 @@ class HasValues(Protocol):
         """The values by name."""
 
 
+@dataclass(eq=False)
 class Setting(Generic[T]):
     """A row of the table, and the descriptor through which its value is read.
 
-    `help` is what `-h` says, `more` what the README adds to it. `metavar` names the value and is
+    `help` is what `-h` says, `more` what the documents add to it. `metavar` names the value and is
     empty for a switch. `shown` tells the default in words where its text would not do. A
     `repeatable` setting has a tuple of values, and a `separator` may divide several in one text.
     """
 
-    name = ""
+    group: str
+    help: str
+    parse: Callable[[str], Any]
+    metavar: str = ""
+    default: Default = None
+    more: str = ""
+    shown: str = ""
+    repeatable: bool = False
+    separator: str | None = None
+    in_file: bool = True
+    name: str = field(default="", init=False)
 
-    def __init__(
-        self,
-        group: str,
-        help: str,
-        *,
-        parse: Callable[[str], Any],
-        metavar: str = "",
-        default: Default = None,
-        more: str = "",
-        shown: str | None = None,
-        repeatable: bool = False,
-        separator: str | None = None,
-        in_file: bool = True,
-    ) -> None:
-        self.group = group
-        self.help = help
-        self.parse = parse
-        self.metavar = metavar
-        self.default = default
-        self.more = more
-        self.shown = shown or (default if isinstance(default, str) else "-")
-        self.repeatable = repeatable
-        self.separator = separator
-        self.in_file = in_file
+    def __post_init__(self) -> None:
+        self.shown = self.shown or (self.default if isinstance(self.default, str) else "-")
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -120,21 +110,21 @@ def one(
     group: str, help: str, *, metavar: str, parse: Callable[[str], T], default: Default, **more: Any
 ) -> Setting[T]:
     """A row for a setting that always has a value."""
-    return Setting(group, help, metavar=metavar, parse=parse, default=default, **more)
+    return Setting(group, help, parse, metavar, default, **more)
 
 
 def maybe(
     group: str, help: str, *, metavar: str, parse: Callable[[str], T], **more: Any
 ) -> Setting[T | None]:
     """A row for a setting that is None unless it is given."""
-    return Setting(group, help, metavar=metavar, parse=parse, **more)
+    return Setting(group, help, parse, metavar, **more)
 
 
 def several(
     group: str, help: str, *, metavar: str, parse: Callable[[str], T], **more: Any
 ) -> Setting[tuple[T, ...]]:
     """A row for a setting that may be repeated; its values keep their order."""
-    return Setting(group, help, metavar=metavar, parse=parse, repeatable=True, **more)
+    return Setting(group, help, parse, metavar, repeatable=True, **more)
 
 
 def switch(group: str, help: str, **more: Any) -> Setting[bool]:

@@ -32,7 +32,7 @@ def from_environment(
             texts = text.split() if row.repeatable else [text.strip()]
             given[row.name] = Given(tuple(texts), variable)
         elif row is None and variable.startswith(PREFIX) and variable not in foreign:
-            warnings.append(f"{variable} is no setting, ignored{nearest(variable, by_variable)}")
+            warnings.append(f"{variable} is not a setting, ignored{nearest(variable, by_variable)}")
     return given, warnings
 
 
@@ -46,9 +46,9 @@ def from_file(path: str, place: str, rows: Iterable[Setting[Any]]) -> dict[str, 
     for key, value in _toml(path, place).items():
         row = by_key.get(key.replace("_", "-"))
         if row is None:
-            raise ConfigError(f"{path}: {key!r} is no setting{nearest(key, by_key)}")
+            raise ConfigError(f"{path}: {key!r} is not a setting{nearest(key, by_key)}")
         if row.name in given:
-            raise ConfigError(f"{path}: {row.key} stands there twice; leave one of the two out")
+            raise ConfigError(f"{path}: {row.key} is given twice; remove one of them")
         given[row.name] = Given(_texts(value, row, f"{path}: {key}"), f"{path}: {key}")
     return given
 
@@ -58,7 +58,7 @@ def nearest(word: str, names: Iterable[str]) -> str:
     from difflib import get_close_matches
 
     close = get_close_matches(word, list(names), n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else "; -h lists them all"
+    return f"; did you mean {close[0]}?" if close else "; see -h for the list"
 
 
 def _toml(path: str, place: str) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _texts(value: object, row: Setting[Any], place: str) -> tuple[str, ...]:
     for item in values:
         if not isinstance(item, (bool, int, float, str)):
             wanted = "a value or a list of values" if row.repeatable else "one value"
-            raise ConfigError(f"{place}: a {_kind(item)} stands there; give {wanted}")
+            raise ConfigError(f"{place}: found a {_kind(item)}; give {wanted}")
         try:
             texts.append((ON if item else OFF) if isinstance(item, bool) else str(item))
         except ValueError:

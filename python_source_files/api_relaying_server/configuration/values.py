@@ -173,7 +173,7 @@ def rate(text: str) -> Rate | None:
     per_second = float(match.group(1)) / _RATE_SECONDS[match.group(2)]
     burst = int(match.group(3)) if match.group(3) else max(1, math.ceil(per_second))
     if per_second == 0 or burst == 0:
-        refuse(text, "lets nothing through", "give at least one call, such as 1/h, or --offline")
+        refuse(text, "allows no call", "give at least one call, such as 1/h, or --offline")
     return Rate(per_second, burst)
 
 
@@ -220,7 +220,7 @@ def field_name(text: str) -> str:
     if re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9a-z]+", name) is None:
         refuse(text, "is not the name of a field", "give one such as cookie")
     if name in _STEERING:
-        refuse(text, "steers the message", "give a field that says something of the client")
+        refuse(text, "controls the message itself", "give a field about the client")
     return name
 
 
@@ -235,7 +235,7 @@ def upstream_url(text: str) -> str:
         refuse(text, "is not an http or https URL", _URL_MEND)
     if "@" in re.split("[/?#]", rest)[0]:
         # Not quoted: it may be a password.
-        raise ValueError("the URL has a user name; leave out all before the '@'")
+        raise ValueError("the URL has a user name; remove everything before the '@'")
     if "?" in text or "#" in text:
         refuse(text, "has a query or fragment", "end it before the '?' or '#'")
     try:
@@ -248,7 +248,9 @@ def upstream_url(text: str) -> str:
         refuse(text, "has no valid host and port", _URL_MEND)
     if not _URL_PATH.fullmatch(parts.path) or _DOT_SEGMENT.search(parts.path):
         refuse(
-            text, "has no valid path", "write special characters as %XX and leave out dot segments"
+            text,
+            "has no valid path",
+            "write special letters as %XX, remove . and .. segments",
         )
     shown = f"[{name}]" if ":" in name else name
     return f"{parts.scheme}://{shown}{f':{port}' if port else ''}{parts.path.rstrip('/')}"
@@ -265,7 +267,7 @@ def cache_url(text: str) -> str:
         refuse(text, "is not a cache", f"give {', '.join(CACHE_FORMS[:-1])} or {CACHE_FORMS[-1]}")
     if not form.endswith("PATH"):
         if rest:
-            refuse(text, "has a path that it cannot use", f"give {form}")
+            refuse(text, "must have no path", f"give {form}")
         return text
     path = rest[1:]
     if not rest.startswith("/") or not path or path.endswith("/") or _has_control(path):

@@ -14,8 +14,8 @@ MAX_TRAILERS = 16384
 """Bytes of all trailer lines."""
 
 MAX_OVERHEAD = 16384
-"""Bytes of chunk-size lines beyond 16 a chunk and one for each byte of content: without a bound,
-extensions make a small body as large as its sender likes.
+"""Bytes of chunk-size lines beyond 16 a chunk and one for each byte of content: without this bound
+a sender could make a small body as large as it likes by extensions.
 """
 
 _QUOTED = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'

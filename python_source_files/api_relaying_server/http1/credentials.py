@@ -1,7 +1,7 @@
-"""Credentials of a request: the fields that say who asks, by whose values users are told apart.
+"""Credentials of a request: the fields that say who asks.
 
-`Authorization` and `Cookie` are not the only ones: APIs take keys and tokens in fields of their own
-names. A name that only looks like one costs sharing, never a secret, so doubt counts as one.
+`Authorization` and `Cookie` are not the only ones: APIs take keys and tokens in fields of other
+names. Every name that looks like one counts: a wrong guess costs a shared answer, never a secret.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HELD = re.compile(
 _NO_KEYS = frozenset(("idempotency-key", "sec-websocket-key"))
 
 # RFC 9110, 11.7.2: between a client and the proxy that it speaks to; it does not go on.
-_HOP_BY_HOP = frozenset(("proxy-authorization", "proxy-authenticate", "proxy-authentication-info"))
+_FOR_A_PROXY = frozenset(("proxy-authorization", "proxy-authenticate", "proxy-authentication-info"))
 
 _KNOWN_LENGTH = 64
 """Characters of the longest name that is remembered: clients choose names."""
@@ -32,7 +32,7 @@ def is_credential(name: str) -> bool:
 
 
 def _holds(name: str) -> bool:
-    if name in _HOP_BY_HOP or name in _NO_KEYS:
+    if name in _FOR_A_PROXY or name in _NO_KEYS:
         return False
     return name in ("cookie", "key") or name.endswith("-key") or _HELD.search(name) is not None
 
@@ -44,8 +44,8 @@ _IN_QUERIES = frozenset(("key", "appid", "app_id", "sig", "signature"))
 
 
 def credentials_in_query(target: str) -> tuple[str, ...]:
-    """The parameters of a target that say who asks, as they stand, sorted: many APIs take their
-    keys there.
+    """The parameters of a target that say who asks, unchanged and sorted: many APIs take keys in
+    the query.
     """
     _, _, query = target.partition("?")
     if not query:
@@ -63,7 +63,7 @@ def credentials_of(fields: Fields) -> tuple[Field, ...]:
     """The credentials among a request's fields, empty for an anonymous one: all lines with their
     names in lower case, by name, those of one name in the order in which they came.
 
-    Equal for two requests just where they say that the same one asks. It holds secrets.
+    Two requests have equal ones if, and only if, the same client asks. They hold secrets.
     """
     names = sorted(filter(is_credential, fields.names()))
     return tuple([(name, value) for name in names for value in fields.all(name)])

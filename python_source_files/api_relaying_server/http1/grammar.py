@@ -1,8 +1,8 @@
 """The words of HTTP: tokens, field values, lists, quoted strings, delta-seconds, dates,
 entity-tags.
 
-One strict grammar for both directions (RFC 9110, 5.6; RFC 9112). Every function is total: it gives
-an answer for any text, None or an empty list where the text has none, and never raises.
+One strict grammar for both directions (RFC 9110, 5.6; RFC 9112). Every function takes any text and
+never raises: where the text has no meaning the result is None or an empty list.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 """token = 1*tchar (RFC 9110, 5.6.2)."""
 
 FIELD_VALUE_FORBIDDEN = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
-"""What a field value must not hold: every control but HTAB (RFC 9110, 5.5); NUL, CR and LF among
-them.
-"""
+"""Characters that a field value must not have: all controls but HTAB (RFC 9110, 5.5)."""
 
 _DIGITS = re.compile(r"[0-9]+")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -72,8 +70,8 @@ def delta_seconds(text: str) -> int | None:
 def content_length(values: list[str]) -> int | None:
     """The one length that all `Content-Length` lines and list members agree on (RFC 9110, 8.6).
 
-    None where they differ, are not digits or are too long to be meant; a list of equal values is
-    one value.
+    None where they differ, are not digits or have more than 18 of them; a list of equal values
+    counts as one.
     """
     members = {member for value in values for member in value.split(",")}
     lengths = {m.strip(" \t") for m in members}

@@ -1,9 +1,10 @@
-"""Heads of messages as bytes."""
+"""Messages as bytes: heads as text, and content as it lies in memory, never copied."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from http import HTTPStatus
+from typing import Union
 
 from api_relaying_server.http1.message import Field
 
@@ -29,3 +30,30 @@ def reason_phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return ""
+
+
+Buffer = Union[bytes, memoryview]
+
+
+class Slices:
+    """Several buffers, one behind the other. Its length is in bytes; `bytes` of it is a copy."""
+
+    __slots__ = ("_length", "pieces")
+
+    def __init__(self, pieces: Iterable[Buffer]) -> None:
+        self.pieces: tuple[Buffer, ...] = tuple(pieces)
+        self._length = sum(map(len, self.pieces))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.pieces)
+
+
+Content = Union[bytes, Slices]
+
+
+def pieces_of(content: Content) -> tuple[Buffer, ...]:
+    """The buffers that are to be sent for this content."""
+    return content.pieces if isinstance(content, Slices) else (content,)

@@ -1,1 +1,1 @@
-"""Answers that are ready in memory."""
+"""Answers that are ready in memory; no sockets, no stores."""

@@ -1,11 +1,12 @@
-"""Which entry leaves when there is no more room: S3-FIFO (Yang and others, SOSP 2023), by size.
+"""Which entry leaves memory when there is no more room: S3-FIFO (Yang and others, SOSP 2023), by
+size. It knows keys and sizes, and nothing of what they stand for.
 
-New keys wait in a small queue, a tenth of the room. One that was used there moves to the main
-queue; one that was not leaves at once, so a scan washes through the small queue and nothing else.
-In the main queue what was used since it was last looked at stays another round. A key that left is
-remembered for a while without its entry: coming back it goes straight to the main queue.
+New keys wait in a small queue, a tenth of the room. A key that was used there moves to the main
+queue; one that was not leaves, so a scan passes through the small queue alone. In the main queue a
+key that was used since it was last looked at stays another round. A key that left is remembered for
+a while without its entry: when it comes back it goes straight to the main queue.
 
-Nothing is done when an entry is used but the mark that its owner sets: hits take no lock.
+A use only sets a mark at the entry: hits take no lock.
 """
 
 from __future__ import annotations

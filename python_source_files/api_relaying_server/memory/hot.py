@@ -1,14 +1,17 @@
-"""The hot tier: stored responses in memory, and the bytes that answer for them.
+"""Stored responses in memory, and the ready bytes that answer from them: a hit is one lookup.
 
-An HTTP client repeats its request heads byte for byte, and the answer to a head is a pure function
-of the head, the stored response and the second. So `heads` maps whole request heads straight to a
-`Reply`, whose bytes are rendered once a second; the event loop looks there first. All heads that
-mean the same answer share one reply.
+An HTTP client repeats its request heads byte for byte, and the answer to a head depends on the
+head, the stored response and the second alone. So `heads` maps whole request heads to a `Reply`,
+whose bytes are rendered once a second; the event loop looks there first. All heads that mean the
+same answer share one reply.
 
-What bounds it: bytes of stored responses with all that hangs on them, and the number and size of
-heads. A large body is kept once: parts of it are sent as slices. A head is remembered only when it
-has been seen twice, so heads that never repeat (request ids, tracing) take no room. Which entry
-leaves is for `admission` to say.
+It must not know a socket, a store or why a response is fresh: whoever puts a record or asks for a
+reply has decided that by the rules of `caching/`.
+
+Its bounds: the bytes of stored responses with all that belongs to them, and the number and size of
+heads. A large body is there once: parts of it are sent as slices. A head is remembered when it is
+seen for the second time, so heads that never repeat (request ids, tracing) take no room. Which
+entry leaves is decided by `admission`.
 """
 
 from __future__ import annotations
@@ -17,13 +20,16 @@ import threading
 from functools import lru_cache
 from typing import Callable
 
-from api_relaying_server.caching.responding import Prepared, Shape
+from api_relaying_server.caching.responding import Prepared, Shape, build
 from api_relaying_server.caching.reuse import CLOCK_SLACK, PASSING_BY, Assessed
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import is_written_here
-from api_relaying_server.http1.content import Buffer, pieces_of
-from api_relaying_server.http1.rendering import render_fields, render_status_line
+from api_relaying_server.http1.fields import STATUS_OF_HIT
+from api_relaying_server.http1.rendering import Buffer, pieces_of, render_fields, render_status_line
 from api_relaying_server.memory.admission import Admission
+
+_WIRE = b"%bAge: %d\r\n" + STATUS_OF_HIT + b"\r\n%b"
+"""A reply: the part of its head that stays, `Age`, `Cache-Status`, and a small body."""
 
 MAX_HEADS = 65536
 """Request heads remembered; with `MAX_HEAD_SIZE` at most 128 MiB, in practice a hundredth."""
@@ -43,42 +49,44 @@ USUAL_SIZE = 4096
 HEAD_COST = 160
 """Bytes reckoned for a remembered head or field beside its text."""
 
-
 REPLY_COST = 1024
 """Bytes reckoned for a reply beside the bytes that it sends."""
 
 MAX_REPLIES = 64
 """Replies kept of one entry; beyond it the oldest goes."""
 
+Watcher = Callable[[str, Record], object]
+"""Gets the key and the record of what comes into memory."""
+
 QuickKey = tuple[str, tuple[int, int], bool, tuple[tuple[str, str], ...]]
-"""All that matters in a request: method, version, whether it has credentials, and the field lines
-whose names are influential.
+"""All of a request on which its answer depends: method, version, whether it has credentials, and
+the field lines with influential names.
 """
 
 MAX_QUICK = 256
-"""Decisions remembered for one entry; beyond it they start anew."""
+"""Decisions remembered for one entry; when there are so many, all are forgotten."""
 
 ALWAYS_INFLUENTIAL = PASSING_BY | frozenset(
     ("accept-encoding", "cache-control", "connection", "content-length", "expect", "if-match")
     + ("if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "max-forwards")
     + ("origin", "pragma", "range", "transfer-encoding", "upgrade")
 )
-"""Fields of a request on which the choice of its answer can depend, beside the selecting ones."""
+"""Request fields on which the answer can depend, beside the selecting ones."""
 
 
 @lru_cache(256)
 def _influential(selecting: tuple[str, ...]) -> frozenset[str]:
-    """With the selecting fields of a record; most records have the same."""
+    """These and the selecting fields of a record; most records have the same."""
     return ALWAYS_INFLUENTIAL.union(selecting)
 
 
 class Reply:
-    """A ready answer: `wire` is what is sent until `valid_until` (Unix time), `tail` what follows
-    it uncopied.
+    """A ready answer: `wire` is sent until `valid_until` (Unix time), and `tail` behind it,
+    uncopied.
 
-    `body_size` is the length of its body. `hits` counts how often it went out; the event loop alone
-    counts. `closes` tells that the connection ends after it, `kept` that it may answer at all.
-    `size` are the bytes that it holds beside its entry's record.
+    `body_size` is the length of its body. `hits` counts how often it was sent; only the event loop
+    counts. `closes`: the connection ends after it; `kept`: it may be sent at all. `size` is the
+    bytes that it takes beside its entry's record.
     """
 
     __slots__ = (
@@ -129,8 +137,8 @@ class Reply:
         self.size = REPLY_COST + 2 * len(self._before) + len(self._body) + own
 
     def renew(self, now: float) -> bool:
-        """Renders the bytes for this second; False where the entry is no longer fresh or no longer
-        there.
+        """Renders the bytes for this second; False where the response is no longer fresh or its
+        entry is gone.
         """
         born = self._age_at_zero
         in_time = self._fresh_from <= now < self._fresh_until
@@ -138,27 +146,24 @@ class Reply:
             self.valid_until = 0.0
             return False
         age = max(int(now - born), 0)  # RFC 9111, 5.1: whole seconds
-        self.wire = b"%bAge: %d\r\nCache-Status: api-relaying-server; hit; ttl=%d\r\n\r\n%b" % (
-            self._before,
-            age,
-            self._lifetime - age,
-            self._body,
-        )
+        self.wire = _WIRE % (self._before, age, self._lifetime - age, self._body)
         self.valid_until = min(born + age + 1, self._fresh_until)
-        if self.entry.gone:  # dropped by another thread meanwhile
+        # Closes a race: another thread may have dropped the entry since it was looked at above, and
+        # have set `valid_until` to 0 before this set it. `gone` was set before that.
+        if self.entry.gone:
             self.valid_until = 0.0
             return False
         return True
 
     def retire(self) -> None:
-        """It answers no more, and holds nothing."""
+        """Ends it for good, and frees what it holds."""
         self.kept, self.valid_until = False, 0.0
         self.wire = self._before = self._body = b""
         self.tail = ()
 
 
 class Entry:
-    """What is in memory of one key: its record, and what has been made of it."""
+    """One key in memory: its record, and the replies made from it."""
 
     __slots__ = (
         "_hits_seen",
@@ -166,7 +171,6 @@ class Entry:
         "influential",
         "quick",
         "quick_size",
-        "assessed",
         "gone",
         "heads",
         "key",
@@ -182,7 +186,6 @@ class Entry:
         self.key = key
         self.record = record
         self.asked_for = asked_for
-        self.assessed: dict[int, Assessed] = {}
         # By stored response, its lifetime (who has credentials may have another one), and shape.
         self.replies: dict[tuple[int, float, Shape, bytes], Reply] = {}
         self.past: dict[int, int] = {}  # hits of replies that are no more, by their stored response
@@ -190,66 +193,72 @@ class Entry:
         self.size = record.size + len(key) + ENTRY_COST
         self.used = False
         self.gone = False
-        # Replies by all that can matter in a request: method, version, and the field lines whose
-        # names are influential, as they came. One look-up then decides what the rules decided
-        # before.
+        # The replies that the rules have chosen before, by all of a request that they depend on:
+        # one lookup in place of a decision.
         self.quick: dict[QuickKey, Reply] = {}
         self.quick_size = 0
         selecting = tuple([name for stored in record.variants for name, _ in stored.selecting])
         self.influential: frozenset[str] = _influential(selecting)
         self.selected_here = is_written_here(selecting)
-        # What is read for a request answers that one first: its use begins with the second.
+        # What was read for a request answers that one first: that counts as no use.
         self._hits_seen = 1 if asked_for else 0
 
     def forget_replies(self) -> None:
-        """Ends the circle of entry and replies, so that both are gone when nobody has them: a
-        collector that has to look for them would look at all that is in memory.
+        """Ends the circle of entry and replies, so that both are freed at once: the collector would
+        have to look through all that is in memory to find them.
         """
         self.replies = {}
         self.quick = {}
 
     def hits(self) -> int:
-        """How often its replies went out."""
+        """How often its replies were sent."""
         return sum([reply.hits for reply in self.replies.values()], sum(self.past.values()))
 
     def was_used(self) -> bool:
-        """True if it answered anything since this was asked last."""
+        """True if it answered anything since the last call of this."""
         hits = self.hits()
         used = self.used or hits > self._hits_seen
         self.used, self._hits_seen = False, max(hits, self._hits_seen)
         return used
 
-    def assess(
-        self, stored: StoredResponse, make: Callable[[StoredResponse], Assessed]
-    ) -> Assessed:
-        """The stored response with its times, computed once."""
-        found = self.assessed.get(id(stored))
-        if found is None or found.stored is not stored:
-            found = self.assessed[id(stored)] = make(stored)
-        return found
-
 
 class HotTier:
-    """Entries by key and replies by request head, within `limit` bytes. Safe to use from any
-    thread.
+    """Entries by key and replies by request head, within `limit` bytes. Thread-safe.
 
-    `heads` may be read without a lock; whoever takes a reply from it looks at `valid_until` and
-    calls `renew`.
+    `on_evicted` gets the key of an entry that leaves for want of room, and how often it answered.
+
+    The event loop reads `heads` without a lock, and then owns the reply for one answer: it looks at
+    `valid_until` and calls `renew`. Other threads end a reply by setting `gone` at its entry and
+    then `valid_until` to 0; `renew` writes `valid_until` and looks at `gone` after that. So in
+    whatever order they come, a reply whose entry is gone does not stay valid.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, on_evicted: Callable[[str, int], object] | None = None) -> None:
         self.limit = limit
+        self._on_evicted = on_evicted
+        self._watchers: tuple[Watcher, ...] = ()
         self.heads: dict[bytes, Reply] = {}
         self.size = 0
         self.evicted = 0
         # Answers from what is no longer here, by status: how many, and the bytes of their bodies.
         self._retired: dict[int, tuple[int, int]] = {}
-        self.on_put: Callable[[str, Record], None] | None = None
-        self.on_evicted: Callable[[str, int], None] | None = None
         self._entries: dict[str, Entry] = {}
         self._order = Admission(limit)
         self._seen_once: set[int] = set()
-        self._lock = threading.RLock()  # guards every change of the above
+        # Guards every change of the above, of an entry and of its lists; not `_seen_once`, which
+        # the event loop alone uses, nor a reply's bytes, which the event loop alone renders. One
+        # thread may take it twice: making room removes entries.
+        self._lock = threading.RLock()
+
+    def watch(self, watcher: Watcher) -> None:
+        """Has a watcher called with each record that comes into memory or changes there."""
+        with self._lock:
+            self._watchers += (watcher,)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Ends that."""
+        with self._lock:
+            self._watchers = tuple(one for one in self._watchers if one != watcher)
 
     @property
     def has_room(self) -> bool:
@@ -257,19 +266,19 @@ class HotTier:
         return self.limit // 4 > USUAL_SIZE
 
     def get(self, key: str) -> Entry | None:
-        """The entry of a key, to be used."""
+        """The entry of a key; counts as a use."""
         entry = self._entries.get(key)
         if entry is not None:
             entry.used = True
         return entry
 
     def peek(self, key: str) -> Entry | None:
-        """The entry of a key; that counts as no use, which its replies count for themselves."""
+        """The entry of a key; counts as no use, as its replies count their own."""
         return self._entries.get(key)
 
     def put(self, key: str, record: Record, *, asked_for: bool = False) -> Entry | None:
-        """Keeps a record in place of what was kept under its key; None where it is too large to be
-        kept. `asked_for`: it was read for a request that it answers now.
+        """Keeps a record in place of the one under its key; None where it is too large.
+        `asked_for`: it was read for a request that it answers now.
         """
         entry = Entry(key, record, asked_for)
         with self._lock:
@@ -280,13 +289,13 @@ class HotTier:
             self._entries[key] = entry
             self._order.add(key, entry.size, known=known)
             self.size += entry.size
-        if self.on_put is not None:
-            self.on_put(key, record)
+        for watcher in self._watchers:  # without the lock: a watcher takes its own
+            watcher(key, record)
         return entry
 
     def demand(self, key: str) -> list[tuple[StoredResponse, int]] | None:
         """How often each variant of a key has answered since it came into memory; None where the
-        key is not there.
+        key is not in memory.
         """
         with self._lock:
             entry = self._entries.get(key)
@@ -303,7 +312,7 @@ class HotTier:
             return found
 
     def drop(self, key: str) -> None:
-        """Forgets a key: from now on none of its replies goes out."""
+        """Forgets a key: none of its replies is sent from now on."""
         with self._lock:
             self._remove(key)
 
@@ -333,7 +342,7 @@ class HotTier:
         return list(self._entries)
 
     def _remove(self, key: str) -> bool:
-        """Forgets a key; True where it had shown that it is used again and again."""
+        """Forgets a key; True where it was in the main queue of `admission`."""
         entry = self._entries.pop(key, None)
         if entry is None:
             return False
@@ -354,8 +363,8 @@ class HotTier:
                 return
             entry = self._entries[key]
             uses = entry.hits() - entry.asked_for  # reading it for the first has told the store
-            if uses > 0 and self.on_evicted is not None:
-                self.on_evicted(key, uses)
+            if uses > 0 and self._on_evicted is not None:
+                self._on_evicted(key, uses)
             self._remove(key)
             self.evicted += 1
 
@@ -369,16 +378,15 @@ class HotTier:
         shape: Shape,
         extra: bytes,
         closes: bool,
-        make: Callable[[], Prepared],
     ) -> Reply:
-        """The reply of this shape from an entry, made once; `extra` are rendered field lines that
-        go with it.
+        """The reply of this shape from an entry, made once; `extra` are rendered field lines of it.
+        Only the event loop calls this.
         """
         name = (id(found.stored), found.lifetime, shape, extra)
         known = entry.replies.get(name)
         if known is not None:
             return known
-        made = Reply(entry, found, make(), extra, closes)
+        made = Reply(entry, found, build(shape, found), extra, closes)
         with self._lock:
             if not entry.gone:
                 if len(entry.replies) >= MAX_REPLIES:
@@ -390,7 +398,7 @@ class HotTier:
         return made
 
     def _retire_oldest(self, entry: Entry) -> None:
-        """Forgets a reply. The event loop alone asks for replies, so none is on its way out."""
+        """Forgets a reply. Only the event loop comes here, and it sends nothing meanwhile."""
         name = next(iter(entry.replies))
         oldest = entry.replies.pop(name)
         _count(self._retired, oldest)
@@ -399,8 +407,8 @@ class HotTier:
         self._grow(entry, -oldest.size)
 
     def answered(self) -> dict[int, tuple[int, int]]:
-        """Answers that went out from here since the start, by status: how many, and the bytes of
-        their bodies.
+        """Answers that were sent from memory since the start, by status: their number, and the
+        bytes of their bodies.
         """
         with self._lock:
             counts = dict(self._retired)
@@ -410,7 +418,7 @@ class HotTier:
         return counts
 
     def remember(self, entry: Entry, quick: QuickKey, reply: Reply) -> None:
-        """Remembers what was decided for requests that are alike in all that matters."""
+        """Remembers the reply for requests that are alike in all that it depends on."""
         cost = HEAD_COST + sum(len(name) + len(value) + HEAD_COST for name, value in quick[3])
         with self._lock:
             if entry.gone or not reply.kept:
@@ -426,7 +434,7 @@ class HotTier:
             self._make_room()
 
     def learn(self, head: bytes, reply: Reply) -> None:
-        """Remembers that these bytes are answered by this reply, if they were seen before."""
+        """Remembers that this reply answers these bytes, if they were seen before."""
         if len(head) > MAX_HEAD_SIZE:
             return
         mark = hash(head)
@@ -450,7 +458,7 @@ class HotTier:
             self._make_room()
 
     def _forget_heads(self) -> None:
-        """All heads are forgotten at once; those in use are back within two requests."""
+        """Forgets all heads at once; those in use are back after two requests."""
         self.heads.clear()
         for entry in self._entries.values():
             cost = sum(len(head) + HEAD_COST for head in entry.heads)

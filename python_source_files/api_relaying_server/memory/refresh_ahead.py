@@ -1,9 +1,9 @@
 """Renewing what is in demand before it expires.
 
 Each record that comes into memory is looked at again a little before its freshness ends. What has
-answered somebody since is renewed in the background, the most wanted first, as far as the upstream
-can spare it; what nobody has asked for is let go. Nothing here is on the way of a request: the
-demand is what the hot tier counts anyway.
+answered a request since is renewed in the background, the most wanted first, as far as the upstream
+can spare calls; what nobody has asked for is let go. No request waits for anything here: the demand
+is what the memory counts anyway. How a response is renewed it does not know.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import threading
 import time
 from typing import Callable, NamedTuple, TypeVar
 
-from api_relaying_server.caching.key import target_of
-from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
+from api_relaying_server.caching.stored import Record, Selecting, StoredResponse, target_of
 from api_relaying_server.http1.credentials import is_credential
 from api_relaying_server.memory.hot import HotTier
 
@@ -33,8 +32,8 @@ or be renewed.
 """
 
 NO_GAIN = 1.0
-"""Seconds; a renewal that prolongs freshness by less has not. Freshness that ends at a fixed time,
-such as midnight, is like that: renewing is of use only once it is over.
+"""Seconds; a renewal that prolongs freshness by less is of no use. So it is where freshness ends at
+a fixed time, such as midnight: then renewing is of use only afterwards.
 """
 
 OVER_AT_MOST = 5.0
@@ -53,8 +52,8 @@ class Wanted(NamedTuple):
     fresh_until: float
 
 
-class _Asked(NamedTuple):
-    """What is being renewed: when it arrived, and until when it is fresh."""
+class _Renewing(NamedTuple):
+    """A response that is being renewed: when it arrived, and until when it is fresh."""
 
     stored_at: float
     fresh_until: float
@@ -69,14 +68,21 @@ def _bound(notes: dict[_Name, Value]) -> None:
         del notes[next(iter(notes))]
 
 
-class RefreshAhead:
-    """Watches what is in memory and has it renewed `ahead` seconds before its freshness ends; when
-    it is not fresh for twice as long, then after half of its time.
+class Renewals(NamedTuple):
+    """How renewals are made. `renew` takes a target, what selects its response, and the demand; it
+    has the response renewed soon, and returns False where that is impossible or under way. `spare`
+    gives the number of calls that the upstream can spare.
+    """
 
-    `fresh_until` tells for a target and a stored response the Unix time at which its freshness
-    ends. `renew` has a stored response renewed soon, known by its target and what selects it, and
-    is False where that cannot be or is done already; it is told the demand. `spare` is how many
-    calls the upstream can spare.
+    renew: Callable[[str, Selecting, int], bool]
+    spare: Callable[[], int]
+
+
+class RefreshAhead:
+    """Watches what is in memory and has it renewed `ahead` seconds before its freshness ends, or
+    after half of that time where it is shorter than twice `ahead`.
+
+    `fresh_until` gives the Unix time at which the freshness of a target's stored response ends.
     """
 
     def __init__(
@@ -84,24 +90,22 @@ class RefreshAhead:
         ahead: float,
         hot: HotTier,
         fresh_until: Callable[[str, StoredResponse], float],
-        renew: Callable[[str, Selecting, int], bool],
-        spare: Callable[[], int],
+        renewals: Renewals,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._ahead = ahead
         self._hot = hot
         self._fresh_until = fresh_until
-        self._renew = renew
-        self._spare = spare
+        self._renew, self._spare = renewals
         self._clock = clock
-        self._lock = threading.Lock()  # guards the four below
+        self._lock = threading.Lock()  # guards the four below; not held while anything is renewed
         self._looks: dict[str, float] = {}  # when each key is to be looked at
         self._heap: list[tuple[float, str]] = []  # the same, with some that no longer count
-        self._asked: dict[_Name, _Asked] = {}  # what is being renewed, as it was
+        self._renewing: dict[_Name, _Renewing] = {}  # what is being renewed, as it was
         self._fixed: dict[_Name, float] = {}  # freshness that renewing does not prolong
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        hot.on_put = self.watch
+        hot.watch(self.watch)
 
     # What comes into memory...
 
@@ -123,11 +127,11 @@ class RefreshAhead:
         """Notes of a renewed response whether that has prolonged its freshness."""
         name = key, stored.selecting
         with self._lock:
-            asked = self._asked.get(name)
-            if asked is None or asked.stored_at == stored.response_time:
+            before = self._renewing.get(name)
+            if before is None or before.stored_at == stored.response_time:
                 return
-            del self._asked[name]
-            if until - asked.fresh_until < NO_GAIN:
+            del self._renewing[name]
+            if until - before.fresh_until < NO_GAIN:
                 self._fixed[name] = until
                 _bound(self._fixed)
 
@@ -169,11 +173,11 @@ class RefreshAhead:
     def _ask(self, one: Wanted) -> None:
         name = one.key, one.stored.selecting
         with self._lock:
-            self._asked[name] = _Asked(one.stored.response_time, one.fresh_until)
-            _bound(self._asked)
+            self._renewing[name] = _Renewing(one.stored.response_time, one.fresh_until)
+            _bound(self._renewing)
         if not self._renew(target_of(one.key), one.stored.selecting, one.demand):
             with self._lock:
-                self._asked.pop(name, None)
+                self._renewing.pop(name, None)
 
     def _take_due(self, now: float) -> list[str]:
         due = []
@@ -222,7 +226,7 @@ class RefreshAhead:
             try:
                 self.tick()
             except Exception:
-                LOG.exception("looking for what is to be renewed failed")
+                LOG.exception("the search for entries to refresh failed")
 
     def _pause(self) -> float:
         with self._lock:
@@ -231,7 +235,7 @@ class RefreshAhead:
 
     def close(self) -> None:
         """Ends its thread."""
-        self._hot.on_put = None
+        self._hot.unwatch(self.watch)
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -240,5 +244,5 @@ class RefreshAhead:
 def _may_renew(stored: StoredResponse) -> bool:
     if stored.is_partial or stored.must_validate:
         return False
-    # What is one client's nobody sends but that client.
+    # Nobody but that client can send what is in its credentials.
     return not any(is_credential(name) and value is not None for name, value in stored.selecting)

@@ -66,6 +66,12 @@ class Known(NamedTuple):
     forwarded_for: str
 
 
+Outcome = tuple[int, int, str, str, str, float, str]
+"""What came of a request: status, bytes of the body, what the cache did, seconds of the upstream
+and in all, when it was answered (Unix time), its number.
+"""
+
+
 class Form(Protocol):
     """How a line is written."""
 
@@ -81,19 +87,7 @@ class Form(Protocol):
     def clock(self, second: int) -> str:
         """The part about the time, the same for all lines of a second."""
 
-    def line(
-        self,
-        clock: str,
-        address: str,
-        known: Known,
-        status: int,
-        size: int,
-        result: str,
-        upstream: str,
-        took: str,
-        at: float,
-        number: str,
-    ) -> str:
+    def line(self, clock: str, address: str, known: Known, outcome: Outcome) -> str:
         """The line with its end."""
 
 
@@ -122,20 +116,9 @@ class Combined:
             f"{day}:{at.tm_hour:02d}:{at.tm_min:02d}:{at.tm_sec:02d} {sign}{hours:02d}{minutes:02d}"
         )
 
-    def line(
-        self,
-        clock: str,
-        address: str,
-        known: Known,
-        status: int,
-        size: int,
-        result: str,
-        upstream: str,
-        took: str,
-        at: float,
-        number: str,
-    ) -> str:
+    def line(self, clock: str, address: str, known: Known, outcome: Outcome) -> str:
         """The line with its end."""
+        status, size, result, upstream, took, at, number = outcome
         return (
             f"{address} - - [{clock}] {known.request} {status} {size} {known.referer} {known.agent}"
             f" cache={result} upstream={upstream} time={took} id={number}\n"
@@ -172,20 +155,9 @@ class JsonObjects:
         """UTC up to the second."""
         return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
-    def line(
-        self,
-        clock: str,
-        address: str,
-        known: Known,
-        status: int,
-        size: int,
-        result: str,
-        upstream: str,
-        took: str,
-        at: float,
-        number: str,
-    ) -> str:
+    def line(self, clock: str, address: str, known: Known, outcome: Outcome) -> str:
         """The line with its end."""
+        status, size, result, upstream, took, at, number = outcome
         return (
             f'{{"time":"{clock}.{int(at % 1 * 1000):03d}Z","client":"{address}",{known.request}'
             f',"status":{status},"bytes":{size},"referer":{known.referer}'
@@ -220,13 +192,15 @@ class Lines:
             self._clock if int(now) == self._second else self._next_clock(now),
             address if not self._trusted else self._client(address, known),
             known,
-            reply.status,
-            reply.body_size,
-            HIT,
-            self._form.nothing,
-            "0.000",
-            now,
-            known.number or f"{self._prefix}{next(self._count):x}",
+            (
+                reply.status,
+                reply.body_size,
+                HIT,
+                self._form.nothing,
+                "0.000",
+                now,
+                known.number or f"{self._prefix}{next(self._count):x}",
+            ),
         )
 
     def served(self, served: Served) -> str:
@@ -236,13 +210,15 @@ class Lines:
             self._clock if int(served.at) == self._second else self._next_clock(served.at),
             served.address if not self._trusted else self._client(served.address, known),
             known,
-            served.status,
-            served.size,
-            served.result,
-            self._form.nothing if served.upstream is None else f"{served.upstream:.3f}",
-            f"{served.took:.3f}",
-            served.at,
-            served.number or known.number or f"{self._prefix}{next(self._count):x}",
+            (
+                served.status,
+                served.size,
+                served.result,
+                self._form.nothing if served.upstream is None else f"{served.upstream:.3f}",
+                f"{served.took:.3f}",
+                served.at,
+                served.number or known.number or f"{self._prefix}{next(self._count):x}",
+            ),
         )
 
     def _learn(self, head: bytes) -> Known:

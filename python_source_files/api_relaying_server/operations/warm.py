@@ -16,11 +16,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Callable, NamedTuple
-from urllib.parse import quote
 
-from api_relaying_server.caching.status import NAME
 from api_relaying_server.errors import (
-    BadRequest,
     UpstreamConnectTimeout,
     UpstreamCut,
     UpstreamError,
@@ -29,11 +26,12 @@ from api_relaying_server.errors import (
     UpstreamTimeout,
     UpstreamTlsError,
 )
+from api_relaying_server.http1.fields import PSEUDONYM
 from api_relaying_server.http1.grammar import delta_seconds, parse_date, split_lists
-from api_relaying_server.http1.heads import check_target
 from api_relaying_server.http1.message import Fields
+from api_relaying_server.operations.menus import START, Lead
 from api_relaying_server.serving.served import COLLAPSED, HIT, NONE, STALE, result_told
-from api_relaying_server.upstream.exchange import ConnectionLost
+from api_relaying_server.upstream.exchange import ConnectionLost, UpstreamRequest
 from api_relaying_server.upstream.session import Fetch, RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 
@@ -51,16 +49,6 @@ CONNECT_WITHIN, ANSWER_WITHIN = 5.0, 120.0
 
 LARGEST_LIST = 8 * 1024 * 1024
 """Bytes of a list that is read: one of 5,000 restaurants has 1.3 MB."""
-
-PAGE = 100
-"""Entries asked for at once where there are pages, as the dish tool asks for them."""
-
-MOST_PAGES = 200
-
-LONGEST_SEGMENT = 1000
-"""Characters of an identifier in a path."""
-
-LIST, PAGED_LIST = "/restaurant", "/restaurants"
 
 FRESH, FETCHED, FAILED, WAITS = "fresh", "fetched", "failed", "waits"
 """What became of a path; WAITS: nothing yet."""
@@ -102,11 +90,11 @@ class RelayClient:
     def __init__(self, url: str) -> None:
         self.url = url
         self._upstream = Upstream(
-            RelaySession("memory", AT_ONCE), parse_base(url), CONNECT_WITHIN, ANSWER_WITHIN
+            RelaySession("memory"), parse_base(url), CONNECT_WITHIN, ANSWER_WITHIN, AT_ONCE
         )
         self._fields = [
             ("Host", self._upstream.base.authority),
-            ("User-Agent", f"{NAME}-warm"),
+            ("User-Agent", f"{PSEUDONYM}-warm"),
             ("Accept", "application/json"),
             ("Accept-Encoding", "identity"),
         ]
@@ -114,7 +102,9 @@ class RelayClient:
     def ask(self, path: str) -> Reply:
         """The relay's answer to a GET."""
         try:
-            fetch = self._upstream.fetch("GET", self._upstream.base.path + path, self._fields)
+            fetch = self._upstream.fetch(
+                UpstreamRequest("GET", self._upstream.base.path + path, self._fields)
+            )
         except UpstreamTlsError as error:
             raise NoRelay(f"no secure connection to {self.url} ({error.detail})") from None
         except UpstreamRefused:
@@ -139,9 +129,8 @@ class RelayClient:
 
 def _read(fetch: Fetch) -> bytes:
     """The body, read to its end so that it is stored, and kept while it is not too large."""
-    pieces, size, done = [], 0, False
-    while not done:
-        piece, done = fetch.exchange.read()
+    pieces, size = [], 0
+    for piece in fetch.exchange.stream():
         size += len(piece)
         if size <= LARGEST_LIST:
             pieces.append(piece)
@@ -158,7 +147,7 @@ def _unzipped(body: bytes) -> bytes:
 def _told(fields: Fields) -> str:
     """The relay's own member of `Cache-Status`; a proxy in front may have added others."""
     members = split_lists(fields.all("cache-status"))
-    return next((member for member in reversed(members) if member.startswith(NAME + ";")), "")
+    return next((member for member in reversed(members) if member.startswith(PSEUDONYM + ";")), "")
 
 
 def _again(fields: Fields) -> float | None:
@@ -234,12 +223,12 @@ class Warming:
 
     def run(self, paths: Sequence[str] = ()) -> Iterator[Outcome]:
         """What becomes of each path, as it comes: of `paths`, or of the list of restaurants and
-        of the menu of each. Raises NoRelay.
+        of the menu of each (`menus.START`). Raises NoRelay.
         """
         for path in dict.fromkeys(paths):
             self._add(partial(self._one, path))
         if not paths:
-            self._add(self._list)
+            self._add(partial(self._lead, START))
         for _ in range(AT_ONCE):
             threading.Thread(target=self._work, name="warm", daemon=True).start()
         try:
@@ -280,31 +269,19 @@ class Warming:
     def _one(self, path: str) -> None:
         self._news.put(self._get(path)[0])
 
-    def _list(self) -> None:
-        outcome, reply = self._get(LIST)
-        if reply is not None and reply.status == 404:  # the other form of the API
-            self._add(partial(self._page, PAGED_LIST, "restaurants", 0))
+    def _lead(self, lead: Lead) -> None:
+        """Asks for a path, and has those asked for that its answer leads to."""
+        outcome, reply = self._get(lead.path)
+        if reply is None or lead.read is None:
+            self._news.put(outcome)
             return
-        entries, _ = _entries(reply, "restaurants")
-        if outcome.kind != FAILED and entries is None:
-            outcome = outcome._replace(kind=FAILED, why="there is no list of restaurants in it")
-        self._news.put(outcome)
-        for identifier in _identifiers(entries):
-            self._add(partial(self._one, f"{LIST}/{identifier}"))
-
-    def _page(self, base: str, name: str, offset: int) -> None:
-        outcome, reply = self._get(f"{base}?limit={PAGE}&offset={offset}")
-        entries, total = _entries(reply, name)
-        if reply is not None and reply.status == 404 and base == PAGED_LIST:
-            why = f"neither {LIST} nor {PAGED_LIST} is a list of restaurants; give the paths"
-            outcome = Outcome(LIST, FAILED, why)
-        self._news.put(outcome)
-        if base == PAGED_LIST:
-            for identifier in _identifiers(entries):
-                self._add(partial(self._page, f"{base}/{identifier}/menu", "menu_items", 0))
-        offset += len(entries or ())
-        if entries and offset < min(total, MOST_PAGES * PAGE):
-            self._add(partial(self._page, base, name, offset))
+        found = lead.read(reply.status, _parsed(reply.body))
+        if found.fault and (outcome.kind != FAILED or reply.status == 404):
+            outcome = Outcome(START.path, FAILED, found.fault, outcome.seconds)
+        if found.counts:
+            self._news.put(outcome)
+        for each in found.leads:
+            self._add(partial(self._lead, each))
 
     def _get(self, path: str) -> tuple[Outcome, Reply | None]:
         """Asks for a path until it is warm or will not become so."""
@@ -336,11 +313,11 @@ def _outcome(path: str, reply: Reply) -> Outcome:
     if reply.status >= 400:
         return Outcome(path, FAILED, _problem(reply))
     if result == STALE:
-        return Outcome(path, WAITS, "only a stale answer could be had")
+        return Outcome(path, WAITS, "only a stale answer came")
     if result == HIT:
         return Outcome(path, FRESH)
     if result == NONE:
-        return Outcome(path, FAILED, f"the answer is not one of {NAME}")
+        return Outcome(path, FAILED, f"the answer is not one of {PSEUDONYM}")
     if result == COLLAPSED or "stored" in reply.told.split("; "):
         return Outcome(path, FETCHED)
     return Outcome(path, FAILED, "the answer is not one that is stored")
@@ -370,42 +347,3 @@ def _parsed(body: bytes) -> object:
         return json.loads(body)
     except (ValueError, RecursionError):
         return None
-
-
-def _entries(reply: Reply | None, name: str) -> tuple[list[object] | None, int]:
-    """The list called `name` in an answer, empty for null, and how many entries there are in all;
-    (None, 0) where there is none.
-    """
-    value = _parsed(reply.body) if reply is not None and reply.status == 200 else None
-    if not isinstance(value, dict) or name not in value:
-        return None, 0
-    entries, total = value[name], value.get("total")
-    if entries is None:
-        entries = []
-    if not isinstance(entries, list):
-        return None, 0
-    return entries, total if isinstance(total, int) else len(entries)
-
-
-def _identifiers(entries: list[object] | None) -> list[str]:
-    """The identifiers of restaurants as segments of a path, each once; those left out that could
-    lead to another path.
-    """
-    found: dict[str, None] = {}
-    for entry in entries or ():
-        raw = entry.get("identifier", entry.get("id")) if isinstance(entry, dict) else None
-        if isinstance(raw, int) and not isinstance(raw, bool):
-            raw = str(raw)
-        if isinstance(raw, str) and raw.strip(".") and not set(raw) & set("/\\"):
-            segment = quote(raw.encode("utf-8", "replace"), safe="")
-            if len(segment) <= LONGEST_SEGMENT and _is_target(f"/{segment}"):
-                found[segment] = None
-    return list(found)
-
-
-def _is_target(target: str) -> bool:
-    try:
-        check_target(target)
-    except BadRequest:
-        return False
-    return True

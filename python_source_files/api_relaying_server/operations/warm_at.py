@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Callable
 
-from api_relaying_server.operations.schedule import Alarm, Weekly
+from api_relaying_server.configuration.weekly import Weekly
 from api_relaying_server.operations.warm import (
     FAILED,
     FETCHED,
@@ -32,8 +32,35 @@ LOG = logging.getLogger("api_relaying_server.warm")
 LONGEST_SLEEP = 30.0
 """Seconds after which the clock is looked at again: it may have been set, or the machine slept."""
 
+SET_BACK = 60.0
+"""Seconds by which the clock may go back before what is due is reckoned anew."""
+
 MOST_TOLD = 3
 """Failures that the log tells one by one."""
+
+
+class Alarm:
+    """Tells when one of `schedule` has come. Asked from time to time, it misses none: one that is
+    over by then rings late, and several of them once.
+    """
+
+    def __init__(self, schedule: Sequence[Weekly], now: float) -> None:
+        self._schedule = tuple(schedule)
+        self._seen = now
+        self.due = self._next(now)
+
+    def _next(self, now: float) -> float:
+        return min(weekly.next_after(now) for weekly in self._schedule)
+
+    def rings(self, now: float) -> bool:
+        """True once for what has become due by `now`."""
+        if now < self._seen - SET_BACK:
+            self.due = self._next(now)
+        self._seen = now
+        if now < self.due:
+            return False
+        self.due = self._next(now)
+        return True
 
 
 class WarmAt:

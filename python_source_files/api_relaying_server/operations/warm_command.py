@@ -72,7 +72,7 @@ def main(program: str, words: Sequence[str], environ: Mapping[str, str]) -> int:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """One line, as for all that is wrong."""
-        raise ConfigError(f"{message.removeprefix('argument ')}; -h describes it")
+        raise ConfigError(f"{message.removeprefix('argument ')}; see -h")
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
@@ -86,7 +86,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("paths", nargs="*", metavar="PATH", help="what to ask for, such as /restaurant")
-    add("--relay", metavar="URL", help=f"where it listens (RELAY_URL, else {DEFAULT_RELAY})")
+    add("--relay", metavar="URL", help=f"the relay's address (RELAY_URL, else {DEFAULT_RELAY})")
     add("-h", "--help", action="store_true", help="this text")
     return parser
 

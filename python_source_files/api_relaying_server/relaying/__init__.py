@@ -1,1 +1,1 @@
-"""The straight path: the order in which a request is answered."""
+"""The straight path: the order in which a request is answered, from memory, store or upstream."""

@@ -1,21 +1,26 @@
-"""What goes to a client, before it is bytes."""
+"""What the relay gives to `serving`: an answer, or word that the request has to wait.
+
+How each kind of answer is made is in `answering`. Nothing here knows a connection.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Callable, NamedTuple
 
-from api_relaying_server.http1.content import Buffer, Content, pieces_of
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.relaying.flight import Reader
+from api_relaying_server.http1.rendering import Buffer, Content, pieces_of
+from api_relaying_server.relaying.shared_body import Reader
 
 
 class Answer(NamedTuple):
     """An answer to one request.
 
-    `fields` are all fields but those of the connection; the body is `body`, or what `stream` gives
-    piece by piece, whose length `Content-Length` tells where it is known. `upstream_status` is
-    what the upstream said this time, None where it was not asked or said nothing.
+    `fields` are all fields but those of the connection. The body is `body`, or what `stream` gives
+    piece by piece. `upstream_status` is the status that the upstream answered this request with,
+    None where it was not asked or gave no answer.
+
+    The one who sends it owns `stream`, and must call `close` in every case.
     """
 
     status: int
@@ -30,7 +35,7 @@ class Answer(NamedTuple):
         return self.stream if self.stream is not None else pieces_of(self.body)
 
     def finish_unsent(self) -> None:
-        """The client gets no body; what is stored of it is fetched all the same."""
+        """The client gets no body; it is still fetched where it is to be stored."""
         if self.stream is not None:
             self.stream.finish()
 
@@ -41,14 +46,14 @@ class Answer(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """In place of an answer: another request's fetch is under way, which may answer this one too.
+    """In place of an answer: a fetch is under way that may answer this request too.
 
-    `on_done` takes a function that is called once, from any thread, when that fetch is over: at
-    once where it is. `deadline` is when it is no longer waited for, in seconds of
-    `time.monotonic`. Then, or when it is over, the request is asked again, with this as its
-    caller's `ticket`, unless it can be answered from memory. `give_up` is called where it never
-    will be, since its client has left. `is_own` tells that the fetch is made for this client: its
-    answer is then more than what is in memory of it. `place` is the relay's own note.
+    `on_done` takes a function and calls it once, from any thread, when that fetch is over; at once
+    where it is over already. `deadline` is until when to wait, in seconds of `time.monotonic`. Then
+    the request is to be answered from memory, or else given to the relay again with this as its
+    caller's `ticket`. `give_up` is to be called where that never happens, as the client has left.
+    `is_own` tells that the fetch is made for this client: memory may not have all of its answer.
+    `place` is a note of the relay.
     """
 
     on_done: Callable[[Callable[[], None]], None]

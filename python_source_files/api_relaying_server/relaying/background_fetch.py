@@ -1,8 +1,8 @@
-"""A fetch that is made in the background for a client who does not wait for it long.
+"""A fetch that is made in the background for a client who waits only briefly.
 
-The client's request is parked in the event loop. Whoever comes first decides: a client who comes
-back takes the answer, whole or still on its way; one who has got a stale answer meanwhile, or has
-left, leaves it to the errand, which reads it to its end for the store.
+The client's request is parked in the event loop. Whoever comes first decides who owns the answer: a
+client who comes back takes it, whole or still on its way; from a client who has got a stale answer
+meanwhile, or has left, it goes to the errand, which reads it to its end for the store.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ LOG = logging.getLogger("api_relaying_server.relaying.background_fetch")
 
 
 class BackgroundFetch:
-    """One such fetch. Thread-safe."""
+    """One such fetch, made by `fetch`. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, fetch: Callable[[], Answer]) -> None:
+        self._fetch = fetch
         self._lock = threading.Lock()  # guards all that follows
         self._answer: Answer | None = None
         self._error: RelayError | None = None
         self._over = False
-        self._unwanted = False
-        self._taken = threading.Event()
+        self._unwanted = False  # the answer is the errand's: set before or after it is there
+        self._taken = threading.Event()  # somebody has said whose it is
         self._call: Callable[[], None] | None = None
 
-    def run(self, lead: Callable[[], Answer]) -> None:
-        """Makes the fetch; returns when its answer is somebody else's, or has been read."""
+    def run(self) -> None:
+        """Makes the fetch; returns when the client owns the answer, or it has been read."""
         answer: Answer | None = None
         error: RelayError | None = None
         try:
-            answer = lead()
+            answer = self._fetch()
         except RelayError as wrong:
             error = copy(wrong)
         finally:
@@ -62,8 +63,8 @@ class BackgroundFetch:
         call()
 
     def take(self) -> Answer | None:
-        """The answer, for the client; None where it is not there yet, and then it is left to the
-        errand. Raises RelayError where there is none.
+        """The answer, which the client owns now; None where it is not there yet, and then the
+        errand will own it. Raises RelayError where there is none.
         """
         with self._lock:
             answer, error, over = self._answer, self._error, self._over

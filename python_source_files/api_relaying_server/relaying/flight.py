@@ -1,55 +1,26 @@
-"""Who fetches: one fetch for all requests that want the same, and one body for all that read it.
+"""One fetch for all who want the same: who leads it, who follows, and when it is over.
 
-`Flight` gives each key one leader; the others follow and learn what became of it. `SharedBody` is
-a response body that any number of readers take at their own pace while it arrives. There is no
-thread of its own behind it: the reader that needs the next piece and finds nobody fetching it
-fetches it for all. So a leader whose client is slow or leaves holds nobody up.
+`Flight` gives each key one leader. The others follow: each waits on the `Landing` for the outcome,
+which the leader gives once. What an outcome is, and what a follower makes of it, is known to
+`transfer` and `relay` alone.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import logging
 import threading
-import time
-from collections.abc import Iterator
-from copy import copy
-from io import BytesIO
-from typing import Callable, Generic, NamedTuple, Protocol, TypeVar
+from typing import Callable, Generic, TypeVar
 
-from api_relaying_server.errors import ClientGone, UpstreamCut, UpstreamError
+from api_relaying_server.relaying.shared_body import SharedBody
 
 Outcome = TypeVar("Outcome")
-
-LOG = logging.getLogger("api_relaying_server.flight")
-
-SLOWEST_WAIT = 1.0
-"""Seconds for which those who share a body that is not kept wait for the slowest of them."""
-
-LEFT_ALONE = 0.5
-"""Seconds after which those who wait for a body read it themselves if its leader does not."""
-
-DRAIN_LIMIT = 1024 * 1024
-"""Bytes of a body that are still fetched for the store when all its readers have left."""
-
-DRAIN_SECONDS = 5.0
-"""Seconds that this may take."""
-
-PIECE = 65536
-"""Bytes that a reader who is behind is given at a time."""
-
-WINDOW = 4 * 1024 * 1024
-"""Bytes by which the fastest reader of a body that is too large to keep may be ahead of the
-slowest.
-"""
 
 
 class Landing(Generic[Outcome]):
     """What the followers of one fetch wait for: its outcome, given once by the leader.
 
-    `next` is the fetch that those follow whom the outcome did not fit; `body` what the fetch
-    brings, while it is on its way to its leader.
+    `next` is the fetch to follow where this outcome did not fit; `body` the body that the fetch
+    brings, while it is under way. The leader writes `outcome` and `body`, the flight `next`.
     """
 
     def __init__(self, key: str = "") -> None:
@@ -57,9 +28,9 @@ class Landing(Generic[Outcome]):
         self.next: Landing[Outcome] | None = None
         self.body: SharedBody | None = None
         self.outcome: Outcome | None = None
-        self._delivered = threading.Event()
-        self._lock = threading.Lock()  # guards the two below
-        self._ended = False
+        self._delivered = threading.Event()  # set after `outcome` is written, never reset
+        self._ended = False  # set once, never reset
+        self._lock = threading.Lock()  # guards the list: who comes in and who is called
         self._waiting: list[Callable[[], None]] = []
 
     def deliver(self, outcome: Outcome) -> None:
@@ -77,7 +48,7 @@ class Landing(Generic[Outcome]):
     def _tell_if_finished(self) -> None:
         if not self.finished:
             return  # an empty body has ended before its leader has said what it is
-        with self._lock:
+        with self._lock:  # two threads may come here, by `deliver` and `end`: one gets the list
             waiting, self._waiting = self._waiting, []
         for call in waiting:
             call()
@@ -95,6 +66,8 @@ class Landing(Generic[Outcome]):
     def on_finished(self, call: Callable[[], None]) -> None:
         """Has `call` called, once, when the fetch is finished; at once if it is."""
         with self._lock:
+            # Both flags are set before the lock is taken to call the waiting: who finds them unset
+            # here is in the list before that.
             if not self.finished:
                 self._waiting.append(call)
                 return
@@ -112,10 +85,14 @@ class Landing(Generic[Outcome]):
 
 
 class Flight(Generic[Outcome]):
-    """The fetches that are under way, by key."""
+    """The fetches that are under way, by key. Thread-safe.
+
+    A landing is the leader's from `join` to `leave`. Those who follow keep it for as long as they
+    need its outcome.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards _landings
+        self._lock = threading.Lock()  # guards _landings and each landing's `next`
         self._landings: dict[str, Landing[Outcome]] = {}
         self._numbers = itertools.count()
 
@@ -126,14 +103,16 @@ class Flight(Generic[Outcome]):
     def join(
         self, key: str, tried: Landing[Outcome] | None = None
     ) -> tuple[Landing[Outcome], bool]:
-        """(landing, True) for the one that is to fetch, (landing, False) for those that follow.
+        """(landing, True) for the leader, who must `leave` it; (landing, False) for a follower.
 
-        Whom an outcome did not fit has `tried` it: the first of those leads the next fetch, and all
-        the others follow that one, be it over by then.
+        A follower whom an outcome did not fit comes again with the landing that it `tried`. The
+        first of these leads the next fetch and the others follow it, even if it is over by then: it
+        was sent after all of them had come.
         """
         with self._lock:
             if tried is not None and tried.next is not None and tried.next.key == key:
                 return tried.next, False
+            # `tried` may still be under way, as its body is: it is not joined again.
             landing = self._landings.get(key)
             leads = landing is None or landing is tried
             if landing is None or landing is tried:
@@ -143,11 +122,9 @@ class Flight(Generic[Outcome]):
             return landing, leads
 
     def leave(self, key: str, landing: Landing[Outcome]) -> None:
-        """Ends a fetch: who asks for the key from now on looks in the store first and else fetches
-        anew.
-        """
+        """Ends a fetch: the next request for the key looks in the store, and else leads."""
         with self._lock:
-            if self._landings.get(key) is landing:
+            if self._landings.get(key) is landing:  # else the next fetch has taken the place
                 del self._landings[key]
         landing.end()
 
@@ -168,429 +145,3 @@ class Flight(Generic[Outcome]):
 
     def __len__(self) -> int:
         return len(self._landings)
-
-
-class Listener(Protocol):
-    """Who waits for a body to come."""
-
-    @property
-    def fd(self) -> int | None:
-        """The descriptor on which it can be seen that its client leaves, if any."""
-
-    def is_dismissed(self) -> bool:
-        """True where it is to wait no longer. Is asked several times a second."""
-
-
-class Until(NamedTuple):
-    """A listener that waits until a moment (monotonic seconds), or its client leaves."""
-
-    fd: int | None
-    moment: float
-
-    def is_dismissed(self) -> bool:
-        """True from that moment on."""
-        return time.monotonic() >= self.moment
-
-
-class Source(Protocol):
-    """Where a body comes from."""
-
-    @property
-    def length(self) -> int | None:
-        """Bytes still to come, None where only the end will tell."""
-
-    def read(self, listener: Listener | None = None) -> tuple[bytes, bool]:
-        """The next piece, and whether it was the last. Raises UpstreamError; ClientGone where the
-        listener goes before anything comes, after which it can be read on.
-        """
-
-    def close(self) -> None:
-        """No more is wanted."""
-
-
-class Room:
-    """The memory that bodies on their way into the store may take together, `limit` bytes.
-    `passed` are the bytes that were taken since the start. Thread-safe.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
-        self.passed = 0
-        self._lock = threading.Lock()  # guards these two
-
-    def take(self, size: int) -> bool:
-        """Takes so many bytes, if they are left."""
-        with self._lock:
-            if self.used + size > self.limit:
-                return False
-            self.used += size
-            self.passed += size
-            return True
-
-    def give_back(self, size: int) -> None:
-        """Gives so many bytes back."""
-        with self._lock:
-            self.used -= size
-
-
-class Share:
-    """What one body has of a room: given back by `close`, or with the last reference to it, so
-    that no path can forget it.
-    """
-
-    STEP = 65536
-    """Bytes taken at a time for a body whose length is not known."""
-
-    __slots__ = ("_room", "size")
-
-    def __init__(self, room: Room) -> None:
-        self._room = room
-        self.size = 0
-
-    def reaches(self, size: int) -> bool:
-        """True where it is as large as this by now; it grows as far as the room allows."""
-        while self.size < size:
-            exact = size - self.size
-            for step in (max(exact, self.STEP) if self.size else exact, exact):
-                if self._room.take(step):
-                    self.size += step
-                    break
-            else:
-                return False
-        return True
-
-    def close(self) -> None:
-        """Gives all of it back."""
-        size, self.size = self.size, 0
-        if size:
-            self._room.give_back(size)
-
-    def __del__(self) -> None:
-        self.close()
-
-
-class Growing:
-    """Content that grows at its end and is read from anywhere. It lies in one buffer, which is the
-    whole at the end: nothing is ever joined, and a large one is there once.
-    """
-
-    __slots__ = ("_buffer", "_latest", "_latest_at", "size")
-
-    def __init__(self) -> None:
-        self._buffer: BytesIO | None = None  # made for the second piece: most have but one
-        self._latest = b""
-        self._latest_at = 0
-        self.size = 0
-
-    def append(self, piece: bytes) -> None:
-        """Adds a piece. Raises MemoryError, and is then as it was."""
-        if not piece:
-            return
-        if self.size:
-            buffer = self._buffer
-            if buffer is None:
-                buffer = BytesIO()
-                buffer.write(self._latest)
-            buffer.seek(self.size)
-            buffer.write(piece)
-            self._buffer = buffer
-        self._latest, self._latest_at = piece, self.size
-        self.size += len(piece)
-
-    def read(self, offset: int, end: int) -> bytes:
-        """Some of what lies from `offset` on, but before `end`: the latest piece as it came, else
-        a copy of a little.
-        """
-        if self._buffer is None or (offset == self._latest_at and end == self.size):
-            return self._latest
-        self._buffer.seek(offset)
-        return self._buffer.read(min(PIECE, end - offset))
-
-    def whole(self) -> bytes:
-        """All of it, not a copy."""
-        return self._latest if self._buffer is None else self._buffer.getvalue()
-
-
-class SharedBody:
-    """A body under way to several readers, kept whole while it is to be stored, is not longer than
-    `limit` bytes and finds its place in the `room`; what is not kept passes in a window.
-
-    `on_whole` gets the whole content before any reader gets its last piece, so that whoever has
-    seen the end finds the response stored. `on_end` is called once: at the end, whatever it is, or
-    as soon as the body turns out not to be kept.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        limit: int = 0,
-        on_whole: Callable[[bytes], None] | None = None,
-        on_end: Callable[[], None] | None = None,
-        room: Room | None = None,
-    ) -> None:
-        self._source = source
-        self._limit = limit
-        self._on_whole = on_whole
-        self._on_end = on_end
-        self._changed = threading.Condition()  # guards all that follows
-        self._share = Share(room if room is not None else Room(limit))
-        self._keeps = on_whole is not None and self._finds_place_for(source.length or 0)
-        self._start: Growing | None = Growing()  # all of it while it is kept
-        self._start_size = 0  # bytes of it that are there for readers
-        self._pieces: list[bytes] = []  # what follows it, those from index _dropped on
-        self._dropped = 0
-        self._held = 0  # bytes in _pieces
-        self._size = 0  # bytes so far
-        self._fetching = False
-        self._left_at: float | None = time.monotonic()  # since when nobody fetches
-        self._finished = False
-        self._error: UpstreamError | None = None
-        self._readers: list[Reader] = []
-
-    def _finds_place_for(self, size: int) -> bool:
-        return size <= self._limit and self._share.reaches(size)
-
-    @property
-    def is_kept(self) -> bool:
-        """True while the whole is to be stored."""
-        return self._keeps and not self._finished
-
-    def is_left_alone(self, now: float) -> bool:
-        """True where for a while nobody has fetched the next piece, though there is one."""
-        return self._left_at is not None and now - self._left_at > LEFT_ALONE
-
-    def attach(self) -> Reader | None:
-        """A reader from the first byte on; None where the beginning is gone or the body has
-        failed.
-        """
-        with self._changed:
-            if self._start is None or self._dropped or self._error is not None:
-                return None
-            reader = Reader(self)
-            self._readers.append(reader)
-            return reader
-
-    def settle(self) -> None:
-        """Ends a body that is empty, so that its connection is free at once."""
-        self._fetching = True
-        self._fetch_one()
-
-    def next_piece(self, reader: Reader) -> bytes:
-        """The piece that follows what this reader has had; empty at the end. Raises UpstreamError
-        where it is cut, ClientGone where the reader's listener goes before it comes.
-        """
-        while True:
-            with self._changed:
-                if reader.is_cut:  # what he has not had may be gone
-                    raise UpstreamCut("this client reads too slowly for the others")
-                piece = self._take(reader)
-                if piece:
-                    return piece
-                if self._error is not None:
-                    raise copy(self._error)  # the one that is kept leads back to no frame
-                if self._finished:
-                    return b""
-                if self._must_wait_for_others():
-                    if not self._changed.wait(SLOWEST_WAIT) and self._must_wait_for_others():
-                        self._cut_the_slowest(reader)
-                    continue
-                if self._fetching:
-                    self._changed.wait()
-                    continue
-                self._fetching = True
-                listener = self._waits_with(reader.listener)
-            self._fetch_one(listener)
-
-    def _cut_the_slowest(self, waiting: Reader) -> None:
-        """A reader who takes nothing holds up none of those who share a body with it."""
-        slowest = min(reader.position for reader in self._readers)
-        for reader in self._readers:
-            if reader is not waiting and reader.position == slowest:
-                reader.is_cut = True
-        self._readers = [reader for reader in self._readers if not reader.is_cut]
-        self._forget_what_all_have()
-        self._changed.notify_all()
-
-    def _waits_with(self, listener: Listener | None) -> Listener | None:
-        """With whom the next piece is waited for: what is to be stored is fetched although its
-        reader is sent away, and although he has left where its end is known.
-        """
-        if listener is None or (self._keeps and self._source.length is not None):
-            return None
-        return Until(listener.fd, float("inf")) if self._keeps else listener
-
-    def _take(self, reader: Reader) -> bytes:
-        """What is there for a reader, empty if nothing."""
-        if self._start is not None and reader.offset < self._start_size:
-            piece = self._start.read(reader.offset, self._start_size)
-            reader.offset += len(piece)
-        elif reader.position - self._dropped < len(self._pieces):
-            piece = self._pieces[reader.position - self._dropped]
-            reader.position += 1
-        else:
-            return b""
-        if not self._keeps:
-            self._forget_what_all_have()
-        return piece
-
-    def _forget_what_all_have(self) -> None:
-        if self._start_size and all(r.offset >= self._start_size for r in self._readers):
-            self._start = None
-            self._share.close()
-        slowest = min(
-            (r.position for r in self._readers), default=self._dropped + len(self._pieces)
-        )
-        done = slowest - self._dropped
-        if done > 0:
-            self._held -= sum(map(len, self._pieces[:done]))
-            del self._pieces[:done]
-            self._dropped = slowest
-            self._changed.notify_all()
-
-    def _must_wait_for_others(self) -> bool:
-        return not self._keeps and self._held > WINDOW
-
-    def _fetch_one(self, listener: Listener | None = None) -> None:
-        """Fetches the next piece; the caller has set `_fetching`."""
-        self._left_at = None
-        try:
-            piece, done = self._source.read(listener)
-        except ClientGone:
-            with self._changed:  # whoever else wants it fetches it
-                self._fetching = False
-                self._changed.notify_all()
-            raise
-        except UpstreamError as error:
-            self._end(error)
-            return
-        except Exception as error:
-            self._source.close()
-            self._end(UpstreamCut(f"reading the answer failed: {type(error).__name__}"))
-            raise
-        with self._changed:
-            gives_up = self._keeps and not self._keeps_also(piece)
-            if gives_up:
-                self._keeps = False
-            whole = self._start.whole() if done and self._keeps and self._start else None
-        if whole is not None:
-            self._keep(whole)
-        with self._changed:
-            self._show(piece)
-            self._finished = done
-            self._fetching = False
-            self._left_at = None if done else time.monotonic()
-            if not self._keeps:
-                self._forget_what_all_have()
-            self._changed.notify_all()
-        if done or gives_up:
-            self._tell_end()
-
-    def _keeps_also(self, piece: bytes) -> bool:
-        """True where the piece lies with those before it: readers do not see it yet."""
-        if self._start is None or not self._finds_place_for(self._start.size + len(piece)):
-            return False
-        try:
-            self._start.append(piece)
-        except MemoryError:
-            return False
-        return True
-
-    def _show(self, piece: bytes) -> None:
-        self._size += len(piece)
-        if self._keeps and self._start is not None:
-            self._start_size = self._start.size
-        elif piece:
-            self._pieces.append(piece)
-            self._held += len(piece)
-
-    def _keep(self, whole: bytes) -> None:
-        try:
-            if self._on_whole is not None:
-                self._on_whole(whole)
-        except Exception:  # what cannot be kept is read all the same
-            LOG.exception("an answer could not be stored")
-
-    def _tell_end(self) -> None:
-        # Both lead back here by way of the landing: forgotten, they leave no circle behind that a
-        # collector would have to find.
-        with self._changed:
-            on_end, self._on_end, self._on_whole = self._on_end, None, None
-        if on_end is not None:
-            on_end()
-
-    def _end(self, error: UpstreamError) -> None:
-        with self._changed:
-            self._error = copy(error)
-            self._fetching = False
-            self._changed.notify_all()
-        self._source.close()
-        self._tell_end()
-
-    def detach(self, reader: Reader) -> None:
-        """A reader leaves. The last one fetches a little more if that makes a response whole that
-        is to be stored.
-        """
-        with self._changed:
-            if reader not in self._readers:
-                return
-            self._readers.remove(reader)
-            if self._readers or self._finished or self._error is not None:
-                if not self._keeps:
-                    self._forget_what_all_have()
-                return
-            stop_at = self._size + DRAIN_LIMIT
-        self._drain(stop_at, Until(None, time.monotonic() + DRAIN_SECONDS))
-
-    def _drain(self, stop_at: int, listener: Listener) -> None:
-        with contextlib.suppress(ClientGone):
-            while not listener.is_dismissed():
-                with self._changed:
-                    if self._has_readers_or_end():
-                        return
-                    left = self._source.length
-                    worth_it = self._keeps and self._size <= stop_at
-                    if not worth_it or (left is not None and self._size + left > stop_at):
-                        break
-                    self._fetching = True
-                self._fetch_one(listener)
-        with self._changed:
-            if self._has_readers_or_end():
-                return
-        self._end(UpstreamCut("nobody reads the answer any more"))
-
-    def _has_readers_or_end(self) -> bool:
-        ended = self._finished or self._error is not None
-        return bool(self._readers) or ended or self._fetching
-
-
-class Reader:
-    """One reader of a shared body: iterate over it, close it at the end. Its `listener`, if it has
-    one, is who it reads for.
-    """
-
-    __slots__ = ("_body", "is_cut", "listener", "offset", "position")
-
-    def __init__(self, body: SharedBody) -> None:
-        self._body = body
-        self.listener: Listener | None = None
-        self.offset = 0  # bytes that it has had of the body's start
-        self.position = 0  # pieces that it has had of what follows
-        self.is_cut = False  # it was too slow for those who share the body
-
-    def __iter__(self) -> Iterator[bytes]:
-        while True:
-            piece = self._body.next_piece(self)
-            if not piece:
-                return
-            yield piece
-
-    def finish(self) -> None:
-        """This reader's client needs no body, but the store does: fetches to the end for it."""
-        if self._body.is_kept:
-            for _ in self:
-                pass
-
-    def close(self) -> None:
-        """This reader wants no more."""
-        self._body.detach(self)

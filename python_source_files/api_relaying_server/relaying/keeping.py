@@ -1,11 +1,12 @@
-"""What is kept of whom: memory, store and notes as one, by target.
+"""What is stored, by target: memory, store and key facts as one.
 
-Reading looks in memory first and brings what the store has into it; writing goes to both. Every
-change makes a new record: readers hold theirs undisturbed.
+Reading looks in memory first, and takes what the store has into memory; writing goes to both. Every
+change makes a new record, so whoever reads one may keep it.
 
-Where other processes use the same store, a record is changed by one of them at a time, from what
-lies in the store; the others are told as soon as the change lies there, and forget what they have
-in memory.
+Where other processes use the same store, one of them changes a record at a time, from what the
+store has. As soon as the change is stored the others are told, and forget what they have in memory.
+
+Which response may be stored is decided before, in `receiving`. Nothing here knows the upstream.
 """
 
 from __future__ import annotations
@@ -15,30 +16,34 @@ import secrets
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Callable, NamedTuple, Protocol
+from functools import partial
+from typing import Callable, NamedTuple
 
-from api_relaying_server.caching.key import cache_key
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import combine
 from api_relaying_server.caching.reuse import Assessed, assess, reason_to_keep, useful_until
-from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.caching.stored import Record, StoredResponse, cache_key
 from api_relaying_server.caching.vary import within
-from api_relaying_server.coordination import ALONE, Alone, Coordinator, Lease
+from api_relaying_server.coordination import (
+    ALONE,
+    CLAIM,
+    Alone,
+    Changed,
+    Coordinator,
+    Invalidated,
+    Lease,
+    MemoryLost,
+    Message,
+    MessagesLost,
+)
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.memory.hot import HotTier
-from api_relaying_server.messages import (
-    Changed,
-    Everything,
-    Invalidated,
-    MemoryLost,
-    decode,
-    encode,
-)
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.last_known import LastKnown
+from api_relaying_server.stores.store import Store
 
 MAX_VARIANTS = 32
-"""Variants kept under one key; `within` says which leaves."""
+"""Variants kept under one key; `caching.vary.within` decides which leave."""
 
 _STRIPES = 64
 """Locks that keys share, so that two changes of one record do not undo each other."""
@@ -47,14 +52,13 @@ CLAIM_AT_MOST = 0.5
 """Seconds that a change waits for another process's change of the same record."""
 
 TELL_AT_MOST = 0.1
-"""Seconds that the change of a record which others may have in memory waits until they are told."""
+"""Seconds that a change waits until others are told who may have the old record in memory."""
 
 INVALIDATION_AT_MOST = 0.5
-"""Seconds that an unsafe request's answer waits until other nodes can know what it invalidates."""
-
+"""Seconds that the answer to an unsafe request waits until other nodes know of it."""
 
 TOMBSTONE_LASTS = 3600.0
-"""Seconds for which an invalidation is remembered in a store that has nothing else of its key: any
+"""Seconds for which a store remembers an invalidation of a key of which it has nothing else: any
 fetch that began before is over by then.
 """
 
@@ -62,8 +66,8 @@ _EPOCHS = 2**48
 
 
 class Began(NamedTuple):
-    """The moment before a request is sent to the upstream, in the order of invalidations: of this
-    process by its tick, of all machines on one store by the epoch of the key's record.
+    """The moment before a request is sent to the upstream, in the order of invalidations: `tick`
+    counts those of this process, `epoch` tells those of all machines on one store apart.
     """
 
     tick: int
@@ -77,72 +81,53 @@ class Seen(NamedTuple):
     when: tuple[int, int]
 
 
-class RecordStore(Protocol):
-    """The store as it is seen from here: it never raises and never blocks for long."""
+class Neighbours(NamedTuple):
+    """The other processes on the same store. `news` gives a number that is another one after
+    anything that they have told.
+    """
 
-    shared: bool
-    """True where other processes find what is written here."""
+    coordinator: Coordinator = ALONE
+    news: Callable[[], int] = int  # which gives 0: nothing is ever told
 
-    quick: bool
-    """True where a read is one of this machine's memory or disk: one thread can read for all."""
 
-    @property
-    def fault(self) -> str:
-        """Why nothing can be read or written at the moment, empty if it can."""
-
-    def read(self, key: str) -> Record | None:
-        """The record of a key."""
-
-    def write(self, key: str, record: Record) -> None:
-        """Keeps a record in place of what was kept."""
-
-    def delete(self, key: str) -> None:
-        """Forgets a key."""
-
-    def clear(self) -> None:
-        """Forgets everything."""
-
-    def has_lost(self, key: str) -> bool:
-        """True where a key is gone from the store though nobody has deleted it of late."""
-
-    def restore(self, key: str, record: Record) -> None:
-        """Keeps a record if nothing is there and nobody has deleted it of late."""
-
-    def after_write(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
-        """Calls `then` when the last change of a key is stored, or will not be for long."""
+NOBODY = Neighbours()
 
 
 class Keeper:
     """Records by target. Thread-safe.
 
-    `news` gives a number that is another one after anything that other processes have told.
+    Its locks, in the order in which they are taken: a claim among processes, then a stripe's lock,
+    then those of the store, the memory and the facts, each for itself. Waiting for the store to
+    have written, or for others to be told, happens without any of them but the claim.
     """
 
     def __init__(
         self,
         hot: HotTier,
-        store: RecordStore,
-        notes: KeyFacts,
+        store: Store,
         policy: Policy,
         clock: Callable[[], float],
-        coordinator: Coordinator = ALONE,
-        news: Callable[[], int] = lambda: 0,
+        neighbours: Neighbours = NOBODY,
     ) -> None:
+        coordinator, self._news = neighbours
         self.hot = hot
-        self.notes = notes
+        self.facts = KeyFacts()
         self.policy = policy
         self._store = store
-        self._clock = clock
+        self.clock = clock
         self._coordinator = coordinator
-        self._news = news
         self._alone = isinstance(coordinator, Alone)
         self._shares = store.shared and not self._alone
         self._far = self._shares and not store.quick  # what others tell is on its way for a moment
+        # Each guards the changes of the records whose keys it covers: looking at a record, deciding
+        # by it, and putting the new one into store and memory. Readers take none.
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
         self._ticks = itertools.count(1)
-        self._changes = [0] * _STRIPES  # the tick of the last change of any key of a stripe
+        # The tick of the last change of any key of a stripe. Written without a lock: each writing
+        # is one assignment of a number that was never there before.
+        self._changes = [0] * _STRIPES
         self._last_known = LastKnown(hot.limit // 2)
-        coordinator.on_change(self._changed_elsewhere)
+        coordinator.on_message(self._changed_elsewhere)
 
     def catch_up(self) -> None:
         """Takes in what other workers have told so far, for any thread."""
@@ -163,7 +148,7 @@ class Keeper:
     def _read_stored(self, key: str, known: Record | None = None) -> Record | None:
         """What the store has under a key; memory gets it, unless it is what is known already."""
         stripe = hash(key) % _STRIPES
-        before = self._changes[stripe]
+        before = self._changes[stripe]  # before the store is read
         record = self._from_store(key)
         if record is None and len(self._last_known):
             record = self._still_known(key)
@@ -171,17 +156,23 @@ class Keeper:
             if self._shares:
                 self._learn_selecting(key, record)
             self.hot.put(key, record, asked_for=True)
+            # A change may have come between reading and putting. It touches the stripe after it has
+            # written the store and before it puts or drops in memory. So either it is seen here, or
+            # its own put or drop comes after ours.
             if self._changes[stripe] != before:
-                self.hot.drop(key)  # it may be older than that change
+                self.hot.drop(key)
         return record
 
     def _from_store(self, key: str) -> Record | None:
-        """What the store has under a key. What was asked for before the key was invalidated is
-        doubtful, be the word of it in the store already or not: a store may be slow or full.
+        """What the store has under a key. Responses that were requested before the key was
+        invalidated must be validated, even where the store does not say so yet: it may be slow or
+        full.
         """
         record = self._store.read(key)
-        invalidated = self.notes.invalidations.time_of(key)
-        if record is None or all(v.request_time >= invalidated for v in record.variants):
+        if record is None:
+            return None
+        invalidated = self.facts.invalidations.time_of(key)
+        if all(v.request_time >= invalidated for v in record.variants):
             return record
         return record._replace(
             variants=tuple(
@@ -218,20 +209,21 @@ class Keeper:
         return assess(stored, target, self.policy)
 
     # Time order: whoever asks the upstream notes the tick before. What the answer brings counts
-    # only if the key has not been invalidated since; that is looked at where nobody else changes
-    # the record, so that no invalidation comes between looking and storing.
+    # only if the key has not been invalidated since. That is checked under the stripe's lock, and
+    # an invalidation is marked before it takes that lock (`_doubt`). So one that comes after the
+    # check finds the new record when it gets the lock, and makes that doubtful.
 
     def begin(self, known: Record | None = None) -> Began:
         """This moment in the order of invalidations, to be taken before a request is sent to the
         upstream; `known` is what was stored when that was decided.
         """
         self.catch_up()
-        return Began(self.notes.invalidations.now, _epoch_of(known))
+        return Began(self.facts.invalidations.now, _epoch_of(known))
 
     def is_current(self, key: str, began: Began) -> bool:
         """True while a key has not been invalidated since, as far as is known here."""
         self.catch_up()
-        return self.notes.invalidations.last(key) <= began.tick
+        return self.facts.invalidations.last(key) <= began.tick
 
     def _is_current_for_all(self, key: str, record: Record | None, began: Began) -> bool:
         """The same by what lies in the store, too."""
@@ -239,23 +231,31 @@ class Keeper:
             return False
         return self.is_current(key, began)
 
-    def add(self, request: RequestHead, stored: StoredResponse, began: Began) -> Record | None:
+    def add(
+        self,
+        request: RequestHead,
+        stored: StoredResponse,
+        began: Began,
+        seen: Seen | None = None,
+    ) -> Record | None:
         """Stores what was fetched for a request since it `began`, in place of the variant that the
-        same requests select; None where what is there stays as it is.
+        same requests select; None where what is there stays as it is. What was `seen` under the key
+        is not read again where nothing has changed since.
         """
         target, key = request.target, cache_key(request.target)
-        with self._changing(key) as record:
+        with self._changing(key, seen) as record:
             if not self._is_current_for_all(key, record, began):
                 return None
-            if reason_to_keep(record, stored, request, self._clock(), self.policy):
+            if reason_to_keep(record, stored, request, self.clock(), self.policy):
                 return None
             others = record.variants if record is not None else ()
             same = [variant for variant in others if variant.selecting == stored.selecting]
             stored, beside = _with_parts(stored, same)
             left = [variant for variant in others if variant not in same]
             record = self._put(key, target, [stored, *beside, *left], _epoch_of(record))
-        # Only now: until it is stored, those who ask must find the fetch that brings it.
-        self.notes.remember_selecting(key, tuple(name for name, _ in stored.selecting))
+        # Only now: these names are part of the flight's key, and until the response is stored
+        # those who ask for it must find the flight that brings it.
+        self.facts.remember_selecting(key, tuple(name for name, _ in stored.selecting))
         return record
 
     def replace(
@@ -278,15 +278,15 @@ class Keeper:
             return self._put(key, target, variants, record.epoch)
 
     def invalidate(self, target: str, began: Began | None = None) -> Began | None:
-        """From now on nothing stored for this target is used before its origin has confirmed it
-        (RFC 9111, 4.4).
+        """From now on nothing that is stored for this target is used before its origin has
+        confirmed it (RFC 9111, 4.4).
 
-        The moment of this, for what the invalidating request itself has brought; None where
-        somebody else has invalidated the target since that `began`.
+        Returns this moment, for the response of the invalidating request itself; None where
+        somebody else has invalidated the target since it `began`.
         """
         key = cache_key(target)
         self.catch_up()
-        before, now = self._doubt(key)
+        before, now = self._doubt(key)  # before the lock: see "Time order" above
         with self._changing(key) as record:
             epoch = secrets.randbelow(_EPOCHS) + 1 if self._far else 0
             if record is not None and record.variants:
@@ -299,13 +299,13 @@ class Keeper:
         return Began(now, epoch) if began is None or before <= began.tick else None
 
     def _bury(self, key: str, epoch: int) -> None:
-        """Leaves nothing of a key but its epoch, if it has one."""
+        """Forgets a key but for its epoch, if it has one."""
         if epoch:
-            self._store.write(key, Record((), self._clock() + TOMBSTONE_LASTS, epoch))
+            self._store.write(key, Record((), self.clock() + TOMBSTONE_LASTS, epoch))
         self._drop(key)
 
     def _wait_for_store(self, key: str) -> None:
-        """Waits a moment until a change is stored: what is answered then outlives a crash."""
+        """Waits a moment until a change is stored: it is to survive a crash once it is answered."""
         stored = threading.Event()
         self._store.after_write(key, stored.set, hurry=True)
         stored.wait(TELL_AT_MOST)
@@ -323,13 +323,18 @@ class Keeper:
         return record is not None and bool(record.variants)
 
     @contextmanager
-    def _changing(self, key: str) -> Iterator[Record | None]:
-        """The record of a key, which nobody else changes meanwhile."""
+    def _changing(self, key: str, seen: Seen | None = None) -> Iterator[Record | None]:
+        """The record of a key, which nobody else changes within the block; what was `seen`
+        of it before if nothing has changed since.
+
+        The claim among processes is ours in the block; then it is the store's, until the change is
+        stored and the others are told.
+        """
         if not self._shares:
             with self._lock_of(key):
-                yield self.read(key)
+                yield self.see(key, seen).record
             return
-        claim = self._coordinator.lease(f"record {key}", CLAIM_AT_MOST)
+        claim = self._coordinator.lease(f"{CLAIM}{key}", CLAIM_AT_MOST)
         known = False
         try:
             with self._lock_of(key):
@@ -342,41 +347,40 @@ class Keeper:
             self._tell(key, claim, known)
 
     def _tell(self, key: str, claim: Lease | None, known: bool) -> None:
-        """Tells others of a change when it is stored, and lets them change the record; waits for
-        that where they may have what it replaces in memory.
+        """Has others told of a change once it is stored, and lets them change the record then.
+        Waits for that where they may have the old record in memory.
         """
         told = threading.Event()
-
-        def tell() -> None:
-            self._coordinator.tell_changed(encode(Changed(key)))
-            if claim is not None:
-                claim.release()
-            told.set()
-
-        self._store.after_write(key, tell, hurry=known)
+        then = partial(self._tell_stored, key, claim, told)  # the claim is the store's now
+        self._store.after_write(key, then, hurry=known)
         if known:
             told.wait(TELL_AT_MOST)
 
+    def _tell_stored(self, key: str, claim: Lease | None, told: threading.Event) -> None:
+        self._coordinator.tell(Changed(key))
+        if claim is not None:
+            claim.release()
+        told.set()
+
     def _doubt(self, key: str) -> tuple[int, int]:
-        now = self._clock()
-        found = self.notes.invalidations.mark(key, now)
+        now = self.clock()
+        found = self.facts.invalidations.mark(key, now)
         if not self._alone:
-            self._coordinator.tell_changed(encode(Invalidated(key, now)), INVALIDATION_AT_MOST)
+            self._coordinator.tell(Invalidated(key, now), INVALIDATION_AT_MOST)
         return found
 
-    def _changed_elsewhere(self, told: str | None) -> None:
+    def _changed_elsewhere(self, message: Message) -> None:
         """Obeys what another process has told; never blocks."""
-        message = decode(told)
         if isinstance(message, Changed):
             self._forget_changed(message.key)
         elif isinstance(message, Invalidated):
             # another machine's clock is another's: by this one's it was at most now
-            self.notes.invalidations.mark(message.key, self._clock() if self._far else message.at)
+            self.facts.invalidations.mark(message.key, self.clock() if self._far else message.at)
             if not self._shares:
                 self._store.delete(message.key)
             self._drop(message.key)
-        elif isinstance(message, (MemoryLost, Everything)):
-            self._forget_memory(isinstance(message, Everything))
+        elif isinstance(message, (MemoryLost, MessagesLost)):
+            self._forget_memory(isinstance(message, MessagesLost))
 
     def _forget_changed(self, key: str) -> None:
         if self._shares:
@@ -387,36 +391,35 @@ class Keeper:
             self._drop(key)
 
     def _forget_memory(self, words_too: bool) -> None:
-        """Forgets all that is in memory; `words_too`: word of an invalidation may be lost."""
+        """Forgets all that is in memory; `words_too`: news of an invalidation may be lost."""
         if not self._shares:
             self._store.clear()
         if words_too:
-            self.notes.invalidations.mark_all()
+            self.facts.invalidations.mark_all()
         self._changes[:] = [next(self._ticks)] * _STRIPES
         if self._shares:
-            tick = self.notes.invalidations.now
-            self._last_known.add(self.hot.records(), self._clock(), tick)
+            tick = self.facts.invalidations.now
+            self._last_known.add(self.hot.records(), self.clock(), tick)
         self.hot.clear()
 
     def _set_aside(self, key: str) -> None:
-        """Forgets what is in memory of a key, unless the store turns out to have lost it."""
+        """Forgets what is in memory of a key, but for the case that the store has lost it."""
         entry = self.hot.get(key)
         if entry is not None:
-            tick = self.notes.invalidations.now
-            self._last_known.add({key: entry.record}, self._clock(), tick)
+            tick = self.facts.invalidations.now
+            self._last_known.add({key: entry.record}, self.clock(), tick)
         self.hot.drop(key)
 
     def _still_known(self, key: str) -> Record | None:
         """What was in memory of a key that the store has lost; the store gets it back."""
-        invalidated = self.notes.invalidations.last(key)
-        record = self._last_known.get(key, self._clock(), invalidated)
+        invalidated = self.facts.invalidations.last(key)
+        record = self._last_known.get(key, self.clock(), invalidated)
         if record is None or not self._store.has_lost(key):
             return None
         self._store.restore(key, record)
         return record
 
-    # A reader that has read the store before a change puts that into memory before it looks
-    # whether the stripe has changed. So the stripe changes after the store and before the memory.
+    # The order that `_read_stored` relies on: the store, then the stripe, then the memory.
 
     def _drop(self, key: str) -> None:
         self._touch(key)
@@ -427,9 +430,11 @@ class Keeper:
         self._changes[hash(key) % _STRIPES] = next(self._ticks)
 
     def _learn_selecting(self, key: str, record: Record) -> None:
-        """So that who asks for the same as another process's clients waits for their answer."""
+        """Remembers what selects, so that requests for the same share a flight with those of other
+        processes.
+        """
         for variant in record.variants[:1]:
-            self.notes.remember_selecting(key, tuple(name for name, _ in variant.selecting))
+            self.facts.remember_selecting(key, tuple(name for name, _ in variant.selecting))
 
     def _put(self, key: str, target: str, variants: list[StoredResponse], epoch: int = 0) -> Record:
         kept = within(variants, MAX_VARIANTS)

@@ -1,4 +1,7 @@
-"""What the relay remembers of keys beside their responses, each in a bounded map."""
+"""What the relay remembers about keys beside their responses: in memory, each in a bounded map.
+
+Nothing here is stored, and nothing is lost that could not be learnt again. It knows no response.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,16 @@ Value = TypeVar("Value")
 Names = tuple[str, ...]
 
 LIMIT = 16384
-"""Keys in each map; the oldest note leaves first."""
+"""Keys in each map; the oldest leaves first."""
 
 
 class BoundedMap(Generic[Value]):
     """A map of at most `LIMIT` keys. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards every write
+        # Guards every write: it takes a key out and puts it in again. Readers take none, as they
+        # make one look-up each.
+        self._lock = threading.Lock()
         self._values: dict[str, Value] = {}
 
     def get(self, key: str, default: Value) -> Value:
@@ -26,7 +31,7 @@ class BoundedMap(Generic[Value]):
         return self._values.get(key, default)
 
     def put(self, key: str, value: Value) -> None:
-        """Notes a value, as the newest."""
+        """Keeps a value, as the newest."""
         with self._lock:
             self._values.pop(key, None)
             while len(self._values) >= LIMIT:
@@ -42,14 +47,16 @@ class BoundedMap(Generic[Value]):
 class Invalidations:
     """When each key was last invalidated, in ticks: numbers that only grow, whatever clocks do.
 
-    Who sends a request to the upstream takes the tick of that moment along. What comes back may be
-    stored or shared only while the key has not been invalidated since (RFC 9111, 4.4). Bounded: of
-    a key that is no longer known it is taken that it was invalidated when the last one was
-    forgotten. Thread-safe.
+    A fetch begins with the tick of that moment. What it brings may be stored or shared only if the
+    key has not been invalidated since (RFC 9111, 4.4). Bounded: a key that was forgotten counts as
+    invalidated at the latest tick that was forgotten. Thread-safe.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards all that follows
+        # Guards all that follows: the tick and the key's place change together. `now` is read
+        # without it, as one number: a fetch that reads it just before a mark counts as begun
+        # before.
+        self._lock = threading.Lock()
         self._ticks: dict[str, int] = {}
         self._times: dict[str, float] = {}  # the Unix time of each
         self._now = 0
@@ -61,8 +68,8 @@ class Invalidations:
         return self._now
 
     def mark(self, key: str, now: float) -> tuple[int, int]:
-        """The key is invalidated now (Unix time): the tick before at which it was, and that of
-        now.
+        """Invalidates the key, now (Unix time). Returns the tick at which it was last invalidated
+        before, and that of now.
         """
         with self._lock:
             before = self._ticks.pop(key, self._floor)
@@ -89,16 +96,14 @@ class Invalidations:
 
     def last(self, key: str) -> int:
         """The tick at which the key was last invalidated."""
-        with self._lock:  # `mark` takes a key out for a moment
+        with self._lock:  # `mark` takes a key out for a moment, which would look like never
             return self._ticks.get(key, self._floor)
 
 
 class KeyFacts:
-    """Facts about keys that spare work or prevent mistakes. Thread-safe.
-
-    Some keys have answers that may not be given to others: their clients do not wait for each
-    other. Of each it is known by which request fields its last answer was selected, and when it was
-    last invalidated.
+    """What is known of each key: whether its answers can be shared (if not, its clients do not wait
+    for each other), which request fields select among them, and when it was last invalidated.
+    Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -121,7 +126,7 @@ class KeyFacts:
 
     def remember_selecting(self, key: str, names: Names) -> None:
         """The key's answers are selected by these request fields."""
-        if self._selecting.get(key, ()) != names:
+        if self.selecting(key) != names:
             self._selecting.put(key, names)
 
     def selecting(self, key: str) -> Names:

@@ -1,7 +1,7 @@
-"""What was in memory before others changed it or could not be heard: for want of anything better.
+"""Records that were in memory until another process changed them, or could not be heard.
 
-A database that comes back empty has lost records that nobody has deleted. What a node had of them
-in memory makes up for that, for a while.
+A database that comes back empty has lost records that nobody has deleted. Those that a node had in
+memory replace them for a while. Whether one may be used is decided in `keeping`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from api_relaying_server.caching.stored import Record
 
 KEPT_FOR = 300.0
-"""Seconds for which a record is kept; shared stores know for longer what was deleted."""
+"""Seconds for which a record is kept; shared stores remember deletions for longer."""
 
 
 class LastKnown:
@@ -22,7 +22,7 @@ class LastKnown:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._size = 0
-        self._lock = threading.Lock()  # guards the two others
+        self._lock = threading.Lock()  # guards the size and the records, which change together
         self._records: OrderedDict[str, tuple[Record, float, int]] = OrderedDict()  # since when
 
     def __len__(self) -> int:
@@ -48,7 +48,7 @@ class LastKnown:
         return found[0]
 
     def forget(self, key: str) -> None:
-        """The record of a key is of no more use."""
+        """Forgets the record of a key."""
         if self._records:
             with self._lock:
                 self._remove(key)

@@ -1,4 +1,6 @@
-"""Renewing in the background: a small pool, once per key at a time, the most wanted key first."""
+"""Jobs in the background: a small pool of threads, one job for a key at a time, the most wanted
+first. It does not know what a job does.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,13 @@ from api_relaying_server.errors import RelayError
 LOG = logging.getLogger("api_relaying_server.refresh")
 
 MAX_WAITING = 1024
-"""Keys that wait to be renewed; one more is let go: the next request for it asks again."""
+"""Keys whose jobs wait; one more is refused: the next request for it asks again."""
 
 
 Job = Callable[[], None]
 
 
-class _Waiting:
+class _Queued:
     """A job that waits, and how often it was asked for."""
 
     __slots__ = ("demand", "job")
@@ -32,8 +34,8 @@ class Refresher:
 
     def __init__(self, threads: int = 4) -> None:
         self._threads = threads
-        self._lock = threading.Lock()  # guards the three below
-        self._waiting: dict[str, _Waiting] = {}
+        self._lock = threading.Lock()  # guards the three below; not held while a job runs
+        self._waiting: dict[str, _Queued] = {}
         self._running: set[str] = set()
         self._closed = False
 
@@ -48,7 +50,7 @@ class Refresher:
                 return False
             if self._closed or key in self._running or len(self._waiting) >= MAX_WAITING:
                 return False
-            self._waiting[key] = _Waiting(job, demand)
+            self._waiting[key] = _Queued(job, demand)
             if len(self._running) < self._threads:
                 first = self._take()
                 threading.Thread(target=self._work, args=first, name="refresh", daemon=True).start()
@@ -71,7 +73,7 @@ class Refresher:
             try:
                 job()
             except RelayError as error:
-                LOG.debug("no renewal: %s", error)
+                LOG.debug("not refreshed: %s", error)
             except Exception:
                 LOG.exception("a renewal failed")
             following = self._next(key)

@@ -1,4 +1,7 @@
-"""A request's body as a handler's thread reads it from the client: limited in time."""
+"""A request's body as a handler's thread reads it from its client, within limits of time.
+
+For the thread that owns the connection. It must not know the event loop, nor where the body goes.
+"""
 
 from __future__ import annotations
 
@@ -13,36 +16,34 @@ from api_relaying_server.serving.incoming import IncomingBody
 from api_relaying_server.upstream.exchange import PacedBody
 
 MIN_RATE = 256
-"""Bytes a second that a body must bring on average, once the grace is over; Apache's default is
-500.
-"""
+"""Bytes a second that a client must send on average, after the grace; Apache's default is 500."""
 
 GRACE = 20.0
 """Seconds of waiting for a body before its rate counts."""
 
 SILENCE = 20.0
-"""Seconds without a byte after which a body is given up."""
+"""Seconds without a byte after which a request is refused."""
 
 PIECE = 65536
 """Bytes asked of the socket at a time."""
 
 _LOOK_AGAIN = 0.5
-"""Seconds after which a waiting thread asks whether it may wait on."""
+"""Seconds after which a waiting thread checks how long it may wait."""
 
 
 def send_continue(conn: Connection) -> None:
-    """Asks for the body (RFC 9110, 10.1.1). Raises ClientGone."""
+    """Sends `100 Continue` (RFC 9110, 10.1.1). Raises ClientGone."""
     try:
-        conn.send(b"HTTP/1.1 100 Continue\r\n\r\n")  # into an empty buffer
+        conn.send(b"HTTP/1.1 100 Continue\r\n\r\n")  # the socket's buffer is empty
     except OSError as error:
         raise ClientGone(str(error)) from error
 
 
 class RequestBody(PacedBody):
-    """Iterate over it for the content, in pieces: those that have come, then those that come.
+    """Iterate over it for the content in pieces: first what has come, then what comes.
 
-    `100 Continue` is sent before the first byte is asked of a client that waits for it. `patience`
-    tells how many seconds of silence are allowed, each time it is asked.
+    A client that waits for `100 Continue` gets it before its first byte is waited for. `patience`
+    tells for how many seconds the client may be silent, and is asked again and again.
     """
 
     def __init__(
@@ -57,16 +58,16 @@ class RequestBody(PacedBody):
 
     @property
     def done(self) -> bool:
-        """True where no more of it will come."""
+        """True where its end has come."""
         return self._incoming.done
 
     @property
     def waits(self) -> bool:  # type: ignore[override]
-        """True where the client waits to be asked, and has not begun all the same."""
+        """True where the client waits for `100 Continue`, and has sent nothing."""
         return self._incoming.to_ask and not self.comes_within(0)
 
     def comes_within(self, seconds: float) -> bool:
-        """True where some of it, or its end, is here in that time."""
+        """True where some of it, or its end, comes within that time."""
         is_here = self.done or bool(self._incoming.content) or bool(self._conn.buffer)
         return is_here or bool(self._ready(seconds, None))
 

@@ -1,95 +1,127 @@
-"""A client's connection, as the front keeps it and lends it to a handler, and the states it goes
-through: one table, which `Connection.move` walks.
+"""A client's connection and the states it goes through.
 
-Whoever has a connection may touch all of it, everybody else nothing but its `state` and `parked`.
-So the state is what is handed over: the last thing that the one does, the first that the other
-looks at.
+The table here says what each state means, which thread owns the connection in it, which deadline
+counts, and which moves are legal; `Connection.move` walks it. This file must not know how the event
+loop and the threads do their work.
+
+The owner of a connection may touch all of it. Everybody else may read `state` and `watched`, and
+must take what they read as a hint. So `state` itself is the hand-over: changing it is the last
+thing that one owner does, and checking it the first thing that the next one does.
 """
 
 from __future__ import annotations
 
 import socket
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.relaying.answer import Waiting
 from api_relaying_server.relaying.keeping import Seen
-from api_relaying_server.serving.incoming import IncomingBody
 
-NEW, READING, GATHERING, WRITING, LENT, RETURNED, BROUGHT, WAITING, LINGERING, CLOSED = STATES = (
-    range(10)
-)
+if TYPE_CHECKING:
+    from api_relaying_server.serving.incoming import IncomingBody
+    from api_relaying_server.serving.writing import Unsent
+
+(
+    NEW, READING, READING_BODY, WRITING, IN_THREAD, RETURNED, LOADED, WAITING, LINGERING, CLOSED
+) = STATES = range(10)  # fmt: skip
 
 # fmt: off
 MOVES: dict[int, frozenset[int]] = {
-    # state: who has the connection, and what it waits for
-    NEW:       frozenset((READING, CLOSED)),
-               # the loop: the first byte
-    READING:   frozenset((GATHERING, WRITING, LENT, LINGERING, CLOSED)),
-               # the loop: a request
-    GATHERING: frozenset((LENT, LINGERING, CLOSED)),
-               # the loop: the rest of a request's body
-    WRITING:   frozenset((READING, LINGERING, CLOSED)),
-               # the loop: the client, which takes an answer
-    LENT:      frozenset((RETURNED, BROUGHT, WAITING)),
-               # a handler's thread, or the lane: whatever it likes
-    RETURNED:  frozenset((READING, WRITING, LINGERING, CLOSED)),
-               # the loop, which need not have noticed: a handler is done with it
-    BROUGHT:   frozenset((READING, CLOSED)),
-               # the loop, which is being told: the lane has brought its response into memory
-    WAITING:   frozenset((READING, CLOSED)),
-               # the loop: the end of another request's fetch, which may answer this one too
-    LINGERING: frozenset((CLOSED,)),
-               # the loop: the client's end of it, after the last answer
-    CLOSED:    frozenset(),
-               # nobody
+    NEW:          frozenset((READING, CLOSED)),
+        # Accepted; nothing has come yet.
+        # Owner: the loop. Deadline: `timeout_head` after it was accepted.
+    READING:      frozenset((READING_BODY, WRITING, IN_THREAD, LINGERING, CLOSED)),
+        # Idle, or the head of a request is coming.
+        # Owner: the loop. Deadline: `timeout_idle` after the last answer; `timeout_head` after the
+        # first byte of a head.
+    READING_BODY: frozenset((IN_THREAD, LINGERING, CLOSED)),
+        # The head is here, the body is coming.
+        # Owner: the loop. Deadline: a time without data, and a least rate (gathering.py).
+    WRITING:      frozenset((READING, LINGERING, CLOSED)),
+        # The client has not taken all of the answer yet.
+        # Owner: the loop. Deadline: `timeout_idle`, and a least rate (sending.py).
+    IN_THREAD:    frozenset((RETURNED, LOADED, WAITING)),
+        # A handler answers the request, or waits for a thread, or the store reader looks for it.
+        # Owner: that thread. Deadline: none of the loop's; the thread has its own (writing.py,
+        # body.py, and the queue's in server.py).
+    RETURNED:     frozenset((READING, WRITING, LINGERING, CLOSED)),
+        # A handler is done with it.
+        # Owner: the loop, which may not have noticed. Deadline: `timeout_idle`; none where the loop
+        # is being woken for it.
+    LOADED:       frozenset((READING, CLOSED)),
+        # The store reader has loaded the response into memory.
+        # Owner: the loop, which is being woken for it. Deadline: none.
+    WAITING:      frozenset((READING, CLOSED)),
+        # Another request's fetch may answer this one too.
+        # Owner: the loop. Deadline: that of the wait, `waited.deadline`.
+    LINGERING:    frozenset((CLOSED,)),
+        # The last answer is sent; what the client still sends is read and dropped, so that no
+        # reset destroys the answer (RFC 9112, 9.6).
+        # Owner: the loop. Deadline: `LINGER` after the answer.
+    CLOSED:       frozenset(),
 }
 # fmt: on
-"""The legal moves. The only ones out of LENT are made by whoever it was lent to, all others by the
-loop: at any time one thread may make a move.
+"""The legal moves. Only the thread that owns a connection makes those out of IN_THREAD, only the
+loop makes all others: at any time one thread may move it.
 """
 
-NAMES = "NEW READING GATHERING WRITING LENT RETURNED BROUGHT WAITING LINGERING CLOSED".split()
+NAMES = (
+    "NEW READING READING_BODY WRITING IN_THREAD RETURNED LOADED WAITING LINGERING CLOSED".split()
+)
+
+LINGER = 2.0
+"""Seconds in which a client may read its last answer before its connection is closed."""
 
 
 class IllegalMove(Exception):
-    """A connection was to go where the table does not lead: a fault of ours."""
+    """A connection was to make a move that is not in the table: a bug of ours."""
 
 
-class Rest(Protocol):
-    """What is still to be sent to a client."""
+class Limits(NamedTuple):
+    """What clients may take: bytes, seconds, connections and threads.
 
-    def __len__(self) -> int:
-        """Bytes."""
+    `per_client` is None where one client may have all connections. At most `threads` handlers run
+    at once, `slow_threads` of them for clients that are slow to send or to read.
+    """
 
-    def send(self, conn: Connection) -> int:
-        """Gives the system what it takes now; how many bytes that were. Raises OSError."""
+    max_head: int = 32768
+    timeout_head: float = 10.0
+    timeout_idle: float = 60.0
+    connections: int = 16384
+    per_client: int | None = None
+    max_body: int = 64 << 20
+    threads: int = 64
+    slow_threads: int = 32
 
 
 class Connection:
-    """One client's connection.
+    """One client's connection. Times are seconds of the monotonic clock.
 
-    `state` is one of STATES and changes by `move` alone. `parked` tells that the loop does not
-    watch it: its client sent more, or left, while a handler had it. `buffer` holds bytes that have
-    come and belong to no answered request; `out` what is still to be sent; `closes` tells
-    that it ends after this answer, `resets` that it ends with a reset, so that its client sees that
-    something is missing; `deadline` when the front closes it (seconds of the monotonic clock, as
-    all times here); `request` the request whose head has come, for its handler, `since` when,
-    `body` what has come of its body, of which `held` bytes count as gathered by the front, `seen`
-    what the lane found stored for it, `waited` what its answer waits for, or has waited for. `recv`
-    and `send` are the socket's own, bound once.
+    - `state`: one of STATES; only `move` changes it.
+    - `watched`: whether the loop's poller watches it; only the loop changes it.
+    - `recv`, `send`: the socket's own methods, looked up once.
+    - `deadline`: when the loop ends it.
+    - `buffer`: bytes that have come and belong to no request yet.
+    - `request`, `since`, `body`: the request in progress, when its head was there, and what has
+      come of its body.
+    - `counted`: bytes of its body that count against the loop's bound for all bodies.
+    - `seen`: what the store reader found for the request.
+    - `waited`: the fetch for which the request waits, or has waited.
+    - `out`: what is still to be sent.
+    - `closes`: it ends after this answer; `resets`: with a reset, so that the client sees that the
+      answer is not whole.
     """
 
     __slots__ = (
         "address",
+        "body",
         "buffer",
         "closes",
+        "counted",
         "deadline",
         "fd",
-        "body",
-        "held",
         "out",
-        "parked",
         "recv",
         "request",
         "resets",
@@ -99,6 +131,7 @@ class Connection:
         "sock",
         "state",
         "waited",
+        "watched",
     )
 
     def __init__(self, sock: socket.SocketType, address: Any, deadline: float) -> None:
@@ -107,19 +140,24 @@ class Connection:
         self.fd = sock.fileno()
         self.recv = sock.recv
         self.send = sock.send
-        self.buffer = b""
-        self.out: Rest | None = None
-        self.parked = False
-        self.closes = False
-        self.resets = False
-        self.body: IncomingBody | None = None
-        self.held = 0
-        self.deadline = deadline
         self.state = NEW
-        self.since = 0.0
+        self.watched = False
+        self.deadline = deadline
+        self.buffer = b""
         self.request: RequestHead | None = None
+        self.since = 0.0
+        self.body: IncomingBody | None = None
+        self.counted = 0
         self.seen: Seen | None = None
         self.waited: Waiting | None = None
+        self.out: Unsent | None = None
+        self.closes = False
+        self.resets = False
+
+    @property
+    def head(self) -> bytes:
+        """The bytes of the request's head, empty where there is none."""
+        return (self.request.raw or b"") if self.request is not None else b""
 
     def move(self, to: int) -> None:
         """Goes to another state. Raises IllegalMove where the table does not allow it."""

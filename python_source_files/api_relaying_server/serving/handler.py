@@ -1,9 +1,9 @@
 """One request in a thread: its body, its answer, its errors.
 
-A `BaseHTTPRequestHandler` whose reading is ours: the front has read and checked the head, so
-`parse_request` of the standard library (HTTP/1.0 by default, `//path` rewritten, lenient) is not
-used. Head and first piece of the body leave in one write. The connection is given back to the
-front when the answer is out.
+A `BaseHTTPRequestHandler` that parses nothing: the front has read and checked the head, so the
+standard library's `parse_request` (HTTP/1.0 by default, `//path` rewritten, lenient) is not used.
+Head and first piece of the body leave in one write. The handler's thread owns the connection until
+the server's `shutdown_request` gives it back. It must not know the event loop or caching rules.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import logging
 import time
 import uuid
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
-from api_relaying_server.caching.storing import end_to_end
 from api_relaying_server.errors import ClientGone, RelayError, UpstreamError, own_lack
 from api_relaying_server.http1.chunked import LAST_CHUNK, encode_chunk
-from api_relaying_server.http1.content import pieces_of
+from api_relaying_server.http1.fields import end_to_end
 from api_relaying_server.http1.heads import wants_close
 from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
-from api_relaying_server.http1.rendering import render_fields, render_status_line
+from api_relaying_server.http1.rendering import pieces_of, render_fields, render_status_line
 from api_relaying_server.relaying.answer import Answer, Waiting
 from api_relaying_server.relaying.fetching import Caller
 from api_relaying_server.serving.body import RequestBody
 from api_relaying_server.serving.connection import Connection
-from api_relaying_server.serving.listening import Listening
 from api_relaying_server.serving.problems import problem_answer, problem_bytes
 from api_relaying_server.serving.served import CLIENT_LEFT, NONE, Served, result_of
-from api_relaying_server.serving.writing import Writer
-from api_relaying_server.upstream.translation import Client
+from api_relaying_server.serving.writing import StreamListener, Writer
+
+if TYPE_CHECKING:
+    from api_relaying_server.serving.server import RelayServer
 
 LOG = logging.getLogger("api_relaying_server.handler")
 
@@ -40,60 +40,25 @@ _JOINED = 65536
 """Bytes of a body that are joined to the head, so that nearly every answer is one call."""
 
 
-class Answering(Protocol):
-    """What answers requests."""
-
-    def answer(self, request: RequestHead, caller: Caller) -> Answer | Waiting:
-        """The answer to a request, or what it has to wait for. Raises RelayError where the answer
-        is the relay's own.
-        """
-
-
-class Owner(Protocol):
-    """The server, as a handler sees it."""
-
-    relay: Answering
-    stopping: bool
-
-    def patience(self) -> float:
-        """Seconds for which a client may neither send nor take what a thread waits for."""
-
-    def gives_way(self) -> bool:
-        """A thread waits for a slow client; True where others need it more."""
-
-    def client_at(self, address: str) -> Client:
-        """The client at a peer's address."""
-
-    def spare(self, conn: Connection) -> None:
-        """Has the system hold little of a large answer while many are not read."""
-
-    def tell(self, served: Served) -> None:
-        """Tells those who watch of an answered request."""
-
-    def count_bug(self) -> None:
-        """One more fault of our own."""
-
-
 class RelayHandler(BaseHTTPRequestHandler):
-    """Answers the one request that `request`, a connection lent by the front, has ready."""
+    """Answers one request: that of the connection `self.request`."""
 
     protocol_version = "HTTP/1.1"
     request: Connection
-    server: Any  # an Owner; the library says that it is a BaseServer
+    server: RelayServer
 
     def setup(self) -> None:
-        """Nothing to set up: the connection reads and writes itself."""
+        """Nothing of the library's: no files are made for the socket."""
         self.conn: Connection = self.request
-        self._owner: Owner = self.server
-        self._writer = Writer(self.conn, self._owner.patience, self._owner.gives_way)
-        self._told: Answer | None = None  # the answer whose head is out
+        self._writer = Writer(self.conn, self.server.patience, self.server.gives_way)
+        self._begun: Answer | None = None  # the answer whose head is out
         self._sent = 0  # bytes of body that are out
         self._upstream: float | None = None
         self._number = ""
 
     def handle(self) -> None:
-        """Answers the request, or finds that it has to wait. The connection's `closes` and `waited`
-        tell the front what becomes of it.
+        """Answers the request, or finds that it has to wait. Afterwards `closes` and `waited` of
+        the connection tell the front how it goes on.
         """
         conn = self.conn
         request = conn.request
@@ -104,7 +69,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         try:
             body = None
             if conn.body is not None:
-                body = RequestBody(conn, conn.body, self._owner.patience)
+                body = RequestBody(conn, conn.body, self.server.patience)
             answer = self._answer_to(request, body)
             if isinstance(answer, Waiting):
                 conn.waited, conn.closes = answer, False
@@ -114,29 +79,28 @@ class RelayHandler(BaseHTTPRequestHandler):
             LOG.debug("the client %s left: %s", conn.address, error)
         finally:
             if conn.waited is None:
-                self._owner.tell(self._served(request))
+                self.server.report(self._served(request))
 
     def finish(self) -> None:
-        """Nothing is buffered here."""
+        """Nothing to flush: nothing is buffered."""
 
     @staticmethod
     def refuse(conn: Connection, error: RelayError) -> Served:
-        """Tells a client, without handling its request, what is wrong; its connection ends."""
+        """Answers a request with an error, without handling it; its connection ends."""
         conn.closes, conn.waited = True, None
         request = conn.request
         with_body = request is None or request.method != "HEAD"
         with contextlib.suppress(OSError):
             conn.send(problem_bytes(error, with_body))
-        head = (request.raw if request is not None else None) or b""
         size = len(problem_answer(error).body) if with_body else 0
         took = time.monotonic() - conn.since
-        return Served(conn.address, head, error.status, size, NONE, None, took, time.time())
+        return Served(conn.address, conn.head, error.status, size, NONE, None, took, time.time())
 
     # The request...
 
     def _answer_to(self, request: RequestHead, body: RequestBody | None) -> Answer | Waiting:
         try:
-            return self._owner.relay.answer(request, self._caller(request, body))
+            return self.server.relay.answer(request, self._caller(request, body))
         except RelayError as error:
             return problem_answer(error)
         except ClientGone:
@@ -150,7 +114,7 @@ class RelayHandler(BaseHTTPRequestHandler):
 
     def _caller(self, request: RequestHead, body: RequestBody | None) -> Caller:
         return Caller(
-            self._owner.client_at(self.conn.address),
+            self.server.client_at(self.conn.address),
             body,
             body.length if body is not None else None,
             self._send_interim if request.version >= (1, 1) else None,
@@ -166,16 +130,14 @@ class RelayHandler(BaseHTTPRequestHandler):
     def _of_a_bug(self, request: RequestHead) -> Answer:
         number = self._number = uuid.uuid4().hex[:12]
         LOG.exception("request %s (%s %s) failed", number, request.method, request.shown)
-        self._owner.count_bug()
-        return problem_answer(
-            RelayError(f"a fault of the relay; its log tells more under {number}")
-        )
+        self.server.count_bug()
+        return problem_answer(RelayError(f"an error in the relay; see {number}"))
 
     # ...and the answer.
 
     def _give(self, request: RequestHead, body: RequestBody | None, answer: Answer) -> bool:
-        """Gives the client its answer; False where the connection cannot go on."""
-        keeps = not wants_close(request.version, request.fields) and not self._owner.stopping
+        """Sends the client its answer; False where the connection has to end."""
+        keeps = not wants_close(request.version, request.fields) and not self.server.stopping
         # What is left of a body must never be read as a request.
         keeps = keeps and (body is None or body.done)
         try:
@@ -189,7 +151,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         self._writer.send(render_status_line(head.status, head.reason) + fields + b"\r\n")
 
     def _write(self, request: RequestHead, answer: Answer, keeps: bool) -> bool:
-        """Writes the answer; False where the connection cannot go on after it."""
+        """Writes the answer; False where the connection has to end after it."""
         has_body = request.method != "HEAD" and answer.status not in _BODILESS
         framing, chunked, until_close = self._framing(request, answer, has_body)
         keeps = keeps and not until_close
@@ -197,7 +159,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         head += render_fields(framing + _connection_fields(request, keeps)) + b"\r\n"
         if not has_body:
             self._writer.send(head)
-            self._told = answer
+            self._begun = answer
             with contextlib.suppress(UpstreamError):
                 answer.finish_unsent()
             return keeps
@@ -205,15 +167,17 @@ class RelayHandler(BaseHTTPRequestHandler):
             self._write_whole(head, answer)
             return keeps
         pending = head
-        answer.stream.listener = Listening(self.conn.fd, answer.fields, self._owner)
+        answer.stream.listener = StreamListener(
+            self.conn.fd, answer.fields, lambda: self.server.stopping
+        )
         try:
             for piece in answer.stream:
                 self._writer.send(pending + (encode_chunk(piece) if chunked else piece))
                 pending = b""
-                self._told = answer
+                self._begun = answer
                 self._sent += len(piece)
         except ClientGone:
-            self.conn.resets = until_close  # else it would take what it has for the whole
+            self.conn.resets = until_close  # else the client takes the part for the whole
             raise
         except UpstreamError as error:
             self.conn.resets = until_close and pending != head
@@ -222,26 +186,26 @@ class RelayHandler(BaseHTTPRequestHandler):
             pending += LAST_CHUNK
         if pending:
             self._writer.send(pending)
-            self._told = answer
+            self._begun = answer
         return keeps
 
     def _write_whole(self, head: bytes, answer: Answer) -> None:
-        """Writes an answer that is in memory; what the client does not take at once is the front's
-        to send, so that no thread waits for it.
+        """Writes an answer that is in memory. What the client does not take at once, the front
+        sends, so that no thread waits for it.
         """
         if len(answer.body) > _JOINED:
-            self._owner.spare(self.conn)
+            self.server.front.sender.limit_buffer(self.conn)
             self._writer.send_last(head, *pieces_of(answer.body))
         else:
             self._writer.send_last(head + bytes(answer.body))
-        self._told = answer
+        self._begun = answer
         self._sent = len(answer.body)
 
     def _cut(
         self, request: RequestHead, answer: Answer, error: UpstreamError, unsent: bool
     ) -> bool:
-        """The upstream's answer broke off: told in full while nothing is out, else by cutting the
-        connection.
+        """The upstream's answer broke off: its client gets an error while nothing is sent, else a
+        connection that is cut.
         """
         LOG.warning("the answer to %s %s was cut: %s", request.method, request.shown, error.detail)
         if unsent:
@@ -252,8 +216,8 @@ class RelayHandler(BaseHTTPRequestHandler):
     def _framing(
         request: RequestHead, answer: Answer, has_body: bool
     ) -> tuple[list[Field], bool, bool]:
-        """(fields, chunked, until close): how the client can tell where the body ends (RFC 9112,
-        6).
+        """How the client finds the end of the body (RFC 9112, 6): the fields for that, whether it
+        is chunked, and whether it ends with the connection.
         """
         if answer.stream is None:
             known = "content-length" in answer.fields or answer.status in _BODILESS
@@ -265,14 +229,14 @@ class RelayHandler(BaseHTTPRequestHandler):
         return [], False, True
 
     def _served(self, request: RequestHead) -> Served:
-        """What those who watch are told of the request."""
-        told = self._told
+        """The request as it is reported."""
+        begun = self._begun
         return Served(
             self.conn.address,
             request.raw or b"",
-            told.status if told is not None else CLIENT_LEFT,
+            begun.status if begun is not None else CLIENT_LEFT,
             self._sent,
-            result_of(told.fields) if told is not None else NONE,
+            result_of(begun.fields) if begun is not None else NONE,
             self._upstream,
             time.monotonic() - self.conn.since,
             time.time(),

@@ -1,7 +1,7 @@
-"""What has come of a request's body: limited in size, and to what its framing says (RFC 9112, 6).
+"""What has come of a request's body, within its framing (RFC 9112, 6) and a limit of size.
 
-It goes with the connection: the event loop feeds it while it gathers, then a handler's thread. It
-knows no socket.
+Whoever owns the connection feeds it: first the event loop, then a handler's thread. It must not
+know sockets or time.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from api_relaying_server.http1.heads import body_framing
 from api_relaying_server.http1.message import RequestHead
 
 _WITH_CONTENT = frozenset(("POST", "PUT", "PATCH"))
-"""Methods whose requests have a length even where they have no content (RFC 9110, 8.6)."""
+"""Methods whose requests tell a length even without content (RFC 9110, 8.6)."""
 
 
 class TooLarge(BadRequest):
-    """The body is longer than is taken."""
+    """The body is longer than the limit."""
 
     status = 413
     title = "The body is too large"
 
 
 class IncomingBody:
-    """The content that has come of a body of `length` bytes, None for a chunked one.
+    """A body of `length` bytes, None for a chunked one. Raises TooLarge beyond `limit`.
 
-    `content` is what nobody has taken yet, `size` counts all that has come, `done` tells that the
-    end has; `to_ask` that the client waits for `100 Continue`. Raises TooLarge beyond `limit`.
+    `content` has come and is not taken yet; `size` is the number of bytes that have come; `done`
+    tells that the end has come, `to_ask` that the client waits for `100 Continue`.
     """
 
     def __init__(self, length: int | None, limit: int, to_ask: bool = False) -> None:
@@ -43,13 +43,11 @@ class IncomingBody:
 
     @property
     def is_laborious(self) -> bool:
-        """True where the chunks are so small that reading them is work for a thread."""
+        """True where the chunks are so small that reading them takes a thread."""
         return self._count > 64 + self.size // 16
 
     def feed(self, data: bytes) -> bytes:
-        """Takes what belongs to the body, and gives back what is behind its end. Raises BadRequest
-        and TooLarge.
-        """
+        """Takes what belongs to the body and returns the rest. Raises BadRequest, TooLarge."""
         self.to_ask = False
         if self._chunks is not None:
             return self._feed_chunks(self._chunks, data)
@@ -71,14 +69,14 @@ class IncomingBody:
         return chunks.rest
 
     def take(self) -> bytes:
-        """The content that nobody has taken yet."""
+        """The content that has come since the last call."""
         taken, self.content = bytes(self.content), bytearray()
         return taken
 
 
 def body_of(request: RequestHead, limit: int) -> IncomingBody | None:
-    """The body that belongs to a head, of which nothing has come; None where there is none. Raises
-    BadRequest with the status that fits.
+    """The body that a head announces, None where it announces none. Raises BadRequest with the
+    status that fits.
     """
     length = body_framing(request)
     if length == 0:

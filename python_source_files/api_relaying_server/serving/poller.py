@@ -1,5 +1,7 @@
-"""Which sockets are ready: `epoll` where there is one, `selectors` elsewhere, behind one small
-face.
+"""Which sockets are ready: `epoll` on Linux, `selectors` elsewhere, behind one interface. And a
+pipe that wakes the loop which waits for them.
+
+It must not know what the descriptors are.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ class Poller(Protocol):
         """Watches a descriptor."""
 
     def register_shared(self, fd: int) -> None:
-        """Watches a listening socket that other processes watch too: of those that wait, one is
-        told of a connection, the one that has watched it longest.
+        """Watches a listening socket that other processes watch too. A new connection wakes one of
+        those that wait: the one that has watched it longest (EPOLLEXCLUSIVE).
         """
 
     def modify(self, fd: int, events: int) -> None:
@@ -33,7 +35,7 @@ class Poller(Protocol):
         """Watches a descriptor no more."""
 
     def forget(self, fd: int) -> None:
-        """The same, for one that may not be registered."""
+        """The same for a descriptor that may not be registered."""
 
     def poll(self, timeout: float) -> list[tuple[int, int]]:
         """The ready descriptors with what they are ready for; waits for at most `timeout`
@@ -41,7 +43,7 @@ class Poller(Protocol):
         """
 
     def close(self) -> None:
-        """Watches nothing any more."""
+        """Ends it."""
 
 
 def make_poller() -> Poller:
@@ -111,27 +113,28 @@ class Waker:
         os.set_blocking(self._out, False)
         self._rung = False
         self._open = True
-        # Guards `_open`: the pipe is not closed within a write. A signal may call within a call.
+        # Guards `_open`, so that the pipe is not closed during a write. Reentrant, since a signal's
+        # handler may call `wake` within `wake`.
         self._lock = threading.RLock()
 
     def wake(self) -> None:
-        """Has the loop look. What was put anywhere before this call is seen by that look."""
+        """Wakes the loop. It sees everything that was written before this call."""
         if self._rung:
             return
         self._rung = True
         with self._lock:
-            if self._open:  # else the number may be another file's by now
-                with contextlib.suppress(BlockingIOError):  # full of calls: that is enough
+            if self._open:  # else the descriptor may be another file's by now
+                with contextlib.suppress(BlockingIOError):  # a full pipe wakes the loop, too
                     os.write(self._out, b"!")
 
     def heard(self) -> None:
-        """The loop has been woken, and looks after this. Its to call."""
+        """For the loop: it is awake, and looks at what was written after this call."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.fd, 4096)
         self._rung = False
 
     def close(self) -> None:
-        """Wakes nobody any more."""
+        """Closes the pipe; `wake` does nothing after this."""
         with self._lock:
             self._open = False
             os.close(self.fd)

@@ -1,5 +1,7 @@
-"""The relay's own errors as answers: small JSON problem documents (RFC 9457) with `Proxy-Status`
-(RFC 9209).
+"""The relay's own errors as answers: JSON problem documents (RFC 9457) with `Proxy-Status` (RFC
+9209).
+
+It must not know connections.
 """
 
 from __future__ import annotations
@@ -9,16 +11,15 @@ import time
 from http import HTTPStatus
 
 from api_relaying_server.errors import RelayError
+from api_relaying_server.http1.fields import PSEUDONYM, VIA
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.http1.rendering import reason_phrase, render_fields, render_status_line
 from api_relaying_server.relaying.answer import Answer
 
-NAME = "api-relaying-server"
-
 
 def problem_answer(error: RelayError) -> Answer:
-    """The answer that tells a client of an error."""
+    """The answer to a request that ends in an error."""
     document = {
         "type": "about:blank",
         "title": error.title,
@@ -31,10 +32,10 @@ def problem_answer(error: RelayError) -> Answer:
         ("Content-Length", str(len(body))),
         ("Cache-Control", "no-store"),
         ("Date", format_date(time.time())),
-        ("Via", f"1.1 {NAME}"),
+        ("Via", VIA),
     ]
     if error.proxy_error is not None:
-        told = f"{NAME}; error={error.proxy_error}{_details(error.detail)}"
+        told = f"{PSEUDONYM}; error={error.proxy_error}{_details(error.detail)}"
         fields.append(("Proxy-Status", told))
     if error.retry_after is not None:
         fields.append(("Retry-After", str(error.retry_after)))

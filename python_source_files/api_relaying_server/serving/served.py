@@ -1,10 +1,13 @@
-"""One answered request, as those who watch are told of it."""
+"""One answered request, as it is reported to the log and the counters.
+
+It must not know who reads the reports.
+"""
 
 from __future__ import annotations
 
 from typing import Callable, NamedTuple
 
-from api_relaying_server.caching.status import NAME
+from api_relaying_server.http1.fields import PSEUDONYM
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.memory.hot import Reply
 
@@ -18,17 +21,15 @@ HIT, STALE, MISS, EXPIRED, REVALIDATED, COLLAPSED, BYPASS, NONE = RESULTS = (
     "bypass",
     "none",
 )
-"""What the cache did about a request. `hit`: a fresh stored response answered; `stale`: one past
-its freshness did; `miss`: nothing stored would do; `expired`: what was stored was out of date, and
-the upstream sent a new response; `revalidated`: it said that the stored one still holds;
-`collapsed`: another request's fetch answered this one too; `bypass`: not a matter for the cache;
+"""What the cache did about a request. `hit`: a fresh stored response answered it; `stale`: a stale
+one did; `miss`: no stored response fitted; `expired`: the stored response was stale, and the
+upstream sent a new one; `revalidated`: the upstream said that the stored one is still valid;
+`collapsed`: another request's fetch answered this one too; `bypass`: the cache may not be used;
 `none`: the relay's own answer.
 """
 
 CLIENT_LEFT = 499
-"""The status of a request whose client was gone before it was answered; nginx's invention, which
-readers of logs know.
-"""
+"""The status of a request whose client left before it was answered, as in nginx's log."""
 
 _FORWARDED = {
     "uri-miss": MISS,
@@ -66,17 +67,15 @@ class Served(NamedTuple):
 
 
 OnHit = Callable[[Hit], object]
-"""Is called by the event loop for each answer from memory, so it costs every one of them."""
+"""Called by the event loop for each answer from memory, so it costs time for each of them."""
 
 Observer = Callable[[Served], None]
-"""Is told of each request that is answered otherwise than from memory by the event loop. From any
-thread; returns at once.
-"""
+"""Called for each other request. From any thread; returns at once."""
 
 
 def result_of(fields: Fields) -> str:
-    """One of RESULTS, by what the relay itself has put into an answer's `Cache-Status`: the last
-    line of that name (RFC 9211, 2).
+    """One of RESULTS, by the relay's own member of `Cache-Status`: the last line of that name (RFC
+    9211, 2).
     """
     lines = fields.all("cache-status")
     return result_told(lines[-1]) if lines else NONE
@@ -85,7 +84,7 @@ def result_of(fields: Fields) -> str:
 def result_told(member: str) -> str:
     """One of RESULTS, by a member of `Cache-Status` if it is ours."""
     name, *told = member.split("; ")
-    if name != NAME:
+    if name != PSEUDONYM:
         return NONE
     if "hit" in told:
         # 2.4: a negative `ttl` is that of a stale response.

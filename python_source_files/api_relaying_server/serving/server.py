@@ -1,15 +1,17 @@
 """The server: `http.server` with threads, behind the front.
 
-Where the standard library's defaults do not fit a relay, this is where they are answered: HTTP/1.1
-with keep-alive, a backlog, no name look-up at bind, a bounded number of threads that are used
-again, nothing written to standard error.
+Where the standard library's defaults do not fit a relay, this is where they are replaced: HTTP/1.1
+with keep-alive, no name look-up at bind, a bounded number of threads that are used again, nothing
+written to standard error. It must not know how a request is answered, nor how the event loop works.
+
+A connection comes from the front in state IN_THREAD. From then on it is owned by the queue, which
+`_work_to_do` guards, then by the thread that took it out, until `shutdown_request` gives it back.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import logging
-import socket
 import sys
 import threading
 import time
@@ -17,44 +19,39 @@ from collections import deque
 from collections.abc import Sequence
 from http.server import HTTPServer
 from socketserver import ThreadingMixIn
-from typing import Any, Callable, NamedTuple, Union
+from typing import Any, Callable, NamedTuple
 
 from api_relaying_server.errors import Overloaded
 from api_relaying_server.memory.hot import Reply
 from api_relaying_server.relaying.relay import Relay
-from api_relaying_server.serving.acceptor import Limits
 from api_relaying_server.serving.body import SILENCE
-from api_relaying_server.serving.connection import Connection
+from api_relaying_server.serving.connection import Connection, Limits
 from api_relaying_server.serving.front import Front
 from api_relaying_server.serving.handler import RelayHandler
-from api_relaying_server.serving.loop_watch import LoopWatch, nothing
+from api_relaying_server.serving.listeners import Listeners
 from api_relaying_server.serving.served import Observer, OnHit, Served
 from api_relaying_server.serving.store_reader import StoreReader
+from api_relaying_server.serving.watchdog import LoopWatchdog
 from api_relaying_server.upstream.translation import Client
 
 LOG = logging.getLogger("api_relaying_server.server")
-
-BACKLOG = 1024
-"""Connections that wait to be accepted."""
 
 IDLE_THREAD = 10.0
 """Seconds after which a handler thread without work ends."""
 
 QUEUE_PER_THREAD = 16
-"""Requests that may wait for each thread; a burst of a thousand users fits, a flood does not."""
+"""Requests that may wait for each thread: enough for a burst of a thousand users."""
 
 QUEUE_WAIT = 10.0
-"""Seconds after which a request that found no thread is refused: its client has had enough."""
+"""Seconds after which a request that found no thread is refused."""
 
 HURRIED = 2.0
-"""Seconds of a client's silence that a thread bears while others are short."""
-
-Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+"""Seconds of a client's silence that a thread waits for while others are short of threads."""
 
 
 class Job(NamedTuple):
-    """A connection with a request, its client's address, since when it waits (monotonic seconds),
-    and whether its body is still to come.
+    """A request for a thread: its connection, its client's address, since when it waits (monotonic
+    seconds), and whether its client is slow, since its body is still to come.
     """
 
     conn: Connection
@@ -63,84 +60,84 @@ class Job(NamedTuple):
     is_slow: bool
 
 
-class Watchers(NamedTuple):
-    """Who is told what: of each answer from memory, of each other request, a few times a second to
-    do what has to be done now and then, and that the wall clock has gone back.
+class Hooks(NamedTuple):
+    """What the server calls: `on_hit` for each answer from memory, `on_served` for each other
+    request, `on_clock_back` when the Unix time has gone back, `on_bell` when other workers have
+    news, and `periodic` a few times a second.
     """
 
     on_hit: OnHit | None = None
     on_served: Sequence[Observer] = ()
-    chore: Callable[[], None] = nothing
-    on_clock_back: Callable[[], None] = nothing
+    periodic: Callable[[], None] | None = None
+    on_clock_back: Callable[[], None] | None = None
+    on_bell: Callable[[], None] | None = None
 
 
-NOBODY = Watchers()
+NO_HOOKS = Hooks()
 
 
 class RelayServer(ThreadingMixIn, HTTPServer):
     """Listens, and runs a handler in a thread for each request that the front does not answer
     itself.
 
-    At most `threads` handlers run at once, `slow` of them for clients that are slow to send or to
-    take; `QUEUE_PER_THREAD` times as many requests may wait, for at most `QUEUE_WAIT` seconds;
-    beyond that they are refused with 503. Peers in `trusted` may say
-    for whom they speak.
+    `limits` says how many handlers run at once. For each of them `QUEUE_PER_THREAD` requests may
+    wait, for at most `QUEUE_WAIT` seconds; others are refused with 503.
     """
 
     daemon_threads = True
 
     def __init__(
         self,
-        listeners: Sequence[socket.socket],
+        listeners: Listeners,
         relay: Relay,
         heads: dict[bytes, Reply],
         limits: Limits,
-        threads: int,
-        slow: int,
-        trusted: Sequence[Network] = (),
-        watchers: Watchers = NOBODY,
+        hooks: Hooks = NO_HOOKS,
     ) -> None:
-        super().__init__(listeners[0].getsockname()[:2], RelayHandler, bind_and_activate=False)
+        first = listeners.sockets[0]
+        super().__init__(first.getsockname()[:2], RelayHandler, bind_and_activate=False)
         self.socket.close()
-        self.socket = listeners[0]
+        self.socket = first
         self.relay = relay
         self.stopping = False
-        self.from_memory = relay.from_memory
-        self._watchers = watchers
-        self._lane = StoreReader(
-            relay.is_worth_bringing, self._bring, self._brought, self._not_brought
+        self.from_memory = relay.memory.from_memory
+        self.on_hit = hooks.on_hit
+        self._hooks = hooks
+        self.store_reader = StoreReader(
+            relay.memory.is_worth_bringing, self._load, self._on_loaded, self._on_missing
         )
-        self.front = Front(listeners, heads, self, limits, self._lane, watchers.on_hit)
         self._silence = min(SILENCE, limits.timeout_idle)
-        self._trusted = tuple(trusted)
-        self._most_threads = threads
-        self._most_slow = slow
-        self._mine = threading.local()  # `is_slow`: whether a thread's job is
-        self._work_to_do = threading.Condition()  # guards all below
+        self._trusted = tuple(listeners.trusted)
+        self._most_threads = limits.threads
+        self._most_slow = limits.slow_threads
+        self._mine = threading.local()  # `is_slow`: whether this thread's job is
+        # Guards all below. The event loop takes it too, so it is held for a few instructions, at
+        # most for the start of a thread, and never around a socket. `has_room_for_slow`,
+        # `patience`, `busy` and `waiting` read without it, and may be off by one job.
+        self._work_to_do = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._slow_jobs: deque[Job] = deque()  # those that wait until fewer are slow
         self._slow = 0  # jobs that run, or wait in `_jobs`, and are slow
         self._threads = 0
         self._idle = 0
         self.bugs = 0
+        self.front = Front(listeners, heads, self, limits)
 
-    # What ThreadingMixIn gives, with a bound.
+    # For the store reader's thread, which owns these connections.
 
-    def dispatch(self, conn: Connection) -> None:
-        """Has a handler answer the request of a connection. Raises Overloaded."""
-        self.process_request(conn, conn.address)
-
-    def _bring(self, conn: Connection) -> bool:
+    def _load(self, conn: Connection) -> bool:
         if conn.request is None:
             return False
-        conn.seen, is_in_memory = self.relay.bring(conn.request)
+        conn.seen, is_in_memory = self.relay.memory.bring(conn.request)
         return is_in_memory
 
-    def _brought(self, conns: Sequence[Connection]) -> None:
-        self.front.brought(conns)
+    def _on_loaded(self, conns: Sequence[Connection]) -> None:
+        self.front.handover.loaded(conns)
 
-    def _not_brought(self, conn: Connection) -> None:
-        """The store does not have it: a handler asks the upstream."""
+    def _on_missing(self, conn: Connection) -> None:
+        """The response is not in memory: a handler goes on. Whatever happens, the reader's thread
+        has given the connection away after this.
+        """
         try:
             try:
                 self.process_request(conn, conn.address)
@@ -152,12 +149,20 @@ class RelayServer(ThreadingMixIn, HTTPServer):
             self.shutdown_request(conn)
 
     def _refuse(self, conn: Connection, busy: Overloaded) -> None:
-        self.tell(RelayHandler.refuse(conn, busy))
+        self.report(RelayHandler.refuse(conn, busy))
         self.shutdown_request(conn)
+
+    # What ThreadingMixIn gives, with a bound.
+
+    def dispatch(self, conn: Connection) -> None:
+        """Has a handler answer the request of a connection. Raises Overloaded."""
+        self.process_request(conn, conn.address)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Has a thread run the handler: an idle one, a new one, or the first that is free. Raises
-        Overloaded.
+        Overloaded; the caller owns the connection then as before.
+
+        Else it may be a handler's before this returns: the caller touches it no more.
         """
         is_slow = request.body is not None and not request.body.done
         job = Job(request, client_address, time.monotonic(), is_slow)
@@ -165,7 +170,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
             if is_slow and self._slow >= self._most_slow:
                 self._queue(job, self._slow_jobs, self._most_slow)
                 return
-            if len(self._jobs) >= self._idle:  # each idle thread has a job coming already
+            if len(self._jobs) >= self._idle:  # a queued job is on its way to each idle thread
                 if self._threads < self._most_threads and self._start_thread(job):
                     self._slow += is_slow
                     return
@@ -183,7 +188,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         thread = threading.Thread(target=self._work, args=(job,), name="handler", daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:  # the machine gives no more: those that run must do
+        except RuntimeError as error:  # the machine gives no more: the others must do
             if not self._threads:
                 raise Overloaded("no thread can be started", retry_after=1) from error
             return False
@@ -191,6 +196,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         return True
 
     def _work(self, job: Job | None) -> None:
+        """The life of a handler thread: it owns the connection of its job."""
         while job is not None:
             self._mine.is_slow = job.is_slow
             conn: Any = job.conn
@@ -203,7 +209,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
     def _handle(self, conn: Any, address: str) -> None:
         try:
             self.process_request_thread(conn, address)
-        except Exception:  # in giving it back: the thread goes on
+        except Exception:  # while giving it back; this thread goes on
             self.handle_error(conn, address)
 
     def _next_job(self) -> Job | None:
@@ -226,7 +232,9 @@ class RelayServer(ThreadingMixIn, HTTPServer):
             self._work_to_do.notify()
 
     def _refuse_late(self) -> None:
-        """Refuses those that wait for a thread in vain."""
+        """Refuses those that have waited too long for a thread. Who takes a job out of its queue,
+        a handler or this, owns its connection.
+        """
         before = time.monotonic() - QUEUE_WAIT
         late = []
         with self._work_to_do:
@@ -236,18 +244,20 @@ class RelayServer(ThreadingMixIn, HTTPServer):
             while self._slow_jobs and self._slow_jobs[0].since < before:
                 late.append(self._slow_jobs.popleft())
             self._let_slow_in()
-        for job in late:
+        for job in late:  # outside the lock: this writes to sockets
             self._refuse(job.conn, Overloaded("no thread was free", retry_after=1))
 
-    # Clients that are slow hold half of the threads at most.
+    # Slow clients hold half of the threads at most.
 
     def has_room_for_slow(self) -> bool:
-        """True where a thread is free to wait for a client."""
+        """True where a thread is free for a slow client."""
         busy = self._threads - self._idle + len(self._jobs)
         return self._slow < self._most_slow and busy < self._most_threads
 
     def gives_way(self) -> bool:
-        """The thread that asks waits for a client that takes little; True where it is needed."""
+        """The calling thread waits for a client that reads slowly; True where it has to end that,
+        since others need the thread.
+        """
         with self._work_to_do:
             self._slow += not self._mine.is_slow
             gives_way = bool(self._jobs) and self._slow > self._most_slow
@@ -256,21 +266,17 @@ class RelayServer(ThreadingMixIn, HTTPServer):
             return gives_way
 
     def patience(self) -> float:
-        """Seconds for which a client may neither send nor take what a thread waits for."""
+        """Seconds of a client's silence that a thread waits for."""
         waiting = self._jobs or self._slow_jobs
-        hurry = waiting or self._threads - self._idle > max(1, self._most_threads // 2)
-        return min(HURRIED, self._silence) if hurry else self._silence
-
-    def spare(self, conn: Connection) -> None:
-        """Has the system hold little of a large answer while many are not read."""
-        self.front.spare(conn)
+        is_short = waiting or self._threads - self._idle > max(1, self._most_threads // 2)
+        return min(HURRIED, self._silence) if is_short else self._silence
 
     def shutdown_request(self, request: Any) -> None:
-        """The handler is done: the connection goes back to the front."""
-        self.front.give_back(request)
+        """The handler is done: the connection is the front's from here on."""
+        self.front.handover.give_back(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A handler died of a bug that it could not answer."""
+        """A bug that a handler could not answer."""
         self.count_bug()
         LOG.error("a handler failed", exc_info=sys.exc_info())
 
@@ -284,21 +290,27 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         """Requests that wait for a thread."""
         return len(self._jobs) + len(self._slow_jobs)
 
-    def tell(self, served: Served) -> None:
-        """Tells those who watch of an answered request."""
-        for observer in self._watchers.on_served:
+    def report(self, served: Served) -> None:
+        """A request has been answered."""
+        for observer in self._hooks.on_served:
             observer(served)
 
     def count_bug(self) -> None:
-        """One more fault of our own."""
+        """One more bug of ours has shown."""
         with self._work_to_do:
             self.bugs += 1
 
     def clock_went_back(self, seconds: float) -> None:
-        """The Unix time is one that has been already."""
+        """The Unix time has gone back by so much."""
         if seconds >= 1:
             LOG.warning("the clock went back by %.0f s", seconds)
-        self._watchers.on_clock_back()
+        if self._hooks.on_clock_back is not None:
+            self._hooks.on_clock_back()
+
+    def hear_others(self) -> None:
+        """Other workers have news."""
+        if self._hooks.on_bell is not None:
+            self._hooks.on_bell()
 
     def client_at(self, address: str) -> Client:
         """The client at a peer's address."""
@@ -312,75 +324,27 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     def serve_forever(self, poll_interval: float = 0.5) -> None:
         """Serves until it is stopped and drained."""
-        watch = LoopWatch(lambda: self.front.beat, Front.run.__code__, chore=self._chore)
-        watch.start()
+        watchdog = LoopWatchdog(
+            lambda: self.front.loop_time, Front.run.__code__, periodic=self._periodic
+        )
+        watchdog.start()
         try:
             self.front.run()
         finally:
-            watch.stop()
-            self._lane.close()
+            watchdog.stop()
+            self.store_reader.close()
 
-    def _chore(self) -> None:
+    def _periodic(self) -> None:
         self._refuse_late()
-        self._watchers.chore()
+        if self._hooks.periodic is not None:
+            self._hooks.periodic()
 
     def stop(self, drain: float, idle_too: bool = True) -> None:
-        """Takes nothing new and ends when what runs is done, at the latest after `drain`
-        seconds. Without `idle_too` idle connections may still ask once.
+        """Accepts nothing new and ends when all requests are answered, or after `drain` seconds.
+        Without `idle_too` each idle connection gets one more answer.
         """
         self.stopping = True
         self.front.stop(drain, idle_too)
 
     def server_close(self) -> None:
         """The front has closed the sockets; daemon threads are not waited for."""
-
-
-def listen(host: str, port: int, share: bool = False) -> list[socket.socket]:
-    """Listening sockets on every address that a name stands for, all with the same port; 0 finds a
-    free one. With `share` there may be more of them on the same port.
-
-    Raises OSError where none can be had. An address family that this machine does not have is left
-    out.
-    """
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
-    addresses.sort(key=lambda item: item[0] != socket.AF_INET)
-    listeners: list[socket.socket] = []
-    failure: OSError | None = None
-    for family, address in addresses:
-        chosen = listeners[0].getsockname()[1] if listeners and port == 0 else port
-        try:
-            listeners.append(_listener(family, (address[0], chosen, *address[2:]), share))
-        except OSError as error:
-            failure = error
-    if not listeners or (failure is not None and failure.errno in _FATAL):
-        for sock in listeners:
-            sock.close()
-        raise failure or OSError(f"no address for {host}")
-    return listeners
-
-
-def _listener(family: int, address: tuple[Any, ...], share: bool) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if share:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1 if address[0] != "::" else 0)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock
-
-
-def _fatal_errors() -> frozenset[int]:
-    import errno
-
-    return frozenset((errno.EADDRINUSE, errno.EACCES, errno.EPERM))
-
-
-_FATAL = _fatal_errors()

@@ -1,14 +1,22 @@
-"""The lane: one thread that brings what the store has into memory, for many connections at once.
-
-front -> nothing in memory -> lane: read the store -> in memory now -> front, which answers
-                                                   -> not stored    -> a handler's thread
+"""One thread that loads responses from the store into memory, for many connections at once.
 
 A thread for each response that the store has costs more for being woken than for reading it
-(measured: 300 us of processor time, of which reading, deciding and answering took 60). Here one
-thread reads for all who wait, and wakes the front once. That is for stores that are quick to read.
-One that turns out slow, or more requests than the lane can take, leave the rest to the handlers,
-which read side by side.
+(measured: 300 us of processor time, of which reading, deciding and answering took 60). So one
+thread reads for all, and wakes the loop once for each batch. That suits stores that are quick to
+read: what the reader cannot take in time goes to the handlers, which read side by side.
+
+This file must not know what is in the store, nor how a request is answered.
 """
+
+# fmt: off
+#   loop: add(conn), ..., submit()     the loop owns them
+#            |  a batch
+#            v
+#   reader: load each one              the reader owns them
+#            |
+#            +-- in memory now ------> on_loaded: all of a batch, back to the loop
+#            +-- anything else ------> on_missing: one by one, to a handler's thread
+# fmt: on
 
 from __future__ import annotations
 
@@ -22,58 +30,55 @@ from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.serving.connection import Connection
 
 LONGEST_WAIT = 0.01
-"""Seconds that a request is expected to wait for the lane at most, and after which the lane leaves
-the rest of what waits to the handlers: one large body must not hold up many small ones.
+"""Seconds that a request may be expected to wait for the reader, and after which the reader leaves
+the rest of its batch to the handlers: one large body must not hold up many small ones.
 """
 
-MEMORY = 16
-"""Reads whose times make up the expectation of the next one's, roughly."""
+AVERAGED = 16
+"""Reads, about, whose times make up the expected time of the next one."""
 
 
 class StoreReader:
-    """Reads the store for connections. `takes` and `go` are the event loop's to call.
+    """Reads the store for connections. `add` and `submit` are for the event loop.
 
-    `wants` tells for which requests that may help, and never blocks; `bring` reads what a
-    connection asks for into memory and tells whether it is there now; `found` and `missing` are
-    then told whose request can be answered from memory, and whose cannot. `clock` is in seconds.
-
-    `gathered` has been taken and waits for `go`; `expected` is the time that a read takes, in
-    seconds.
+    `may_help` tells for which requests a read may help, and never blocks. `load` reads what a
+    connection asks for into memory, and tells whether it is there now. `on_loaded` and `on_missing`
+    then get the connections. `batch` is what has been added and not submitted; `expected` is the
+    time of a read, in seconds of `clock`.
     """
 
     def __init__(
         self,
-        wants: Callable[[RequestHead], bool],
-        bring: Callable[[Connection], bool],
-        found: Callable[[Sequence[Connection]], None],
-        missing: Callable[[Connection], None],
+        may_help: Callable[[RequestHead], bool],
+        load: Callable[[Connection], bool],
+        on_loaded: Callable[[Sequence[Connection]], None],
+        on_missing: Callable[[Connection], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._wants = wants
-        self._bring = bring
-        self._found = found
-        self._missing = missing
+        self._may_help = may_help
+        self._load = load
+        self._on_loaded = on_loaded
+        self._on_missing = on_missing
         self._clock = clock
-        self.gathered: list[Connection] = []
-        self._handed_over = 0  # connections, counted by the loop
-        self._done = 0  # counted by the thread
+        self.batch: list[Connection] = []  # the loop's alone
+        # No lock: each number has one writer, and the difference may be a little too large.
+        self._submitted = 0  # connections, counted by the loop
+        self._done = 0  # counted by the reader
         self._batches: SimpleQueue[list[Connection]] = SimpleQueue()
-        self.expected = 0.0001  # seconds that a read takes
-        self._began: float | None = None  # when the read under way began
+        self.expected = 0.0001  # written by the reader
+        self._began: float | None = None  # when the read in progress began; written by the reader
         self._thread: threading.Thread | None = None
 
-    def takes(self, conn: Connection) -> bool:
-        """Takes a connection that has a request, to begin at `go`; False where a handler has to
-        do it.
-        """
-        if conn.request is None or not self._wants(conn.request):
+    def add(self, conn: Connection) -> bool:
+        """Adds a connection to the batch; False where a handler has to take it."""
+        if conn.request is None or not self._may_help(conn.request):
             return False
-        waiting = len(self.gathered) + self._handed_over - self._done
+        waiting = len(self.batch) + self._submitted - self._done
         if waiting * self.expected > LONGEST_WAIT or self._is_late(self._began):
             return False
         if not self._is_running():
             return False
-        self.gathered.append(conn)
+        self.batch.append(conn)
         return True
 
     def _is_late(self, began: float | None) -> bool:
@@ -81,7 +86,7 @@ class StoreReader:
 
     def _is_running(self) -> bool:
         if self._thread is None or not self._thread.is_alive():
-            thread = threading.Thread(target=self._work, name="lane", daemon=True)
+            thread = threading.Thread(target=self._work, name="store-reader", daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # the machine gives no more threads
@@ -89,40 +94,40 @@ class StoreReader:
             self._thread = thread
         return True
 
-    def go(self) -> None:
-        """Begins with what was taken since the last time: all of it at once, for the thread that
-        reads and the loop wait for each other at every system call of either.
+    def submit(self) -> None:
+        """Gives the batch to the reader: all at once, since the reader and the loop wait for each
+        other at every system call of either.
         """
-        batch, self.gathered = self.gathered, []
-        self._handed_over += len(batch)
+        batch, self.batch = self.batch, []
+        self._submitted += len(batch)
         self._batches.put(batch)
 
     def close(self) -> None:
-        """Ends the thread when it has done what waits. Nothing may be taken after this."""
+        """Ends the thread after what was submitted. Nothing may be added after this."""
         if self._thread is not None:
             self._batches.put([])
 
     def _work(self) -> None:
         batch = self._batches.get()
         while batch:
-            found = []
+            loaded = []
             began = self._clock()
             for conn in batch:
-                if not self._is_late(began) and self._has_brought(conn):
-                    found.append(conn)
+                if not self._is_late(began) and self._is_loaded(conn):
+                    loaded.append(conn)
                 else:
-                    self._missing(conn)
+                    self._on_missing(conn)  # it may not be touched here any more
             self._done += len(batch)
-            if found:
-                self._found(found)
+            if loaded:
+                self._on_loaded(loaded)
             batch = self._batches.get()
 
-    def _has_brought(self, conn: Connection) -> bool:
+    def _is_loaded(self, conn: Connection) -> bool:
         self._began = began = self._clock()
         try:
-            return self._bring(conn)
+            return self._load(conn)
         except Exception:
-            return False  # the handler runs into it, too, and tells
+            return False  # the handler meets it too, and logs it
         finally:
             self._began, took = None, self._clock() - began
-            self.expected += (took - self.expected) / MEMORY
+            self.expected += (took - self.expected) / AVERAGED

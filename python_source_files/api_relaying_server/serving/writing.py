@@ -1,4 +1,8 @@
-"""An answer on its way to the client: sent while the client takes it, given up when it does not."""
+"""Sending an answer to a client whose socket never blocks, and giving up on one that does not read.
+
+`Writer` and `StreamListener` are for the thread that owns the connection; the event loop uses
+`Unsent` alone, by sending.py. This file must not know what an answer holds.
+"""
 
 from __future__ import annotations
 
@@ -13,37 +17,39 @@ from collections.abc import Iterable
 from typing import Callable
 
 from api_relaying_server.errors import ClientGone
-from api_relaying_server.http1.content import Buffer
+from api_relaying_server.http1.message import Fields
+from api_relaying_server.http1.rendering import Buffer
 from api_relaying_server.serving.connection import Connection
 
 MIN_RATE = 256
-"""Bytes a second that a client must take on average, once the grace is over: as much as a body
-must bring.
-"""
+"""Bytes a second that a client must read on average, after the grace."""
 
 GRACE = 20.0
 """Seconds of waiting for a client to read before its rate counts."""
 
 SILENCE = 20.0
-"""Seconds in which a client must take something."""
+"""Seconds without a byte read after which a client is given up."""
 
 AT_ONCE = 2 << 20
-"""Bytes given to the system in one call: a client that reads as fast as it is sent to would
-otherwise keep the event loop for as long as its answer is.
+"""Bytes given to the system in one call, so that a client that reads fast does not occupy the event
+loop for its whole answer.
 """
 
 SLOW = 65536
-"""Bytes a second below which a client that is waited for is slow."""
+"""Bytes a second below which a client is slow."""
 
 SLOW_AFTER = 1.0
-"""Seconds of waiting for a client before it can be called slow."""
+"""Seconds of waiting for a client before it counts as slow."""
+
+LAST_WORDS = 1.0
+"""Seconds from the beginning of a stop in which a body of unknown length may come to its end."""
 
 _LOOK_AGAIN = 0.5
-"""Seconds after which a waiting thread asks whether it may wait on."""
+"""Seconds after which a waiting thread checks whether it may wait on."""
 
 
 class Unsent:
-    """What is still to be sent to a client: buffers, none of which is copied. False when empty."""
+    """What is still to be sent to a client: buffers, which are not copied. False when empty."""
 
     __slots__ = ("_pieces",)
 
@@ -57,7 +63,7 @@ class Unsent:
         return sum(map(len, self._pieces))
 
     def send(self, conn: Connection) -> int:
-        """Gives the system what it takes now; how many bytes that were. Raises OSError."""
+        """Sends what the socket takes now; the number of bytes. Raises OSError."""
         first = self._pieces[0]
         if len(self._pieces) == 1 or len(first) >= AT_ONCE:
             sent = conn.send(first[:AT_ONCE])
@@ -67,7 +73,7 @@ class Unsent:
         return sent
 
     def _next(self) -> list[memoryview]:
-        """What one call is given of the pieces."""
+        """The pieces, or parts of them, for one call."""
         chosen, room = [], AT_ONCE
         for piece in self._pieces:
             chosen.append(piece[:room])
@@ -85,7 +91,7 @@ class Unsent:
 
 
 def _untaken(conn: Connection) -> int:
-    """Bytes sent that the client's system has not acknowledged; 0 where nobody tells."""
+    """Bytes sent that the client's system has not acknowledged; 0 where that cannot be known."""
     count = b"\0" * 4
     with contextlib.suppress(OSError):
         count = fcntl.ioctl(conn.fd, termios.TIOCOUTQ, count)
@@ -93,8 +99,8 @@ def _untaken(conn: Connection) -> int:
 
 
 class Writer:
-    """Sends to one client, whose socket never blocks. `patience` tells how many seconds it may take
-    nothing, each time it is asked; `gives_way`, asked for a slow client, whether it is given up.
+    """Sends to one client. `patience` tells for how many seconds the client may take nothing;
+    `gives_way` whether one that takes little is given up. Both are asked again and again.
     """
 
     def __init__(
@@ -116,7 +122,7 @@ class Writer:
             self._taken += before - len(rest)
 
     def send_last(self, data: bytes, *more: Buffer) -> None:
-        """Sends what the client takes at once; the rest is left to the front as `conn.out`."""
+        """Sends what the client takes at once; leaves the rest to the front, as `conn.out`."""
         rest = Unsent((data, *more) if more else (self._send_now(data),))
         try:
             while rest:
@@ -148,7 +154,7 @@ class Writer:
             ready = bool(poll.poll(_LOOK_AGAIN * 1000))
             now = time.monotonic()
             before, untaken = untaken, _untaken(self._conn)
-            if untaken < before:  # the system's buffer is large: it has no room for a long time
+            if untaken < before:  # the client reads, although the system's buffer is still full
                 taken_at = now
             if not ready and now - taken_at > self._patience():
                 raise ClientGone("the client takes nothing")
@@ -160,3 +166,37 @@ class Writer:
             raise ClientGone("the client takes too little")
         if waited > SLOW_AFTER and self._taken < SLOW * waited and self._gives_way():
             raise ClientGone("the client takes little, and others wait")
+
+
+class StreamListener:
+    """The client at the descriptor `fd`, which gets an answer with these fields as a stream.
+
+    When the relay stops, a stream that may have no end is ended: an event stream at once, another
+    body without a length after `LAST_WORDS`. One with a length has until the drain is over.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        fields: Fields,
+        is_stopping: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.fd = fd
+        self._may_have_no_end = "content-length" not in fields
+        self._grace = LAST_WORDS
+        if self._may_have_no_end:
+            kind = (fields.get("content-type") or "").partition(";")[0].strip(" \t").lower()
+            self._grace = 0.0 if kind == "text/event-stream" else LAST_WORDS
+        self._is_stopping = is_stopping
+        self._clock = clock
+        self._until: float | None = None
+
+    def is_dismissed(self) -> bool:
+        """True where the stream has to end now."""
+        if not self._may_have_no_end or not self._is_stopping():
+            return False
+        now = self._clock()
+        if self._until is None:
+            self._until = now + self._grace
+        return now >= self._until

@@ -1,12 +1,16 @@
-"""The URL of a database that nodes share: what it names, and how it is shown without its password.
+"""What the core knows of databases that nodes share: their URLs, and how to import no driver.
 
-Nothing here knows a database's driver: the settings check a URL before any driver is imported.
+A URL is checked, and shown without its password, before any driver is imported. requests-cache
+imports the driver of every database for which one is installed; that takes longer than all the rest
+of a start, and memory in each worker.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 FORMS = {
@@ -22,6 +26,9 @@ NAMESPACE = "namespace"
 AUTHORITIES = "ca"
 """The option that names a file of certificate authorities in place of the system's."""
 
+DRIVERS = ("redis", "pymongo", "gridfs", "bson", "boto3", "botocore")
+"""The modules of drivers that requests-cache tries to import."""
+
 _OPTIONS = {
     "redis": frozenset((NAMESPACE,)),
     "rediss": frozenset((NAMESPACE, AUTHORITIES)),
@@ -30,6 +37,12 @@ _OPTIONS = {
 _NAMES = {"redis": "[0-9]{0,5}", "rediss": "[0-9]{0,5}", "mongodb": "[A-Za-z0-9_-]{0,63}"}
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9_.-]+))(?::([0-9]{1,5}))?")
 _NAMESPACE = re.compile("[A-Za-z0-9_.-]{1,100}")
+
+
+def is_database(url: str) -> bool:
+    """True for a URL of a database that nodes share, be it right or wrong."""
+    scheme, separator, _ = url.partition("://")
+    return bool(separator) and scheme in FORMS
 
 
 class DatabaseUrl(NamedTuple):
@@ -120,3 +133,23 @@ def _wrong(url: str, why: str) -> ValueError:
     quoted = repr(text if len(text) <= 60 else text[:57] + "...")
     form = FORMS.get(url.partition("://")[0], " or ".join(FORMS.values()))
     return ValueError(f"{quoted} {why}; give {form}")
+
+
+@contextmanager
+def without_drivers() -> Iterator[None]:
+    """While the block runs an import of a driver that is not imported yet fails, as if it were not
+    installed.
+
+    requests-cache does without a driver then. Its modules for that database can be imported later:
+    they were not imported, and are not remembered as missing. Not for use beside other threads that
+    import.
+    """
+    missing = [name for name in DRIVERS if name not in sys.modules]
+    for name in missing:
+        sys.modules[name] = None  # type: ignore[assignment]  # the import system's mark for "no"
+    try:
+        yield
+    finally:
+        for name in missing:
+            if sys.modules.get(name, sys) is None:
+                del sys.modules[name]

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Callable
 
-from api_relaying_server.stores.backoff import DENIED_FOR
-from api_relaying_server.stores.storage import StorageFault, Trouble
+from api_relaying_server.stores.storage import HARMLESS, StorageFault, Trouble
+
+REST = 0.1
+"""Seconds after a failure for which no other request of the same moment waits for the same."""
+
+DENIED_FOR = 30.0
+"""Seconds after which a database that did not let us in is asked again."""
 
 RETRY_FIRST = 0.1  # seconds until a failing storage is tried again
 RETRY_MOST = 2.0  # seconds to which that grows, doubled at each failure
@@ -105,3 +111,36 @@ class Health:
         _log.warning(
             "the store %s works again; it failed for %.1f s", self._url, self._last - since
         )
+
+
+class Backoff:
+    """A pause after a failure, in which every call fails at once. Thread-safe."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()  # guards the two below
+        self._why: StorageFault | None = None
+        self._until = 0.0
+
+    def require_over(self) -> None:
+        """Raise what began the pause, unless it is over."""
+        why = self._why
+        if why is not None:
+            with self._lock:
+                if self._clock() < self._until:
+                    raise StorageFault(why.trouble, why.detail, why.opening)
+                self._why = None
+
+    def begin_after(self, fault: StorageFault) -> None:
+        """Begin a pause, if the failure concerns other calls too."""
+        if fault.trouble not in HARMLESS:
+            with self._lock:
+                if self._why is None:
+                    self._until = self._clock() + self._seconds
+                self._why = fault
+
+    def end(self) -> None:
+        """It works."""
+        with self._lock:
+            self._why = None

@@ -1,4 +1,4 @@
-"""Records in this process's memory, and none at all: the storages that cannot fail."""
+"""The stores that cannot fail: in this process's memory, and none at all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from requests_cache.backends.base import BaseCache, BaseStorage
 
 from api_relaying_server.caching.stored import Record
+from api_relaying_server.stores.storage import Extent
+from api_relaying_server.stores.store import Store
 
 
 class MemoryRecordCache(BaseCache):
@@ -84,3 +86,80 @@ class MemoryRecords(BaseStorage[str, Record]):
             return False
         self.used -= found[1]
         return True
+
+
+class MemoryStore(Store):
+    """Records in this process's memory, gone with it."""
+
+    def __init__(self, url: str, limit: int) -> None:
+        cache = MemoryRecordCache(limit)
+        super().__init__(url, cache)
+        self._records = cache.responses
+        self._lock = threading.Lock()  # guards the counters
+
+    def read(self, key: str) -> Record | None:
+        record = self._records.fetch(key)
+        with self._lock:
+            self.counters.reads += 1
+            if record is None:
+                self.counters.misses += 1
+            else:
+                self.counters.hits += 1
+        return record
+
+    def write(self, key: str, record: Record) -> None:
+        self._records[key] = record
+        with self._lock:
+            self.counters.writes += 1
+            self.counters.evicted = self._records.evicted
+
+    def delete(self, key: str) -> None:
+        self._records.pop(key, None)
+
+    def clear(self) -> None:
+        self._records.clear()
+
+    def note_use(self, key: str, times: int = 1) -> None:
+        self._records.fetch(key)
+
+    def close(self, deadline: float) -> None:
+        self._records.clear()
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        return (key for key in self._records if key.startswith(prefix))
+
+    def size(self) -> Extent:
+        return Extent(len(self._records), self._records.used, self._records.limit)
+
+
+class NoStore(Store):
+    """Keeps nothing."""
+
+    quick = False
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, MemoryRecordCache(0))
+
+    def read(self, key: str) -> Record | None:
+        return None
+
+    def write(self, key: str, record: Record) -> None:
+        pass
+
+    def delete(self, key: str) -> None:
+        pass
+
+    def clear(self) -> None:
+        pass
+
+    def note_use(self, key: str, times: int = 1) -> None:
+        pass
+
+    def close(self, deadline: float) -> None:
+        pass
+
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        return iter(())
+
+    def size(self) -> Extent:
+        return Extent(0, 0, 0)

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from typing import Callable
+from typing import Callable, cast
 
 from requests_cache.backends.base import BaseCache
 
@@ -26,12 +26,11 @@ from api_relaying_server.stores.storage import (
     StorageFault,
     Trouble,
 )
-from api_relaying_server.stores.store_base import Store
+from api_relaying_server.stores.store import Store
 from api_relaying_server.stores.write_queue import Batch, Unqueued, WriteQueue
 
-GIVE_UP = 1.5  # seconds for what is under way at the end; longer than a write waits for a lock
-LAST_TRY = 0.5  # seconds at the end for a storage that fails
-GIVE_UP_FAILING = 0.3  # seconds for what is under way then
+LAST_TRY = 0.6  # seconds without a change written after which the end waits no longer
+GIVE_UP = 0.2  # seconds for what is under way then
 CHECK_EVERY = 1.0  # seconds between two looks whether the file is still the one that is open
 TRIM_EVERY = 0.02  # seconds between two steps of tidying, so that others can write too
 CREDIT_EVERY = 10.0  # seconds between two notes of what was used
@@ -50,18 +49,13 @@ class QueuedStore(Store):
         self,
         url: str,
         backend: BaseCache,
-        storage: RecordStorage,
-        *,
         fault: StorageFault | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        queue: WriteQueue | None = None,
     ) -> None:
-        """`fault`: why the storage could not be opened, if so."""
+        """`backend.responses` is the storage; `fault` says why it could not be opened, if so."""
         super().__init__(url, backend)
-        self._storage = storage
-        self._clock = clock
-        self._queue = queue or WriteQueue(on_drop=self._count_dropped)
-        self._health = Health(url, clock)
+        self._storage = cast(RecordStorage, backend.responses)
+        self._queue = WriteQueue(on_drop=self._count_dropped)
+        self._health = Health(url, time.monotonic)
         self._lock = threading.Lock()  # guards the counters
         self._suspicion: StorageFault | None = None  # a reader's, for the writing thread to mend
         self._uses: dict[str, int] = {}
@@ -182,9 +176,9 @@ class QueuedStore(Store):
 
     def close(self, deadline: float) -> None:
         self._queue.close()
-        fails = self._wait_for_the_last(deadline)
+        self._wait_for_the_last(deadline)
         self._given_up.set()
-        self._thread.join(GIVE_UP_FAILING if fails else GIVE_UP)
+        self._thread.join(GIVE_UP)
         self._queue.forsake()
         lost = len(self._queue)
         if lost:
@@ -193,25 +187,19 @@ class QueuedStore(Store):
         if not self._thread.is_alive():  # else it hangs in the storage, until the process ends
             self._close_storage()
 
-    def _wait_for_the_last(self, deadline: float) -> bool:
-        """Wait until all is stored, at most `deadline` seconds, and not for a storage that fails;
-        whether it does.
+    def _wait_for_the_last(self, deadline: float) -> None:
+        """Wait until all changes are stored: at most `deadline` seconds, and not for a storage that
+        writes none of them for LAST_TRY seconds, because it fails, is locked or hangs.
         """
         until = time.monotonic() + deadline
-        fails = until_failing = None
-        while self._thread.is_alive() and time.monotonic() < until:
+        left, until_stuck = len(self._queue), time.monotonic() + LAST_TRY
+        while self._thread.is_alive() and time.monotonic() < min(until, until_stuck):
             self._thread.join(min(0.02, deadline))
-            fails = self._health.writing.fault
-            if fails is None:
-                until_failing = None
-            elif until_failing is None:
-                until_failing = time.monotonic() + LAST_TRY
-            elif time.monotonic() >= until_failing:
-                break
-        return fails is not None
+            if len(self._queue) != left:
+                left, until_stuck = len(self._queue), time.monotonic() + LAST_TRY
 
     def _close_storage(self) -> None:
-        """What is to be closed when nothing is written any more."""
+        """Close what the writing thread needs; it has ended."""
         self._storage.close()
 
     # The writing thread
@@ -297,7 +285,7 @@ class QueuedStore(Store):
 
     def _look_after(self) -> None:
         """What is to be done from time to time, whether or not there are changes."""
-        now = self._clock()
+        now = time.monotonic()
         if self._suspicion is not None or now >= self._next_check:
             self._next_check = now + CHECK_EVERY
             self._examine()
@@ -345,7 +333,7 @@ class QueuedStore(Store):
             _log.debug("the store %s cannot be opened: %s", self.url, error)
             return
         if note:
-            _log.warning("the store %s starts anew: %s", self.url, note)
+            _log.warning("the store %s starts with a new file: %s", self.url, note)
 
     # Counting
 

@@ -23,8 +23,8 @@ from typing import Any
 from requests_cache.serializers import SerializerPipeline, Stage
 
 from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
-from api_relaying_server.caching.storing import HOP_BY_HOP
 from api_relaying_server.caching.vary import ANY_ORIGIN
+from api_relaying_server.http1.fields import HOP_BY_HOP
 from api_relaying_server.http1.grammar import (
     FIELD_VALUE_FORBIDDEN,
     content_length,

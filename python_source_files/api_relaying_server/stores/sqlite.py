@@ -28,7 +28,6 @@ from api_relaying_server.caching.stored import Record
 from api_relaying_server.stores import sqlite_log as log
 from api_relaying_server.stores import sqlite_parts as parts
 from api_relaying_server.stores.record import pipeline
-from api_relaying_server.stores.shared_storage import ByItem
 from api_relaying_server.stores.sqlite_file import (
     EVICTED_AT_ONCE,
     FIND,
@@ -61,6 +60,7 @@ from api_relaying_server.stores.sqlite_file import (
 )
 from api_relaying_server.stores.sqlite_readers import Readers
 from api_relaying_server.stores.storage import (
+    ByItem,
     Change,
     Extent,
     RecordStorage,

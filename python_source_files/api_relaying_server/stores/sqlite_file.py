@@ -259,16 +259,17 @@ def put(connection: sqlite3.Connection, entry: Entry, floor: float) -> None:
     """Insert or replace one entry. Written again counts as used again: somebody asked for it."""
     key, value, expires, pages, named = entry
     until = int(min(max(0.0, expires), 2.0**53))  # infinity and worse have a place in a column too
-    row = connection.execute(FIND, (key,)).fetchone()
-    if row is None:
-        cursor = connection.execute(
-            "INSERT INTO responses(key, value, expires) VALUES(?,?,?)", (key, value, until)
-        )
+    # Most are new: to look first would be a third statement for each.
+    cursor = connection.execute(
+        "INSERT OR IGNORE INTO responses(key, value, expires) VALUES(?,?,?)", (key, value, until)
+    )
+    if cursor.rowcount:
         connection.execute(
             "INSERT OR REPLACE INTO usage(id, pages, uses, worth, parts) VALUES(?,?,1,?,?)",
             (cursor.lastrowid, pages, floor + 1.0 / pages, named),
         )
         return
+    row = connection.execute(FIND, (key,)).fetchone()
     before = connection.execute("SELECT parts FROM usage WHERE id=?", row).fetchone()
     parts.delete(connection, before[0] if before is not None else None)
     connection.execute("UPDATE responses SET value=?, expires=? WHERE id=?", (value, until, row[0]))

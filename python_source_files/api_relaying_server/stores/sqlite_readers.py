@@ -24,7 +24,7 @@ class Readers:
         self._connect = connect
         self._deadline = deadline
         self._lock = threading.Lock()  # guards everything below
-        self._returned = threading.Condition(self._lock)
+        self._returned = threading.Condition(self._lock)  # a connection is free
         self._idle: list[sqlite3.Connection] = []  # the last one used first: its pages are warm
         self._lent: dict[int, float] = {}  # since when each, by its id, is lent; the longest first
         self._connecting = 0

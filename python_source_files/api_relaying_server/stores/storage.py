@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from requests_cache.backends.base import BaseStorage
@@ -159,3 +159,30 @@ class RecordStorage(BaseStorage[str, Record]):
     @property
     def _pipeline(self) -> Any:
         return self.serializer
+
+
+class ByItem(RecordStorage):
+    """What requests-cache's own methods stand on, in place of those of its class for a database: by
+    a record's key, through `fetch` and `apply`. To be named before that class.
+    """
+
+    def __getitem__(self, key: str) -> Record:
+        data = self.fetch(key)
+        if data is None:
+            raise KeyError(key)
+        return self.decode(key, data)
+
+    def __setitem__(self, key: str, record: Record) -> None:
+        self.apply([Change(key, self.encode(key, record), record.expires)])
+
+    def __delitem__(self, key: str) -> None:
+        if self.fetch(key) is None:
+            raise KeyError(key)
+        self.apply([Change(key, None, 0.0)])
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and self.fetch(key) is not None
+
+    def bulk_delete(self, keys: Iterable[str]) -> None:
+        """Delete several entries, those that are not there too."""
+        self.apply([Change(key, None, 0.0) for key in keys])

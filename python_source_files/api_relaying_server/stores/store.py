@@ -1,102 +1,147 @@
-"""Opening the store that a URL names, and the two stores that cannot fail: in memory, and none."""
+"""The store as the relay sees it, whatever is behind it, what it counts, and how it is opened."""
 
 from __future__ import annotations
 
-import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
+
+from requests_cache.backends.base import BaseCache
 
 from api_relaying_server.caching.stored import Record
+from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.stores.database_url import FORMS as DATABASES
-from api_relaying_server.stores.memory import MemoryRecordCache
-from api_relaying_server.stores.queued_store import QueuedStore
 from api_relaying_server.stores.storage import Extent, StorageFault, Trouble
-from api_relaying_server.stores.store_base import Store, StoreCounters
 from api_relaying_server.stores.store_path import require_usable, sqlite_path
 
-__all__ = ["MemoryStore", "NoStore", "QueuedStore", "Store", "StoreCounters", "open_store"]
+if TYPE_CHECKING:
+    from api_relaying_server.upstream.budget import TokenBucket
+
 
 READ_DEADLINE = 0.05  # seconds that a read waits, for a lock or a connection, until it is a miss
 
 
-class MemoryStore(Store):
-    """Records in this process's memory, gone with it."""
+class StoreCounters:
+    """What a store did since it was opened; plain numbers that only grow.
 
-    def __init__(self, url: str, limit: int) -> None:
-        cache = MemoryRecordCache(limit)
-        super().__init__(url, cache)
-        self._records = cache.responses
-        self._lock = threading.Lock()  # guards the counters
+    `reads` is the sum of `hits`, `misses`, `unreadable` (records of another version, or damaged)
+    and `read_errors` (the storage failed, or was left alone because it had). `writes` are changes
+    that are stored, `write_errors` attempts to write that failed, `dropped` changes that never will
+    be stored, `evicted` entries that left for want of room.
+    """
 
-    def read(self, key: str) -> Record | None:
-        record = self._records.fetch(key)
-        with self._lock:
-            self.counters.reads += 1
-            if record is None:
-                self.counters.misses += 1
-            else:
-                self.counters.hits += 1
-        return record
+    __slots__ = (
+        "dropped",
+        "evicted",
+        "hits",
+        "misses",
+        "read_errors",
+        "reads",
+        "unreadable",
+        "write_errors",
+        "writes",
+    )
 
-    def write(self, key: str, record: Record) -> None:
-        self._records[key] = record
-        with self._lock:
-            self.counters.writes += 1
-            self.counters.evicted = self._records.evicted
+    def __init__(self) -> None:
+        self.reads = 0
+        self.hits = 0
+        self.misses = 0
+        self.unreadable = 0
+        self.read_errors = 0
+        self.writes = 0
+        self.write_errors = 0
+        self.dropped = 0
+        self.evicted = 0
 
-    def delete(self, key: str) -> None:
-        self._records.pop(key, None)
-
-    def clear(self) -> None:
-        self._records.clear()
-
-    def note_use(self, key: str, times: int = 1) -> None:
-        self._records.fetch(key)
-
-    def close(self, deadline: float) -> None:
-        self._records.clear()
-
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        return (key for key in self._records if key.startswith(prefix))
-
-    def size(self) -> Extent:
-        return Extent(len(self._records), self._records.used, self._records.limit)
+    def as_dict(self) -> dict[str, int]:
+        """All of them by name."""
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
-class NoStore(Store):
-    """Keeps nothing."""
+class Store(ABC):
+    """Responses by key. Every method may be called from any thread, and none of them raises."""
 
-    quick = False
+    shared = False
+    """True where other processes find what is written here."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url, MemoryRecordCache(0))
+    quick = True
+    """True where a read is one of this machine's memory or disk: one thread can read for all."""
 
-    def read(self, key: str) -> Record | None:
+    def __init__(self, url: str, backend: BaseCache) -> None:
+        self.url = url
+        self.backend = backend
+        self.counters = StoreCounters()
+
+    @property
+    def fault(self) -> str:
+        """Why the store is being done without at the moment, empty if it works."""
+        return ""
+
+    def coordinator(self) -> Coordinator:
+        """What this process and those on other machines that use the store know of each other."""
+        return ALONE
+
+    def common_tokens(self, per_second: float, burst: int, waiting: int) -> TokenBucket | None:
+        """The budget of upstream calls that all nodes share through the store, None where no other
+        node can use it.
+        """
         return None
 
+    @abstractmethod
+    def read(self, key: str) -> Record | None:
+        """What is stored under `key`, waiting changes included; None if nothing, or in trouble."""
+
+    @abstractmethod
     def write(self, key: str, record: Record) -> None:
-        pass
+        """Store `record` under `key` in place of what was there: now for readers, soon for good."""
 
+    @abstractmethod
     def delete(self, key: str) -> None:
-        pass
+        """Delete what is stored under `key`, after the writes before it."""
 
+    def has_lost(self, key: str) -> bool:
+        """True where nothing is stored under `key` and nobody has deleted it of late: the store
+        was emptied by other means. False where that cannot be told.
+        """
+        return False
+
+    def restore(self, key: str, record: Record) -> None:
+        """Store `record` under `key` if nothing is there and nobody has deleted it of late."""
+        if self.has_lost(key):
+            self.write(key, record)
+
+    @abstractmethod
     def clear(self) -> None:
-        pass
+        """Delete everything, after the writes before it."""
 
-    def note_use(self, key: str, times: int = 1) -> None:
-        pass
-
-    def close(self, deadline: float) -> None:
-        pass
-
+    @abstractmethod
     def keys(self, prefix: str = "") -> Iterator[str]:
-        return iter(())
+        """The keys that begin with `prefix`, in any order; for administration, may be slow."""
 
+    @abstractmethod
     def size(self) -> Extent:
-        return Extent(0, 0, 0)
+        """How much is stored; slower than a read. Zeros while it cannot be told."""
+
+    @abstractmethod
+    def note_use(self, key: str, times: int = 1) -> None:
+        """Tell that `key` was answered from a tier above, lest the store take it for unused."""
+
+    def after_write(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
+        """Have `then` called when the last change of `key` is stored, or will not be for long.
+
+        It is called at once, or later on another thread. `hurry`: somebody waits for it.
+        """
+        then()
+
+    def flush(self, deadline: float) -> bool:
+        """Wait until every change is stored, at most `deadline` seconds; whether all are."""
+        return True
+
+    @abstractmethod
+    def close(self, deadline: float) -> None:
+        """Store the changes that wait, within `deadline` seconds, then close."""
 
 
 def open_store(
@@ -106,22 +151,16 @@ def open_store(
     owner: str = "relay",
     read_deadline: float = READ_DEADLINE,
     now: Callable[[], float] = time.time,
-    clock: Callable[[], float] = time.monotonic,
 ) -> Store:
     """The store that `url` names, of at most `size_limit` bytes. To be called after the fork.
 
-    `sqlite:///relative/path`, `sqlite:////absolute/path`, `memory://`, `none://`, or the URL of a
-    database that is shared with other nodes. `owner` tells whose records these are: in a file or a
-    database none of another owner's are found. It is text without spaces. A store
-    that does not work at the moment is opened later, by itself. Raises ConfigError for what will
-    never work: another scheme, a path that is no file or may not be written, a database of another
-    program.
+    `sqlite:///relative/path`, `sqlite:////absolute/path`, `memory://` or `none://`; the databases
+    that nodes share are opened by `databases/shared_store.py`. `owner` tells whose records these
+    are: in a file none of another owner's are found. It is text without spaces. A store that does
+    not work at the moment is opened later, by itself. Raises ConfigError for what will never work:
+    another scheme, a path that is no file or may not be written, a file of another program.
     """
     scheme, separator, rest = url.partition("://")
-    if separator and scheme in DATABASES:
-        from api_relaying_server.stores.databases.shared_store import open_shared
-
-        return open_shared(url, owner, read_deadline, clock)
     if not separator or scheme not in ("sqlite", "memory", "none"):
         raise ConfigError(
             f"cache {url!r}: give sqlite:///PATH, sqlite:////ABSOLUTE/PATH, redis://HOST, "
@@ -129,9 +168,11 @@ def open_store(
         )
     if scheme == "sqlite":
         options = {"namespace": owner, "read_deadline": read_deadline, "now": now}
-        return _open_sqlite(url, sqlite_path(url, rest), size_limit, clock, options)
+        return _open_sqlite(url, sqlite_path(url, rest), size_limit, options)
     if rest:
         raise ConfigError(f"cache {url!r}: nothing may follow {scheme}://")
+    from api_relaying_server.stores.memory import MemoryStore, NoStore
+
     return MemoryStore(url, size_limit) if scheme == "memory" else NoStore(url)
 
 
@@ -139,10 +180,10 @@ def _open_sqlite(
     url: str,
     path: Path,
     limit: int,
-    clock: Callable[[], float],
     options: Mapping[str, Any],
-) -> QueuedStore:
+) -> Store:
     from api_relaying_server.stores import sqlite
+    from api_relaying_server.stores.queued_store import QueuedStore
 
     if limit < sqlite.SMALLEST_LIMIT:
         least = sqlite.SMALLEST_LIMIT >> 10
@@ -156,4 +197,4 @@ def _open_sqlite(
         fault = error
         if fault.trouble is Trouble.FOREIGN:
             raise ConfigError(f"cache {url!r}: {fault}; give another path") from None
-    return QueuedStore(url, cache, cache.responses, fault=fault, clock=clock)
+    return QueuedStore(url, cache, fault)

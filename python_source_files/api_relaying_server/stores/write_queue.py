@@ -61,8 +61,8 @@ class WriteQueue:
         self._linger = linger
         self._on_drop = on_drop
         self._lock = threading.Lock()  # guards everything below
-        self._filled = threading.Condition(self._lock)
-        self._emptied = threading.Condition(self._lock)
+        self._filled = threading.Condition(self._lock)  # something waits
+        self._emptied = threading.Condition(self._lock)  # nothing waits any more
         self._writes: OrderedDict[str, tuple[Record, int]] = OrderedDict()  # with its size
         self._deletes: OrderedDict[str, None] = OrderedDict()
         self._dropped: OrderedDict[str, None] = OrderedDict()
@@ -280,4 +280,4 @@ def _call_all(lists: Iterable[list[Callable[[], None]]]) -> None:
         try:
             then()
         except Exception:
-            _log.exception("what was to follow a change failed")
+            _log.exception("an action after a change failed")

@@ -1,12 +1,12 @@
-"""Leaving the upstream alone after it has failed, as far as the failure reaches: for one target,
-for the calls with the same credentials, or for all (see `rests`).
+"""A circuit breaker: after a failure, calls to the upstream pause for a while: those to one target,
+those with the same credentials, or all (see `cooldown`).
 
     open --a failure--> closed --its time is over--> one probe --an answer--> open
                           ^                              |
-                          +---------another failure------+   (and the next rest is longer)
+                          +---------another failure------+   (and the next cooldown is longer)
 
-A rest begins with a failure, and is over when one request, the probe, has got an answer. Until
-then every other request is refused at once. All waiting is the callers': nothing here sleeps.
+A cooldown begins with a failure and ends when one request, the probe, gets an answer. Until then
+every other request is refused at once. Nothing here sleeps.
 """
 
 from __future__ import annotations
@@ -17,26 +17,25 @@ import threading
 import time
 from typing import Callable, NamedTuple
 
-from api_relaying_server.coordination import ALONE, Lease
+from api_relaying_server.coordination import ALONE, Coordinator, Lease, Message
 from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.upstream.cooldown import (
     ANONYMOUS,
-    LONGEST_NAME,
     WHOLE,
-    Asked,
-    Rest,
-    Rests,
+    Cooldown,
+    Cooldowns,
     Subject,
     shown,
     subjects_of,
 )
 from api_relaying_server.upstream.cooldown_news import News, is_shared, news_in, probe_of, word_of
+from api_relaying_server.upstream.exchange import LONGEST_NAME, UpstreamRequest
 from api_relaying_server.upstream.signals import LONGEST_WAIT, Scope, UpstreamSignals
 
 LOG = logging.getLogger("api_relaying_server.upstream")
 
-LONGEST_REST = 60.0
-"""Seconds to which rests grow while the upstream stays bad."""
+LONGEST_COOLDOWN = 60.0
+"""Seconds to which cooldowns grow while the upstream stays bad."""
 
 GROWTH = 1.25
 """By how much each is longer than the last: a recovery is noticed when a quarter of the time that
@@ -44,56 +43,54 @@ the outage has lasted is over, and an hour's outage costs some 70 probes.
 """
 
 JITTER = 0.2
-"""Share of a grown rest that is left to chance, so that relays of one upstream do not probe it in
-step.
+"""Share of a grown cooldown that is left to chance, so that relays of one upstream do not probe it
+in step.
 """
 
 TARGETS_FOR_ALL = 3
-"""Different targets that must fail, with no answer in between, for the whole upstream to be let
-rest.
-"""
+"""Different targets that must fail, with no answer in between, until all calls pause."""
 
 WINDOW = 120.0
 """Seconds within which they must: a few of the longest that an answer is waited for."""
 
 NEXT_TARGET = 1.0
-"""Seconds by which a target that failed as a probe for the whole upstream rests longer, so that
-another one gets to be the next probe: this one may be bad by itself.
+"""Seconds by which the cooldown of a target that failed as the probe of all is longer: the next
+probe is another target, since this one may be bad by itself.
 """
 
 
 PROBE_AT_MOST = 60.0
-"""Seconds after which nobody waits any longer for what a probe brings: another may try."""
+"""Seconds that other calls wait for a probe's outcome; then another one may probe."""
 
 LOOK_AGAIN = 1.0
-"""Seconds after which who found another process probing may try: it may be gone by then."""
+"""Seconds after which a process that found another one probing may probe itself."""
 
 QUIET = 1.0
 """Seconds between two lines in the log about what single clients met."""
 
 
 class Call(NamedTuple):
-    """A request that was let through: when, and the rests that it is the probe of, the widest
-    first; `turn` is its right to be that among all processes.
+    """A request that was let through, when, and the cooldowns that it probes, the widest first.
+    `turn` is its right to probe for all processes.
     """
 
-    asked: Asked
+    request: UpstreamRequest
     at: float
-    rests: tuple[tuple[Subject, Rest], ...] = ()
+    cooldowns: tuple[tuple[Subject, Cooldown], ...] = ()
     turn: Lease | None = None
 
     @property
     def is_probe(self) -> bool:
-        """True where all others wait for what comes of it."""
-        return bool(self.rests)
+        """True where its outcome ends a cooldown or begins a longer one."""
+        return bool(self.cooldowns)
 
-    def rest_of(self, subject: Subject) -> Rest | None:
-        """The rest that it is the probe of, None where it is not that subject's."""
-        return dict(self.rests).get(subject)
+    def cooldown_of(self, subject: Subject) -> Cooldown | None:
+        """The cooldown of that subject, where it probes it."""
+        return dict(self.cooldowns).get(subject)
 
 
 class Resting(NamedTuple):
-    """A rest as it is shown: whose, in words too, why, and seconds to go."""
+    """A cooldown as operators see it: its subject, that in words, why, and seconds left."""
 
     subject: Subject
     of: str
@@ -102,10 +99,11 @@ class Resting(NamedTuple):
 
 
 class CircuitBreaker:
-    """Who may ask the upstream now. Thread-safe; nothing is locked while all is well.
+    """Decides which calls may be made now. Thread-safe; nothing is locked while all is well.
 
-    `seconds` is the first rest after a failure that does not say how long; 0: only what the
-    upstream says counts. `chance` gives numbers from 0 to 1.
+    `seconds` is the first cooldown after a failure that does not say how long; 0: only what the
+    upstream says counts. `chance` gives numbers from 0 to 1. `coordinator`: the other processes in
+    front of this upstream.
     """
 
     def __init__(
@@ -113,67 +111,69 @@ class CircuitBreaker:
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
+        coordinator: Coordinator = ALONE,
     ) -> None:
         self._seconds = seconds
-        self._longest = max(LONGEST_REST, seconds)
+        self._longest = max(LONGEST_COOLDOWN, seconds)
         self._clock = clock
         self._chance = chance
+        self._coordinator = coordinator
         self._lock = threading.Lock()  # guards all that follows
-        self._rests = Rests()
+        self._cooldowns = Cooldowns()
         self._failed: dict[str, float] = {}  # targets that failed since the last answer, and when
         self._opened_at = float("-inf")
         self._answered_at = float("-inf")  # by any call; set without the lock, too
         self._said_at = float("-inf")
-        self.tell: Callable[[str], object] = _nobody
-        """Called with what the other processes in front of this upstream have to `hear`."""
-        self.lease: Callable[[str, float], Lease | None] = ALONE.lease
-        """Gives the right to do what is named, None where another process has it."""
+        coordinator.on_message(self.hear)
 
     # Before a call...
 
-    def admit(self, asked: Asked, quick: bool = True) -> Call:
-        """Lets a request through, as a probe where a rest is just over. Raises UpstreamResting.
+    def admit(self, request: UpstreamRequest) -> Call:
+        """Lets a request through, as the probe where a cooldown is just over. Raises
+        UpstreamResting.
 
-        Whoever is let through says by `settle` what came of it. Nobody waits for one that is not
-        `quick`: how long it takes is up to its client.
+        `settle` must be called with its outcome. No other call waits for a probe whose body is on
+        its way: how long that takes is up to its client.
         """
         now = self._clock()
-        if not self._rests:
-            return Call(asked, now)
-        subjects = subjects_of(asked)
+        if not self._cooldowns:
+            return Call(request, now)
+        subjects = subjects_of(request)
         with self._lock:
-            found = [(subject, self._rests.get(subject)) for subject in subjects]
-            rests = [(subject, rest) for subject, rest in found if rest is not None]
-            closed = [item for item in rests if not item[1].admits(now)]
+            found = [(subject, self._cooldowns.get(subject)) for subject in subjects]
+            cooldowns = [(subject, cooldown) for subject, cooldown in found if cooldown is not None]
+            closed = [item for item in cooldowns if not item[1].admits(now)]
             if closed:
                 subject, last = max(closed, key=lambda item: item[1].until)
-                raise _refusal(subject, f"{last.of} is being left alone after", last, now)
-            if quick:
-                for _, rest in rests:
-                    rest.others_wait_until = now + PROBE_AT_MOST
-        call = Call(asked, now, tuple(rests))
-        return self._in_turn(call) if quick else call
+                raise _refusal(subject, f"calls to {last.of} pause after", last, now)
+            if request.is_whole:
+                for _, cooldown in cooldowns:
+                    cooldown.others_wait_until = now + PROBE_AT_MOST
+        call = Call(request, now, tuple(cooldowns))
+        return self._in_turn(call) if request.is_whole else call
 
     def _in_turn(self, call: Call) -> Call:
-        """The probe of all processes in front of the upstream. Raises UpstreamResting."""
-        shared = [item for item in call.rests if is_shared(item[0])]
+        """The call, as the one probe of all processes. Raises UpstreamResting where another process
+        has it.
+        """
+        shared = [item for item in call.cooldowns if is_shared(item[0])]
         if not shared:
             return call
         subject, widest = shared[0]
-        turn = self.lease(probe_of(subject), 0.0)
+        turn = self._coordinator.lease(probe_of(subject), 0.0)
         if turn is not None:
             return call._replace(turn=turn)
         with self._lock:
             now = self._clock()
-            for _, rest in call.rests:
-                rest.others_wait_until = now + LOOK_AGAIN
-        words = f"another process asks {widest.of}, left alone after"
+            for _, cooldown in call.cooldowns:
+                cooldown.others_wait_until = now + LOOK_AGAIN
+        words = f"another process asks {widest.of}, to which calls pause after"
         raise _refusal(subject, words, widest, now)
 
     # ...and after it.
 
     def settle(self, call: Call, told: UpstreamSignals | None) -> None:
-        """Says what came of a call; None where nothing was learnt, as when its client left."""
+        """Ends a call by its outcome; None where it had none, as when its client left."""
         if told is not None and told.scope is Scope.NOBODY and not call.is_probe:
             self._answered_at = self._clock()
             if self._failed:
@@ -187,17 +187,17 @@ class CircuitBreaker:
                 call.turn.release()
 
     def _learn(self, call: Call, told: UpstreamSignals | None, now: float) -> None:
-        for _, rest in call.rests:
-            rest.others_wait_until = now
+        for _, cooldown in call.cooldowns:
+            cooldown.others_wait_until = now
         if told is None:
             return
         if told.hangs and self._answered_at > call.at:
             told = told._replace(scope=Scope.TARGET, counts=True)
         self._note_sign_of_life(told, now)
-        for subject, rest in call.rests:
-            if _ends(subject.scope, told) and self._rests.get(subject) is rest:
-                self._open(subject, rest, now)
-        for subject in subjects_of(call.asked):
+        for subject, cooldown in call.cooldowns:
+            if _ends(subject.scope, told) and self._cooldowns.get(subject) is cooldown:
+                self._open(subject, cooldown, now)
+        for subject in subjects_of(call.request):
             if subject.scope is told.scope:
                 self._close(subject, call, told, now)
         if told.counts:
@@ -209,113 +209,123 @@ class CircuitBreaker:
         if told.scope is not Scope.UPSTREAM and not told.counts:
             self._answered_at = now
 
-    def _open(self, subject: Subject, rest: Rest, now: float) -> None:
-        self._rests.drop(subject)
+    def _open(self, subject: Subject, cooldown: Cooldown, now: float) -> None:
+        self._cooldowns.drop(subject)
         if subject == WHOLE:
             self._opened_at = now
         if is_shared(subject):
-            self.tell(word_of(News(subject, None)))
-        if rest.said:
-            LOG.info("%s answers again after %.1f s", rest.of, now - rest.since)
+            self._coordinator.tell(word_of(News(subject, None)))
+        if cooldown.said:
+            LOG.info("%s answers again after %.1f s", cooldown.of, now - cooldown.since)
 
     def _close(self, subject: Subject, call: Call, told: UpstreamSignals, now: float) -> None:
-        had, probed = self._rests.get(subject), call.rest_of(subject)
+        had, probed = self._cooldowns.get(subject), call.cooldown_of(subject)
         if subject == WHOLE and probed is None and call.at < self._opened_at:
             return  # an old call: since it was made the upstream has answered
-        rested_until = had.until if had is not None else float("-inf")
-        rest = self._closed(had or Rest(shown(subject, call.asked), now), had, probed, told, now)
-        if rest is None:
-            self._rests.drop(subject)
+        cooled_until = had.until if had is not None else float("-inf")
+        cooldown = self._closed(
+            had or Cooldown(shown(subject, call.request), now), had, probed, told, now
+        )
+        if cooldown is None:
+            self._cooldowns.drop(subject)
             return
         if had is None:
-            self._rests.put(subject, rest)
-            self._say(subject, rest, logging.WARNING if told.failed else logging.INFO, now)
-        if rest.until > rested_until and is_shared(subject):
-            self.tell(word_of(News(subject, rest.until - now, told.why)))
+            self._cooldowns.put(subject, cooldown)
+            self._say(subject, cooldown, logging.WARNING if told.failed else logging.INFO, now)
+        if cooldown.until > cooled_until and is_shared(subject):
+            self._coordinator.tell(word_of(News(subject, cooldown.until - now, told.why)))
 
     def _count(self, call: Call, told: UpstreamSignals, now: float) -> None:
-        """One more target fails as all would if the upstream were down."""
-        news = UpstreamSignals(
-            Scope.UPSTREAM, told.why
-        )  # for how long is up to us: each target has its own
-        if call.rest_of(WHOLE) is not None:
+        """Notes one more target that fails as all would if the upstream were down."""
+        # How long is up to us: what the upstream asks for is about one target.
+        news = UpstreamSignals(Scope.UPSTREAM, told.why)
+        if call.cooldown_of(WHOLE) is not None:
             self._close(WHOLE, call, news, now)
-            whole, mine = self._rests.get(WHOLE), self._rests.get(subjects_of(call.asked)[2])
+            whole = self._cooldowns.get(WHOLE)
+            mine = self._cooldowns.get(subjects_of(call.request)[2])
             if whole is not None and mine is not None:
                 mine.until = max(mine.until, whole.until + min(NEXT_TARGET, self._seconds))
-        elif self._rests.get(WHOLE) is None:
+        elif self._cooldowns.get(WHOLE) is None:
             self._failed = {t: at for t, at in self._failed.items() if at > now - WINDOW}
-            self._failed[call.asked.target[:LONGEST_NAME]] = now
+            self._failed[call.request.target[:LONGEST_NAME]] = now
             if len(self._failed) >= TARGETS_FOR_ALL:
                 self._failed = {}
                 why = f"{told.why} as {TARGETS_FOR_ALL} targets in a row fail"
                 self._close(WHOLE, call, news._replace(why=why), now)
 
-    def _say(self, subject: Subject, rest: Rest, level: int, now: float) -> None:
-        """One line; about what single clients met no more than a few."""
+    def _say(self, subject: Subject, cooldown: Cooldown, level: int, now: float) -> None:
+        """Logs it; what concerns single clients at most once a second."""
         if subject.who:
             if now < self._said_at + QUIET:
                 return
             self._said_at = now
-        rest.said = True
-        LOG.log(level, "%s is left alone for %.1f s: %s", rest.of, rest.until - now, rest.why)
+        cooldown.said = True
+        seconds = cooldown.until - now
+        LOG.log(level, "calls to %s paused for %.1f s: %s", cooldown.of, seconds, cooldown.why)
 
     # What other processes have learnt
 
-    def hear(self, word: str | None) -> None:
-        """Take over what another process has told about rests; anything else is left alone."""
+    def hear(self, word: Message) -> None:
+        """Takes over what another process tells about cooldowns; ignores anything else."""
         news = news_in(word)
-        if news is None or news.seconds == 0:  # no rest that anybody would have to probe the end of
+        if news is None or news.seconds == 0:  # nothing whose end would have to be probed
             return
         with self._lock:
             now = self._clock()
-            rest = self._rests.get(news.subject)
+            cooldown = self._cooldowns.get(news.subject)
             if news.seconds is None:
-                self._hear_of_end(news.subject, rest, now)
+                self._hear_of_end(news.subject, cooldown, now)
                 return
-            is_new, until = rest is None, now + news.seconds
-            if rest is None:
-                rest = Rest(shown(news.subject), now)
-                rest.failures = 1
-            if until > rest.until:
-                rest.until, rest.why = until, news.why
+            is_new, until = cooldown is None, now + news.seconds
+            if cooldown is None:
+                cooldown = Cooldown(shown(news.subject), now)
+                cooldown.failures = 1
+            if until > cooldown.until:
+                cooldown.until, cooldown.why = until, news.why
             if is_new:
-                self._rests.put(news.subject, rest)
-                self._say(news.subject, rest, logging.INFO, now)
+                self._cooldowns.put(news.subject, cooldown)
+                self._say(news.subject, cooldown, logging.INFO, now)
 
-    def _hear_of_end(self, subject: Subject, rest: Rest | None, now: float) -> None:
+    def _hear_of_end(self, subject: Subject, cooldown: Cooldown | None, now: float) -> None:
         if subject == WHOLE:
             self._failed = {}
-        if rest is None:
+        if cooldown is None:
             return
-        self._rests.drop(subject)
+        self._cooldowns.drop(subject)
         if subject == WHOLE:
             self._opened_at = now
-        if rest.said:
-            LOG.info("%s answers again, as another process has told", rest.of)
+        if cooldown.said:
+            LOG.info("%s answers again, according to another process", cooldown.of)
 
     def _closed(
-        self, rest: Rest, had: Rest | None, probed: Rest | None, told: UpstreamSignals, now: float
-    ) -> Rest | None:
-        """The rest that follows from the news; None where there is to be none."""
+        self,
+        cooldown: Cooldown,
+        had: Cooldown | None,
+        probed: Cooldown | None,
+        told: UpstreamSignals,
+        now: float,
+    ) -> Cooldown | None:
+        """The cooldown that follows from an outcome, None for none. `had` is the subject's present
+        one, `probed` the one that the call was the probe of.
+        """
         if had is not None and had is not probed:
-            # The calls that were under way when it began fail like the first: no news. But what
-            # the upstream asks for counts.
+            # A call that was under way when it began fails like the first: it grows by none. But
+            # how long the upstream asks to be left alone counts.
             had.until = max(had.until, now + min(told.wait or 0.0, LONGEST_WAIT))
             return had
-        seconds = self._span(rest.failures, told.wait)
+        seconds = self._span(cooldown.failures, told.wait)
         if seconds <= 0:
             return None
-        rest.failures = rest.failures + 1 if told.failed else 0
-        rest.until = now + seconds
-        rest.why = told.why
-        return rest
+        cooldown.failures = cooldown.failures + 1 if told.failed else 0
+        cooldown.until = now + seconds
+        cooldown.why = told.why
+        return cooldown
 
     def _span(self, failures: int, wait: float | None) -> float:
-        """Seconds of the rest after this many failures before this one.
+        """Seconds of a cooldown that has that many failures before this one.
 
-        The first is as long as the upstream asks for, else `--cool-down`; the later ones are
-        neither shorter than that nor than what was grown to.
+        The first is as long as the upstream asks for, else `--cool-down`. Later ones grow, and are
+        never shorter than the upstream asks for.
         """
         asked = min(wait or 0.0, LONGEST_WAIT)
         if failures == 0:
@@ -327,12 +337,12 @@ class CircuitBreaker:
     # For those who look on.
 
     def resting(self) -> list[Resting]:
-        """What is being left alone, the whole upstream and all anonymous calls first."""
+        """The present cooldowns, those of the whole upstream and of all anonymous calls first."""
         with self._lock:
             now = self._clock()
             return [
-                Resting(subject, rest.of, rest.why, max(0.0, rest.until - now))
-                for subject, rest in self._rests
+                Resting(subject, cooldown.of, cooldown.why, max(0.0, cooldown.until - now))
+                for subject, cooldown in self._cooldowns
             ]
 
     @property
@@ -341,17 +351,19 @@ class CircuitBreaker:
         is.
         """
         now = self._clock()
-        rests = [self._rests.get(subject) for subject in (WHOLE, ANONYMOUS)]
-        return max(0.0, *(rest.until - now for rest in rests if rest is not None), 0.0)
+        cooldowns = [self._cooldowns.get(subject) for subject in (WHOLE, ANONYMOUS)]
+        return max(
+            0.0, *(cooldown.until - now for cooldown in cooldowns if cooldown is not None), 0.0
+        )
 
     @property
     def is_open(self) -> bool:
-        """True where neither all calls nor all anonymous ones are being held back."""
-        return self._rests.get(WHOLE) is None and self._rests.get(ANONYMOUS) is None
+        """True where neither all calls nor all anonymous ones pause."""
+        return self._cooldowns.get(WHOLE) is None and self._cooldowns.get(ANONYMOUS) is None
 
 
 def _ends(scope: Scope, told: UpstreamSignals) -> bool:
-    """True where a probe's news ends a rest of this scope."""
+    """True where a probe's outcome ends a cooldown of this scope."""
     if not told.failed:
         return True
     if scope is Scope.UPSTREAM:  # it has answered, and not as one that is down
@@ -359,11 +371,7 @@ def _ends(scope: Scope, told: UpstreamSignals) -> bool:
     return scope is Scope.CALLERS and told.scope is Scope.TARGET
 
 
-def _refusal(subject: Subject, words: str, rest: Rest, now: float) -> UpstreamResting:
-    error = UpstreamResting(f"{words}: {rest.why}", "cool-down", rest.until - now)
+def _refusal(subject: Subject, words: str, cooldown: Cooldown, now: float) -> UpstreamResting:
+    error = UpstreamResting(f"{words}: {cooldown.why}", "cool-down", cooldown.until - now)
     error.concerns_all = subject == WHOLE
     return error
-
-
-def _nobody(word: str) -> None:
-    """There is no other process."""

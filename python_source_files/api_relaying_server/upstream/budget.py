@@ -1,7 +1,7 @@
-"""What the upstream is asked at most: so many calls at a time, and so many in a time.
+"""Limits of calls to the upstream: how many at a time (`Slots`), and at what rate (`TokenBucket`).
 
-Who finds nothing left waits in the order of arrival, for a short while and in a short queue, or is
-told at once when to come back. Neither class knows what a call is.
+A caller that finds nothing left waits in order of arrival, for a short while and in a short queue,
+or is refused at once. Neither class knows what a call is.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Waiter:
 
     def __init__(self) -> None:
         self.has_slot = False
-        self.turn = threading.Lock()
+        self.turn = threading.Lock()  # guards nothing: it is unlocked to wake the caller
         self.turn.acquire()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from api_relaying_server.messages import Answers, Rests, decode, encode
+from api_relaying_server.coordination import Message, Paused, Resumed
 from api_relaying_server.upstream.cooldown import ANONYMOUS, OURS, WHOLE, Subject
 from api_relaying_server.upstream.signals import LONGEST_WAIT, Scope
 
@@ -34,25 +34,24 @@ def is_shared(subject: Subject) -> bool:
     return subject.scope is not Scope.TARGET
 
 
-def word_of(news: News) -> str:
-    """News as the text that carries it."""
+def word_of(news: News) -> Message:
+    """The message that carries news."""
     scope = _scope_of(news.subject)
     if news.seconds is None:
-        return encode(Answers(scope))
-    return encode(Rests(min(news.seconds, LONGEST_WAIT), news.why[:_LONGEST_WHY], scope))
+        return Resumed(scope)
+    return Paused(min(news.seconds, LONGEST_WAIT), news.why[:_LONGEST_WHY], scope)
 
 
-def news_in(text: str | None) -> News | None:
-    """The news in a text, None where it has none for us."""
-    told = decode(text)
-    if not isinstance(told, (Rests, Answers)):
+def news_in(told: Message) -> News | None:
+    """The news in a message, None where it has none for us."""
+    if not isinstance(told, (Paused, Resumed)):
         return None
     subject = _SUBJECTS.get(told.scope)
     if subject is None:
         if not told.scope.startswith(OURS):
             return None
         subject = Subject(Scope.CALLERS, told.scope)
-    if isinstance(told, Answers):
+    if isinstance(told, Resumed):
         return News(subject, None)
     if told.seconds < 0:
         return None

@@ -1,10 +1,10 @@
 """One request and its response on one connection to the upstream, in our own strict HTTP/1.1 (RFC
 9112).
 
-The connection comes from the session's pool and goes back to it when the response has been read to
-its end; where there is any doubt about the framing it is closed instead. `http.client` is not used
-for reading: it takes a 103 for the final response, accepts what a strict reader must refuse, and
-folds repeated fields.
+The connection comes from the session's adapter and goes back to it when the response has been read
+to its end; if its framing is in any doubt it is closed instead. `http.client` is not used for
+reading: it takes a 103 for the final response, accepts what a strict reader must refuse, and folds
+repeated fields.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
-from typing import Callable
+from typing import Callable, NamedTuple, Protocol
 
 from urllib3.connection import HTTPConnection
 from urllib3.util.wait import wait_for_read
@@ -37,8 +37,10 @@ from api_relaying_server.http1.heads import (
     wants_close,
     without_content,
 )
-from api_relaying_server.http1.message import ResponseHead
-from api_relaying_server.relaying.flight import Listener
+from api_relaying_server.http1.message import Field, ResponseHead
+
+LONGEST_NAME = 512
+"""Characters of a target that are shown."""
 
 MAX_RESPONSE_HEAD = 65536
 """Bytes of one response head; nginx's default holds 4 or 8 KiB, Node's client 16 KiB."""
@@ -69,6 +71,41 @@ _PIECE = 65536
 """Bytes asked of the socket, or given to it, at a time."""
 
 OnInterim = Callable[[ResponseHead], None]
+
+
+class Listener(Protocol):
+    """The client for whom a body is read."""
+
+    @property
+    def fd(self) -> int | None:
+        """Its descriptor, on which one can see that it leaves; None without one."""
+
+    def is_dismissed(self) -> bool:
+        """True where it waits no longer. Called several times a second."""
+
+
+class UpstreamRequest(NamedTuple):
+    """A request to the upstream. `target` and `fields` go out as they are; the fields say how long
+    the body is, or that it is `chunked`. Interim responses go to `on_interim` as they come.
+    """
+
+    method: str
+    target: str
+    fields: Sequence[Field] = ()
+    body: Iterable[bytes] | None = None
+    chunked: bool = False
+    on_interim: OnInterim | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """True where all of it is here: it can be sent twice, and no client's pace counts."""
+        return self.body is None or isinstance(self.body, tuple)
+
+    @property
+    def shown(self) -> str:
+        """Method and path: a query may hold secrets."""
+        path, query, _ = self.target.partition("?")
+        return f"{self.method} {path[:LONGEST_NAME]}" + (query and "?...")
 
 
 class ConnectionLost(UpstreamError):
@@ -410,6 +447,14 @@ class Exchange:
         except UpstreamError as error:
             self._fault = copy(error)  # that one leads back to no frame
             raise
+
+    def stream(self) -> Iterator[bytes]:
+        """The pieces of the body as they come."""
+        done = False
+        while not done:
+            piece, done = self.read()
+            if piece:
+                yield piece
 
     def _read(self) -> tuple[bytes, bool]:
         if self._chunks is not None:

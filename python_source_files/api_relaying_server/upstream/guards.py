@@ -1,10 +1,10 @@
-"""What stands before the upstream: the order in which a call asks whether it may be made.
+"""Protects the upstream: the checks that each call passes, in their order.
 
-    cool-down -> slot -> token -> the call -> what it told
+    cool-down -> slot -> token -> the call -> what the answer tells
 
-`cooldown` lets the upstream rest after failures, `budget` bounds how much it is asked, `told` reads
-what it says of itself. Each refusal is an UpstreamResting, on which the relay gives a stale answer
-where it has one. Nothing is locked while a call is under way.
+`breaker` pauses calls after failures, `budget` bounds their number, `signals` reads what an answer
+tells of the upstream's health and limits. A check that refuses a call raises UpstreamResting, on
+which the relay gives a stale answer where it has one. Nothing is locked while a call is under way.
 """
 
 from __future__ import annotations
@@ -13,15 +13,13 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from typing import Callable, Protocol
 
 from api_relaying_server.errors import LackOfOwn, UpstreamError, UpstreamResting
-from api_relaying_server.http1.message import Field
 from api_relaying_server.upstream.breaker import Call, CircuitBreaker
 from api_relaying_server.upstream.budget import Slots, TokenBucket
-from api_relaying_server.upstream.cooldown import ANONYMOUS, Asked
-from api_relaying_server.upstream.exchange import OnInterim
+from api_relaying_server.upstream.cooldown import ANONYMOUS
+from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.signals import clock_skew, told_by_error, told_by_response
 from api_relaying_server.upstream.translation import UpstreamBase
@@ -29,8 +27,8 @@ from api_relaying_server.upstream.translation import UpstreamBase
 LOG = logging.getLogger("api_relaying_server.upstream")
 
 PATIENCE = 3.0
-"""Seconds that a call waits for a slot and a token together; a client's own patience is longer,
-and the thread that waits is wanted by others.
+"""Seconds that a call waits for a slot and a token together. Clients would wait longer, but the
+thread that waits is needed by others.
 """
 
 
@@ -51,23 +49,14 @@ class UpstreamLike(Protocol):
     def base(self) -> UpstreamBase:
         """Where requests go."""
 
-    def fetch(
-        self,
-        method: str,
-        target: str,
-        fields: Sequence[Field],
-        body: Iterable[bytes] | None = None,
-        *,
-        chunked: bool = False,
-        on_interim: OnInterim | None = None,
-    ) -> Fetch:
+    def fetch(self, request: UpstreamRequest) -> Fetch:
         """The response to one request, once its head is here."""
 
 
 class GuardedUpstream:
-    """An upstream that is asked no more than it can bear. Thread-safe.
+    """An upstream with the checks before it. Thread-safe.
 
-    `tokens` None: no limit in time. `refused` counts refusals by their reason.
+    `tokens` None: no limit of the rate. `refused` counts refusals by their reason.
     """
 
     def __init__(
@@ -83,33 +72,21 @@ class GuardedUpstream:
         self.slots = slots
         self.tokens = tokens
         self.refused: Counter[str | None] = Counter()
-        self._lock = threading.Lock()  # guards that one and the two below
+        self._lock = threading.Lock()  # guards `refused` and the two below
         self._lack_said_at = float("-inf")
         self._skew_said = False
         self._upstream = upstream
         self._clock = clock
 
-    def fetch(
-        self,
-        method: str,
-        target: str,
-        fields: Sequence[Field],
-        body: Iterable[bytes] | None = None,
-        *,
-        chunked: bool = False,
-        on_interim: OnInterim | None = None,
-    ) -> Fetch:
+    def fetch(self, request: UpstreamRequest) -> Fetch:
         """The upstream's response, as `Upstream.fetch` gives it. Raises UpstreamResting where the
         upstream is not to be asked now, and what `Upstream.fetch` raises.
 
         The call counts until the body has come to its end or is closed.
         """
-        asked = Asked(method, target, fields)
-        call = self._enter(asked, quick=body is None or isinstance(body, tuple))
+        call = self._enter(request)
         try:
-            fetch = self._upstream.fetch(
-                method, target, fields, body, chunked=chunked, on_interim=on_interim
-            )
+            fetch = self._upstream.fetch(request)
         except BaseException as error:
             told = told_by_error(error) if isinstance(error, UpstreamError) else None
             self.cooldown.settle(call, told)
@@ -118,27 +95,27 @@ class GuardedUpstream:
             self._leave(call)
             raise
         fetch.exchange.then(lambda fault: self._end(call, fault))
-        head = fetch.exchange.head
-        told = told_by_response(method, target, head, fetch.request_time, fetch.response_time)
+        head, times = fetch.exchange.head, (fetch.request_time, fetch.response_time)
+        told = told_by_response(request.method, request.target, head, *times)
         self.cooldown.settle(call, told)
-        self._look_at_clock(clock_skew(head.fields, fetch.request_time, fetch.response_time))
+        self._look_at_clock(clock_skew(head.fields, *times))
         return fetch
 
     # Before the call...
 
-    def _enter(self, asked: Asked, quick: bool) -> Call:
+    def _enter(self, request: UpstreamRequest) -> Call:
         """Waits for a slot and a token where that is worth it."""
         try:
-            call = self.cooldown.admit(asked, quick)
+            call = self.cooldown.admit(request)
             try:
-                if self.tokens is not None and call.rest_of(ANONYMOUS) is not None:
+                if self.tokens is not None and call.cooldown_of(ANONYMOUS) is not None:
                     # The upstream reckons otherwise than we do: go on with nothing saved up.
                     self.tokens.empty(0.0)
                 waited = self._take(call.at)
             except BaseException:
                 self.cooldown.settle(call, None)
                 raise
-            return self._admit_again(asked, quick) if waited and not call.is_probe else call
+            return self._admit_again(request) if waited and not call.is_probe else call
         except UpstreamResting as refusal:
             with self._lock:
                 self.refused[refusal.reason] += 1
@@ -155,10 +132,10 @@ class GuardedUpstream:
             self.slots.give_back()
             raise
 
-    def _admit_again(self, asked: Asked, quick: bool) -> Call:
-        """Much may have happened while it waited."""
+    def _admit_again(self, request: UpstreamRequest) -> Call:
+        """Checks the breaker once more: the call has waited, and much may have happened."""
         try:
-            return self.cooldown.admit(asked, quick)
+            return self.cooldown.admit(request)
         except BaseException:
             self.slots.give_back()
             raise
@@ -167,13 +144,13 @@ class GuardedUpstream:
 
     def _end(self, call: Call, fault: UpstreamError | None) -> None:
         if fault is not None:  # the head had promised more
-            self.cooldown.settle(Call(call.asked, call.at), told_by_error(fault))
+            self.cooldown.settle(Call(call.request, call.at), told_by_error(fault))
         self._leave(call)
 
     def _leave(self, call: Call) -> None:
         self.slots.give_back(self._clock() - call.at)
 
-    # What the log is told.
+    # What is logged.
 
     def _say_lack(self, error: LackOfOwn) -> None:
         with self._lock:
@@ -181,7 +158,10 @@ class GuardedUpstream:
             if now < self._lack_said_at + QUIET:
                 return
             self._lack_said_at = now
-        LOG.error("%s; who needs the upstream gets 503, and it is not to blame", error.detail)
+        LOG.error(
+            "%s; requests that need the upstream get 503; this is not the upstream's fault",
+            error.detail,
+        )
 
     def _look_at_clock(self, skew: float) -> None:
         if abs(skew) <= MOST_SKEW:
@@ -191,7 +171,7 @@ class GuardedUpstream:
                 return
             self._skew_said = True
         LOG.warning(
-            "by its Date the upstream's clock is %.0f s %s this machine's: %s; set them right",
+            "by its Date the upstream's clock is %.0f s %s this machine's: %s; correct the clocks",
             abs(skew),
             "ahead of" if skew > 0 else "behind",
             "its answers count as of their arrival"
@@ -202,8 +182,8 @@ class GuardedUpstream:
     # For work that can wait.
 
     def spare(self) -> int:
-        """How many calls could be made at once without anybody waiting for them, half a burst left
-        to clients.
+        """How many calls could be made now without making any client wait; half a burst is kept for
+        clients.
         """
         if not self.cooldown.is_open or self.slots.waiting:
             return 0

@@ -1,31 +1,19 @@
-"""An upstream that is never asked: what `--offline` promises is kept here, whoever would ask."""
+"""The upstream of `--offline`: it refuses every call."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from api_relaying_server.errors import NotCached
-from api_relaying_server.http1.message import Field
-from api_relaying_server.upstream.exchange import OnInterim
+from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import UpstreamBase
 
 
 class OfflineUpstream:
-    """Stands in place of the upstream at `base`, to which references in answers still point."""
+    """Takes the place of the upstream at `base`."""
 
     def __init__(self, base: UpstreamBase) -> None:
         self.base = base
 
-    def fetch(
-        self,
-        method: str,
-        target: str,
-        fields: Sequence[Field],
-        body: Iterable[bytes] | None = None,
-        *,
-        chunked: bool = False,
-        on_interim: OnInterim | None = None,
-    ) -> Fetch:
+    def fetch(self, request: UpstreamRequest) -> Fetch:
         """Raises NotCached."""
-        raise NotCached("the relay is offline and asks no upstream")
+        raise NotCached("the relay is offline and does not contact the upstream")

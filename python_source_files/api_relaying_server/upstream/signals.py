@@ -1,6 +1,7 @@
-"""What a response, or its absence, says of the upstream's health and of its limits.
+"""What a response, or its absence, tells of the upstream's health and limits.
 
-Pure functions: a response's head in, a `UpstreamSignals` out. What follows from it is `cooldown`'s.
+Pure functions: a response's head in, `UpstreamSignals` out. What follows from them is decided in
+`breaker`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 from enum import Enum
 from typing import NamedTuple
 
-from api_relaying_server.caching.freshness import lifetime
+from api_relaying_server.caching.freshness import Times, arrival_of, lifetime
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.errors import LackOfOwn, UpstreamError, UpstreamTimeout
 from api_relaying_server.http1.grammar import delta_seconds, parse_date, split_lists, unquote
@@ -36,8 +37,8 @@ _LIMIT_FIELDS = frozenset(("ratelimit", *(f"{family}-remaining" for family in _F
 
 
 class Scope(Enum):
-    """Whom the news is about: nobody, the method, target and credentials of a call, all calls with
-    the same credentials, or every call.
+    """Which calls a signal concerns: none, those with the same method, target and credentials, all
+    with the same credentials, or all.
     """
 
     NOBODY = "nobody"
@@ -47,11 +48,11 @@ class Scope(Enum):
 
 
 class UpstreamSignals(NamedTuple):
-    """The news: whom it is about, why in a few words, and whether it is a failure.
+    """Which calls are concerned, why in a few words, and whether it is a failure.
 
-    `wait` is for how many seconds the upstream asks to be left alone, None where it does not say.
-    `counts`: several of the kind, from different targets in a row, are about the whole upstream.
-    `hangs`: no answer came in time; it is about the target where others have got one meanwhile.
+    `wait` is the seconds for which the upstream asks for a pause, None where it does not say.
+    `counts`: several of the kind in a row, from different targets, concern the whole upstream.
+    `hangs`: no answer came in time. Where other calls got one meanwhile, it concerns the target.
     """
 
     scope: Scope
@@ -69,9 +70,10 @@ ANSWERED = UpstreamSignals(Scope.NOBODY, failed=False)
 def told_by_response(
     method: str, target: str, head: ResponseHead, request_time: float, response_time: float
 ) -> UpstreamSignals:
-    """What a response says. Times are Unix times of its request and of its arrival."""
+    """What a response tells. Times are Unix times: of its request and of its arrival."""
     status, fields = head.status, head.fields
-    # What a limit counts is known of plain reading alone: that of logging in is one's own.
+    # A limit met by a GET or HEAD counts for all calls of a caller; a POST, such as a login, may
+    # have a limit of its own.
     limited = Scope.CALLERS if method in ("GET", "HEAD") else Scope.TARGET
     if status == 429:
         wait = retry_after(fields, response_time) or _reset(fields, response_time)
@@ -79,7 +81,7 @@ def told_by_response(
     if status in FAILURES and _is_failure(method, target, head, request_time, response_time):
         wait = retry_after(fields, response_time)
         return UpstreamSignals(Scope.TARGET, str(status), True, wait, counts=status != 500)
-    if not _LIMIT_FIELDS.isdisjoint(fields.names()) and _is_spent(fields):
+    if fields.has_any(_LIMIT_FIELDS) and _is_spent(fields):
         wait = retry_after(fields, response_time) or _reset(fields, response_time)
         if wait is None or wait > 0:
             return UpstreamSignals(limited, "its rate limit is used up", False, wait)
@@ -90,14 +92,15 @@ def _is_failure(
     method: str, target: str, head: ResponseHead, request_time: float, response_time: float
 ) -> bool:
     if head.status == 500 and method not in SAFE_METHODS:
-        return False  # as like as not it is about what this one client sent
-    # A 5xx with freshness of its own is an answer (RFC 9111, 3): the upstream meant it to be kept.
-    span = lifetime(head.status, head.fields, target, request_time, response_time, Policy())
+        return False  # it is likely about what this one client sent
+    # A 5xx that its origin gave freshness is an answer (RFC 9111, 3): it is meant to be stored.
+    times = Times(request_time, response_time)
+    span = lifetime(arrival_of(head.status, head.fields, times), target, Policy())
     return not (span.explicit and span.seconds > 0)
 
 
 def told_by_error(error: UpstreamError) -> UpstreamSignals | None:
-    """What it says when no response came, or not all of it; None where that was a lack of ours."""
+    """What a missing or broken response tells; None where the cause was a lack of the relay's."""
     if isinstance(error, LackOfOwn):
         return None
     if isinstance(error, UpstreamTimeout) and not error.concerns_all:

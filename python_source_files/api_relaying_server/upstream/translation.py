@@ -7,25 +7,31 @@ Pure functions over fields.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from api_relaying_server.caching.storing import HOP_BY_HOP, connection_options
 from api_relaying_server.errors import LoopDetected
-from api_relaying_server.http1.forwarding import names_a_client, names_a_place
+from api_relaying_server.http1.fields import (
+    HOP_BY_HOP,
+    PSEUDONYM,
+    connection_options,
+    names_a_client,
+    names_a_place,
+)
 from api_relaying_server.http1.grammar import delta_seconds, split_list
 from api_relaying_server.http1.message import Field, Fields, RequestHead
-
-PSEUDONYM = "api-relaying-server"
-"""Our name in `Via`, `Cache-Status` and `Proxy-Status`."""
-
-VIA = f"1.1 {PSEUDONYM}"
 
 _OURS = frozenset(
     ("host", "content-length", "via", "expect", "max-forwards")
     + ("x-forwarded-for", "x-forwarded-proto")
 )
 """Request fields that the relay writes itself."""
+
+_NEVER = _OURS | HOP_BY_HOP
+
+_KNOWN_LENGTH = 64
+"""Characters of the longest name that is remembered: clients choose names."""
 
 MOST_ROUNDS = 8
 """Members of `Via` that name us, our own of this time included, before a request is taken to go
@@ -66,9 +72,7 @@ def parse_base(url: str) -> UpstreamBase:
 
 
 class Client(NamedTuple):
-    """Who asks: the peer's address, and whether it is a proxy of ours whose forwarding fields
-    count.
-    """
+    """The client: its address, and whether it is a trusted proxy whose forwarding fields count."""
 
     address: str
     trusted: bool = False
@@ -83,24 +87,21 @@ def as_upstream_sees(
     public_host: str | None = None,
     pass_refresh: bool = False,
 ) -> Fields:
-    """A request's fields as the upstream will see them, whatever it is asked for in this one call.
+    """A request's fields as the upstream will see them, but for those of a single call.
 
-    The client's end-to-end fields in their order, with our own before and behind them.
-    `Cache-Control` and `Pragma` go along only with `pass_refresh`: to some upstreams they mean
-    costly work.
+    They are the client's end-to-end fields in their order, with our own before and behind them.
+    `Cache-Control` and `Pragma` are passed only with `pass_refresh`: some upstreams do costly work
+    for them.
     """
-    gone = _OURS | HOP_BY_HOP | connection_options(request.fields)  # 7.6.1
-    if not pass_refresh:
-        gone |= _REFRESH
+    listed = connection_options(request.fields)  # RFC 9110, 7.6.1
+    trusted = client.trusted
     fields: list[Field] = [("Host", base.authority)]
-    for name, value in request.fields:
-        lower = name.lower()
-        # An upstream behind CGI or WSGI reads Accept_Language as Accept-Language (RFC 3875,
-        # 4.1.18), and caches do not: what it then answers would be stored for those who did not
-        # ask for it.
-        if "_" not in name and lower not in gone and not _misleads(lower, client):
+    for name, value in request.fields.items:
+        passes = _passes if len(name) <= _KNOWN_LENGTH else _passes_anew
+        if passes(name, trusted, pass_refresh) and not (listed and name.lower() in listed):
             fields.append((name, value))
-    fields += _one_forward_less(request)
+    if "max-forwards" in request.fields:
+        fields += _one_forward_less(request)
     before = request.fields.get("via")
     # RFC 9110, 7.6.3: the version is that of the message that was received.
     via = f"{request.version[0]}.{request.version[1]} {PSEUDONYM}"
@@ -112,33 +113,28 @@ def as_upstream_sees(
 
 
 def for_one_call(seen: Fields, drop: Sequence[str] = (), add: Sequence[Field] = ()) -> list[Field]:
-    """The fields that one call carries: those that the upstream sees, less `drop` (lower case),
-    and `add` behind them. Raises LoopDetected: no call goes out but with what this gives.
+    """The fields of one call: those that the upstream sees, without `drop` (lower case), and with
+    `add` behind them. Raises LoopDetected; every call takes its fields from here.
     """
     check_no_loop(seen)
-    return [item for item in seen if item[0].lower() not in drop] + list(add)
+    if not any(name in seen for name in drop):
+        return [*seen.items, *add]
+    return [*(item for item in seen.items if item[0].lower() not in drop), *add]
 
 
-def fields_for_upstream(
-    request: RequestHead,
-    client: Client,
-    base: UpstreamBase,
-    *,
-    drop: Sequence[str] = (),
-    add: Sequence[Field] = (),
-    public_host: str | None = None,
-    pass_refresh: bool = False,
-) -> list[Field]:
-    """The fields that a request carries to the upstream in one call."""
-    seen = as_upstream_sees(
-        request, client, base, public_host=public_host, pass_refresh=pass_refresh
-    )
-    return for_one_call(seen, drop, add)
+def _passes_anew(name: str, trusted: bool, pass_refresh: bool) -> bool:
+    """True where a field of this name goes on from a client that is `trusted` or not."""
+    lower = name.lower()
+    if lower in _NEVER or (lower in _REFRESH and not pass_refresh):
+        return False
+    # An upstream behind CGI or WSGI reads Accept_Language as Accept-Language (RFC 3875, 4.1.18),
+    # and caches do not: what it then answers would be stored for those who did not ask for it.
+    if "_" in name or names_a_place(lower):
+        return False
+    return trusted or not names_a_client(lower)
 
 
-def _misleads(name: str, client: Client) -> bool:
-    """True where a field of this name (lower case) does not go on from this client."""
-    return names_a_place(name) or (not client.trusted and names_a_client(name))
+_passes = lru_cache(maxsize=1024)(_passes_anew)
 
 
 def check_no_loop(seen: Fields) -> None:

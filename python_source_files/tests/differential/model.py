@@ -23,8 +23,11 @@ from .origin import UNSAFE, spans_of, takes_gzip
 SLACK = 0.5
 """Seconds between the origin's sending and the relay's receiving, on a busy machine."""
 
-PATIENCE = 0.9
+PATIENCE = 0.55
 """Seconds that an upstream may hang before a stale answer goes out in its place."""
+
+PROBE = 1.0
+"""Seconds that the call that ends a rest may take, while others are still refused."""
 
 REST = 61.0
 """Seconds that the relay may leave alone what has failed, at most."""
@@ -391,7 +394,7 @@ def _rests(case: Case) -> bool:
     """
     asked, mine = case.asked, case.mine
     for answer, theirs, told in case.log.failed:
-        spell = REST if case.setting.cool_down else (told + 2 * SLACK if told else 0.0)
+        spell = REST if case.setting.cool_down else (told + 2 * SLACK + PROBE if told else 0.0)
         if not spell or not asked.began - spell <= answer.sent <= asked.headed:
             continue
         # A limit that is told is told of all that these credentials ask for, whatever the status.

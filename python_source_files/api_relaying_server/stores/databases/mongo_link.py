@@ -19,8 +19,8 @@ from urllib.parse import parse_qsl, urlencode
 from bson.errors import InvalidDocument
 from pymongo import MongoClient, errors
 
-from api_relaying_server.stores.backoff import DENIED_FOR, REST, Rest
 from api_relaying_server.stores.database_url import NAMESPACE
+from api_relaying_server.stores.health import DENIED_FOR, REST, Backoff
 from api_relaying_server.stores.storage import StorageFault, Trouble
 
 MOST_ASKING = 8
@@ -45,16 +45,16 @@ class MongoLink:
         self._deadline = deadline
         self._asking = ThreadPoolExecutor(MOST_ASKING, thread_name_prefix="mongodb")
         self._offset: float | None = None  # from monotonic time to the server's Unix time
-        self._rest = Rest(REST)
-        self._denial = Rest(DENIED_FOR)
+        self._backoff = Backoff(REST)
+        self._denial = Backoff(DENIED_FOR)
 
     def ask(self, work: Callable[[], Result]) -> Result:
         """What `work` gives, within the deadline of a read; raises StorageFault."""
-        self._rest.require_over()
+        self._backoff.require_over()
         try:
             return self._in_time(work)
         except StorageFault as fault:
-            self._rest.begin_after(fault)
+            self._backoff.begin_after(fault)
             raise
 
     def _in_time(self, work: Callable[[], Result]) -> Result:

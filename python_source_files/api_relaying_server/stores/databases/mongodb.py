@@ -28,16 +28,16 @@ from pymongo.errors import DuplicateKeyError
 from requests_cache.backends.base import BaseCache, DictStorage
 from requests_cache.backends.mongodb import MongoCache, MongoDict
 
-from api_relaying_server.cluster.fences import Fences
+from api_relaying_server.cluster.fencing_tokens import FencingTokens
 from api_relaying_server.stores.databases.mongo_link import MongoLink
-from api_relaying_server.stores.record import pipeline
-from api_relaying_server.stores.shared_storage import (
+from api_relaying_server.stores.databases.shared_storage import (
     LATEST,
     TOMBSTONE_LASTS,
-    ByItem,
     SharedStorage,
 )
+from api_relaying_server.stores.record import pipeline
 from api_relaying_server.stores.storage import (
+    ByItem,
     Change,
     Extent,
     StorageFault,
@@ -76,7 +76,7 @@ class MongoRecordCache(MongoCache):
 
     responses: MongoRecords
 
-    def __init__(self, link: MongoLink, namespace: str, fences: Fences) -> None:
+    def __init__(self, link: MongoLink, namespace: str, fences: FencingTokens) -> None:
         BaseCache.__init__(self, cache_name=namespace)
         self.responses = MongoRecords(link, namespace, fences)
         self.redirects = DictStorage()  # type: ignore[assignment, no-untyped-call]
@@ -137,7 +137,7 @@ class MongoRecords(ByItem, MongoDict, SharedStorage):
     largest = LARGEST
     wants_credit = False
 
-    def __init__(self, link: MongoLink, namespace: str, fences: Fences) -> None:
+    def __init__(self, link: MongoLink, namespace: str, fences: FencingTokens) -> None:
         super().__init__(
             link.database.name,
             collection_name=f"{namespace}_records",
@@ -293,8 +293,8 @@ _PRESENT = "node"
 """Begins what stands among the leases for a process that is there; no lease is named like this."""
 
 
-class MongoBoard:
-    """Leases and news in a MongoDB. Leases go by `now`: the database's time."""
+class MongoCoordination:
+    """Leases and messages between nodes in a MongoDB. Leases go by `now`: the database's time."""
 
     def __init__(
         self,
@@ -369,7 +369,7 @@ class MongoBoard:
             self._since_tidying = 0
             self._changes.delete_many({"_id": {"$lte": number - KEPT_NEWS}})
 
-    def news(self) -> list[str | None]:
+    def receive(self) -> list[str | None]:
         """What others have told; looks once, after a short while."""
         try:
             if self._read_up_to is None:

@@ -24,16 +24,16 @@ from redis import exceptions
 from requests_cache.backends.base import BaseCache, DictStorage
 from requests_cache.backends.redis import RedisCache, RedisDict
 
-from api_relaying_server.cluster.fences import Fences
+from api_relaying_server.cluster.fencing_tokens import FencingTokens
 from api_relaying_server.stores.databases.redis_link import PATIENCE, RedisLink
-from api_relaying_server.stores.record import pipeline
-from api_relaying_server.stores.shared_storage import (
+from api_relaying_server.stores.databases.shared_storage import (
     LATEST,
     TOMBSTONE_LASTS,
-    ByItem,
     SharedStorage,
 )
+from api_relaying_server.stores.record import pipeline
 from api_relaying_server.stores.storage import (
+    ByItem,
     Change,
     Extent,
     StorageFault,
@@ -158,7 +158,7 @@ class RedisRecordCache(RedisCache):
 
     responses: RedisRecords  # type: ignore[assignment]
 
-    def __init__(self, link: RedisLink, namespace: str, fences: Fences) -> None:
+    def __init__(self, link: RedisLink, namespace: str, fences: FencingTokens) -> None:
         BaseCache.__init__(self, cache_name=namespace)
         self.responses = RedisRecords(link, namespace, fences)
         self.redirects = DictStorage()  # type: ignore[no-untyped-call]
@@ -180,7 +180,7 @@ class RedisRecords(ByItem, RedisDict, SharedStorage):
     largest = LARGEST
     wants_credit = False
 
-    def __init__(self, link: RedisLink, namespace: str, fences: Fences) -> None:
+    def __init__(self, link: RedisLink, namespace: str, fences: FencingTokens) -> None:
         super().__init__(f"{namespace}:r", connection=link.patient, serializer=pipeline())
         self.connection: Any = link.patient
         self._link = link
@@ -325,8 +325,8 @@ class RedisRecords(ByItem, RedisDict, SharedStorage):
             return self._link.replies_of(batch, self._link.opening)
 
 
-class RedisBoard:
-    """Leases and news in a Redis."""
+class RedisCoordination:
+    """Leases and messages between nodes in a Redis."""
 
     def __init__(self, link: RedisLink, namespace: str) -> None:
         self._link = link
@@ -379,7 +379,7 @@ class RedisBoard:
 
     # News
 
-    def news(self) -> list[str | None]:
+    def receive(self) -> list[str | None]:
         """What others have told; waits for a while if there is nothing."""
         try:
             if self._hearing is None:

@@ -16,8 +16,8 @@ from typing import Any
 from redis import Redis, exceptions
 from redis.connection import Connection, ConnectionPool, SSLConnection
 
-from api_relaying_server.stores.backoff import DENIED_FOR, REST, Rest
 from api_relaying_server.stores.database_url import AUTHORITIES, DatabaseUrl
+from api_relaying_server.stores.health import DENIED_FOR, REST, Backoff
 from api_relaying_server.stores.storage import StorageFault, Trouble
 
 MOST_CONNECTIONS = 16
@@ -47,13 +47,13 @@ class RedisLink:
         self._connection_class = SSLConnection if url.scheme == "rediss" else Connection
         self._deadline = deadline
         self._lock = threading.Lock()  # guards everything below
-        self._returned = threading.Condition(self._lock)
+        self._returned = threading.Condition(self._lock)  # a connection is free
         self._idle: list[Any] = []
         self._count = 0  # of the connections of this opening, idle and lent
         self._growing = False
         self._why_closed = StorageFault(Trouble.UNREACHABLE, "it is not open", 0)
-        self._rest = Rest(REST)
-        self.denial = Rest(DENIED_FOR)
+        self._backoff = Backoff(REST)
+        self.denial = Backoff(DENIED_FOR)
         self.opening = 0
         self.patient = self.client(PATIENCE)
 
@@ -81,7 +81,7 @@ class RedisLink:
             self.opening += 1
             self._count = 1
             self._idle = [connection]
-        self._rest.end()
+        self._backoff.end()
         self._grow(FIRST_CONNECTIONS)
 
     def _connect(self) -> Any:
@@ -112,11 +112,11 @@ class RedisLink:
     def ask(self, *command: str | bytes | int) -> Any:
         """The reply to a command, within the deadline; raises StorageFault."""
         self.denial.require_over()
-        self._rest.require_over()
+        self._backoff.require_over()
         try:
             return self._ask(command)
         except StorageFault as fault:
-            self._rest.begin_after(fault)
+            self._backoff.begin_after(fault)
             raise
 
     def _ask(self, command: Sequence[str | bytes | int]) -> Any:

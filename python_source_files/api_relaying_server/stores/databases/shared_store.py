@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from hashlib import blake2b
-from typing import Callable, NamedTuple, Protocol
+from typing import NamedTuple, cast
 
 from requests_cache.backends.base import BaseCache
 
 from api_relaying_server.caching.stored import Record
-from api_relaying_server.cluster.fences import Fences
-from api_relaying_server.cluster.node_coordinator import Board, NodeCoordinator
+from api_relaying_server.cluster.fencing_tokens import FencingTokens
+from api_relaying_server.cluster.node_coordinator import DatabaseCoordination, NodeCoordinator
+from api_relaying_server.cluster.nodes_budget import NodesBudget, SharedBudget
+from api_relaying_server.cluster.workers_budget import Pace
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.stores.database_url import NAMESPACE, DatabaseUrl, parse, shown
+from api_relaying_server.stores.databases.shared_storage import SharedStorage
 from api_relaying_server.stores.queued_store import QueuedStore
-from api_relaying_server.stores.shared_storage import SharedStorage
 from api_relaying_server.stores.storage import StorageFault, Trouble
 
 PREFIX = "api_relay"
@@ -35,23 +36,12 @@ _log = logging.getLogger("api_relaying_server.store")
 _EXTRAS = {"redis": "redis", "rediss": "redis", "mongodb": "mongodb"}
 
 
-class SharedBudget(Protocol):
-    """Where the nodes keep their common budget of upstream calls."""
-
-    def book(self, interval: float, burst: int, late: float, longest: float) -> tuple[float, bool]:
-        """Seconds until the next token, and whether it was booked."""
-
-    def empty(self, interval: float, burst: int, seconds: float) -> None:
-        """No token for so many seconds."""
-
-
 class Parts(NamedTuple):
     """What a database is to nodes."""
 
     cache: BaseCache
-    storage: SharedStorage
-    board: Board
-    till: SharedBudget
+    coordination: DatabaseCoordination
+    budget: SharedBudget
 
 
 class SharedStore(QueuedStore):
@@ -63,21 +53,24 @@ class SharedStore(QueuedStore):
         self,
         url: str,
         parts: Parts,
-        fences: Fences,
-        *,
+        fences: FencingTokens,
         fault: StorageFault | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(url, parts.cache, parts.storage, fault=fault, clock=clock)
-        self._shared = parts.storage
+        super().__init__(url, parts.cache, fault)
+        self._shared = cast(SharedStorage, parts.cache.responses)
         self._fences = fences
         self._said_apart = False
-        self._nodes = NodeCoordinator(parts.board, fences, clock)
-        self.till = WorkingBudget(parts.till, self)
+        self._nodes = NodeCoordinator(parts.coordination, fences)
+        self.budget = WorkingBudget(parts.budget, self)
 
     def coordinator(self) -> NodeCoordinator:
         """What this process and those on other nodes know of each other."""
         return self._nodes
+
+    def common_tokens(self, per_second: float, burst: int, waiting: int) -> NodesBudget:
+        """A bucket that all nodes take from."""
+        nodes = self._nodes
+        return NodesBudget(Pace(per_second, burst, waiting), self.budget, lambda: nodes.processes)
 
     # What a database has lost, the memories of its nodes give back
 
@@ -118,12 +111,7 @@ class SharedStore(QueuedStore):
         super()._close_storage()
 
 
-def open_shared(
-    url: str,
-    owner: str,
-    read_deadline: float,
-    clock: Callable[[], float] = time.monotonic,
-) -> SharedStore:
+def open_shared(url: str, owner: str, read_deadline: float) -> SharedStore:
     """The store in the database of `url`. Raises ConfigError where its driver is not installed or
     the URL is wrong; a database that does not work at the moment is opened later, by itself.
 
@@ -135,39 +123,41 @@ def open_shared(
     except ValueError as wrong:
         raise ConfigError(f"cache: {wrong}") from None
     namespace = parts.options.get(NAMESPACE) or f"<{owner}>"
-    fences = Fences()
+    fences = FencingTokens()
     made = _make(url, parts, namespace, fences, read_deadline)
     fault = None
     try:
-        made.storage.open()
+        cast(SharedStorage, made.cache.responses).open()
     except StorageFault as error:
         fault = error
-    return SharedStore(shown(url), made, fences, fault=fault, clock=clock)
+    return SharedStore(shown(url), made, fences, fault)
 
 
 class WorkingBudget:
-    """A till that nobody asks while the store fails."""
+    """A shared budget that nobody asks while the store fails."""
 
-    def __init__(self, till: SharedBudget, store: SharedStore) -> None:
-        self._till = till
+    def __init__(self, budget: SharedBudget, store: SharedStore) -> None:
+        self._budget = budget
         self._store = store
 
     def book(self, interval: float, burst: int, late: float, longest: float) -> tuple[float, bool]:
         """Seconds until the next token, and whether it was booked; raises StorageFault."""
         self._require_working()
-        return self._till.book(interval, burst, late, longest)
+        return self._budget.book(interval, burst, late, longest)
 
     def empty(self, interval: float, burst: int, seconds: float) -> None:
         """No token for so many seconds; raises StorageFault."""
         self._require_working()
-        self._till.empty(interval, burst, seconds)
+        self._budget.empty(interval, burst, seconds)
 
     def _require_working(self) -> None:
         if self._store.fault:
             raise StorageFault(Trouble.UNREACHABLE, self._store.fault)
 
 
-def _make(url: str, parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float) -> Parts:
+def _make(
+    url: str, parts: DatabaseUrl, namespace: str, fences: FencingTokens, deadline: float
+) -> Parts:
     try:
         if parts.scheme == "mongodb":
             return _make_mongodb(url, parts, namespace, fences, deadline)
@@ -180,23 +170,29 @@ def _make(url: str, parts: DatabaseUrl, namespace: str, fences: Fences, deadline
         ) from None
 
 
-def _make_redis(parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float) -> Parts:
-    from api_relaying_server.stores.databases.redis import RedisBoard, RedisBudget, RedisRecordCache
+def _make_redis(
+    parts: DatabaseUrl, namespace: str, fences: FencingTokens, deadline: float
+) -> Parts:
+    from api_relaying_server.stores.databases.redis import (
+        RedisBudget,
+        RedisCoordination,
+        RedisRecordCache,
+    )
     from api_relaying_server.stores.databases.redis_link import RedisLink
 
     prefix = f"{PREFIX}:{namespace}"
     link = RedisLink(parts, deadline)
     cache = RedisRecordCache(link, prefix, fences)
-    return Parts(cache, cache.responses, RedisBoard(link, prefix), RedisBudget(link, prefix))
+    return Parts(cache, RedisCoordination(link, prefix), RedisBudget(link, prefix))
 
 
 def _make_mongodb(
-    url: str, parts: DatabaseUrl, namespace: str, fences: Fences, deadline: float
+    url: str, parts: DatabaseUrl, namespace: str, fences: FencingTokens, deadline: float
 ) -> Parts:
     from api_relaying_server.stores.databases.mongo_link import MongoLink
     from api_relaying_server.stores.databases.mongodb import (
-        MongoBoard,
         MongoBudget,
+        MongoCoordination,
         MongoRecordCache,
     )
 
@@ -211,4 +207,4 @@ def _make_mongodb(
     except ValueError as wrong:
         raise ConfigError(f"cache {shown(url)!r}: {wrong}") from None
     cache = MongoRecordCache(link, prefix, fences)
-    return Parts(cache, cache.responses, MongoBoard(link, prefix), MongoBudget(link, prefix))
+    return Parts(cache, MongoCoordination(link, prefix), MongoBudget(link, prefix))

@@ -1,0 +1,66 @@
+"""The numbers by which a database refuses what comes too late.
+
+Who may change a record holds a claim with a number that grows from claim to claim. A process that
+was asleep while its claim ran out writes with a number that is lower than that of the next one's
+write, and is refused. Nothing here knows a database.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from api_relaying_server.coordination import CLAIM
+
+OLDEST = 1
+"""The number of a write that gives way to any other."""
+
+MOST_RESTORED = 65536
+"""Keys that may be written with it; more are not told from others."""
+
+
+class FencingTokens:
+    """The numbers of the claims that this process holds, by key. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the two below
+        self._held: dict[str, list[int]] = {}
+        self._restored: set[str] = set()
+        self.on_late: Callable[[str], None] = _nobody
+        """Called with a key whose change was refused: what is in memory is not what is stored."""
+
+    def hold(self, name: str, number: int) -> None:
+        """A lease of this name was got; nothing is noted of one that is no claim."""
+        if name.startswith(CLAIM):
+            with self._lock:
+                self._held.setdefault(name[len(CLAIM) :], []).append(number)
+
+    def drop(self, name: str, number: int) -> None:
+        """That lease is no longer held."""
+        key = name[len(CLAIM) :]
+        with self._lock:
+            numbers = self._held.get(key)
+            if name.startswith(CLAIM) and numbers is not None and number in numbers:
+                numbers.remove(number)
+                if not numbers:
+                    del self._held[key]
+
+    def number_for(self, key: str) -> int | None:
+        """The number to write a key with; None where no claim is held: the newest there is."""
+        with self._lock:
+            numbers = self._held.get(key)
+            if numbers:
+                return max(numbers)
+            return OLDEST if key in self._restored else None
+
+    def mark_restored(self, key: str, restored: bool) -> None:
+        """What waits to be written for a key is of before all others' changes, or is not."""
+        with self._lock:
+            if not restored:
+                self._restored.discard(key)
+            elif len(self._restored) < MOST_RESTORED:
+                self._restored.add(key)
+
+
+def _nobody(key: str) -> None:
+    """Nobody wants to know."""

@@ -1,0 +1,154 @@
+"""Which fields mean what: the names that more than one module needs to know, in one place.
+
+Fields for one connection (RFC 9110, 7.6.1), fields that proxies write about their clients, and the
+fields in which this relay names itself: `Via`, `Cache-Status`, `Proxy-Status`. No rule of caching
+is here; what a rule asks of a field stands in `caching/`.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from api_relaying_server.http1.grammar import split_lists
+from api_relaying_server.http1.message import Field, Fields
+
+PSEUDONYM = "api-relaying-server"
+"""The relay's name in `Via`, `Cache-Status` and `Proxy-Status`."""
+
+VIA = f"1.1 {PSEUDONYM}"
+"""What the relay adds to `Via` of a response (RFC 9110, 7.6.3)."""
+
+# --- fields for one connection
+
+HOP_BY_HOP = frozenset(
+    ("connection", "keep-alive", "proxy-authenticate", "proxy-authentication-info")
+    + ("proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade")
+)
+"""Fields for one connection (RFC 9110, 7.6.1) and fields for one proxy (RFC 9111, 3.1): neither
+passed on nor stored.
+"""
+
+NEVER_NOMINATED = frozenset(
+    ("age", "authorization", "cache-control", "cdn-cache-control", "date", "etag", "expires")
+    + ("content-disposition", "content-encoding", "content-language", "content-length")
+    + ("content-location", "content-range", "content-security-policy", "content-type")
+    + ("last-modified", "location", "pragma", "set-cookie", "vary", "www-authenticate")
+)
+"""Fields that `Connection` must not name, as they are for all recipients (RFC 9110, 7.6.1). The
+relay keeps them: a response would else lose what it says about its storing before that is decided.
+"""
+
+
+_NONE: frozenset[str] = frozenset()
+
+
+def connection_options(fields: Fields) -> frozenset[str]:
+    """The lower-case names in `Connection`: fields for this connection alone (RFC 9110, 7.6.1)."""
+    values = fields.all("connection")
+    return frozenset([member.lower() for member in split_lists(values)]) if values else _NONE
+
+
+def end_to_end(fields: Fields) -> Fields:
+    """The fields of a message without those for one connection or one proxy (RFC 9110, 7.6.1; RFC
+    9111, 3.1).
+    """
+    gone = HOP_BY_HOP
+    if "connection" in fields:
+        gone |= connection_options(fields) - NEVER_NOMINATED
+    return fields.without(gone.__contains__) if fields.has_any(gone) else fields
+
+
+# --- Cache-Status: what the cache did with a request (RFC 9211)
+
+_MEMBER = f"{PSEUDONYM}; "
+
+STATUS_OF_HIT = f"Cache-Status: {_MEMBER}hit; ttl=%d\r\n".encode()
+"""The line of a fresh hit, to be filled with the seconds of freshness left."""
+
+
+def cache_hit(ttl: float, detail: str = "") -> Field:
+    """A stored response answered; `ttl` is its remaining freshness in seconds, negative for a
+    stale one (RFC 9211, 2.1, 2.4).
+    """
+    return "Cache-Status", f"{_MEMBER}hit{_ttl(ttl)}{_detail(detail)}"
+
+
+def cache_forwarded(
+    reason: str,
+    status: int | None = None,
+    *,
+    stored: bool = False,
+    ttl: float | None = None,
+    detail: str = "",
+) -> Field:
+    """The request went to the upstream for `reason` (RFC 9211, 2.2), which answered with `status`
+    (2.3); `ttl` where a stored response then answered.
+    """
+    told = f"{_MEMBER}fwd={reason}"
+    if status is not None:
+        told += f"; fwd-status={status}"
+    return "Cache-Status", told + _ttl(ttl) + "; stored" * stored + _detail(detail)
+
+
+def cache_collapsed(reason: str, ttl: float | None = None) -> Field:
+    """The request was to go to the upstream for `reason`, and another one's fetch answered it too
+    (RFC 9211, 2.6); `ttl` where the answer is a stored one by now.
+    """
+    return "Cache-Status", f"{_MEMBER}fwd={reason}{_ttl(ttl)}; collapsed"
+
+
+def _ttl(ttl: float | None) -> str:
+    return "" if ttl is None else f"; ttl={int(ttl // 1)}"
+
+
+def _detail(detail: str) -> str:
+    return f"; detail={detail}" if detail else ""
+
+
+# --- fields in which proxies tell who their client is, how it came, and where it has asked: from a
+# client that is no trusted proxy they prove nothing
+
+_PLACE = re.compile(
+    r"proxy|forwarded|x-forwarded|x-forwarded-(?:by|host|path|port|prefix|server|ur[il]).*"
+    r"|x-(?:original|rewrite)-(?:host|path|ur[il])|x-host|x-http-(?:destinationurl|host-override)"
+    r"|x-(?:forward|proxy|backend)-host|base-url|x-script-name|x-envoy-original-path"
+    r"|x-sendfile-type|x-accel-.*|x-middleware-.*"
+)
+"""Fields that tell an upstream where it is: it may build links or route by them, and then one
+client would write into everybody's answer. `Proxy` becomes HTTP_PROXY behind CGI; the last are
+words between a server and its own front. No one's goes on.
+"""
+
+_CLIENT = re.compile(
+    r"x-forwarded-.*|x-original-(?:forwarded-)?(?:for|proto)|x-envoy-external-address"
+    r"|front-end-https|(?:x-)?(?:url-)?scheme|x-arr-ssl|cf-visitor|fastly-ssl"
+    r"|.+-forwarded-(?:for|proto)"
+    r"|(?:.+-)?(?:client|cluster|connecting|originating|proxyuser|real|remote|socket|source|user)"
+    r"-?(?:ip|ipv4|ipv6|addr|address)"
+)
+"""Fields by which a proxy tells who its client is and how it came. A trusted one's go on."""
+
+
+_LONGEST_NAME = 64
+"""Characters of the longest name that is one of those."""
+
+
+def names_a_place(name: str) -> bool:
+    """True for the (lower-case) name of a field that tells an upstream where it is."""
+    return _names_a_place(name) if len(name) <= _LONGEST_NAME else name.startswith("x-forwarded-")
+
+
+def names_a_client(name: str) -> bool:
+    """True for the (lower-case) name of a field by which a proxy tells who its client is."""
+    return _names_a_client(name) if len(name) <= _LONGEST_NAME else name.startswith("x-forwarded-")
+
+
+@lru_cache(maxsize=1024)
+def _names_a_place(name: str) -> bool:
+    return _PLACE.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=1024)
+def _names_a_client(name: str) -> bool:
+    return _CLIENT.fullmatch(name) is not None

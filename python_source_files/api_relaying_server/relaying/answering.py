@@ -1,0 +1,127 @@
+"""How each kind of answer is made: from a stored response, from one that arrives, by the relay.
+
+Functions of a request, a response and the time. Each says in `Cache-Status` what the cache did
+(RFC 9211). Which kind a request gets is decided in `relay` and `transfer`.
+"""
+
+from __future__ import annotations
+
+from api_relaying_server.caching.conditional import fields_of_304, is_not_modified
+from api_relaying_server.caching.responding import prepare, shortened
+from api_relaying_server.caching.reuse import Assessed
+from api_relaying_server.http1.fields import VIA, cache_collapsed, cache_forwarded, cache_hit
+from api_relaying_server.http1.message import Field, Fields, RequestHead
+from api_relaying_server.http1.rendering import (
+    reason_phrase,
+    render_fields,
+    render_request_line,
+)
+from api_relaying_server.relaying.answer import Answer
+from api_relaying_server.relaying.receiving import Arrived, Confirmed
+from api_relaying_server.relaying.shared_body import Reader
+
+ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"
+"""Methods that the relay forwards, told to an OPTIONS that goes no further."""
+
+_SHOWN_BY_TRACE = frozenset(
+    ("accept", "accept-charset", "accept-encoding", "accept-language", "cache-control")
+    + ("connection", "host", "max-forwards", "pragma", "te", "user-agent", "via")
+)
+"""Fields without secrets (RFC 9110, 9.3.8); any other may hold a key."""
+
+
+# --- from a stored response
+
+
+def hit_answer(
+    request: RequestHead,
+    found: Assessed,
+    now: float,
+    why: str = "",
+    upstream_status: int | None = None,
+) -> Answer:
+    """The answer that a stored response gives without the upstream; `why` where it is stale. Where
+    it stands in for an answer of the upstream, `upstream_status` is the status of that.
+    """
+    return _stored(request, found, now, cache_hit(found.fresh_for(now), why), upstream_status)
+
+
+def collapsed_answer(
+    request: RequestHead, reason: str, found: Assessed, now: float, *, tells_ttl: bool = True
+) -> Answer:
+    """The answer that a response gives which somebody else's fetch has stored or confirmed."""
+    ttl = found.fresh_for(now) if tells_ttl else None
+    return _stored(request, found, now, cache_collapsed(reason, ttl))
+
+
+def confirmed_answer(
+    request: RequestHead, reason: str, confirmed: Confirmed, found: Assessed, now: float
+) -> Answer:
+    """The answer that a stored response gives once the upstream has confirmed or completed it."""
+    status = confirmed.received.head.status
+    told = cache_forwarded(
+        reason,
+        status,
+        stored=not confirmed.unstored,
+        ttl=found.fresh_for(now),
+        detail=confirmed.unstored,
+    )
+    return _stored(request, found, now, told, status)
+
+
+def _stored(
+    request: RequestHead,
+    found: Assessed,
+    now: float,
+    told: Field,
+    upstream_status: int | None = None,
+) -> Answer:
+    made = prepare(request, found)
+    fields = made.fields.plus(("Via", VIA), ("Age", str(int(found.age(now)))), told)
+    return Answer(made.status, made.reason, fields, made.body, upstream_status=upstream_status)
+
+
+# --- from a response that is on its way
+
+
+def fetched_answer(request: RequestHead, reason: str, arrived: Arrived, reader: Reader) -> Answer:
+    """The leader's answer from a response whose body is still to come: 304 where the client's
+    condition asks for it. The answer owns the reader.
+    """
+    told = cache_forwarded(
+        reason, arrived.status, stored=not arrived.unstored, detail=arrived.unstored
+    )
+    status, phrase, fields = arrived.status, arrived.received.head.reason, arrived.fields
+    if arrived.is_not_modified_for(request):
+        status, phrase, fields = 304, reason_phrase(304), fields_of_304(fields)
+    fields = fields.plus(("Via", VIA), told)
+    return Answer(status, phrase, fields, stream=reader, upstream_status=arrived.status)
+
+
+def shared_answer(request: RequestHead, reason: str, found: Assessed, reader: Reader) -> Answer:
+    """A follower's answer from such a response. The answer owns the reader."""
+    stored = found.stored
+    fields = shortened(stored.fields, found.lifetime) if found.capped else stored.fields
+    status, phrase = stored.status, stored.reason
+    if is_not_modified(request.fields, stored.status, stored.fields, stored.response_time):
+        status, phrase, fields = 304, reason_phrase(304), fields_of_304(fields)
+    fields = fields.plus(("Via", VIA), cache_collapsed(reason))
+    return Answer(status, phrase, fields, stream=reader)
+
+
+# --- by the relay itself
+
+
+def final_answer(request: RequestHead) -> Answer:
+    """The answer to a TRACE or OPTIONS that may not be forwarded (RFC 9110, 7.6.2, 9.3.7,
+    9.3.8).
+    """
+    if request.method == "OPTIONS":
+        fields = Fields([("Allow", ALLOWED), ("Via", VIA)])
+        return Answer(204, reason_phrase(204), fields)
+    shown = request.fields.without(lambda name: name not in _SHOWN_BY_TRACE)
+    body = render_request_line(request.method, request.target) + render_fields(shown) + b"\r\n"
+    fields = Fields(
+        [("Content-Type", "message/http"), ("Content-Length", str(len(body))), ("Via", VIA)]
+    )
+    return Answer(200, reason_phrase(200), fields, body)

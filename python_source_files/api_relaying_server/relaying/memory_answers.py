@@ -1,0 +1,110 @@
+"""What the event loop answers by itself: heads that are new, answers that are in memory.
+
+Nothing here waits but `bring`, which a thread calls. It knows the memory and the rules, and nothing
+of the upstream.
+"""
+
+from __future__ import annotations
+
+from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.responding import shape_of
+from api_relaying_server.caching.reuse import CACHED_METHODS, Assessed, Fresh, decide, passes_by
+from api_relaying_server.caching.stored import cache_key
+from api_relaying_server.http1.fields import VIA
+from api_relaying_server.http1.heads import known_lines, wants_close
+from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.http1.rendering import render_fields
+from api_relaying_server.memory.hot import Entry, Reply
+from api_relaying_server.relaying.keeping import Keeper, Seen
+
+_NEVER_FROM_MEMORY = frozenset(
+    ("content-length", "transfer-encoding", "expect", "upgrade", "max-forwards")
+)
+
+
+class MemoryAnswers:
+    """Answers from memory alone. Thread-safe."""
+
+    def __init__(self, keeper: Keeper, policy: Policy) -> None:
+        self._keeper = keeper
+        self._policy = policy
+
+    def from_memory(self, request: RequestHead, now: float) -> Reply | None:
+        """The reply to a request if a fresh one is in memory, which then remembers the bytes of its
+        head. Never blocks: the event loop calls it.
+        """
+        hot = self._keeper.hot
+        entry = hot.peek(cache_key(request.target))
+        if entry is None:
+            return None
+        if self._policy.ignored_fields:
+            request = request.without(self._policy.ignored_fields)
+        if entry.selected_here:
+            return None  # the relay's own word selects, which the client's bytes do not hold
+        influential = entry.influential
+        picked = tuple([(line[0], line[2]) for line in request.lines if line[0] in influential])
+        quick = (request.method, request.version, request.credentialed, picked)
+        reply = entry.quick.get(quick)
+        if reply is None or not (now < reply.valid_until or reply.renew(now)):
+            reply = self._decide_in_memory(request, entry, now)
+            if reply is None:
+                return None
+            if self._policy.client_refresh and _limits_age(request):
+                return reply
+            hot.remember(entry, quick, reply)
+        if request.raw is not None:
+            hot.learn(_to_learn(request.raw, influential), reply)
+        return reply
+
+    def is_worth_bringing(self, request: RequestHead) -> bool:
+        """True where the store may have what would answer a request once it is in memory."""
+        return (
+            self._keeper.reading_helps
+            and request.method in CACHED_METHODS
+            and not request.fields.has_any(_NEVER_FROM_MEMORY)
+            and not passes_by(request.fields)
+            and self._keeper.hot.peek(cache_key(request.target)) is None
+        )
+
+    def bring(self, request: RequestHead) -> tuple[Seen, bool]:
+        """Reads what the store has for a request into memory: what that is, and whether memory has
+        it now. May wait for the store.
+        """
+        key = cache_key(request.target)
+        seen = self._keeper.see(key)
+        return seen, seen.record is not None and self._keeper.hot.peek(key) is not None
+
+    def _decide_in_memory(self, request: RequestHead, entry: Entry, now: float) -> Reply | None:
+        if request.method not in CACHED_METHODS:
+            return None
+        if request.fields.has_any(_NEVER_FROM_MEMORY):
+            return None
+        verdict = decide(request, entry.record, now, self._policy)
+        if not isinstance(verdict, Fresh) or verdict.stale:
+            return None
+        return self._reply(request, entry, verdict.assessed)
+
+    def _reply(self, request: RequestHead, entry: Entry, found: Assessed) -> Reply:
+        closes = wants_close(request.version, request.fields)
+        extra = [("Via", VIA)]
+        if closes:
+            extra.append(("Connection", "close"))
+        elif request.version < (1, 1):
+            extra.append(("Connection", "keep-alive"))
+        shape = shape_of(request, found.stored)
+        lines = render_fields(extra)
+        return self._keeper.hot.reply(entry, found, shape, lines, closes)
+
+
+def _to_learn(head: bytes, influential: frozenset[str]) -> bytes:
+    """A head without the lines on which no answer depends, such as request ids."""
+    if known_lines.high_cardinality and influential.isdisjoint(known_lines.high_cardinality_names):
+        return known_lines.without_high_cardinality(head) or head
+    return head
+
+
+def _limits_age(request: RequestHead) -> bool:
+    """True where a client's `max-age` or `min-fresh` is obeyed: a second later the same request may
+    be answered otherwise though nothing has changed.
+    """
+    return "cache-control" in request.fields or "pragma" in request.fields

@@ -1,0 +1,326 @@
+"""A miss: one `Transfer`, from the request that leads it to the last byte.
+
+    1 lead      the request is the first of those who want the same: it owns the landing
+    2 look      it gets the lease among processes; has somebody stored it meanwhile?
+    3 send      the request goes to the upstream                              fetching
+    4 receive   the head comes: what does it mean for what is stored?         receiving
+    5 open      the body streams, to be shared and stored                     shared_body
+    6 answer    the leader has its answer, with a reader of the body          answering
+    7 tell      the followers learn the outcome and read the same body        flight
+    8 store     with the last piece, before any reader has it                 keeping
+    9 let go    the next request for the key looks in the store, and else leads
+
+Who owns what, and where it changes hands:
+
+    landing     the transfer from 1 to 9
+    lease       the transfer from 2 to 9; then the store, until other processes can read what
+                was stored: then it is released
+    connection  the transfer from 3; the body from 5: it closes it at its end, at an error, or when
+                its last reader has left
+    content     the body from 5; the keeper from 8
+    reader      the answer from 6; whoever sends the answer closes it
+
+1 to 7 happen in the leader's thread. 8 and 9 happen in the thread of the reader that fetches the
+last piece, or in 7 where no body is shared. Nothing is locked from one step to the next.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import NamedTuple, Union
+
+from api_relaying_server.caching.invalidation import is_unsafe
+from api_relaying_server.caching.ranges import with_content
+from api_relaying_server.caching.reuse import Ask, Assessed, Fresh, decide
+from api_relaying_server.caching.stored import Record, StoredResponse, cache_key
+from api_relaying_server.coordination import Coordinator, Lease
+from api_relaying_server.errors import (
+    LackOfOwn,
+    UpstreamError,
+    UpstreamNameUnknown,
+    UpstreamRefused,
+    UpstreamResting,
+    UpstreamTlsError,
+)
+from api_relaying_server.http1.credentials import credentials_of
+from api_relaying_server.http1.message import Field
+from api_relaying_server.relaying.answer import Answer
+from api_relaying_server.relaying.answering import (
+    collapsed_answer,
+    confirmed_answer,
+    fetched_answer,
+    hit_answer,
+)
+from api_relaying_server.relaying.fetching import Fetcher, Query
+from api_relaying_server.relaying.flight import Flight, Landing
+from api_relaying_server.relaying.keeping import Began, Seen
+from api_relaying_server.relaying.receiving import Arrived, Confirmed, Receiver, Response
+from api_relaying_server.relaying.shared_body import Reader, SharedBody
+
+UNSHARED_FOR = 120.0
+"""Seconds for which a key whose answer could not be shared lets its clients through side by
+side.
+"""
+
+LEASE_AT_MOST = 30.0
+"""Seconds that a leader waits for another process's fetch before it fetches for itself."""
+
+WITH_CREDENTIALS = "credentialed "
+"""Begins the note that the answers of a flight are for requests with credentials alone."""
+
+_NOTHING_SENT = (UpstreamResting, UpstreamRefused, UpstreamNameUnknown, UpstreamTlsError, LackOfOwn)
+
+
+class SharedResponse(NamedTuple):
+    """An outcome: a response that followers may have.
+
+    `stored` is what they may see of it; its content comes by `body`, or is there already. It was
+    asked for when it `began`. A follower with a number below `sent` came before it was asked for:
+    it may have it even where it would need validation.
+    """
+
+    stored: StoredResponse
+    body: SharedBody | None
+    began: Began
+    sent: int
+
+
+class StoredMeanwhile(NamedTuple):
+    """An outcome: somebody else had stored what was wanted; the upstream was not asked."""
+
+
+class NotShared(NamedTuple):
+    """An outcome: the answer is for the leader alone; each follower asks for itself."""
+
+
+class FailureStatus(NamedTuple):
+    """An outcome: the upstream answered with a status that a stale answer is better than, for
+    followers with the same credentials.
+    """
+
+    status: int
+    whose: tuple[Field, ...]
+
+
+class UpstreamFailed(NamedTuple):
+    """An outcome: the upstream failed or rests, for followers with the same credentials.
+
+    The error is raised in copies: one that was raised leads by its traceback to the frames that
+    hold it, a circle for the collector to find.
+    """
+
+    error: UpstreamError
+    whose: tuple[Field, ...]
+
+
+Outcome = Union[SharedResponse, StoredMeanwhile, NotShared, FailureStatus, UpstreamFailed]
+
+
+class Means(NamedTuple):
+    """What all transfers of a relay work with; `turns` gives the leases among processes."""
+
+    fetcher: Fetcher
+    receiver: Receiver
+    flight: Flight[Outcome]
+    turns: Coordinator
+
+
+class Lead(NamedTuple):
+    """What makes a request a leader: the key of its flight, the landing where its followers wait,
+    and what it has seen stored. Without a landing nobody follows.
+    """
+
+    flight_key: str
+    landing: Landing[Outcome] | None = None
+    seen: Seen | None = None
+
+
+class Transfer:
+    """One fetch, for its leader and all who follow. `run` is called once."""
+
+    def __init__(self, means: Means, query: Query, lead: Lead) -> None:
+        self._fetcher, self._receiver, self._flight, self._turns = means
+        self._keeper, self._policy = self._fetcher.keeper, self._fetcher.policy
+        self._query = query
+        self._lead = lead
+        self._lands = lead.landing is not None  # the landing is ours, until `_let_go`
+        self._lease: Lease | None = None  # ours until `_let_go`
+        self._body: SharedBody | None = None
+        self._reader: Reader | None = None  # ours until the answer has it
+        self._arrived: Arrived | None = None  # what `_store` stores with the content
+
+    def run(self, passes: bool = False) -> Answer:
+        """Steps 2 to 7: the leader's answer. Raises UpstreamError where there is none. The
+        followers learn the outcome in any case.
+
+        `passes` leaves the client's own conditions in the request: for keys whose answers are not
+        stored.
+        """
+        outcome: Outcome = NotShared()
+        try:
+            found = self._found_meanwhile()
+            if found is not None:
+                outcome = StoredMeanwhile()
+                query, now = self._query, self._keeper.clock()
+                return collapsed_answer(query.request, query.ask.reason, found, now)
+            sent = self._flight.number()  # who has a smaller one came before this request is sent
+            response = self._fetch(self._query, passes)
+            outcome = self._outcome_of(response, sent)
+            return self._answer_from(response)
+        except UpstreamError as error:
+            outcome = UpstreamFailed(copy(error), credentials_of(self._query.request.fields))
+            instead = stale_instead(self._query, error, self._keeper.clock())
+            if instead is None:
+                raise
+            return instead
+        finally:
+            self._tell(outcome)
+
+    # 2: look again, once it is this request's turn.
+
+    def _found_meanwhile(self) -> Assessed | None:
+        """The fresh response that was stored since the leader looked, by another thread or process.
+        What is stored but not fresh changes what is asked for.
+        """
+        if self._lands:
+            self._lease = self._turns.lease(self._lead.flight_key, LEASE_AT_MOST)
+        record = self._changed_record()
+        if record is not None:
+            request = self._query.request
+            verdict = decide(request, record, self._keeper.clock(), self._policy)
+            if isinstance(verdict, Fresh):
+                return verdict.assessed
+            if isinstance(verdict, Ask):
+                self._query = self._query._replace(ask=verdict, known=record)
+        return None
+
+    def _changed_record(self) -> Record | None:
+        seen, lease = self._lead.seen, self._lease
+        if seen is None:
+            return None
+        surely = lease is not None and (lease.waited or lease.unheard)
+        return self._keeper.changed_since(cache_key(self._query.request.target), seen, surely)
+
+    # 3 to 5: what is sent, what comes, and its body.
+
+    def _fetch(self, query: Query, passes: bool) -> Response:
+        received = self._fetcher.send(query, passes)  # the connection is ours
+        with received:
+            response = self._receiver.receive(query, received)
+            if isinstance(response, Arrived):
+                response = self._open(response)  # the connection is the body's
+        if response is None:  # what is stored did not fit: all of it, then
+            return self._fetch(query._replace(ask=Ask(query.ask.reason)), False)
+        return response
+
+    def _open(self, arrived: Arrived) -> Arrived:
+        """Has the body stream: it takes over the connection, and calls back at its end."""
+        exchange, limit = arrived.received.fetch.exchange, self._policy.max_object
+        on_whole = self._store if arrived.shared is not None else None
+        self._arrived = arrived  # before the body can end
+        body = SharedBody(exchange, limit, on_whole, self._let_go, self._fetcher.room)
+        if arrived.shared is not None and not body.is_kept:
+            # No room: it is passed on, and who is quick may share it all the same.
+            arrived = arrived._replace(unstored=arrived.unstored or "no-room")
+        self._body, self._reader = body, body.attach()
+        if exchange.length == 0:
+            body.settle()
+        return arrived
+
+    # 6: the leader's answer.
+
+    def _answer_from(self, response: Response) -> Answer:
+        request, ask, now = self._query.request, self._query.ask, self._keeper.clock()
+        if isinstance(response, Confirmed):
+            found = self._keeper.assess(request.target, response.variant)
+            return confirmed_answer(request, ask.reason, response, found, now)
+        assert self._reader is not None  # nobody else has read of the body yet
+        if response.failed and ask.fallback is not None:
+            self._reader.close()
+            why = f"upstream-{response.status}"
+            return hit_answer(request, ask.fallback, now, why, response.status)
+        return fetched_answer(request, ask.reason, response, self._reader)
+
+    # 7: what it is for those who follow.
+
+    def _outcome_of(self, response: Response, sent: int) -> Outcome:
+        request, facts, key = self._query.request, self._keeper.facts, self._lead.flight_key
+        failed = isinstance(response, Arrived) and response.failed
+        status = response.received.head.status
+        if response.shared is not None and request.method == "GET":
+            facts.mark_shared(key)
+            if not (failed and self._query.ask.fallback is not None):
+                return SharedResponse(response.shared, self._body, response.received.began, sent)
+        if failed:
+            return FailureStatus(status, credentials_of(request.fields))
+        # An error is likely about this one request, and so is a 304: neither says anything about
+        # the answers that others get.
+        about_this = status == 304 or response.unstored == "request-no-store"
+        if status < 400 and not about_this:
+            whose = WITH_CREDENTIALS if request.credentialed else ""
+            facts.mark_unshared(whose + key, self._keeper.clock() + UNSHARED_FOR)
+        return NotShared()
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Gives the followers the outcome. Where they share a body, the landing stays until that
+        ends: whoever comes meanwhile joins. Else it is let go now.
+        """
+        body = outcome.body if isinstance(outcome, SharedResponse) else None
+        landing = self._lead.landing
+        if landing is not None:
+            landing.body = body  # `Flight.hurry` watches it
+            landing.deliver(outcome)
+        if body is None:
+            self._let_go()
+
+    # 8 and 9: called by the body, in the thread of the reader that has fetched its last piece.
+
+    def _store(self, whole: bytes) -> None:
+        """Stores the response with its content, if it is to be stored and not only to be shared."""
+        arrived = self._arrived
+        if arrived is None or arrived.shared is None or arrived.unstored:
+            return
+        stored = with_content(arrived.shared, whole)
+        if stored is not None:
+            received, seen = arrived.received, self._lead.seen
+            self._keeper.add(received.request, stored, received.began, seen)
+
+    def _let_go(self) -> None:
+        """Ends the fetch: here at once, for other processes when they can read what was stored.
+        Does nothing the second time; the two callers come one after the other.
+        """
+        lands, self._lands = self._lands, False
+        lease, self._lease = self._lease, None
+        if lands and self._lead.landing is not None:
+            self._flight.leave(self._lead.flight_key, self._lead.landing)
+        if lease is not None:
+            key = cache_key(self._query.request.target)
+            self._keeper.when_stored(key, lease.release)  # the lease is the store's now
+
+    # The same for a request that passes by the store: nobody leads it and nobody follows.
+
+    def pass_by(self) -> Answer:
+        """The upstream's answer to the request as it came. Raises UpstreamError.
+
+        What it makes doubtful is marked before its answer goes out (RFC 9111, 4.4).
+        """
+        request = self._query.request
+        try:
+            received = self._fetcher.send_as_it_came(self._query)
+        except UpstreamError as error:
+            if is_unsafe(request) and not isinstance(error, _NOTHING_SENT):
+                self._keeper.invalidate(request.target)  # nobody knows what it has done
+            raise
+        with received:
+            arrived = self._open(self._receiver.receive_unsafe(received))
+        assert self._reader is not None  # nobody else has read of the body yet
+        return fetched_answer(request, self._query.ask.reason, arrived, self._reader)
+
+
+def stale_instead(query: Query, error: UpstreamError, now: float) -> Answer | None:
+    """The stale answer that may stand in for the upstream's, if there is one."""
+    ask = query.ask
+    if ask.fallback is None or now >= ask.fallback_until:
+        return None
+    why = error.reason or error.proxy_error or "upstream-error"
+    return hit_answer(query.request, ask.fallback, now, why)

@@ -1,0 +1,80 @@
+"""What processes tell each other: each message arrives as what it was, and noise as a loss."""
+
+from __future__ import annotations
+
+import random
+import unittest
+
+from api_relaying_server.cluster.message_text import decode, encode
+from api_relaying_server.coordination import (
+    Changed,
+    Invalidated,
+    MemoryLost,
+    Message,
+    MessagesLost,
+    Paused,
+    Resumed,
+)
+
+KEYS = ("GET /", "GET /a b", "GET /?q=%20@", 'GET /"', "HEAD /\udc80ü", "GET memory", "GET doubt x")
+SCOPES = ("", "GET /a b", "a@b c%20d", "whole", "credentials 1f@", "/ü\udc80", " ")
+
+
+class MessagesTest(unittest.TestCase):
+    def test_each_arrives_as_what_it_was(self) -> None:
+        messages: list[Message] = [MemoryLost(), MessagesLost()]
+        messages += [Changed(key) for key in KEYS] + [Invalidated(key, 12.5) for key in KEYS]
+        for scope in SCOPES:
+            messages.append(Resumed(scope))
+            messages += [
+                Paused(seconds, why, scope) for seconds in (0.0, 900.5) for why in ("", "a @b")
+            ]
+        self.assertEqual([decode(encode(message)) for message in messages], messages)
+        self.assertEqual(len(set(map(encode, messages))), len(messages))
+
+    def test_the_texts_are_those_that_other_nodes_know(self) -> None:
+        texts: dict[Message, str] = {
+            Changed("GET /a"): "GET /a",
+            Invalidated("GET /a", 12.5): "doubt 12.500000 GET /a",
+            MemoryLost(): "memory",
+            Paused(3.0, "503 for /a"): "upstream 3.000 503 for /a",
+            Resumed(): "upstream open",
+        }
+        self.assertEqual({message: encode(message) for message in texts}, texts)
+
+    def test_what_means_nothing_may_have_been_anything(self) -> None:
+        for text in (
+            "",
+            None,
+            "doubt",
+            "doubt ",
+            "doubt x GET /",
+            "doubt nan GET /",
+            "upstream",
+            "upstream x why",
+            "upstream nan y",
+        ):
+            with self.subTest(text=text):
+                self.assertEqual(decode(text), MessagesLost())
+
+    def test_no_noise_makes_it_fail(self) -> None:
+        words = (
+            "upstream",
+            "doubt",
+            "memory",
+            "open",
+            "@",
+            "%",
+            "%zz",
+            "%ff",
+            " ",
+            "1e999",
+            "\udcff",
+        )
+        chance = random.Random(5)
+        for _ in range(5000):
+            decode("".join(chance.choices(words, k=chance.randint(0, 6))))
+
+
+if __name__ == "__main__":
+    unittest.main()
