@@ -369,6 +369,7 @@ def _policy(settings: Settings) -> Policy:
         ttl_rules=tuple(settings.ttl),
         max_ttl_rules=tuple(settings.max_ttl),
         ignored_fields=frozenset(settings.ignore_field),
+        allow_rules=settings.allow,
         stale_if_error=settings.stale_if_error or 0.0,
         client_refresh=settings.client_refresh,
         offline=settings.offline,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from api_relaying_server.caching.allow import parse_allow
 from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.configuration import values
 from api_relaying_server.configuration.setting import Given, Setting, maybe, one, several, switch
@@ -263,6 +264,18 @@ class Settings:
         "upstream. Without it they cause no upstream call.",
     )
 
+    allow = several(
+        PROTECTION,
+        "requests to let through; without it all",
+        metavar="[METHODS ]GLOB",
+        parse=parse_allow,
+        by_line=True,
+        more="May be repeated; what none matches gets 403 and costs the upstream nothing. GLOB "
+        "matches the whole path, decoded and without its query; `*` matches any text. METHODS are "
+        "separated by commas, by default `GET`, which allows `HEAD` too. `GET *` makes the API "
+        "read-only. The `OPTIONS` of a CORS preflight passes where its method would. In a "
+        "variable write one rule a line.",
+    )
     upstream_rate = one(
         PROTECTION,
         "maximum upstream calls: 5/s, 60/m or 100/h",

@@ -69,8 +69,18 @@ class Rules(unittest.TestCase):
         self.assertTrue(passes("OPTIONS *", "*", "OPTIONS"))
         self.assertFalse(passes("OPTIONS /*", "*", "OPTIONS"))
 
+    def test_a_rule_is_written_decoded_and_may_have_spaces(self) -> None:
+        self.assertEqual(parse_allow("GET, POST  /a b/*").methods, {"GET", "POST", "HEAD"})
+        self.assertTrue(passes("/a b/*", "/a%20b/c"))
+        self.assertTrue(passes("/é", "/%C3%a9"))
+        self.assertTrue(passes("/[a]*", "/[a]b"))
+        self.assertFalse(passes("/[a]*", "/a"))
+
     def test_what_is_no_rule(self) -> None:
-        for text in ("", "GET", "get /a", "GET a", "GET, /a", "G(T /a", "GET POST"):
+        for text in (
+            *("", "GET", "get /a", "GET a", "GET, /a", "G(T /a", "GET POST", "GET/a"),
+            *("/a%20b", "/a?x=1", "GET, /a"),
+        ):
             with self.subTest(text), self.assertRaises(ValueError) as caught:
                 parse_allow(text)
             self.assertIn("as in", str(caught.exception))
@@ -112,6 +122,21 @@ class Ways(unittest.TestCase):
             "/secret;public",
         ):
             self.assertFalse(passes("/public/*", target), target)
+
+    def test_an_end_in_disguise(self) -> None:
+        for target in (
+            "/secret;%2finfo",  # an upstream may drop parameters before it decodes
+            "/secret%3f/info",
+            "/secret%253f/info",
+            "/secret%23/info",
+        ):
+            self.assertFalse(passes("*/info", target), target)
+        self.assertTrue(passes("*/info", "/open/info"))
+
+    def test_each_round_of_decoding_counts(self) -> None:
+        rules = ["/a/%2541", "/a/A"]  # as parse_allow would refuse to write it
+        known = [AllowRule(frozenset(("GET",)), rule) for rule in rules]
+        self.assertFalse(is_allowed(asks("/a/%252541"), known))  # by /a/%41 in between
 
     def test_parameters_name_no_other_path(self) -> None:
         self.assertFalse(passes("/public;*", "/public;a/../x"))

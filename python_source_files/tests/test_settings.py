@@ -15,6 +15,7 @@ import certifi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from api_relaying_server.caching.allow import AllowRule
 from api_relaying_server.caching.wallclock import LocalMidnight, PathRule, Seconds
 from api_relaying_server.cli import EXAMPLES, NOTES, PROGRAM, read_settings
 from api_relaying_server.configuration import command_line, values
@@ -184,6 +185,14 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
         ("cookie",),
         [("X-Session", ("x-session",))],
         [("a b", "such as cookie"), ("", "as cookie"), ("Host", "controls"), ("te", "controls")],
+    ),
+    "allow": (
+        (),
+        [
+            ("/a/*", (AllowRule(frozenset(("GET", "HEAD")), "/a/*"),)),
+            ("POST /b c", (AllowRule(frozenset(("POST",)), "/b c"),)),
+        ],
+        [("a", "as in"), ("get /a", "is no method"), ("/%41", "encoded"), ("/a?x", "query")],
     ),
     "stale_if_error": (86400.0, [("off", 0.0), ("0", 0.0)], [("x", "or off")]),
     "refresh_ahead": (0.0, [("30", 30.0)], [("x", "or off")]),

@@ -25,8 +25,12 @@ READING = frozenset(("GET", "HEAD"))
 _MOST_ROUNDS = 8
 """How often a path is decoded at most until nothing changes."""
 
+_RULE = re.compile(r"(?:([^/*]+?) +)?([/*].*)", re.DOTALL)
+_ENCODED = re.compile("%[0-9A-Fa-f]{2}")
+
 _SLASHES = re.compile("//+")
 _PARAMETERS = re.compile(";[^/]*")
+_QUERY = re.compile("[?#].*", re.DOTALL)
 
 
 class AllowRule(NamedTuple):
@@ -42,18 +46,25 @@ class AllowRule(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _pattern(glob: str) -> re.Pattern[str]:
-    return re.compile(translate(glob))
+    return re.compile(translate(glob.replace("[", "[[]")))  # `*` alone has a meaning
 
 
 def parse_allow(text: str) -> AllowRule:
     """The rule in `[METHOD,METHOD... ]GLOB`. Raises ValueError, which says what is wrong."""
-    names, _, glob = text.strip().rpartition(" ")
-    if not glob.startswith(("/", "*")):
-        raise ValueError(f"{text!r}: a path begins with / or *, as in 'GET /public/*'")
-    methods = {name.strip() for name in names.split(",")} if names.strip() else set(READING)
+    found = _RULE.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(
+            f"{text!r} is no rule; give a path that begins with / or *, as in 'GET /public/*'"
+        )
+    names, glob = found[1], found[2]
+    if _ENCODED.search(glob) is not None:
+        raise ValueError(f"{glob!r} is encoded; write the letters themselves, as in '/a b/*'")
+    if "?" in glob:
+        raise ValueError(f"{glob!r} has a query; end it before the '?', as in '/a'")
+    methods = {name.strip() for name in names.split(",")} if names else set(READING)
     for name in methods:
         if not is_token(name) or name != name.upper():
-            raise ValueError(f"{text!r}: {name!r} is no method; give them as in 'GET,POST /path'")
+            raise ValueError(f"{text!r}: {name!r} is no method; give some as in 'GET,POST /path'")
     if "GET" in methods:
         methods.add("HEAD")
     return AllowRule(frozenset(methods), glob)
@@ -77,13 +88,14 @@ def _passes(method: str, path: str, rules: Iterable[AllowRule]) -> bool:
 
 def readings(path: str) -> frozenset[str]:
     """The decoded paths that an upstream may take `path` for."""
-    once = unquote(path, errors="surrogateescape")
-    last = once
-    for _ in range(_MOST_ROUNDS):
-        before, last = last, unquote(last, errors="surrogateescape")
-        if last == before:
-            break
-    found = {once, last}
+    found: set[str] = set()
+    for last in (path, _PARAMETERS.sub("", path)):  # some drop parameters before they decode
+        for _ in range(_MOST_ROUNDS):
+            before, last = last, unquote(last, errors="surrogateescape")
+            found.add(last)
+            if last == before:
+                break
+    found |= {_QUERY.sub("", one) for one in found}
     found |= {one.replace("\\", "/") for one in found}
     found |= {_PARAMETERS.sub("", one) for one in found}
     found |= {_SLASHES.sub("/", one) for one in found}

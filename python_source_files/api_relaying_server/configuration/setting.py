@@ -44,7 +44,8 @@ class Setting(Generic[T]):
 
     `help` is what `-h` says, `more` what the documents add to it. `metavar` names the value and is
     empty for a switch. `shown` tells the default in words where its text would not do. A
-    `repeatable` setting has a tuple of values, and a `separator` may divide several in one text.
+    `repeatable` setting has a tuple of values, and a `separator` may divide several in one text; in
+    its variable white space divides them, or line ends where it is `by_line`.
     """
 
     group: str
@@ -57,6 +58,7 @@ class Setting(Generic[T]):
     repeatable: bool = False
     separator: str | None = None
     in_file: bool = True
+    by_line: bool = False
     name: str = field(default="", init=False)
 
     def __post_init__(self) -> None:

@@ -37,6 +37,8 @@ class MemoryAnswers:
         entry = hot.peek(cache_key(request.target))
         if entry is None:
             return None
+        if not self._policy.allows(request):
+            return None
         if self._policy.ignored_fields:
             request = request.without(self._policy.ignored_fields)
         if entry.selected_here:
@@ -52,8 +54,10 @@ class MemoryAnswers:
             if self._policy.client_refresh and _limits_age(request):
                 return reply
             hot.remember(entry, quick, reply)
-        if request.raw is not None:
+        if request.raw is not None and self._keeper.policy is self._policy:
             hot.learn(_to_learn(request.raw, influential), reply)
+            if self._keeper.policy is not self._policy:
+                hot.clear()  # the settings changed meanwhile: these bytes may not be allowed now
         return reply
 
     def is_worth_bringing(self, request: RequestHead) -> bool:
@@ -63,6 +67,7 @@ class MemoryAnswers:
             and request.method in CACHED_METHODS
             and not request.fields.has_any(_NEVER_FROM_MEMORY)
             and not passes_by(request.fields)
+            and self._policy.allows(request)
             and self._keeper.hot.peek(cache_key(request.target)) is None
         )
 
