@@ -133,6 +133,12 @@ class Ways(unittest.TestCase):
             self.assertFalse(passes("*/info", target), target)
         self.assertTrue(passes("*/info", "/open/info"))
 
+    def test_what_is_encoded_without_end_passes_nowhere(self) -> None:
+        many = "/public/%" + "25" * 20 + "41"
+        self.assertFalse(passes("/*", many))
+        self.assertTrue(passes("*", many))
+        self.assertTrue(passes("/*", "/public/%252541"))
+
     def test_each_round_of_decoding_counts(self) -> None:
         rules = ["/a/%2541", "/a/A"]  # as parse_allow would refuse to write it
         known = [AllowRule(frozenset(("GET",)), rule) for rule in rules]

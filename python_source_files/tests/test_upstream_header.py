@@ -30,6 +30,14 @@ CLIENTS = [("Authorization", "Bearer mine")]
 FRESH = [("Cache-Control", "max-age=600")]
 
 
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    """The command, until its end."""
+    command = [sys.executable, "-m", "api_relaying_server", *words]
+    return subprocess.run(
+        command, cwd=SOURCES, capture_output=True, text=True, timeout=20, check=False
+    )
+
+
 class FieldsTest(unittest.TestCase):
     """The fields of one call."""
 
@@ -112,6 +120,8 @@ class SendingTest(unittest.TestCase):
             return len(self.world.calls("/refresh")) > 1
 
         eventually(is_renewed, "it is renewed")
+        self.answers("/warm", *FRESH)
+        self.assertEqual(run("warm", "--relay", relay.url, "/warm").returncode, 0)
         self.answers("/no-store", ("Cache-Control", "no-store"))
         self.answers("/form")
         for method, target in (
@@ -264,22 +274,24 @@ class TwoWorkersTest(SendingTest):
 class StartingTest(unittest.TestCase):
     """Before anything runs."""
 
-    def run_it(self, *flags: str) -> subprocess.CompletedProcess[str]:
-        """The command, until its end."""
-        command = [sys.executable, "-m", "api_relaying_server", "--offline", "--port", "0", *flags]
-        return subprocess.run(
-            command, cwd=SOURCES, capture_output=True, text=True, timeout=20, check=False
-        )
-
     def test_check_shows_the_name_alone(self) -> None:
-        done = self.run_it("--check", "--upstream-header", "X-Key: S3CRET", "--cache", "memory://")
+        done = run(
+            "--offline",
+            "--port",
+            "0",
+            "--check",
+            "--upstream-header",
+            "X-Key: S3CRET",
+            "--cache",
+            "memory://",
+        )
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertRegex(done.stdout, r"--upstream-header +X-Key: \*\*\*")
         self.assertNotIn("S3CRET", done.stdout + done.stderr)
 
     def test_what_is_wrong_is_one_line(self) -> None:
         for text in ("X-Key: @/no/such/S3CRET", "Host: S3CRET", "S3CRET", "X-Key: S3\nCRET"):
-            done = self.run_it("--upstream-header", text)
+            done = run("--offline", "--port", "0", "--upstream-header", text)
             self.assertEqual(done.returncode, 2, done.stderr)
             self.assertEqual(done.stderr.count("\n"), 1)
             self.assertIn("--upstream-header: ", done.stderr)

@@ -95,6 +95,8 @@ def readings(path: str) -> frozenset[str]:
             found.add(last)
             if last == before:
                 break
+        else:
+            found.add("")  # nobody knows what it ends as: only `*` lets it through
     found |= {_QUERY.sub("", one) for one in found}
     found |= {one.replace("\\", "/") for one in found}
     found |= {_PARAMETERS.sub("", one) for one in found}

@@ -37,7 +37,7 @@ class MemoryAnswers:
         entry = hot.peek(cache_key(request.target))
         if entry is None:
             return None
-        if not self._policy.allows(request):
+        if self._policy.allow_rules and not self._policy.allows(request):
             return None
         if self._policy.ignored_fields:
             request = request.without(self._policy.ignored_fields)
