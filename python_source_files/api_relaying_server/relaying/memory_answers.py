@@ -54,11 +54,18 @@ class MemoryAnswers:
             if self._policy.client_refresh and _limits_age(request):
                 return reply
             hot.remember(entry, quick, reply)
-        if request.raw is not None and self._keeper.policy is self._policy:
+        if request.raw is not None and self._counts:
             hot.learn(_to_learn(request.raw, influential), reply)
-            if self._keeper.policy is not self._policy:
-                hot.clear()  # the settings changed meanwhile: these bytes may not be allowed now
+            if not self._counts:
+                hot.clear()  # they came to count no more in between
         return reply
+
+    @property
+    def _counts(self) -> bool:
+        """False for a worker that retires: to others who use this memory its settings do not count,
+        and the bytes of a head are answered without another look at any.
+        """
+        return self._keeper.policy == self._policy
 
     def is_worth_bringing(self, request: RequestHead) -> bool:
         """True where the store may have what would answer a request once it is in memory."""

@@ -301,6 +301,8 @@ class Relay:
         validated = came < outcome.sent  # the origin was asked after this request had come
         if not may_answer(request, found, now, self._policy, validated=validated):
             return None
+        if outcome.content is not None:
+            return shared_answer(request, reason, found, None, outcome.content)
         if outcome.body is None:
             return collapsed_answer(request, reason, found, now, tells_ttl=False)
         reader = outcome.body.attach()  # None: the beginning is gone, or the body has failed
