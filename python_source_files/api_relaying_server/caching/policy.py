@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from api_relaying_server.caching.allow import AllowRule, is_allowed
 from api_relaying_server.caching.wallclock import PathRule
+from api_relaying_server.http1.message import RequestHead
 
 
 class Policy(NamedTuple):
@@ -15,7 +17,8 @@ class Policy(NamedTuple):
     long after its freshness a response may answer for a failing upstream. With `client_refresh` the
     directives of a request that cost the upstream a call are obeyed. With `offline` the upstream is
     never asked. `max_object` is the largest content, in bytes, that is stored. Request fields whose
-    lower-case names are in `ignored_fields` count as not sent.
+    lower-case names are in `ignored_fields` count as not sent. Where there are `allow_rules`, a
+    request that none of them matches is refused.
     """
 
     default_ttl: float = 300.0
@@ -27,6 +30,11 @@ class Policy(NamedTuple):
     offline: bool = False
     max_object: int = 32 * 1024 * 1024
     ignored_fields: frozenset[str] = frozenset()
+    allow_rules: tuple[AllowRule, ...] = ()
+
+    def allows(self, request: RequestHead) -> bool:
+        """True where the operator lets this request through."""
+        return not self.allow_rules or is_allowed(request, self.allow_rules)
 
     def ttl_for(self, target: str, received: float) -> float | None:
         """Seconds of freshness that the operator sets for this target, None where the origin

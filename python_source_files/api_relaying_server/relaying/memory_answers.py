@@ -37,6 +37,8 @@ class MemoryAnswers:
         entry = hot.peek(cache_key(request.target))
         if entry is None:
             return None
+        if self._policy.allow_rules and not self._policy.allows(request):
+            return None
         if self._policy.ignored_fields:
             request = request.without(self._policy.ignored_fields)
         if entry.selected_here:
@@ -52,9 +54,18 @@ class MemoryAnswers:
             if self._policy.client_refresh and _limits_age(request):
                 return reply
             hot.remember(entry, quick, reply)
-        if request.raw is not None:
+        if request.raw is not None and self._counts:
             hot.learn(_to_learn(request.raw, influential), reply)
+            if not self._counts:
+                hot.clear()  # they came to count no more in between
         return reply
+
+    @property
+    def _counts(self) -> bool:
+        """False for a worker that retires: to others who use this memory its settings do not count,
+        and the bytes of a head are answered without another look at any.
+        """
+        return self._keeper.policy == self._policy
 
     def is_worth_bringing(self, request: RequestHead) -> bool:
         """True where the store may have what would answer a request once it is in memory."""
@@ -63,6 +74,7 @@ class MemoryAnswers:
             and request.method in CACHED_METHODS
             and not request.fields.has_any(_NEVER_FROM_MEMORY)
             and not passes_by(request.fields)
+            and self._policy.allows(request)
             and self._keeper.hot.peek(cache_key(request.target)) is None
         )
 

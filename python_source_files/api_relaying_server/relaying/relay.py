@@ -2,6 +2,7 @@
 
     request
        |
+       |-- not allowed ----------------------------------------> 403       caching.allow
        |-- fresh in memory ------------------------------------> answer    memory_answers
        |                                                            (the event loop, no thread)
        v
@@ -43,7 +44,7 @@ from api_relaying_server.caching.reuse import (
 from api_relaying_server.caching.stored import Selecting, cache_key
 from api_relaying_server.caching.vary import fields_that_select, selecting_values
 from api_relaying_server.coordination import ALONE, Coordinator
-from api_relaying_server.errors import NotCached, UpstreamTimeout
+from api_relaying_server.errors import NotAllowed, NotCached, UpstreamTimeout
 from api_relaying_server.http1.credentials import credentials_of, is_credential
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.relaying.answer import Answer, Waiting
@@ -137,6 +138,8 @@ class Relay:
         """The answer to a request, or for a caller that can be parked what it waits for. Raises
         RelayError where the answer is the relay's own.
         """
+        if not self._policy.allows(request):
+            raise NotAllowed("the settings of this relay do not allow this method for this path")
         self._keeper.catch_up()  # before anything is decided by what is stored
         if self._policy.ignored_fields:
             request = request.without(self._policy.ignored_fields)
@@ -323,6 +326,8 @@ class Relay:
 
     def _submit(self, target: str, fields: Fields, demand: int = 1, early: bool = False) -> bool:
         plain = RequestHead.of("GET", target, fields)
+        if not self._policy.allows(plain):
+            return False
         plain = self._fetcher.as_seen(plain, BACKGROUND.client)
         flight_key = self._flight_key(plain, cache_key(target))
         return self._refresher.submit(flight_key, partial(self._refresh, plain, early), demand)
