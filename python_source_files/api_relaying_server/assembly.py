@@ -370,6 +370,7 @@ def _policy(settings: Settings) -> Policy:
         max_ttl_rules=tuple(settings.max_ttl),
         ignored_fields=frozenset(settings.ignore_field),
         stale_if_error=settings.stale_if_error or 0.0,
+        stale_while_revalidate=settings.stale_while_revalidate or 0.0,
         client_refresh=settings.client_refresh,
         offline=settings.offline,
         max_object=min(MAX_OBJECT, settings.cache_size // 10),

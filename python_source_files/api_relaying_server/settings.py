@@ -240,6 +240,17 @@ class Settings:
         default="86400",
         more="Counted from the end of freshness, unless the upstream forbids it.",
     )
+    stale_while_revalidate = one(
+        FRESHNESS,
+        "time to answer stale while one call refreshes",
+        metavar="SECONDS",
+        parse=values.duration(off=True),
+        default="0",
+        more="Counted from the end of freshness, where the upstream says nothing about it "
+        "(`stale-while-revalidate`, `must-revalidate`, `proxy-revalidate`, `no-cache` and "
+        "`s-maxage` do). The client gets the stale answer at once. Not for what was never fresh "
+        "(`max-age=0`), nor after an invalidation.",
+    )
     refresh_ahead = one(
         FRESHNESS,
         "refresh popular entries before they expire",

@@ -186,6 +186,7 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
         [("a b", "such as cookie"), ("", "as cookie"), ("Host", "controls"), ("te", "controls")],
     ),
     "stale_if_error": (86400.0, [("off", 0.0), ("0", 0.0)], [("x", "or off")]),
+    "stale_while_revalidate": (0.0, [("off", 0.0), ("1m", 60.0)], [("x", "or off")]),
     "refresh_ahead": (0.0, [("30", 30.0)], [("x", "or off")]),
     "warm_at": (
         (),

@@ -15,7 +15,9 @@ class Policy(NamedTuple):
     long after its freshness a response may answer for a failing upstream. With `client_refresh` the
     directives of a request that cost the upstream a call are obeyed. With `offline` the upstream is
     never asked. `max_object` is the largest content, in bytes, that is stored. Request fields whose
-    lower-case names are in `ignored_fields` count as not sent.
+    lower-case names are in `ignored_fields` count as not sent. `stale_while_revalidate` is how long
+    after its freshness a response may answer while it is renewed, where its origin says nothing
+    about that.
     """
 
     default_ttl: float = 300.0
@@ -27,6 +29,7 @@ class Policy(NamedTuple):
     offline: bool = False
     max_object: int = 32 * 1024 * 1024
     ignored_fields: frozenset[str] = frozenset()
+    stale_while_revalidate: float = 0.0
 
     def ttl_for(self, target: str, received: float) -> float | None:
         """Seconds of freshness that the operator sets for this target, None where the origin

@@ -64,6 +64,7 @@ class Setting(NamedTuple):
     news: float = 0.5
     fixed_ttl: float = 1.5
     ignored: tuple[str, ...] = ()
+    stale_while_revalidate: float = 0.0
 
 
 class Violation(NamedTuple):
@@ -623,9 +624,12 @@ def timely(base: Answer, voucher: Answer, said: Words, case: Case) -> Iterator[t
         return
     age = case.asked.began - voucher.sent
     validates = said.any("no-cache") and (secret or not _is_fixed(base))
-    if lifetime and age <= lifetime + said.serves_stale_for + SLACK and not validates:
-        return
     strict = validates or said.any("must-revalidate", "proxy-revalidate", "s-maxage")
+    window = said.serves_stale_for
+    if not strict and not said.any("stale-while-revalidate"):
+        window = case.setting.stale_while_revalidate
+    if lifetime and age <= lifetime + window + SLACK and not validates:
+        return
     wished = _wish(case.asked, "max-stale")
     if not strict and wished is not None and age <= lifetime + float(wished) + SLACK:
         return

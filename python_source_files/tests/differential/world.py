@@ -40,6 +40,8 @@ class World(NamedTuple):
         more = "".join(f" --ignore-field {name}" for name in self.setting.ignored)
         if self.setting.cool_down:
             more += f" --cool-down {self.setting.cool_down:g}"
+        if self.setting.stale_while_revalidate:
+            more += f" --stale-while-revalidate {self.setting.stale_while_revalidate:g}"
         return (
             f"python -m tests.differential --seconds {seconds:g} --seed {seed} --store {self.store}"
             f" --workers {self.workers} --nodes {self.nodes} --threads {self.threads}{more}"
@@ -99,6 +101,7 @@ def _relays(world: World, origin: Origin, stack: contextlib.ExitStack) -> list[R
         "--default-ttl", f"{setting.default_ttl:g}", "--negative-ttl", f"{setting.negative_ttl:g}",
         "--cool-down", f"{setting.cool_down:g}", "--stale-if-error", f"{setting.stale_if_error:g}",
     ]  # fmt: skip
+    flags += ["--stale-while-revalidate", f"{setting.stale_while_revalidate:g}"]
     flags += ["--ttl", f"/*/fixed/*={setting.fixed_ttl:g}"]
     for name in setting.ignored:
         flags += ["--ignore-field", name]
