@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
+from api_relaying_server.caching.bypass import bypass_rules
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.configuration.values import Rate
@@ -370,6 +371,7 @@ def _policy(settings: Settings) -> Policy:
         max_ttl_rules=tuple(settings.max_ttl),
         ignored_fields=frozenset(settings.ignore_field),
         stale_if_error=settings.stale_if_error or 0.0,
+        bypass=bypass_rules(settings.bypass, settings.bypass_cookie),
         stale_while_revalidate=settings.stale_while_revalidate or 0.0,
         client_refresh=settings.client_refresh,
         offline=settings.offline,

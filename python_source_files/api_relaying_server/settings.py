@@ -185,6 +185,26 @@ class Settings:
         more="What is not stored gets 504.",
     )
 
+    bypass = several(
+        CACHE,
+        "paths that are never cached",
+        metavar="GLOB",
+        parse=values.path_glob,
+        more="May be repeated. `*` matches any text; GLOB is compared with the path without "
+        "query, in each way in which the upstream may decode it. Such requests are never stored, "
+        "never share a call and are never answered from the store. An unsafe request still "
+        "invalidates what is stored.",
+    )
+    bypass_cookie = several(
+        CACHE,
+        "cookies whose requests are never cached",
+        metavar="NAME",
+        parse=values.cookie_name,
+        more="May be repeated. The same for requests with a cookie of this name, whatever its "
+        "value; `*` matches any text. It counts although `--ignore-field cookie` then keeps the "
+        "cookie from the upstream.",
+    )
+
     default_ttl = one(
         FRESHNESS,
         "freshness if the upstream gives none",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import tempfile
 import unittest
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from tests.isolation_cases import World, user
-from tests.relay_support import Asked, RunningRelay, Script, eventually, response
+from tests.isolation_cases import Held, World, user
+from tests.relay_support import Asked, Field, RunningRelay, Script, eventually, response
 
 
 class RelayTest(unittest.TestCase):
@@ -66,6 +70,73 @@ class StaleWhileRevalidateTest(RelayTest):
         relay.get("/guess")
         eventually(lambda: "ttl=-" in relay.get("/guess").cache_status, "it is stale")
         self.assertIn("fwd=", relay.get("/guess", user("A")).cache_status)
+
+
+class BypassTest(RelayTest):
+    """`--bypass` and `--bypass-cookie`."""
+
+    def bodies(self, relay: RunningRelay, target: str, *fields: Field, count: int = 3) -> list[str]:
+        """What a client gets who asks again and again with the same head."""
+        return [relay.get(target, fields).body.decode() for _ in range(count)]
+
+    def test_a_path_is_never_stored_nor_answered_from_the_store(self) -> None:
+        relay = self.relay("--bypass", "/live/*")
+        self.play("/live/1", "/%6cive/1", "/x")
+        self.assertEqual(self.bodies(relay, "/live/1"), ["1", "2", "3"])
+        self.assertEqual(self.bodies(relay, "/%6cive/1"), ["1", "2", "3"])
+        self.assertEqual(self.bodies(relay, "/x"), ["1", "1", "1"])
+        for method, fields in (("GET", []), ("HEAD", []), ("GET", [("Range", "bytes=0-0")])):
+            told = relay.request(method, "/live/1", fields).cache_status
+            self.assertEqual(told, "fwd=bypass; fwd-status=200; detail=bypass")
+        calls = len(self.targets("/live/1"))
+        wish = [("Cache-Control", "only-if-cached")]
+        self.assertEqual(relay.get("/live/1", wish).status, 504)
+        self.assertEqual(len(self.targets("/live/1")), calls)
+
+    def test_nobody_follows(self) -> None:
+        relay = self.relay("--bypass", "/live")
+        held = Held()
+        self.world.answers["/live"] = lambda asked, n: held.behind(
+            response(200, self.said, b"%d" % n)
+        )
+        with ThreadPoolExecutor(3) as pool:
+            replies = [pool.submit(relay.get, "/live") for _ in range(3)]
+            eventually(lambda: len(self.targets("/live")) == 3, "each asks")
+            held.let_go.set()
+            self.assertEqual({reply.result().body for reply in replies}, {b"1", b"2", b"3"})
+
+    def test_a_cookie_passes_by_what_is_in_memory_and_leaves_it_as_it_is(self) -> None:
+        """Also where cookies are ignored else, and the head was seen before."""
+        relay = self.relay("--bypass-cookie", "no*", "--ignore-field", "cookie")
+        self.play("/x")
+        other, cookie = ("Cookie", "a=1"), ("Cookie", "a=1; nocache=1")
+        self.assertEqual(self.bodies(relay, "/x", other, count=4), ["1"] * 4)
+        self.assertEqual(self.bodies(relay, "/x", cookie, count=4), ["2", "3", "4", "5"])
+        self.assertEqual(self.bodies(relay, "/x", other, count=4), ["1"] * 4)
+        self.assertEqual(self.world.calls("/x")[-1].get("cookie"), None)
+        self.assertEqual(self.bodies(relay, "/x"), ["1"] * 3)
+
+    def test_an_unsafe_request_invalidates_and_its_response_is_not_stored(self) -> None:
+        relay = self.relay("--bypass-cookie", "nocache")
+        self.play("/x")
+        relay.get("/x")
+        cookie = [("Cookie", "nocache=1")]
+        self.said = [("Cache-Control", "max-age=60, public"), ("Content-Location", "/x")]
+        told = relay.request("POST", "/x", cookie).cache_status
+        self.assertEqual(told, "fwd=bypass; fwd-status=200; detail=bypass")
+        self.assertEqual(relay.get("/x").body, b"3")
+
+    def test_a_reload_takes_it_over(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "relay.toml")
+            path.write_text("")
+            relay = self.relay("--config", str(path))
+            self.play("/x")
+            self.assertEqual(self.bodies(relay, "/x"), ["1"] * 3)
+            path.write_text('bypass = ["/x"]')
+            relay.signal(signal.SIGHUP)
+            eventually(lambda: "bypass" in relay.get("/x").cache_status, "the rule counts")
+            self.assertEqual(len(set(self.bodies(relay, "/x"))), 3)
 
 
 if __name__ == "__main__":

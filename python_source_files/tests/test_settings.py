@@ -165,6 +165,16 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
     ),
     "hot_size": (128 * 1024**2, [("0", 0), ("4096b", 4096)], [("x", "KiB")]),
     "offline": (False, [("yes", True)], [("maybe", "on or off")]),
+    "bypass": (
+        (),
+        [("/live/*", ("/live/*",)), ("*", ("*",))],
+        [("live", "begin it"), ("", "begin it"), ("/a\n", "begin it")],
+    ),
+    "bypass_cookie": (
+        (),
+        [("nocache", ("nocache",)), ("s_*", ("s_*",))],
+        [("", "such as nocache"), ("a=1", "such as nocache"), ("a b", "such as nocache")],
+    ),
     "default_ttl": (300.0, [("0", 0.0), ("1h", 3600.0)], [("off", "give seconds"), ("-1", "give")]),
     "negative_ttl": (10.0, [("off", 0.0), ("1d", 86400.0)], [("99999999999", "2147483648")]),
     "ttl": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from api_relaying_server.caching.bypass import BypassRules
 from api_relaying_server.caching.wallclock import PathRule
 
 
@@ -17,7 +18,7 @@ class Policy(NamedTuple):
     never asked. `max_object` is the largest content, in bytes, that is stored. Request fields whose
     lower-case names are in `ignored_fields` count as not sent. `stale_while_revalidate` is how long
     after its freshness a response may answer while it is renewed, where its origin says nothing
-    about that.
+    about that. Requests that `bypass` covers, before fields are ignored, pass by the store.
     """
 
     default_ttl: float = 300.0
@@ -30,6 +31,7 @@ class Policy(NamedTuple):
     max_object: int = 32 * 1024 * 1024
     ignored_fields: frozenset[str] = frozenset()
     stale_while_revalidate: float = 0.0
+    bypass: BypassRules | None = None
 
     def ttl_for(self, target: str, received: float) -> float | None:
         """Seconds of freshness that the operator sets for this target, None where the origin

@@ -25,9 +25,13 @@ _NEVER_FROM_MEMORY = frozenset(
 class MemoryAnswers:
     """Answers from memory alone. Thread-safe."""
 
-    def __init__(self, keeper: Keeper, policy: Policy) -> None:
+    def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
-        self._policy = policy
+
+    @property
+    def _policy(self) -> Policy:
+        """The settings of now, in a worker that retires too: it fills the same memory."""
+        return self._keeper.policy
 
     def from_memory(self, request: RequestHead, now: float) -> Reply | None:
         """The reply to a request if a fresh one is in memory, which then remembers the bytes of its
@@ -37,8 +41,11 @@ class MemoryAnswers:
         entry = hot.peek(cache_key(request.target))
         if entry is None:
             return None
-        if self._policy.ignored_fields:
-            request = request.without(self._policy.ignored_fields)
+        policy = self._policy
+        if policy.bypass is not None and policy.bypass.cover(request):
+            return None
+        if policy.ignored_fields:
+            request = request.without(policy.ignored_fields)
         if entry.selected_here:
             return None  # the relay's own word selects, which the client's bytes do not hold
         influential = entry.influential
@@ -49,7 +56,7 @@ class MemoryAnswers:
             reply = self._decide_in_memory(request, entry, now)
             if reply is None:
                 return None
-            if self._policy.client_refresh and _limits_age(request):
+            if policy.client_refresh and _limits_age(request):
                 return reply
             hot.remember(entry, quick, reply)
         if request.raw is not None:
@@ -58,6 +65,9 @@ class MemoryAnswers:
 
     def is_worth_bringing(self, request: RequestHead) -> bool:
         """True where the store may have what would answer a request once it is in memory."""
+        bypass = self._policy.bypass
+        if bypass is not None and bypass.cover(request):
+            return False
         return (
             self._keeper.reading_helps
             and request.method in CACHED_METHODS

@@ -31,6 +31,7 @@ from copy import copy
 from functools import partial
 from typing import Callable, NamedTuple
 
+from api_relaying_server.caching.directives import request_directives
 from api_relaying_server.caching.reuse import (
     CACHED_METHODS,
     Ask,
@@ -128,7 +129,7 @@ class Relay:
         self._clock = fetcher.keeper.clock
         self._refresher = refresher
         self._errands = errands
-        self.memory = MemoryAnswers(self._keeper, self._policy)
+        self.memory = MemoryAnswers(self._keeper)
         self.flight: Flight[Outcome] = Flight()
         receiver = Receiver(self._keeper, self._policy, fetcher.base)
         self._means = Means(fetcher, receiver, self.flight, turns)
@@ -138,10 +139,14 @@ class Relay:
         RelayError where the answer is the relay's own.
         """
         self._keeper.catch_up()  # before anything is decided by what is stored
+        bypass = self._policy.bypass
+        bypassed = bypass is not None and bypass.cover(request)  # by what came, ignored or not
         if self._policy.ignored_fields:
             request = request.without(self._policy.ignored_fields)
         request = self._fetcher.as_seen(request, caller.client)
         has_key = request.method in CACHED_METHODS
+        if bypassed:
+            return self._bypass(request, caller)
         if caller.body is not None:
             return self._pass_by(request, caller, Bypass("bypass" if has_key else "method"))
         key, now = cache_key(request.target), self._clock()
@@ -169,6 +174,13 @@ class Relay:
         return hit_answer(request, verdict.assessed, now, verdict.why)
 
     # Nothing that is stored can answer.
+
+    def _bypass(self, request: RequestHead, caller: Caller) -> Answer:
+        """The answer to a request that the operator keeps away from the store."""
+        wish = request_directives(request.fields)
+        if request.method in CACHED_METHODS and "only-if-cached" in wish:
+            raise NotCached("this request is never answered from the store (only-if-cached)")
+        return self._pass_by(request, caller, Bypass("bypass"))
 
     def _pass_by(self, request: RequestHead, caller: Caller, verdict: Bypass) -> Answer:
         if self._policy.offline:

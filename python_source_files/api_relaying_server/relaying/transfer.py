@@ -299,6 +299,10 @@ class Transfer:
 
     # The same for a request that passes by the store: nobody leads it and nobody follows.
 
+    @property
+    def _bypasses(self) -> bool:
+        return self._query.ask.reason == "bypass"
+
     def pass_by(self) -> Answer:
         """The upstream's answer to the request as it came. Raises UpstreamError.
 
@@ -312,7 +316,7 @@ class Transfer:
                 self._keeper.invalidate(request.target)  # nobody knows what it has done
             raise
         with received:
-            arrived = self._open(self._receiver.receive_unsafe(received))
+            arrived = self._open(self._receiver.receive_unsafe(received, self._bypasses))
         assert self._reader is not None  # nobody else has read of the body yet
         return fetched_answer(request, self._query.ask.reason, arrived, self._reader)
 

@@ -15,6 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from email.utils import parsedate_to_datetime
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from .events import Answer, Asked, Fields, content_in, joined, rendered
@@ -65,6 +66,11 @@ class Setting(NamedTuple):
     fixed_ttl: float = 1.5
     ignored: tuple[str, ...] = ()
     stale_while_revalidate: float = 0.0
+    bypass: str = ""
+
+    def bypasses(self, target: str) -> bool:
+        """True where requests for a target pass by the store."""
+        return bool(self.bypass) and fnmatchcase(target, self.bypass)
 
 
 class Violation(NamedTuple):
@@ -321,6 +327,11 @@ class Case(NamedTuple):
         return seen
 
     @property
+    def is_bypassed(self) -> bool:
+        """True where the request passes by the store."""
+        return self.setting.bypasses(self.asked.target)
+
+    @property
     def mine(self) -> dict[str, str]:
         """The client's credentials."""
         return credentials(self.seen)
@@ -369,6 +380,8 @@ def _judged(case: Case) -> Iterator[tuple[str, str]]:
     else:
         yield from _form(asked)
         yield from _cookies(case)
+        if case.is_bypassed and serial and (head is None or not own(head, case)):
+            yield "bypass", "answered with what is not its own, though it is to pass by the store"
         yield from _content_and_fields(case, head)
 
 

@@ -42,6 +42,8 @@ class World(NamedTuple):
             more += f" --cool-down {self.setting.cool_down:g}"
         if self.setting.stale_while_revalidate:
             more += f" --stale-while-revalidate {self.setting.stale_while_revalidate:g}"
+        if self.setting.bypass:
+            more += f" --bypass '{self.setting.bypass}'"
         return (
             f"python -m tests.differential --seconds {seconds:g} --seed {seed} --store {self.store}"
             f" --workers {self.workers} --nodes {self.nodes} --threads {self.threads}{more}"
@@ -103,6 +105,8 @@ def _relays(world: World, origin: Origin, stack: contextlib.ExitStack) -> list[R
     ]  # fmt: skip
     flags += ["--stale-while-revalidate", f"{setting.stale_while_revalidate:g}"]
     flags += ["--ttl", f"/*/fixed/*={setting.fixed_ttl:g}"]
+    if setting.bypass:
+        flags += ["--bypass", setting.bypass]
     for name in setting.ignored:
         flags += ["--ignore-field", name]
     return [stack.enter_context(RunningRelay(origin.url, *flags)) for _ in range(world.nodes)]
@@ -121,6 +125,8 @@ def _chapter(world: World, origin: Origin, ports: list[int], seed: int, seconds:
         for answer in log.by_serial.values():
             violations += passed_on(answer, ADDRESSES)
         for burst in crowd.bursts:
+            if world.setting.bypasses(burst[0].target):
+                continue
             violations += kind_to_the_upstream(burst, log, most=2 + world.nodes)
     return Chapter(seed, seconds, crowd.began, log, violations)
 
