@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Callable, NamedTuple
 
 from api_relaying_server.caching.bypass import bypass_rules
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.query import query_rules
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.configuration.values import Rate
 from api_relaying_server.coordination import ALONE, Coordinator
@@ -371,6 +372,7 @@ def _policy(settings: Settings) -> Policy:
         max_ttl_rules=tuple(settings.max_ttl),
         ignored_fields=frozenset(settings.ignore_field),
         stale_if_error=settings.stale_if_error or 0.0,
+        query=query_rules(settings.ignore_query, settings.sort_query),
         bypass=bypass_rules(settings.bypass, settings.bypass_cookie),
         stale_while_revalidate=settings.stale_while_revalidate or 0.0,
         client_refresh=settings.client_refresh,

@@ -185,6 +185,21 @@ class Settings:
         more="What is not stored gets 504.",
     )
 
+    ignore_query = several(
+        CACHE,
+        "query parameters that select no response",
+        metavar="NAME",
+        parse=values.parameter_name,
+        more="May be repeated. Names are compared decoded; `*` matches any text: `utm_*`. The "
+        "upstream still gets all parameters, but requests that differ in these alone share one "
+        "stored response. Never name one that changes the answer, or by which the API tells users "
+        "apart.",
+    )
+    sort_query = switch(
+        CACHE,
+        "let the order of query parameters select nothing",
+        more="The order among parameters of the same name still does.",
+    )
     bypass = several(
         CACHE,
         "paths that are never cached",

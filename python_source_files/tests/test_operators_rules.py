@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.isolation_cases import Held, World, user
-from tests.relay_support import Asked, Field, RunningRelay, Script, eventually, response
+from tests.relay_support import Asked, Field, Reply, RunningRelay, Script, eventually, response
+from tests.test_cache_status import members
 
 
 class RelayTest(unittest.TestCase):
@@ -70,6 +71,91 @@ class StaleWhileRevalidateTest(RelayTest):
         relay.get("/guess")
         eventually(lambda: "ttl=-" in relay.get("/guess").cache_status, "it is stale")
         self.assertIn("fwd=", relay.get("/guess", user("A")).cache_status)
+
+
+class QueryTest(RelayTest):
+    """`--ignore-query` and `--sort-query`."""
+
+    FLAGS = ("--ignore-query", "utm_*", "--sort-query")
+
+    def key_told(self, reply: Reply) -> str | None:
+        """The `key` in `Cache-Status`."""
+        found = members(reply.get("cache-status") or "").get("key")
+        return None if found is None else str(found)
+
+    def test_one_response_for_all_spellings_and_each_goes_upstream_as_it_came(self) -> None:
+        relay = self.relay(*self.FLAGS)
+        self.play("/x")
+        first = relay.get("/x?b=1&utm_a=7&a=2")
+        self.assertEqual(
+            first.cache_status, 'fwd=uri-miss; fwd-status=200; stored; key="/x?a=2&b=1"'
+        )
+        for target in ("/x?a=2&b=1", "/x?utm_b=9&a=2&b=1", "/x?%75tm_b=9&b=1&a=2", "/x?b=1&a=2"):
+            for _ in range(4):  # the fourth by the bytes of its head
+                reply = relay.get(target)
+                self.assertEqual(reply.body, b"1", target)
+                self.assertRegex(reply.cache_status, "^hit; ttl=")
+                told = None if target == "/x?a=2&b=1" else "/x?a=2&b=1"
+                self.assertEqual(self.key_told(reply), told, target)
+        head = relay.request("HEAD", "/x?utm_b=9&a=2&b=1")
+        part = relay.get("/x?utm_b=9&a=2&b=1", [("Range", "bytes=0-0")])
+        self.assertEqual((head.status, part.status), (200, 206))
+        self.assertEqual((self.key_told(head), self.key_told(part)), ("/x?a=2&b=1",) * 2)
+        self.assertEqual(self.targets("/x"), ["/x?b=1&utm_a=7&a=2"])
+        relay.get("/x")
+        relay.get("/x?")
+        relay.get("/x?a=1&a=2")
+        relay.get("/x?a=2&a=1")
+        self.assertEqual(len(self.targets("/x")), 5)
+
+    def test_two_clients_share_one_fetch(self) -> None:
+        relay = self.relay(*self.FLAGS)
+        held = Held()
+        self.world.answers["/x"] = lambda asked, n: held.behind(response(200, self.said, b"%d" % n))
+        with ThreadPoolExecutor(4) as pool:
+            replies = [pool.submit(relay.get, f"/x?utm_a={n}") for n in range(4)]
+            eventually(lambda: len(self.targets("/x")) == 1, "the first asks")
+            held.let_go.set()
+            found = [reply.result() for reply in replies]
+        self.assertEqual({reply.body for reply in found}, {b"1"})
+        self.assertEqual({self.key_told(reply) for reply in found}, {"/x"})
+        self.assertEqual(len(self.targets("/x")), 1)
+
+    def test_an_unsafe_request_invalidates_for_all_spellings(self) -> None:
+        relay = self.relay(*self.FLAGS)
+        self.play("/x", "/y")
+        for count, spoil in enumerate(("/x?utm_a=1", "/y"), 1):
+            self.assertEqual(relay.get("/x?utm_b=1").body, relay.get("/x").body)
+            calls = len(self.targets("/x"))
+            said, self.said = self.said, [("Location", "/x?utm_c=3")]
+            told = relay.request("POST", spoil).cache_status
+            self.said = said
+            self.assertNotIn("key=", told)
+            self.assertIn("fwd=stale", relay.get("/x").cache_status)
+            self.assertEqual(len(self.targets("/x")), calls + (2 if count == 1 else 1))
+
+    def test_what_is_stale_is_renewed_by_the_clients_own_target(self) -> None:
+        relay = self.relay(*self.FLAGS, "--stale-while-revalidate", "60")
+        self.play("/x")
+        self.said = [("Cache-Control", "max-age=9"), ("Age", "20")]
+        relay.get("/x?utm_a=1")
+        self.said = [("Cache-Control", "max-age=60")]
+        stale = relay.get("/x?utm_a=2")
+        self.assertRegex(
+            stale.cache_status, '^hit; ttl=-1.; key="/x"; detail=stale-while-revalidate$'
+        )
+        eventually(lambda: relay.get("/x").body == b"2", "it is renewed")
+        self.assertEqual(self.targets("/x"), ["/x?utm_a=1", "/x?utm_a=2"])
+
+    def test_from_the_store(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            flags = ("--cache", f"sqlite:///{folder}/store.sqlite3", *self.FLAGS)
+            self.play("/x")
+            first = self.relay(*flags)
+            first.get("/x?utm_a=1")
+            first.stop()
+            found = self.relay(*flags).get("/x?utm_a=2")
+            self.assertEqual((found.body, self.key_told(found)), (b"1", "/x"))
 
 
 class BypassTest(RelayTest):

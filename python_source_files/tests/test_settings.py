@@ -165,6 +165,12 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
     ),
     "hot_size": (128 * 1024**2, [("0", 0), ("4096b", 4096)], [("x", "KiB")]),
     "offline": (False, [("yes", True)], [("maybe", "on or off")]),
+    "ignore_query": (
+        (),
+        [("utm_*", ("utm_*",)), ("a b", ("a b",))],
+        [("", "such as utm_*"), ("a\n", "such as utm_*")],
+    ),
+    "sort_query": (False, [("on", True)], [("x", "on or off")]),
     "bypass": (
         (),
         [("/live/*", ("/live/*",)), ("*", ("*",))],

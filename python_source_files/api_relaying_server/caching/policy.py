@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from api_relaying_server.caching.bypass import BypassRules
+from api_relaying_server.caching.query import QueryRules
+from api_relaying_server.caching.stored import cache_key
 from api_relaying_server.caching.wallclock import PathRule
 
 
@@ -19,6 +21,7 @@ class Policy(NamedTuple):
     lower-case names are in `ignored_fields` count as not sent. `stale_while_revalidate` is how long
     after its freshness a response may answer while it is renewed, where its origin says nothing
     about that. Requests that `bypass` covers, before fields are ignored, pass by the store.
+    `query` has what of a target's query selects no response.
     """
 
     default_ttl: float = 300.0
@@ -32,6 +35,18 @@ class Policy(NamedTuple):
     ignored_fields: frozenset[str] = frozenset()
     stale_while_revalidate: float = 0.0
     bypass: BypassRules | None = None
+    query: QueryRules | None = None
+
+    def key_of(self, target: str) -> str:
+        """The key under which the responses to a target are kept: the one place where it is made
+        of a request's target.
+        """
+        return cache_key(target if self.query is None else self.query.selecting(target))
+
+    def key_told(self, target: str) -> str:
+        """The target of the key, for `Cache-Status`; empty where it is the request's own."""
+        selecting = target if self.query is None else self.query.selecting(target)
+        return "" if selecting == target else selecting
 
     def ttl_for(self, target: str, received: float) -> float | None:
         """Seconds of freshness that the operator sets for this target, None where the origin

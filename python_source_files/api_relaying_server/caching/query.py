@@ -9,7 +9,26 @@ import re
 from collections.abc import Sequence
 from fnmatch import translate
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import unquote_plus
+
+
+class QueryRules(NamedTuple):
+    """Globs of the parameters that select nothing, and whether the order of names selects nothing
+    either.
+    """
+
+    ignored: tuple[str, ...] = ()
+    sorts: bool = False
+
+    def selecting(self, target: str) -> str:
+        """The target under which the responses to this target are kept."""
+        return selecting_target(target, self.ignored, self.sorts)
+
+
+def query_rules(ignored: tuple[str, ...], sorts: bool) -> QueryRules | None:
+    """The rules, None where all that is in a target selects."""
+    return QueryRules(ignored, sorts) if ignored or sorts else None
 
 
 def selecting_target(target: str, ignored: Sequence[str] = (), sorts: bool = False) -> str:

@@ -238,6 +238,13 @@ def cookie_name(text: str) -> str:
     return text
 
 
+def parameter_name(text: str) -> str:
+    """A glob for the decoded names of query parameters."""
+    if not text or _has_control(text):
+        refuse(text, "is not the name of a parameter", "give one such as utm_*")
+    return text
+
+
 def upstream_url(text: str) -> str:
     """The base URL of an upstream in its plain form: host in small letters, no slash at the end."""
     from urllib.parse import urlsplit

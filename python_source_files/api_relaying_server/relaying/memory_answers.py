@@ -6,20 +6,22 @@ of the upstream.
 
 from __future__ import annotations
 
-from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import shape_of
 from api_relaying_server.caching.reuse import CACHED_METHODS, Assessed, Fresh, decide, passes_by
 from api_relaying_server.caching.stored import cache_key
-from api_relaying_server.http1.fields import VIA
+from api_relaying_server.http1.fields import VIA, with_key
 from api_relaying_server.http1.heads import known_lines, wants_close
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.rendering import render_fields
-from api_relaying_server.memory.hot import Entry, Reply
+from api_relaying_server.memory.hot import Ending, Entry, Reply
 from api_relaying_server.relaying.keeping import Keeper, Seen
 
 _NEVER_FROM_MEMORY = frozenset(
     ("content-length", "transfer-encoding", "expect", "upgrade", "max-forwards")
 )
+
+_TELLS_KEY = (("", "key"),)
+"""Stands among the fields on which an answer depends where its `Cache-Status` tells the key."""
 
 
 class MemoryAnswers:
@@ -28,20 +30,16 @@ class MemoryAnswers:
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
 
-    @property
-    def _policy(self) -> Policy:
-        """The settings of now, in a worker that retires too: it fills the same memory."""
-        return self._keeper.policy
-
     def from_memory(self, request: RequestHead, now: float) -> Reply | None:
         """The reply to a request if a fresh one is in memory, which then remembers the bytes of its
         head. Never blocks: the event loop calls it.
         """
-        hot = self._keeper.hot
-        entry = hot.peek(cache_key(request.target))
+        # The settings of now, in a worker that retires too: it fills the same memory.
+        hot, policy = self._keeper.hot, self._keeper.policy
+        target = request.target if policy.query is None else policy.query.selecting(request.target)
+        entry = hot.peek(cache_key(target))
         if entry is None:
             return None
-        policy = self._policy
         if policy.bypass is not None and policy.bypass.cover(request):
             return None
         if policy.ignored_fields:
@@ -50,6 +48,8 @@ class MemoryAnswers:
             return None  # the relay's own word selects, which the client's bytes do not hold
         influential = entry.influential
         picked = tuple([(line[0], line[2]) for line in request.lines if line[0] in influential])
+        if target != request.target:
+            picked += _TELLS_KEY
         quick = (request.method, request.version, request.credentialed, picked)
         reply = entry.quick.get(quick)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
@@ -65,7 +65,7 @@ class MemoryAnswers:
 
     def is_worth_bringing(self, request: RequestHead) -> bool:
         """True where the store may have what would answer a request once it is in memory."""
-        bypass = self._policy.bypass
+        bypass = self._keeper.policy.bypass
         if bypass is not None and bypass.cover(request):
             return False
         return (
@@ -73,15 +73,16 @@ class MemoryAnswers:
             and request.method in CACHED_METHODS
             and not request.fields.has_any(_NEVER_FROM_MEMORY)
             and not passes_by(request.fields)
-            and self._keeper.hot.peek(cache_key(request.target)) is None
+            and self._keeper.hot.peek(self._keeper.key_of(request.target)) is None
         )
 
     def bring(self, request: RequestHead) -> tuple[Seen, bool]:
         """Reads what the store has for a request into memory: what that is, and whether memory has
         it now. May wait for the store.
         """
-        key = cache_key(request.target)
+        key = self._keeper.key_of(request.target)
         seen = self._keeper.see(key)
+        self._keeper.note_asked(key, request.target)
         return seen, seen.record is not None and self._keeper.hot.peek(key) is not None
 
     def _decide_in_memory(self, request: RequestHead, entry: Entry, now: float) -> Reply | None:
@@ -89,7 +90,7 @@ class MemoryAnswers:
             return None
         if request.fields.has_any(_NEVER_FROM_MEMORY):
             return None
-        verdict = decide(request, entry.record, now, self._policy)
+        verdict = decide(request, entry.record, now, self._keeper.policy)
         if not isinstance(verdict, Fresh) or verdict.stale:
             return None
         return self._reply(request, entry, verdict.assessed)
@@ -102,8 +103,9 @@ class MemoryAnswers:
         elif request.version < (1, 1):
             extra.append(("Connection", "keep-alive"))
         shape = shape_of(request, found.stored)
-        lines = render_fields(extra)
-        return self._keeper.hot.reply(entry, found, shape, lines, closes)
+        key = self._keeper.policy.key_told(request.target)
+        ending = Ending(render_fields(extra), closes, with_key("", key).encode() if key else b"")
+        return self._keeper.hot.reply(entry, found, shape, ending)
 
 
 def _to_learn(head: bytes, influential: frozenset[str]) -> bytes:

@@ -22,7 +22,7 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import with_content
 from api_relaying_server.caching.responding import shortened
 from api_relaying_server.caching.reuse import passes_by, reason_to_keep
-from api_relaying_server.caching.stored import Record, StoredResponse, cache_key
+from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.storing import (
     Ground,
     Rule,
@@ -278,7 +278,7 @@ class Receiver:
         that it is still the same.
         """
         head, request = received.head, received.request.with_method("GET")
-        record = self._keeper.read(cache_key(request.target))
+        record = self._keeper.read(self._keeper.key_of(request.target))
         if record is None or head.status in FAILURE_STATUSES or head.status == 304:
             return
         names = self._selecting_names(head.fields)

@@ -41,7 +41,7 @@ from api_relaying_server.caching.reuse import (
     decide,
     may_answer,
 )
-from api_relaying_server.caching.stored import Selecting, cache_key
+from api_relaying_server.caching.stored import Selecting
 from api_relaying_server.caching.vary import fields_that_select, selecting_values
 from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.errors import NotCached, UpstreamTimeout
@@ -53,6 +53,7 @@ from api_relaying_server.relaying.answering import (
     final_answer,
     hit_answer,
     shared_answer,
+    telling_key,
 )
 from api_relaying_server.relaying.background_fetch import BackgroundFetch, drain
 from api_relaying_server.relaying.fetching import Caller, Fetcher, Query
@@ -138,6 +139,10 @@ class Relay:
         """The answer to a request, or for a caller that can be parked what it waits for. Raises
         RelayError where the answer is the relay's own.
         """
+        found, told = self._answer(request, caller), self._policy.key_told(request.target)
+        return telling_key(found, told) if told and isinstance(found, Answer) else found
+
+    def _answer(self, request: RequestHead, caller: Caller) -> Answer | Waiting:
         self._keeper.catch_up()  # before anything is decided by what is stored
         bypass = self._policy.bypass
         bypassed = bypass is not None and bypass.cover(request)  # by what came, ignored or not
@@ -149,8 +154,10 @@ class Relay:
             return self._bypass(request, caller)
         if caller.body is not None:
             return self._pass_by(request, caller, Bypass("bypass" if has_key else "method"))
-        key, now = cache_key(request.target), self._clock()
+        key, now = self._keeper.key_of(request.target), self._clock()
         seen = self._keeper.see(key, caller.seen) if has_key else None
+        if has_key:
+            self._keeper.note_asked(key, request.target)
         record = seen.record if seen is not None else None
         verdict = decide(request, record, now, self._policy)
         if isinstance(verdict, Refuse):
@@ -270,7 +277,7 @@ class Relay:
                 return mine
         if isinstance(verdict, Fresh):
             return self._from_elsewhere(query, verdict)
-        query, key = query._replace(ask=verdict), cache_key(query.request.target)
+        query, key = query._replace(ask=verdict), self._keeper.key_of(query.request.target)
         if place.hasty and verdict.fallback is None and _is_under_way(place.landing):
             # The stale answer is gone: now it waits as long as one who has just come, and at no
             # fetch from before an invalidation.
@@ -304,7 +311,7 @@ class Relay:
         request, reason, now = query.request, query.ask.reason, self._clock()
         # Closes a race: the target may have been invalidated since the leader sent its request. One
         # who was answered after that must not get what was made before.
-        if not self._keeper.is_current(cache_key(request.target), outcome.began):
+        if not self._keeper.is_current(self._keeper.key_of(request.target), outcome.began):
             return None
         found = self._keeper.assess(request.target, outcome.stored)
         validated = came < outcome.sent  # the origin was asked after this request had come
@@ -328,17 +335,23 @@ class Relay:
     def renew_ahead(self, target: str, selecting: Selecting, demand: int) -> bool:
         """Has what these selecting fields select renewed in the background although it is fresh;
         False where that waits or runs already, or there is no room.
+
+        Where only a part of the query selects, the upstream is asked by the target of a client: it
+        may never have heard of the key's.
         """
-        return self._submit(target, fields_that_select(selecting), demand, early=True)
+        asked = self._keeper.asked_target(target)
+        if asked is None:
+            return False
+        return self._submit(asked, fields_that_select(selecting), demand, early=True)
 
     def _submit(self, target: str, fields: Fields, demand: int = 1, early: bool = False) -> bool:
         plain = RequestHead.of("GET", target, fields)
         plain = self._fetcher.as_seen(plain, BACKGROUND.client)
-        flight_key = self._flight_key(plain, cache_key(target))
+        flight_key = self._flight_key(plain, self._keeper.key_of(target))
         return self._refresher.submit(flight_key, partial(self._refresh, plain, early), demand)
 
     def _refresh(self, request: RequestHead, early: bool) -> None:
-        key = cache_key(request.target)
+        key = self._keeper.key_of(request.target)
         seen = self._keeper.see(key)
         verdict = decide(request, seen.record, self._clock(), self._policy)
         if isinstance(verdict, Fresh) and (verdict.refresh or early):

@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("--ignore-field", action="append", default=[], metavar="NAME")
     parser.add_argument("--stale-while-revalidate", type=float, default=0.0)
     parser.add_argument("--bypass", default="", metavar="GLOB")
+    parser.add_argument("--queries", action="store_true", help="parameters that select nothing")
     parser.add_argument("--show", type=int, default=1, help="violations told of each rule")
     given = parser.parse_args()
     ignored = tuple(name.lower() for name in given.ignore_field)
@@ -32,6 +33,7 @@ def main() -> int:
         cool_down=given.cool_down,
         ignored=ignored,
         bypass=given.bypass,
+        queries=given.queries,
         stale_while_revalidate=given.stale_while_revalidate,
     )
     world = World(given.store, given.workers, given.nodes, given.threads, setting)

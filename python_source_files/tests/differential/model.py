@@ -55,7 +55,8 @@ PLACES = {
 
 class Setting(NamedTuple):
     """What the relay was told. `fixed_ttl` is its `--ttl` of targets with `/fixed/`; `news` are the
-    seconds in which nodes hear of each other.
+    seconds in which nodes hear of each other, `bypass` a glob of targets. With `queries` clients
+    send parameters that the relay is to ignore, others in any order.
     """
 
     default_ttl: float = 2.0
@@ -67,6 +68,7 @@ class Setting(NamedTuple):
     ignored: tuple[str, ...] = ()
     stale_while_revalidate: float = 0.0
     bypass: str = ""
+    queries: bool = False
 
     def bypasses(self, target: str) -> bool:
         """True where requests for a target pass by the store."""

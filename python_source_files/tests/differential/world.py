@@ -44,6 +44,7 @@ class World(NamedTuple):
             more += f" --stale-while-revalidate {self.setting.stale_while_revalidate:g}"
         if self.setting.bypass:
             more += f" --bypass '{self.setting.bypass}'"
+        more += " --queries" * self.setting.queries
         return (
             f"python -m tests.differential --seconds {seconds:g} --seed {seed} --store {self.store}"
             f" --workers {self.workers} --nodes {self.nodes} --threads {self.threads}{more}"
@@ -105,6 +106,8 @@ def _relays(world: World, origin: Origin, stack: contextlib.ExitStack) -> list[R
     ]  # fmt: skip
     flags += ["--stale-while-revalidate", f"{setting.stale_while_revalidate:g}"]
     flags += ["--ttl", f"/*/fixed/*={setting.fixed_ttl:g}"]
+    if setting.queries:
+        flags += ["--ignore-query", "u*", "--sort-query"]
     if setting.bypass:
         flags += ["--bypass", setting.bypass]
     for name in setting.ignored:
@@ -113,7 +116,7 @@ def _relays(world: World, origin: Origin, stack: contextlib.ExitStack) -> list[R
 
 
 def _chapter(world: World, origin: Origin, ports: list[int], seed: int, seconds: float) -> Chapter:
-    crowd = Crowd(ports, f"s{seed}")
+    crowd = Crowd(ports, f"s{seed}", world.setting.queries)
     since = len(origin.answers)
     crowd.run(seconds, world.threads)
     answers = _settled(origin)
