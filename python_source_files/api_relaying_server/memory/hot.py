@@ -253,6 +253,9 @@ class HotTier:
         # Answers from what is no longer here, by status: how many, and the bytes of their bodies.
         self._retired: dict[int, tuple[int, int]] = {}
         self._entries: dict[str, Entry] = {}
+        # The entry of a key, in one call for the event loop; counts as no use, as its replies count
+        # their own.
+        self.peek: Callable[[str], Entry | None] = self._entries.get
         self._order = Admission(limit)
         self._seen_once: set[int] = set()
         # Guards every change of the above, of an entry and of its lists; not `_seen_once`, which
@@ -281,10 +284,6 @@ class HotTier:
         if entry is not None:
             entry.used = True
         return entry
-
-    def peek(self, key: str) -> Entry | None:
-        """The entry of a key; counts as no use, as its replies count their own."""
-        return self._entries.get(key)
 
     def put(self, key: str, record: Record, *, asked_for: bool = False) -> Entry | None:
         """Keeps a record in place of the one under its key; None where it is too large.

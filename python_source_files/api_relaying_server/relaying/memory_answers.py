@@ -36,7 +36,8 @@ class MemoryAnswers:
         """
         # The settings of now, in a worker that retires too: it fills the same memory.
         hot, policy = self._keeper.hot, self._keeper.policy
-        target = request.target if policy.query is None else policy.query.selecting(request.target)
+        asked, query = request.target, policy.query
+        target = asked if query is None else query.selecting(asked)
         entry = hot.peek(cache_key(target))
         if entry is None:
             return None
@@ -48,7 +49,7 @@ class MemoryAnswers:
             return None  # the relay's own word selects, which the client's bytes do not hold
         influential = entry.influential
         picked = tuple([(line[0], line[2]) for line in request.lines if line[0] in influential])
-        if target != request.target:
+        if target != asked:
             picked += _TELLS_KEY
         quick = (request.method, request.version, request.credentialed, picked)
         reply = entry.quick.get(quick)
