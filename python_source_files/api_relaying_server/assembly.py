@@ -159,53 +159,42 @@ def build(
     if listeners is None:
         listeners = listen(settings.host, settings.port) if share is None else share.listeners
     neighbours = share.coordinator() if share is not None else None
-    policy = _policy(settings)
     try:
         log = _access_log(settings)
-        kept_now = kept or _kept(settings, policy, neighbours, share)
+        kept_now = kept or _kept(settings, neighbours, share)
     except BaseException:
         for sock in listeners:
             sock.close()
         raise
-    store, keeper, counters = kept_now
-    hot = keeper.hot
-    coordinator = _coordinator(neighbours, store)
-    session = RelaySession(store.backend)
-    upstream = _upstream(settings, session, upstream_url)
-    guarded = _guarded(CountedUpstream(upstream, counters), settings, store, coordinator, share)
-    room = Room(max(settings.hot_size // 2, policy.max_object))  # the store's queue has the rest
-    fetcher = Fetcher(guarded, keeper, policy, settings.public_host, room)
-    refresher = Refresher()
-    # Who cannot read what another has fetched need not wait for it.
-    turns = coordinator if store.shared else ALONE
-    errands = Refresher(settings.upstream_connections)
-    relay = Relay(fetcher, refresher, errands, turns)
-    hurry = relay.flight.hurry
-    chores = _chores(upstream, Trimmer(lambda: room.passed), lambda: hurry(time.monotonic()))
-    hooks = _hooks(counters, log, chores, hot, neighbours)
+    keeper, counters = kept_now.keeper, kept_now.counters
+    path = _path(settings, upstream_url, kept_now, neighbours, share)
+    hooks = _hooks(counters, log, path.chore, keeper.hot, neighbours)
     here = _listeners(settings, listeners, share, neighbours)
-    server = RelayServer(here, relay, hot.heads, _limits(settings), hooks)
-    ahead = _refresh_ahead(settings, keeper, relay, guarded, refresher)
-    warm_at = _warm_at(settings, server, share)
-    shared_counters = share.shared_counters() if share is not None else None
+    server = RelayServer(here, path.relay, keeper.hot.heads, _limits(settings), hooks)
+    beside = Beside(
+        path.refresher,
+        log,
+        _refresh_ahead(settings, keeper, path),
+        _warm_at(settings, server, share),
+        share.shared_counters() if share is not None else None,
+    )
     if kept is not None:
-        _renew(keeper, policy, settings.hot_size)
-    beside = Beside(refresher, log, ahead, warm_at, shared_counters)
+        _renew(keeper, settings)  # only now: what raises before leaves the other worker as it is
     return Worker(server, kept_now, beside, settings.drain)
 
 
-def _renew(keeper: Keeper, policy: Policy, hot_size: int) -> None:
+# What is stored.
+
+
+def _renew(keeper: Keeper, settings: Settings) -> None:
     """Has what is kept obey new settings."""
-    keeper.policy = policy
-    keeper.hot.limit = hot_size
+    keeper.policy = _policy(settings)
+    keeper.hot.limit = settings.hot_size
     keeper.hot.clear()  # what is ready there is so by the settings of before
 
 
 def _kept(
-    settings: Settings,
-    policy: Policy,
-    neighbours: WorkerCoordinator | None,
-    share: WorkerShare | None,
+    settings: Settings, neighbours: WorkerCoordinator | None, share: WorkerShare | None
 ) -> Kept:
     store = _store(settings, share)
     # What answered from memory is of use to the store, too.
@@ -213,54 +202,8 @@ def _kept(
     others = Neighbours(_coordinator(neighbours, store))
     if neighbours is not None:
         others = others._replace(news=neighbours.news)
-    keeper = Keeper(hot, store, policy, time.time, others)
+    keeper = Keeper(hot, store, _policy(settings), time.time, others)
     return Kept(store, keeper, Counters(hot.answered))
-
-
-def _listeners(
-    settings: Settings,
-    sockets: Sequence[socket.socket],
-    share: WorkerShare | None,
-    neighbours: WorkerCoordinator | None,
-) -> Listeners:
-    trusted = settings.trust_forwarded
-    if share is None or neighbours is None:
-        return Listeners(sockets, trusted)
-    return Listeners(sockets, trusted, share.accept_balance(), neighbours.bell)
-
-
-def _hooks(
-    counters: Counters,
-    log: AccessLog | None,
-    periodic: Callable[[], None],
-    hot: HotTier,
-    neighbours: WorkerCoordinator | None,
-) -> Hooks:
-    on_served = (counters.answered,) if log is None else (counters.answered, log.answered)
-    on_hit = log.hit if log is not None else None
-    on_bell = neighbours.catch_up if neighbours is not None else None
-    return Hooks(on_hit, on_served, periodic, hot.forget_rendered, on_bell)
-
-
-def _chores(upstream: UpstreamLike, *others: Callable[[], None]) -> Callable[[], None]:
-    """The periodic tasks, as one."""
-    chores = [*others, upstream.close_ended] if isinstance(upstream, Upstream) else others
-
-    def do() -> None:
-        for chore in chores:
-            chore()
-
-    return do
-
-
-def _warm_at(settings: Settings, server: RelayServer, share: WorkerShare | None) -> WarmAt | None:
-    if not settings.warm_at or (share is not None and share.seat != 0):
-        return None
-    from api_relaying_server.operations.warm_at import WarmAt
-
-    url = urls_of(server.front.listeners)[0]
-    own = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
-    return WarmAt(settings.warm_at, own)
 
 
 def _store(settings: Settings, share: WorkerShare | None) -> Store:
@@ -287,21 +230,70 @@ def _coordinator(neighbours: WorkerCoordinator | None, store: Store) -> Coordina
     return nodes if neighbours is None else neighbours.with_nodes(nodes)
 
 
-def _access_log(settings: Settings) -> AccessLog | None:
-    """The access log that is wanted. Raises ConfigError where its file cannot be opened."""
-    path = settings.access_log
-    if path is None:
-        return None
-    from api_relaying_server.operations.access_log import AccessLog
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        default_ttl=settings.default_ttl,
+        negative_ttl=settings.negative_ttl or 0.0,
+        ttl_rules=tuple(settings.ttl),
+        max_ttl_rules=tuple(settings.max_ttl),
+        ignored_fields=frozenset(settings.ignore_field),
+        stale_if_error=settings.stale_if_error or 0.0,
+        query=query_rules(settings.ignore_query, settings.sort_query),
+        bypass=bypass_rules(settings.bypass, settings.bypass_cookie),
+        stale_while_revalidate=settings.stale_while_revalidate or 0.0,
+        client_refresh=settings.client_refresh,
+        offline=settings.offline,
+        max_object=min(MAX_OBJECT, settings.cache_size // 10),
+    )
 
-    try:
-        return AccessLog(path, settings.access_log_format, settings.trust_forwarded)
-    except OSError as error:
-        place = place_of(Settings.access_log, settings.written)
-        raise ConfigError(
-            f"{place}: {path} cannot be opened ({error.strerror}); "
-            "give another file, or - for standard output"
-        ) from error
+
+# The path to the upstream.
+
+
+class Path(NamedTuple):
+    """The way from a request to the upstream and back. `chore` is the periodic task."""
+
+    relay: Relay
+    upstream: GuardedUpstream
+    refresher: Refresher
+    chore: Callable[[], None]
+
+
+def _path(
+    settings: Settings,
+    upstream_url: str,
+    kept: Kept,
+    neighbours: WorkerCoordinator | None,
+    share: WorkerShare | None,
+) -> Path:
+    store, keeper, counters = kept
+    policy = _policy(settings)
+    coordinator = _coordinator(neighbours, store)
+    upstream = _upstream(settings, RelaySession(store.backend), upstream_url)
+    guarded = _guarded(CountedUpstream(upstream, counters), settings, store, coordinator, share)
+    # The queue of the store has the other half.
+    room = Room(max(settings.hot_size // 2, policy.max_object))
+    fetcher = Fetcher(guarded, keeper, policy, settings.public_host, room)
+    refresher, errands = Refresher(), Refresher(settings.upstream_connections)
+    # Who cannot read what another has fetched need not wait for it.
+    relay = Relay(fetcher, refresher, errands, coordinator if store.shared else ALONE)
+    chores: list[Callable[[], None]] = [
+        Trimmer(lambda: room.passed),
+        lambda: relay.flight.hurry(time.monotonic()),
+    ]
+    if isinstance(upstream, Upstream):
+        chores.append(upstream.close_ended)
+    return Path(relay, guarded, refresher, _all_of(chores))
+
+
+def _all_of(chores: Sequence[Callable[[], None]]) -> Callable[[], None]:
+    """The periodic tasks, as one."""
+
+    def do() -> None:
+        for chore in chores:
+            chore()
+
+    return do
 
 
 def _upstream(settings: Settings, session: RelaySession, url: str) -> UpstreamLike:
@@ -344,48 +336,32 @@ def _tokens(
     return make(rate.per_second, rate.burst, waiting)
 
 
-def _refresh_ahead(
+# The server.
+
+
+def _hooks(
+    counters: Counters,
+    log: AccessLog | None,
+    periodic: Callable[[], None],
+    hot: HotTier,
+    neighbours: WorkerCoordinator | None,
+) -> Hooks:
+    on_served = (counters.answered,) if log is None else (counters.answered, log.answered)
+    on_hit = log.hit if log is not None else None
+    on_bell = neighbours.catch_up if neighbours is not None else None
+    return Hooks(on_hit, on_served, periodic, hot.forget_rendered, on_bell)
+
+
+def _listeners(
     settings: Settings,
-    keeper: Keeper,
-    relay: Relay,
-    guarded: GuardedUpstream,
-    refresher: Refresher,
-) -> RefreshAhead | None:
-    if not settings.refresh_ahead or settings.offline:
-        return None
-
-    def fresh_until(target: str, stored: StoredResponse) -> float:
-        found = keeper.assess(target, stored)
-        return found.born + found.lifetime
-
-    renewals = Renewals(relay.renew_ahead, lambda: guarded.spare() - refresher.waiting)
-    ahead = RefreshAhead(settings.refresh_ahead, keeper.hot, fresh_until, renewals)
-    ahead.start()
-    return ahead
-
-
-def _policy(settings: Settings) -> Policy:
-    return Policy(
-        default_ttl=settings.default_ttl,
-        negative_ttl=settings.negative_ttl or 0.0,
-        ttl_rules=tuple(settings.ttl),
-        max_ttl_rules=tuple(settings.max_ttl),
-        ignored_fields=frozenset(settings.ignore_field),
-        stale_if_error=settings.stale_if_error or 0.0,
-        query=query_rules(settings.ignore_query, settings.sort_query),
-        bypass=bypass_rules(settings.bypass, settings.bypass_cookie),
-        stale_while_revalidate=settings.stale_while_revalidate or 0.0,
-        client_refresh=settings.client_refresh,
-        offline=settings.offline,
-        max_object=min(MAX_OBJECT, settings.cache_size // 10),
-    )
-
-
-def _most_slow(settings: Settings) -> int:
-    """Slow clients that one worker serves at a time: half of what there is. Each that uploads holds
-    a connection to the upstream, too.
-    """
-    return max(1, min(settings.threads, settings.upstream_connections // settings.workers) // 2)
+    sockets: Sequence[socket.socket],
+    share: WorkerShare | None,
+    neighbours: WorkerCoordinator | None,
+) -> Listeners:
+    trusted = settings.trust_forwarded
+    if share is None or neighbours is None:
+        return Listeners(sockets, trusted)
+    return Listeners(sockets, trusted, share.accept_balance(), neighbours.bell)
 
 
 def _limits(settings: Settings) -> Limits:
@@ -399,6 +375,13 @@ def _limits(settings: Settings) -> Limits:
         threads=settings.threads,
         slow_threads=_most_slow(settings),
     )
+
+
+def _most_slow(settings: Settings) -> int:
+    """Slow clients that one worker serves at a time: half of what there is. Each that uploads holds
+    a connection to the upstream, too.
+    """
+    return max(1, min(settings.threads, settings.upstream_connections // settings.workers) // 2)
 
 
 def _most_connections() -> int:
@@ -423,3 +406,49 @@ def urls_of(listeners: Sequence[socket.socket]) -> list[str]:
         host, port = sock.getsockname()[:2]
         urls.append(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
     return urls
+
+
+# What works beside it.
+
+
+def _access_log(settings: Settings) -> AccessLog | None:
+    """The access log that is wanted. Raises ConfigError where its file cannot be opened."""
+    path = settings.access_log
+    if path is None:
+        return None
+    from api_relaying_server.operations.access_log import AccessLog
+
+    try:
+        return AccessLog(path, settings.access_log_format, settings.trust_forwarded)
+    except OSError as error:
+        place = place_of(Settings.access_log, settings.written)
+        raise ConfigError(
+            f"{place}: {path} cannot be opened ({error.strerror}); "
+            "give another file, or - for standard output"
+        ) from error
+
+
+def _refresh_ahead(settings: Settings, keeper: Keeper, path: Path) -> RefreshAhead | None:
+    if not settings.refresh_ahead or settings.offline:
+        return None
+
+    def fresh_until(target: str, stored: StoredResponse) -> float:
+        found = keeper.assess(target, stored)
+        return found.born + found.lifetime
+
+    renewals = Renewals(
+        path.relay.renew_ahead, lambda: path.upstream.spare() - path.refresher.waiting
+    )
+    ahead = RefreshAhead(settings.refresh_ahead, keeper.hot, fresh_until, renewals)
+    ahead.start()
+    return ahead
+
+
+def _warm_at(settings: Settings, server: RelayServer, share: WorkerShare | None) -> WarmAt | None:
+    if not settings.warm_at or (share is not None and share.seat != 0):
+        return None
+    from api_relaying_server.operations.warm_at import WarmAt
+
+    url = urls_of(server.front.listeners)[0]
+    own = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
+    return WarmAt(settings.warm_at, own)

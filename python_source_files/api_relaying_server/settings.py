@@ -197,7 +197,7 @@ class Settings:
     )
     sort_query = switch(
         CACHE,
-        "let the order of query parameters select nothing",
+        "ignore the order of query parameters",
         more="The order among parameters of the same name still does.",
     )
     bypass = several(
@@ -230,7 +230,7 @@ class Settings:
     )
     negative_ttl = one(
         FRESHNESS,
-        "freshness of 404 and 410 if it gives none",
+        "freshness of 404 and 410 if the upstream gives none",
         metavar="SECONDS",
         parse=values.duration(off=True),
         default="10",
@@ -269,7 +269,7 @@ class Settings:
     )
     stale_if_error = one(
         FRESHNESS,
-        "time that stale answers may hide failures",
+        "how long stale answers may be served while the upstream fails",
         metavar="SECONDS",
         parse=values.duration(off=True),
         default="86400",
@@ -277,7 +277,7 @@ class Settings:
     )
     stale_while_revalidate = one(
         FRESHNESS,
-        "time to answer stale while one call refreshes",
+        "answer stale while one call refreshes",
         metavar="SECONDS",
         parse=values.duration(off=True),
         default="0",
@@ -511,3 +511,7 @@ def markdown_table() -> str:
             cells = (f"`{flag}`", default, meaning[0].upper() + meaning[1:])
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown_table(), end="")  # noqa: T201

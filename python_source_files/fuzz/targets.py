@@ -126,7 +126,7 @@ def response(data: bytes) -> None:
     given_back: list[bool] = []
     connection: Any = _Connection(data[2:], data[0] + 1)
     method = ("GET", "HEAD", "POST")[data[1] % 3]
-    exchange = Exchange(connection, method, 1.0, given_back.append)
+    exchange = Exchange(connection, method, 1.0, lambda _, reusable: given_back.append(reusable))
     content, done = b"", False
     length = None
     try:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import unittest
 from typing import Callable, NamedTuple
+from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.coordination import ALONE, Coordinator
@@ -80,7 +82,9 @@ def _passes(point: str) -> None:
 
 
 class MemoryExchange(Exchange):
-    """A response whose body is there already."""
+    """A response whose body comes piece by piece; `with_head`: all of it with the head."""
+
+    with_head = False
 
     def __init__(self, told: Reply, at: Point) -> None:
         self.head = ResponseHead(told.status, "Status", told.fields)
@@ -92,7 +96,13 @@ class MemoryExchange(Exchange):
         self._fault: UpstreamError | None = None
         self._release = self._given_back
 
-    def _given_back(self, reusable: bool) -> None:
+    def rest(self) -> bytes | None:
+        """All of it where it comes with the head: it is in one piece, and has an end."""
+        if not self.with_head or self._cut or len(self._pieces) != 1 or self._left is None:
+            return None
+        return self.read()[0]
+
+    def _given_back(self, exchange: Exchange, reusable: bool) -> None:
         self.closed = True
 
     def _read(self) -> tuple[bytes, bool]:
@@ -107,6 +117,13 @@ class MemoryExchange(Exchange):
         if not self._cut:
             self.close()
         return piece, not self._cut
+
+
+def bodies_come_with_heads(test: unittest.TestCase) -> None:
+    """Has the whole body of each response be there with its head while a test runs."""
+    patch = mock.patch.object(MemoryExchange, "with_head", True)
+    test.addCleanup(patch.stop)
+    patch.start()
 
 
 class MemoryUpstream:

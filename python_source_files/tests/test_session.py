@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 import threading
 import unittest
@@ -15,7 +16,7 @@ from requests_cache import CachedSession
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.stores.store import open_store
-from api_relaying_server.upstream.exchange import UpstreamRequest
+from api_relaying_server.upstream.exchange import Exchange, UpstreamRequest
 from api_relaying_server.upstream.session import ExchangeAdapter, Fetch, RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 from tests.relay_support import PATIENCE
@@ -184,6 +185,49 @@ class StoreTest(unittest.TestCase):
                 upstream.fetch(UpstreamRequest("GET", "/a", [HOST])).close()
             self.assertEqual(len(origin.heads), 2)
             self.assertEqual(len(session.cache.responses), 0)
+
+
+class WholeBodyTest(unittest.TestCase):
+    """A body that came with its head is had at once."""
+
+    def rest_of(self, data: bytes, method: str = "GET") -> tuple[bytes | None, list[bool]]:
+        """What is there of it at once; whether the connection can be used again, where it ended."""
+        ours, theirs = socket.socketpair()
+        self.addCleanup(ours.close)
+        self.addCleanup(theirs.close)
+        ended: list[bool] = []
+        connection: Any = mock.Mock(sock=ours)
+        exchange = Exchange(
+            connection, method, PATIENCE, lambda _, reusable: ended.append(reusable)
+        )
+        theirs.sendall(data)
+        exchange.receive_head()
+        return exchange.rest(), ended
+
+    def test_only_where_all_of_it_is_there(self) -> None:
+        head = b"HTTP/1.1 200 OK\r\n"
+        for name, data, expected in (
+            ("whole", b"Content-Length: 5\r\n\r\nhello", (b"hello", [True])),
+            ("empty", b"Content-Length: 0\r\n\r\n", (b"", [True])),
+            ("a byte more", b"Content-Length: 5\r\n\r\nhello!", (b"hello", [False])),
+            ("a byte less", b"Content-Length: 5\r\n\r\nhell", (None, [])),
+            ("to the end", b"\r\nhello", (None, [])),
+            ("chunked", b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", (None, [])),
+        ):
+            with self.subTest(name):
+                self.assertEqual(self.rest_of(head + data), expected)
+        self.assertEqual(self.rest_of(head + b"Content-Length: 5\r\n\r\n", "HEAD"), (None, []))
+
+    def test_who_waits_for_the_end_is_called_once_and_with_the_fault(self) -> None:
+        for closes_first in (False, True):
+            calls: list[object] = []
+            exchange = Exchange(mock.Mock(), "GET", PATIENCE, mock.Mock())
+            if closes_first:
+                exchange.close()
+            exchange.then(calls.append)
+            exchange.close()
+            exchange.close()
+            self.assertEqual(calls, [None])
 
 
 if __name__ == "__main__":

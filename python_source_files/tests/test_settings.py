@@ -604,7 +604,7 @@ class PageTest(unittest.TestCase):
         self.assertEqual(
             table.strip(),
             markdown_table().strip(),
-            "put settings.markdown_table() into docs/settings.md",
+            "put what python -m api_relaying_server.settings prints into docs/settings.md",
         )
 
 

@@ -34,11 +34,12 @@ from api_relaying_server.memory.hot import Reply as Ready
 from api_relaying_server.relaying import memory_answers, receiving
 from api_relaying_server.relaying.answer import Answer, Waiting
 from api_relaying_server.relaying.fetching import SMALL_BODY, Caller
+from api_relaying_server.relaying.keeping import Keeper
 from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import FOLLOW_AT_MOST, STALE_AFTER
 from api_relaying_server.relaying.transfer import WITH_CREDENTIALS
 from api_relaying_server.upstream.translation import Client
-from tests.relay_world import TARGET, Call, Got, Reply, World, reply
+from tests.relay_world import TARGET, Call, Got, Reply, World, bodies_come_with_heads, reply
 from tests.upstream_support import NOW
 
 KEY = cache_key(TARGET)
@@ -940,6 +941,50 @@ class ParkingTest(PathTest):
         found = self.park(world)
         assert isinstance(found, Answer)
         self.assertEqual((b"".join(found.pieces()), len(world.calls)), (b"new", 2))
+
+
+class AskingForAWholeTest(AskingTest):
+    """The same where the body comes with the head."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        bodies_come_with_heads(self)
+
+    def test_it_is_stored_before_it_is_answered(self) -> None:
+        world = self.world(reply(200, HOUR, body=b"menu"))
+        answer = self.send(world)
+        self.assertEqual((answer.body, answer.stream, len(world.relay.flight)), (b"menu", None, 0))
+        self.assertEqual(self.told(world.ask()), "hit; ttl=3600")
+        self.assertTrue(world.upstream.exchanges[0].closed)
+
+    def test_what_cannot_be_stored_is_answered(self) -> None:
+        world = self.world(reply(200, HOUR, body=b"menu"))
+        with mock.patch.object(Keeper, "add", side_effect=ValueError), self.assertLogs(level=40):
+            self.assertEqual(world.ask().body, b"menu")
+
+    def test_an_error_gives_way_to_what_is_stale(self) -> None:
+        world = self.world(reply(200, NOW_STALE, body=b"old"), reply(500, body=b"sorry"))
+        world.ask()
+        self.assertEqual(world.ask().body, b"old")
+
+    def test_a_client_that_has_it_gets_a_304(self) -> None:
+        world = self.world(reply(200, HOUR, TAG, body=b"menu"))
+        got = world.ask("GET", ("If-None-Match", '"a"'))
+        self.assertEqual((got.status, got.body), (304, b""))
+
+
+class ParkingForAWholeTest(ParkingTest):
+    """The same for those who wait for it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        bodies_come_with_heads(self)
+
+    def test_what_could_not_be_stored_answers_both(self) -> None:
+        with mock.patch.object(Keeper, "add", side_effect=ValueError), self.assertLogs(level=40):
+            world, _, found = self.meet(reply(200, HOUR, body=b"menu"))
+        assert isinstance(found, Answer)
+        self.assertEqual((found.body, found.stream, len(world.calls)), (b"menu", None, 1))
 
 
 class FromMemoryTest(PathTest):

@@ -68,7 +68,7 @@ class MemoryExchange(Exchange):
 
     def __init__(self, head: ResponseHead) -> None:
         self.head = head
-        self._release = lambda reusable: None
+        self._release = lambda exchange, reusable: None
         self._fault = None
 
     def fail(self, error: UpstreamError) -> None:

@@ -89,18 +89,24 @@ def _stored(
 
 def telling_key(answer: Answer, target: str) -> Answer:
     """The same answer; its `Cache-Status` tells the target of its key, if it has one."""
-    *before, (name, value) = answer.fields.items
-    if name != "Cache-Status" or "; fwd=bypass" in value or "; fwd=method" in value:
-        return answer
-    return answer._replace(fields=Fields([*before, (name, with_key(value, target))]))
+    items = list(answer.fields.items)
+    for place in range(len(items) - 1, -1, -1):
+        name, value = items[place]
+        if name == "Cache-Status":  # ours: it stands behind those of other caches
+            if "; fwd=bypass" not in value and "; fwd=method" not in value:
+                items[place] = name, with_key(value, target)
+            break
+    return answer._replace(fields=Fields(items))
 
 
 # --- from a response that is on its way
 
 
-def fetched_answer(request: RequestHead, reason: str, arrived: Arrived, reader: Reader) -> Answer:
-    """The leader's answer from a response whose body is still to come: 304 where the client's
-    condition asks for it. The answer owns the reader.
+def fetched_answer(
+    request: RequestHead, reason: str, arrived: Arrived, reader: Reader | None, content: bytes = b""
+) -> Answer:
+    """The leader's answer from a response that the upstream sends, 304 where the client's condition
+    asks for it. Its body comes by the reader, which the answer owns, or is `content`.
     """
     told = cache_forwarded(
         reason, arrived.status, stored=not arrived.unstored, detail=arrived.unstored
@@ -109,18 +115,20 @@ def fetched_answer(request: RequestHead, reason: str, arrived: Arrived, reader: 
     if arrived.is_not_modified_for(request):
         status, phrase, fields = 304, reason_phrase(304), fields_of_304(fields)
     fields = fields.plus(("Via", VIA), told)
-    return Answer(status, phrase, fields, stream=reader, upstream_status=arrived.status)
+    return Answer(status, phrase, fields, content, reader, arrived.status)
 
 
-def shared_answer(request: RequestHead, reason: str, found: Assessed, reader: Reader) -> Answer:
-    """A follower's answer from such a response. The answer owns the reader."""
+def shared_answer(
+    request: RequestHead, reason: str, found: Assessed, reader: Reader | None, content: bytes = b""
+) -> Answer:
+    """A follower's answer from such a response."""
     stored = found.stored
     fields = shortened(stored.fields, found.lifetime) if found.capped else stored.fields
     status, phrase = stored.status, stored.reason
     if is_not_modified(request.fields, stored.status, stored.fields, stored.response_time):
         status, phrase, fields = 304, reason_phrase(304), fields_of_304(fields)
     fields = fields.plus(("Via", VIA), cache_collapsed(reason))
-    return Answer(status, phrase, fields, stream=reader)
+    return Answer(status, phrase, fields, content, reader)
 
 
 # --- by the relay itself

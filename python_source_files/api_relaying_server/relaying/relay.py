@@ -139,11 +139,11 @@ class Relay:
         """The answer to a request, or for a caller that can be parked what it waits for. Raises
         RelayError where the answer is the relay's own.
         """
+        self._keeper.catch_up()  # before anything is decided by what is stored
         found, told = self._answer(request, caller), self._policy.key_told(request.target)
         return telling_key(found, told) if told and isinstance(found, Answer) else found
 
     def _answer(self, request: RequestHead, caller: Caller) -> Answer | Waiting:
-        self._keeper.catch_up()  # before anything is decided by what is stored
         bypass = self._policy.bypass
         bypassed = bypass is not None and bypass.cover(request)  # by what came, ignored or not
         if self._policy.ignored_fields:
@@ -317,6 +317,8 @@ class Relay:
         validated = came < outcome.sent  # the origin was asked after this request had come
         if not may_answer(request, found, now, self._policy, validated=validated):
             return None
+        if outcome.content is not None:
+            return shared_answer(request, reason, found, None, outcome.content)
         if outcome.body is None:
             return collapsed_answer(request, reason, found, now, tells_ttl=False)
         reader = outcome.body.attach()  # None: the beginning is gone, or the body has failed

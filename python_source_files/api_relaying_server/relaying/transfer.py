@@ -8,6 +8,7 @@
     6 answer    the leader has its answer, with a reader of the body          answering
     7 tell      the followers learn the outcome and read the same body        flight
     8 store     with the last piece, before any reader has it                 keeping
+                (in 5 where the whole body came with the head)
     9 let go    the next request for the key looks in the store, and else leads
 
 Who owns what, and where it changes hands:
@@ -26,6 +27,7 @@ last piece, or in 7 where no body is shared. Nothing is locked from one step to 
 
 from __future__ import annotations
 
+import logging
 from copy import copy
 from typing import NamedTuple, Union
 
@@ -57,6 +59,8 @@ from api_relaying_server.relaying.keeping import Began, Seen
 from api_relaying_server.relaying.receiving import Arrived, Confirmed, Receiver, Response
 from api_relaying_server.relaying.shared_body import Reader, SharedBody
 
+LOG = logging.getLogger(__name__)
+
 UNSHARED_FOR = 120.0
 """Seconds for which a key whose answer could not be shared lets its clients through side by
 side.
@@ -74,13 +78,14 @@ _NOTHING_SENT = (UpstreamResting, UpstreamRefused, UpstreamNameUnknown, Upstream
 class SharedResponse(NamedTuple):
     """An outcome: a response that followers may have.
 
-    `stored` is what they may see of it; its content comes by `body`, or is there already. It was
-    asked for when it `began`. A follower with a number below `sent` came before it was asked for:
-    it may have it even where it would need validation.
+    `stored` is what they may see of it; its content comes by `body`, is `content`, or is in
+    `stored`. It was asked for when it `began`. A follower with a number below `sent` came before it
+    was asked for: it may have it even where it would need validation.
     """
 
     stored: StoredResponse
     body: SharedBody | None
+    content: bytes | None
     began: Began
     sent: int
 
@@ -147,6 +152,7 @@ class Transfer:
         self._lease: Lease | None = None  # ours until `_let_go`
         self._body: SharedBody | None = None
         self._reader: Reader | None = None  # ours until the answer has it
+        self._content: bytes | None = None  # the whole body, in place of these two
         self._arrived: Arrived | None = None  # what `_store` stores with the content
 
     def run(self, passes: bool = False) -> Answer:
@@ -216,10 +222,16 @@ class Transfer:
         return response
 
     def _open(self, arrived: Arrived) -> Arrived:
-        """Has the body stream: it takes over the connection, and calls back at its end."""
+        """Has the body stream: it takes over the connection, and calls back at its end. One that is
+        here already needs no reader.
+        """
         exchange, limit = arrived.received.fetch.exchange, self._policy.max_object
-        on_whole = self._store if arrived.shared is not None else None
         self._arrived = arrived  # before the body can end
+        self._content = exchange.rest()
+        if self._content is not None:
+            self._store(self._content)
+            return arrived
+        on_whole = self._store if arrived.shared is not None else None
         body = SharedBody(exchange, limit, on_whole, self._let_go, self._fetcher.room)
         if arrived.shared is not None and not body.is_kept:
             # No room: it is passed on, and who is quick may share it all the same.
@@ -236,12 +248,12 @@ class Transfer:
         if isinstance(response, Confirmed):
             found = self._keeper.assess(request.target, response.variant)
             return confirmed_answer(request, ask.reason, response, found, now)
-        assert self._reader is not None  # nobody else has read of the body yet
         if response.failed and ask.fallback is not None:
-            self._reader.close()
+            if self._reader is not None:
+                self._reader.close()
             why = f"upstream-{response.status}"
             return hit_answer(request, ask.fallback, now, why, response.status)
-        return fetched_answer(request, ask.reason, response, self._reader)
+        return fetched_answer(request, ask.reason, response, self._reader, self._content or b"")
 
     # 7: what it is for those who follow.
 
@@ -252,7 +264,8 @@ class Transfer:
         if response.shared is not None and request.method == "GET":
             facts.mark_shared(key)
             if not (failed and self._query.ask.fallback is not None):
-                return SharedResponse(response.shared, self._body, response.received.began, sent)
+                began = response.received.began
+                return SharedResponse(response.shared, self._body, self._content, began, sent)
         if failed:
             return FailureStatus(status, credentials_of(request.fields))
         # An error is likely about this one request, and so is a 304: neither says anything about
@@ -282,10 +295,13 @@ class Transfer:
         arrived = self._arrived
         if arrived is None or arrived.shared is None or arrived.unstored:
             return
-        stored = with_content(arrived.shared, whole)
-        if stored is not None:
-            received, seen = arrived.received, self._lead.seen
-            self._keeper.add(received.request, stored, received.began, seen)
+        received, seen = arrived.received, self._lead.seen
+        try:
+            stored = with_content(arrived.shared, whole)
+            if stored is not None:
+                self._keeper.add(received.request, stored, received.began, seen)
+        except Exception:  # what cannot be stored is answered all the same
+            LOG.exception("an answer could not be stored")
 
     def _let_go(self) -> None:
         """Ends the fetch: here at once, for other processes when they can read what was stored.
@@ -319,8 +335,8 @@ class Transfer:
             raise
         with received:
             arrived = self._open(self._receiver.receive_unsafe(received, self._bypasses))
-        assert self._reader is not None  # nobody else has read of the body yet
-        return fetched_answer(request, self._query.ask.reason, arrived, self._reader)
+        reason = self._query.ask.reason
+        return fetched_answer(request, reason, arrived, self._reader, self._content or b"")
 
 
 def stale_instead(query: Query, error: UpstreamError, now: float) -> Answer | None:

@@ -167,8 +167,9 @@ class RelayHandler(BaseHTTPRequestHandler):
             self._write_whole(head, answer)
             return keeps
         pending = head
+        server = self.server  # not this handler: it has the answer, which would then hold itself
         answer.stream.listener = StreamListener(
-            self.conn.fd, answer.fields, lambda: self.server.stopping
+            self.conn.fd, answer.fields, lambda: server.stopping
         )
         try:
             for piece in answer.stream:

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
-from typing import Callable, NamedTuple, Protocol
+from typing import Any, Callable, NamedTuple, Protocol
 
 from urllib3.connection import HTTPConnection
 from urllib3.util.wait import wait_for_read
@@ -181,20 +181,23 @@ class Exchange:
     came, but it is not the content (RFC 9112, 6.1).
     """
 
+    _on_end: Callable[[UpstreamError | None], None] | None = None
+
     def __init__(
         self,
         connection: HTTPConnection,
         method: str,
         read_timeout: float,
-        release: Callable[[bool], None],
+        release: Callable[[Exchange, bool], None],
     ) -> None:
         sock = connection.sock
         if sock is None:
             raise ConnectionLost("the connection is not open")
+        self.connection: Any = connection  # ours until `_release` is called with it
         self._sock: socket.socket = sock
         self._method = method
         self._read_timeout = read_timeout
-        self._release: Callable[[bool], None] | None = release
+        self._release: Callable[[Exchange, bool], None] | None = release
         self._buffer = b""
         self._heads: deque[ResponseHead] = deque()
         self._heard = False
@@ -448,6 +451,15 @@ class Exchange:
             self._fault = copy(error)  # that one leads back to no frame
             raise
 
+    def rest(self) -> bytes | None:
+        """The whole body where it came with the head, and the exchange ends; None where some of it
+        is still to come, or where the head does not tell its length.
+        """
+        left = self._left
+        if left is None or len(self._buffer) < left or "content-length" not in self.head.fields:
+            return None
+        return None if self._method == "HEAD" else self.read()[0]
+
     def stream(self) -> Iterator[bytes]:
         """The pieces of the body as they come."""
         done = False
@@ -505,25 +517,23 @@ class Exchange:
 
     def _close(self, reusable: bool) -> None:
         release, self._release = self._release, None
-        if release is not None:
-            release(reusable)
+        if release is None:
+            return
+        try:
+            release(self, reusable)
+        finally:
+            on_end, self._on_end = self._on_end, None
+            if on_end is not None:
+                on_end(self._fault)
 
     def then(self, done: Callable[[UpstreamError | None], None]) -> None:
         """Has `done` called once, as soon as the connection is given back: at once where it is. It
         is told the error that ended the body, None where there was none.
         """
-        release = self._release
-        if release is None:
+        if self._release is None:
             done(self._fault)
-            return
-
-        def both(reusable: bool) -> None:
-            try:
-                release(reusable)
-            finally:
-                done(self._fault)
-
-        self._release = both
+        else:
+            self._on_end = done
 
     def forbid_reuse(self) -> None:
         """The connection is closed after this response: the request was not sent whole, so the

@@ -181,7 +181,7 @@ class ExchangeAdapter(HTTPAdapter):
     """Sends requests to the upstream at `base` in our own HTTP/1.1, and keeps at most `connections`
     idle connections. Thread-safe.
 
-    A connection belongs to one exchange at a time, from `_connect` to `_give_back`.
+    A connection belongs to one exchange at a time, from `_connect` to `_release`.
     """
 
     def __init__(self, base: UpstreamBase, connections: int) -> None:
@@ -223,7 +223,7 @@ class ExchangeAdapter(HTTPAdapter):
         while True:
             idle = self._take_idle(IDLE_MAX if again else IDLE_MAX_ONCE)
             connection = idle if idle is not None else self._connect(connect_timeout, read_timeout)
-            exchange = self._begin(connection, sent.method, read_timeout)
+            exchange = Exchange(connection, sent.method, read_timeout, self._release)
             try:
                 request_time = time.time()
                 if not exchange.send(head, sent.body, sent.chunked):
@@ -269,13 +269,10 @@ class ExchangeAdapter(HTTPAdapter):
         connection.sock.settimeout(read_timeout)
         return connection  # type: ignore[no-any-return]
 
-    def _begin(self, connection: _Connection, method: str, read_timeout: float) -> Exchange:
-        def release(reusable: bool) -> None:
-            seconds = keep_alive_seconds(exchange.head.fields) if reusable else 0.0
-            self._give_back(connection, seconds)
-
-        exchange = Exchange(connection, method, read_timeout, release)
-        return exchange
+    def _release(self, exchange: Exchange, reusable: bool) -> None:
+        """Takes back the connection of an exchange that has ended."""
+        seconds = keep_alive_seconds(exchange.head.fields) if reusable else 0.0
+        self._give_back(exchange.connection, seconds)
 
     def _give_back(self, connection: _Connection, seconds: float) -> None:
         """A connection is idle from now on, for so many seconds at most; 0: it ends."""
