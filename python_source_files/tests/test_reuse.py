@@ -253,6 +253,8 @@ class Stale(unittest.TestCase):
                     self.assertIsInstance(found, Fresh if answers else Ask)
                     if isinstance(found, Fresh):
                         self.assertTrue(found.stale and found.refresh)
+        never = stored("Cache-Control: max-age=0")
+        self.assertIsInstance(verdict(request(), never, after=5, policy=policy), Ask)
         doubtful = stored(MINUTE, must_validate=True)
         self.assertIsInstance(verdict(request(), doubtful, after=61, policy=policy), Ask)
         offline = verdict(request(), stored(MINUTE), after=61, policy=policy._replace(offline=True))

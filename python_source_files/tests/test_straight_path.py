@@ -35,6 +35,7 @@ from api_relaying_server.relaying import memory_answers, receiving
 from api_relaying_server.relaying.answer import Answer, Waiting
 from api_relaying_server.relaying.fetching import SMALL_BODY, Caller
 from api_relaying_server.relaying.keeping import Keeper
+from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import FOLLOW_AT_MOST, STALE_AFTER
 from api_relaying_server.relaying.transfer import WITH_CREDENTIALS
@@ -715,11 +716,17 @@ class RenewingTest(PathTest):
         assert record is not None
         self.assertTrue(world.relay.renew_ahead("/a?x=2", record.variants[0].selecting, 3))
         self.assertEqual([call.target for call in world.calls], ["/api/a?u=1&x=2"] * 2)
+        world.keeper.facts, read = KeyFacts(), RequestHead.of("GET", "/a?x=2&u=9", Fields())
+        world.hot.drop("GET /a?x=2")
+        self.assertFalse(world.relay.renew_ahead("/a?x=2", (), 3))
+        world.relay.memory.bring(read)  # from the store, as for one who asks after a restart
+        self.assertTrue(world.relay.renew_ahead("/a?x=2", record.variants[0].selecting, 3))
+        self.assertEqual(world.calls[-1].target, "/api/a?x=2&u=9")
         for unknown in ("/b", "/a?u=1&x=2"):
             self.assertFalse(world.relay.renew_ahead(unknown, (), 3))
         world.keeper.policy = policy._replace(query=QueryRules(("x",)))  # as after a reload
         self.assertFalse(world.relay.renew_ahead("/a?x=2", (), 3))
-        self.assertEqual(len(world.calls), 2)
+        self.assertEqual(len(world.calls), 3)
 
     def test_what_cannot_be_renewed_stays(self) -> None:
         said = ("Cache-Control", "max-age=10, stale-while-revalidate=10")
