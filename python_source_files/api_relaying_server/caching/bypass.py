@@ -45,9 +45,9 @@ def _cookie_names(request: RequestHead) -> set[str]:
 
 
 def _matches(globs: tuple[str, ...], text: str) -> bool:
-    return any(_pattern(glob).match(text) is not None for glob in globs)
+    return _pattern(globs).match(text) is not None
 
 
-@lru_cache(maxsize=256)
-def _pattern(glob: str) -> re.Pattern[str]:
-    return re.compile(translate(glob))
+@lru_cache(maxsize=16)
+def _pattern(globs: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(translate, globs)))
