@@ -11,7 +11,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
+from api_relaying_server.caching.bypass import bypass_rules
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.query import query_rules
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.configuration.values import Rate
 from api_relaying_server.coordination import ALONE, Coordinator
@@ -238,6 +240,9 @@ def _policy(settings: Settings) -> Policy:
         ignored_fields=names_of(settings.upstream_header).union(settings.ignore_field),
         allow_rules=settings.allow,
         stale_if_error=settings.stale_if_error or 0.0,
+        query=query_rules(settings.ignore_query, settings.sort_query),
+        bypass=bypass_rules(settings.bypass, settings.bypass_cookie),
+        stale_while_revalidate=settings.stale_while_revalidate or 0.0,
         client_refresh=settings.client_refresh,
         offline=settings.offline,
         max_object=min(MAX_OBJECT, settings.cache_size // 10),

@@ -199,6 +199,41 @@ class Settings:
         more="What is not stored gets 504.",
     )
 
+    ignore_query = several(
+        CACHE,
+        "query parameters that select no response",
+        metavar="NAME",
+        parse=values.parameter_name,
+        more="May be repeated. Names are compared decoded; `*` matches any text: `utm_*`. The "
+        "upstream still gets all parameters, but requests that differ in these alone share one "
+        "stored response. Never name one that changes the answer, or by which the API tells users "
+        "apart.",
+    )
+    sort_query = switch(
+        CACHE,
+        "ignore the order of query parameters",
+        more="The order among parameters of the same name still does.",
+    )
+    bypass = several(
+        CACHE,
+        "paths that are never cached",
+        metavar="GLOB",
+        parse=values.path_glob,
+        more="May be repeated. `*` matches any text; GLOB is compared with the path without "
+        "query, in each way in which the upstream may decode it. Such requests are never stored, "
+        "never share a call and are never answered from the store. An unsafe request still "
+        "invalidates what is stored.",
+    )
+    bypass_cookie = several(
+        CACHE,
+        "cookies whose requests are never cached",
+        metavar="NAME",
+        parse=values.cookie_name,
+        more="May be repeated. The same for requests with a cookie of this name, whatever its "
+        "value; `*` matches any text. It counts although `--ignore-field cookie` then keeps the "
+        "cookie from the upstream.",
+    )
+
     default_ttl = one(
         FRESHNESS,
         "freshness if the upstream gives none",
@@ -253,6 +288,17 @@ class Settings:
         parse=values.duration(off=True),
         default="86400",
         more="Counted from the end of freshness, unless the upstream forbids it.",
+    )
+    stale_while_revalidate = one(
+        FRESHNESS,
+        "answer stale while one call refreshes",
+        metavar="SECONDS",
+        parse=values.duration(off=True),
+        default="0",
+        more="Counted from the end of freshness, where the upstream says nothing about it "
+        "(`stale-while-revalidate`, `must-revalidate`, `proxy-revalidate`, `no-cache` and "
+        "`s-maxage` do). The client gets the stale answer at once. Not for what was never fresh "
+        "(`max-age=0`), nor after an invalidation.",
     )
     refresh_ahead = one(
         FRESHNESS,

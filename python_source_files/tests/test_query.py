@@ -7,7 +7,8 @@ import unittest
 from hypothesis import given, seed
 from hypothesis import strategies as st
 
-from api_relaying_server.caching.query import selecting_target
+from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.query import QueryRules, query_rules, selecting_target
 
 PARAMETER = st.tuples(st.sampled_from("abcu"), st.sampled_from("12")).map("=".join)
 QUERIES = st.lists(PARAMETER, max_size=6)
@@ -35,6 +36,33 @@ class Query(unittest.TestCase):
             ("/a?%ff=1", ("\udcff",), False, "/a"),
         ):
             self.assertEqual(selecting_target(target, ignored, sorts), expected, target)
+
+    def test_more_of_the_table(self) -> None:
+        for target, ignored, sorts, expected in (
+            ("/a?u=1&?", ("u",), False, "/a??"),
+            ("/a?u=1&", ("u",), False, "/a?"),
+            ("/a?U=1", ("u",), False, "/a?U=1"),
+            ("/a?u", ("u",), False, "/a"),
+            ("/a?=u", ("u",), False, "/a?=u"),
+            ("/a?u%3D1", ("u",), False, "/a?u%3D1"),
+            ("/a?b&%61", (), True, "/a?%61&b"),
+            ("/a?%61=1&a=2", (), True, "/a?%61=1&a=2"),
+            ("/a?b=1&u=2&a=3", ("u",), True, "/a?a=3&b=1"),
+            ("/a?b;a", (), True, "/a?b;a"),
+            ("*", ("*",), True, "*"),
+        ):
+            self.assertEqual(selecting_target(target, ignored, sorts), expected, target)
+
+    def test_the_key_of_a_policy(self) -> None:
+        plain, rules = Policy(), Policy(query=QueryRules(("u",), True))
+        self.assertEqual(plain.key_of("/a?u=1"), "GET /a?u=1")
+        self.assertEqual(plain.key_told("/a?u=1"), "")
+        self.assertEqual(rules.key_of("/a?c=1&u=1&b=2"), "GET /a?b=2&c=1")
+        self.assertEqual(rules.key_told("/a?c=1&u=1&b=2"), "/a?b=2&c=1")
+        self.assertEqual(rules.key_told("/a?b=2&c=1"), "")
+        self.assertIsNone(query_rules((), False))
+        self.assertEqual(query_rules((), True), QueryRules((), True))
+        self.assertEqual(query_rules(("u",), False), QueryRules(("u",)))
 
     @seed(20261125)
     @given(QUERIES, st.randoms(use_true_random=False))

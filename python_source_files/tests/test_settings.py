@@ -174,6 +174,22 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
     ),
     "hot_size": (128 * 1024**2, [("0", 0), ("4096b", 4096)], [("x", "KiB")]),
     "offline": (False, [("yes", True)], [("maybe", "on or off")]),
+    "ignore_query": (
+        (),
+        [("utm_*", ("utm_*",)), ("a b", ("a b",))],
+        [("", "such as utm_*"), ("a\n", "such as utm_*")],
+    ),
+    "sort_query": (False, [("on", True)], [("x", "on or off")]),
+    "bypass": (
+        (),
+        [("/live/*", ("/live/*",)), ("*", ("*",))],
+        [("live", "begin it"), ("", "begin it"), ("/a\n", "begin it")],
+    ),
+    "bypass_cookie": (
+        (),
+        [("nocache", ("nocache",)), ("s_*", ("s_*",))],
+        [("", "such as nocache"), ("a=1", "such as nocache"), ("a b", "such as nocache")],
+    ),
     "default_ttl": (300.0, [("0", 0.0), ("1h", 3600.0)], [("off", "give seconds"), ("-1", "give")]),
     "negative_ttl": (10.0, [("off", 0.0), ("1d", 86400.0)], [("99999999999", "2147483648")]),
     "ttl": (
@@ -227,6 +243,7 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
         [("a", "as in"), ("get /a", "is no method"), ("/%41", "encoded"), ("/a?x", "query")],
     ),
     "stale_if_error": (86400.0, [("off", 0.0), ("0", 0.0)], [("x", "or off")]),
+    "stale_while_revalidate": (0.0, [("off", 0.0), ("1m", 60.0)], [("x", "or off")]),
     "refresh_ahead": (0.0, [("30", 30.0)], [("x", "or off")]),
     "warm_at": (
         (),
