@@ -202,7 +202,7 @@ class SharedBodyTest(unittest.TestCase):
 
         body = SharedBody(Pieces(b"a", b"b"), 100, fail)
         readers = [body.attach(), body.attach()]
-        with self.assertLogs("api_relaying_server.flight", "ERROR"):
+        with self.assertLogs("api_relaying_server.relaying.shared_body", "ERROR"):
             self.assertEqual({b"".join(reader or ()) for reader in readers}, {b"ab"})
 
     def test_the_limit_is_exact(self) -> None:

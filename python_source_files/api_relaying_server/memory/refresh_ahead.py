@@ -18,7 +18,7 @@ from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
 from api_relaying_server.http1.credentials import is_credential
 from api_relaying_server.memory.hot import HotTier
 
-LOG = logging.getLogger("api_relaying_server.refresh")
+LOG = logging.getLogger(__name__)
 
 MAX_WATCHED = 65536
 """Keys that are watched; one more is not, and is fetched anew when it is asked for."""

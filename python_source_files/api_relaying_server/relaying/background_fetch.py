@@ -15,7 +15,7 @@ from typing import Callable
 from api_relaying_server.errors import RelayError, UpstreamError
 from api_relaying_server.relaying.answer import Answer
 
-LOG = logging.getLogger("api_relaying_server.relaying.background_fetch")
+LOG = logging.getLogger(__name__)
 
 
 class BackgroundFetch:

@@ -47,7 +47,7 @@ from api_relaying_server.relaying.keeping import Began, Keeper
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import UpstreamBase
 
-LOG = logging.getLogger("api_relaying_server.relaying.fetching")
+LOG = logging.getLogger(__name__)
 
 FAILURE_STATUSES = frozenset((429, 500, 502, 503, 504))
 """Answers that are a failure of the upstream unless it gave them freshness: a stale one is better

@@ -10,7 +10,7 @@ from typing import Callable
 
 from api_relaying_server.errors import RelayError
 
-LOG = logging.getLogger("api_relaying_server.refresh")
+LOG = logging.getLogger(__name__)
 
 MAX_WAITING = 1024
 """Keys whose jobs wait; one more is refused: the next request for it asks again."""

@@ -19,7 +19,7 @@ from typing import Callable, NamedTuple, Protocol
 from api_relaying_server.errors import ClientGone, UpstreamCut, UpstreamError
 from api_relaying_server.upstream.exchange import Listener
 
-LOG = logging.getLogger("api_relaying_server.flight")
+LOG = logging.getLogger(__name__)
 
 SLOWEST_WAIT = 1.0
 """Seconds for which those who share a body that is not kept wait for the slowest of them."""

@@ -30,7 +30,7 @@ from api_relaying_server.serving.connections import Connections
 from api_relaying_server.serving.listeners import Balance, Listeners
 from api_relaying_server.serving.poller import READ, Poller
 
-LOG = logging.getLogger("api_relaying_server.front")
+LOG = logging.getLogger(__name__)
 
 ACCEPTS = 128
 """Connections accepted in one go."""

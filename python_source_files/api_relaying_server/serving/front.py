@@ -79,7 +79,7 @@ from api_relaying_server.serving.served import NONE, OnHit, Served
 from api_relaying_server.serving.store_reader import StoreReader
 from api_relaying_server.serving.writing import Unsent
 
-LOG = logging.getLogger("api_relaying_server.front")
+LOG = logging.getLogger(__name__)
 
 RECEIVE = 16384
 """Bytes asked of a socket at a time: room for any usual head and several pipelined ones."""

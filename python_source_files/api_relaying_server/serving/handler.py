@@ -32,7 +32,7 @@ from api_relaying_server.serving.writing import StreamListener, Writer
 if TYPE_CHECKING:
     from api_relaying_server.serving.server import RelayServer
 
-LOG = logging.getLogger("api_relaying_server.handler")
+LOG = logging.getLogger(__name__)
 
 _BODILESS = frozenset((204, 304))
 

@@ -34,7 +34,7 @@ from api_relaying_server.serving.store_reader import StoreReader
 from api_relaying_server.serving.watchdog import LoopWatchdog
 from api_relaying_server.upstream.translation import Client
 
-LOG = logging.getLogger("api_relaying_server.server")
+LOG = logging.getLogger(__name__)
 
 IDLE_THREAD = 10.0
 """Seconds after which a handler thread without work ends."""
