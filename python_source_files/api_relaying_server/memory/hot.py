@@ -245,9 +245,10 @@ class HotTier:
         self._entries: dict[str, Entry] = {}
         self._order = Admission(limit)
         self._seen_once: set[int] = set()
-        # Guards every change of the above, of an entry and of its lists; not `_seen_once`, which
-        # the event loop alone uses, nor a reply's bytes, which the event loop alone renders. One
-        # thread may take it twice: making room removes entries.
+        # Guards changes of heads, size, evicted, _watchers, _retired, _entries, _order, and of an
+        # entry and its lists; not of _seen_once, which the event loop alone uses, nor of a reply's
+        # bytes, which the event loop alone renders. One thread may take it twice: making room
+        # removes entries.
         self._lock = threading.RLock()
 
     def watch(self, watcher: Watcher) -> None:

@@ -98,7 +98,8 @@ class RefreshAhead:
         self._fresh_until = fresh_until
         self._renew, self._spare = renewals
         self._clock = clock
-        self._lock = threading.Lock()  # guards the four below; not held while anything is renewed
+        # Guards _looks, _heap, _renewing, _fixed; not held while anything is renewed.
+        self._lock = threading.Lock()
         self._looks: dict[str, float] = {}  # when each key is to be looked at
         self._heap: list[tuple[float, str]] = []  # the same, with some that no longer count
         self._renewing: dict[_Name, _Renewing] = {}  # what is being renewed, as it was

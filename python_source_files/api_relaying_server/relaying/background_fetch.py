@@ -23,7 +23,7 @@ class BackgroundFetch:
 
     def __init__(self, fetch: Callable[[], Answer]) -> None:
         self._fetch = fetch
-        self._lock = threading.Lock()  # guards all that follows
+        self._lock = threading.Lock()  # guards _answer, _error, _over, _unwanted, _call
         self._answer: Answer | None = None
         self._error: RelayError | None = None
         self._over = False

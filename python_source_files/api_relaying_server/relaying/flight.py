@@ -30,7 +30,7 @@ class Landing(Generic[Outcome]):
         self.outcome: Outcome | None = None
         self._delivered = threading.Event()  # set after `outcome` is written, never reset
         self._ended = False  # set once, never reset
-        self._lock = threading.Lock()  # guards the list: who comes in and who is called
+        self._lock = threading.Lock()  # guards _waiting: who comes in and who is called
         self._waiting: list[Callable[[], None]] = []
 
     def deliver(self, outcome: Outcome) -> None:

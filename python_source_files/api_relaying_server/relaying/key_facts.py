@@ -21,8 +21,8 @@ class BoundedMap(Generic[Value]):
     """A map of at most `LIMIT` keys. Thread-safe."""
 
     def __init__(self) -> None:
-        # Guards every write: it takes a key out and puts it in again. Readers take none, as they
-        # make one look-up each.
+        # Guards writing to _values: it takes a key out and puts it in again. Readers take no lock,
+        # as each makes one look-up.
         self._lock = threading.Lock()
         self._values: dict[str, Value] = {}
 
@@ -53,9 +53,9 @@ class Invalidations:
     """
 
     def __init__(self) -> None:
-        # Guards all that follows: the tick and the key's place change together. `now` is read
-        # without it, as one number: a fetch that reads it just before a mark counts as begun
-        # before.
+        # Guards _ticks, _times, _now, _floor: the tick and the key's place change together. `now`
+        # reads _now without it, as one number: a fetch that reads it just before a mark counts as
+        # begun before.
         self._lock = threading.Lock()
         self._ticks: dict[str, int] = {}
         self._times: dict[str, float] = {}  # the Unix time of each

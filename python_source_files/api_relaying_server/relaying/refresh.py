@@ -34,7 +34,7 @@ class Refresher:
 
     def __init__(self, threads: int = 4) -> None:
         self._threads = threads
-        self._lock = threading.Lock()  # guards the three below; not held while a job runs
+        self._lock = threading.Lock()  # guards _waiting, _running, _closed; no job runs under it
         self._waiting: dict[str, _Queued] = {}
         self._running: set[str] = set()
         self._closed = False

@@ -76,7 +76,7 @@ class Room:
         self.limit = limit
         self.used = 0
         self.passed = 0
-        self._lock = threading.Lock()  # guards these two
+        self._lock = threading.Lock()  # guards used, passed
 
     def take(self, size: int) -> bool:
         """Takes so many bytes, if they are left."""
@@ -196,8 +196,9 @@ class SharedBody:
         self._limit = limit
         self._on_whole = on_whole
         self._on_end = on_end
-        # Guards all that follows. Never held while bytes are waited for or stored: `_fetching` then
-        # keeps all others from the source.
+        # Guards _keeps, _start, _start_size, _pieces, _dropped, _held, _size, _fetching, _finished,
+        # _error, _readers. Never held while bytes are waited for or stored: `_fetching` then keeps
+        # all others from the source.
         self._changed = threading.Condition()
         self._share = Share(room if room is not None else Room(limit))
         self._keeps = on_whole is not None and self._finds_place_for(source.length or 0)
@@ -208,7 +209,7 @@ class SharedBody:
         self._held = 0  # bytes in _pieces
         self._size = 0  # bytes so far
         self._fetching = False  # whoever sets it owns the source until it is reset
-        self._left_at: float | None = time.monotonic()  # since when nobody fetches
+        self._left_at: float | None = time.monotonic()  # since when nobody fetches; read as a hint
         self._finished = False
         self._error: UpstreamError | None = None
         self._readers: list[Reader] = []

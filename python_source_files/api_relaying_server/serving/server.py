@@ -111,9 +111,10 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self._most_threads = limits.threads
         self._most_slow = limits.slow_threads
         self._mine = threading.local()  # `is_slow`: whether this thread's job is
-        # Guards all below. The event loop takes it too, so it is held for a few instructions, at
-        # most for the start of a thread, and never around a socket. `has_room_for_slow`,
-        # `patience`, `busy` and `waiting` read without it, and may be off by one job.
+        # Guards _jobs, _slow_jobs, _slow, _threads, _idle, bugs. The event loop takes it too, so it
+        # is held for a few instructions, at most for the start of a thread, and never around a
+        # socket. `has_room_for_slow`, `patience`, `busy` and `waiting` read without it, and may be
+        # off by one job.
         self._work_to_do = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._slow_jobs: deque[Job] = deque()  # those that wait until fewer are slow
