@@ -27,7 +27,7 @@ from api_relaying_server.relaying.fetching import Query
 from api_relaying_server.relaying.keeping import Began, Keeper
 from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import Relay
-from api_relaying_server.relaying.transfer import Lead
+from api_relaying_server.relaying.transfer import Leader
 from api_relaying_server.stores.memory import MemoryStore
 from tests import model
 from tests.model import Asking, Rules, Told
@@ -447,7 +447,7 @@ class Play:
             assert isinstance(answer, Answer)
             return answer
 
-        def watched_lead(query: Query, leading: Lead, **more: Any) -> Answer:
+        def watched_lead(query: Query, leading: Leader, **more: Any) -> Answer:
             log.leads[id(leading.landing)] = log.tick(), worker
             kept.append(leading.landing)
             return lead(query, leading, **more)

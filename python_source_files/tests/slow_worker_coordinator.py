@@ -20,7 +20,7 @@ from api_relaying_server.cluster.shared_memory import LOST, RingWriter, SharedMe
 from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
 from api_relaying_server.coordination import MemoryLost
 from api_relaying_server.http1.message import Fields, RequestHead
-from api_relaying_server.memory.hot import HotTier
+from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.relaying.keeping import TELL_AT_MOST, Began, Keeper, Neighbours
 from api_relaying_server.stores.store import Store, open_store
 from api_relaying_server.stores.write_queue import WriteQueue
@@ -49,7 +49,7 @@ class Worker:
         self.store = store
         self.neighbours = WorkerCoordinator(memory, slot, locks)
         others = Neighbours(self.neighbours, self.neighbours.news)
-        self.keeper = Keeper(HotTier(MIB), store, Policy(), time.time, others)
+        self.keeper = Keeper(HotCache(MIB), store, Policy(), time.time, others)
 
     def add(self, stored: StoredResponse, began: Began | None = None) -> Record | None:
         """Stores what was asked for at a tick: this one's, if none is given."""

@@ -149,27 +149,27 @@ class FlightTest(unittest.TestCase):
         reader = iter(body.attach() or ())
         with mock.patch.object(time, "monotonic", lambda: 1000.0):
             next(reader)
-        flights.hurry(1000.0 + shared_body.LEFT_ALONE)
+        flights.release_stalled(1000.0 + shared_body.STALLED_AFTER)
         self.assertEqual(told, [])
         with mock.patch.object(time, "monotonic", lambda: 2000.0):
             next(reader)
-        flights.hurry(1001.0 + shared_body.LEFT_ALONE)
+        flights.release_stalled(1001.0 + shared_body.STALLED_AFTER)
         self.assertEqual(told, [])
-        flights.hurry(2000.1 + shared_body.LEFT_ALONE)
+        flights.release_stalled(2000.1 + shared_body.STALLED_AFTER)
         self.assertEqual(told, ["k"])
         self.assertEqual(list(reader), [b"ef"])
-        self.assertFalse(body.is_left_alone(float("inf")))  # there is no more
+        self.assertFalse(body.is_stalled(float("inf")))  # there is no more
 
     def test_a_body_that_is_being_read_is_not_left_alone(self) -> None:
         alone: list[bool] = []
 
         class Looked(Pieces):
             def read(self, listener: Listener | None = None) -> tuple[bytes, bool]:
-                alone.append(body.is_left_alone(float("inf")))
+                alone.append(body.is_stalled(float("inf")))
                 return super().read(listener)
 
         body = SharedBody(Looked(b"ab", b"cd"), 100, lambda whole: None)
-        self.assertTrue(body.is_left_alone(float("inf")))
+        self.assertTrue(body.is_stalled(float("inf")))
         list(body.attach() or ())
         self.assertEqual(alone, [False, False])
 

@@ -124,13 +124,13 @@ def as_it_is(name: str) -> Removal:
 def quiet_invalidation() -> AbstractContextManager[Any]:
     """Telling others what is invalidated."""
     return mock.patch.object(
-        Keeper, "_doubt", lambda self, key: self.facts.invalidations.mark(key, 0.0)
+        Keeper, "_mark_invalidated", lambda self, key: self.facts.invalidations.mark(key, 0.0)
     )
 
 
 def unmarked_invalidation() -> AbstractContextManager[Any]:
     """Noting what is invalidated before the record is changed."""
-    return mock.patch.object(Keeper, "_doubt", lambda self, key: (0, 0))
+    return mock.patch.object(Keeper, "_mark_invalidated", lambda self, key: (0, 0))
 
 
 def own_change_only() -> AbstractContextManager[Any]:

@@ -22,7 +22,7 @@ from api_relaying_server.coordination import (
 )
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Field, Fields, RequestHead
-from api_relaying_server.memory.hot import USUAL_SIZE, HotTier
+from api_relaying_server.memory.hot import USUAL_SIZE, HotCache
 from api_relaying_server.relaying import keeping
 from api_relaying_server.relaying.keeping import Began, Keeper, Neighbours, Seen
 from api_relaying_server.relaying.last_known import KEPT_FOR
@@ -159,7 +159,7 @@ class KeepingTest(unittest.TestCase):
         self.now = NOW
         self.shelf, self.line = Shelf(self.shared), self.coordinator()
         self.shelf.quick = self.quick
-        self.hot, self.news = HotTier(MIB), 0
+        self.hot, self.news = HotCache(MIB), 0
         line = self.line if self.line is not None else ALONE
         others = Neighbours(line, lambda: self.news)
         self.keeper = Keeper(

@@ -71,7 +71,7 @@ class PathTest(unittest.TestCase):
         *replies: Reply | UpstreamError,
         policy: Policy = NO_GUESS,
         refresher: Refresher | None = None,
-        errands: Refresher | None = None,
+        background: Refresher | None = None,
     ) -> World:
         left = list(replies)
 
@@ -81,7 +81,7 @@ class PathTest(unittest.TestCase):
                 raise told
             return told
 
-        return World(origin, policy, refresher=refresher, errands=errands)
+        return World(origin, policy, refresher=refresher, background=background)
 
     def asked(self, world: World, *names: str) -> list[str | None]:
         """What the last call had in these fields."""
@@ -851,12 +851,12 @@ class ParkingTest(PathTest):
 
     # Fetches in the background, for who has a stale answer and does not wait long.
 
-    def errand(self) -> tuple[World, Later, Waiting]:
+    def background_fetch(self) -> tuple[World, Later, Waiting]:
         """A client with a stale answer, whose fetch is to be made."""
         policy = NO_GUESS._replace(stale_if_error=100.0)
         later = Later()
         replies = reply(200, NOW_STALE, body=b"old"), reply(200, HOUR, body=b"new")
-        world = self.world(*replies, policy=policy, errands=later)
+        world = self.world(*replies, policy=policy, background=later)
         world.ask()
         waiting = self.park(world)
         assert isinstance(waiting, Waiting)
@@ -865,7 +865,7 @@ class ParkingTest(PathTest):
         return world, later, waiting
 
     def test_who_comes_back_in_time_gets_the_new_answer(self) -> None:
-        world, later, waiting = self.errand()
+        world, later, waiting = self.background_fetch()
         done = threading.Event()
         waiting.on_done(done.set)
         fetching = threading.Thread(target=later.jobs.pop())
@@ -880,7 +880,7 @@ class ParkingTest(PathTest):
         self.assertEqual(world.ask().body, b"new")
 
     def test_who_does_not_gets_the_stale_one_and_the_store_the_new_one(self) -> None:
-        world, later, waiting = self.errand()
+        world, later, waiting = self.background_fetch()
         found = self.park(world, ticket=waiting)
         assert isinstance(found, Answer)
         self.assertEqual((b"".join(found.pieces()), len(world.calls)), (b"old", 1))
@@ -888,7 +888,7 @@ class ParkingTest(PathTest):
         self.assertEqual((world.ask().body, len(world.calls)), (b"new", 2))
 
     def test_whose_stale_answer_was_invalidated_meanwhile_asks_anew(self) -> None:
-        world, later, waiting = self.errand()
+        world, later, waiting = self.background_fetch()
         world.keeper.invalidate(TARGET)
         found = self.park(world, ticket=waiting)
         assert isinstance(found, Answer)
@@ -896,7 +896,7 @@ class ParkingTest(PathTest):
         later.jobs.pop()()
 
     def test_whose_stale_answer_was_lost_meanwhile_waits_on(self) -> None:
-        world, later, waiting = self.errand()
+        world, later, waiting = self.background_fetch()
         world.keeper.hot.drop(KEY)
         world.store.delete(KEY)
         longer = self.park(world, ticket=waiting)
@@ -908,7 +908,7 @@ class ParkingTest(PathTest):
         self.assertEqual((b"".join(found.pieces()), len(world.calls)), (b"new", 2))
 
     def test_who_leaves_leaves_it_to_the_store(self) -> None:
-        world, later, waiting = self.errand()
+        world, later, waiting = self.background_fetch()
         waiting.give_up()
         later.jobs.pop()()
         self.assertEqual((world.ask().body, len(world.calls)), (b"new", 2))
@@ -918,7 +918,7 @@ class ParkingTest(PathTest):
         later = Later()
         later.takes = False
         replies = reply(200, NOW_STALE, body=b"old"), reply(200, HOUR, body=b"new")
-        world = self.world(*replies, policy=policy, errands=later)
+        world = self.world(*replies, policy=policy, background=later)
         world.ask()
         found = self.park(world)
         assert isinstance(found, Answer)

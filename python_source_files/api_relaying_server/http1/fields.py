@@ -103,10 +103,10 @@ def cache_forwarded(
     """The request went to the upstream for `reason` (RFC 9211, 2.2), which answered with `status`
     (2.3); `ttl` where a stored response then answered.
     """
-    told = f"{_MEMBER}fwd={reason}"
+    member = f"{_MEMBER}fwd={reason}"
     if status is not None:
-        told += f"; fwd-status={status}"
-    return "Cache-Status", told + _ttl(ttl) + "; stored" * stored + _detail(detail)
+        member += f"; fwd-status={status}"
+    return "Cache-Status", member + _ttl(ttl) + "; stored" * stored + _detail(detail)
 
 
 def cache_collapsed(reason: str, ttl: float | None = None) -> Field:

@@ -222,7 +222,7 @@ class Entry:
         return used
 
 
-class HotTier:
+class HotCache:
     """Entries by key and replies by request head, within `limit` bytes. Thread-safe.
 
     `on_evicted` gets the key of an entry that leaves for want of room, and how often it answered.

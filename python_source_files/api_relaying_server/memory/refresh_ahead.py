@@ -16,7 +16,7 @@ from typing import Callable, NamedTuple, TypeVar
 
 from api_relaying_server.caching.stored import Record, Selecting, StoredResponse, target_of
 from api_relaying_server.http1.credentials import is_credential
-from api_relaying_server.memory.hot import HotTier
+from api_relaying_server.memory.hot import HotCache
 
 LOG = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class RefreshAhead:
     def __init__(
         self,
         ahead: float,
-        hot: HotTier,
+        hot: HotCache,
         fresh_until: Callable[[str, StoredResponse], float],
         renewals: Renewals,
         clock: Callable[[], float] = time.time,

@@ -34,14 +34,14 @@ class Landing(Generic[Outcome]):
         self._waiting: list[Callable[[], None]] = []
 
     def deliver(self, outcome: Outcome) -> None:
-        """The leader's word; the first one counts."""
+        """Sets the outcome; later calls do nothing."""
         if not self._delivered.is_set():
             self.outcome = outcome
             self._delivered.set()
             self._tell_if_finished()
 
     def end(self) -> None:
-        """Nothing more comes of the fetch, or those who wait for its body are to read along."""
+        """The fetch is over, or its followers are to read the body themselves."""
         self._ended = True
         self._tell_if_finished()
 
@@ -133,14 +133,14 @@ class Flight(Generic[Outcome]):
         with self._lock:
             return sum(landing.waiting for landing in self._landings.values())
 
-    def hurry(self, now: float) -> None:
-        """Lets those read along who wait for a body that its leader does not read: a slow client
-        holds up nobody. To be called now and then; `now` is of the monotonic clock.
+    def release_stalled(self, now: float) -> None:
+        """Releases followers whose leader has stopped reading. Called a few times a second; `now`
+        is of the monotonic clock.
         """
         with self._lock:
             bodies = [(landing, landing.body) for landing in self._landings.values()]
         for landing, body in bodies:
-            if body is not None and body.is_left_alone(now):
+            if body is not None and body.is_stalled(now):
                 landing.end()
 
     def __len__(self) -> int:

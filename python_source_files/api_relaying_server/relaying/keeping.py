@@ -37,7 +37,7 @@ from api_relaying_server.coordination import (
     MessagesLost,
 )
 from api_relaying_server.http1.message import RequestHead
-from api_relaying_server.memory.hot import HotTier
+from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.last_known import LastKnown
 from api_relaying_server.stores.store import Store
@@ -75,19 +75,19 @@ class Began(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A record as it was found, and a mark that is another one after any change of it."""
+    """A record as it was found, and a version that changes with the record."""
 
     record: Record | None
     when: tuple[int, int]
 
 
 class Neighbours(NamedTuple):
-    """The other processes on the same store. `news` gives a number that is another one after
-    anything that they have told.
+    """The other processes on the same store. `news` gives a number that changes with each
+    message of theirs.
     """
 
     coordinator: Coordinator = ALONE
-    news: Callable[[], int] = int  # which gives 0: nothing is ever told
+    news: Callable[[], int] = int  # which gives 0: there are no messages
 
 
 NOBODY = Neighbours()
@@ -103,7 +103,7 @@ class Keeper:
 
     def __init__(
         self,
-        hot: HotTier,
+        hot: HotCache,
         store: Store,
         policy: Policy,
         clock: Callable[[], float],
@@ -118,7 +118,7 @@ class Keeper:
         self._coordinator = coordinator
         self._alone = isinstance(coordinator, Alone)
         self._shares = store.shared and not self._alone
-        self._far = self._shares and not store.quick  # what others tell is on its way for a moment
+        self._far = self._shares and not store.quick  # others' messages take a moment
         # Each guards the changes of the records whose keys it covers: looking at a record, deciding
         # by it, and putting the new one into store and memory. Readers take none.
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
@@ -130,7 +130,7 @@ class Keeper:
         coordinator.on_message(self._changed_elsewhere)
 
     def catch_up(self) -> None:
-        """Takes in what other workers have told so far, for any thread."""
+        """Handles all messages of other workers that have come. For any thread."""
         self._coordinator.catch_up()
 
     @property
@@ -210,8 +210,8 @@ class Keeper:
 
     # Time order: whoever asks the upstream notes the tick before. What the answer brings counts
     # only if the key has not been invalidated since. That is checked under the stripe's lock, and
-    # an invalidation is marked before it takes that lock (`_doubt`). So one that comes after the
-    # check finds the new record when it gets the lock, and makes that doubtful.
+    # an invalidation is marked before it takes that lock (`_mark_invalidated`). So one that comes
+    # after the check finds the new record when it gets the lock, and makes that doubtful.
 
     def begin(self, known: Record | None = None) -> Began:
         """This moment in the order of invalidations, to be taken before a request is sent to the
@@ -286,20 +286,20 @@ class Keeper:
         """
         key = cache_key(target)
         self.catch_up()
-        before, now = self._doubt(key)  # before the lock: see "Time order" above
+        before, now = self._mark_invalidated(key)  # before the lock: see "Time order" above
         with self._changing(key) as record:
             epoch = secrets.randbelow(_EPOCHS) + 1 if self._far else 0
             if record is not None and record.variants:
                 doubtful = [v.changed(must_validate=True) for v in record.variants]
                 self._put(key, target, doubtful, epoch)
             else:
-                self._bury(key, epoch)
+                self._leave_tombstone(key, epoch)
         if record is not None and not self._shares:
             self._wait_for_store(key)
         return Began(now, epoch) if began is None or before <= began.tick else None
 
-    def _bury(self, key: str, epoch: int) -> None:
-        """Forgets a key but for its epoch, if it has one."""
+    def _leave_tombstone(self, key: str, epoch: int) -> None:
+        """Removes a key; a tombstone keeps its epoch, if it has one."""
         if epoch:
             self._store.write(key, Record((), self.clock() + TOMBSTONE_LASTS, epoch))
         self._drop(key)
@@ -313,10 +313,10 @@ class Keeper:
     def forget(self, target: str) -> bool:
         """Removes all variants of a target; True where there was something."""
         key = cache_key(target)
-        self._doubt(key)
+        self._mark_invalidated(key)
         with self._changing(key) as record:
             if self._far:
-                self._bury(key, secrets.randbelow(_EPOCHS) + 1)
+                self._leave_tombstone(key, secrets.randbelow(_EPOCHS) + 1)
             else:
                 self._store.delete(key)
                 self._drop(key)
@@ -350,19 +350,19 @@ class Keeper:
         """Has others told of a change once it is stored, and lets them change the record then.
         Waits for that where they may have the old record in memory.
         """
-        told = threading.Event()
-        then = partial(self._tell_stored, key, claim, told)  # the claim is the store's now
+        announced = threading.Event()
+        then = partial(self._tell_stored, key, claim, announced)  # the claim is the store's now
         self._store.after_write(key, then, hurry=known)
         if known:
-            told.wait(TELL_AT_MOST)
+            announced.wait(TELL_AT_MOST)
 
-    def _tell_stored(self, key: str, claim: Lease | None, told: threading.Event) -> None:
+    def _tell_stored(self, key: str, claim: Lease | None, announced: threading.Event) -> None:
         self._coordinator.tell(Changed(key))
         if claim is not None:
             claim.release()
-        told.set()
+        announced.set()
 
-    def _doubt(self, key: str) -> tuple[int, int]:
+    def _mark_invalidated(self, key: str) -> tuple[int, int]:
         now = self.clock()
         found = self.facts.invalidations.mark(key, now)
         if not self._alone:
@@ -370,7 +370,7 @@ class Keeper:
         return found
 
     def _changed_elsewhere(self, message: Message) -> None:
-        """Obeys what another process has told; never blocks."""
+        """Does what a message of another process asks for; never blocks."""
         if isinstance(message, Changed):
             self._forget_changed(message.key)
         elif isinstance(message, Invalidated):

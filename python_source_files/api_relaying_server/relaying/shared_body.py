@@ -24,8 +24,8 @@ LOG = logging.getLogger(__name__)
 SLOWEST_WAIT = 1.0
 """Seconds for which those who share a body that is not kept wait for the slowest of them."""
 
-LEFT_ALONE = 0.5
-"""Seconds after which those who wait for a body read it themselves if its leader does not."""
+STALLED_AFTER = 0.5
+"""Seconds after which followers read a body themselves if its leader has stopped reading it."""
 
 DRAIN_LIMIT = 1024 * 1024
 """Bytes of a body that are still fetched for the store when all its readers have left."""
@@ -222,9 +222,9 @@ class SharedBody:
         """True while the whole is to be stored."""
         return self._keeps and not self._finished
 
-    def is_left_alone(self, now: float) -> bool:
-        """True where nobody has fetched the next piece for a while, though more is to come."""
-        return self._left_at is not None and now - self._left_at > LEFT_ALONE
+    def is_stalled(self, now: float) -> bool:
+        """True where nobody has fetched for `STALLED_AFTER` seconds, though more is to come."""
+        return self._left_at is not None and now - self._left_at > STALLED_AFTER
 
     def attach(self) -> Reader | None:
         """A reader from the first byte on; None where the beginning is gone or the body has

@@ -121,16 +121,16 @@ class UpstreamFailed(NamedTuple):
 Outcome = Union[SharedResponse, StoredMeanwhile, NotShared, FailureStatus, UpstreamFailed]
 
 
-class Means(NamedTuple):
-    """What all transfers of a relay work with; `turns` gives the leases among processes."""
+class Tools(NamedTuple):
+    """What all transfers of a relay work with; `coordinator` gives the leases among processes."""
 
     fetcher: Fetcher
     receiver: Receiver
     flight: Flight[Outcome]
-    turns: Coordinator
+    coordinator: Coordinator
 
 
-class Lead(NamedTuple):
+class Leader(NamedTuple):
     """What makes a request a leader: the key of its flight, the landing where its followers wait,
     and what it has seen stored. Without a landing nobody follows.
     """
@@ -143,8 +143,8 @@ class Lead(NamedTuple):
 class Transfer:
     """One fetch, for its leader and all who follow. `run` is called once."""
 
-    def __init__(self, means: Means, query: Query, lead: Lead) -> None:
-        self._fetcher, self._receiver, self._flight, self._turns = means
+    def __init__(self, tools: Tools, query: Query, lead: Leader) -> None:
+        self._fetcher, self._receiver, self._flight, self._coordinator = tools
         self._keeper, self._policy = self._fetcher.keeper, self._fetcher.policy
         self._query = query
         self._lead = lead
@@ -189,7 +189,7 @@ class Transfer:
         What is stored but not fresh changes what is asked for.
         """
         if self._lands:
-            self._lease = self._turns.lease(self._lead.flight_key, LEASE_AT_MOST)
+            self._lease = self._coordinator.lease(self._lead.flight_key, LEASE_AT_MOST)
         record = self._changed_record()
         if record is not None:
             request = self._query.request

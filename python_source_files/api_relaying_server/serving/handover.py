@@ -24,7 +24,7 @@ from api_relaying_server.serving.poller import Waker
 
 
 class HandOver:
-    """The way from threads to the loop. `timeout_idle` is the time that a connection has for its
+    """The queue from threads to the loop. `timeout_idle` is the time that a connection has for its
     next request; `clock` is monotonic.
     """
 

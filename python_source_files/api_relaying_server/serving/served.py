@@ -78,20 +78,20 @@ def result_of(fields: Fields) -> str:
     9211, 2).
     """
     lines = fields.all("cache-status")
-    return result_told(lines[-1]) if lines else NONE
+    return result_of_member(lines[-1]) if lines else NONE
 
 
-def result_told(member: str) -> str:
+def result_of_member(member: str) -> str:
     """One of RESULTS, by a member of `Cache-Status` if it is ours."""
-    name, *told = member.split("; ")
+    name, *parameters = member.split("; ")
     if name != PSEUDONYM:
         return NONE
-    if "hit" in told:
+    if "hit" in parameters:
         # 2.4: a negative `ttl` is that of a stale response.
-        return STALE if any(part.startswith("ttl=-") for part in told) else HIT
-    if "collapsed" in told:
+        return STALE if any(part.startswith("ttl=-") for part in parameters) else HIT
+    if "collapsed" in parameters:
         return COLLAPSED
-    reason = next((part[4:] for part in told if part.startswith("fwd=")), "")
-    if reason in ("stale", "request") and "fwd-status=304" in told:
+    reason = next((part[4:] for part in parameters if part.startswith("fwd=")), "")
+    if reason in ("stale", "request") and "fwd-status=304" in parameters:
         return REVALIDATED
     return _FORWARDED.get(reason, NONE)

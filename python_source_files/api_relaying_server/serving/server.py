@@ -45,8 +45,8 @@ QUEUE_PER_THREAD = 16
 QUEUE_WAIT = 10.0
 """Seconds after which a request that found no thread is refused."""
 
-HURRIED = 2.0
-"""Seconds of a client's silence that a thread waits for while others are short of threads."""
+SILENCE_WHEN_SHORT = 2.0
+"""Seconds that a thread waits for a silent client while threads are short."""
 
 
 class Job(NamedTuple):
@@ -270,7 +270,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         """Seconds of a client's silence that a thread waits for."""
         waiting = self._jobs or self._slow_jobs
         is_short = waiting or self._threads - self._idle > max(1, self._most_threads // 2)
-        return min(HURRIED, self._silence) if is_short else self._silence
+        return min(SILENCE_WHEN_SHORT, self._silence) if is_short else self._silence
 
     def shutdown_request(self, request: Any) -> None:
         """The handler is done: the connection is the front's from here on."""
