@@ -48,13 +48,13 @@ _ALL_CONDITIONS = frozenset((*_CONDITIONS, *CONDITIONS_FOR_ORIGINS))
 
 
 class Caller(NamedTuple):
-    """The client that asks, and how it is served.
+    """The client that asks, and how it is served. Made with keywords, since the fields are many.
 
-    `body` is the body of its request and `length` the length of that, None for chunked;
-    `on_interim` gets interim responses, `on_upstream` the seconds that a call of the upstream took
-    until the response's head or its failure. `seen` is what was found stored where that was looked
-    for already, `ticket` what this request has waited for. A caller that `parks` can wait without a
-    thread.
+    - `body`, `length`: the body of its request and the length of that, None for chunked.
+    - `on_interim`: gets interim responses; `on_upstream`: gets the seconds that a call of the
+      upstream took until the response's head or its failure.
+    - `seen`: what was found stored, if that was looked for already.
+    - `ticket`: what this request has waited for; `parks`: it can wait without a thread.
     """
 
     client: Client

@@ -570,7 +570,16 @@ class Front:
         answer = problem_bytes(error, with_body)
         size = len(answer) - answer.index(END_OF_HEAD) - len(END_OF_HEAD)
         self._backend.report(
-            Served(conn.address, head or b"", error.status, size, NONE, None, 0.0, self.now)
+            Served(
+                address=conn.address,
+                head=head or b"",
+                status=error.status,
+                size=size,
+                result=NONE,
+                upstream=None,
+                took=0.0,
+                at=self.now,
+            )
         )
         try:
             conn.send(answer)

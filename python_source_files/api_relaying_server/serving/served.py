@@ -48,11 +48,13 @@ Hit = tuple[str, bytes, Reply, float]
 
 
 class Served(NamedTuple):
-    """An answered request: who asked (the peer's address), the bytes of the head as far as they
-    came, the status and the bytes of body that went out, one of RESULTS, the seconds until the
-    upstream's head was there (None where it was not asked), those from the head of the request to
-    the end of the answer, the Unix time of that end, and the number under which the relay's own
-    log tells more, where it does.
+    """An answered request. Made with keywords, since the fields are many.
+
+    - `address`: the client's; `head`: the bytes of the request's head, as far as they came.
+    - `status`, `size`: the status and the bytes of body that went out; `result`: one of RESULTS.
+    - `upstream`: seconds until the upstream's head was there, None where it was not asked.
+    - `took`, `at`: seconds from the request's head to the end of the answer; the Unix time then.
+    - `number`: under which the relay's own log says more, if it does.
     """
 
     address: str
