@@ -35,7 +35,6 @@ from api_relaying_server.relaying.fetching import SMALL_BODY, Caller
 from api_relaying_server.relaying.keeping import Keeper
 from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import FOLLOW_AT_MOST, STALE_AFTER
-from api_relaying_server.relaying.transfer import WITH_CREDENTIALS
 from api_relaying_server.upstream.translation import Client
 from tests.relay_world import TARGET, Call, Got, Reply, World, bodies_come_with_heads, reply
 from tests.upstream_support import NOW
@@ -526,19 +525,15 @@ class SharingTest(PathTest):
         request = world.fetcher.as_seen(request, Client("192.0.2.1"))
         flight_key = world.relay._flight_key(request, KEY)
         at = world.clock() + 119.5
-        found = [
-            world.keeper.facts.is_unshared(before + flight_key, at)
-            for before in ("", WITH_CREDENTIALS)
-            for before in ("", WITH_CREDENTIALS)
-        ]
-        self.assertFalse(world.keeper.facts.is_unshared(flight_key, at + 0.5))
-        return found[0], found[1]
+        is_unshared = world.keeper.facts.is_unshared
+        self.assertFalse(is_unshared(flight_key, at + 0.5, credentialed=True))
+        return is_unshared(flight_key, at), is_unshared(flight_key, at, credentialed=True)
 
     def test_whose_answers_nobody_else_waits_for(self) -> None:
         private = ("Cache-Control", "private")
-        self.assertEqual(self.unshared(reply(200, private)), (True, False))
+        self.assertEqual(self.unshared(reply(200, private)), (True, True))
         self.assertEqual(self.unshared(reply(200, private), COOKIE), (False, True))
-        self.assertEqual(self.unshared(reply(399, private)), (True, False))
+        self.assertEqual(self.unshared(reply(399, private)), (True, True))
         self.assertEqual(self.unshared(reply(200, HOUR)), (False, False))
 
     def test_what_an_error_is_about_is_one_request(self) -> None:

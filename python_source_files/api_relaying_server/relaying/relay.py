@@ -61,7 +61,6 @@ from api_relaying_server.relaying.memory_answers import MemoryAnswers
 from api_relaying_server.relaying.receiving import Receiver
 from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.transfer import (
-    WITH_CREDENTIALS,
     FailureStatus,
     Leader,
     Outcome,
@@ -199,10 +198,8 @@ class Relay:
         """True where answers are known to be for one client each: to all requests, or to those with
         credentials.
         """
-        facts, now = self._keeper.facts, self._clock()
-        if facts.is_unshared(flight_key, now):
-            return True
-        return request.credentialed and facts.is_unshared(WITH_CREDENTIALS + flight_key, now)
+        facts = self._keeper.facts
+        return facts.is_unshared(flight_key, self._clock(), credentialed=request.credentialed)
 
     def _ask(self, query: Query, key: str, seen: Seen | None) -> Answer | Waiting:
         """Leads a fetch, or follows the one that is under way."""

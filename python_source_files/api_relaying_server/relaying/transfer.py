@@ -69,9 +69,6 @@ side.
 LEASE_AT_MOST = 30.0
 """Seconds that a leader waits for another process's fetch before it fetches for itself."""
 
-WITH_CREDENTIALS = "credentialed "
-"""Begins the note that the answers of a flight are for requests with credentials alone."""
-
 _NOTHING_SENT = (UpstreamResting, UpstreamRefused, UpstreamNameUnknown, UpstreamTlsError, LackOfOwn)
 
 
@@ -270,8 +267,8 @@ class Transfer:
         # the answers that others get.
         about_this = status == 304 or response.unstored == "request-no-store"
         if status < 400 and not about_this:
-            whose = WITH_CREDENTIALS if request.credentialed else ""
-            facts.mark_unshared(whose + key, self._keeper.clock() + UNSHARED_FOR)
+            until = self._keeper.clock() + UNSHARED_FOR
+            facts.mark_unshared(key, until, credentialed=request.credentialed)
         return NotShared()
 
     def _tell(self, outcome: Outcome) -> None:
