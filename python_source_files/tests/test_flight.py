@@ -115,7 +115,8 @@ class FlightTest(unittest.TestCase):
                     landing.end()
                 else:
                     landing.deliver("a")
-                self.assertEqual(landing.delivered, step == "deliver" or first == "deliver")
+                known = step == "deliver" or first == "deliver"
+                self.assertEqual(landing.wait(0), "a" if known else None)
             self.assertEqual((told, landing.waiting), (["one", "two"], 0))
             self.assertTrue(landing.finished)
             landing.end()
@@ -137,15 +138,16 @@ class FlightTest(unittest.TestCase):
         flights.leave("k", landing)
         self.assertEqual((told, flights.waiting()), (["a", "b"], 1))
 
-    def test_who_waits_for_a_body_that_is_left_alone_reads_along(self) -> None:
+    def test_who_waits_for_a_body_that_stalls_reads_along(self) -> None:
         flights: Flight[str] = Flight()
         landing, _ = flights.join("k")
         without, _ = flights.join("other")
         told: list[str] = []
         for one in (landing, without):
             one.on_finished(lambda one=one: told.append(one.key))  # type: ignore[misc]
-            one.deliver("a")
-        body = landing.body = SharedBody(Pieces(b"ab", b"cd", b"ef"), 100, lambda whole: None)
+        body = SharedBody(Pieces(b"ab", b"cd", b"ef"), 100, lambda whole: None)
+        landing.deliver("a", body)
+        without.deliver("a")
         reader = iter(body.attach() or ())
         with mock.patch.object(time, "monotonic", lambda: 1000.0):
             next(reader)

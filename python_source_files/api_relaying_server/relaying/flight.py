@@ -33,10 +33,10 @@ class Landing(Generic[Outcome]):
         self._lock = threading.Lock()  # guards _waiting: who comes in and who is called
         self._waiting: list[Callable[[], None]] = []
 
-    def deliver(self, outcome: Outcome) -> None:
-        """Sets the outcome; later calls do nothing."""
+    def deliver(self, outcome: Outcome, body: SharedBody | None = None) -> None:
+        """Sets the outcome, and the body that comes with it; later calls do nothing."""
         if not self._delivered.is_set():
-            self.outcome = outcome
+            self.body, self.outcome = body, outcome
             self._delivered.set()
             self._tell_if_finished()
 
@@ -77,11 +77,6 @@ class Landing(Generic[Outcome]):
         """The outcome, None if it is not there in time."""
         self._delivered.wait(seconds)
         return self.outcome
-
-    @property
-    def delivered(self) -> bool:
-        """True once the outcome is known."""
-        return self._delivered.is_set()
 
 
 class Flight(Generic[Outcome]):

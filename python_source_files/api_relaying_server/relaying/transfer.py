@@ -278,8 +278,7 @@ class Transfer:
         body = outcome.body if isinstance(outcome, SharedResponse) else None
         landing = self._lead.landing
         if landing is not None:
-            landing.body = body  # `Flight.hurry` watches it
-            landing.deliver(outcome)
+            landing.deliver(outcome, body)
         if body is None:
             self._let_go()
 

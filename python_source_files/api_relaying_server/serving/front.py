@@ -650,7 +650,8 @@ class Front:
             self._closes_idle = idle_too
             # First: from now on threads put what they give back into the queue. What they gave back
             # before this is RETURNED, and taken back below.
-            self._stopping = self.handover.stopping = True
+            self._stopping = True
+            self.handover.stop()
             self._heads = {}  # no reply goes out as it is: each has to say that it is the last
             self._drain_until = self.loop_time + drain
             self._acceptor.stop_listening(self.loop_time)
