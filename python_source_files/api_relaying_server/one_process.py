@@ -16,7 +16,7 @@ from typing import Callable, NamedTuple
 from api_relaying_server.assembly import Worker, build
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.process import configure_logging, notify_reloading, notify_systemd
-from api_relaying_server.settings import Settings
+from api_relaying_server.settings import TABLE, Settings
 
 FIXED = ("demo", "host", "port", "workers")
 """Settings that change with a restart only."""
@@ -131,13 +131,14 @@ class OneProcess:
         """Builds a worker with these settings and lets the one of now retire. Raises OSError and
         ConfigError.
         """
+        with self._lock:
+            if self._stopping:  # its listening sockets are closed at any moment
+                raise ConfigError("the relay stops")
         before = self._worker
         if "upstream" in changed:
             self._upstream = settings.upstream
         kept = None if set(changed).intersection(ANOTHER_STORE) else before.kept
         listeners = [sock.dup() for sock in before.server.front.listeners]
-        if not listeners:
-            raise ConfigError("the relay stops")
         try:
             worker = build(settings, self._upstream, listeners=listeners, kept=kept)
             self._begin(worker)
@@ -184,7 +185,13 @@ def reread(
         _log.error("the old settings stay in use: %s", error)
         return None
     before, now = current.written, settings.written
-    changed = sorted(name for name in before if before[name].texts != now[name].texts)
+    secrets = {row.name for row in TABLE if row.secret}  # their texts say nothing
+    changed = sorted(
+        name
+        for name in before
+        if before[name].texts != now[name].texts
+        or (name in secrets and current.as_dict[name] != settings.as_dict[name])
+    )
     for name in changed:
         if name in fixed:
             _log.warning("--%s needs a restart", name.replace("_", "-"))

@@ -15,6 +15,7 @@ from api_relaying_server.http1.fields import (
     cache_forwarded,
     cache_hit,
     own_fields,
+    with_key,
 )
 from api_relaying_server.http1.message import Field, Fields, RequestHead
 from api_relaying_server.http1.rendering import (
@@ -82,6 +83,18 @@ def _stored(
     made = prepare(request, found)
     fields = made.fields.plus(*own_fields(cache_status, found.age(now)))
     return Answer(made.status, made.reason, fields, made.body, upstream_status=upstream_status)
+
+
+def telling_key(answer: Answer, target: str) -> Answer:
+    """The same answer; its `Cache-Status` tells the target of its key, if it has one."""
+    items = list(answer.fields.items)
+    for place in range(len(items) - 1, -1, -1):
+        name, value = items[place]
+        if name == "Cache-Status":  # ours: it stands behind those of other caches
+            if "; fwd=bypass" not in value and "; fwd=method" not in value:
+                items[place] = name, with_key(value, target)
+            break
+    return answer._replace(fields=Fields(items))
 
 
 # --- from a response that is on its way
