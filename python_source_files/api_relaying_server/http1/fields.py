@@ -23,7 +23,7 @@ ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"
 """`Allow`: the methods that the relay forwards or answers (RFC 9110, 10.2.1)."""
 
 
-def own_fields(cache_status: Field | None = None, age: float | None = None) -> list[Field]:
+def relay_fields(cache_status: Field | None = None, age: float | None = None) -> list[Field]:
     """The fields that the relay adds to each response, whoever made it. `age` is that of a stored
     one in seconds. What all responses are to have belongs here.
 

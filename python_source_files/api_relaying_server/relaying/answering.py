@@ -14,7 +14,7 @@ from api_relaying_server.http1.fields import (
     cache_collapsed,
     cache_forwarded,
     cache_hit,
-    own_fields,
+    relay_fields,
     with_key,
 )
 from api_relaying_server.http1.message import Field, Fields, RequestHead
@@ -81,7 +81,7 @@ def _stored(
     upstream_status: int | None = None,
 ) -> Answer:
     made = prepare(request, found)
-    fields = made.fields.plus(*own_fields(cache_status, found.age(now)))
+    fields = made.fields.plus(*relay_fields(cache_status, found.age(now)))
     return Answer(made.status, made.reason, fields, made.body, upstream_status=upstream_status)
 
 
@@ -112,7 +112,7 @@ def fetched_answer(
     status, phrase, fields = arrived.status, arrived.received.head.reason, arrived.fields
     if arrived.is_not_modified_for(request):
         status, phrase, fields = 304, reason_phrase(304), fields_of_304(fields)
-    fields = fields.plus(*own_fields(cache_status))
+    fields = fields.plus(*relay_fields(cache_status))
     return Answer(status, phrase, fields, content, reader, arrived.status)
 
 
@@ -125,7 +125,7 @@ def shared_answer(
     status, phrase = stored.status, stored.reason
     if is_not_modified(request.fields, stored.status, stored.fields, stored.response_time):
         status, phrase, fields = 304, reason_phrase(304), fields_of_304(fields)
-    fields = fields.plus(*own_fields(cache_collapsed(reason)))
+    fields = fields.plus(*relay_fields(cache_collapsed(reason)))
     return Answer(status, phrase, fields, content, reader)
 
 
@@ -137,9 +137,9 @@ def final_answer(request: RequestHead) -> Answer:
     9.3.8).
     """
     if request.method == "OPTIONS":
-        fields = Fields([("Allow", ALLOWED), *own_fields()])
+        fields = Fields([("Allow", ALLOWED), *relay_fields()])
         return Answer(204, reason_phrase(204), fields)
     shown = request.fields.without(lambda name: name not in _SHOWN_BY_TRACE)
     body = render_request_line(request.method, request.target) + render_fields(shown) + b"\r\n"
     content = [("Content-Type", "message/http"), ("Content-Length", str(len(body)))]
-    return Answer(200, reason_phrase(200), Fields([*content, *own_fields()]), body)
+    return Answer(200, reason_phrase(200), Fields([*content, *relay_fields()]), body)

@@ -10,7 +10,7 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import shape_of
 from api_relaying_server.caching.reuse import CACHED_METHODS, Assessed, Fresh, decide, passes_by
 from api_relaying_server.caching.stored import cache_key
-from api_relaying_server.http1.fields import own_fields, with_key
+from api_relaying_server.http1.fields import relay_fields, with_key
 from api_relaying_server.http1.heads import known_lines, wants_close
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.rendering import render_fields
@@ -98,7 +98,7 @@ class MemoryAnswers:
 
     def _reply(self, request: RequestHead, entry: Entry, found: Assessed) -> Reply:
         closes = wants_close(request.version, request.fields)
-        extra = own_fields()
+        extra = relay_fields()
         if closes:
             extra.append(("Connection", "close"))
         elif request.version < (1, 1):

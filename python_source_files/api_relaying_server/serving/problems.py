@@ -11,7 +11,7 @@ import time
 from http import HTTPStatus
 
 from api_relaying_server.errors import RelayError
-from api_relaying_server.http1.fields import ALLOWED, PSEUDONYM, own_fields
+from api_relaying_server.http1.fields import ALLOWED, PSEUDONYM, relay_fields
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.http1.rendering import reason_phrase, render_fields, render_status_line
@@ -32,7 +32,7 @@ def problem_answer(error: RelayError) -> Answer:
         ("Content-Length", str(len(body))),
         ("Cache-Control", "no-store"),
         ("Date", format_date(time.time())),
-        *own_fields(),
+        *relay_fields(),
     ]
     if error.proxy_error is not None:
         failure = f"{PSEUDONYM}; error={error.proxy_error}{_details(error.detail)}"
