@@ -1,4 +1,4 @@
-"""The hot tier: what it answers, what it forgets, how much it holds."""
+"""The memory: what it answers, what it forgets, how much it holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from api_relaying_server.caching.ranges import Part
 from api_relaying_server.caching.reuse import CLOCK_SLACK, assess
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.memory import hot as hot_tier
+from api_relaying_server.memory import hot as hot_module
 from api_relaying_server.memory.hot import Ending, Entry, HotCache, Reply
 
 NOW = 1_800_000_000.0
@@ -120,7 +120,7 @@ class ReplyTest(unittest.TestCase):
         self.assertIsNot(reply_of(self.hot, self.entry, b"Connection: close\r\n"), self.reply)
 
     def test_a_large_body_is_not_copied(self) -> None:
-        body = b"x" * (hot_tier.JOINED_BODY + 1)
+        body = b"x" * (hot_module.JOINED_BODY + 1)
         hot = HotCache(1 << 24)
         entry = keep(hot, "GET /large", body)
         assert entry is not None
@@ -136,20 +136,20 @@ class ReplyTest(unittest.TestCase):
         entry = keep(hot, "GET /large", body)
         assert entry is not None
         before = hot.size
-        for first in range(hot_tier.MAX_REPLIES):
+        for first in range(hot_module.MAX_REPLIES):
             (tail,) = range_of(hot, entry, first, len(body) - 1).tail
             assert isinstance(tail, memoryview)
             self.assertIs(tail.obj, body)
-        self.assertLess(hot.size - before, hot_tier.MAX_REPLIES * 4096)
+        self.assertLess(hot.size - before, hot_module.MAX_REPLIES * 4096)
 
     def test_a_small_part_counts(self) -> None:
         hot = HotCache(1 << 24)
         entry = keep(hot, "GET /large", b"x" * (1 << 20))
         assert entry is not None
         before = hot.size
-        reply = range_of(hot, entry, 0, hot_tier.JOINED_BODY - 1)
+        reply = range_of(hot, entry, 0, hot_module.JOINED_BODY - 1)
         reply.renew(NOW)
-        self.assertGreaterEqual(hot.size - before, 2 * hot_tier.JOINED_BODY)
+        self.assertGreaterEqual(hot.size - before, 2 * hot_module.JOINED_BODY)
 
 
 class EntryTest(unittest.TestCase):
@@ -388,23 +388,23 @@ class BoundsTest(unittest.TestCase):
         assert entry is not None
         reply = reply_of(hot, entry)
         sizes = []
-        for number in range(2 * hot_tier.MAX_QUICK + 1):
+        for number in range(2 * hot_module.MAX_QUICK + 1):
             quick = ("GET", (1, 1), False, (("range", f"bytes={number:04}-"),))
             hot.remember(entry, quick, reply)
             sizes.append(hot.size)
             if len(entry.quick) == 1:
                 hot.remember(entry, quick, reply)
                 self.assertEqual(hot.size, sizes[-1])
-            self.assertLessEqual(len(entry.quick), hot_tier.MAX_QUICK)
+            self.assertLessEqual(len(entry.quick), hot_module.MAX_QUICK)
             self.assertEqual((entry.quick[quick], entry.size), (reply, hot.size))
-        self.assertEqual(sizes[0], sizes[hot_tier.MAX_QUICK])
+        self.assertEqual(sizes[0], sizes[hot_module.MAX_QUICK])
         self.assertEqual(sizes[0], sizes[-1])
         self.assertEqual(
-            sizes[1] - sizes[0], 2 * hot_tier.HEAD_COST + len("range") + len("bytes=0000-")
+            sizes[1] - sizes[0], 2 * hot_module.HEAD_COST + len("range") + len("bytes=0000-")
         )
 
     def test_heads_beyond_the_bound_start_anew(self) -> None:
-        with mock.patch.object(hot_tier, "MAX_HEADS", 3):
+        with mock.patch.object(hot_module, "MAX_HEADS", 3):
             hot = HotCache(1 << 20)
             keep(hot, "GET /y")
             entry = keep(hot, "GET /x")
@@ -419,10 +419,10 @@ class BoundsTest(unittest.TestCase):
                 self.assertEqual(entry.heads, list(hot.heads))
             self.assertEqual(sizes[:3], sizes[3:6])
             self.assertEqual(sizes[0], sizes[6])
-            self.assertEqual(sizes[1] - sizes[0], hot_tier.HEAD_COST + len(b"head 1"))
+            self.assertEqual(sizes[1] - sizes[0], hot_module.HEAD_COST + len(b"head 1"))
 
     def test_what_has_been_seen_once_is_bounded(self) -> None:
-        with mock.patch.object(hot_tier, "MAX_HEADS", 3):
+        with mock.patch.object(hot_module, "MAX_HEADS", 3):
             hot = HotCache(1 << 20)
             entry = keep(hot, "GET /x")
             assert entry is not None
@@ -434,8 +434,8 @@ class BoundsTest(unittest.TestCase):
             self.assertEqual(hot.heads, {b"head 3": reply})
 
     def test_there_is_room_for_an_entry_of_the_usual_size(self) -> None:
-        self.assertTrue(HotCache(4 * hot_tier.USUAL_SIZE + 4).has_room)
-        self.assertFalse(HotCache(4 * hot_tier.USUAL_SIZE + 3).has_room)
+        self.assertTrue(HotCache(4 * hot_module.USUAL_SIZE + 4).has_room)
+        self.assertFalse(HotCache(4 * hot_module.USUAL_SIZE + 3).has_room)
 
     def test_a_quarter_of_the_tier_is_the_largest_that_is_taken(self) -> None:
         probe = HotCache(1 << 20)
@@ -499,7 +499,7 @@ class BoundsTest(unittest.TestCase):
         for reply, own in ((reply_of(hot, entry), 0), (range_of(hot, entry, 0, 1), 2)):
             reply.renew(NOW)
             line = reply.wire.index(b"Age: ")
-            expected = hot_tier.REPLY_COST + 2 * line + reply.body_size + own
+            expected = hot_module.REPLY_COST + 2 * line + reply.body_size + own
             self.assertEqual(reply.size, expected)
 
     def test_what_is_too_large_drives_out_what_it_would_replace(self) -> None:
@@ -533,10 +533,10 @@ class BoundsTest(unittest.TestCase):
         first.hits += 2
         learn(hot, b"head", first)
         hot.remember(entry, quick, first)
-        for number in range(1, hot_tier.MAX_REPLIES + 1):
+        for number in range(1, hot_module.MAX_REPLIES + 1):
             range_of(hot, entry, 100 + number, 109 + number)
         size = hot.size
-        self.assertEqual(len(entry.replies), hot_tier.MAX_REPLIES)
+        self.assertEqual(len(entry.replies), hot_module.MAX_REPLIES)
         self.assertEqual((first.wire, first.tail, first.valid_until), (b"", (), 0.0))
         self.assertFalse(first.renew(NOW))
         self.assertEqual(entry.hits(), 2)
