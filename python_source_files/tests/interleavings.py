@@ -24,7 +24,7 @@ from api_relaying_server.http1.message import Fields
 from api_relaying_server.relaying import flight, keeping, shared_body
 from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.relaying.fetching import Query
-from api_relaying_server.relaying.keeping import Began, Keeper
+from api_relaying_server.relaying.keeping import Keeper, Moment
 from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import Relay
 from api_relaying_server.relaying.transfer import Leader
@@ -214,7 +214,7 @@ def is_called_from(name: str, frames: int = 2) -> bool:
 class StagedKeeper(Keeper):
     """Stops where others may come between looking and storing."""
 
-    def is_current(self, key: str, began: Began) -> bool:
+    def is_current(self, key: str, began: Moment) -> bool:
         """As ever."""
         found = super().is_current(key, began)
         if not is_called_from("_of_shared"):  # which answers at once

@@ -19,7 +19,7 @@ from api_relaying_server.relaying.answering import (
     shared_answer,
 )
 from api_relaying_server.relaying.fetching import Received
-from api_relaying_server.relaying.keeping import Began
+from api_relaying_server.relaying.keeping import Moment
 from api_relaying_server.relaying.receiving import Arrived
 from api_relaying_server.relaying.shared_body import Reader
 from api_relaying_server.serving.problems import problem_answer
@@ -55,7 +55,7 @@ class UnderWayTest(unittest.TestCase):
 
     def arrived(self, *lines: str) -> Arrived:
         head = ResponseHead(200, "Fine", fields(*lines))
-        return Arrived(Received(request(), head, cast("Fetch", _AtNow()), Began(0)))
+        return Arrived(Received(request(), head, cast("Fetch", _AtNow()), Moment(0)))
 
     def test_the_leaders_is_as_it_came(self) -> None:
         answer = fetched_answer(request(), "uri-miss", self.arrived(HOUR), READER)

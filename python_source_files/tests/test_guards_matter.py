@@ -16,7 +16,7 @@ from api_relaying_server.caching import reuse
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.relaying import receiving, relay
 from api_relaying_server.relaying.flight import Flight
-from api_relaying_server.relaying.keeping import Began, Keeper
+from api_relaying_server.relaying.keeping import Keeper, Moment
 from api_relaying_server.relaying.receiving import Receiver
 from api_relaying_server.relaying.relay import Relay
 from api_relaying_server.relaying.transfer import Transfer
@@ -40,7 +40,7 @@ def is_current_in(name: str) -> Removal:
     """Whether a key was invalidated meanwhile, as one method asks it."""
     before = StagedKeeper.is_current
 
-    def is_current(self: StagedKeeper, key: str, began: Began) -> bool:
+    def is_current(self: StagedKeeper, key: str, began: Moment) -> bool:
         found = before(self, key, began)
         return found or caller() == name
 
@@ -137,7 +137,7 @@ def own_change_only() -> AbstractContextManager[Any]:
     """Whether somebody else has invalidated what an unsafe request's answer is about."""
     before = Keeper.invalidate
 
-    def invalidate(self: Keeper, target: str, began: Began | None = None) -> Began | None:
+    def invalidate(self: Keeper, target: str, began: Moment | None = None) -> Moment | None:
         return before(self, target)
 
     return mock.patch.object(Keeper, "invalidate", invalidate)

@@ -20,7 +20,7 @@ from api_relaying_server.http1.fields import end_to_end
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
 from api_relaying_server.relaying.answer import Waiting
-from api_relaying_server.relaying.keeping import Began, Keeper, Seen
+from api_relaying_server.relaying.keeping import FoundRecord, Keeper, Moment
 from api_relaying_server.relaying.shared_body import Room
 from api_relaying_server.upstream.exchange import (
     HOLD_HEAD,
@@ -62,7 +62,7 @@ class Caller(NamedTuple):
     length: int | None = None
     on_interim: OnInterim | None = None
     on_upstream: Callable[[float], None] | None = None
-    seen: Seen | None = None
+    seen: FoundRecord | None = None
     ticket: Waiting | None = None
     parks: bool = False
 
@@ -89,7 +89,7 @@ class Received(NamedTuple):
     request: RequestHead
     head: ResponseHead
     fetch: Fetch
-    began: Began
+    began: Moment
 
     def __enter__(self) -> Received:
         return self

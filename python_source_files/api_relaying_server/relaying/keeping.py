@@ -65,7 +65,7 @@ fetch that began before is over by then.
 _EPOCHS = 2**48
 
 
-class Began(NamedTuple):
+class Moment(NamedTuple):
     """The moment before a request is sent to the upstream, in the order of invalidations: `tick`
     counts those of this process, `epoch` tells those of all machines on one store apart.
     """
@@ -74,11 +74,11 @@ class Began(NamedTuple):
     epoch: int = 0
 
 
-class Seen(NamedTuple):
+class FoundRecord(NamedTuple):
     """A record as it was found, and a version that changes with the record."""
 
     record: Record | None
-    when: tuple[int, int]
+    version: tuple[int, int]
 
 
 class Neighbours(NamedTuple):
@@ -200,21 +200,21 @@ class Keeper:
             )
         )
 
-    def see(self, key: str, before: Seen | None = None) -> Seen:
-        """What is stored under a key, and when that was so: what was seen `before` if nothing has
+    def see(self, key: str, before: FoundRecord | None = None) -> FoundRecord:
+        """What is stored under a key, and its version: what was found `before` if nothing has
         changed since.
         """
-        when = self._changes[hash(key) % _STRIPES], self._news()
-        if before is not None and before.when == when:
+        version = self._changes[hash(key) % _STRIPES], self._news()
+        if before is not None and before.version == version:
             return before
-        return Seen(self.read(key), when)
+        return FoundRecord(self.read(key), version)
 
-    def changed_since(self, key: str, seen: Seen, surely: bool) -> Record | None:
-        """The record of a key if it is another one by now. With `surely` the store is asked though
-        nobody has told of a change.
+    def changed_since(self, key: str, seen: FoundRecord, surely: bool) -> Record | None:
+        """The record of a key if it is another one by now. With `surely` the store is asked
+        though no message of a change has come.
         """
         now = self._changes[hash(key) % _STRIPES], self._news()
-        if not surely and now == seen.when:
+        if not surely and now == seen.version:
             return None
         record = self._read_stored(key, seen.record) if self._shares else self.read(key)
         return None if record == seen.record else record
@@ -232,19 +232,19 @@ class Keeper:
     # an invalidation is marked before it takes that lock (`_mark_invalidated`). So one that comes
     # after the check finds the new record when it gets the lock, and makes that doubtful.
 
-    def begin(self, known: Record | None = None) -> Began:
+    def begin(self, known: Record | None = None) -> Moment:
         """This moment in the order of invalidations, to be taken before a request is sent to the
         upstream; `known` is what was stored when that was decided.
         """
         self.catch_up()
-        return Began(self.facts.invalidations.now, _epoch_of(known))
+        return Moment(self.facts.invalidations.now, _epoch_of(known))
 
-    def is_current(self, key: str, began: Began) -> bool:
+    def is_current(self, key: str, began: Moment) -> bool:
         """True while a key has not been invalidated since, as far as is known here."""
         self.catch_up()
         return self.facts.invalidations.last(key) <= began.tick
 
-    def _is_current_for_all(self, key: str, record: Record | None, began: Began) -> bool:
+    def _is_current_for_all(self, key: str, record: Record | None, began: Moment) -> bool:
         """The same by what lies in the store, too."""
         if self._far and _epoch_of(record) != began.epoch:
             return False
@@ -254,8 +254,8 @@ class Keeper:
         self,
         request: RequestHead,
         stored: StoredResponse,
-        began: Began,
-        seen: Seen | None = None,
+        began: Moment,
+        seen: FoundRecord | None = None,
     ) -> Record | None:
         """Stores what was fetched for a request since it `began`, in place of the variant that the
         same requests select; None where what is there stays as it is. What was `seen` under the key
@@ -278,7 +278,7 @@ class Keeper:
         return record
 
     def replace(
-        self, target: str, changes: Sequence[tuple[StoredResponse, StoredResponse]], began: Began
+        self, target: str, changes: Sequence[tuple[StoredResponse, StoredResponse]], began: Moment
     ) -> Record | None:
         """Puts new versions, fetched since that `began`, in place of stored responses; None where
         none of those is there any more, or the target has been invalidated since.
@@ -296,7 +296,7 @@ class Keeper:
                 return None
             return self._put(key, target, variants, record.epoch)
 
-    def invalidate(self, target: str, began: Began | None = None) -> Began | None:
+    def invalidate(self, target: str, began: Moment | None = None) -> Moment | None:
         """From now on nothing that is stored for this target is used before its origin has
         confirmed it (RFC 9111, 4.4).
 
@@ -315,7 +315,7 @@ class Keeper:
                 self._leave_tombstone(key, epoch)
         if record is not None and not self._shares:
             self._wait_for_store(key)
-        return Began(now, epoch) if began is None or before <= began.tick else None
+        return Moment(now, epoch) if began is None or before <= began.tick else None
 
     def _leave_tombstone(self, key: str, epoch: int) -> None:
         """Removes a key; a tombstone keeps its epoch, if it has one."""
@@ -342,7 +342,7 @@ class Keeper:
         return record is not None and bool(record.variants)
 
     @contextmanager
-    def _changing(self, key: str, seen: Seen | None = None) -> Iterator[Record | None]:
+    def _changing(self, key: str, seen: FoundRecord | None = None) -> Iterator[Record | None]:
         """The record of a key, which nobody else changes within the block; what was `seen`
         of it before if nothing has changed since.
 

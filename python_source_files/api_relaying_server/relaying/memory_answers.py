@@ -15,7 +15,7 @@ from api_relaying_server.http1.heads import known_lines, wants_close
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.rendering import render_fields
 from api_relaying_server.memory.hot import Ending, Entry, Reply
-from api_relaying_server.relaying.keeping import Keeper, Seen
+from api_relaying_server.relaying.keeping import FoundRecord, Keeper
 
 _NEVER_FROM_MEMORY = frozenset(
     ("content-length", "transfer-encoding", "expect", "upgrade", "max-forwards")
@@ -77,7 +77,7 @@ class MemoryAnswers:
             and self._keeper.hot.peek(self._keeper.key_of(request.target)) is None
         )
 
-    def bring(self, request: RequestHead) -> tuple[Seen, bool]:
+    def bring(self, request: RequestHead) -> tuple[FoundRecord, bool]:
         """Reads what the store has for a request into memory: what that is, and whether memory has
         it now. May wait for the store.
         """

@@ -59,7 +59,7 @@ from api_relaying_server.relaying.answering import (
 from api_relaying_server.relaying.background_fetch import BackgroundFetch, drain
 from api_relaying_server.relaying.fetching import Caller, Fetcher, Query
 from api_relaying_server.relaying.flight import Flight, Landing
-from api_relaying_server.relaying.keeping import Seen
+from api_relaying_server.relaying.keeping import FoundRecord
 from api_relaying_server.relaying.memory_answers import MemoryAnswers
 from api_relaying_server.relaying.receiving import Receiver
 from api_relaying_server.relaying.refresh import Refresher
@@ -223,12 +223,14 @@ class Relay:
         facts = self._keeper.facts
         return facts.is_unshared(flight_key, self._clock(), credentialed=request.credentialed)
 
-    def _ask(self, query: Query, key: str, seen: Seen | None) -> Answer | Waiting:
+    def _ask(self, query: Query, key: str, seen: FoundRecord | None) -> Answer | Waiting:
         """Leads a fetch, or follows the one that is under way."""
         came = self.flight.number()
         return self._join(query, key, seen, Place(came, query.ask.reason, 0))
 
-    def _join(self, query: Query, key: str, seen: Seen | None, place: Place) -> Answer | Waiting:
+    def _join(
+        self, query: Query, key: str, seen: FoundRecord | None, place: Place
+    ) -> Answer | Waiting:
         """The same for a request that may have waited before, for `place.landing`, whose outcome
         did not fit: of those who waited there the first leads the next fetch.
         """

@@ -55,7 +55,7 @@ from api_relaying_server.relaying.answering import (
 )
 from api_relaying_server.relaying.fetching import Fetcher, Query
 from api_relaying_server.relaying.flight import Flight, Landing
-from api_relaying_server.relaying.keeping import Began, Seen
+from api_relaying_server.relaying.keeping import FoundRecord, Moment
 from api_relaying_server.relaying.receiving import Arrived, Confirmed, Receiver, Response
 from api_relaying_server.relaying.shared_body import Reader, SharedBody
 
@@ -83,7 +83,7 @@ class SharedResponse(NamedTuple):
     stored: StoredResponse
     body: SharedBody | None
     content: bytes | None
-    began: Began
+    began: Moment
     sent: int
 
 
@@ -134,7 +134,7 @@ class Leader(NamedTuple):
 
     flight_key: str
     landing: Landing[Outcome] | None = None
-    seen: Seen | None = None
+    seen: FoundRecord | None = None
 
 
 class Transfer:

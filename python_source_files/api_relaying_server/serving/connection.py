@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.relaying.answer import Waiting
-from api_relaying_server.relaying.keeping import Seen
+from api_relaying_server.relaying.keeping import FoundRecord
 
 if TYPE_CHECKING:
     from api_relaying_server.serving.incoming import IncomingBody
@@ -150,7 +150,7 @@ class Connection:
         self.since = 0.0
         self.body: IncomingBody | None = None
         self.counted = 0
-        self.seen: Seen | None = None
+        self.seen: FoundRecord | None = None
         self.waited: Waiting | None = None
         self.out: Unsent | None = None
         self.closes = False
