@@ -6,21 +6,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from requests_cache.backends.base import BaseCache, BaseStorage
+from requests_cache.backends.base import BaseStorage
 
 from api_relaying_server.caching.stored import Record
-from api_relaying_server.stores.storage import Extent
+from api_relaying_server.stores.storage import Extent, RecordCache
 from api_relaying_server.stores.store import Store
-
-
-class MemoryRecordCache(BaseCache):
-    """The requests-cache backend to give to a session."""
-
-    responses: MemoryRecords  # type: ignore[assignment]
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(cache_name="memory")
-        self.responses = MemoryRecords(limit)
 
 
 class MemoryRecords(BaseStorage[str, Record]):
@@ -92,9 +82,8 @@ class MemoryStore(Store):
     """Records in this process's memory, gone with it."""
 
     def __init__(self, url: str, limit: int) -> None:
-        cache = MemoryRecordCache(limit)
-        super().__init__(url, cache)
-        self._records = cache.responses
+        self._records = MemoryRecords(limit)
+        super().__init__(url, RecordCache("memory", self._records))
         self._lock = threading.Lock()  # guards the counters
 
     def read(self, key: str) -> Record | None:
@@ -138,7 +127,7 @@ class NoStore(Store):
     quick = False
 
     def __init__(self, url: str) -> None:
-        super().__init__(url, MemoryRecordCache(0))
+        super().__init__(url, RecordCache("none", MemoryRecords(0)))
 
     def read(self, key: str) -> Record | None:
         return None

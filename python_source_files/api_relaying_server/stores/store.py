@@ -13,7 +13,7 @@ from requests_cache.backends.base import BaseCache
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.stores.storage import Extent, StorageFault, Trouble
+from api_relaying_server.stores.storage import Extent, RecordCache, StorageFault, Trouble
 from api_relaying_server.stores.store_path import require_usable, sqlite_path
 
 if TYPE_CHECKING:
@@ -189,12 +189,12 @@ def _open_sqlite(
         least = sqlite.SMALLEST_LIMIT >> 10
         raise ConfigError(f"cache size {limit}: SQLite needs {least} KiB; none:// keeps nothing")
     require_usable(url, path)
-    cache = sqlite.SQLiteRecordCache(path, limit, **options)
+    records = sqlite.SQLiteRecords(path, limit, **options)
     fault = None
     try:
-        cache.responses.open()
+        records.open()
     except StorageFault as error:
         fault = error
         if fault.trouble is Trouble.FOREIGN:
             raise ConfigError(f"cache {url!r}: {fault}; give another path") from None
-    return QueuedStore(url, cache, fault)
+    return QueuedStore(url, RecordCache(str(path), records), fault)

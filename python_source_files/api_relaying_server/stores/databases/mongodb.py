@@ -1,9 +1,8 @@
-"""Records in a MongoDB that nodes share: requests-cache's MongoDB backend, made fit for many
-readers.
+"""Records, leases, messages and the upstream budget in a MongoDB that nodes share.
 
-What differs from the backend as it is: every wait has a deadline, a failure has our name, bodies
-stay the bytes they are, records expire by an index, and a write that comes too late is refused (see
-`fences`). All collections begin with the namespace; no other is touched.
+Every wait has a deadline, a failure has our name, records expire by an index, and a write that
+comes too late is refused (`FencingTokens`). All collections begin with the namespace; no other is
+touched.
 
     NAMESPACE_records   _id: the key, data: the record (empty where it was deleted), size: its
                         bytes, number: of the write, expires: when it is of no more use
@@ -19,14 +18,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
-from requests_cache.backends.base import BaseCache, DictStorage
-from requests_cache.backends.mongodb import MongoCache, MongoDict
 
 from api_relaying_server.cluster.fencing_tokens import FencingTokens
 from api_relaying_server.stores.databases.mongo_link import MongoLink
@@ -37,7 +34,6 @@ from api_relaying_server.stores.databases.shared_storage import (
 )
 from api_relaying_server.stores.record import pipeline
 from api_relaying_server.stores.storage import (
-    ByItem,
     Change,
     Extent,
     StorageFault,
@@ -69,24 +65,6 @@ HOLE_LASTS = 2.0
 """Seconds for which a number without a change is waited for: its author has drawn it and not
 written it yet.
 """
-
-
-class MongoRecordCache(MongoCache):
-    """The requests-cache backend for a session. It keeps no redirects: the relay follows none."""
-
-    responses: MongoRecords
-
-    def __init__(self, link: MongoLink, namespace: str, fences: FencingTokens) -> None:
-        BaseCache.__init__(self, cache_name=namespace)
-        self.responses = MongoRecords(link, namespace, fences)
-        self.redirects = DictStorage()  # type: ignore[assignment, no-untyped-call]
-
-    def clear(self) -> None:
-        """Delete all entries."""
-        self.responses.clear()
-
-    def _prune_redirects(self) -> None:
-        """There are none."""
 
 
 class Numbers:
@@ -131,21 +109,15 @@ class Numbers:
                 pass
 
 
-class MongoRecords(ByItem, MongoDict, SharedStorage):
+class MongoRecords(SharedStorage):
     """The records of a namespace. Bounds are the database's: records expire by an index."""
 
     largest = LARGEST
     wants_credit = False
 
     def __init__(self, link: MongoLink, namespace: str, fences: FencingTokens) -> None:
-        super().__init__(
-            link.database.name,
-            collection_name=f"{namespace}_records",
-            connection=link.client,
-            serializer=pipeline(),
-            decode_content=False,
-        )
-
+        super().__init__(serializer=pipeline())
+        self.collection = link.database[f"{namespace}_records"]
         self._leases = link.database[f"{namespace}_leases"]
         self._link = link
         self._fences = fences
@@ -250,10 +222,6 @@ class MongoRecords(ByItem, MongoDict, SharedStorage):
                 pass  # it is newer, or was made between the two
         return False
 
-    def clear(self) -> None:
-        """Delete all entries."""
-        self.apply([], clear=True)
-
     def trim(self) -> Tidying:
         """The database deletes what has expired by itself."""
         return Tidying(0, False)
@@ -275,18 +243,6 @@ class MongoRecords(ByItem, MongoDict, SharedStorage):
         """The driver connects anew by itself; only what was to be done at first may be left."""
         self.open()
         return ""
-
-    def __iter__(self) -> Iterator[str]:
-        after = ""
-        while True:
-            keys = self.keys_after(after, "", MOST_NEWS)
-            yield from keys
-            if len(keys) < MOST_NEWS:
-                return
-            after = keys[-1]
-
-    def __len__(self) -> int:
-        return self.extent().entries
 
 
 _PRESENT = "node"
