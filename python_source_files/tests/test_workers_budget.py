@@ -333,7 +333,7 @@ class Words(unittest.TestCase):
         self.assertEqual(news_in(Paused(5.0, "w" * 900)), (WHOLE, 5.0, "w" * 200))
         self.assertEqual(news_in(word_of(News(WHOLE, 1e12, "w" * 9000))), (WHOLE, 86400, "w" * 200))
 
-    @given(st.text(max_size=40) | st.text(max_size=20).map(lambda text: f"upstream {text}"))
+    @given(st.text(max_size=40) | st.text(max_size=20).map(lambda text: f"paused {text}"))
     def test_any_other_word_is_no_news(self, word: str) -> None:
         news = news_in(decode(word))
         self.assertTrue(news is None or news_in(word_of(news)) == news)

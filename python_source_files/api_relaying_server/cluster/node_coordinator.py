@@ -83,11 +83,11 @@ class DatabaseCoordination(Protocol):
     def release(self, held: Sequence[tuple[str, str]]) -> None:
         """End leases, each with its token, that still are the holder's."""
 
-    def publish(self, keys: Sequence[str | None]) -> None:
-        """Tell all others that these have changed, None for everything."""
+    def publish(self, texts: Sequence[str | None]) -> None:
+        """Send messages to all others: texts of `message_text`, None for `MessagesLost`."""
 
     def receive(self) -> Iterable[str | None]:
-        """What others have told since the last call, for which it waits a fraction of a second.
+        """The texts from others since the last call; waits a fraction of a second for one.
 
         The first call after a failure begins anew and gives nothing.
         """

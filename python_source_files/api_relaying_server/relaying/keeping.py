@@ -26,7 +26,6 @@ from api_relaying_server.caching.stored import Record, StoredResponse, cache_key
 from api_relaying_server.caching.vary import within
 from api_relaying_server.coordination import (
     ALONE,
-    CLAIM,
     Alone,
     Changed,
     Coordinator,
@@ -35,6 +34,7 @@ from api_relaying_server.coordination import (
     MemoryLost,
     Message,
     MessagesLost,
+    claim_on,
 )
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.memory.hot import HotTier
@@ -334,7 +334,7 @@ class Keeper:
             with self._lock_of(key):
                 yield self.see(key, seen).record
             return
-        claim = self._coordinator.lease(f"{CLAIM}{key}", CLAIM_AT_MOST)
+        claim = self._coordinator.lease(claim_on(key), CLAIM_AT_MOST)
         known = False
         try:
             with self._lock_of(key):

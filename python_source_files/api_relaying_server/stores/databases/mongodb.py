@@ -8,7 +8,7 @@ touched.
                         bytes, number: of the write, expires: when it is of no more use
     NAMESPACE_leases    _id: the lease, token: its holder's, until: Unix time, expires: that later
     NAMESPACE_numbers   _id: what is counted, number: the last one
-    NAMESPACE_changes   _id: the number of a change, author: the process, keys: what has changed
+    NAMESPACE_changes   _id: the number of a batch, author: the process, texts: its messages
 
 Only plain operations on one document at a time are used, which servers that are like a MongoDB
 offer too. A document is never written by one that may also make it: there `_id` could be another.
@@ -53,7 +53,7 @@ POLL_EVERY = 0.3
 """Seconds between two looks for news."""
 
 MOST_NEWS = 500
-"""Changes that are read at once; each has the keys of one batch."""
+"""Changes that are read at once; each has the messages of one batch."""
 
 KEPT_NEWS = 5000
 """Changes that are kept for those who have not read them; who has missed more drops everything."""
@@ -313,13 +313,13 @@ class MongoCoordination:
 
     # News
 
-    def publish(self, keys: Sequence[str | None]) -> None:
-        """Tell all others that these have changed."""
-        self._link.patiently(lambda: self._publish(keys))
+    def publish(self, texts: Sequence[str | None]) -> None:
+        """Send messages to all others."""
+        self._link.patiently(lambda: self._publish(texts))
 
-    def _publish(self, keys: Sequence[str | None]) -> None:
+    def _publish(self, texts: Sequence[str | None]) -> None:
         number = self._numbers.draw("change", 1)
-        self._changes.insert_one({"_id": number, "author": self._me, "keys": list(keys)})
+        self._changes.insert_one({"_id": number, "author": self._me, "texts": list(texts)})
         self._since_tidying += 1
         if self._since_tidying >= TIDY_EVERY:
             self._since_tidying = 0
@@ -350,7 +350,7 @@ class MongoCoordination:
         news: list[str | None] = []
         for change in found:
             if change["_id"] not in self._ahead and change["author"] != self._me:
-                news += change["keys"]
+                news += change.get("texts", (None,))  # another version: anything may have changed
         self._ahead.update(change["_id"] for change in found)
         if self._advance(read, last):
             news.append(None)

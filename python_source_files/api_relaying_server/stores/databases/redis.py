@@ -10,7 +10,7 @@ keys begin with the namespace; no other key is touched.
     NAMESPACE:n         the last number
     NAMESPACE:c         the number at which everything was deleted
     NAMESPACE:b         the budget of upstream calls
-    NAMESPACE:changes   the channel on which nodes tell what has changed
+    NAMESPACE:changes   the channel of the messages between nodes
 """
 
 from __future__ import annotations
@@ -341,13 +341,13 @@ class RedisCoordination:
         """End leases."""
         self._all([("EVAL", RELEASE, 1, self._lease(name), token) for name, token in held])
 
-    def publish(self, keys: Sequence[str | None]) -> None:
-        """Tell all others that these have changed."""
-        self._all([("PUBLISH", self._channel, self._message(key)) for key in keys])
+    def publish(self, texts: Sequence[str | None]) -> None:
+        """Send messages to all others."""
+        self._all([("PUBLISH", self._channel, self._signed(text)) for text in texts])
 
-    def _message(self, key: str | None) -> bytes:
-        text = f"{self._me} {key}" if key is not None else self._me
-        return text.encode("utf-8", "surrogatepass")
+    def _signed(self, text: str | None) -> bytes:
+        signed = f"{self._me} {text}" if text is not None else self._me
+        return signed.encode("utf-8", "surrogatepass")
 
     def _all(self, commands: Sequence[tuple[Any, ...]]) -> None:
         with self._client.pipeline(transaction=False) as batch:
@@ -392,9 +392,9 @@ class RedisCoordination:
         while message is not None:
             self._asked_at, self._heard_at = None, time.monotonic()
             if message["type"] == "message":
-                author, space, key = message["data"].partition(b" ")
+                author, space, text = message["data"].partition(b" ")
                 if author.decode() != self._me:
-                    news.append(key.decode("utf-8", "surrogatepass") if space else None)
+                    news.append(text.decode("utf-8", "surrogatepass") if space else None)
             message = self._hearing.get_message(timeout=0) if len(news) < MOST_NEWS else None
         self._require_life()
         return news
