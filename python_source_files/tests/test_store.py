@@ -622,6 +622,7 @@ class Urls(StoreCase):
             ("sqlite:///no/such/x.db", "with four slashes"),
             ("sqlite:///no such/x.db", "no folder no such in"),
             ("memory://x", "nothing may follow"),
+            ("redis://one,two", "more than one host"),
             ("none:///x", "nothing may follow"),
             (f"sqlite:///{self.folder}", "is a folder"),
             (f"sqlite:///{self.folder}/file/x.db", "no folder"),

@@ -28,11 +28,10 @@ from pymongo.errors import DuplicateKeyError
 from api_relaying_server.cluster.fencing_tokens import FencingTokens
 from api_relaying_server.stores.databases.mongo_link import MongoLink
 from api_relaying_server.stores.databases.shared_storage import (
-    LATEST,
     TOMBSTONE_LASTS,
     SharedStorage,
 )
-from api_relaying_server.stores.record import pipeline
+from api_relaying_server.stores.record import LATEST, pipeline
 from api_relaying_server.stores.storage import (
     Change,
     Extent,

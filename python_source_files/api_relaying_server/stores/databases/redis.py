@@ -25,11 +25,10 @@ from redis import exceptions
 from api_relaying_server.cluster.fencing_tokens import FencingTokens
 from api_relaying_server.stores.databases.redis_link import PATIENCE, RedisLink
 from api_relaying_server.stores.databases.shared_storage import (
-    LATEST,
     TOMBSTONE_LASTS,
     SharedStorage,
 )
-from api_relaying_server.stores.record import pipeline
+from api_relaying_server.stores.record import LATEST, pipeline
 from api_relaying_server.stores.storage import (
     Change,
     Extent,
