@@ -39,7 +39,7 @@ class SharedStoreCases(unittest.TestCase):
         self.lines: list[str] = []
         handler = logging.Handler()
         handler.emit = lambda record: self.lines.append(record.getMessage())  # type: ignore[method-assign]
-        logger = logging.getLogger("api_relaying_server.store")
+        logger = logging.getLogger("api_relaying_server.stores")
         logger.addHandler(handler)
         self.addCleanup(logger.removeHandler, handler)
         for target, name, value in (

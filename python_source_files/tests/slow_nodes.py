@@ -462,7 +462,7 @@ class CoordinatorTest(unittest.TestCase):
         heard: list[str] = []
         with (
             mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("no new thread")),
-            self.assertLogs("api_relaying_server.nodes", "WARNING") as said,
+            self.assertLogs("api_relaying_server.cluster.node_coordinator", "WARNING") as said,
         ):
             self.coordinator.on_message(into(heard))
             lease = self.coordinator.lease("GET /a", 1.0)

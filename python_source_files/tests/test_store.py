@@ -576,7 +576,7 @@ class Reading(StoreCase):
         store = self.open()
         store.write("a", make_record("a"))
         strange = make_record()._replace(expires="soon", variants=(1,))  # type: ignore[arg-type]
-        with self.assertLogs("api_relaying_server.store") as log:
+        with self.assertLogs("api_relaying_server.stores") as log:
             with mock.patch.object(Record, "size", 10):
                 store.write("GET /b?token=secret", strange)
             store.write("c", make_record("c"))
@@ -860,7 +860,7 @@ class Retrying(unittest.TestCase):
         health = Health("sqlite:///x", lambda: now)
         way = health.reading
         self.assertTrue(way.may_try())
-        with self.assertLogs("api_relaying_server.store", "WARNING") as logs:
+        with self.assertLogs("api_relaying_server.stores", "WARNING") as logs:
             health.failed(way, StorageFault(Trouble.LOCKED, "locked"))
             gaps = []
             for _ in range(9):

@@ -148,7 +148,7 @@ class CatchingUp(unittest.TestCase):
         self.other.on_message(into(later))
         self.one.tell(Changed("GET /a"))
         self.one.tell(Changed("GET /b"))
-        with self.assertLogs("api_relaying_server.cluster.workers", "ERROR"):
+        with self.assertLogs("api_relaying_server.cluster", "ERROR"):
             self.other.catch_up()
         both = ["changed GET /a", "changed GET /b"]
         self.assertEqual((self.heard, later), (both, both))

@@ -35,7 +35,7 @@ _HELD_BY_OTHERS = frozenset((errno.EAGAIN, errno.EACCES))
 _OFFSETS = (1 << 62) - 1
 _MUTEX = 1 << 62  # the byte of the first mutex, behind those of all names
 
-_log = logging.getLogger("api_relaying_server.cluster.workers")
+_log = logging.getLogger(__name__)
 
 
 def lock_file() -> int:

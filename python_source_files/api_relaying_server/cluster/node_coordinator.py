@@ -61,7 +61,7 @@ GIVE_UP, GIVE_UP_FAILING = 1.0, 0.1
 while the database fails: the store has spent its second on it already.
 """
 
-_log = logging.getLogger("api_relaying_server.nodes")
+_log = logging.getLogger(__name__)
 
 
 class DatabaseCoordination(Protocol):

@@ -11,7 +11,7 @@ from api_relaying_server.cluster.message_text import decode, encode
 from api_relaying_server.cluster.shared_memory import RingReader, RingWriter, SharedMemory
 from api_relaying_server.coordination import ALONE, Coordinator, Hear, Lease, Message
 
-_log = logging.getLogger("api_relaying_server.cluster.workers")
+_log = logging.getLogger(__name__)
 
 
 class WorkerCoordinator:
@@ -50,8 +50,8 @@ class WorkerCoordinator:
         return int(self.bell[0])
 
     def catch_up(self) -> None:
-        """Pass on all messages sent before this call. From any
-        thread that holds no lock which `hear` takes; one comparison where there is no news.
+        """Pass on all messages sent before this call. From any thread that holds no lock which
+        `hear` takes; one comparison where there is no news.
         """
         if self.bell[0] == self._heard:
             return

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from typing import Callable, NamedTuple
 
-LOG = logging.getLogger("api_relaying_server.access_log")
+LOG = logging.getLogger(__name__)
 
 STANDARD_OUTPUT = "-"
 

@@ -25,7 +25,7 @@ MEND = {
 }
 """What is said of troubles that only people can end."""
 
-_log = logging.getLogger("api_relaying_server.store")
+_log = logging.getLogger(__name__)
 
 
 class PathHealth:

@@ -37,7 +37,7 @@ TRIM_EVERY = 0.02  # seconds between two steps of tidying, so that others can wr
 CREDIT_EVERY = 10.0  # seconds between two notes of what was used
 MOST_CREDITED = 4096  # keys in one such note; more are left out
 
-_log = logging.getLogger("api_relaying_server.store")
+_log = logging.getLogger(__name__)
 
 
 class QueuedStore(Store):

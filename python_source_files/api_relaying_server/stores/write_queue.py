@@ -25,7 +25,7 @@ BATCH_BYTES = 4 << 20  # of records in one transaction
 BATCH_DELETES = 512  # keys deleted in one transaction
 LINGER = 0.01  # seconds that the first change waits for company; a crash loses as much
 
-_log = logging.getLogger("api_relaying_server.store")
+_log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):

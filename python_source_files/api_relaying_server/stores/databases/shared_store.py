@@ -29,7 +29,7 @@ MOST_READABLE = 40
 it from all others.
 """
 
-_log = logging.getLogger("api_relaying_server.store")
+_log = logging.getLogger(__name__)
 
 _EXTRAS = {"redis": "redis", "rediss": "redis", "mongodb": "mongodb"}
 
