@@ -96,7 +96,7 @@ class MemoryExchange(Exchange):
         self._fault: UpstreamError | None = None
         self._release = self._given_back
 
-    def rest(self) -> bytes | None:
+    def buffered_body(self) -> bytes | None:
         """All of it where it comes with the head: it is in one piece, and has an end."""
         if not self.with_head or self._cut or len(self._pieces) != 1 or self._left is None:
             return None

@@ -236,7 +236,7 @@ class RedisNodesTest(SharedCases):
             return all(n.log().count("works again") == n.log().count("without it") for n in nodes)
 
         eventually(is_well, "an outage before is over")
-        again = "hearing the other nodes again"
+        again = "receiving from the other nodes again"
         before = [node.log().count(again) for node in nodes]
         failures = [node.log().count("without it") for node in nodes]
         eventually(lambda: all(_hits(node, target) for node in nodes), "it is known")
@@ -927,14 +927,14 @@ class CoolDownTest(unittest.TestCase):
         self.refuse()
         self.pass_on()
         self.assertEqual(self.there.seconds_left, 5.0)
-        self.assertEqual(self.there.resting()[0].why, "connection refused")
+        self.assertEqual(self.there.active()[0].why, "connection refused")
         with self.assertRaises(UpstreamResting):
             self.there.admit(call_for("/b"))
         self.now += 5.0
         self.here.settle(self.here.admit(call_for("/a")), ANSWERED)
         self.assertEqual(self.words, [Resumed()])
         self.pass_on()
-        self.assertTrue(self.there.is_open)
+        self.assertTrue(self.there.is_closed)
 
     def test_the_longer_rest_counts_and_a_day_is_enough(self) -> None:
         self.refuse()
@@ -942,7 +942,7 @@ class CoolDownTest(unittest.TestCase):
         self.there.hear(Paused(2.0, "shorter"))
         self.assertEqual(self.there.seconds_left, 5.0)
         self.there.hear(Paused(7.0, "longer"))
-        self.assertEqual(self.there.resting()[0][2:], ("longer", 7.0))
+        self.assertEqual(self.there.active()[0][2:], ("longer", 7.0))
         self.there.hear(Paused(999999999.0, "longest"))
         self.assertEqual(self.there.seconds_left, LONGEST_WAIT)
 
@@ -961,7 +961,7 @@ class CoolDownTest(unittest.TestCase):
             "pause 5.000  y",
         ):
             self.there.hear(decode(word))
-        self.assertEqual(self.there.resting(), [])
+        self.assertEqual(self.there.active(), [])
 
 
 class DriversTest(unittest.TestCase):

@@ -38,8 +38,8 @@ from api_relaying_server.upstream.signals import (
     Scope,
     UpstreamSignals,
     clock_skew,
-    told_by_error,
-    told_by_response,
+    signals_of_error,
+    signals_of_response,
 )
 from tests.relay_support import PATIENCE
 from tests.upstream_support import NOW, HandClock, answered, call_for
@@ -80,19 +80,19 @@ class CoolDownCase(unittest.TestCase):
         self.assertEqual(refused.exception.reason, "cool-down")
         return refused.exception
 
-    def rest(self, target: str = "") -> float:
-        """Seconds for which a target, or else all, still rests."""
+    def seconds_left(self, target: str = "") -> float:
+        """Seconds for which calls to a target, or else all, are still paused."""
         of = f"GET {target}" if target else "the upstream"
-        found = [rest.seconds for rest in self.cooldown.resting() if rest.of == of]
+        found = [one.seconds for one in self.cooldown.active() if one.of == of]
         return found[0] if found else 0.0
 
-    def resting(self) -> list[str]:
-        """What rests."""
-        return [rest.of for rest in self.cooldown.resting()]
+    def paused(self) -> list[str]:
+        """What is paused."""
+        return [one.of for one in self.cooldown.active()]
 
 
 class TargetTest(CoolDownCase):
-    """A failure of one target closes that target alone, for its method and credentials."""
+    """A failure of one target opens the breaker for it alone, for its method and credentials."""
 
     def test_others_go_on(self):
         self.call("/a", FAILED)
@@ -100,9 +100,9 @@ class TargetTest(CoolDownCase):
         self.assertEqual(refusal.detail, "calls to GET /a pause after: 503")
         self.assertEqual(refusal.retry_after, 5)
         self.assertFalse(self.cooldown.admit(call_for("/b")).is_probe)
-        (resting,) = self.cooldown.resting()
-        self.assertEqual(resting[1:], ("GET /a", "503", 5.0))
-        self.assertTrue(self.cooldown.is_open)
+        (active,) = self.cooldown.active()
+        self.assertEqual(active[1:], ("GET /a", "503", 5.0))
+        self.assertTrue(self.cooldown.is_closed)
 
     def test_one_probe_ends_it(self):
         self.call("/a", FAILED)
@@ -114,28 +114,28 @@ class TargetTest(CoolDownCase):
         self.assertEqual(self.refused("/a").retry_after, 1)
         self.cooldown.settle(probe, ANSWERED)
         self.assertFalse(self.cooldown.admit(call_for("/a")).is_probe)
-        self.assertEqual(self.cooldown.resting(), [])
+        self.assertEqual(self.cooldown.active(), [])
 
     def test_rests_grow_to_a_minute_and_begin_anew_after_an_answer(self):
-        rests = []
+        pauses = []
         for _ in range(14):
             self.call("/a", FAILED)
-            rests.append(self.rest("/a"))
-            self.clock.advance(rests[-1])
-        self.assertEqual(rests[:4], [5.0, 6.25, 7.8125, 9.765625])
-        self.assertEqual(rests[-2:], [LONGEST_COOLDOWN, LONGEST_COOLDOWN])
+            pauses.append(self.seconds_left("/a"))
+            self.clock.advance(pauses[-1])
+        self.assertEqual(pauses[:4], [5.0, 6.25, 7.8125, 9.765625])
+        self.assertEqual(pauses[-2:], [LONGEST_COOLDOWN, LONGEST_COOLDOWN])
         self.call("/a", ANSWERED)
         self.call("/a", FAILED)
-        self.assertEqual(self.rest("/a"), 5.0)
+        self.assertEqual(self.seconds_left("/a"), 5.0)
 
     def test_calls_that_fail_together_count_once(self):
         calls = [self.cooldown.admit(call_for("/a")) for _ in range(20)]
         for call in calls:
             self.cooldown.settle(call, FAILED)
-        self.assertEqual(self.rest("/a"), 5.0)
+        self.assertEqual(self.seconds_left("/a"), 5.0)
         self.clock.advance(5.0)
         self.call("/a", FAILED)
-        self.assertEqual(self.rest("/a"), 6.25)
+        self.assertEqual(self.seconds_left("/a"), 6.25)
 
     def test_what_the_upstream_asks_for_is_obeyed(self):
         self.call("/a", FAILED._replace(wait=120.0))
@@ -147,20 +147,20 @@ class TargetTest(CoolDownCase):
         self.call("/a", FAILED)
         self.clock.advance(5.0)
         self.call("/a", FAILED._replace(wait=50.0))
-        self.assertEqual(self.rest("/a"), 50.0)
+        self.assertEqual(self.seconds_left("/a"), 50.0)
         self.clock.advance(50.0)
         self.call("/a", FAILED._replace(wait=1.0))
-        self.assertEqual(self.rest("/a"), 7.8125, "but it rests no less than without")
+        self.assertEqual(self.seconds_left("/a"), 7.8125, "but it pauses no less than without")
 
     def test_of_several_wishes_the_longest_counts(self):
         calls = [self.cooldown.admit(call_for("/a")) for _ in range(3)]
         for call, wait in zip(calls, (10.0, 30.0, 20.0)):
             self.cooldown.settle(call, FAILED._replace(wait=wait))
-        self.assertEqual(self.rest("/a"), 30.0)
+        self.assertEqual(self.seconds_left("/a"), 30.0)
 
     def test_no_wish_reaches_beyond_a_day(self):
         self.call("/a", FAILED._replace(wait=1e9))
-        self.assertEqual(self.rest("/a"), LONGEST_WAIT)
+        self.assertEqual(self.seconds_left("/a"), LONGEST_WAIT)
 
     def test_a_probe_that_learnt_nothing_lets_the_next_one_try(self):
         self.call("/a", FAILED)
@@ -194,7 +194,7 @@ class TargetTest(CoolDownCase):
         probe = self.cooldown.admit(call_for("/a"))
         self.assertTrue(probe.is_probe)
         self.cooldown.settle(slow, ANSWERED)
-        self.assertEqual(self.cooldown.resting(), [], "but its answer is news as well")
+        self.assertEqual(self.cooldown.active(), [], "but its answer is news as well")
 
     def test_it_is_told_apart_by_all_that_it_is(self):
         self.call("/a?q=1", CRASHED)
@@ -214,7 +214,7 @@ class TargetTest(CoolDownCase):
     def test_what_is_shown_holds_no_query_and_no_credential(self):
         self.call("/a?token=s3cret", CRASHED, key="s3cret")
         self.call("/" + "a" * 30_000, CRASHED)
-        shown = [rest.of for rest in self.cooldown.resting()]
+        shown = [one.of for one in self.cooldown.active()]
         self.assertEqual(shown[0], "GET /a?...")
         self.assertLess(len(shown[1]), 1000)
         self.assertNotIn("s3cret", repr(list(self.cooldown._cooldowns)))
@@ -222,7 +222,7 @@ class TargetTest(CoolDownCase):
     def test_the_rests_that_are_known_are_bounded(self):
         for number in range(MAX_COOLDOWNS + 5):
             self.call(f"/{number}", CRASHED)
-        self.assertLessEqual(len(self.cooldown.resting()), MAX_COOLDOWNS)
+        self.assertLessEqual(len(self.cooldown.active()), MAX_COOLDOWNS)
         self.refused(f"/{MAX_COOLDOWNS + 4}")
 
     def test_who_makes_many_makes_nobody_elses_end(self):
@@ -250,7 +250,7 @@ class CallersTest(CoolDownCase):
         self.assertFalse(refusal.concerns_all)
         for key in ("", "K", "k2"):
             self.assertFalse(self.cooldown.admit(call_for("/a", key=key)).is_probe)
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
         self.assertEqual(self.cooldown.seconds_left, 0.0)
 
     def test_of_all_that_have_none(self):
@@ -258,7 +258,7 @@ class CallersTest(CoolDownCase):
         self.assertEqual(self.refused("/b").retry_after, 900)
         self.assertEqual(self.refused("/c", "DELETE").retry_after, 900)
         self.assertFalse(self.cooldown.admit(call_for("/a", key="k")).is_probe)
-        self.assertFalse(self.cooldown.is_open, "background work would meet it")
+        self.assertFalse(self.cooldown.is_closed, "background work would meet it")
         self.assertEqual(self.cooldown.seconds_left, 900.0)
 
     def test_one_probe_ends_it(self):
@@ -288,7 +288,7 @@ class CallersTest(CoolDownCase):
                 self.clock.advance(5.0)
                 probe = self.call("/a", told)
                 self.assertEqual(len(probe.cooldowns), 3)
-                self.assertEqual(self.resting(), left)
+                self.assertEqual(self.paused(), left)
 
     def test_an_answer_that_uses_up_the_limit(self):
         spent = UpstreamSignals(Scope.CALLERS, "its rate limit is used up", False, 2.0)
@@ -302,7 +302,7 @@ class CallersTest(CoolDownCase):
 
 
 class WholeTest(CoolDownCase):
-    """What closes the whole upstream."""
+    """What opens the breaker for the whole upstream."""
 
     def test_a_refusal(self):
         self.call("/a", REFUSED)
@@ -312,7 +312,7 @@ class WholeTest(CoolDownCase):
                 refusal.detail, "calls to the upstream pause after: connection refused"
             )
             self.assertTrue(refusal.concerns_all)
-        self.assertFalse(self.cooldown.is_open)
+        self.assertFalse(self.cooldown.is_closed)
         self.assertEqual(self.cooldown.seconds_left, 5.0)
 
     def test_a_time_out_where_nobody_got_an_answer_meanwhile(self):
@@ -326,7 +326,7 @@ class WholeTest(CoolDownCase):
                 if news is None:
                     self.cooldown.settle(other, None)
                 self.cooldown.settle(slow, HANGS)
-                self.assertEqual(self.resting(), ["the upstream"])
+                self.assertEqual(self.paused(), ["the upstream"])
 
     def test_not_one_where_others_got_theirs(self):
         """Also where it was a 500, a 429, or its own head."""
@@ -338,8 +338,8 @@ class WholeTest(CoolDownCase):
                 self.call("/other", told, key="k")
                 self.clock.advance(1.0)
                 self.cooldown.settle(slow, HANGS)
-                self.assertIn("GET /slow", self.resting())
-                self.assertNotIn("the upstream", self.resting())
+                self.assertIn("GET /slow", self.paused())
+                self.assertNotIn("the upstream", self.paused())
 
     def test_but_three_such(self):
         slow = [self.cooldown.admit(call_for(f"/slow?{number}")) for number in range(3)]
@@ -347,51 +347,51 @@ class WholeTest(CoolDownCase):
         self.call("/good", ANSWERED)
         self.clock.advance(1.0)
         for call in slow:
-            self.assertTrue(self.cooldown.is_open)
+            self.assertTrue(self.cooldown.is_closed)
             self.cooldown.settle(call, HANGS)
-        self.assertFalse(self.cooldown.is_open)
+        self.assertFalse(self.cooldown.is_closed)
 
     def test_not_what_crashes(self):
         for number in range(50):
             self.call(f"/{number}", CRASHED)
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
 
     def test_for_no_longer_than_a_rest_of_ours(self):
         """What each of the targets asks for is for it alone."""
         for target in ("/a", "/b", "/c"):
             self.call(target, FAILED._replace(wait=900.0))
-        self.assertEqual(self.rest(), 5.0)
+        self.assertEqual(self.seconds_left(), 5.0)
         self.clock.advance(5.0)
         self.call("/d", FAILED._replace(wait=900.0))
-        self.assertEqual(self.rest(), 6.25)
-        self.assertEqual(self.rest("/d"), 900.0)
+        self.assertEqual(self.seconds_left(), 6.25)
+        self.assertEqual(self.seconds_left("/d"), 900.0)
 
     def test_targets_count_once_for_all_their_callers(self):
         for number in range(9):
             self.call("/a", FAILED, key=f"{number}")
             self.call("/b", FAILED, key=f"{number}")
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
 
     def test_three_different_targets(self):
         self.call("/a", FAILED)
         self.call("/b", FAILED)
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
         self.call("/c", FAILED)
-        self.assertFalse(self.cooldown.is_open)
+        self.assertFalse(self.cooldown.is_closed)
         self.refused("/d")
 
     def test_not_one_path_three_times(self):
         for _ in range(5):
             self.call("/a", FAILED)
-            self.clock.advance(self.rest("/a"))
-        self.assertTrue(self.cooldown.is_open)
+            self.clock.advance(self.seconds_left("/a"))
+        self.assertTrue(self.cooldown.is_closed)
 
     def test_not_with_an_answer_in_between(self):
         for number in range(9):
             self.call(f"/{number}", FAILED)
             if number % 2:
                 self.call("/good", ANSWERED)
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
 
     def test_nor_with_the_answer_of_a_probe(self):
         self.call("/a", FAILED._replace(wait=1.0))
@@ -400,13 +400,13 @@ class WholeTest(CoolDownCase):
         self.call("/a", ANSWERED)
         self.call("/c", FAILED)
         self.call("/d", FAILED)
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
 
     def test_not_over_a_long_time(self):
         for number in range(9):
             self.call(f"/{number}", FAILED)
             self.clock.advance(WINDOW / 2)
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
 
     def test_one_probe_of_any_path_ends_it(self):
         self.call("/a", REFUSED)
@@ -422,11 +422,11 @@ class WholeTest(CoolDownCase):
         self.call("/a", REFUSED)
         self.clock.advance(5.0)
         self.call("/bad", FAILED)
-        self.assertEqual(self.rest(), 6.25)
+        self.assertEqual(self.seconds_left(), 6.25)
         self.clock.advance(6.25)
         self.refused("/bad")
         self.call("/good", ANSWERED)
-        self.assertTrue(self.cooldown.is_open)
+        self.assertTrue(self.cooldown.is_closed)
 
     def test_a_path_that_rests_longer_is_told_so(self):
         self.call("/a", FAILED._replace(wait=100.0))
@@ -438,11 +438,11 @@ class WholeTest(CoolDownCase):
         old = [self.cooldown.admit(call_for(path)) for path in ("/a", "/b", "/c", "/d")]
         self.cooldown.settle(old[0], REFUSED)
         self.cooldown.settle(old[1], ANSWERED)
-        self.refused("/a")  # an answer that was on its way does not open
+        self.refused("/a")  # an answer that was on its way does not close it
         self.clock.advance(5.0)
         self.call("/a", ANSWERED)
         self.cooldown.settle(old[2], REFUSED)
-        self.assertTrue(self.cooldown.is_open, "nor does an old failure close it again")
+        self.assertTrue(self.cooldown.is_closed, "nor does an old failure open it again")
 
     def test_many_threads_one_probe(self):
         self.call("/a", REFUSED)
@@ -472,7 +472,7 @@ class NeverTest(CoolDownCase):
         for told in (FAILED, REFUSED, LIMITED):
             for path in ("/a", "/b", "/c", "/d"):
                 self.call(path, told)
-        self.assertEqual(self.cooldown.resting(), [])
+        self.assertEqual(self.cooldown.active(), [])
 
     def test_but_what_the_upstream_asks_for_is_obeyed(self):
         for told in (FAILED, CRASHED, LIMITED):
@@ -481,7 +481,7 @@ class NeverTest(CoolDownCase):
                 self.assertEqual(self.refused("/a").retry_after, 7)
                 self.clock.advance(7.0)
                 self.call("/a", told)
-                self.assertEqual(self.cooldown.resting(), [])
+                self.assertEqual(self.cooldown.active(), [])
 
     def test_and_closes_no_others(self):
         for path in ("/a", "/b", "/c", "/d"):
@@ -490,7 +490,7 @@ class NeverTest(CoolDownCase):
 
 
 class JitterTest(unittest.TestCase):
-    """A grown rest is left to chance, within bounds."""
+    """A grown cooldown is left to chance, within bounds."""
 
     @settings(max_examples=100, deadline=None)
     @given(st.floats(0.01, 300.0), st.lists(st.floats(0.0, 1.0), min_size=1, max_size=40))
@@ -502,15 +502,15 @@ class JitterTest(unittest.TestCase):
         try:
             while left:
                 cooldown.settle(cooldown.admit(call_for("/")), REFUSED)
-                rest = cooldown.seconds_left
-                self.assertGreaterEqual(rest, seconds - 1e-6)
-                self.assertLessEqual(rest, max(LONGEST_COOLDOWN, seconds) + 1e-6)
-                clock.advance(rest + 1e-6)
+                pause = cooldown.seconds_left
+                self.assertGreaterEqual(pause, seconds - 1e-6)
+                self.assertLessEqual(pause, max(LONGEST_COOLDOWN, seconds) + 1e-6)
+                clock.advance(pause + 1e-6)
         finally:
             LOG.disabled = False
 
     def test_two_relays_go_apart(self):
-        rests = []
+        pauses = []
         for chance in (0.0, 1.0):
             clock = HandClock()
             cooldown = CircuitBreaker(5.0, clock, lambda chance=chance: chance)  # type: ignore[misc]
@@ -518,12 +518,12 @@ class JitterTest(unittest.TestCase):
                 cooldown.settle(cooldown.admit(call_for("/")), REFUSED)
             clock.advance(5.0)
             cooldown.settle(cooldown.admit(call_for("/")), REFUSED)
-            rests.append(cooldown.seconds_left)
-        self.assertEqual(rests, [5.0, 6.25])
+            pauses.append(cooldown.seconds_left)
+        self.assertEqual(pauses, [5.0, 6.25])
 
 
 class LogTest(unittest.TestCase):
-    """One line when it closes and one when it opens."""
+    """One line when it opens and one when it closes."""
 
     def test_two_lines(self):
         clock = HandClock()
@@ -573,7 +573,7 @@ class ToldCase(unittest.TestCase):
 
     def told(self, status: int, *fields: tuple[str, str], method: str = "GET") -> UpstreamSignals:
         """What an answer with these fields says."""
-        return told_by_response(method, "/api/x?y=1", answered(status, *fields), NOW, NOW)
+        return signals_of_response(method, "/api/x?y=1", answered(status, *fields), NOW, NOW)
 
 
 class StatusTest(ToldCase):
@@ -633,14 +633,14 @@ class StatusTest(ToldCase):
         ):
             with self.subTest(type(error).__name__):
                 words = (error.proxy_error or "").replace("_", " ")
-                self.assertEqual(told_by_error(error), UpstreamSignals(Scope.UPSTREAM, words))
+                self.assertEqual(signals_of_error(error), UpstreamSignals(Scope.UPSTREAM, words))
         hangs = UpstreamSignals(Scope.UPSTREAM, "http response timeout", hangs=True)
-        self.assertEqual(told_by_error(UpstreamTimeout()), hangs)
+        self.assertEqual(signals_of_error(UpstreamTimeout()), hangs)
         for other in (ConnectionLost(), UpstreamCut(), UpstreamError()):
             with self.subTest(type(other).__name__):
                 words = (other.proxy_error or "").replace("_", " ")
-                self.assertEqual(told_by_error(other), UpstreamSignals(Scope.TARGET, words))
-        self.assertIsNone(told_by_error(LackOfOwn("no descriptor")))
+                self.assertEqual(signals_of_error(other), UpstreamSignals(Scope.TARGET, words))
+        self.assertIsNone(signals_of_error(LackOfOwn("no descriptor")))
 
 
 class ClockTest(unittest.TestCase):

@@ -24,7 +24,8 @@ from api_relaying_server.errors import (
 )
 from api_relaying_server.upstream.dialling import MOST_ADDRESSES, Address, Dialler, interleaved
 from api_relaying_server.upstream.exchange import ConnectionLost, Exchange, UpstreamRequest
-from api_relaying_server.upstream.session import RelaySession, Upstream, named
+from api_relaying_server.upstream.pool import upstream_error_of
+from api_relaying_server.upstream.session import RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 from tests import forks
 from tests.relay_support import PATIENCE, eventually
@@ -308,8 +309,8 @@ class LackTest(DialCase):
         """Whatever a library makes of it."""
         error = urllib3.exceptions.SSLError("no certificates")
         error.__cause__ = OSError(errno.EMFILE, "Too many open files")
-        self.assertIsInstance(named(error), LackOfOwn)
-        self.assertIsInstance(named(MemoryError()), LackOfOwn)
+        self.assertIsInstance(upstream_error_of(error), LackOfOwn)
+        self.assertIsInstance(upstream_error_of(MemoryError()), LackOfOwn)
         host, port = self.alive()
         with RelaySession("memory") as session:
             upstream = Upstream(session, parse_base(f"http://{host}:{port}"), 5.0, 5.0, 4)

@@ -144,7 +144,7 @@ class OrderTest(GuardCase):
         self.assertEqual(refused.exception.reason, "budget")
         self.clock.advance(50.0 + LATE)
         get(guarded)
-        self.assertEqual(guarded.cooldown.resting(), [])
+        self.assertEqual(guarded.cooldown.active(), [])
 
     def test_who_waits_for_a_token_sleeps(self):
         guarded = self.guard(rate=(1.0, 1))
@@ -227,7 +227,7 @@ class SlotTest(GuardCase):
         for number in range(5):
             with self.assertRaises(BadRequest):
                 get(guarded, f"/api/{number}")
-        self.assertEqual(guarded.cooldown.resting(), [])
+        self.assertEqual(guarded.cooldown.active(), [])
 
     def test_a_fault_of_ours_gives_it_back(self):
         guarded = self.guard()
@@ -292,8 +292,8 @@ class NewsTest(GuardCase):
                 self.clock.advance(1.0)
                 get(guarded, "/api/y").exchange.close()
                 exchange.fail(error)
-                resting = guarded.cooldown.resting()
-                self.assertEqual([rest.of for rest in resting], ["GET /api/x"])
+                active = guarded.cooldown.active()
+                self.assertEqual([one.of for one in active], ["GET /api/x"])
                 self.assertEqual(guarded.slots.free, 4)
 
     def test_a_call_is_told_apart_by_its_method_target_and_credentials(self):
@@ -384,7 +384,7 @@ class NewsTest(GuardCase):
         self.assertEqual(refused.exception.retry_after, 20)
 
     def test_a_lack_of_ours_is_not_the_upstreams_fault(self):
-        """It rests nothing, and the log says it once."""
+        """It pauses nothing, and the log says it once."""
         guarded = self.guard(lambda target: LackOfOwn("Too many open files"))
         LOG.setLevel(logging.DEBUG)
         with self.assertLogs(LOG) as logged:
@@ -395,7 +395,7 @@ class NewsTest(GuardCase):
                 self.assertEqual(lack.exception.proxy_error, "proxy_internal_error")
         self.assertEqual(len(logged.records), 1)
         self.assertIn("Too many open files", logged.output[0])
-        self.assertEqual(guarded.cooldown.resting(), [])
+        self.assertEqual(guarded.cooldown.active(), [])
         self.assertEqual(guarded.slots.free, 4)
         self.clock.advance(60.0)
         with self.assertLogs(LOG), self.assertRaises(LackOfOwn):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import tempfile
 import threading
@@ -101,6 +102,22 @@ class SessionTest(unittest.TestCase):
         self.assertEqual(b"".join(got.iter_content()), b"hello")
         self.assertEqual(self.fetch("/a").content, b"hello")
         self.assertEqual(self.fetch("/a").text, "hello")
+
+    def test_the_answer_has_all_that_a_response_has(self) -> None:
+        first, second = self.fetch("/a"), self.fetch("/b")
+        for name in vars(requests.Response()):
+            with self.subTest(name):
+                getattr(first, name)
+        self.assertIsNot(first.history, second.history)
+        self.assertIsNot(first.cookies, second.cookies)
+        self.assertIsNone(first.next)
+        for name in vars(requests.PreparedRequest()):
+            with self.subTest(name):
+                getattr(first.request, name)
+        self.assertEqual(first.request.copy().headers["Host"], "a")
+        again = pickle.loads(pickle.dumps(first))
+        self.assertEqual((again.text, again.headers), (first.text, first.headers))
+        second.close()
 
     def test_fields_go_out_as_they_are(self) -> None:
         fields = [HOST, ("b", "2"), ("A", "1"), ("b", "1"), ("ACCEPT", "*/*"), ("x", "\xe4")]
@@ -202,7 +219,7 @@ class WholeBodyTest(unittest.TestCase):
         )
         theirs.sendall(data)
         exchange.receive_head()
-        return exchange.rest(), ended
+        return exchange.buffered_body(), ended
 
     def test_only_where_all_of_it_is_there(self) -> None:
         head = b"HTTP/1.1 200 OK\r\n"

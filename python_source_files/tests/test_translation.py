@@ -6,7 +6,7 @@ import unittest
 
 from api_relaying_server.errors import LoopDetected
 from api_relaying_server.http1.message import Fields, RequestHead
-from api_relaying_server.upstream.session import IDLE_MAX, keep_alive_seconds
+from api_relaying_server.upstream.pool import IDLE_MAX, keep_alive_seconds
 from api_relaying_server.upstream.translation import (
     MOST_ROUNDS,
     Client,

@@ -20,7 +20,7 @@ from api_relaying_server.errors import UpstreamResting
 from api_relaying_server.upstream.breaker import LOOK_AGAIN, Call, CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, SlotsTaken
 from api_relaying_server.upstream.cooldown import ANONYMOUS, OURS, WHOLE, subjects_of
-from api_relaying_server.upstream.cooldown_news import News, news_in, word_of
+from api_relaying_server.upstream.cooldown_news import News, message_of, news_in
 from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.signals import ANSWERED, LONGEST_WAIT, Scope, UpstreamSignals
 from tests.forks import run
@@ -278,15 +278,15 @@ class Words(unittest.TestCase):
                 self.assertFalse(self.refuses(call_for("/b", key="another")))
                 self.clock.advance(900.0)
                 self.settle(call_for("/b", key=key), ANSWERED)
-                self.assertEqual(self.other.resting(), [])
+                self.assertEqual(self.other.active(), [])
 
     def test_a_target_is_nobody_elses_business(self) -> None:
         self.settle(call_for("/a"), UpstreamSignals(Scope.TARGET, "503", wait=900.0, counts=True))
         self.assertFalse(self.refuses(call_for("/a")))
-        self.assertEqual(self.other.resting(), [])
+        self.assertEqual(self.other.active(), [])
         self.clock.advance(900.0)
         self.one.settle(self.one.admit(call_for("/a")), ANSWERED)
-        self.assertEqual(self.one.resting(), [])
+        self.assertEqual(self.one.active(), [])
         self.assertEqual(self.words, [])
 
     def test_it_is_told_once(self) -> None:
@@ -301,11 +301,11 @@ class Words(unittest.TestCase):
             self.one.settle(
                 self.one.admit(call_for(target)), UpstreamSignals(Scope.TARGET, "503", counts=True)
             )
-        self.one.hear(word_of(News(WHOLE, None)))
+        self.one.hear(message_of(News(WHOLE, None)))
         self.one.settle(
             self.one.admit(call_for("/c")), UpstreamSignals(Scope.TARGET, "503", counts=True)
         )
-        self.assertTrue(self.one.is_open)
+        self.assertTrue(self.one.is_closed)
 
     def test_one_probe_for_all_that_carry_a_key(self) -> None:
         asked = []
@@ -329,14 +329,16 @@ class Words(unittest.TestCase):
             for seconds in (None, 0.0, 5.0, 12.25, LONGEST_WAIT):
                 for why in ("", "429", "503 as\nothers"):
                     news = News(subject, seconds, "" if seconds is None else why)
-                    self.assertEqual(news_in(word_of(news)), news)
+                    self.assertEqual(news_in(message_of(news)), news)
         self.assertEqual(news_in(Paused(5.0, "w" * 900)), (WHOLE, 5.0, "w" * 200))
-        self.assertEqual(news_in(word_of(News(WHOLE, 1e12, "w" * 9000))), (WHOLE, 86400, "w" * 200))
+        self.assertEqual(
+            news_in(message_of(News(WHOLE, 1e12, "w" * 9000))), (WHOLE, 86400, "w" * 200)
+        )
 
     @given(st.text(max_size=40) | st.text(max_size=20).map(lambda text: f"paused {text}"))
     def test_any_other_word_is_no_news(self, word: str) -> None:
         news = news_in(decode(word))
-        self.assertTrue(news is None or news_in(word_of(news)) == news)
+        self.assertTrue(news is None or news_in(message_of(news)) == news)
 
 
 MANY_TAKE = """

@@ -1,12 +1,12 @@
 """A circuit breaker: after a failure, calls to the upstream pause for a while: those to one target,
 those with the same credentials, or all (see `cooldown`).
 
-    open --a failure--> closed --its time is over--> one probe --an answer--> open
-                          ^                              |
-                          +---------another failure------+   (and the next cooldown is longer)
+    closed --a failure--> open --its time is over--> half-open --an answer--> closed
+                           ^                            |
+                           +------another failure-------+   (and the next cooldown is longer)
 
-A cooldown begins with a failure and ends when one request, the probe, gets an answer. Until then
-every other request is refused at once. Nothing here sleeps.
+Closed, it lets calls pass. Open, it refuses them at once, for as long as the cooldown lasts. Then
+it is half-open: one request, the probe, goes through, and its outcome decides. Nothing here sleeps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ from api_relaying_server.upstream.cooldown import (
     shown,
     subjects_of,
 )
-from api_relaying_server.upstream.cooldown_news import News, is_shared, news_in, probe_of, word_of
+from api_relaying_server.upstream.cooldown_news import (
+    News,
+    is_shared,
+    message_of,
+    news_in,
+    probe_of,
+)
 from api_relaying_server.upstream.exchange import LONGEST_NAME, UpstreamRequest
 from api_relaying_server.upstream.signals import LONGEST_WAIT, Scope, UpstreamSignals
 
@@ -89,7 +95,7 @@ class Call(NamedTuple):
         return dict(self.cooldowns).get(subject)
 
 
-class Resting(NamedTuple):
+class ActiveCooldown(NamedTuple):
     """A cooldown as operators see it: its subject, that in words, why, and seconds left."""
 
     subject: Subject
@@ -118,11 +124,11 @@ class CircuitBreaker:
         self._clock = clock
         self._chance = chance
         self._coordinator = coordinator
-        self._lock = threading.Lock()  # guards all that follows
+        self._lock = threading.Lock()  # guards `_cooldowns`, `_failed`, `_closed_at`, `_said_at`
         self._cooldowns = Cooldowns()
         self._failed: dict[str, float] = {}  # targets that failed since the last answer, and when
-        self._opened_at = float("-inf")
-        self._answered_at = float("-inf")  # by any call; set without the lock, too
+        self._closed_at = float("-inf")
+        self._answered_at = float("-inf")  # by any call; also set without `_lock`: the latest wins
         self._said_at = float("-inf")
         coordinator.on_message(self.hear)
 
@@ -132,8 +138,8 @@ class CircuitBreaker:
         """Lets a request through, as the probe where a cooldown is just over. Raises
         UpstreamResting.
 
-        `settle` must be called with its outcome. No other call waits for a probe whose body is on
-        its way: how long that takes is up to its client.
+        `settle` must be called with its outcome. No other call waits for a probe whose body is
+        still arriving: how long that takes is up to its client.
         """
         now = self._clock()
         if not self._cooldowns:
@@ -142,9 +148,9 @@ class CircuitBreaker:
         with self._lock:
             found = [(subject, self._cooldowns.get(subject)) for subject in subjects]
             cooldowns = [(subject, cooldown) for subject, cooldown in found if cooldown is not None]
-            closed = [item for item in cooldowns if not item[1].admits(now)]
-            if closed:
-                subject, last = max(closed, key=lambda item: item[1].until)
+            refusing = [item for item in cooldowns if not item[1].admits(now)]
+            if refusing:
+                subject, last = max(refusing, key=lambda item: item[1].until)
                 raise _refusal(subject, f"calls to {last.of} pause after", last, now)
             if request.is_whole:
                 for _, cooldown in cooldowns:
@@ -172,75 +178,77 @@ class CircuitBreaker:
 
     # ...and after it.
 
-    def settle(self, call: Call, told: UpstreamSignals | None) -> None:
+    def settle(self, call: Call, signals: UpstreamSignals | None) -> None:
         """Ends a call by its outcome; None where it had none, as when its client left."""
-        if told is not None and told.scope is Scope.NOBODY and not call.is_probe:
+        if signals is not None and signals.scope is Scope.NOBODY and not call.is_probe:
             self._answered_at = self._clock()
             if self._failed:
                 self._failed = {}
             return
         try:
             with self._lock:
-                self._learn(call, told, self._clock())
+                self._learn(call, signals, self._clock())
         finally:
             if call.turn is not None:
                 call.turn.release()
 
-    def _learn(self, call: Call, told: UpstreamSignals | None, now: float) -> None:
+    def _learn(self, call: Call, signals: UpstreamSignals | None, now: float) -> None:
         for _, cooldown in call.cooldowns:
             cooldown.others_wait_until = now
-        if told is None:
+        if signals is None:
             return
-        if told.hangs and self._answered_at > call.at:
-            told = told._replace(scope=Scope.TARGET, counts=True)
-        self._note_sign_of_life(told, now)
+        if signals.hangs and self._answered_at > call.at:
+            signals = signals._replace(scope=Scope.TARGET, counts=True)
+        self._note_sign_of_life(signals, now)
         for subject, cooldown in call.cooldowns:
-            if _ends(subject.scope, told) and self._cooldowns.get(subject) is cooldown:
-                self._open(subject, cooldown, now)
+            if _ends(subject.scope, signals) and self._cooldowns.get(subject) is cooldown:
+                self._reset(subject, cooldown, now)
         for subject in subjects_of(call.request):
-            if subject.scope is told.scope:
-                self._close(subject, call, told, now)
-        if told.counts:
-            self._count(call, told, now)
+            if subject.scope is signals.scope:
+                self._trip(subject, call, signals, now)
+        if signals.counts:
+            self._count(call, signals, now)
 
-    def _note_sign_of_life(self, told: UpstreamSignals, now: float) -> None:
-        if not told.failed:
+    def _note_sign_of_life(self, signals: UpstreamSignals, now: float) -> None:
+        if not signals.failed:
             self._failed = {}
-        if told.scope is not Scope.UPSTREAM and not told.counts:
+        if signals.scope is not Scope.UPSTREAM and not signals.counts:
             self._answered_at = now
 
-    def _open(self, subject: Subject, cooldown: Cooldown, now: float) -> None:
+    def _reset(self, subject: Subject, cooldown: Cooldown, now: float) -> None:
+        """Closes the breaker for a subject: calls pass again."""
         self._cooldowns.drop(subject)
         if subject == WHOLE:
-            self._opened_at = now
+            self._closed_at = now
         if is_shared(subject):
-            self._coordinator.tell(word_of(News(subject, None)))
+            self._coordinator.tell(message_of(News(subject, None)))
         if cooldown.said:
             LOG.info("%s answers again after %.1f s", cooldown.of, now - cooldown.since)
 
-    def _close(self, subject: Subject, call: Call, told: UpstreamSignals, now: float) -> None:
+    def _trip(self, subject: Subject, call: Call, signals: UpstreamSignals, now: float) -> None:
+        """Opens the breaker for a subject, or keeps it open for longer."""
         had, probed = self._cooldowns.get(subject), call.cooldown_of(subject)
-        if subject == WHOLE and probed is None and call.at < self._opened_at:
+        if subject == WHOLE and probed is None and call.at < self._closed_at:
             return  # an old call: since it was made the upstream has answered
         cooled_until = had.until if had is not None else float("-inf")
-        cooldown = self._closed(
-            had or Cooldown(shown(subject, call.request), now), had, probed, told, now
+        cooldown = self._next(
+            had or Cooldown(shown(subject, call.request), now), had, probed, signals, now
         )
         if cooldown is None:
             self._cooldowns.drop(subject)
             return
         if had is None:
             self._cooldowns.put(subject, cooldown)
-            self._say(subject, cooldown, logging.WARNING if told.failed else logging.INFO, now)
+            self._say(subject, cooldown, logging.WARNING if signals.failed else logging.INFO, now)
         if cooldown.until > cooled_until and is_shared(subject):
-            self._coordinator.tell(word_of(News(subject, cooldown.until - now, told.why)))
+            self._coordinator.tell(message_of(News(subject, cooldown.until - now, signals.why)))
 
-    def _count(self, call: Call, told: UpstreamSignals, now: float) -> None:
+    def _count(self, call: Call, signals: UpstreamSignals, now: float) -> None:
         """Notes one more target that fails as all would if the upstream were down."""
         # How long is up to us: what the upstream asks for is about one target.
-        news = UpstreamSignals(Scope.UPSTREAM, told.why)
+        news = UpstreamSignals(Scope.UPSTREAM, signals.why)
         if call.cooldown_of(WHOLE) is not None:
-            self._close(WHOLE, call, news, now)
+            self._trip(WHOLE, call, news, now)
             whole = self._cooldowns.get(WHOLE)
             mine = self._cooldowns.get(subjects_of(call.request)[2])
             if whole is not None and mine is not None:
@@ -250,8 +258,8 @@ class CircuitBreaker:
             self._failed[call.request.target[:LONGEST_NAME]] = now
             if len(self._failed) >= TARGETS_FOR_ALL:
                 self._failed = {}
-                why = f"{told.why} as {TARGETS_FOR_ALL} targets in a row fail"
-                self._close(WHOLE, call, news._replace(why=why), now)
+                why = f"{signals.why} as {TARGETS_FOR_ALL} targets in a row fail"
+                self._trip(WHOLE, call, news._replace(why=why), now)
 
     def _say(self, subject: Subject, cooldown: Cooldown, level: int, now: float) -> None:
         """Logs it; what concerns single clients at most once a second."""
@@ -265,9 +273,9 @@ class CircuitBreaker:
 
     # What other processes have learnt
 
-    def hear(self, word: Message) -> None:
-        """Takes over what another process tells about cooldowns; ignores anything else."""
-        news = news_in(word)
+    def hear(self, message: Message) -> None:
+        """Takes over another process's news of a cooldown; ignores other messages."""
+        news = news_in(message)
         if news is None or news.seconds == 0:  # nothing whose end would have to be probed
             return
         with self._lock:
@@ -293,32 +301,32 @@ class CircuitBreaker:
             return
         self._cooldowns.drop(subject)
         if subject == WHOLE:
-            self._opened_at = now
+            self._closed_at = now
         if cooldown.said:
             LOG.info("%s answers again, according to another process", cooldown.of)
 
-    def _closed(
+    def _next(
         self,
         cooldown: Cooldown,
         had: Cooldown | None,
         probed: Cooldown | None,
-        told: UpstreamSignals,
+        signals: UpstreamSignals,
         now: float,
     ) -> Cooldown | None:
         """The cooldown that follows from an outcome, None for none. `had` is the subject's present
         one, `probed` the one that the call was the probe of.
         """
         if had is not None and had is not probed:
-            # A call that was under way when it began fails like the first: it grows by none. But
-            # how long the upstream asks to be left alone counts.
-            had.until = max(had.until, now + min(told.wait or 0.0, LONGEST_WAIT))
+            # A call from before the pause fails as the first did: the pause does not grow for it,
+            # but lasts as long as the upstream asks for.
+            had.until = max(had.until, now + min(signals.wait or 0.0, LONGEST_WAIT))
             return had
-        seconds = self._span(cooldown.failures, told.wait)
+        seconds = self._span(cooldown.failures, signals.wait)
         if seconds <= 0:
             return None
-        cooldown.failures = cooldown.failures + 1 if told.failed else 0
+        cooldown.failures = cooldown.failures + 1 if signals.failed else 0
         cooldown.until = now + seconds
-        cooldown.why = told.why
+        cooldown.why = signals.why
         return cooldown
 
     def _span(self, failures: int, wait: float | None) -> float:
@@ -334,14 +342,14 @@ class CircuitBreaker:
         least = max(self._seconds, grown * (1 - JITTER))
         return max(asked, least + (grown - least) * self._chance())
 
-    # For those who look on.
+    # What operators see.
 
-    def resting(self) -> list[Resting]:
+    def active(self) -> list[ActiveCooldown]:
         """The present cooldowns, those of the whole upstream and of all anonymous calls first."""
         with self._lock:
             now = self._clock()
             return [
-                Resting(subject, cooldown.of, cooldown.why, max(0.0, cooldown.until - now))
+                ActiveCooldown(subject, cooldown.of, cooldown.why, max(0.0, cooldown.until - now))
                 for subject, cooldown in self._cooldowns
             ]
 
@@ -357,18 +365,18 @@ class CircuitBreaker:
         )
 
     @property
-    def is_open(self) -> bool:
-        """True where neither all calls nor all anonymous ones pause."""
+    def is_closed(self) -> bool:
+        """True where neither all calls nor all anonymous ones are refused or wait for a probe."""
         return self._cooldowns.get(WHOLE) is None and self._cooldowns.get(ANONYMOUS) is None
 
 
-def _ends(scope: Scope, told: UpstreamSignals) -> bool:
+def _ends(scope: Scope, signals: UpstreamSignals) -> bool:
     """True where a probe's outcome ends a cooldown of this scope."""
-    if not told.failed:
+    if not signals.failed:
         return True
     if scope is Scope.UPSTREAM:  # it has answered, and not as one that is down
-        return told.scope is not Scope.UPSTREAM and not told.counts
-    return scope is Scope.CALLERS and told.scope is Scope.TARGET
+        return signals.scope is not Scope.UPSTREAM and not signals.counts
+    return scope is Scope.CALLERS and signals.scope is Scope.TARGET
 
 
 def _refusal(subject: Subject, words: str, cooldown: Cooldown, now: float) -> UpstreamResting:

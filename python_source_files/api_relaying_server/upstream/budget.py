@@ -53,7 +53,8 @@ class Slots:
         self._limit = limit
         self._most_waiting = waiting
         self._clock = clock
-        self._lock: AbstractContextManager[object] = threading.Lock()  # guards the three below
+        # guards `_free`, `_queue`, `_held_for`
+        self._lock: AbstractContextManager[object] = threading.Lock()
         self._free = limit
         self._queue: deque[_Waiter] = deque()
         self._held_for = 0.0  # seconds, on average of late
@@ -136,7 +137,8 @@ class TokenBucket:
         self._longest_queue = waiting * self._interval + LATE
         self._clock = clock
         self._sleep = sleep
-        self._lock: AbstractContextManager[object] = threading.Lock()  # guards the two below
+        # guards `_full_at`, `_taken`
+        self._lock: AbstractContextManager[object] = threading.Lock()
         self._full_at = float("-inf")
         self._taken = 0  # since it was full
 

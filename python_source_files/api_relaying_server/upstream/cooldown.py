@@ -1,8 +1,8 @@
 """Cooldowns: pauses in calls to the upstream, and the bounded map that holds them.
 
 Three can concern a call: that of the whole upstream, that of all calls with the same credentials,
-and that of its own method, target and credentials. Credentials and targets are told apart by keyed
-hashes, so nothing here holds a secret.
+and that of its own method, target and credentials. Keyed hashes stand for credentials and targets,
+so nothing here holds a secret.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _hashed(words: Iterable[str]) -> str:
 
 
 def shown(subject: Subject, request: UpstreamRequest | None = None) -> str:
-    """A subject as it is told to people."""
+    """A subject as logs and errors name it."""
     if subject.scope is Scope.TARGET:
         return request.shown if request is not None else "a target"
     if subject.scope is Scope.UPSTREAM:

@@ -1,9 +1,7 @@
-"""What the processes in front of one upstream tell each other of its rests, through a
-`Coordinator`.
+"""Messages about cooldowns between the processes in front of one upstream, sent by a `Coordinator`.
 
-Pure functions. A rest of a single target is nobody else's business: each process learns of it by
-one call. What cannot be read, or is about credentials that were hashed with another key, is no news
-here.
+Pure functions. Cooldowns of single targets are not sent: each process learns of one by a call of
+its own. A message about credentials that were hashed with another key is ignored.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ _SUBJECTS = {scope: subject for subject, scope in _SCOPES.items()}
 
 
 class News(NamedTuple):
-    """`subject` rests for so many seconds from now; None: it answers again."""
+    """Calls of `subject` pause for so many seconds from now; None: they are made again."""
 
     subject: Subject
     seconds: float | None
@@ -30,11 +28,11 @@ class News(NamedTuple):
 
 
 def is_shared(subject: Subject) -> bool:
-    """True where other processes are told of a subject's rests, and one probes for all."""
+    """True where a subject's cooldowns are sent to other processes, and one probes for all."""
     return subject.scope is not Scope.TARGET
 
 
-def word_of(news: News) -> Message:
+def message_of(news: News) -> Message:
     """The message that carries news."""
     scope = _scope_of(news.subject)
     if news.seconds is None:
@@ -42,24 +40,24 @@ def word_of(news: News) -> Message:
     return Paused(min(news.seconds, LONGEST_WAIT), news.why[:_LONGEST_WHY], scope)
 
 
-def news_in(told: Message) -> News | None:
+def news_in(message: Message) -> News | None:
     """The news in a message, None where it has none for us."""
-    if not isinstance(told, (Paused, Resumed)):
+    if not isinstance(message, (Paused, Resumed)):
         return None
-    subject = _SUBJECTS.get(told.scope)
+    subject = _SUBJECTS.get(message.scope)
     if subject is None:
-        if not told.scope.startswith(OURS):
+        if not message.scope.startswith(OURS):
             return None
-        subject = Subject(Scope.CALLERS, told.scope)
-    if isinstance(told, Resumed):
+        subject = Subject(Scope.CALLERS, message.scope)
+    if isinstance(message, Resumed):
         return News(subject, None)
-    if told.seconds < 0:
+    if message.seconds < 0:
         return None
-    return News(subject, min(told.seconds, LONGEST_WAIT), told.why[:_LONGEST_WHY])
+    return News(subject, min(message.seconds, LONGEST_WAIT), message.why[:_LONGEST_WHY])
 
 
 def probe_of(subject: Subject) -> str:
-    """The name of the right to be the probe that ends a subject's rest."""
+    """The name of the right to be the probe that ends a subject's cooldown."""
     return f"upstream probe {_scope_of(subject) or 'all'}"
 
 

@@ -69,7 +69,7 @@ class Dialler:
     ) -> None:
         self._look_up = look_up
         self._clock = clock
-        self._lock = threading.Lock()  # guards the one below
+        self._lock = threading.Lock()  # guards `_under_way`
         self._under_way: dict[tuple[str, int], _LookUp] = {}
 
     def dial(

@@ -59,8 +59,8 @@ body that is refused at its first bytes then leaves no trace at the upstream.
 """
 
 HALF_CLOSED = 1.0
-"""Seconds of the upstream's silence for which a client that sends no more is taken to be there: it
-has left nearly always, but may have closed its sending side alone.
+"""Seconds without data from the upstream after which a client that has closed its sending side
+counts as gone: nearly always it is, but it may still read.
 """
 
 _HUNG_UP = getattr(select, "POLLRDHUP", 0)
@@ -100,6 +100,9 @@ class UpstreamRequest(NamedTuple):
     def is_whole(self) -> bool:
         """True where all of it is here: it can be sent twice, and no client's pace counts."""
         return self.body is None or isinstance(self.body, tuple)
+
+    def __repr__(self) -> str:
+        return f"UpstreamRequest({self.shown})"  # the fields may hold secrets
 
     @property
     def shown(self) -> str:
@@ -269,12 +272,12 @@ class Exchange:
 
     def _send_body(self, data: bytes) -> bool:
         """Sends a piece; False where the upstream has answered meanwhile."""
-        rest = memoryview(data)
-        while rest:
+        unsent = memoryview(data)
+        while unsent:
             if not self._wait_to_send() and self._is_answered():
                 return False
             try:
-                rest = rest[self._sock.send(rest[:_PIECE]) :]
+                unsent = unsent[self._sock.send(unsent[:_PIECE]) :]
             except socket.timeout as error:
                 raise UpstreamTimeout("the upstream did not take the request in time") from error
             except OSError as error:
@@ -436,7 +439,7 @@ class Exchange:
 
     @property
     def length(self) -> int | None:
-        """Bytes of the body that are still to come, None where only its end will tell."""
+        """Bytes of the body that are still to come; None: it lasts until the connection ends."""
         return self._left
 
     def read(self, listener: Listener | None = None) -> tuple[bytes, bool]:
@@ -451,7 +454,7 @@ class Exchange:
             self._fault = copy(error)  # that one leads back to no frame
             raise
 
-    def rest(self) -> bytes | None:
+    def buffered_body(self) -> bytes | None:
         """The whole body where it came with the head, and the exchange ends; None where some of it
         is still to come, or where the head does not tell its length.
         """
@@ -527,8 +530,8 @@ class Exchange:
                 on_end(self._fault)
 
     def then(self, done: Callable[[UpstreamError | None], None]) -> None:
-        """Has `done` called once, as soon as the connection is given back: at once where it is. It
-        is told the error that ended the body, None where there was none.
+        """Calls `done` once, when the connection has been given back (now, where it has been), with
+        the error that ended the body, None for none.
         """
         if self._release is None:
             done(self._fault)
@@ -537,6 +540,6 @@ class Exchange:
 
     def forbid_reuse(self) -> None:
         """The connection is closed after this response: the request was not sent whole, so the
-        next one would be taken for the rest of it.
+        upstream would take the next one for more of it.
         """
         self._may_keep = self._keep_alive = False

@@ -1,9 +1,9 @@
 """Protects the upstream: the checks that each call passes, in their order.
 
-    cool-down -> slot -> token -> the call -> what the answer tells
+    cool-down -> slot -> token -> the call -> the signals in the answer
 
-`breaker` pauses calls after failures, `budget` bounds their number, `signals` reads what an answer
-tells of the upstream's health and limits. A check that refuses a call raises UpstreamResting, on
+`breaker` pauses calls after failures, `budget` bounds their number, `signals` reads an
+answer for the upstream's health and limits. A check that refuses a call raises UpstreamResting, on
 which the relay gives a stale answer where it has one. Nothing is locked while a call is under way.
 """
 
@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from functools import partial
 from typing import Callable, Protocol
 
 from api_relaying_server.errors import LackOfOwn, UpstreamError, UpstreamResting
@@ -21,7 +22,7 @@ from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.cooldown import ANONYMOUS
 from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.session import Fetch
-from api_relaying_server.upstream.signals import clock_skew, told_by_error, told_by_response
+from api_relaying_server.upstream.signals import clock_skew, signals_of_error, signals_of_response
 from api_relaying_server.upstream.translation import UpstreamBase
 
 LOG = logging.getLogger("api_relaying_server.upstream")
@@ -36,7 +37,7 @@ QUIET = 60.0
 """Seconds between two lines in the log about lacks of our own."""
 
 MOST_SKEW = 60.0
-"""Seconds by which the upstream's clock may be off before it is said in the log."""
+"""Seconds by which the upstream's clock may be off before that is logged."""
 
 PLENTY = 256
 """Calls that may be spared where no rate is set: more than a pool gets done in a second."""
@@ -72,7 +73,7 @@ class GuardedUpstream:
         self.slots = slots
         self.tokens = tokens
         self.refused: Counter[str | None] = Counter()
-        self._lock = threading.Lock()  # guards `refused` and the two below
+        self._lock = threading.Lock()  # guards `refused`, `_lack_said_at`, `_skew_said`
         self._lack_said_at = float("-inf")
         self._skew_said = False
         self._upstream = upstream
@@ -88,16 +89,16 @@ class GuardedUpstream:
         try:
             fetch = self._upstream.fetch(request)
         except BaseException as error:
-            told = told_by_error(error) if isinstance(error, UpstreamError) else None
-            self.cooldown.settle(call, told)
+            signals = signals_of_error(error) if isinstance(error, UpstreamError) else None
+            self.cooldown.settle(call, signals)
             if isinstance(error, LackOfOwn):
                 self._say_lack(error)
             self._leave(call)
             raise
-        fetch.exchange.then(lambda fault: self._end(call, fault))
+        fetch.exchange.then(partial(self._end, call))
         head, times = fetch.exchange.head, (fetch.request_time, fetch.response_time)
-        told = told_by_response(request.method, request.target, head, *times)
-        self.cooldown.settle(call, told)
+        signals = signals_of_response(request.method, request.target, head, *times)
+        self.cooldown.settle(call, signals)
         self._look_at_clock(clock_skew(head.fields, *times))
         return fetch
 
@@ -109,7 +110,7 @@ class GuardedUpstream:
             call = self.cooldown.admit(request)
             try:
                 if self.tokens is not None and call.cooldown_of(ANONYMOUS) is not None:
-                    # The upstream reckons otherwise than we do: go on with nothing saved up.
+                    # The upstream counts differently: start with an empty bucket.
                     self.tokens.empty(0.0)
                 waited = self._take(call.at)
             except BaseException:
@@ -133,7 +134,7 @@ class GuardedUpstream:
             raise
 
     def _admit_again(self, request: UpstreamRequest) -> Call:
-        """Checks the breaker once more: the call has waited, and much may have happened."""
+        """Checks the breaker once more: while the call waited, it may have opened."""
         try:
             return self.cooldown.admit(request)
         except BaseException:
@@ -144,7 +145,7 @@ class GuardedUpstream:
 
     def _end(self, call: Call, fault: UpstreamError | None) -> None:
         if fault is not None:  # the head had promised more
-            self.cooldown.settle(Call(call.request, call.at), told_by_error(fault))
+            self.cooldown.settle(Call(call.request, call.at), signals_of_error(fault))
         self._leave(call)
 
     def _leave(self, call: Call) -> None:
@@ -185,6 +186,6 @@ class GuardedUpstream:
         """How many calls could be made now without making any client wait; half a burst is kept for
         clients.
         """
-        if not self.cooldown.is_open or self.slots.waiting:
+        if not self.cooldown.is_closed or self.slots.waiting:
             return 0
         return PLENTY if self.tokens is None else self.tokens.spare

@@ -1,4 +1,4 @@
-"""What a response, or its absence, tells of the upstream's health and limits.
+"""Signals of the upstream's health and limits in a response, or in its absence.
 
 Pure functions: a response's head in, `UpstreamSignals` out. What follows from them is decided in
 `breaker`.
@@ -21,7 +21,7 @@ LONGEST_WAIT = 86400.0
 """Seconds; an upstream that asks for more than a day is asked again after a day all the same."""
 
 FAILURES = frozenset((500, 502, 503, 504))
-"""Statuses that tell of a failure. A 501 or 505 is the answer that any other day would bring."""
+"""Statuses that mean failure. 501 and 505 do not: they are permanent answers."""
 
 _EPOCH = 1e9
 """A reset time from here on is Unix time; below it is seconds to go."""
@@ -65,10 +65,10 @@ ANSWERED = UpstreamSignals(Scope.NOBODY, failed=False)
 """All is well."""
 
 
-def told_by_response(
+def signals_of_response(
     method: str, target: str, head: ResponseHead, request_time: float, response_time: float
 ) -> UpstreamSignals:
-    """What a response tells. Times are Unix times: of its request and of its arrival."""
+    """The signals of a response. Times are Unix times: of its request and of its arrival."""
     status, fields = head.status, head.fields
     # A limit met by a GET or HEAD counts for all calls of a caller; a POST, such as a login, may
     # have a limit of its own.
@@ -97,8 +97,8 @@ def _is_failure(
     return not (span.explicit and span.seconds > 0)
 
 
-def told_by_error(error: UpstreamError) -> UpstreamSignals | None:
-    """What a missing or broken response tells; None where the cause was a lack of the relay's."""
+def signals_of_error(error: UpstreamError) -> UpstreamSignals | None:
+    """The signals of a missing or broken response; None where the relay itself lacked something."""
     if isinstance(error, LackOfOwn):
         return None
     if isinstance(error, UpstreamTimeout) and not error.concerns_all:
@@ -160,9 +160,7 @@ def _is_spent(fields: Fields) -> bool:
 
 
 def _reset(fields: Fields, now: float) -> float | None:
-    """Seconds until there is something left again, None where that is not told; 0 where it is
-    over.
-    """
+    """Seconds until calls are left again, 0 where that time is past; None where no field says."""
     windows = _windows(fields)
     waits: list[float | None] = []
     for item in _items(fields):
@@ -171,8 +169,8 @@ def _reset(fields: Fields, now: float) -> float | None:
     for family in _FAMILIES:
         waits += [_number(text) for text in fields.all(f"{family}-reset-after")]
         waits += [_until(text, now) for text in fields.all(f"{family}-reset")]
-    told = [wait for wait in waits if wait is not None]
-    return min(max(0.0, *told), LONGEST_WAIT) if told else None
+    known = [wait for wait in waits if wait is not None]
+    return min(max(0.0, *known), LONGEST_WAIT) if known else None
 
 
 class _Item(NamedTuple):
