@@ -23,7 +23,7 @@ class FencingTokens:
     """The numbers of the claims that this process holds, by key. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards `_held`, `_restored`
         self._held: dict[str, list[int]] = {}
         self._restored: set[str] = set()
         self.on_late: Callable[[str], None] = _nobody

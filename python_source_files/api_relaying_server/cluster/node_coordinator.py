@@ -146,7 +146,9 @@ class NodeCoordinator:
         self._closed = threading.Event()
         self.processes = 1
         """How many share the database, this one among them, as far as is known."""
-        self._lock = threading.Lock()  # guards the seven below
+        # guards `_held`, `_ended`, `_told`, `_last_told`, `_threads`, `_wanted`, `_said_alone`. Not
+        # held while the database is asked.
+        self._lock = threading.Lock()
         self._held: dict[str, str] = {}  # names by token
         self._ended: deque[tuple[str, str]] = deque()
         self._told: deque[str | None] = deque()
@@ -155,7 +157,7 @@ class NodeCoordinator:
         self._wanted: dict[str, Callable[[], None]] = {"node-keeper": self._keep}
         self._said_alone = False
         self._work = threading.Event()
-        self._published = threading.Condition()  # guards the two below
+        self._published = threading.Condition()  # guards `_published_to`, `_mute`
         self._published_to = 0
         self._mute = False  # what was to be told could not be, and is tried again and again
         self._hearers: list[Hear] = []

@@ -26,7 +26,7 @@ class WorkerCoordinator:
         self._reader = RingReader(memory, slot)
         self._leases = FileLeases(lock_file)
         self._hearers: list[Hear] = []
-        # Guards the reader. Who holds it passes messages on, and may do so within `hear`.
+        # guards `_reader`, `_heard`. Who holds it passes messages on, and may do so within `hear`.
         self._lock = threading.RLock()
         self._heard = -1  # the bell's number up to which all is passed on
 

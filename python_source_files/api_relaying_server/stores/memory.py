@@ -21,7 +21,7 @@ class MemoryRecords(BaseStorage[str, Record]):
         self.limit = limit
         self.used = 0
         self.evicted = 0
-        self._lock = threading.Lock()  # guards `_records`, `used` and `evicted`
+        self._lock = threading.Lock()  # guards `_records`, `used`, `evicted`
         self._records: OrderedDict[str, tuple[Record, int]] = OrderedDict()
 
     def fetch(self, key: str) -> Record | None:
@@ -84,7 +84,7 @@ class MemoryStore(Store):
     def __init__(self, url: str, limit: int) -> None:
         self._records = MemoryRecords(limit)
         super().__init__(url, RecordCache("memory", self._records))
-        self._lock = threading.Lock()  # guards the counters
+        self._lock = threading.Lock()  # guards `counters`
 
     def read(self, key: str) -> Record | None:
         record = self._records.fetch(key)

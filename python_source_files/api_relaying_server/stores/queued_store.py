@@ -56,7 +56,7 @@ class QueuedStore(Store):
         self._storage = cast(RecordStorage, backend.responses)
         self._queue = WriteQueue(on_drop=self._count_dropped)
         self._health = Health(url, time.monotonic)
-        self._lock = threading.Lock()  # guards the counters
+        self._lock = threading.Lock()  # guards `counters`
         self._suspicion: StorageFault | None = None  # a reader's, for the writing thread to mend
         self._uses: dict[str, int] = {}
         self._said_unreadable = False

@@ -60,7 +60,9 @@ class WriteQueue:
         self._most_bytes = most_bytes
         self._linger = linger
         self._on_drop = on_drop
-        self._lock = threading.Lock()  # guards everything below
+        # guards `_writes`, `_deletes`, `_dropped`, `_bytes`, `_taken_bytes`, `_clear`, `_taken`,
+        # `_woken`, `_hurried`, `_after`, `closed`. Not held while a batch is written.
+        self._lock = threading.Lock()
         self._filled = threading.Condition(self._lock)  # something waits
         self._emptied = threading.Condition(self._lock)  # nothing waits any more
         self._writes: OrderedDict[str, tuple[Record, int]] = OrderedDict()  # with its size

@@ -47,7 +47,9 @@ class RedisLink:
         self._options = _options(url)
         self._connection_class = SSLConnection if url.scheme == "rediss" else Connection
         self._deadline = deadline
-        self._lock = threading.Lock()  # guards everything below
+        # guards `_idle`, `_count`, `_growing`, `_why_closed`, `opening`.
+        # Not held while one connects.
+        self._lock = threading.Lock()
         self._returned = threading.Condition(self._lock)  # a connection is free
         self._idle: list[Any] = []
         self._count = 0  # of the connections of this opening, idle and lent
