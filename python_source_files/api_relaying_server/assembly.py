@@ -113,7 +113,9 @@ class Worker:
             self._beside.shared_counters.publish(self.counters.snapshot())
 
     def counts(self) -> dict[str, int]:
-        """What all workers have counted, each as it last let the others know."""
+        """What all workers have counted, each as it last let the others know. The admin address
+        will read it.
+        """
         if self._beside.shared_counters is None:
             return self.counters.snapshot()
         self.publish_counts()
