@@ -119,8 +119,8 @@ class Keeper:
         self._alone = isinstance(coordinator, Alone)
         self._shares = store.shared and not self._alone
         self._far = self._shares and not store.quick  # what others tell is on its way for a moment
-        # Each guards the changes of the records whose keys it covers: looking at a record, deciding
-        # by it, and putting the new one into store and memory. Readers take none.
+        # Each guards `_store`, `hot` for the keys of its stripe: looking at a record, deciding by
+        # it, and putting the new one into both. Readers take none.
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
         self._ticks = itertools.count(1)
         # The tick of the last change of any key of a stripe. Written without a lock: each writing
