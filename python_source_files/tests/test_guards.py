@@ -25,7 +25,7 @@ from api_relaying_server.relaying.fetching import Caller, Fetcher, Query
 from api_relaying_server.relaying.flight import Flight
 from api_relaying_server.relaying.receiving import Receiver
 from api_relaying_server.relaying.transfer import Lead, Means, Transfer
-from api_relaying_server.upstream.breaker import LOG, CircuitBreaker
+from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, Slots, SlotsTaken, TokenBucket
 from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.guards import PATIENCE as LONGEST_WAIT
@@ -44,6 +44,9 @@ from tests.upstream_support import (
     answered,
     call_for,
 )
+
+LOG = logging.getLogger("api_relaying_server.upstream")
+"""The logger above those of all its modules."""
 
 
 class GuardCase(unittest.TestCase):

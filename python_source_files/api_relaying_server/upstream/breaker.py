@@ -38,7 +38,7 @@ from api_relaying_server.upstream.cooldown_news import (
 from api_relaying_server.upstream.exchange import LONGEST_NAME, UpstreamRequest
 from api_relaying_server.upstream.signals import LONGEST_WAIT, Scope, UpstreamSignals
 
-LOG = logging.getLogger("api_relaying_server.upstream")
+LOG = logging.getLogger(__name__)
 
 LONGEST_COOLDOWN = 60.0
 """Seconds to which cooldowns grow while the upstream stays bad."""

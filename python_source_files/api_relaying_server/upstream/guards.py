@@ -25,7 +25,7 @@ from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.signals import clock_skew, signals_of_error, signals_of_response
 from api_relaying_server.upstream.translation import UpstreamBase
 
-LOG = logging.getLogger("api_relaying_server.upstream")
+LOG = logging.getLogger(__name__)
 
 PATIENCE = 3.0
 """Seconds that a call waits for a slot and a token together. Clients would wait longer, but the
