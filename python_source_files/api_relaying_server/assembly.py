@@ -33,8 +33,7 @@ from api_relaying_server.stores.database_url import is_database
 from api_relaying_server.stores.store import READ_DEADLINE, Store, open_store
 from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import Slots, TokenBucket
-from api_relaying_server.upstream.guards import GuardedUpstream, UpstreamLike
-from api_relaying_server.upstream.offline import OfflineUpstream
+from api_relaying_server.upstream.guards import GuardedUpstream, OfflineUpstream, UpstreamLike
 from api_relaying_server.upstream.session import RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 

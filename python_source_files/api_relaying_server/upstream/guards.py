@@ -16,7 +16,7 @@ from collections import Counter
 from functools import partial
 from typing import Callable, Protocol
 
-from api_relaying_server.errors import LackOfOwn, UpstreamError, UpstreamResting
+from api_relaying_server.errors import LackOfOwn, NotCached, UpstreamError, UpstreamResting
 from api_relaying_server.upstream.breaker import Call, CircuitBreaker
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.cooldown import ANONYMOUS
@@ -52,6 +52,17 @@ class UpstreamLike(Protocol):
 
     def fetch(self, request: UpstreamRequest) -> Fetch:
         """The response to one request, once its head is here."""
+
+
+class OfflineUpstream:
+    """The upstream at `base` with `--offline`: it refuses every call."""
+
+    def __init__(self, base: UpstreamBase) -> None:
+        self.base = base
+
+    def fetch(self, request: UpstreamRequest) -> Fetch:
+        """Raises NotCached."""
+        raise NotCached("the relay is offline and does not contact the upstream")
 
 
 class GuardedUpstream:
