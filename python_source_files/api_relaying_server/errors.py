@@ -156,7 +156,7 @@ class UpstreamTlsError(UpstreamError):
     concerns_all = True
 
 
-class UpstreamResting(UpstreamError):
+class UpstreamPaused(UpstreamError):
     """Calls to the upstream are paused: a cool-down, or its budget is spent; `retry_after` is
     known.
     """

@@ -40,8 +40,8 @@ from api_relaying_server.errors import (
     LackOfOwn,
     UpstreamError,
     UpstreamNameUnknown,
+    UpstreamPaused,
     UpstreamRefused,
-    UpstreamResting,
     UpstreamTlsError,
 )
 from api_relaying_server.http1.credentials import credentials_of
@@ -72,7 +72,7 @@ LEASE_AT_MOST = 30.0
 WITH_CREDENTIALS = "credentialed "
 """Begins the note that the answers of a flight are for requests with credentials alone."""
 
-_NOTHING_SENT = (UpstreamResting, UpstreamRefused, UpstreamNameUnknown, UpstreamTlsError, LackOfOwn)
+_NOTHING_SENT = (UpstreamPaused, UpstreamRefused, UpstreamNameUnknown, UpstreamTlsError, LackOfOwn)
 
 
 class SharedResponse(NamedTuple):

@@ -3,7 +3,7 @@
     cool-down -> slot -> token -> the call -> the signals in the answer
 
 `breaker` pauses calls after failures, `budget` bounds their number, `signals` reads an
-answer for the upstream's health and limits. A check that refuses a call raises UpstreamResting, on
+answer for the upstream's health and limits. A check that refuses a call raises UpstreamPaused, on
 which the relay gives a stale answer where it has one. Nothing is locked while a call is under way.
 """
 
@@ -16,7 +16,7 @@ from collections import Counter
 from functools import partial
 from typing import Callable, Protocol
 
-from api_relaying_server.errors import LackOfOwn, NotCached, UpstreamError, UpstreamResting
+from api_relaying_server.errors import LackOfOwn, NotCached, UpstreamError, UpstreamPaused
 from api_relaying_server.upstream.breaker import Call, CircuitBreaker
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.cooldown import ANONYMOUS
@@ -91,7 +91,7 @@ class GuardedUpstream:
         self._clock = clock
 
     def fetch(self, request: UpstreamRequest) -> Fetch:
-        """The upstream's response, as `Upstream.fetch` gives it. Raises UpstreamResting where the
+        """The upstream's response, as `Upstream.fetch` gives it. Raises UpstreamPaused where the
         upstream is not to be asked now, and what `Upstream.fetch` raises.
 
         The call counts until the body has come to its end or is closed.
@@ -128,7 +128,7 @@ class GuardedUpstream:
                 self.cooldown.settle(call, None)
                 raise
             return self._admit_again(request) if waited and not call.is_probe else call
-        except UpstreamResting as refusal:
+        except UpstreamPaused as refusal:
             with self._lock:
                 self.refused[refusal.reason] += 1
             raise
