@@ -72,18 +72,23 @@ def _row(outcome: Outcome, label: str) -> list[str]:
     return row
 
 
+def shown(value: float) -> str:
+    """Three digits, and all of those before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def verdict(outcome: Outcome, bar: Bar, label: str) -> tuple[str, bool | None]:
     """What a bar asks and what was reached, and whether that is enough (None: cannot be told)."""
     reached = median(outcome.samples.get(label, ()), bar.metric)
     name = COLUMNS[bar.metric][0]
-    asked = f"{name} {'at least' if bar.at_least else 'at most'} {bar.factor:.3g}"
+    asked = f"{name} {'at least' if bar.at_least else 'at most'} {shown(bar.factor)}"
     if bar.peer:
         asked += f" x {bar.peer}"
         reached = _ratio(outcome, label, bar.peer, bar.metric)
     if reached is None:
         return f"{asked}: cannot be told", None
     met = reached >= bar.factor if bar.at_least else reached <= bar.factor
-    return f"{asked}: {reached:,.3g}, {'met' if met else 'MISSED'}", met
+    return f"{asked}: {shown(reached)}, {'met' if met else 'MISSED'}", met
 
 
 def relays(outcome: Outcome) -> list[str]:

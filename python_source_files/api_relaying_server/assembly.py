@@ -11,7 +11,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
+from api_relaying_server.caching.bypass import bypass_rules
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.query import query_rules
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.configuration.values import Rate
 from api_relaying_server.coordination import ALONE, Coordinator
@@ -34,8 +36,9 @@ from api_relaying_server.stores.store import READ_DEADLINE, Store, open_store
 from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.guards import GuardedUpstream, OfflineUpstream, UpstreamLike
+from api_relaying_server.upstream.own_fields import WithOwnFields
 from api_relaying_server.upstream.session import RelaySession, Upstream
-from api_relaying_server.upstream.translation import parse_base
+from api_relaying_server.upstream.translation import names_of, parse_base
 
 if TYPE_CHECKING:  # rooms that a relay can do without; imported below where a setting wants one
     from api_relaying_server.cluster.shared_counters import SharedCounters
@@ -233,8 +236,12 @@ def _policy(settings: Settings) -> Policy:
         negative_ttl=settings.negative_ttl or 0.0,
         ttl_rules=tuple(settings.ttl),
         max_ttl_rules=tuple(settings.max_ttl),
-        ignored_fields=frozenset(settings.ignore_field),
+        ignored_fields=names_of(settings.upstream_header).union(settings.ignore_field),
+        allow_rules=settings.allow,
         stale_if_error=settings.stale_if_error or 0.0,
+        query=query_rules(settings.ignore_query, settings.sort_query),
+        bypass=bypass_rules(settings.bypass, settings.bypass_cookie),
+        stale_while_revalidate=settings.stale_while_revalidate or 0.0,
         client_refresh=settings.client_refresh,
         offline=settings.offline,
         max_object=min(MAX_OBJECT, settings.cache_size // 10),
@@ -264,7 +271,8 @@ def _path(
     policy = _policy(settings)
     coordinator = _coordinator(neighbours, store)
     upstream = _upstream(settings, RelaySession(store.backend), upstream_url)
-    guarded = _guarded(CountedUpstream(upstream, counters), settings, store, coordinator, share)
+    keyed = WithOwnFields(upstream, own) if (own := settings.upstream_header) else upstream
+    guarded = _guarded(CountedUpstream(keyed, counters), settings, store, coordinator, share)
     # The queue of the store has the other half.
     room = Room(max(settings.hot_size // 2, policy.max_object))
     fetcher = Fetcher(guarded, keeper, policy, settings.public_host, room)

@@ -66,6 +66,14 @@ class BadRequest(RelayError):
     proxy_error = "http_request_error"
 
 
+class NotAllowed(RelayError):
+    """The operator does not let this request through (RFC 9209, 2.3.24)."""
+
+    status = 403
+    title = "Not allowed"
+    proxy_error = "http_request_denied"
+
+
 class LoopDetected(RelayError):
     """The request has come through this relay again and again (RFC 9110, 7.6.3; RFC 5842, 7.2)."""
 

@@ -16,7 +16,7 @@ from typing import Callable, NamedTuple
 from api_relaying_server.assembly import Worker, build
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.process import configure_logging, notify_reloading, notify_systemd
-from api_relaying_server.settings import Settings
+from api_relaying_server.settings import TABLE, Settings
 
 FIXED = ("demo", "host", "port", "workers")
 """Settings that change with a restart only."""
@@ -184,7 +184,13 @@ def reread(
         _log.error("the old settings stay in use: %s", error)
         return None
     before, now = current.written, settings.written
-    changed = sorted(name for name in before if before[name].texts != now[name].texts)
+    secrets = {row.name for row in TABLE if row.secret}  # their texts say nothing
+    changed = sorted(
+        name
+        for name in before
+        if before[name].texts != now[name].texts
+        or (name in secrets and current.as_dict[name] != settings.as_dict[name])
+    )
     for name in changed:
         if name in fixed:
             _log.warning("--%s needs a restart", name.replace("_", "-"))

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from api_relaying_server.caching.allow import parse_allow
 from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.configuration import values
 from api_relaying_server.configuration.setting import Given, Setting, maybe, one, several, switch
+from api_relaying_server.configuration.upstream_field import parse_upstream_field
 from api_relaying_server.configuration.weekly import parse_weekly
 from api_relaying_server.errors import ConfigError
 
@@ -64,8 +66,8 @@ def _default_ignore_field(so_far: Mapping[str, Any]) -> str | None:
 class Settings:
     """The value of every setting, as attributes of their types; never changed.
 
-    `as_dict` has the same values by name; `written` the texts they were read from and where those
-    stand, which is BY_DEFAULT for what nobody gave.
+    `as_dict` has the same values by name; `written` the texts they were read from, without
+    secrets, and where those stand, which is BY_DEFAULT for what nobody gave.
     """
 
     __slots__ = ("as_dict", "written")
@@ -108,6 +110,18 @@ class Settings:
         more="Without it the field is not sent. A client's `Host` is never passed on.",
     )
 
+    upstream_header = several(
+        UPSTREAM,
+        "field to send with every upstream call",
+        metavar="'NAME: VALUE'",
+        parse=parse_upstream_field,
+        by_line=True,
+        secret=True,
+        more="May be repeated; in a variable write one a line. `NAME: @FILE` reads the value from "
+        "a file, again on `SIGHUP`. It takes the place of what a client says under that name, and "
+        "given `Authorization` or another credential, its answers are everybody's. Values are "
+        "never shown; but `ps` shows flags, so give a secret in a file or a variable.",
+    )
     host = one(
         LISTENING,
         "address to listen on",
@@ -185,6 +199,41 @@ class Settings:
         more="What is not stored gets 504.",
     )
 
+    ignore_query = several(
+        CACHE,
+        "query parameters that select no response",
+        metavar="NAME",
+        parse=values.parameter_name,
+        more="May be repeated. Names are compared decoded; `*` matches any text: `utm_*`. The "
+        "upstream still gets all parameters, but requests that differ in these alone share one "
+        "stored response. Never name one that changes the answer, or by which the API tells users "
+        "apart.",
+    )
+    sort_query = switch(
+        CACHE,
+        "ignore the order of query parameters",
+        more="The order among parameters of the same name still does.",
+    )
+    bypass = several(
+        CACHE,
+        "paths that are never cached",
+        metavar="GLOB",
+        parse=values.path_glob,
+        more="May be repeated. `*` matches any text; GLOB is compared with the path without "
+        "query, in each way in which the upstream may decode it. Such requests are never stored, "
+        "never share a call and are never answered from the store. An unsafe request still "
+        "invalidates what is stored.",
+    )
+    bypass_cookie = several(
+        CACHE,
+        "cookies whose requests are never cached",
+        metavar="NAME",
+        parse=values.cookie_name,
+        more="May be repeated. The same for requests with a cookie of this name, whatever its "
+        "value; `*` matches any text. It counts although `--ignore-field cookie` then keeps the "
+        "cookie from the upstream.",
+    )
+
     default_ttl = one(
         FRESHNESS,
         "freshness if the upstream gives none",
@@ -195,7 +244,7 @@ class Settings:
     )
     negative_ttl = one(
         FRESHNESS,
-        "freshness of 404 and 410 if it gives none",
+        "freshness of 404 and 410 if the upstream gives none",
         metavar="SECONDS",
         parse=values.duration(off=True),
         default="10",
@@ -234,11 +283,22 @@ class Settings:
     )
     stale_if_error = one(
         FRESHNESS,
-        "time that stale answers may hide failures",
+        "how long stale answers may be served while the upstream fails",
         metavar="SECONDS",
         parse=values.duration(off=True),
         default="86400",
         more="Counted from the end of freshness, unless the upstream forbids it.",
+    )
+    stale_while_revalidate = one(
+        FRESHNESS,
+        "answer stale while one call refreshes",
+        metavar="SECONDS",
+        parse=values.duration(off=True),
+        default="0",
+        more="Counted from the end of freshness, where the upstream says nothing about it "
+        "(`stale-while-revalidate`, `must-revalidate`, `proxy-revalidate`, `no-cache` and "
+        "`s-maxage` do). The client gets the stale answer at once. Not for what was never fresh "
+        "(`max-age=0`), nor after an invalidation.",
     )
     refresh_ahead = one(
         FRESHNESS,
@@ -263,6 +323,18 @@ class Settings:
         "upstream. Without it they cause no upstream call.",
     )
 
+    allow = several(
+        PROTECTION,
+        "requests to let through; without it all",
+        metavar="[METHODS ]GLOB",
+        parse=parse_allow,
+        by_line=True,
+        more="May be repeated; what none matches gets 403 and costs the upstream nothing. GLOB "
+        "matches the whole path, decoded and without its query; `*` matches any text. METHODS are "
+        "separated by commas, by default `GET`, which allows `HEAD` too. `GET *` makes the API "
+        "read-only. The `OPTIONS` of a CORS preflight passes where its method would. In a "
+        "variable write one rule a line.",
+    )
     upstream_rate = one(
         PROTECTION,
         "maximum upstream calls: 5/s, 60/m or 100/h",
@@ -417,6 +489,9 @@ def resolve(given: Mapping[str, Given]) -> Settings:
             as_dict[row.name] = row.read(written[row.name].texts)
         except ValueError as wrong:
             raise ConfigError(f"{place_of(row, written)}: {wrong}") from None
+        if row.secret:
+            texts = tuple(str(value) for value in as_dict[row.name])
+            written[row.name] = written[row.name]._replace(texts=texts)
     _refuse_contradictions(as_dict, given)
     return Settings(as_dict, written)
 
@@ -433,6 +508,12 @@ def _refuse_contradictions(as_dict: Mapping[str, Any], given: Mapping[str, Given
             f"{given['demo'].place}: relays to a sample API, but {given['upstream'].place} names "
             "another upstream; use only one of them"
         )
+    names = [field.name.lower() for field in as_dict.get("upstream_header", ())]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"{given['upstream_header'].place}: {name} is given twice; remove one of them"
+            )
     if as_dict.get("offline") and as_dict.get("warm_at"):
         raise ConfigError(
             f"{given['warm_at'].place}: nothing can be fetched with {given['offline'].place}; "
@@ -465,3 +546,7 @@ def markdown_table() -> str:
             cells = (f"`{flag}`", default, meaning[0].upper() + meaning[1:])
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown_table(), end="")  # noqa: T201

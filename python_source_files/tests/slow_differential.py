@@ -7,6 +7,7 @@ import sys
 import unittest
 from collections import Counter
 
+from tests.differential.model import Setting
 from tests.differential.telling import told
 from tests.differential.world import Chapter, World, run
 
@@ -34,6 +35,10 @@ class Histories(unittest.TestCase):
 
     def test_memory(self) -> None:
         self.try_out(World("memory"), 401, 10.0)
+
+    def test_the_operators_rules_for_keys_bypassing_and_stale_answers(self) -> None:
+        setting = Setting(bypass="/s*[05]", queries=True, stale_while_revalidate=1.0)
+        self.try_out(World("sqlite", workers=2, setting=setting), 501, 15.0)
 
     def test_a_seed_that_was_never_tried(self) -> None:
         seed = random.randrange(1000, 1_000_000)

@@ -236,7 +236,7 @@ class RedisNodesTest(SharedCases):
             return all(n.log().count("works again") == n.log().count("without it") for n in nodes)
 
         eventually(is_well, "an outage before is over")
-        again = "hearing the other nodes again"
+        again = "receiving from the other nodes again"
         before = [node.log().count(again) for node in nodes]
         failures = [node.log().count("without it") for node in nodes]
         eventually(lambda: all(_hits(node, target) for node in nodes), "it is known")

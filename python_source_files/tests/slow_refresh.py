@@ -15,7 +15,7 @@ from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
 from api_relaying_server.errors import UpstreamRefused
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.memory import refresh_ahead as ahead_module
-from api_relaying_server.memory.hot import HotTier
+from api_relaying_server.memory.hot import Ending, HotTier
 from api_relaying_server.memory.refresh_ahead import RefreshAhead, Renewals
 from api_relaying_server.relaying import refresh as refresh_module
 from api_relaying_server.relaying.refresh import Refresher
@@ -164,7 +164,7 @@ class AheadTest(unittest.TestCase):
         request = RequestHead.of("GET", target, Fields())
         found = assess(entry.record.variants[nth], target, Policy())
         shape = shape_of(request, found.stored)
-        self.hot.reply(entry, found, shape, b"", False).hits += times
+        self.hot.reply(entry, found, shape, Ending(b"")).hits += times
 
     def run_to(self, seconds: float) -> list[str]:
         """Let time pass in steps; the targets that were renewed meanwhile."""

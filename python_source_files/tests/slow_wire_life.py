@@ -179,7 +179,7 @@ class BugTest(unittest.TestCase):
                     with Client(server.port, request("/bug")) as client:
                         got = client.reply()
                 self.assertEqual(got.status, 500)
-                number = got.body.decode().split("under ")[1].split('"')[0]
+                number = got.body.decode().split("see ")[1].split('"')[0]
                 self.assertIn(number, "".join(logs.output))
                 self.assertIn("a bug", "".join(logs.output))
                 good.send(request())

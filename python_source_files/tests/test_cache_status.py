@@ -7,7 +7,13 @@ from typing import Any
 
 from http_sf import parse
 
-from api_relaying_server.http1.fields import PSEUDONYM, cache_collapsed, cache_forwarded, cache_hit
+from api_relaying_server.http1.fields import (
+    PSEUDONYM,
+    cache_collapsed,
+    cache_forwarded,
+    cache_hit,
+    with_key,
+)
 
 REASONS = ("uri-miss", "vary-miss", "stale", "request", "method", "partial", "bypass")
 
@@ -45,6 +51,14 @@ class Told(unittest.TestCase):
 
     def test_only_what_is_known_is_told(self) -> None:
         self.assertEqual(cache_collapsed("stale")[1], f"{PSEUDONYM}; fwd=stale; collapsed")
+
+    def test_the_key_stands_before_the_detail(self) -> None:
+        value = with_key(cache_forwarded("stale", 304, detail="no-store")[1], "/a?b='c,;=%22")
+        found = members(value)
+        self.assertEqual(found["key"], "/a?b='c,;=%22")
+        self.assertTrue(value.endswith("; detail=no-store"))
+        found = members(with_key(cache_hit(7.0)[1], "/a"))
+        self.assertEqual((found["hit"], found["ttl"], found["key"]), (True, 7, "/a"))
 
     def test_every_parameter_has_its_type(self) -> None:
         value = cache_forwarded("stale", 304, stored=True, ttl=7.9, detail="no-store")[1]

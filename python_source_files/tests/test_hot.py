@@ -11,7 +11,7 @@ from api_relaying_server.caching.reuse import CLOCK_SLACK, assess
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.memory import hot as hot_tier
-from api_relaying_server.memory.hot import Entry, HotTier, Reply
+from api_relaying_server.memory.hot import Ending, Entry, HotTier, Reply
 
 NOW = 1_800_000_000.0
 POLICY = Policy()
@@ -29,13 +29,13 @@ def keep(hot: HotTier, key: str, body: bytes = b"hello", max_age: int = 60) -> E
 
 def reply_of(hot: HotTier, entry: Entry, extra: bytes = b"") -> Reply:
     found = assess(entry.record.variants[0], "/x", POLICY)
-    return hot.reply(entry, found, WHOLE, extra, False)
+    return hot.reply(entry, found, WHOLE, Ending(extra))
 
 
 def range_of(hot: HotTier, entry: Entry, first: int, last: int) -> Reply:
     found = assess(entry.record.variants[0], "/x", POLICY)
     shape = "range", (Part(first, last),)
-    return hot.reply(entry, found, shape, b"", False)
+    return hot.reply(entry, found, shape, Ending(b""))
 
 
 def learn(hot: HotTier, head: bytes, reply: Reply) -> None:
@@ -191,7 +191,7 @@ class EntryTest(unittest.TestCase):
         found = assess(other, "/x", POLICY)
         for closes in (False, True):
             extra = b"Connection: close\r\n" if closes else b""
-            reply = self.hot.reply(entry, found, WHOLE, extra, closes)
+            reply = self.hot.reply(entry, found, WHOLE, Ending(extra, closes))
             self.assertEqual(reply.closes, closes)
             reply.hits += 2
         self.assertEqual(self.hot.demand("GET /x"), [(one, 0), (other, 4)])

@@ -101,6 +101,12 @@ class NotesTest(unittest.TestCase):
         self.notes.mark_shared("a")
         self.assertFalse(self.notes.is_unshared("a", 1.0))
 
+    def test_by_which_target_it_was_asked_for(self) -> None:
+        self.assertIsNone(self.notes.target("a"))
+        for target in ("/a?u=1", "/a?u=1", "/a?u=2"):
+            self.notes.remember_target("a", target)
+        self.assertEqual(self.notes.target("a"), "/a?u=2")
+
     def test_what_selects(self) -> None:
         self.assertEqual(self.notes.selecting("a"), ("origin?",))
         self.notes.remember_selecting("a", ("accept",))

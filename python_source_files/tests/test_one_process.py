@@ -6,11 +6,13 @@ import contextlib
 import http.client
 import tempfile
 import threading
+import time
 import unittest
 from pathlib import Path
 from unittest import mock
 
 from api_relaying_server.errors import ConfigError
+from api_relaying_server.http1.heads import parse_request_head
 from api_relaying_server.one_process import OneProcess
 from api_relaying_server.settings import Settings
 from tests.relay_support import Asked, Script, ScriptedOrigin, eventually, response
@@ -92,6 +94,29 @@ class OneProcessTest(unittest.TestCase):
             self.ask("/a")  # until an answer to these very bytes is ready
         self.reload("default-ttl, max-ttl", default_ttl="1", max_ttl="0.001")
         self.assertNotIn("hit", self.ask("/a"))
+
+    def test_heads_are_learned_before_and_after_a_change(self) -> None:
+        heads = self.relay._worker.kept.keeper.hot.heads
+        for rule in ("/a", "/a*"):
+            for _ in range(4):
+                self.ask("/a")
+            self.assertEqual(len(heads), 1)
+            self.reload("these have changed: allow", allow=rule)
+            self.assertEqual(len(heads), 0)
+
+    def test_a_worker_that_retires_teaches_nothing_to_the_next(self) -> None:
+        kept, before = self.relay._worker.kept, self.relay._worker.server.relay.memory
+        request = parse_request_head(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.reload("these have changed: threads", threads="3")
+        self.ask("/a")
+        for _ in range(3):
+            self.assertIsNotNone(before.from_memory(request, time.time()))
+        self.assertEqual(len(kept.keeper.hot.heads), 1)  # the settings are the same to it
+        self.reload("these have changed: allow", allow="HEAD /a")
+        self.ask("/a", "HEAD")
+        for _ in range(3):
+            self.assertIsNotNone(before.from_memory(request, time.time()))
+        self.assertEqual(len(kept.keeper.hot.heads), 0)
 
     def test_another_store_and_another_upstream(self) -> None:
         self.ask("/a")

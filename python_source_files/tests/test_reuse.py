@@ -225,6 +225,42 @@ class Stale(unittest.TestCase):
         variant = stored("Cache-Control: max-age=60, stale-while-revalidate=x")
         self.assertIsInstance(verdict(request(), variant, after=61), Ask)
 
+    def test_while_it_is_renewed_by_the_operators_word(self) -> None:
+        policy = PLAIN._replace(default_ttl=60.0, stale_while_revalidate=30.0)
+        key, nobody = "Authorization: x", ""
+        for asked, said, last in (
+            (nobody, MINUTE, 90.0),
+            (nobody, "X-A: without a word", 90.0),
+            (nobody, "Expires: " + date(60), 90.0),
+            (nobody, "Cache-Control: max-age=60, stale-if-error=5", 90.0),
+            (nobody, "Cache-Control: max-age=60, stale-while-revalidate=10", 70.0),
+            (nobody, "Cache-Control: max-age=60, stale-while-revalidate=50", 110.0),
+            (nobody, "Cache-Control: max-age=60, stale-while-revalidate=0", 60.0),
+            (nobody, "Cache-Control: max-age=60, stale-while-revalidate=x", 60.0),
+            (nobody, "Cache-Control: max-age=60, must-revalidate", None),
+            (nobody, "Cache-Control: max-age=60, proxy-revalidate", None),
+            (nobody, "Cache-Control: max-age=60, no-cache", None),
+            (nobody, "Cache-Control: s-maxage=60", None),
+            (nobody, "Cache-Control: max-age=0", None),
+            (key, MINUTE, 90.0),
+            (key, "X-A: without a word", None),
+        ):
+            with self.subTest(asked=asked, said=said):
+                variant, client = stored(said), request(*filter(None, [asked]))
+                for after in (60.0, 70.0, 90.0, 110.0, 111.0):
+                    found = verdict(client, variant, after=after, policy=policy)
+                    answers = last is not None and after <= last
+                    self.assertIsInstance(found, Fresh if answers else Ask)
+                    if isinstance(found, Fresh):
+                        self.assertTrue(found.stale and found.refresh)
+        never = stored("Cache-Control: max-age=0")
+        self.assertIsInstance(verdict(request(), never, after=5, policy=policy), Ask)
+        doubtful = stored(MINUTE, must_validate=True)
+        self.assertIsInstance(verdict(request(), doubtful, after=61, policy=policy), Ask)
+        offline = verdict(request(), stored(MINUTE), after=61, policy=policy._replace(offline=True))
+        assert isinstance(offline, Fresh)
+        self.assertFalse(offline.refresh)
+
     def test_for_a_failing_upstream(self) -> None:
         policy = PLAIN._replace(stale_if_error=100.0)
         for said, span in (("", 100), (", stale-if-error=20", 20), (", stale-if-error=500", 500)):
@@ -350,6 +386,8 @@ class Keeping(unittest.TestCase):
         policy = PLAIN._replace(stale_if_error=1e6)
         self.assertEqual(useful_until(stored(MINUTE), "/x", policy), NOW + 60 + 1e6)
         self.assertEqual(useful_until(stored(MINUTE), "/x", PLAIN), NOW + 60 + 86400)
+        renewing = PLAIN._replace(stale_while_revalidate=1e6)
+        self.assertEqual(useful_until(stored(MINUTE), "/x", renewing), NOW + 60 + 1e6)
         long = stored("Cache-Control: max-age=60, stale-if-error=1000000")
         self.assertEqual(useful_until(long, "/x", PLAIN), NOW + 60 + 1e6)
 

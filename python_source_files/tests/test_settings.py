@@ -15,6 +15,7 @@ import certifi
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from api_relaying_server.caching.allow import AllowRule
 from api_relaying_server.caching.wallclock import LocalMidnight, PathRule, Seconds
 from api_relaying_server.cli import EXAMPLES, NOTES, PROGRAM, read_settings
 from api_relaying_server.configuration import command_line, values
@@ -30,6 +31,7 @@ from api_relaying_server.settings import (
     by_group,
     markdown_table,
 )
+from api_relaying_server.upstream.translation import OwnField
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
@@ -43,6 +45,13 @@ MENUS = (PathRule("/restaurant/*", LocalMidnight("Europe/Stockholm")),)
 
 # By setting: its default, texts with their meaning, texts that are refused with a word of the mend.
 # A table of its own, so that a change of the contract has to be made twice.
+STEERING = (
+    *("Host", "Content-Length", "Transfer-Encoding", "Connection", "Keep-Alive", "TE", "Trailer"),
+    *("Upgrade", "Via", "Expect", "Max-Forwards", "Proxy-Authorization", "Proxy-Connection"),
+    *("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Anything", "X-Real-IP"),
+    *("Range", "If-Range", "If-None-Match", "If-Modified-Since", "X-Original-URL"),
+)
+
 CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]]] = {
     "upstream": (
         DEFAULT_UPSTREAM,
@@ -165,6 +174,22 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
     ),
     "hot_size": (128 * 1024**2, [("0", 0), ("4096b", 4096)], [("x", "KiB")]),
     "offline": (False, [("yes", True)], [("maybe", "on or off")]),
+    "ignore_query": (
+        (),
+        [("utm_*", ("utm_*",)), ("a b", ("a b",))],
+        [("", "such as utm_*"), ("a\n", "such as utm_*")],
+    ),
+    "sort_query": (False, [("on", True)], [("x", "on or off")]),
+    "bypass": (
+        (),
+        [("/live/*", ("/live/*",)), ("*", ("*",))],
+        [("live", "begin it"), ("", "begin it"), ("/a\n", "begin it")],
+    ),
+    "bypass_cookie": (
+        (),
+        [("nocache", ("nocache",)), ("s_*", ("s_*",))],
+        [("", "such as nocache"), ("a=1", "such as nocache"), ("a b", "such as nocache")],
+    ),
     "default_ttl": (300.0, [("0", 0.0), ("1h", 3600.0)], [("off", "give seconds"), ("-1", "give")]),
     "negative_ttl": (10.0, [("off", 0.0), ("1d", 86400.0)], [("99999999999", "2147483648")]),
     "ttl": (
@@ -185,7 +210,40 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
         [("X-Session", ("x-session",))],
         [("a b", "such as cookie"), ("", "as cookie"), ("Host", "controls"), ("te", "controls")],
     ),
+    "upstream_header": (
+        (),
+        [
+            ("X-Key: a b ", (OwnField("X-Key", "a b"),)),
+            ("authorization:Bearer x", (OwnField("authorization", "Bearer x"),)),
+            ("X-Name: \u00e9", (OwnField("X-Name", "\u00c3\u00a9"),)),
+        ],
+        [
+            ("S3CRET", "this is no field; give 'NAME: VALUE'"),
+            ("S3 CRET: x", "this is no field; give"),
+            (": x", "this is no field; give"),
+            ("X-Key:", "is empty; give"),
+            ("X-Key: S3\rCRET", "control character; give"),
+            ("X-Key: S3\nCRET", "control character; give"),
+            ("X-Key: S3\0CRET", "control character; give"),
+            ("X-Key: " + "S3CRET" * 2000, "too long; give"),
+            ("X-Key: @/no/such", "cannot be read (No such file or directory); give a file"),
+            ("X-Key: @", "cannot be read (No such file or directory); give a file"),
+            ("X-Key: @/", "is not a plain file; give"),
+            ("X-Key: @/dev/null", "is not a plain file; give"),
+            ("X-Key: @a\0b", "no name of a file; give"),
+            *((f"{name}: S3CRET", "is for the relay to write") for name in STEERING),
+        ],
+    ),
+    "allow": (
+        (),
+        [
+            ("/a/*", (AllowRule(frozenset(("GET", "HEAD")), "/a/*"),)),
+            ("POST /b c", (AllowRule(frozenset(("POST",)), "/b c"),)),
+        ],
+        [("a", "as in"), ("get /a", "is no method"), ("/%41", "encoded"), ("/a?x", "query")],
+    ),
     "stale_if_error": (86400.0, [("off", 0.0), ("0", 0.0)], [("x", "or off")]),
+    "stale_while_revalidate": (0.0, [("off", 0.0), ("1m", 60.0)], [("x", "or off")]),
     "refresh_ahead": (0.0, [("30", 30.0)], [("x", "or off")]),
     "warm_at": (
         (),
@@ -299,6 +357,49 @@ class TableTest(unittest.TestCase):
         with self.assertRaises(ValueError) as caught:
             values.upstream_url("https://me:secret@example.org/")
         self.assertNotIn("secret", str(caught.exception))
+
+    def test_a_secret_is_shown_nowhere(self) -> None:
+        found = Settings.of(upstream_header="X-Key: S3CRET")
+        self.assertEqual(found.upstream_header[0].value, "S3CRET")
+        self.assertEqual(found.written["upstream_header"].texts, ("X-Key: ***",))
+        for shown in (repr(found), str(found.upstream_header), f"{found.upstream_header[0]}"):
+            self.assertIn("X-Key: ***", shown)
+            self.assertNotIn("S3CRET", shown)
+        for text, _ in CASES["upstream_header"][2]:
+            with self.assertRaises(ConfigError) as caught:
+                Settings.of(upstream_header=text)
+            self.assertNotRegex(str(caught.exception), "S3|CRET")
+        for words in (
+            ["--upstream-header", "X-Key:", "S3CRET"],
+            ["--upstream-header", "X-Key: S3CRET", "--upstream-header", "x-key: CRET"],
+        ):
+            with self.assertRaises(ConfigError) as caught:
+                read(words)
+            self.assertNotRegex(str(caught.exception), "S3|CRET")
+            self.assertIn("--upstream-header: ", str(caught.exception))
+
+    def test_a_secret_in_a_file(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "key")
+            read_file = Settings.upstream_header.read
+            path.write_bytes(b"  Bearer \xc3\xa9\r\n\n")
+            value = "Bearer \u00c3\u00a9"
+            self.assertEqual(read_file([f"X-Key: @{path}"]), (OwnField("X-Key", value),))
+            for content, why in (
+                (b"", "is empty"),
+                (b" \n", "is empty"),
+                (b"a\nb", "line end"),
+                (b"x" * 9000, "too long"),
+            ):
+                path.write_bytes(content)
+                with self.assertRaisesRegex(ValueError, why):
+                    read_file([f"X-Key: @{path}"])
+
+    def test_fields_in_the_environment_stand_one_a_line(self) -> None:
+        texts = "Authorization: Bearer a b\n\n  X-Key: c\n"
+        found, _ = read([], {"RELAY_UPSTREAM_HEADER": texts})
+        own = (OwnField("Authorization", "Bearer a b"), OwnField("X-Key", "c"))
+        self.assertEqual(found.upstream_header, own)
 
     def test_long_texts_are_cut_in_messages(self) -> None:
         with self.assertRaises(ValueError) as caught:
@@ -587,7 +688,7 @@ class PageTest(unittest.TestCase):
         self.assertEqual(
             table.strip(),
             markdown_table().strip(),
-            "put settings.markdown_table() into docs/settings.md",
+            "put what python -m api_relaying_server.settings prints into docs/settings.md",
         )
 
 

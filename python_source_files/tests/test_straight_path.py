@@ -12,7 +12,9 @@ import unittest
 from collections.abc import Iterable
 from unittest import mock
 
+from api_relaying_server.caching.bypass import BypassRules
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.query import QueryRules
 from api_relaying_server.caching.stored import cache_key
 from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.errors import (
@@ -33,6 +35,7 @@ from api_relaying_server.relaying import memory_answers, receiving
 from api_relaying_server.relaying.answer import Answer, Waiting
 from api_relaying_server.relaying.fetching import SMALL_BODY, Caller
 from api_relaying_server.relaying.keeping import Keeper
+from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import FOLLOW_AT_MOST, STALE_AFTER
 from api_relaying_server.relaying.transfer import WITH_CREDENTIALS
@@ -703,6 +706,28 @@ class RenewingTest(PathTest):
         self.assertEqual(self.asked(world, "foo", "if-none-match"), ["1", '"a"'])
         self.assertEqual(len(world.calls), 2)
 
+    def test_what_is_renewed_ahead_is_asked_for_by_a_clients_target(self) -> None:
+        """Not by that of the key, of which the upstream may never have heard."""
+        policy = NO_GUESS._replace(query=QueryRules(("u",)))
+        world = self.world(reply(200, HOUR, body=b"old"), policy=policy)
+        answer = self.send(world, target="/a?u=1&x=2")
+        self.assertEqual(b"".join(answer.pieces()), b"old")
+        record = world.keeper.read("GET /a?x=2")
+        assert record is not None
+        self.assertTrue(world.relay.renew_ahead("/a?x=2", record.variants[0].selecting, 3))
+        self.assertEqual([call.target for call in world.calls], ["/api/a?u=1&x=2"] * 2)
+        world.keeper.facts, read = KeyFacts(), RequestHead.of("GET", "/a?x=2&u=9", Fields())
+        world.hot.drop("GET /a?x=2")
+        self.assertFalse(world.relay.renew_ahead("/a?x=2", (), 3))
+        world.relay.memory.bring(read)  # from the store, as for one who asks after a restart
+        self.assertTrue(world.relay.renew_ahead("/a?x=2", record.variants[0].selecting, 3))
+        self.assertEqual(world.calls[-1].target, "/api/a?x=2&u=9")
+        for unknown in ("/b", "/a?u=1&x=2"):
+            self.assertFalse(world.relay.renew_ahead(unknown, (), 3))
+        world.keeper.policy = policy._replace(query=QueryRules(("x",)))  # as after a reload
+        self.assertFalse(world.relay.renew_ahead("/a?x=2", (), 3))
+        self.assertEqual(len(world.calls), 3)
+
     def test_what_cannot_be_renewed_stays(self) -> None:
         said = ("Cache-Control", "max-age=10, stale-while-revalidate=10")
         world = self.world(reply(200, said, body=b"old"), UpstreamCut("gone"))
@@ -1041,6 +1066,21 @@ class FromMemoryTest(PathTest):
         world = self.world(reply(200, HOUR, ("Vary", "X-Forwarded-For"), body=b"for one"))
         world.ask()
         self.assertIsNone(self.reply_to(world, "GET", ("X-Forwarded-For", "192.0.2.1")))
+
+    def test_not_what_is_bypassed_by_the_settings_of_now(self) -> None:
+        """A worker that retires fills the memory of the one after it."""
+        world = self.world(reply(200, HOUR, body=b"menu"))
+        world.ask()
+        self.assertIsNotNone(self.reply_to(world))
+        for paths, cookies in ((("/y", TARGET), ()), ((), ("a",))):
+            rules = BypassRules(paths, cookies)
+            world.keeper.policy = NO_GUESS._replace(bypass=rules)
+            self.assertIsNone(self.reply_to(world, "GET", COOKIE))
+            self.assertEqual(self.reply_to(world) is None, bool(paths))
+            world.hot.drop(KEY)
+            self.assertFalse(self.worth(world, "GET", COOKIE))
+            self.assertEqual(self.worth(world), not paths)
+            world.keeper.read(KEY)
 
     def test_what_is_ignored_changes_nothing(self) -> None:
         world = self.world(

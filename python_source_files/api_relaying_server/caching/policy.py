@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from api_relaying_server.caching.allow import AllowRule, is_allowed
+from api_relaying_server.caching.bypass import BypassRules
+from api_relaying_server.caching.query import QueryRules
+from api_relaying_server.caching.stored import cache_key
 from api_relaying_server.caching.wallclock import PathRule
+from api_relaying_server.http1.message import RequestHead
 
 
 class Policy(NamedTuple):
@@ -15,7 +20,11 @@ class Policy(NamedTuple):
     long after its freshness a response may answer for a failing upstream. With `client_refresh` the
     directives of a request that cost the upstream a call are obeyed. With `offline` the upstream is
     never asked. `max_object` is the largest content, in bytes, that is stored. Request fields whose
-    lower-case names are in `ignored_fields` count as not sent.
+    lower-case names are in `ignored_fields` count as not sent. Where there are `allow_rules`, a
+    request that none of them matches is refused. `stale_while_revalidate` is how long after its
+    freshness a response may answer while it is renewed, where its origin says nothing about that.
+    Requests that `bypass` covers, before fields are ignored, pass by the store. `query` has what of
+    a target's query selects no response.
     """
 
     default_ttl: float = 300.0
@@ -27,6 +36,25 @@ class Policy(NamedTuple):
     offline: bool = False
     max_object: int = 32 * 1024 * 1024
     ignored_fields: frozenset[str] = frozenset()
+    allow_rules: tuple[AllowRule, ...] = ()
+    stale_while_revalidate: float = 0.0
+    bypass: BypassRules | None = None
+    query: QueryRules | None = None
+
+    def allows(self, request: RequestHead) -> bool:
+        """True where the operator lets this request through."""
+        return not self.allow_rules or is_allowed(request, self.allow_rules)
+
+    def key_of(self, target: str) -> str:
+        """The key under which the responses to a target are kept: the one place where it is made
+        of a request's target.
+        """
+        return cache_key(target if self.query is None else self.query.selecting(target))
+
+    def key_told(self, target: str) -> str:
+        """The target of the key, for `Cache-Status`; empty where it is the request's own."""
+        selecting = target if self.query is None else self.query.selecting(target)
+        return "" if selecting == target else selecting
 
     def ttl_for(self, target: str, received: float) -> float | None:
         """Seconds of freshness that the operator sets for this target, None where the origin

@@ -251,11 +251,23 @@ def _judge(
         staleness = -case.fresh_for
         if _client_accepts_stale(asked, staleness):
             return Fresh(found, stale=True, why="max-stale")
-        window = found.directives.seconds("stale-while-revalidate")
-        if window is not None and staleness <= window:  # RFC 5861, 3
+        if staleness <= _renewing_window(found, policy):
             refresh = not policy.offline
             return Fresh(found, stale=True, refresh=refresh, why="stale-while-revalidate")
     return _ask("stale", request, case)
+
+
+def _renewing_window(found: Assessed, policy: Policy) -> float:
+    """Seconds past its freshness in which a response may answer while it is renewed; -1 for never.
+
+    The origin's word (RFC 5861, 3) counts in place of the operator's. What never was fresh has no
+    time past its freshness that an operator could mean.
+    """
+    said = found.directives.seconds("stale-while-revalidate")
+    if said is not None:
+        return float(said)
+    window = policy.stale_while_revalidate
+    return window if window > 0 and found.lifetime > 0 else -1.0
 
 
 def may_answer(
@@ -341,7 +353,6 @@ def useful_until(stored: StoredResponse, target: str, policy: Policy) -> float:
     """
     found = assess(stored, target, policy)
     fresh_until = found.born + found.lifetime
-    keep = max(
-        policy.stale_if_error, float(found.directives.seconds("stale-if-error") or 0), 86400.0
-    )
+    said = float(found.directives.seconds("stale-if-error") or 0)
+    keep = max(policy.stale_if_error, policy.stale_while_revalidate, said, 86400.0)
     return max(fresh_until, stored.response_time) + keep

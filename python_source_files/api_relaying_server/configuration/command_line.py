@@ -89,6 +89,9 @@ def parse(
     rows = list(rows)
     if unknown:
         word = unknown[0].partition("=")[0]
+        secrets = [row.flag for row in rows if row.secret and getattr(parsed, row.name)]
+        if secrets and not word.startswith("-"):  # it may be a part of the secret
+            raise ConfigError(f"{secrets[0]}: a word is left over; put quotes around the value")
         what = "flag" if word.startswith("-") else "command"
         flags = [row.flag for row in rows] + ["--help", "--version"]
         raise ConfigError(f"{word!r} is not a {what}{nearest(word, flags)}")

@@ -44,7 +44,9 @@ class Setting(Generic[T]):
 
     `help` is what `-h` says, `more` what the documents add to it. `metavar` names the value and is
     empty for a switch. `shown` tells the default in words where its text would not do. A
-    `repeatable` setting has a tuple of values, and a `separator` may divide several in one text.
+    `repeatable` setting has a tuple of values, and a `separator` may divide several in one text; in
+    its variable white space divides them, or line ends where it is `by_line`. The texts of a
+    `secret` one are never shown: its values are, and hide what is secret.
     """
 
     group: str
@@ -57,6 +59,8 @@ class Setting(Generic[T]):
     repeatable: bool = False
     separator: str | None = None
     in_file: bool = True
+    by_line: bool = False
+    secret: bool = False
     name: str = field(default="", init=False)
 
     def __post_init__(self) -> None:

@@ -20,7 +20,8 @@ def from_environment(
 ) -> tuple[dict[str, Given], list[str]]:
     """What the environment gives, by name, and a warning for each variable that means nothing.
 
-    An empty variable counts as not set; white space divides the values of a repeatable setting.
+    An empty variable counts as not set; white space divides the values of a repeatable setting,
+    or line ends where it is `by_line`.
     Variables in `foreign` have our prefix and belong to others.
     """
     by_variable = {row.variable: row for row in rows}
@@ -29,11 +30,16 @@ def from_environment(
     for variable, text in sorted(environ.items()):
         row = by_variable.get(variable)
         if row is not None and text.strip():
-            texts = text.split() if row.repeatable else [text.strip()]
-            given[row.name] = Given(tuple(texts), variable)
+            given[row.name] = Given(_parts(text, row), variable)
         elif row is None and variable.startswith(PREFIX) and variable not in foreign:
             warnings.append(f"{variable} is not a setting, ignored{nearest(variable, by_variable)}")
     return given, warnings
+
+
+def _parts(text: str, row: Setting[Any]) -> tuple[str, ...]:
+    if row.by_line:
+        return tuple(line.strip() for line in text.split("\n") if line.strip())
+    return tuple(text.split()) if row.repeatable else (text.strip(),)
 
 
 def from_file(path: str, place: str, rows: Iterable[Setting[Any]]) -> dict[str, Given]:

@@ -224,6 +224,27 @@ def field_name(text: str) -> str:
     return name
 
 
+def path_glob(text: str) -> str:
+    """A glob for paths."""
+    if not text.startswith(("/", "*")) or _has_control(text):
+        refuse(text, "is not a path", "begin it with '/' or '*', such as /live/*")
+    return text
+
+
+def cookie_name(text: str) -> str:
+    """A glob for the names of cookies."""
+    if re.fullmatch(r"[^\x00-\x20\x7f=;,]+", text) is None:
+        refuse(text, "is not the name of a cookie", "give one such as nocache or session_*")
+    return text
+
+
+def parameter_name(text: str) -> str:
+    """A glob for the decoded names of query parameters."""
+    if not text or _has_control(text):
+        refuse(text, "is not the name of a parameter", "give one such as utm_*")
+    return text
+
+
 def upstream_url(text: str) -> str:
     """The base URL of an upstream in its plain form: host in small letters, no slash at the end."""
     from urllib.parse import urlsplit

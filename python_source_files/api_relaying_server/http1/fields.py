@@ -63,8 +63,10 @@ def end_to_end(fields: Fields) -> Fields:
 
 _MEMBER = f"{PSEUDONYM}; "
 
-STATUS_OF_HIT = f"Cache-Status: {_MEMBER}hit; ttl=%d\r\n".encode()
-"""The line of a fresh hit, to be filled with the seconds of freshness left."""
+STATUS_OF_HIT = f"Cache-Status: {_MEMBER}hit; ttl=%d%b\r\n".encode()
+"""The line of a fresh hit, to be filled with the seconds of freshness left and with what more is
+told.
+"""
 
 
 def cache_hit(ttl: float, detail: str = "") -> Field:
@@ -96,6 +98,14 @@ def cache_collapsed(reason: str, ttl: float | None = None) -> Field:
     (RFC 9211, 2.6); `ttl` where the answer is a stored one by now.
     """
     return "Cache-Status", f"{_MEMBER}fwd={reason}{_ttl(ttl)}; collapsed"
+
+
+def with_key(told: str, target: str) -> str:
+    """A member with the target of the key (RFC 9211, 2.7), before `detail`. No target has what
+    would have to be escaped in a String.
+    """
+    before, mark, detail = told.partition("; detail=")
+    return f'{before}; key="{target}"{mark}{detail}'
 
 
 def _ttl(ttl: float | None) -> str:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from functools import lru_cache
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from api_relaying_server.caching.responding import Prepared, Shape, build
 from api_relaying_server.caching.reuse import CLOCK_SLACK, PASSING_BY, Assessed
@@ -80,6 +80,16 @@ def _influential(selecting: tuple[str, ...]) -> frozenset[str]:
     return ALWAYS_INFLUENTIAL.union(selecting)
 
 
+class Ending(NamedTuple):
+    """What a reply has beside the response: field `lines`, whether it `closes` the connection, and
+    what `Cache-Status` tells behind the freshness.
+    """
+
+    lines: bytes
+    closes: bool = False
+    told: bytes = b""
+
+
 class Reply:
     """A ready answer: `wire` is sent until `valid_until` (Unix time), and `tail` behind it,
     uncopied.
@@ -96,6 +106,7 @@ class Reply:
         "_fresh_from",
         "_fresh_until",
         "_lifetime",
+        "_told",
         "body_size",
         "closes",
         "entry",
@@ -108,13 +119,11 @@ class Reply:
         "wire",
     )
 
-    def __init__(
-        self, entry: Entry, found: Assessed, prepared: Prepared, extra: bytes, closes: bool
-    ) -> None:
+    def __init__(self, entry: Entry, found: Assessed, prepared: Prepared, ending: Ending) -> None:
         self.entry = entry
         self.status = prepared.status
         self.body_size = len(prepared.body)
-        self.closes = closes
+        self.closes = ending.closes
         self.hits = 0
         self.kept = False
         self.wire = b""
@@ -122,8 +131,9 @@ class Reply:
         self._before = (
             render_status_line(prepared.status, prepared.reason)
             + render_fields(prepared.fields)
-            + extra
+            + ending.lines
         )
+        self._told = ending.told
         joined = self.body_size <= JOINED_BODY
         self._body = bytes(prepared.body) if joined else b""
         self.tail: tuple[Buffer, ...] = () if joined else pieces_of(prepared.body)
@@ -134,7 +144,7 @@ class Reply:
         # The line of fields and the body are there twice, the second time in `wire`; the body of
         # the stored response itself is there already.
         own = 0 if self._body is found.stored.body else len(self._body)
-        self.size = REPLY_COST + 2 * len(self._before) + len(self._body) + own
+        self.size = REPLY_COST + 2 * len(self._before) + 2 * len(self._told) + len(self._body) + own
 
     def renew(self, now: float) -> bool:
         """Renders the bytes for this second; False where the response is no longer fresh or its
@@ -146,7 +156,7 @@ class Reply:
             self.valid_until = 0.0
             return False
         age = max(int(now - born), 0)  # RFC 9111, 5.1: whole seconds
-        self.wire = _WIRE % (self._before, age, self._lifetime - age, self._body)
+        self.wire = _WIRE % (self._before, age, self._lifetime - age, self._told, self._body)
         self.valid_until = min(born + age + 1, self._fresh_until)
         # Closes a race: another thread may have dropped the entry since it was looked at above, and
         # have set `valid_until` to 0 before this set it. `gone` was set before that.
@@ -187,7 +197,7 @@ class Entry:
         self.record = record
         self.asked_for = asked_for
         # By stored response, its lifetime (who has credentials may have another one), and shape.
-        self.replies: dict[tuple[int, float, Shape, bytes], Reply] = {}
+        self.replies: dict[tuple[int, float, Shape, Ending], Reply] = {}
         self.past: dict[int, int] = {}  # hits of replies that are no more, by their stored response
         self.heads: list[bytes] = []
         self.size = record.size + len(key) + ENTRY_COST
@@ -243,6 +253,9 @@ class HotTier:
         # Answers from what is no longer here, by status: how many, and the bytes of their bodies.
         self._retired: dict[int, tuple[int, int]] = {}
         self._entries: dict[str, Entry] = {}
+        # The entry of a key, in one call for the event loop; counts as no use, as its replies count
+        # their own.
+        self.peek: Callable[[str], Entry | None] = self._entries.get
         self._order = Admission(limit)
         self._seen_once: set[int] = set()
         # Guards every change of the above, of an entry and of its lists; not `_seen_once`, which
@@ -271,10 +284,6 @@ class HotTier:
         if entry is not None:
             entry.used = True
         return entry
-
-    def peek(self, key: str) -> Entry | None:
-        """The entry of a key; counts as no use, as its replies count their own."""
-        return self._entries.get(key)
 
     def put(self, key: str, record: Record, *, asked_for: bool = False) -> Entry | None:
         """Keeps a record in place of the one under its key; None where it is too large.
@@ -376,17 +385,16 @@ class HotTier:
         entry: Entry,
         found: Assessed,
         shape: Shape,
-        extra: bytes,
-        closes: bool,
+        ending: Ending,
     ) -> Reply:
-        """The reply of this shape from an entry, made once; `extra` are rendered field lines of it.
-        Only the event loop calls this.
+        """The reply of this shape and ending from an entry, made once. Only the event loop calls
+        this.
         """
-        name = (id(found.stored), found.lifetime, shape, extra)
+        name = (id(found.stored), found.lifetime, shape, ending)
         known = entry.replies.get(name)
         if known is not None:
             return known
-        made = Reply(entry, found, build(shape, found), extra, closes)
+        made = Reply(entry, found, build(shape, found), ending)
         with self._lock:
             if not entry.gone:
                 if len(entry.replies) >= MAX_REPLIES:

@@ -9,7 +9,13 @@ from __future__ import annotations
 from api_relaying_server.caching.conditional import fields_of_304, is_not_modified
 from api_relaying_server.caching.responding import prepare, shortened
 from api_relaying_server.caching.reuse import Assessed
-from api_relaying_server.http1.fields import VIA, cache_collapsed, cache_forwarded, cache_hit
+from api_relaying_server.http1.fields import (
+    VIA,
+    cache_collapsed,
+    cache_forwarded,
+    cache_hit,
+    with_key,
+)
 from api_relaying_server.http1.message import Field, Fields, RequestHead
 from api_relaying_server.http1.rendering import (
     reason_phrase,
@@ -79,6 +85,18 @@ def _stored(
     made = prepare(request, found)
     fields = made.fields.plus(("Via", VIA), ("Age", str(int(found.age(now)))), told)
     return Answer(made.status, made.reason, fields, made.body, upstream_status=upstream_status)
+
+
+def telling_key(answer: Answer, target: str) -> Answer:
+    """The same answer; its `Cache-Status` tells the target of its key, if it has one."""
+    items = list(answer.fields.items)
+    for place in range(len(items) - 1, -1, -1):
+        name, value = items[place]
+        if name == "Cache-Status":  # ours: it stands behind those of other caches
+            if "; fwd=bypass" not in value and "; fwd=method" not in value:
+                items[place] = name, with_key(value, target)
+            break
+    return answer._replace(fields=Fields(items))
 
 
 # --- from a response that is on its way

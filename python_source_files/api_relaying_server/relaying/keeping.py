@@ -129,6 +129,25 @@ class Keeper:
         self._last_known = LastKnown(hot.limit // 2)
         coordinator.on_message(self._changed_elsewhere)
 
+    def key_of(self, target: str) -> str:
+        """The key of a target, by the settings of now."""
+        return self.policy.key_of(target)
+
+    def note_asked(self, key: str, target: str) -> None:
+        """Remembers a target by which a key was asked for, where they can differ."""
+        if self.policy.query is not None:
+            self.facts.remember_target(key, target)
+
+    def asked_target(self, target: str) -> str | None:
+        """A target that clients ask for and whose key is that of this target; None where none is
+        known.
+        """
+        if self.policy.query is None:
+            return target
+        key = cache_key(target)
+        asked = self.facts.target(key)
+        return asked if asked is not None and self.key_of(asked) == key else None
+
     def catch_up(self) -> None:
         """Takes in what other workers have told so far, for any thread."""
         self._coordinator.catch_up()
@@ -242,7 +261,7 @@ class Keeper:
         same requests select; None where what is there stays as it is. What was `seen` under the key
         is not read again where nothing has changed since.
         """
-        target, key = request.target, cache_key(request.target)
+        target, key = request.target, self.key_of(request.target)
         with self._changing(key, seen) as record:
             if not self._is_current_for_all(key, record, began):
                 return None
@@ -264,7 +283,7 @@ class Keeper:
         """Puts new versions, fetched since that `began`, in place of stored responses; None where
         none of those is there any more, or the target has been invalidated since.
         """
-        key = cache_key(target)
+        key = self.key_of(target)
         with self._changing(key) as record:
             if record is None or not self._is_current_for_all(key, record, began):
                 return None
@@ -284,7 +303,7 @@ class Keeper:
         Returns this moment, for the response of the invalidating request itself; None where
         somebody else has invalidated the target since it `began`.
         """
-        key = cache_key(target)
+        key = self.key_of(target)
         self.catch_up()
         before, now = self._doubt(key)  # before the lock: see "Time order" above
         with self._changing(key) as record:
@@ -312,7 +331,7 @@ class Keeper:
 
     def forget(self, target: str) -> bool:
         """Removes all variants of a target; True where there was something."""
-        key = cache_key(target)
+        key = self.key_of(target)
         self._doubt(key)
         with self._changing(key) as record:
             if self._far:

@@ -102,13 +102,15 @@ class Invalidations:
 
 class KeyFacts:
     """What is known of each key: whether its answers can be shared (if not, its clients do not wait
-    for each other), which request fields select among them, and when it was last invalidated.
+    for each other), which request fields select among them, by which target it was asked for, and
+    when it was last invalidated.
     Thread-safe.
     """
 
     def __init__(self) -> None:
         self._unshared: BoundedMap[float] = BoundedMap()
         self._selecting: BoundedMap[Names] = BoundedMap()
+        self._targets: BoundedMap[str] = BoundedMap()
         self.invalidations = Invalidations()
 
     def mark_unshared(self, key: str, until: float) -> None:
@@ -123,6 +125,15 @@ class KeyFacts:
         """Answers for this key can be shared after all."""
         if self._unshared.get(key, 0.0):
             self._unshared.remove(key)
+
+    def remember_target(self, key: str, target: str) -> None:
+        """The key was asked for by this target."""
+        if self.target(key) != target:
+            self._targets.put(key, target)
+
+    def target(self, key: str) -> str | None:
+        """The target by which the key was asked for last, as far as is known."""
+        return self._targets.get(key, "") or None
 
     def remember_selecting(self, key: str, names: Names) -> None:
         """The key's answers are selected by these request fields."""

@@ -10,50 +10,61 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import shape_of
 from api_relaying_server.caching.reuse import CACHED_METHODS, Assessed, Fresh, decide, passes_by
 from api_relaying_server.caching.stored import cache_key
-from api_relaying_server.http1.fields import VIA
+from api_relaying_server.http1.fields import VIA, with_key
 from api_relaying_server.http1.heads import known_lines, wants_close
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.rendering import render_fields
-from api_relaying_server.memory.hot import Entry, Reply
+from api_relaying_server.memory.hot import Ending, Entry, Reply
 from api_relaying_server.relaying.keeping import Keeper, Seen
 
 _NEVER_FROM_MEMORY = frozenset(
     ("content-length", "transfer-encoding", "expect", "upgrade", "max-forwards")
 )
 
+_TELLS_KEY = (("", "key"),)
+"""Stands among the fields on which an answer depends where its `Cache-Status` tells the key."""
+
 
 class MemoryAnswers:
     """Answers from memory alone. Thread-safe."""
 
-    def __init__(self, keeper: Keeper, policy: Policy) -> None:
+    def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
-        self._policy = policy
 
     def from_memory(self, request: RequestHead, now: float) -> Reply | None:
         """The reply to a request if a fresh one is in memory, which then remembers the bytes of its
         head. Never blocks: the event loop calls it.
         """
-        hot = self._keeper.hot
-        entry = hot.peek(cache_key(request.target))
+        # The settings of now, in a worker that retires too: it fills the same memory.
+        hot, policy = self._keeper.hot, self._keeper.policy
+        asked, query = request.target, policy.query
+        target = asked if query is None else query.selecting(asked)
+        entry = hot.peek(cache_key(target))
         if entry is None:
             return None
-        if self._policy.ignored_fields:
-            request = request.without(self._policy.ignored_fields)
+        if (policy.allow_rules or policy.bypass) and not _may_be_answered(request, policy):
+            return None
+        if policy.ignored_fields:
+            request = request.without(policy.ignored_fields)
         if entry.selected_here:
             return None  # the relay's own word selects, which the client's bytes do not hold
         influential = entry.influential
         picked = tuple([(line[0], line[2]) for line in request.lines if line[0] in influential])
+        if target != asked:
+            picked += _TELLS_KEY
         quick = (request.method, request.version, request.credentialed, picked)
         reply = entry.quick.get(quick)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
             reply = self._decide_in_memory(request, entry, now)
             if reply is None:
                 return None
-            if self._policy.client_refresh and _limits_age(request):
+            if policy.client_refresh and _limits_age(request):
                 return reply
             hot.remember(entry, quick, reply)
         if request.raw is not None:
             hot.learn(_to_learn(request.raw, influential), reply)
+            if self._keeper.policy is not policy:
+                hot.clear()  # other settings came in between: a known head is not looked at again
         return reply
 
     def is_worth_bringing(self, request: RequestHead) -> bool:
@@ -63,15 +74,17 @@ class MemoryAnswers:
             and request.method in CACHED_METHODS
             and not request.fields.has_any(_NEVER_FROM_MEMORY)
             and not passes_by(request.fields)
-            and self._keeper.hot.peek(cache_key(request.target)) is None
+            and _may_be_answered(request, self._keeper.policy)
+            and self._keeper.hot.peek(self._keeper.key_of(request.target)) is None
         )
 
     def bring(self, request: RequestHead) -> tuple[Seen, bool]:
         """Reads what the store has for a request into memory: what that is, and whether memory has
         it now. May wait for the store.
         """
-        key = cache_key(request.target)
+        key = self._keeper.key_of(request.target)
         seen = self._keeper.see(key)
+        self._keeper.note_asked(key, request.target)
         return seen, seen.record is not None and self._keeper.hot.peek(key) is not None
 
     def _decide_in_memory(self, request: RequestHead, entry: Entry, now: float) -> Reply | None:
@@ -79,7 +92,7 @@ class MemoryAnswers:
             return None
         if request.fields.has_any(_NEVER_FROM_MEMORY):
             return None
-        verdict = decide(request, entry.record, now, self._policy)
+        verdict = decide(request, entry.record, now, self._keeper.policy)
         if not isinstance(verdict, Fresh) or verdict.stale:
             return None
         return self._reply(request, entry, verdict.assessed)
@@ -92,8 +105,15 @@ class MemoryAnswers:
         elif request.version < (1, 1):
             extra.append(("Connection", "keep-alive"))
         shape = shape_of(request, found.stored)
-        lines = render_fields(extra)
-        return self._keeper.hot.reply(entry, found, shape, lines, closes)
+        key = self._keeper.policy.key_told(request.target)
+        ending = Ending(render_fields(extra), closes, with_key("", key).encode() if key else b"")
+        return self._keeper.hot.reply(entry, found, shape, ending)
+
+
+def _may_be_answered(request: RequestHead, policy: Policy) -> bool:
+    """True where the operator lets a request through, and to the cache."""
+    bypassed = policy.bypass is not None and policy.bypass.cover(request)
+    return not bypassed and policy.allows(request)
 
 
 def _to_learn(head: bytes, influential: frozenset[str]) -> bytes:

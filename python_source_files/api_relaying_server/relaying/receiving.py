@@ -22,7 +22,7 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import with_content
 from api_relaying_server.caching.responding import shortened
 from api_relaying_server.caching.reuse import passes_by, reason_to_keep
-from api_relaying_server.caching.stored import Record, StoredResponse, cache_key
+from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.storing import (
     Ground,
     Rule,
@@ -133,15 +133,16 @@ class Receiver:
             self._doubt_by_head(received)
         return self._take(received, query.known)
 
-    def receive_unsafe(self, received: Received) -> Arrived:
+    def receive_unsafe(self, received: Received, bypassed: bool = False) -> Arrived:
         """What the response to a request that passed by the store means: it may invalidate (RFC
-        9111, 4.4), and the response to a POST may be stored.
+        9111, 4.4), and the response to a POST may be stored unless it is `bypassed`.
         """
         request = received.request
         own = self._invalidate(received)
         # The answer to a condition or an overridden method is no answer to other requests, and one
         # that another change may have made old is none either.
-        if request.method != "POST" or passes_by(request.fields) or own is None:
+        bypassed = bypassed or request.method != "POST" or passes_by(request.fields)
+        if bypassed or own is None:
             return self._take(received, None, "bypass")
         return self._take(received._replace(began=own), None)
 
@@ -277,7 +278,7 @@ class Receiver:
         that it is still the same.
         """
         head, request = received.head, received.request.with_method("GET")
-        record = self._keeper.read(cache_key(request.target))
+        record = self._keeper.read(self._keeper.key_of(request.target))
         if record is None or head.status in FAILURE_STATUSES or head.status == 304:
             return
         names = self._selecting_names(head.fields)

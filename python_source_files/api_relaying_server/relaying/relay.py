@@ -2,6 +2,7 @@
 
     request
        |
+       |-- not allowed ----------------------------------------> 403       caching.allow
        |-- fresh in memory ------------------------------------> answer    memory_answers
        |                                                            (the event loop, no thread)
        v
@@ -31,6 +32,7 @@ from copy import copy
 from functools import partial
 from typing import Callable, NamedTuple
 
+from api_relaying_server.caching.directives import request_directives
 from api_relaying_server.caching.reuse import (
     CACHED_METHODS,
     Ask,
@@ -40,10 +42,10 @@ from api_relaying_server.caching.reuse import (
     decide,
     may_answer,
 )
-from api_relaying_server.caching.stored import Selecting, cache_key
+from api_relaying_server.caching.stored import Selecting
 from api_relaying_server.caching.vary import fields_that_select, selecting_values
 from api_relaying_server.coordination import ALONE, Coordinator
-from api_relaying_server.errors import NotCached, UpstreamTimeout
+from api_relaying_server.errors import NotAllowed, NotCached, UpstreamTimeout
 from api_relaying_server.http1.credentials import credentials_of, is_credential
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.relaying.answer import Answer, Waiting
@@ -52,6 +54,7 @@ from api_relaying_server.relaying.answering import (
     final_answer,
     hit_answer,
     shared_answer,
+    telling_key,
 )
 from api_relaying_server.relaying.background_fetch import BackgroundFetch, drain
 from api_relaying_server.relaying.fetching import Caller, Fetcher, Query
@@ -128,7 +131,7 @@ class Relay:
         self._clock = fetcher.keeper.clock
         self._refresher = refresher
         self._errands = errands
-        self.memory = MemoryAnswers(self._keeper, self._policy)
+        self.memory = MemoryAnswers(self._keeper)
         self.flight: Flight[Outcome] = Flight()
         receiver = Receiver(self._keeper, self._policy, fetcher.base)
         self._means = Means(fetcher, receiver, self.flight, turns)
@@ -137,15 +140,27 @@ class Relay:
         """The answer to a request, or for a caller that can be parked what it waits for. Raises
         RelayError where the answer is the relay's own.
         """
+        if not self._policy.allows(request):
+            raise NotAllowed("the settings of this relay do not allow this method for this path")
         self._keeper.catch_up()  # before anything is decided by what is stored
+        found, told = self._answer(request, caller), self._policy.key_told(request.target)
+        return telling_key(found, told) if told and isinstance(found, Answer) else found
+
+    def _answer(self, request: RequestHead, caller: Caller) -> Answer | Waiting:
+        bypass = self._policy.bypass
+        bypassed = bypass is not None and bypass.cover(request)  # by what came, ignored or not
         if self._policy.ignored_fields:
             request = request.without(self._policy.ignored_fields)
         request = self._fetcher.as_seen(request, caller.client)
         has_key = request.method in CACHED_METHODS
+        if bypassed:
+            return self._bypass(request, caller)
         if caller.body is not None:
             return self._pass_by(request, caller, Bypass("bypass" if has_key else "method"))
-        key, now = cache_key(request.target), self._clock()
+        key, now = self._keeper.key_of(request.target), self._clock()
         seen = self._keeper.see(key, caller.seen) if has_key else None
+        if has_key:
+            self._keeper.note_asked(key, request.target)
         record = seen.record if seen is not None else None
         verdict = decide(request, record, now, self._policy)
         if isinstance(verdict, Refuse):
@@ -169,6 +184,13 @@ class Relay:
         return hit_answer(request, verdict.assessed, now, verdict.why)
 
     # Nothing that is stored can answer.
+
+    def _bypass(self, request: RequestHead, caller: Caller) -> Answer:
+        """The answer to a request that the operator keeps away from the store."""
+        wish = request_directives(request.fields)
+        if request.method in CACHED_METHODS and "only-if-cached" in wish:
+            raise NotCached("this request is never answered from the store (only-if-cached)")
+        return self._pass_by(request, caller, Bypass("bypass"))
 
     def _pass_by(self, request: RequestHead, caller: Caller, verdict: Bypass) -> Answer:
         if self._policy.offline:
@@ -258,7 +280,7 @@ class Relay:
                 return mine
         if isinstance(verdict, Fresh):
             return self._from_elsewhere(query, verdict)
-        query, key = query._replace(ask=verdict), cache_key(query.request.target)
+        query, key = query._replace(ask=verdict), self._keeper.key_of(query.request.target)
         if place.hasty and verdict.fallback is None and _is_under_way(place.landing):
             # The stale answer is gone: now it waits as long as one who has just come, and at no
             # fetch from before an invalidation.
@@ -292,7 +314,7 @@ class Relay:
         request, reason, now = query.request, query.ask.reason, self._clock()
         # Closes a race: the target may have been invalidated since the leader sent its request. One
         # who was answered after that must not get what was made before.
-        if not self._keeper.is_current(cache_key(request.target), outcome.began):
+        if not self._keeper.is_current(self._keeper.key_of(request.target), outcome.began):
             return None
         found = self._keeper.assess(request.target, outcome.stored)
         validated = came < outcome.sent  # the origin was asked after this request had come
@@ -318,17 +340,25 @@ class Relay:
     def renew_ahead(self, target: str, selecting: Selecting, demand: int) -> bool:
         """Has what these selecting fields select renewed in the background although it is fresh;
         False where that waits or runs already, or there is no room.
+
+        Where only a part of the query selects, the upstream is asked by the target of a client: it
+        may never have heard of the key's.
         """
-        return self._submit(target, fields_that_select(selecting), demand, early=True)
+        asked = self._keeper.asked_target(target)
+        if asked is None:
+            return False
+        return self._submit(asked, fields_that_select(selecting), demand, early=True)
 
     def _submit(self, target: str, fields: Fields, demand: int = 1, early: bool = False) -> bool:
         plain = RequestHead.of("GET", target, fields)
+        if not self._policy.allows(plain):
+            return False
         plain = self._fetcher.as_seen(plain, BACKGROUND.client)
-        flight_key = self._flight_key(plain, cache_key(target))
+        flight_key = self._flight_key(plain, self._keeper.key_of(target))
         return self._refresher.submit(flight_key, partial(self._refresh, plain, early), demand)
 
     def _refresh(self, request: RequestHead, early: bool) -> None:
-        key = cache_key(request.target)
+        key = self._keeper.key_of(request.target)
         seen = self._keeper.see(key)
         verdict = decide(request, seen.record, self._clock(), self._policy)
         if isinstance(verdict, Fresh) and (verdict.refresh or early):

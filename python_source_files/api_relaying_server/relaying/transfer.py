@@ -34,7 +34,7 @@ from typing import NamedTuple, Union
 from api_relaying_server.caching.invalidation import is_unsafe
 from api_relaying_server.caching.ranges import with_content
 from api_relaying_server.caching.reuse import Ask, Assessed, Fresh, decide
-from api_relaying_server.caching.stored import Record, StoredResponse, cache_key
+from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.coordination import Coordinator, Lease
 from api_relaying_server.errors import (
     LackOfOwn,
@@ -205,7 +205,9 @@ class Transfer:
         if seen is None:
             return None
         surely = lease is not None and (lease.waited or lease.unheard)
-        return self._keeper.changed_since(cache_key(self._query.request.target), seen, surely)
+        return self._keeper.changed_since(
+            self._keeper.key_of(self._query.request.target), seen, surely
+        )
 
     # 3 to 5: what is sent, what comes, and its body.
 
@@ -310,10 +312,14 @@ class Transfer:
         if lands and self._lead.landing is not None:
             self._flight.leave(self._lead.flight_key, self._lead.landing)
         if lease is not None:
-            key = cache_key(self._query.request.target)
+            key = self._keeper.key_of(self._query.request.target)
             self._keeper.when_stored(key, lease.release)  # the lease is the store's now
 
     # The same for a request that passes by the store: nobody leads it and nobody follows.
+
+    @property
+    def _bypasses(self) -> bool:
+        return self._query.ask.reason == "bypass"
 
     def pass_by(self) -> Answer:
         """The upstream's answer to the request as it came. Raises UpstreamError.
@@ -328,7 +334,7 @@ class Transfer:
                 self._keeper.invalidate(request.target)  # nobody knows what it has done
             raise
         with received:
-            arrived = self._open(self._receiver.receive_unsafe(received))
+            arrived = self._open(self._receiver.receive_unsafe(received, self._bypasses))
         reason = self._query.ask.reason
         return fetched_answer(request, reason, arrived, self._reader, self._content or b"")
 

@@ -101,6 +101,9 @@ class UpstreamRequest(NamedTuple):
         """True where all of its body is here, so that it can be sent twice."""
         return self.body is None or isinstance(self.body, tuple)
 
+    def __repr__(self) -> str:
+        return f"UpstreamRequest({self.shown})"  # the fields may hold secrets
+
     @property
     def shown(self) -> str:
         """Method and path: a query may hold secrets."""

@@ -6,7 +6,8 @@ Pure functions over fields.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -39,6 +40,54 @@ round in a circle.
 """
 
 _REFRESH = frozenset(("cache-control", "pragma"))
+
+
+_OF_ONE_CALL = re.compile("range|if-.*|http2-settings|x-forwarded.*")
+
+
+class OwnField(NamedTuple):
+    """A field that the operator has the relay send with every call. Its value is a secret, which no
+    text about it shows.
+    """
+
+    name: str
+    value: str
+
+    def __repr__(self) -> str:
+        return f"{self.name}: ***"
+
+
+def may_be_own(name: str) -> bool:
+    """True unless a field of this name (lower case) steers the message or its way, or is about one
+    call or one client: those are the relay's to write.
+    """
+    return not (
+        name in _NEVER
+        or _OF_ONE_CALL.fullmatch(name) is not None
+        or names_a_place(name)
+        or names_a_client(name)
+    )
+
+
+def names_of(own: Iterable[OwnField]) -> frozenset[str]:
+    """The lower-case names under which a client's fields give way to the operator's: with
+    underscores also the name that is the same behind CGI (RFC 3875, 4.1.18).
+    """
+    names = {field.name.lower() for field in own}
+    return frozenset(names | {name.replace("_", "-") for name in names})
+
+
+def with_own(method: str, fields: Sequence[Field], own: Sequence[OwnField]) -> Sequence[Field]:
+    """The fields of a call with the operator's in place of those of the same names. A TRACE has
+    none of them: its answer would show them (RFC 9110, 9.3.8).
+    """
+    if method == "TRACE":
+        return fields
+    names = names_of(own)
+    return [
+        *(item for item in fields if item[0].lower() not in names),
+        *((field.name, field.value) for field in own),
+    ]
 
 
 class UpstreamBase(NamedTuple):

@@ -23,10 +23,19 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=24, help="clients at a time")
     parser.add_argument("--cool-down", type=float, default=0.0)
     parser.add_argument("--ignore-field", action="append", default=[], metavar="NAME")
+    parser.add_argument("--stale-while-revalidate", type=float, default=0.0)
+    parser.add_argument("--bypass", default="", metavar="GLOB")
+    parser.add_argument("--queries", action="store_true", help="parameters that select nothing")
     parser.add_argument("--show", type=int, default=1, help="violations told of each rule")
     given = parser.parse_args()
     ignored = tuple(name.lower() for name in given.ignore_field)
-    setting = Setting(cool_down=given.cool_down, ignored=ignored)
+    setting = Setting(
+        cool_down=given.cool_down,
+        ignored=ignored,
+        bypass=given.bypass,
+        queries=given.queries,
+        stale_while_revalidate=given.stale_while_revalidate,
+    )
     world = World(given.store, given.workers, given.nodes, given.threads, setting)
     total: Counter[str] = Counter()
     requests = calls = 0

@@ -59,12 +59,13 @@ RANGES = ("bytes=0-99", "bytes=100-", "bytes=-50", "bytes=0-0", "bytes=10-29,60-
 
 
 class Ask(NamedTuple):
-    """A request that is to be sent."""
+    """A request that is to be sent; `query` stands behind its target and selects nothing."""
 
     method: str
     target: str
     fields: dict[str, str]
     number: int
+    query: str = ""
 
     def raw(self) -> bytes:
         """Its bytes."""
@@ -75,14 +76,15 @@ class Ask(NamedTuple):
         if body:
             fields["Content-Length"] = str(len(body))
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        return f"{self.method} {self.target} HTTP/1.1\r\n{lines}\r\n".encode() + body
+        return f"{self.method} {self.target}{self.query} HTTP/1.1\r\n{lines}\r\n".encode() + body
 
 
 class Crowd:
     """Clients of some relays. `asked` is what they wrote down, `bursts` the equal requests."""
 
-    def __init__(self, ports: list[int], seed: str) -> None:
+    def __init__(self, ports: list[int], seed: str, queries: bool = False) -> None:
         self._ports = ports
+        self._queries = queries
         self._seed = seed
         self._number = 0
         self._lock = threading.Lock()  # guards the number, the bodies and the tags
@@ -164,7 +166,16 @@ class Crowd:
         self._add_condition(rng, target, fields)
         with self._lock:
             self._number += 1
-            return Ask(method, target, fields, self._number if rng.random() < 0.5 else 0)
+            number = self._number if rng.random() < 0.5 else 0
+        return Ask(method, target, fields, number, self._query(rng))
+
+    def _query(self, rng: random.Random) -> str:
+        """The same parameters in any order, among some that the relay ignores."""
+        if not self._queries:
+            return ""
+        parameters = ["a=1", "b=2", *(f"u{rng.randrange(3)}={rng.random()}" for _ in range(2))]
+        rng.shuffle(parameters)
+        return "?" + "&".join(parameters)
 
     def _add_condition(self, rng: random.Random, target: str, fields: dict[str, str]) -> None:
         with self._lock:
@@ -197,7 +208,8 @@ class Crowd:
             ask = Ask("GET", f"/burst/{self._seed}/b{count}", {}, 0)
             nodes = [rng.randrange(len(self._ports)) for _ in range(BURST)]
             lines = [Line(self, self._ports[node], node, ADDRESSES[0]) for node in nodes]
-            began = [line.send([ask]) for line in lines]
+            asks = [ask._replace(query=self._query(rng)) for _ in lines]
+            began = [line.send([one]) for line, one in zip(lines, asks)]
             for line, moment in zip(lines, began):
                 line.read(ask, moment)
                 line.close()

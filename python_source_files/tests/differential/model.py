@@ -15,6 +15,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from email.utils import parsedate_to_datetime
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from .events import Answer, Asked, Fields, content_in, joined, rendered
@@ -54,7 +55,8 @@ PLACES = {
 
 class Setting(NamedTuple):
     """What the relay was told. `fixed_ttl` is its `--ttl` of targets with `/fixed/`; `news` are the
-    seconds in which nodes hear of each other.
+    seconds in which nodes hear of each other, `bypass` a glob of targets. With `queries` clients
+    send parameters that the relay is to ignore, others in any order.
     """
 
     default_ttl: float = 2.0
@@ -64,6 +66,13 @@ class Setting(NamedTuple):
     news: float = 0.5
     fixed_ttl: float = 1.5
     ignored: tuple[str, ...] = ()
+    stale_while_revalidate: float = 0.0
+    bypass: str = ""
+    queries: bool = False
+
+    def bypasses(self, target: str) -> bool:
+        """True where requests for a target pass by the store."""
+        return bool(self.bypass) and fnmatchcase(target, self.bypass)
 
 
 class Violation(NamedTuple):
@@ -320,6 +329,11 @@ class Case(NamedTuple):
         return seen
 
     @property
+    def is_bypassed(self) -> bool:
+        """True where the request passes by the store."""
+        return self.setting.bypasses(self.asked.target)
+
+    @property
     def mine(self) -> dict[str, str]:
         """The client's credentials."""
         return credentials(self.seen)
@@ -368,6 +382,8 @@ def _judged(case: Case) -> Iterator[tuple[str, str]]:
     else:
         yield from _form(asked)
         yield from _cookies(case)
+        if case.is_bypassed and serial and (head is None or not own(head, case)):
+            yield "bypass", "answered with what is not its own, though it is to pass by the store"
         yield from _content_and_fields(case, head)
 
 
@@ -623,9 +639,12 @@ def timely(base: Answer, voucher: Answer, said: Words, case: Case) -> Iterator[t
         return
     age = case.asked.began - voucher.sent
     validates = said.any("no-cache") and (secret or not _is_fixed(base))
-    if lifetime and age <= lifetime + said.serves_stale_for + SLACK and not validates:
-        return
     strict = validates or said.any("must-revalidate", "proxy-revalidate", "s-maxage")
+    window = said.serves_stale_for
+    if not strict and not said.any("stale-while-revalidate"):
+        window = case.setting.stale_while_revalidate
+    if lifetime and age <= lifetime + window + SLACK and not validates:
+        return
     wished = _wish(case.asked, "max-stale")
     if not strict and wished is not None and age <= lifetime + float(wished) + SLACK:
         return

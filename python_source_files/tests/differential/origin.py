@@ -101,6 +101,7 @@ class Origin:
         arrived = time.monotonic()
         line, lines = split_head(head)
         method, target, _ = line.split(" ", 2)
+        target = target.partition("?")[0]  # its parameters select nothing
         stream.body(lines, at_close=False)
         seen: dict[str, str] = {}
         for name, value in lines:

@@ -40,6 +40,11 @@ class World(NamedTuple):
         more = "".join(f" --ignore-field {name}" for name in self.setting.ignored)
         if self.setting.cool_down:
             more += f" --cool-down {self.setting.cool_down:g}"
+        if self.setting.stale_while_revalidate:
+            more += f" --stale-while-revalidate {self.setting.stale_while_revalidate:g}"
+        if self.setting.bypass:
+            more += f" --bypass '{self.setting.bypass}'"
+        more += " --queries" * self.setting.queries
         return (
             f"python -m tests.differential --seconds {seconds:g} --seed {seed} --store {self.store}"
             f" --workers {self.workers} --nodes {self.nodes} --threads {self.threads}{more}"
@@ -99,14 +104,19 @@ def _relays(world: World, origin: Origin, stack: contextlib.ExitStack) -> list[R
         "--default-ttl", f"{setting.default_ttl:g}", "--negative-ttl", f"{setting.negative_ttl:g}",
         "--cool-down", f"{setting.cool_down:g}", "--stale-if-error", f"{setting.stale_if_error:g}",
     ]  # fmt: skip
+    flags += ["--stale-while-revalidate", f"{setting.stale_while_revalidate:g}"]
     flags += ["--ttl", f"/*/fixed/*={setting.fixed_ttl:g}"]
+    if setting.queries:
+        flags += ["--ignore-query", "u*", "--sort-query"]
+    if setting.bypass:
+        flags += ["--bypass", setting.bypass]
     for name in setting.ignored:
         flags += ["--ignore-field", name]
     return [stack.enter_context(RunningRelay(origin.url, *flags)) for _ in range(world.nodes)]
 
 
 def _chapter(world: World, origin: Origin, ports: list[int], seed: int, seconds: float) -> Chapter:
-    crowd = Crowd(ports, f"s{seed}")
+    crowd = Crowd(ports, f"s{seed}", world.setting.queries)
     since = len(origin.answers)
     crowd.run(seconds, world.threads)
     answers = _settled(origin)
@@ -118,6 +128,8 @@ def _chapter(world: World, origin: Origin, ports: list[int], seed: int, seconds:
         for answer in log.by_serial.values():
             violations += passed_on(answer, ADDRESSES)
         for burst in crowd.bursts:
+            if world.setting.bypasses(burst[0].target):
+                continue
             violations += kind_to_the_upstream(burst, log, most=2 + world.nodes)
     return Chapter(seed, seconds, crowd.began, log, violations)
 

@@ -1,0 +1,66 @@
+"""Which parameters of a target's query select a stored response (`--ignore-query`, `--sort-query`).
+
+All of them go upstream; here it is told under which target a response is kept.
+"""
+
+from __future__ import annotations
+
+import re
+from fnmatch import translate
+from functools import lru_cache
+from operator import itemgetter
+from typing import NamedTuple
+from urllib.parse import unquote_plus
+
+
+class QueryRules(NamedTuple):
+    """Globs of the parameters that select nothing, and whether the order of names selects nothing
+    either.
+    """
+
+    ignored: tuple[str, ...] = ()
+    sorts: bool = False
+
+    def selecting(self, target: str) -> str:
+        """The target under which the responses to this target are kept."""
+        return selecting_target(target, self.ignored, self.sorts)
+
+
+def query_rules(ignored: tuple[str, ...], sorts: bool) -> QueryRules | None:
+    """The rules, None where all that is in a target selects."""
+    return QueryRules(ignored, sorts) if ignored or sorts else None
+
+
+@lru_cache(maxsize=128)  # targets may be long; a request asks several times
+def selecting_target(target: str, ignored: tuple[str, ...] = (), sorts: bool = False) -> str:
+    """The target less the parameters whose decoded names match one of the globs `ignored`; with
+    `sorts` the others by name, those of one name in the order in which they came.
+
+    A target without a query and one that ends in `?` stay two.
+    """
+    path, _, query = target.partition("?")
+    if not query:
+        return target
+    parameters = query.split("&")
+    kept = [(_name(one), one) for one in parameters]
+    if ignored:
+        is_ignored = _pattern(ignored).match
+        kept = [named for named in kept if is_ignored(named[0]) is None]
+    if sorts:
+        kept.sort(key=itemgetter(0))
+    left = [one for _, one in kept]
+    if left == parameters:
+        return target
+    return f"{path}?{'&'.join(left)}" if left else path
+
+
+def _name(parameter: str) -> str:
+    name = parameter.partition("=")[0]
+    if "%" in name or "+" in name:
+        return unquote_plus(name, errors="surrogateescape")
+    return name
+
+
+@lru_cache(maxsize=16)
+def _pattern(globs: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(translate, globs)))

@@ -1,0 +1,50 @@
+"""The operator's own fields on every call to the upstream (`--upstream-header`), such as a key.
+
+It stands inside all that counts, limits or holds back calls: they tell calls apart by what clients
+say, and what the operator says is the same for all. Its fields reach nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+
+from api_relaying_server.upstream.exchange import UpstreamRequest
+from api_relaying_server.upstream.guards import UpstreamLike
+from api_relaying_server.upstream.session import Fetch
+from api_relaying_server.upstream.translation import OwnField, UpstreamBase, with_own
+
+LOG = logging.getLogger("api_relaying_server.upstream")
+
+_DENIED = frozenset((401, 403))
+
+
+class WithOwnFields:
+    """An upstream, with these fields on every call. Thread-safe."""
+
+    def __init__(self, upstream: UpstreamLike, own: Sequence[OwnField]) -> None:
+        self.base: UpstreamBase = upstream.base
+        self._upstream = upstream
+        self._own = tuple(own)
+        self._lock = threading.Lock()  # guards the one below
+        self._has_said = False
+
+    def fetch(self, request: UpstreamRequest) -> Fetch:
+        """The response to one request, once its head is here."""
+        fields = with_own(request.method, request.fields, self._own)
+        fetch = self._upstream.fetch(request._replace(fields=fields))
+        status = fetch.exchange.head.status
+        if status in _DENIED and request.method != "TRACE":
+            self._say_once(status)
+        return fetch
+
+    def _say_once(self, status: int) -> None:
+        with self._lock:
+            said, self._has_said = self._has_said, True
+        if not said:
+            LOG.warning(
+                "the upstream answered %d to a request with the relay's own %s; is it still valid?",
+                status,
+                ", ".join(field.name for field in self._own),
+            )
