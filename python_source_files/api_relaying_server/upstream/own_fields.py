@@ -15,7 +15,7 @@ from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import OwnField, UpstreamBase, with_own
 
-LOG = logging.getLogger("api_relaying_server.upstream")
+LOG = logging.getLogger(__name__)
 
 _DENIED = frozenset((401, 403))
 
@@ -27,7 +27,7 @@ class WithOwnFields:
         self.base: UpstreamBase = upstream.base
         self._upstream = upstream
         self._own = tuple(own)
-        self._lock = threading.Lock()  # guards the one below
+        self._lock = threading.Lock()  # guards `_has_said`
         self._has_said = False
 
     def fetch(self, request: UpstreamRequest) -> Fetch:
