@@ -380,6 +380,5 @@ def _ends(scope: Scope, signals: UpstreamSignals) -> bool:
 
 
 def _refusal(subject: Subject, words: str, cooldown: Cooldown, now: float) -> UpstreamPaused:
-    error = UpstreamPaused(f"{words}: {cooldown.why}", "cool-down", cooldown.until - now)
-    error.concerns_all = subject == WHOLE
-    return error
+    detail, seconds = f"{words}: {cooldown.why}", cooldown.until - now
+    return UpstreamPaused(detail, "cool-down", seconds, concerns_all=subject == WHOLE)
