@@ -131,13 +131,14 @@ class OneProcess:
         """Builds a worker with these settings and lets the one of now retire. Raises OSError and
         ConfigError.
         """
+        with self._lock:
+            if self._stopping:  # its listening sockets are closed at any moment
+                raise ConfigError("the relay stops")
         before = self._worker
         if "upstream" in changed:
             self._upstream = settings.upstream
         kept = None if set(changed).intersection(ANOTHER_STORE) else before.kept
         listeners = [sock.dup() for sock in before.server.front.listeners]
-        if not listeners:
-            raise ConfigError("the relay stops")
         try:
             worker = build(settings, self._upstream, listeners=listeners, kept=kept)
             self._begin(worker)

@@ -104,7 +104,7 @@ class OneProcessTest(unittest.TestCase):
             self.reload("these have changed: allow", allow=rule)
             self.assertEqual(len(heads), 0)
 
-    def test_a_worker_that_retires_teaches_nothing_to_the_next(self) -> None:
+    def test_a_worker_that_retires_obeys_the_settings_of_the_next_in_memory(self) -> None:
         kept, before = self.relay._worker.kept, self.relay._worker.server.relay.memory
         request = parse_request_head(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
         self.reload("these have changed: threads", threads="3")
@@ -115,7 +115,7 @@ class OneProcessTest(unittest.TestCase):
         self.reload("these have changed: allow", allow="HEAD /a")
         self.ask("/a", "HEAD")
         for _ in range(3):
-            self.assertIsNotNone(before.from_memory(request, time.time()))
+            self.assertIsNone(before.from_memory(request, time.time()))
         self.assertEqual(len(kept.keeper.hot.heads), 0)
 
     def test_another_store_and_another_upstream(self) -> None:

@@ -50,8 +50,7 @@ class MemoryAnswers:
             return None  # the relay's own word selects, which the client's bytes do not hold
         influential = entry.influential
         picked = tuple([(line[0], line[2]) for line in request.lines if line[0] in influential])
-        if target != asked:
-            picked += _TELLS_KEY
+        picked += _TELLS_KEY if target != asked else ()
         quick = (request.method, request.version, request.credentialed, picked)
         reply = entry.quick.get(quick)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
