@@ -34,8 +34,7 @@ from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.stores.store import Store, open_store
 from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import Slots, TokenBucket
-from api_relaying_server.upstream.guards import GuardedUpstream, UpstreamLike
-from api_relaying_server.upstream.offline import OfflineUpstream
+from api_relaying_server.upstream.guards import GuardedUpstream, OfflineUpstream, UpstreamLike
 from api_relaying_server.upstream.own_fields import WithOwnFields
 from api_relaying_server.upstream.session import RelaySession, Upstream
 from api_relaying_server.upstream.translation import names_of, parse_base

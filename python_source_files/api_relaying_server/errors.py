@@ -164,7 +164,7 @@ class UpstreamTlsError(UpstreamError):
     concerns_all = True
 
 
-class UpstreamResting(UpstreamError):
+class UpstreamPaused(UpstreamError):
     """Calls to the upstream are paused: a cool-down, or its budget is spent; `retry_after` is
     known.
     """
@@ -172,12 +172,14 @@ class UpstreamResting(UpstreamError):
     status = 503
     title = "Calls to the upstream are paused"
     proxy_error = "destination_unavailable"
-    concerns_all = True
 
-    def __init__(self, detail: str, reason: str, seconds: float) -> None:
+    def __init__(
+        self, detail: str, reason: str, seconds: float, *, concerns_all: bool = True
+    ) -> None:
         # Whole seconds, at least one: who came back sooner would be refused again.
         super().__init__(detail, retry_after=max(1, math.ceil(seconds)))
         self.reason = reason
+        self.concerns_all = concerns_all
 
 
 class LackOfOwn(UpstreamError):

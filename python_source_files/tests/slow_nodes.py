@@ -29,7 +29,7 @@ from api_relaying_server.cluster.node_coordinator import (
 from api_relaying_server.cluster.nodes_budget import NodesBudget
 from api_relaying_server.cluster.workers_budget import Pace
 from api_relaying_server.coordination import Changed, Message, Paused, Resumed, claim_on
-from api_relaying_server.errors import UpstreamResting
+from api_relaying_server.errors import UpstreamPaused
 from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.last_known import KEPT_FOR, LastKnown
@@ -745,7 +745,7 @@ class NodesBudgetTest(unittest.TestCase):
         self.assertTrue(self.budget.take(1.0))
         self.assertEqual((self.slept, self.till.asked[-1][3]), ([0.25], 1.0))
         self.till.answer = (7.5, False)
-        with self.assertRaises(UpstreamResting) as caught:
+        with self.assertRaises(UpstreamPaused) as caught:
             self.budget.take(1.0)
         self.assertEqual(caught.exception.retry_after, 8)
 
@@ -758,13 +758,13 @@ class NodesBudgetTest(unittest.TestCase):
     def test_in_trouble_each_node_keeps_to_the_budget_by_itself(self) -> None:
         self.till.answer = None
         self.assertEqual([self.budget.take(0.0) for _ in range(3)], [False] * 3)
-        with self.assertRaises(UpstreamResting):
+        with self.assertRaises(UpstreamPaused):
             self.budget.take(0.0)
         self.assertEqual(self.budget.left, 0)
         self.now += 100
         self.budget.empty(5.0)
         self.assertEqual(self.budget.left, 0)
-        with self.assertRaises(UpstreamResting):
+        with self.assertRaises(UpstreamPaused):
             self.budget.take(1.0)
 
     def test_in_trouble_a_node_takes_its_share(self) -> None:
@@ -777,14 +777,14 @@ class NodesBudgetTest(unittest.TestCase):
         self.assertEqual(sum(self.slept), LATE)
         self.peers = 40
         self.budget.take(1.0)
-        with self.assertRaises(UpstreamResting) as caught:
+        with self.assertRaises(UpstreamPaused) as caught:
             self.budget.take(1.0)
         self.assertGreaterEqual(caught.exception.retry_after or 0, 19)
 
     def test_what_was_taken_from_the_common_bucket_is_not_in_the_own_one(self) -> None:
         self.assertFalse(self.budget.take(0.0))
         self.till.answer = None
-        with self.assertRaises(UpstreamResting):
+        with self.assertRaises(UpstreamPaused):
             self.budget.take(0.0)
         self.now += 0.5 + LATE
         self.assertFalse(self.budget.take(0.0))
@@ -839,7 +839,7 @@ class SlowTill:
         self.wait = 0.0
         try:
             self.bucket.take(longest)
-        except UpstreamResting as resting:
+        except UpstreamPaused as resting:
             booked = (float(resting.retry_after or 1), False)
         else:
             booked = (self.wait, True)
@@ -878,7 +878,7 @@ class SlowDatabase(unittest.TestCase):
             for index, budget in enumerate(budgets):
                 if till.now >= busy_until[index]:
                     sleeps[index] = 0.0
-                    with contextlib.suppress(UpstreamResting):
+                    with contextlib.suppress(UpstreamPaused):
                         budget.take(0.5)
                         sent.append(till.now + sleeps[index])
                         busy_until[index] = sent[-1]
@@ -928,7 +928,7 @@ class CoolDownTest(unittest.TestCase):
         self.pass_on()
         self.assertEqual(self.there.seconds_left, 5.0)
         self.assertEqual(self.there.active()[0].why, "connection refused")
-        with self.assertRaises(UpstreamResting):
+        with self.assertRaises(UpstreamPaused):
             self.there.admit(call_for("/b"))
         self.now += 5.0
         self.here.settle(self.here.admit(call_for("/a")), ANSWERED)

@@ -16,8 +16,8 @@ from api_relaying_server.errors import (
     UpstreamError,
     UpstreamNameTimeout,
     UpstreamNameUnknown,
+    UpstreamPaused,
     UpstreamRefused,
-    UpstreamResting,
     UpstreamTimeout,
     UpstreamTlsError,
 )
@@ -71,9 +71,9 @@ class CoolDownCase(unittest.TestCase):
         self.cooldown.settle(call, told)
         return call
 
-    def refused(self, target: str, method: str = "GET", key: str = "") -> UpstreamResting:
+    def refused(self, target: str, method: str = "GET", key: str = "") -> UpstreamPaused:
         """The refusal that a call must meet."""
-        with self.assertRaises(UpstreamResting) as refused:
+        with self.assertRaises(UpstreamPaused) as refused:
             self.cooldown.admit(call_for(target, method, key))
         self.assertEqual(refused.exception.status, 503)
         self.assertEqual(refused.exception.proxy_error, "destination_unavailable")
@@ -452,7 +452,7 @@ class WholeTest(CoolDownCase):
         def ask() -> None:
             try:
                 admitted.append(self.cooldown.admit(call_for("/a")))
-            except UpstreamResting:
+            except UpstreamPaused:
                 pass
 
         threads = [threading.Thread(target=ask) for _ in range(30)]

@@ -9,7 +9,7 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api_relaying_server.errors import UpstreamResting
+from api_relaying_server.errors import UpstreamPaused
 from api_relaying_server.upstream import budget as budget_module
 from api_relaying_server.upstream.budget import LATE, Slots, SlotsTaken, TokenBucket
 from tests.relay_support import PATIENCE, eventually
@@ -35,7 +35,7 @@ class BurstTest(unittest.TestCase):
                     self.assertEqual(tokens.left, left)
                     self.assertFalse(tokens.take(0.0), "a token of the burst needs no wait")
                 self.assertEqual(tokens.left, 0)
-                with self.assertRaises(UpstreamResting) as refused:
+                with self.assertRaises(UpstreamPaused) as refused:
                     tokens.take(0.0)
                 self.assertEqual(refused.exception.status, 503)
                 self.assertEqual(refused.exception.reason, "budget")
@@ -52,7 +52,7 @@ class BurstTest(unittest.TestCase):
         self.assertEqual(tokens.left, 5)
         for _ in range(5):
             tokens.take(0.0)
-        with self.assertRaises(UpstreamResting):
+        with self.assertRaises(UpstreamPaused):
             tokens.take(0.0)
 
     def test_a_lone_call_never_waits(self):
@@ -80,7 +80,7 @@ class QueueTest(unittest.TestCase):
         waits: list[float] = []
         tokens = TokenBucket(1.0, 1, 100, clock, waits.append)
         tokens.take(0.0)
-        with self.assertRaises(UpstreamResting):
+        with self.assertRaises(UpstreamPaused):
             tokens.take(1.0 + LATE - 0.01)
         self.assertTrue(tokens.take(1.0 + LATE + 0.01))
 
@@ -92,7 +92,7 @@ class QueueTest(unittest.TestCase):
                 tokens.take(99.0)
                 for _ in range(waiting):
                     self.assertTrue(tokens.take(99.0))
-                with self.assertRaises(UpstreamResting):
+                with self.assertRaises(UpstreamPaused):
                     tokens.take(99.0)
                 self.assertEqual(len(waits), waiting)
 
@@ -100,7 +100,7 @@ class QueueTest(unittest.TestCase):
         clock = HandClock()
         tokens = bucket(clock, per_second=1 / 60, burst=1)
         tokens.take(0.0)
-        with self.assertRaises(UpstreamResting) as refused:
+        with self.assertRaises(UpstreamPaused) as refused:
             tokens.take(3.0)
         told = refused.exception.retry_after
         assert told is not None
@@ -113,7 +113,7 @@ class QueueTest(unittest.TestCase):
         tokens = bucket(clock, per_second=1.0, burst=1)
         tokens.take(0.0)
         for _ in range(50):
-            with self.assertRaises(UpstreamResting):
+            with self.assertRaises(UpstreamPaused):
                 tokens.take(0.5)
         clock.advance(1.0 + LATE)
         self.assertFalse(tokens.take(0.0))
@@ -121,7 +121,7 @@ class QueueTest(unittest.TestCase):
     def test_the_least_that_is_told_is_a_second(self):
         tokens = bucket(HandClock(), per_second=1000.0, burst=1)
         tokens.take(0.0)
-        with self.assertRaises(UpstreamResting) as refused:
+        with self.assertRaises(UpstreamPaused) as refused:
             tokens.take(0.0)
         self.assertEqual(refused.exception.retry_after, 1)
 
@@ -137,7 +137,7 @@ class EmptiedTest(unittest.TestCase):
         self.assertEqual(tokens.left, 0)
         clock.advance(0.1 + LATE)
         self.assertFalse(tokens.take(0.0))
-        with self.assertRaises(UpstreamResting):
+        with self.assertRaises(UpstreamPaused):
             tokens.take(0.0)
         clock.advance(0.2)
         self.assertFalse(tokens.take(0.0))
@@ -147,7 +147,7 @@ class EmptiedTest(unittest.TestCase):
         for _ in range(2):
             tokens.take(0.0)
         tokens.empty(0.0)
-        with self.assertRaises(UpstreamResting):
+        with self.assertRaises(UpstreamPaused):
             tokens.take(0.9)
 
 
@@ -172,7 +172,7 @@ class NeverMoreTest(unittest.TestCase):
                 pending: list[float] = []
                 try:
                     tokens.take(patience)
-                except UpstreamResting:
+                except UpstreamPaused:
                     continue
                 calls.append(clock.now + sum(pending))
         self.assertEqual(calls, sorted(calls), "in the order of arrival")
@@ -188,7 +188,7 @@ class NeverMoreTest(unittest.TestCase):
         def take() -> None:
             try:
                 tokens.take(0.0)
-            except UpstreamResting:
+            except UpstreamPaused:
                 return
             taken.append(1)
 

@@ -10,7 +10,7 @@ from api_relaying_server.upstream.budget import SlotsTaken
 from api_relaying_server.upstream.exchange import ConnectionLost
 
 RAISED = (
-    errors.UpstreamResting("it rests", "cooling-down", 7.0),
+    errors.UpstreamPaused("it rests", "cooling-down", 7.0),
     errors.UpstreamCut("cut"),
     errors.UpstreamTimeout("late", retry_after=3),
     errors.BadRequest("bad", status=431),

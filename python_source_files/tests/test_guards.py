@@ -15,8 +15,8 @@ from api_relaying_server.errors import (
     BadRequest,
     LackOfOwn,
     UpstreamCut,
+    UpstreamPaused,
     UpstreamRefused,
-    UpstreamResting,
     UpstreamTimeout,
 )
 from api_relaying_server.http1.grammar import format_date
@@ -25,7 +25,7 @@ from api_relaying_server.relaying.fetching import Caller, Fetcher, Query
 from api_relaying_server.relaying.flight import Flight
 from api_relaying_server.relaying.receiving import Receiver
 from api_relaying_server.relaying.transfer import Leader, Tools, Transfer
-from api_relaying_server.upstream.breaker import LOG, CircuitBreaker
+from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, Slots, SlotsTaken, TokenBucket
 from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.guards import PATIENCE as LONGEST_WAIT
@@ -44,6 +44,9 @@ from tests.upstream_support import (
     answered,
     call_for,
 )
+
+LOG = logging.getLogger("api_relaying_server.upstream")
+"""The logger above those of all its modules."""
 
 
 class GuardCase(unittest.TestCase):
@@ -106,7 +109,7 @@ class OrderTest(GuardCase):
             get(guarded)
         self.clock.advance(2.0)
         for _ in range(3):
-            with self.assertRaises(UpstreamResting) as refused:
+            with self.assertRaises(UpstreamPaused) as refused:
                 get(guarded)
             self.assertEqual(refused.exception.reason, "cool-down")
         self.assertEqual(guarded.slots.free, 1)
@@ -128,7 +131,7 @@ class OrderTest(GuardCase):
         guarded = self.guard(limit=3, rate=(0.01, 1))
         get(guarded).exchange.close()
         for _ in range(5):
-            with self.assertRaises(UpstreamResting) as refused:
+            with self.assertRaises(UpstreamPaused) as refused:
                 get(guarded)
         self.assertEqual(refused.exception.retry_after, 101)
         self.assertEqual(guarded.slots.free, 3)
@@ -139,7 +142,7 @@ class OrderTest(GuardCase):
         guarded = self.guard(lambda target: outcomes.pop(0), rate=(0.01, 1))
         get(guarded).exchange.close()
         self.clock.advance(50.0)
-        with self.assertRaises(UpstreamResting) as refused:
+        with self.assertRaises(UpstreamPaused) as refused:
             get(guarded)
         self.assertEqual(refused.exception.reason, "budget")
         self.clock.advance(50.0 + LATE)
@@ -158,7 +161,7 @@ class OrderTest(GuardCase):
         get(guarded)
         guarded = self.guard(rate=(1.0 / (LONGEST_WAIT - LATE + 0.01), 1))
         get(guarded)
-        with self.assertRaises(UpstreamResting):
+        with self.assertRaises(UpstreamPaused):
             get(guarded)
 
     def test_what_happened_meanwhile_counts(self):
@@ -173,7 +176,7 @@ class OrderTest(GuardCase):
 
         assert guarded.tokens is not None
         guarded.tokens._sleep = sleep_while_another_fails
-        with self.assertRaises(UpstreamResting) as refused:
+        with self.assertRaises(UpstreamPaused) as refused:
             get(guarded)
         self.assertEqual(refused.exception.reason, "cool-down")
         self.assertEqual(len(self.upstream.asked), 1)
@@ -188,7 +191,7 @@ class OrderTest(GuardCase):
             return True
 
         with mock.patch.object(guarded.slots, "take", take_while_another_fails):
-            with self.assertRaises(UpstreamResting) as refused:
+            with self.assertRaises(UpstreamPaused) as refused:
                 get(guarded)
         self.assertEqual(refused.exception.reason, "cool-down")
         self.assertEqual(self.upstream.asked, [])
@@ -260,12 +263,12 @@ class SlotTest(GuardCase):
             return answered()
 
         guarded = self.guard(outcome, limit=3, waiting=5)
-        refused: list[UpstreamResting] = []
+        refused: list[UpstreamPaused] = []
 
         def ask() -> None:
             try:
                 get(guarded).exchange.close()
-            except UpstreamResting as error:
+            except UpstreamPaused as error:
                 refused.append(error)
 
         threads = [threading.Thread(target=ask) for _ in range(12)]
@@ -299,14 +302,14 @@ class NewsTest(GuardCase):
     def test_a_call_is_told_apart_by_its_method_target_and_credentials(self):
         guarded = self.guard(lambda target: answered(500), limit=9)
         get(guarded, "/api/x?a=1")
-        with self.assertRaises(UpstreamResting) as refused:
+        with self.assertRaises(UpstreamPaused) as refused:
             get(guarded, "/api/x?a=1")
         self.assertFalse(refused.exception.concerns_all)
         get(guarded, "/api/x?a=2")
         get(guarded, "/api/x")
         guarded.fetch(UpstreamRequest("HEAD", "/api/x?a=1", []))
         guarded.fetch(UpstreamRequest("GET", "/api/x?a=1", [("Authorization", "Bearer a")]))
-        with self.assertRaises(UpstreamResting):
+        with self.assertRaises(UpstreamPaused):
             guarded.fetch(
                 UpstreamRequest(
                     "GET", "/api/x?a=1", [("Accept", "b"), ("authorization", "Bearer a")]
@@ -322,7 +325,7 @@ class NewsTest(GuardCase):
             lambda target: outcomes.pop() if outcomes else answered(), rate=(1.0, 8)
         )
         guarded.fetch(UpstreamRequest("POST", "/api/login", [])).exchange.close()
-        with self.assertRaises(UpstreamResting) as refused:
+        with self.assertRaises(UpstreamPaused) as refused:
             guarded.fetch(UpstreamRequest("POST", "/api/login", []))
         self.assertEqual(refused.exception.retry_after, 900)
         for method, target, fields in (
@@ -356,7 +359,7 @@ class NewsTest(GuardCase):
             ).exchange.close()
 
         get_as("a")
-        with self.assertRaises(UpstreamResting):
+        with self.assertRaises(UpstreamPaused):
             get_as("a")
         for key in ("b", "", "A"):
             get_as(key)
@@ -379,7 +382,7 @@ class NewsTest(GuardCase):
     def test_an_answer_with_nothing_left_is_like_a_429(self):
         guarded = self.guard(lambda target: answered(200, ("RateLimit", '"d";r=0;t=20')))
         self.assertEqual(get(guarded).exchange.head.status, 200)
-        with self.assertRaises(UpstreamResting) as refused:
+        with self.assertRaises(UpstreamPaused) as refused:
             get(guarded)
         self.assertEqual(refused.exception.retry_after, 20)
 

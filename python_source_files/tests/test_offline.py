@@ -14,7 +14,7 @@ from typing import ClassVar
 from api_relaying_server.caching.reuse import Fresh
 from api_relaying_server.errors import NotCached
 from api_relaying_server.upstream.exchange import UpstreamRequest
-from api_relaying_server.upstream.offline import OfflineUpstream
+from api_relaying_server.upstream.guards import OfflineUpstream
 from api_relaying_server.upstream.translation import parse_base
 from tests.caching_support import PLAIN, request, stored, verdict
 from tests.relay_support import (

@@ -22,8 +22,8 @@ from api_relaying_server.errors import (
     RelayError,
     UpstreamCut,
     UpstreamError,
+    UpstreamPaused,
     UpstreamRefused,
-    UpstreamResting,
     UpstreamTimeout,
 )
 from api_relaying_server.http1.fields import VIA
@@ -164,7 +164,7 @@ class AskingTest(PathTest):
         for told, counted in (
             (reply(200), 1),
             (UpstreamRefused("gone"), 1),
-            (UpstreamResting("rests", "resting", 5.0), 0),
+            (UpstreamPaused("rests", "resting", 5.0), 0),
         ):
             times: list[float] = []
             try:

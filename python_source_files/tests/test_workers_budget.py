@@ -16,7 +16,7 @@ from api_relaying_server.cluster.message_text import decode
 from api_relaying_server.cluster.shared_memory import CALLS, SharedMemory
 from api_relaying_server.cluster.workers_budget import Calls, Pace, WorkersSlots, WorkersTokens
 from api_relaying_server.coordination import Message, Paused
-from api_relaying_server.errors import UpstreamResting
+from api_relaying_server.errors import UpstreamPaused
 from api_relaying_server.upstream.breaker import LOOK_AGAIN, Call, CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, SlotsTaken
 from api_relaying_server.upstream.cooldown import ANONYMOUS, OURS, WHOLE, subjects_of
@@ -56,7 +56,7 @@ class Tokens(Budgets):
             self.assertFalse((one, other)[number % 2].take(0.0))
         for each in (one, other):
             self.assertEqual(each.left, 0)
-            with self.assertRaises(UpstreamResting):
+            with self.assertRaises(UpstreamPaused):
                 each.take(0.0)
         self.clock.advance(0.2)
         self.assertEqual(other.left, 0)  # the burst is used up, whoever did it
@@ -74,7 +74,7 @@ class Tokens(Budgets):
     def test_it_is_empty_for_both(self) -> None:
         one, other = self.tokens(), self.tokens()
         one.empty(7.0)
-        with self.assertRaises(UpstreamResting) as refused:
+        with self.assertRaises(UpstreamPaused) as refused:
             other.take(1.0)
         self.assertIn(refused.exception.retry_after, (7, 8))
 
@@ -202,8 +202,8 @@ class Probes(unittest.TestCase):
         call = call or cooldown.admit(call_for("/a"))
         cooldown.settle(call, UpstreamSignals(Scope.UPSTREAM, "refused"))
 
-    def refused(self, cooldown: CircuitBreaker) -> UpstreamResting:
-        with self.assertRaises(UpstreamResting) as refused:
+    def refused(self, cooldown: CircuitBreaker) -> UpstreamPaused:
+        with self.assertRaises(UpstreamPaused) as refused:
             cooldown.admit(call_for("/b"))
         return refused.exception
 
@@ -264,7 +264,7 @@ class Words(unittest.TestCase):
         """True where the other process refuses a call."""
         try:
             self.other.settle(self.other.admit(asked), None)
-        except UpstreamResting:
+        except UpstreamPaused:
             return True
         return False
 

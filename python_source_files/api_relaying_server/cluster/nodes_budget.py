@@ -6,7 +6,7 @@ import time
 from typing import Callable, NamedTuple, Protocol
 
 from api_relaying_server.cluster.workers_budget import Pace
-from api_relaying_server.errors import UpstreamResting
+from api_relaying_server.errors import UpstreamPaused
 from api_relaying_server.stores.storage import StorageFault
 from api_relaying_server.upstream.budget import LATE, TokenBucket
 
@@ -63,7 +63,7 @@ class NodesBudget(TokenBucket):
         except StorageFault:
             return self._take_own(patience)
         if not booked:
-            raise UpstreamResting(self._shown(), "budget", wait)
+            raise UpstreamPaused(self._shown(), "budget", wait)
         self._begin_anew()
         if wait <= 0:
             return False

@@ -15,7 +15,7 @@ from api_relaying_server.caching.ranges import has_strong_identity
 from api_relaying_server.caching.reuse import Ask
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.caching.validation import conditions
-from api_relaying_server.errors import UpstreamError, UpstreamResting
+from api_relaying_server.errors import UpstreamError, UpstreamPaused
 from api_relaying_server.http1.fields import end_to_end
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
@@ -179,7 +179,7 @@ class Fetcher:
                     on_interim=caller.on_interim,
                 )
             )
-        except UpstreamResting:
+        except UpstreamPaused:
             asked = False
             raise
         finally:

@@ -40,8 +40,8 @@ from api_relaying_server.errors import (
     LackOfOwn,
     UpstreamError,
     UpstreamNameUnknown,
+    UpstreamPaused,
     UpstreamRefused,
-    UpstreamResting,
     UpstreamTlsError,
 )
 from api_relaying_server.http1.credentials import credentials_of
@@ -69,7 +69,7 @@ side.
 LEASE_AT_MOST = 30.0
 """Seconds that a leader waits for another process's fetch before it fetches for itself."""
 
-_NOTHING_SENT = (UpstreamResting, UpstreamRefused, UpstreamNameUnknown, UpstreamTlsError, LackOfOwn)
+_NOTHING_SENT = (UpstreamPaused, UpstreamRefused, UpstreamNameUnknown, UpstreamTlsError, LackOfOwn)
 
 
 class SharedResponse(NamedTuple):

@@ -18,7 +18,7 @@ import time
 from typing import Callable, NamedTuple
 
 from api_relaying_server.coordination import ALONE, Coordinator, Lease, Message
-from api_relaying_server.errors import UpstreamResting
+from api_relaying_server.errors import UpstreamPaused
 from api_relaying_server.upstream.cooldown import (
     ANONYMOUS,
     WHOLE,
@@ -38,7 +38,7 @@ from api_relaying_server.upstream.cooldown_news import (
 from api_relaying_server.upstream.exchange import LONGEST_NAME, UpstreamRequest
 from api_relaying_server.upstream.signals import LONGEST_WAIT, Scope, UpstreamSignals
 
-LOG = logging.getLogger("api_relaying_server.upstream")
+LOG = logging.getLogger(__name__)
 
 LONGEST_COOLDOWN = 60.0
 """Seconds to which cooldowns grow while the upstream stays bad."""
@@ -136,7 +136,7 @@ class CircuitBreaker:
 
     def admit(self, request: UpstreamRequest) -> Call:
         """Lets a request through, as the probe where a cooldown is just over. Raises
-        UpstreamResting.
+        UpstreamPaused.
 
         `settle` must be called with its outcome. No other call waits for a probe whose body is
         still arriving: how long that takes is up to its client.
@@ -159,7 +159,7 @@ class CircuitBreaker:
         return self._in_turn(call) if request.is_whole else call
 
     def _in_turn(self, call: Call) -> Call:
-        """The call, as the one probe of all processes. Raises UpstreamResting where another process
+        """The call, as the one probe of all processes. Raises UpstreamPaused where another process
         has it.
         """
         shared = [item for item in call.cooldowns if is_shared(item[0])]
@@ -379,7 +379,6 @@ def _ends(scope: Scope, signals: UpstreamSignals) -> bool:
     return scope is Scope.CALLERS and signals.scope is Scope.TARGET
 
 
-def _refusal(subject: Subject, words: str, cooldown: Cooldown, now: float) -> UpstreamResting:
-    error = UpstreamResting(f"{words}: {cooldown.why}", "cool-down", cooldown.until - now)
-    error.concerns_all = subject == WHOLE
-    return error
+def _refusal(subject: Subject, words: str, cooldown: Cooldown, now: float) -> UpstreamPaused:
+    detail, seconds = f"{words}: {cooldown.why}", cooldown.until - now
+    return UpstreamPaused(detail, "cool-down", seconds, concerns_all=subject == WHOLE)

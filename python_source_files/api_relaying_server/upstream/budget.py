@@ -12,7 +12,7 @@ from collections import deque
 from contextlib import AbstractContextManager
 from typing import Callable
 
-from api_relaying_server.errors import UpstreamResting
+from api_relaying_server.errors import UpstreamPaused
 
 _NEWEST = 0.1
 """Share of the newest call in the mean time that a slot is held."""
@@ -27,7 +27,7 @@ reach the upstream; without it one that overtakes the first would come before it
 """
 
 
-class SlotsTaken(UpstreamResting):
+class SlotsTaken(UpstreamPaused):
     """As many calls as may be are under way, and the queue is full or too slow."""
 
     proxy_error = "connection_limit_reached"
@@ -143,7 +143,7 @@ class TokenBucket:
         self._taken = 0  # since it was full
 
     def take(self, patience: float) -> bool:
-        """Takes a token; True where it had to wait for it. Raises UpstreamResting at once where
+        """Takes a token; True where it had to wait for it. Raises UpstreamPaused at once where
         none comes within `patience` seconds.
         """
         with self._lock:
@@ -152,7 +152,7 @@ class TokenBucket:
                 self._full_at, self._taken = now, 0
             wait = self._wait(now)
             if wait > min(max(patience, 0.0), self._longest_queue) + _TINY:
-                raise UpstreamResting(self._shown(), "budget", wait)
+                raise UpstreamPaused(self._shown(), "budget", wait)
             self._full_at = max(self._full_at, now) + self._interval
             self._taken += 1
         if wait <= _TINY:

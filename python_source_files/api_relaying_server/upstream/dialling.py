@@ -1,11 +1,10 @@
-"""Making a connection to a name within a time: its look-up and all its addresses together.
+"""Connects to a name within one time limit for its lookup and all its addresses.
 
 The addresses race, as RFC 8305 (Happy Eyeballs) has it: each next one is tried when the one before
-has failed or has not answered for a moment, and the first that connects is taken. So one that is
-dead costs a moment, and several cost no more than the time that all have.
+has failed or has not answered within `HEAD_START`, and the first that connects is used.
 
-Nothing can end a look-up that hangs in the system's resolver. So it has a thread of its own, one at
-a time for a name, and those who wait for it go when their time is over; the thread stays until the
+Nothing can end a lookup that hangs in the system's resolver. So each lookup has a thread, one at a
+time for a name. Callers stop waiting for it when their time is over; the thread stays until the
 resolver gives up.
 """
 

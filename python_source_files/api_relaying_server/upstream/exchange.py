@@ -65,7 +65,7 @@ counts as gone: nearly always it is, but it may still read.
 
 _HUNG_UP = getattr(select, "POLLRDHUP", 0)
 _LOOK_AGAIN = 0.25
-"""Seconds after which a waiting thread asks whether it may wait on."""
+"""Seconds between two checks of a waiting thread whether its client still waits."""
 
 _PIECE = 65536
 """Bytes asked of the socket, or given to it, at a time."""
@@ -78,10 +78,10 @@ class Listener(Protocol):
 
     @property
     def fd(self) -> int | None:
-        """Its descriptor, on which one can see that it leaves; None without one."""
+        """The descriptor of its connection, which shows that it leaves; None without one."""
 
     def is_dismissed(self) -> bool:
-        """True where it waits no longer. Called several times a second."""
+        """True where no client waits for the body any more. Called several times a second."""
 
 
 class UpstreamRequest(NamedTuple):
@@ -98,7 +98,7 @@ class UpstreamRequest(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """True where all of it is here: it can be sent twice, and no client's pace counts."""
+        """True where all of its body is here, so that it can be sent twice."""
         return self.body is None or isinstance(self.body, tuple)
 
     def __repr__(self) -> str:
@@ -120,9 +120,9 @@ class ConnectionLost(UpstreamError):
 
 
 class PacedBody:
-    """A request's body that comes at its own pace. Iterating gives its pieces.
+    """A request's body that arrives while it is sent on. Iterating gives its pieces.
 
-    `waits` is true where its sender sends nothing before it has been asked for it.
+    `waits` is true where the client waits for a 100 (Continue) before it sends the body.
     """
 
     waits = False
@@ -236,7 +236,7 @@ class Exchange:
         return self._send_paced(head, paced, chunked)
 
     def _may_go_on(self) -> bool:
-        """False where the upstream's answer comes in place of a word to go on."""
+        """False where the upstream sends its final answer in place of a 100 (Continue)."""
         until = time.monotonic() + WAIT_FOR_CONTINUE
         while (left := until - time.monotonic()) > 0:
             if not self._is_heard(left):

@@ -3,7 +3,7 @@
     cool-down -> slot -> token -> the call -> the signals in the answer
 
 `breaker` pauses calls after failures, `budget` bounds their number, `signals` reads an
-answer for the upstream's health and limits. A check that refuses a call raises UpstreamResting, on
+answer for the upstream's health and limits. A check that refuses a call raises UpstreamPaused, on
 which the relay gives a stale answer where it has one. Nothing is locked while a call is under way.
 """
 
@@ -16,7 +16,7 @@ from collections import Counter
 from functools import partial
 from typing import Callable, Protocol
 
-from api_relaying_server.errors import LackOfOwn, UpstreamError, UpstreamResting
+from api_relaying_server.errors import LackOfOwn, NotCached, UpstreamError, UpstreamPaused
 from api_relaying_server.upstream.breaker import Call, CircuitBreaker
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.cooldown import ANONYMOUS
@@ -25,7 +25,7 @@ from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.signals import clock_skew, signals_of_error, signals_of_response
 from api_relaying_server.upstream.translation import UpstreamBase
 
-LOG = logging.getLogger("api_relaying_server.upstream")
+LOG = logging.getLogger(__name__)
 
 PATIENCE = 3.0
 """Seconds that a call waits for a slot and a token together. Clients would wait longer, but the
@@ -52,6 +52,17 @@ class UpstreamLike(Protocol):
 
     def fetch(self, request: UpstreamRequest) -> Fetch:
         """The response to one request, once its head is here."""
+
+
+class OfflineUpstream:
+    """The upstream at `base` with `--offline`: it refuses every call."""
+
+    def __init__(self, base: UpstreamBase) -> None:
+        self.base = base
+
+    def fetch(self, request: UpstreamRequest) -> Fetch:
+        """Raises NotCached."""
+        raise NotCached("the relay is offline and does not contact the upstream")
 
 
 class GuardedUpstream:
@@ -81,7 +92,7 @@ class GuardedUpstream:
         self._clock = clock
 
     def fetch(self, request: UpstreamRequest) -> Fetch:
-        """The upstream's response, as `Upstream.fetch` gives it. Raises UpstreamResting where the
+        """The upstream's response, as `Upstream.fetch` gives it. Raises UpstreamPaused where the
         upstream is not to be asked now, and what `Upstream.fetch` raises.
 
         The call counts until the body has come to its end or is closed.
@@ -118,7 +129,7 @@ class GuardedUpstream:
                 self.cooldown.settle(call, None)
                 raise
             return self._admit_again(request) if waited and not call.is_probe else call
-        except UpstreamResting as refusal:
+        except UpstreamPaused as refusal:
             with self._lock:
                 self.refused[refusal.reason] += 1
             raise

@@ -15,7 +15,7 @@ from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import OwnField, UpstreamBase, with_own
 
-LOG = logging.getLogger("api_relaying_server.upstream")
+LOG = logging.getLogger(__name__)
 
 _DENIED = frozenset((401, 403))
 

@@ -74,6 +74,7 @@ class Fetch(requests.Response):
         self.raw = self.exchange = exchange
         self.status_code = exchange.head.status
         self.reason = exchange.head.reason
+        self.history = []  # no redirect is followed
         self.request_time = request_time
         self.response_time = response_time
 
@@ -81,11 +82,6 @@ class Fetch(requests.Response):
     def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
         """The fields by name, as `requests` has them."""
         return _by_name(self.exchange.head.fields)
-
-    @cached_property
-    def history(self) -> list[requests.Response]:  # type: ignore[override]
-        """Empty: no redirect is followed."""
-        return []
 
     @cached_property
     def cookies(self) -> RequestsCookieJar:  # type: ignore[override]
@@ -118,7 +114,7 @@ class RelaySession(CachedSession):
 
         The `send` of requests-cache is skipped. It follows the rules of a private cache, obeys the
         client's fields and reads bodies whole; the relay follows RFC 9111 (`caching/`) and streams.
-        Even with its cache disabled it costs 362 us a call (measured), this one 6.
+        Even with its cache disabled it takes many times as long as this one.
         """
         return requests.Session.send(self, request, **kwargs)
 

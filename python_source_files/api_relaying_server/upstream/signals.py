@@ -147,6 +147,10 @@ def retry_after(fields: Fields, now: float) -> float | None:
 
 
 # --- RateLimit (draft-ietf-httpapi-ratelimit-headers) and its predecessors ---
+#
+# Read by hand, not by http-sf: drafts up to 07 and the X- fields are no structured fields of its
+# kind, and it refuses a whole field for one wrong letter, which here would mean to go on calling an
+# upstream that has said stop. A `;` in a quoted name cuts the name in both fields alike.
 
 
 def _is_spent(fields: Fields) -> bool:
