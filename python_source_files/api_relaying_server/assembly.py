@@ -31,8 +31,7 @@ from api_relaying_server.serving.connection import Limits
 from api_relaying_server.serving.listeners import Listeners, listen
 from api_relaying_server.serving.server import Hooks, RelayServer
 from api_relaying_server.settings import Settings, place_of
-from api_relaying_server.stores.database_url import is_database
-from api_relaying_server.stores.store import READ_DEADLINE, Store, open_store
+from api_relaying_server.stores.store import Store, open_store
 from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.guards import GuardedUpstream, UpstreamLike
@@ -114,7 +113,9 @@ class Worker:
             self._beside.shared_counters.publish(self.counters.snapshot())
 
     def counts(self) -> dict[str, int]:
-        """What all workers have counted, each as it last let the others know."""
+        """What all workers have counted, each as it last let the others know. The admin address
+        will read it.
+        """
         if self._beside.shared_counters is None:
             return self.counters.snapshot()
         self.publish_counts()
@@ -211,10 +212,6 @@ def _store(settings: Settings, share: WorkerShare | None) -> Store:
     if share is not None and share.store is not None:
         limit = min(settings.cache_size, share.store.limit)
         return open_store(share.store.url, limit, owner=owner_of(settings))
-    if is_database(settings.cache):
-        from api_relaying_server.stores.databases.shared_store import open_shared
-
-        return open_shared(settings.cache, owner_of(settings), READ_DEADLINE)
     return open_store(settings.cache, settings.cache_size, owner=owner_of(settings))
 
 

@@ -95,7 +95,7 @@ def quiet(*, expect: str) -> Iterator[list[str]]:
     """Keeps what the log says of itself off standard error; its messages are the value."""
     case = unittest.TestCase()
     messages: list[str] = []
-    with case.assertLogs("api_relaying_server.access_log", logging.WARNING) as caught:
+    with case.assertLogs("api_relaying_server.operations", logging.WARNING) as caught:
         yield messages
     messages += [record.getMessage() for record in caught.records]
     case.assertIn(expect, "\n".join(messages))

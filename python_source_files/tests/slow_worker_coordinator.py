@@ -333,7 +333,7 @@ class AfterWrite(TwoWorkers):
             raise RuntimeError("a bug")
 
         self.one.store.write(KEY, Record((response("new"),), 4e9))
-        with self.assertLogs("api_relaying_server.store", "ERROR"):
+        with self.assertLogs("api_relaying_server.stores", "ERROR"):
             self.one.store.after_write(KEY, fail)
             self.one.store.after_write(KEY, called.set)
             self.assertTrue(called.wait(PATIENCE))
@@ -346,7 +346,7 @@ class AfterWrite(TwoWorkers):
         self.addCleanup(blocker.close)
         blocker.execute("BEGIN IMMEDIATE")
         called = threading.Event()
-        with self.assertLogs("api_relaying_server.store", "WARNING"):
+        with self.assertLogs("api_relaying_server.stores", "WARNING"):
             self.one.store.write(KEY, Record((response("new"),), 4e9))
             self.one.store.after_write(KEY, called.set)
             self.assertTrue(called.wait(PATIENCE))  # after the write's deadline

@@ -479,12 +479,12 @@ class SharedStore(KeepingTest):
         self.assertEqual(self.both(), [b"3", b"2"])
         self.assertEqual(self.shelf.said, [f"read {KEY}", f"write {KEY}", f"after {KEY}"])
         lease = f"lease record {KEY} {keeping.CLAIM_AT_MOST}"
-        self.assertEqual(self.line.said, [lease, f"tell {KEY} 0.0", "release"])
+        self.assertEqual(self.line.said, [lease, f"tell changed {KEY} 0.0", "release"])
 
     def test_who_gets_no_turn_changes_it_all_the_same(self) -> None:
         self.line.free = False
         self.add(variant(b"1"))
-        self.assertEqual((self.both(), self.line.said[1:]), ([b"1"], [f"tell {KEY} 0.0"]))
+        self.assertEqual((self.both(), self.line.said[1:]), ([b"1"], [f"tell changed {KEY} 0.0"]))
 
     def test_others_are_told_when_it_is_stored(self) -> None:
         """It is waited for where they may have what it replaces."""
@@ -496,7 +496,7 @@ class SharedStore(KeepingTest):
         self.assertEqual([word for word in self.line.said if "lease" not in word], [])
         for then in self.shelf.waiting:
             then()
-        self.assertEqual(self.line.said[-2:], [f"tell {KEY} 0.0", "release"])
+        self.assertEqual(self.line.said[-2:], [f"tell changed {KEY} 0.0", "release"])
 
     def test_how_long_it_is_waited_for(self) -> None:
         self.shelf.keeps = False

@@ -171,7 +171,7 @@ class Pace:
     def __init__(self, clock: Callable[[], float], wait: Callable[[float], bool]) -> None:
         self._clock = clock
         self._wait = wait
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards `_until`, `_progress`
         self._until = 0.0
         self._progress = clock()
 

@@ -26,7 +26,6 @@ from api_relaying_server.caching.stored import Record, StoredResponse, cache_key
 from api_relaying_server.caching.vary import within
 from api_relaying_server.coordination import (
     ALONE,
-    CLAIM,
     Alone,
     Changed,
     Coordinator,
@@ -35,6 +34,7 @@ from api_relaying_server.coordination import (
     MemoryLost,
     Message,
     MessagesLost,
+    claim_on,
 )
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.memory.hot import HotCache
@@ -119,8 +119,8 @@ class Keeper:
         self._alone = isinstance(coordinator, Alone)
         self._shares = store.shared and not self._alone
         self._far = self._shares and not store.quick  # others' messages take a moment
-        # Each guards the changes of the records whose keys it covers: looking at a record, deciding
-        # by it, and putting the new one into store and memory. Readers take none.
+        # Each guards `_store`, `hot` for the keys of its stripe: looking at a record, deciding by
+        # it, and putting the new one into both. Readers take none.
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
         self._ticks = itertools.count(1)
         # The tick of the last change of any key of a stripe. Written without a lock: each writing
@@ -353,7 +353,7 @@ class Keeper:
             with self._lock_of(key):
                 yield self.see(key, seen).record
             return
-        claim = self._coordinator.lease(f"{CLAIM}{key}", CLAIM_AT_MOST)
+        claim = self._coordinator.lease(claim_on(key), CLAIM_AT_MOST)
         known = False
         try:
             with self._lock_of(key):
