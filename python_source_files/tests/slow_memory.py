@@ -36,7 +36,7 @@ from api_relaying_server.caching.responding import build
 from api_relaying_server.caching.reuse import assess
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.memory.hot import HotCache
+from api_relaying_server.memory.hot import Ending, HotCache
 from tests.slow_memory import resident
 
 size, fields, entries = map(int, sys.argv[1:])
@@ -49,7 +49,7 @@ for number in range(entries):
     answer = StoredResponse(200, "OK", section, os.urandom(size), now, now, (), 0, size)
     entry = hot.put(f"GET /restaurant/{number}", Record((answer,), now + 1000))
     found = assess(answer, "/x", policy)
-    reply = hot.reply(entry, found, whole, b"Via: 1.1 x\\r\\n", False)
+    reply = hot.reply(entry, found, whole, Ending(b"Via: 1.1 x\\r\\n"))
     reply.renew(now + 1)
     head = b"GET /restaurant/%d HTTP/1.1\\r\\nHost: x\\r\\nUser-Agent: y\\r\\n\\r\\n" % number
     hot.learn(head, reply)
