@@ -19,7 +19,7 @@ from api_relaying_server.configuration.values import Rate
 from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.counters import CountedUpstream, Counters
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.memory.hot import HotTier
+from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.memory.refresh_ahead import RefreshAhead, Renewals
 from api_relaying_server.relaying.fetching import Fetcher
 from api_relaying_server.relaying.keeping import Keeper, Neighbours
@@ -31,8 +31,7 @@ from api_relaying_server.serving.connection import Limits
 from api_relaying_server.serving.listeners import Listeners, listen
 from api_relaying_server.serving.server import Hooks, RelayServer
 from api_relaying_server.settings import Settings, place_of
-from api_relaying_server.stores.database_url import is_database
-from api_relaying_server.stores.store import READ_DEADLINE, Store, open_store
+from api_relaying_server.stores.store import Store, open_store
 from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.guards import GuardedUpstream, UpstreamLike
@@ -114,7 +113,9 @@ class Worker:
             self._beside.shared_counters.publish(self.counters.snapshot())
 
     def counts(self) -> dict[str, int]:
-        """What all workers have counted, each as it last let the others know."""
+        """What all workers have counted, each as it last let the others know. The admin address
+        will read it.
+        """
         if self._beside.shared_counters is None:
             return self.counters.snapshot()
         self.publish_counts()
@@ -199,7 +200,7 @@ def _kept(
 ) -> Kept:
     store = _store(settings, share)
     # What answered from memory is of use to the store, too.
-    hot = HotTier(settings.hot_size, on_evicted=store.note_use)
+    hot = HotCache(settings.hot_size, on_evicted=store.note_use)
     others = Neighbours(_coordinator(neighbours, store))
     if neighbours is not None:
         others = others._replace(news=neighbours.news)
@@ -211,10 +212,6 @@ def _store(settings: Settings, share: WorkerShare | None) -> Store:
     if share is not None and share.store is not None:
         limit = min(settings.cache_size, share.store.limit)
         return open_store(share.store.url, limit, owner=owner_of(settings))
-    if is_database(settings.cache):
-        from api_relaying_server.stores.databases.shared_store import open_shared
-
-        return open_shared(settings.cache, owner_of(settings), READ_DEADLINE)
     return open_store(settings.cache, settings.cache_size, owner=owner_of(settings))
 
 
@@ -277,12 +274,12 @@ def _path(
     # The queue of the store has the other half.
     room = Room(max(settings.hot_size // 2, policy.max_object))
     fetcher = Fetcher(guarded, keeper, policy, settings.public_host, room)
-    refresher, errands = Refresher(), Refresher(settings.upstream_connections)
+    refresher, background = Refresher(), Refresher(settings.upstream_connections)
     # Who cannot read what another has fetched need not wait for it.
-    relay = Relay(fetcher, refresher, errands, coordinator if store.shared else ALONE)
+    relay = Relay(fetcher, refresher, background, coordinator if store.shared else ALONE)
     chores: list[Callable[[], None]] = [
         Trimmer(lambda: room.passed),
-        lambda: relay.flight.hurry(time.monotonic()),
+        lambda: relay.flight.release_stalled(time.monotonic()),
     ]
     if isinstance(upstream, Upstream):
         chores.append(upstream.close_ended)
@@ -346,7 +343,7 @@ def _hooks(
     counters: Counters,
     log: AccessLog | None,
     periodic: Callable[[], None],
-    hot: HotTier,
+    hot: HotCache,
     neighbours: WorkerCoordinator | None,
 ) -> Hooks:
     on_served = (counters.answered,) if log is None else (counters.answered, log.answered)

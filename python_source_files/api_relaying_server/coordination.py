@@ -68,8 +68,17 @@ Message = Union[Changed, Invalidated, MemoryLost, MessagesLost, Paused, Resumed]
 Hear = Callable[[Message], None]
 """Is called with each message of another process; must not block."""
 
-CLAIM = "record "
-"""Begins the name of a lease that is the right to change a record; the record's key follows."""
+_CLAIM = "record "
+
+
+def claim_on(key: str) -> str:
+    """The name of the lease that is the right to change the record of `key`."""
+    return _CLAIM + key
+
+
+def claimed_key(name: str) -> str | None:
+    """The key whose record the lease of this name may change; None for other leases."""
+    return name[len(_CLAIM) :] if name.startswith(_CLAIM) else None
 
 
 class Lease(Protocol):
@@ -95,8 +104,8 @@ class Coordinator(Protocol):
     """
 
     def lease(self, name: str, wait: float) -> Lease | None:
-        """The right to do what is named: to fetch a key, to change a record (`CLAIM`), to probe the
-        upstream. Waits for its holder at most `wait` seconds; None if that is not enough.
+        """The right to do what is named: to fetch a key, to change a record (`claim_on`), to probe
+        the upstream. Waits for its holder at most `wait` seconds; None if that is not enough.
         """
 
     def tell(self, message: Message, wait: float = 0.0) -> bool:

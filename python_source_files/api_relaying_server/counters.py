@@ -58,7 +58,7 @@ class Counters:
 
     def __init__(self, hits: Hits) -> None:
         self._hits = hits
-        self._lock = threading.Lock()  # guards the counts
+        self._lock = threading.Lock()  # guards `_counts`
         self._counts = dict.fromkeys(NAMES, 0)
 
     def answered(self, served: Served) -> None:

@@ -47,8 +47,10 @@ class OneProcess:
         self._read = read
         self._why_not = why_not
         self._upstream = upstream
-        self._reloads = threading.Lock()  # one at a time
-        self._lock = threading.Lock()  # guards those below
+        self._reloads = threading.Lock()  # guards nothing: one reload waits for the other
+        # guards `_settings`, `_worker`, `_serving`, `_threads`, `_stopping`. `_upstream` is the
+        # reloading thread's own.
+        self._lock = threading.Lock()
         self._settings = settings
         self._worker = build(settings, upstream)
         self._serving = [self._worker]

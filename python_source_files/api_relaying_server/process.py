@@ -150,7 +150,8 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards those below; the worker is called under it
+        # guards `_worker`, `_stops`, `_waiting`. The worker is called under it.
+        self._lock = threading.Lock()
         self._worker: Stoppable | None = None
         self._stops = 0
         self._waiting: list[int] = []  # came before there was a worker

@@ -17,6 +17,7 @@ from api_relaying_server.configuration.setting import Given, Setting, maybe, one
 from api_relaying_server.configuration.upstream_field import parse_upstream_field
 from api_relaying_server.configuration.weekly import parse_weekly
 from api_relaying_server.errors import ConfigError
+from api_relaying_server.stores.store_path import CACHE_FORMS
 
 DEFAULT_UPSTREAM = "https://menu.dckube.scilifelab.se/api"
 MENUS_END_AT_MIDNIGHT = "/restaurant/*=midnight@Europe/Stockholm"
@@ -168,7 +169,7 @@ class Settings:
 
     cache = one(
         CACHE,
-        "store: " + ", ".join(values.CACHE_FORMS),
+        "store: " + ", ".join(CACHE_FORMS),
         metavar="URL",
         parse=values.cache_url,
         default=_default_cache,

@@ -13,7 +13,7 @@ from unittest import mock
 
 from api_relaying_server.cluster import node_coordinator as nodes
 from api_relaying_server.cluster.message_text import encode
-from api_relaying_server.coordination import Changed, Coordinator, Message
+from api_relaying_server.coordination import Changed, Coordinator, Message, claim_on
 from api_relaying_server.stores import health, queued_store
 from api_relaying_server.stores.databases.shared_store import SharedStore, open_shared
 from api_relaying_server.stores.storage import Change
@@ -39,7 +39,7 @@ class SharedStoreCases(unittest.TestCase):
         self.lines: list[str] = []
         handler = logging.Handler()
         handler.emit = lambda record: self.lines.append(record.getMessage())  # type: ignore[method-assign]
-        logger = logging.getLogger("api_relaying_server.store")
+        logger = logging.getLogger("api_relaying_server.stores")
         logger.addHandler(handler)
         self.addCleanup(logger.removeHandler, handler)
         for target, name, value in (
@@ -239,7 +239,7 @@ class FenceCases(SharedStoreCases):
 
     def claim(self, coordinator: Coordinator, key: str = "GET /a") -> None:
         """Claim a record, and let the claim run out as if its holder were asleep."""
-        lease = coordinator.lease(f"record {key}", 5.0)
+        lease = coordinator.lease(claim_on(key), 5.0)
         self.assertIsNotNone(lease)
         assert isinstance(coordinator, nodes.NodeCoordinator)
         with coordinator._lock:
@@ -263,7 +263,7 @@ class FenceCases(SharedStoreCases):
 
     def test_who_slept_does_not_undo_the_next_ones_change(self) -> None:
         asleep, awake, dropped = self.late_writer()
-        lease = awake.coordinator().lease("record GET /a", 5.0)
+        lease = awake.coordinator().lease(claim_on("GET /a"), 5.0)
         assert lease is not None
         self.put(awake, "GET /a", seed="next")
         self.assert_refused(asleep, dropped)
@@ -391,10 +391,11 @@ class NewsCases(SharedStoreCases):
         for key in keys:
             here.coordinator().tell(Changed(key))
         eventually(lambda: len(at_there) >= 30 and len(at_third) >= 30, "both were told")
+        told = [f"changed {key}" for key in keys]
         self.assertLess(time.monotonic() - started, TOLD_WITHIN + 1.0)  # a busy machine's second
-        self.assertEqual((at_there, at_third, at_here), (keys, keys, []))
+        self.assertEqual((at_there, at_third, at_here), (told, told, []))
         there.coordinator().tell(Changed("GET /back"))
-        eventually(lambda: at_here == ["GET /back"], "the first was told too")
+        eventually(lambda: at_here == ["changed GET /back"], "the first was told too")
 
     def test_too_much_to_tell_is_told_as_everything(self) -> None:
         here, there = self.node(), self.node()
@@ -403,7 +404,7 @@ class NewsCases(SharedStoreCases):
             coordinator = here.coordinator()
             assert isinstance(coordinator, nodes.NodeCoordinator)
             with coordinator._lock:
-                coordinator._told.extend(f"GET /{number}" for number in range(10))
+                coordinator._told.extend(f"changed GET /{number}" for number in range(10))
             coordinator.tell(Changed("GET /one-more"))
             eventually(lambda: "" in told, "everything was told")
 

@@ -95,7 +95,7 @@ def quiet(*, expect: str) -> Iterator[list[str]]:
     """Keeps what the log says of itself off standard error; its messages are the value."""
     case = unittest.TestCase()
     messages: list[str] = []
-    with case.assertLogs("api_relaying_server.access_log", logging.WARNING) as caught:
+    with case.assertLogs("api_relaying_server.operations", logging.WARNING) as caught:
         yield messages
     messages += [record.getMessage() for record in caught.records]
     case.assertIn(expect, "\n".join(messages))
@@ -618,7 +618,7 @@ class RelayTest(unittest.TestCase):
     def test_a_fault_has_the_number_that_the_log_tells(self) -> None:
         with SampleMenuApi() as api, self.worker(api.url) as relay:
             relay.worker.server.relay.answer = None  # type: ignore[assignment,method-assign]
-            with self.assertLogs("api_relaying_server.handler", logging.ERROR) as caught:
+            with self.assertLogs("api_relaying_server.serving.handler", logging.ERROR) as caught:
                 self.assertEqual(relay.ask("/x").status, 500)
         (line,) = lines_of(self.path)
         self.assertIn(line["id"], caught.output[0])

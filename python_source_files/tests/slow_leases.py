@@ -199,7 +199,7 @@ class Broken(unittest.TestCase):
         self.leases = FileLeases(self.descriptor)
 
     def test_everybody_has_it(self) -> None:
-        with self.assertLogs("api_relaying_server.cluster.workers", "DEBUG") as logs:
+        with self.assertLogs("api_relaying_server.cluster", "DEBUG") as logs:
             leases: list[Lease | None] = [self.leases.lease("a", 20.0) for _ in range(3)]
         for lease in leases:
             assert lease is not None

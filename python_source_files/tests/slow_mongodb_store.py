@@ -199,7 +199,7 @@ class MongoNewsTest(MongoCase, NewsCases):
         here.publish(["second"])
         self.assertEqual(there.receive(), ["second"])
         self.assertEqual(there.receive(), [])
-        here._changes.insert_one({"_id": number, "author": "x", "keys": ["first"]})
+        here._changes.insert_one({"_id": number, "author": "x", "texts": ["first"]})
         self.assertEqual(there.receive(), ["first"])
         here.publish(["third"])
         self.assertEqual(there.receive(), ["third"])

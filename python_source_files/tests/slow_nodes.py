@@ -28,9 +28,9 @@ from api_relaying_server.cluster.node_coordinator import (
 )
 from api_relaying_server.cluster.nodes_budget import NodesBudget
 from api_relaying_server.cluster.workers_budget import Pace
-from api_relaying_server.coordination import Changed, Message, Paused, Resumed
+from api_relaying_server.coordination import Changed, Message, Paused, Resumed, claim_on
 from api_relaying_server.errors import UpstreamResting
-from api_relaying_server.memory.hot import HotTier
+from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.last_known import KEPT_FOR, LastKnown
 from api_relaying_server.stores.databases.redis import RedisCoordination
@@ -374,7 +374,7 @@ class CoordinatorTest(unittest.TestCase):
         self.addCleanup(self.coordinator.close)
 
     def test_a_claim_has_a_number_while_it_is_held(self) -> None:
-        first = self.coordinator.lease("record GET /a", 1.0)
+        first = self.coordinator.lease(claim_on("GET /a"), 1.0)
         other = self.coordinator.lease("GET /a", 1.0)
         assert first is not None and other is not None
         self.assertEqual(self.fences.number_for("GET /a"), 1)
@@ -437,7 +437,7 @@ class CoordinatorTest(unittest.TestCase):
         eventually(lambda: self.database.calls > 1, "it was tried again")
         self.database.fault = None
         eventually(lambda: len(self.database.published) >= 2, "both were told")
-        self.assertEqual(self.database.published, ["GET /a", "GET /b"])
+        self.assertEqual(self.database.published, ["changed GET /a", "changed GET /b"])
 
     def test_who_waits_is_told_that_the_database_has_it(self) -> None:
         for number in range(50):
@@ -462,7 +462,7 @@ class CoordinatorTest(unittest.TestCase):
         heard: list[str] = []
         with (
             mock.patch.object(threading.Thread, "start", side_effect=RuntimeError("no new thread")),
-            self.assertLogs("api_relaying_server.nodes", "WARNING") as said,
+            self.assertLogs("api_relaying_server.cluster.node_coordinator", "WARNING") as said,
         ):
             self.coordinator.on_message(into(heard))
             lease = self.coordinator.lease("GET /a", 1.0)
@@ -470,10 +470,11 @@ class CoordinatorTest(unittest.TestCase):
             lease.release()
             self.assertFalse(self.coordinator.tell(Changed("GET /a")))
         self.assertEqual(len(said.output), 1)
-        self.database.told.append(["GET /b"])
+        self.database.told.append(["changed GET /b"])
         self.assertTrue(self.coordinator.tell(Changed("GET /c"), wait=30.0))
-        eventually(lambda: heard == ["GET /b"], "news are heard")
-        self.assertEqual((self.database.published, self.database.taken), (["GET /a", "GET /c"], {}))
+        eventually(lambda: heard == ["changed GET /b"], "news are heard")
+        self.assertEqual(self.database.published, ["changed GET /a", "changed GET /c"])
+        self.assertEqual(self.database.taken, {})
 
     def test_it_knows_how_many_there_are_and_keeps_to_it_in_trouble(self) -> None:
         self.assertEqual(self.coordinator.processes, 1)
@@ -500,8 +501,8 @@ class CoordinatorTest(unittest.TestCase):
     def test_after_a_gap_everything_is_dropped(self) -> None:
         dropped: list[str] = []
         self.coordinator.on_message(into(dropped))
-        self.database.told.append(["GET /a"])
-        eventually(lambda: dropped == ["GET /a"], "it was heard")
+        self.database.told.append(["changed GET /a"])
+        eventually(lambda: dropped == ["changed GET /a"], "it was heard")
         self.database.fault = StorageFault(Trouble.STALLED, "test")
         asked = self.database.calls
         eventually(lambda: self.database.calls > asked + 1, "it is asked again")
@@ -581,7 +582,7 @@ class KeeperTest(unittest.TestCase):
         coordinator = NodeCoordinator(self.database, FencingTokens())
         self.addCleanup(coordinator.close)
         self.keeper = Keeper(
-            HotTier(1 << 20),
+            HotCache(1 << 20),
             cast("Store", self.shelf),
             Policy(),
             lambda: self.now,
@@ -596,7 +597,7 @@ class KeeperTest(unittest.TestCase):
         marker = make_record("marker")
         self.shelf.records["GET /marker"] = marker
         self.keeper.read("GET /marker")
-        self.database.told.append([*news, "GET /marker"])
+        self.database.told.append([*news, "changed GET /marker"])
         eventually(lambda: self.keeper.hot.get("GET /marker") is None, "it was heard")
 
     def test_after_a_gap_the_store_counts_and_where_it_lost_a_record_the_memory(self) -> None:
@@ -606,7 +607,10 @@ class KeeperTest(unittest.TestCase):
         self.assertEqual(self.keeper.read(self.key), newer)
 
     def test_what_was_lost_is_given_back(self) -> None:
-        for news in (None, self.key):  # all that is known, and what another one has changed
+        for news in (
+            None,
+            f"changed {self.key}",
+        ):  # all that is known, and what another one has changed
             self.hear(news)
             self.shelf.records.clear()
             self.shelf.restored.clear()
@@ -632,7 +636,7 @@ class KeeperTest(unittest.TestCase):
     def test_what_was_deleted_or_made_doubtful_is_not_given_back(self) -> None:
         for spoil in (
             lambda: self.shelf.deleted.add(self.key),
-            lambda: self.hear(f"doubt {self.now:.6f} {self.key}"),
+            lambda: self.hear(f"invalidated {self.now:.6f} {self.key}"),
             lambda: self.keeper.facts.invalidations.mark(self.key, self.now),
             lambda: setattr(self, "now", self.now + KEPT_FOR + 1),
         ):
@@ -695,10 +699,10 @@ class BothTest(unittest.TestCase):
         heard: list[str] = []
         both.on_message(into(heard))
         both.tell(Changed("GET /a"))
-        eventually(lambda: near.published == far.published == ["GET /a"], "both were told")
-        near.told.append(["GET /b"])
+        eventually(lambda: near.published == far.published == ["changed GET /a"], "both were told")
+        near.told.append(["changed GET /b"])
         far.told.append([None])
-        eventually(lambda: set(heard) == {"GET /b", ""}, "both were heard")
+        eventually(lambda: set(heard) == {"changed GET /b", ""}, "both were heard")
         both.close()
         self.assertTrue(near.closed and far.closed)
 
@@ -946,16 +950,15 @@ class CoolDownTest(unittest.TestCase):
         for word in (
             None,
             "",
-            "GET /a",
-            "doubt 0.000000 GET /a",
-            "upstream",
-            "upstream x y",
-            "upstream nan y",
-            "upstream 0.000 for no time",
-            "upstream -5.000 y",
-            "upstream 5.000@0badc0de-0123 of another's key",
-            "upstream rest 5.000 all y",
-            "upstreams 5.000 x",
+            "changed GET /a",
+            "invalidated 0.000000 GET /a",
+            "paused",
+            "paused x  y",
+            "paused nan  y",
+            "paused 0.000  for no time",
+            "paused -5.000  y",
+            "paused 5.000 0badc0de-0123 of another's key",
+            "pause 5.000  y",
         ):
             self.there.hear(decode(word))
         self.assertEqual(self.there.active(), [])

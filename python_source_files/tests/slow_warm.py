@@ -560,7 +560,7 @@ class WarmAtTest(unittest.TestCase):
         now = [10 * 3600.0]
         with SampleMenuApi() as api, LocalWorker(api.url) as relay:
             with self.warming_at(f"http://127.0.0.1:{relay.port}", now):
-                with self.assertLogs("api_relaying_server.warm", "INFO") as caught:
+                with self.assertLogs("api_relaying_server.operations.warm_at", "INFO") as caught:
                     now.append(10.75 * 3600)
                     eventually(lambda: caught.records, "the line in the log")
             count = api.request_count
@@ -583,7 +583,7 @@ class WarmAtTest(unittest.TestCase):
     def test_a_fault_does_not_end_it(self) -> None:
         now = [0.0]
         with mock.patch.object(warm_at, "warm", side_effect=ValueError("x")) as warm:
-            with self.assertLogs("api_relaying_server.warm", "ERROR"):
+            with self.assertLogs("api_relaying_server.operations.warm_at", "ERROR"):
                 with self.warming_at("http://127.0.0.1:1", now):
                     for day in range(1, 4):
                         now.append(day * 86400.0)
@@ -596,7 +596,7 @@ class WarmAtTest(unittest.TestCase):
                 return Reply(200, MISS, json.dumps({"restaurants": entries}).encode())
             return Reply(502, "")
 
-        with self.assertLogs("api_relaying_server.warm") as caught:
+        with self.assertLogs("api_relaying_server.operations.warm_at") as caught:
             kinds = warm_at.warm(ask, threading.Event())
         self.assertEqual((kinds[FETCHED], kinds[FAILED]), (1, 9))
         self.assertEqual(len(caught.records), 4)
@@ -605,7 +605,7 @@ class WarmAtTest(unittest.TestCase):
         def ask(path: str) -> Reply:
             raise NoRelay("no relay answers")
 
-        with self.assertLogs("api_relaying_server.warm", "WARNING") as caught:
+        with self.assertLogs("api_relaying_server.operations.warm_at", "WARNING") as caught:
             warm_at.warm(ask, threading.Event())
         self.assertIn("no relay answers", caught.output[0])
 

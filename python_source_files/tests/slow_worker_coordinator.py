@@ -20,8 +20,8 @@ from api_relaying_server.cluster.shared_memory import LOST, RingWriter, SharedMe
 from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
 from api_relaying_server.coordination import MemoryLost
 from api_relaying_server.http1.message import Fields, RequestHead
-from api_relaying_server.memory.hot import HotTier
-from api_relaying_server.relaying.keeping import TELL_AT_MOST, Began, Keeper, Neighbours
+from api_relaying_server.memory.hot import HotCache
+from api_relaying_server.relaying.keeping import TELL_AT_MOST, Keeper, Moment, Neighbours
 from api_relaying_server.stores.store import Store, open_store
 from api_relaying_server.stores.write_queue import WriteQueue
 from tests.forks import run
@@ -49,9 +49,9 @@ class Worker:
         self.store = store
         self.neighbours = WorkerCoordinator(memory, slot, locks)
         others = Neighbours(self.neighbours, self.neighbours.news)
-        self.keeper = Keeper(HotTier(MIB), store, Policy(), time.time, others)
+        self.keeper = Keeper(HotCache(MIB), store, Policy(), time.time, others)
 
-    def add(self, stored: StoredResponse, began: Began | None = None) -> Record | None:
+    def add(self, stored: StoredResponse, began: Moment | None = None) -> Record | None:
         """Stores what was asked for at a tick: this one's, if none is given."""
         asked = RequestHead.of("GET", TARGET, Fields())
         return self.keeper.add(asked, stored, self.keeper.begin() if began is None else began)
@@ -333,7 +333,7 @@ class AfterWrite(TwoWorkers):
             raise RuntimeError("a bug")
 
         self.one.store.write(KEY, Record((response("new"),), 4e9))
-        with self.assertLogs("api_relaying_server.store", "ERROR"):
+        with self.assertLogs("api_relaying_server.stores", "ERROR"):
             self.one.store.after_write(KEY, fail)
             self.one.store.after_write(KEY, called.set)
             self.assertTrue(called.wait(PATIENCE))
@@ -346,7 +346,7 @@ class AfterWrite(TwoWorkers):
         self.addCleanup(blocker.close)
         blocker.execute("BEGIN IMMEDIATE")
         called = threading.Event()
-        with self.assertLogs("api_relaying_server.store", "WARNING"):
+        with self.assertLogs("api_relaying_server.stores", "WARNING"):
             self.one.store.write(KEY, Record((response("new"),), 4e9))
             self.one.store.after_write(KEY, called.set)
             self.assertTrue(called.wait(PATIENCE))  # after the write's deadline

@@ -53,7 +53,7 @@ class StoreCase(unittest.TestCase):
         self.lines: list[str] = []
         handler = logging.Handler()
         handler.emit = lambda record: self.lines.append(record.getMessage())  # type: ignore[method-assign]
-        logger = logging.getLogger("api_relaying_server.store")
+        logger = logging.getLogger("api_relaying_server.stores")
         logger.addHandler(handler)
         self.addCleanup(logger.removeHandler, handler)
         propagate = mock.patch.object(logger, "propagate", False)

@@ -32,13 +32,14 @@ class MessagesTest(unittest.TestCase):
         self.assertEqual([decode(encode(message)) for message in messages], messages)
         self.assertEqual(len(set(map(encode, messages))), len(messages))
 
-    def test_the_texts_are_those_that_other_nodes_know(self) -> None:
+    def test_the_first_word_is_the_kind(self) -> None:
         texts: dict[Message, str] = {
-            Changed("GET /a"): "GET /a",
-            Invalidated("GET /a", 12.5): "doubt 12.500000 GET /a",
-            MemoryLost(): "memory",
-            Paused(3.0, "503 for /a"): "upstream 3.000 503 for /a",
-            Resumed(): "upstream open",
+            Changed("GET /a"): "changed GET /a",
+            Invalidated("GET /a", 12.5): "invalidated 12.500000 GET /a",
+            MemoryLost(): "memory-lost",
+            Paused(3.0, "503 for /a"): "paused 3.000  503 for /a",
+            Paused(3.0, "429", "a b"): "paused 3.000 a%20b 429",
+            Resumed("a b"): "resumed a b",
         }
         self.assertEqual({message: encode(message) for message in texts}, texts)
 
@@ -46,24 +47,28 @@ class MessagesTest(unittest.TestCase):
         for text in (
             "",
             None,
-            "doubt",
-            "doubt ",
-            "doubt x GET /",
-            "doubt nan GET /",
-            "upstream",
-            "upstream x why",
-            "upstream nan y",
+            "GET /a",
+            "changed",
+            "changed ",
+            "invalidated",
+            "invalidated ",
+            "invalidated 12.5",
+            "invalidated x GET /",
+            "invalidated nan GET /",
+            "paused",
+            "paused x  why",
+            "paused nan  y",
         ):
             with self.subTest(text=text):
                 self.assertEqual(decode(text), MessagesLost())
 
     def test_no_noise_makes_it_fail(self) -> None:
         words = (
-            "upstream",
-            "doubt",
-            "memory",
-            "open",
-            "@",
+            "changed",
+            "invalidated",
+            "memory-lost",
+            "paused",
+            "resumed",
             "%",
             "%zz",
             "%ff",

@@ -16,6 +16,7 @@ from unittest import mock
 import requests_cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from requests_cache.backends.sqlite import SQLiteDict
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.errors import ConfigError
@@ -161,12 +162,12 @@ class SQLiteContract(Contract, StoreCase):
 
     def test_upkeep_by_the_methods_of_requests_cache(self) -> None:
         cache = self.store.backend
-        assert isinstance(cache, sqlite.SQLiteRecordCache)
+        assert isinstance(cache.responses, SQLiteRecords)
+        self.assertIsInstance(cache.responses, SQLiteDict)
         for key, expires in (("old", 5.0), ("new", 4e9), ("other", 4e9)):
             cache.responses[key] = make_record(key, expires=expires)
-        self.assertEqual((cache.count(), cache.count(expired=False)), (3, 2))
-        self.assertEqual(len(list(cache.sorted())), 3)
-        cache.delete(expired=True)
+        self.assertEqual(len(cache.responses), 3)
+        cache.delete("old")
         self.assertEqual(list(cache.responses), ["new", "other"])
         cache.responses.bulk_delete(["new", "never there"])
         self.assertEqual(list(cache.responses.values()), [make_record("other")])
@@ -575,7 +576,7 @@ class Reading(StoreCase):
         store = self.open()
         store.write("a", make_record("a"))
         strange = make_record()._replace(expires="soon", variants=(1,))  # type: ignore[arg-type]
-        with self.assertLogs("api_relaying_server.store") as log:
+        with self.assertLogs("api_relaying_server.stores") as log:
             with mock.patch.object(Record, "size", 10):
                 store.write("GET /b?token=secret", strange)
             store.write("c", make_record("c"))
@@ -621,6 +622,7 @@ class Urls(StoreCase):
             ("sqlite:///no/such/x.db", "with four slashes"),
             ("sqlite:///no such/x.db", "no folder no such in"),
             ("memory://x", "nothing may follow"),
+            ("redis://one,two", "more than one host"),
             ("none:///x", "nothing may follow"),
             (f"sqlite:///{self.folder}", "is a folder"),
             (f"sqlite:///{self.folder}/file/x.db", "no folder"),
@@ -858,7 +860,7 @@ class Retrying(unittest.TestCase):
         health = Health("sqlite:///x", lambda: now)
         way = health.reading
         self.assertTrue(way.may_try())
-        with self.assertLogs("api_relaying_server.store", "WARNING") as logs:
+        with self.assertLogs("api_relaying_server.stores", "WARNING") as logs:
             health.failed(way, StorageFault(Trouble.LOCKED, "locked"))
             gaps = []
             for _ in range(9):

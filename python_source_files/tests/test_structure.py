@@ -48,9 +48,9 @@ OPTIONAL = (
 
 ON_REQUEST = {
     ("assembly", "operations"),
-    ("assembly", "stores.databases"),
     ("cli", "cluster"),
     ("cli", "operations"),
+    ("stores.store", "stores.databases"),
 }
 """Who of the core imports what of an optional room, in a function."""
 

@@ -148,14 +148,14 @@ class Ending(SeatsCase):
             self.maker.now += LIVED
             victim = self.maker.made[-1]
             victim.ready, victim.ended = True, -9
-            with self.assertLogs("api_relaying_server.cluster.workers", "WARNING"):
+            with self.assertLogs("api_relaying_server.cluster", "WARNING"):
                 [child] = self.round()
             self.assertEqual(child.seat, victim.seat)
         self.assertEqual(len(self.maker.over), 3 * MOST_FAILURES)
 
     def test_one_that_cannot_live_starts_later_and_later_and_not_for_ever(self) -> None:
         child, pauses = self.children[1], []
-        with self.assertLogs("api_relaying_server.cluster.workers", "WARNING"):
+        with self.assertLogs("api_relaying_server.cluster", "WARNING"):
             for _ in range(MOST_FAILURES - 1):
                 child.ready, child.ended = True, 1
                 made = self.round()
@@ -169,7 +169,7 @@ class Ending(SeatsCase):
 
     def test_a_life_wipes_out_failures(self) -> None:
         child = self.children[1]
-        with self.assertLogs("api_relaying_server.cluster.workers", "WARNING"):
+        with self.assertLogs("api_relaying_server.cluster", "WARNING"):
             for number in range(4 * MOST_FAILURES):
                 long = number % (MOST_FAILURES - 1) == 0
                 self.maker.now += LIVED if long else 0.0
@@ -179,7 +179,7 @@ class Ending(SeatsCase):
     def test_no_process_for_a_while(self) -> None:
         self.children[2].ended = 1
         self.maker.error = OSError(12, "Cannot allocate memory")
-        with self.assertLogs("api_relaying_server.cluster.workers", "WARNING"):
+        with self.assertLogs("api_relaying_server.cluster", "WARNING"):
             self.assertEqual(self.round(LIVED), [])
             self.assertEqual(self.round(), [])
             self.maker.error = None
@@ -262,7 +262,7 @@ class Replacing(SeatsCase):
     def test_one_that_is_killed_while_its_successor_starts(self) -> None:
         [new] = self.round()
         self.children[0].ended = -9
-        with self.assertLogs("api_relaying_server.cluster.workers", "WARNING"):
+        with self.assertLogs("api_relaying_server.cluster", "WARNING"):
             self.assertEqual(self.round(LIVED), [])
         new.ready = True
         self.assertEqual([child.seat for child in self.round()], [1])
@@ -270,7 +270,7 @@ class Replacing(SeatsCase):
     def test_others_that_are_killed_come_back_with_the_settings_of_now(self) -> None:
         [new] = self.round()
         self.children[2].ended = -9
-        with self.assertLogs("api_relaying_server.cluster.workers", "WARNING"):
+        with self.assertLogs("api_relaying_server.cluster", "WARNING"):
             [child] = self.round(LIVED)
         new.ready = child.ready = True
         [successor] = self.round()

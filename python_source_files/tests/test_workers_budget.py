@@ -335,7 +335,7 @@ class Words(unittest.TestCase):
             news_in(message_of(News(WHOLE, 1e12, "w" * 9000))), (WHOLE, 86400, "w" * 200)
         )
 
-    @given(st.text(max_size=40) | st.text(max_size=20).map(lambda text: f"upstream {text}"))
+    @given(st.text(max_size=40) | st.text(max_size=20).map(lambda text: f"paused {text}"))
     def test_any_other_word_is_no_news(self, word: str) -> None:
         news = news_in(decode(word))
         self.assertTrue(news is None or news_in(message_of(news)) == news)

@@ -1,4 +1,4 @@
-"""The numbers by which a database refuses what comes too late.
+"""Fencing tokens: a database refuses a write with an older number.
 
 Who may change a record holds a claim with a number that grows from claim to claim. A process that
 was asleep while its claim ran out writes with a number that is lower than that of the next one's
@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from api_relaying_server.coordination import CLAIM
+from api_relaying_server.coordination import claimed_key
 
 OLDEST = 1
 """The number of a write that gives way to any other."""
@@ -23,7 +23,7 @@ class FencingTokens:
     """The numbers of the claims that this process holds, by key. Thread-safe."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards `_held`, `_restored`
         self._held: dict[str, list[int]] = {}
         self._restored: set[str] = set()
         self.on_late: Callable[[str], None] = _nobody
@@ -31,16 +31,19 @@ class FencingTokens:
 
     def hold(self, name: str, number: int) -> None:
         """A lease of this name was got; nothing is noted of one that is no claim."""
-        if name.startswith(CLAIM):
+        key = claimed_key(name)
+        if key is not None:
             with self._lock:
-                self._held.setdefault(name[len(CLAIM) :], []).append(number)
+                self._held.setdefault(key, []).append(number)
 
     def drop(self, name: str, number: int) -> None:
         """That lease is no longer held."""
-        key = name[len(CLAIM) :]
+        key = claimed_key(name)
+        if key is None:
+            return
         with self._lock:
-            numbers = self._held.get(key)
-            if name.startswith(CLAIM) and numbers is not None and number in numbers:
+            numbers = self._held.get(key, [])
+            if number in numbers:
                 numbers.remove(number)
                 if not numbers:
                     del self._held[key]
@@ -54,7 +57,7 @@ class FencingTokens:
             return OLDEST if key in self._restored else None
 
     def mark_restored(self, key: str, restored: bool) -> None:
-        """What waits to be written for a key is of before all others' changes, or is not."""
+        """Note whether the write of a key that waits is a restored old record."""
         with self._lock:
             if not restored:
                 self._restored.discard(key)

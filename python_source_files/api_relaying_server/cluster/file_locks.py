@@ -35,7 +35,7 @@ _HELD_BY_OTHERS = frozenset((errno.EAGAIN, errno.EACCES))
 _OFFSETS = (1 << 62) - 1
 _MUTEX = 1 << 62  # the byte of the first mutex, behind those of all names
 
-_log = logging.getLogger("api_relaying_server.cluster.workers")
+_log = logging.getLogger(__name__)
 
 
 def lock_file() -> int:
@@ -56,7 +56,8 @@ class FileLeases:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._lock = threading.Lock()  # guards the two below, and the locks of this process
+        # guards `_holders`, `_said_broken`. The system's locks are taken and given back under it.
+        self._lock = threading.Lock()
         self._holders: dict[int, int] = {}  # by place: how many leases stand on it
         self._said_broken = False
 
@@ -118,7 +119,7 @@ class _FileLease:
     def __init__(self, leases: FileLeases, place: int, waited: bool) -> None:
         self._leases: FileLeases | None = leases
         self._place = place
-        self._lock = threading.Lock()  # guards that it is given back once
+        self._lock = threading.Lock()  # guards `_leases`, so that it is given back once
         self.waited = waited
 
     def release(self) -> None:
@@ -140,7 +141,7 @@ class Mutex:
     def __init__(self, descriptor: int, number: int) -> None:
         self._descriptor = descriptor
         self._place = _MUTEX + number
-        self._lock = threading.Lock()  # guards the file's lock against the other threads here
+        self._lock = threading.Lock()  # guards `_place`: the system does not tell threads apart
 
     def acquire(self) -> None:
         """For this thread alone from now on; where nothing can be locked, only among those of this

@@ -1,6 +1,12 @@
-"""The text of a message, as it lies in shared memory and in databases.
+"""The text of a message, as it lies in shared memory and in databases: its kind, then its parts.
 
-A text that this version cannot read, as from a relay of another version, is read as `MessagesLost`.
+    changed KEY
+    invalidated AT KEY
+    memory-lost
+    paused SECONDS SCOPE WHY
+    resumed SCOPE
+
+The empty text is `MessagesLost`, and so is any that this version cannot read.
 """
 
 from __future__ import annotations
@@ -17,59 +23,52 @@ from api_relaying_server.coordination import (
     Resumed,
 )
 
-_INVALIDATED, _MEMORY, _UPSTREAM, _OPEN = "doubt", "memory", "upstream", "open"
-"""First words of a text; another first word is the method of a key that has `Changed`."""
+_CHANGED, _INVALIDATED, _MEMORY_LOST = "changed", "invalidated", "memory-lost"
+_PAUSED, _RESUMED = "paused", "resumed"
 
 
 def encode(message: Message) -> str:
     """The text of a message."""
     if isinstance(message, Changed):
-        return message.key
+        return f"{_CHANGED} {message.key}"
     if isinstance(message, Invalidated):
         return f"{_INVALIDATED} {message.at:.6f} {message.key}"
     if isinstance(message, Paused):
-        return f"{_UPSTREAM} {message.seconds:.3f}{_quoted(message.scope)} {message.why}"
+        # A space would end the scope, so it is escaped.
+        scope = message.scope.replace("%", "%25").replace(" ", "%20")
+        return f"{_PAUSED} {message.seconds:.3f} {scope} {message.why}"
     if isinstance(message, Resumed):
-        return f"{_UPSTREAM} {_OPEN}{_quoted(message.scope)}"
-    return _MEMORY if isinstance(message, MemoryLost) else ""
-
-
-def _quoted(scope: str) -> str:
-    """A scope, to stand behind a word: spaces are escaped, for a space ends the word."""
-    return "@" + scope.replace("%", "%25").replace(" ", "%20") if scope else ""
+        return f"{_RESUMED} {message.scope}"
+    return _MEMORY_LOST if isinstance(message, MemoryLost) else ""
 
 
 def decode(text: str | None) -> Message:
     """The message of a text; never raises."""
-    if not text:
+    kind, _, rest = (text or "").partition(" ")
+    try:
+        return _read(kind, rest)
+    except ValueError:
         return MessagesLost()
-    if text == _MEMORY:
-        return MemoryLost()
-    kind, _, rest = text.partition(" ")
+
+
+def _read(kind: str, rest: str) -> Message:
+    if kind == _CHANGED and rest:
+        return Changed(rest)
     if kind == _INVALIDATED:
-        return _read_invalidated(rest)
-    if kind == _UPSTREAM:
-        return _read_upstream(rest)
-    return Changed(text)
+        at, _, key = rest.partition(" ")
+        if key:
+            return Invalidated(key, _finite(at))
+    if kind == _PAUSED:
+        seconds, _, rest = rest.partition(" ")
+        scope, _, why = rest.partition(" ")
+        return Paused(_finite(seconds), why, scope.replace("%20", " ").replace("%25", "%"))
+    if kind == _RESUMED:
+        return Resumed(rest)
+    return MemoryLost() if kind == _MEMORY_LOST else MessagesLost()
 
 
-def _read_invalidated(rest: str) -> Message:
-    moment, _, key = rest.partition(" ")
-    try:
-        at = float(moment)
-    except ValueError:
-        return MessagesLost()
-    return Invalidated(key, at) if key and math.isfinite(at) else MessagesLost()
-
-
-def _read_upstream(rest: str) -> Message:
-    told, _, why = rest.partition(" ")
-    state, _, quoted = told.partition("@")
-    scope = quoted.replace("%20", " ").replace("%25", "%")
-    if state == _OPEN:
-        return Resumed(scope)
-    try:
-        seconds = float(state)
-    except ValueError:
-        return MessagesLost()
-    return Paused(seconds, why, scope) if math.isfinite(seconds) else MessagesLost()
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no moment and no duration")
+    return number

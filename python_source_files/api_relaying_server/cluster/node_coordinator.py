@@ -61,7 +61,7 @@ GIVE_UP, GIVE_UP_FAILING = 1.0, 0.1
 while the database fails: the store has spent its second on it already.
 """
 
-_log = logging.getLogger("api_relaying_server.nodes")
+_log = logging.getLogger(__name__)
 
 
 class DatabaseCoordination(Protocol):
@@ -83,11 +83,11 @@ class DatabaseCoordination(Protocol):
     def release(self, held: Sequence[tuple[str, str]]) -> None:
         """End leases, each with its token, that still are the holder's."""
 
-    def publish(self, keys: Sequence[str | None]) -> None:
-        """Tell all others that these have changed, None for everything."""
+    def publish(self, texts: Sequence[str | None]) -> None:
+        """Send messages to all others: texts of `message_text`, None for `MessagesLost`."""
 
     def receive(self) -> Iterable[str | None]:
-        """What others have told since the last call, for which it waits a fraction of a second.
+        """The texts from others since the last call; waits a fraction of a second for one.
 
         The first call after a failure begins anew and gives nothing.
         """
@@ -146,7 +146,9 @@ class NodeCoordinator:
         self._closed = threading.Event()
         self.processes = 1
         """How many share the database, this one among them, as far as is known."""
-        self._lock = threading.Lock()  # guards the seven below
+        # guards `_held`, `_ended`, `_told`, `_last_told`, `_threads`, `_wanted`, `_said_alone`. Not
+        # held while the database is asked.
+        self._lock = threading.Lock()
         self._held: dict[str, str] = {}  # names by token
         self._ended: deque[tuple[str, str]] = deque()
         self._told: deque[str | None] = deque()
@@ -155,7 +157,7 @@ class NodeCoordinator:
         self._wanted: dict[str, Callable[[], None]] = {"node-keeper": self._keep}
         self._said_alone = False
         self._work = threading.Event()
-        self._published = threading.Condition()  # guards the two below
+        self._published = threading.Condition()  # guards `_published_to`, `_mute`
         self._published_to = 0
         self._mute = False  # what was to be told could not be, and is tried again and again
         self._hearers: list[Hear] = []

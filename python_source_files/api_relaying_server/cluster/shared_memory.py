@@ -92,7 +92,8 @@ class RingWriter:
         self._ring = memory.ring(slot)
         self._bell = memory.bell
         self._slot = slot
-        self._lock = threading.Lock()  # guards the ring against the other threads here
+        # guards `_numbers`, `_ring` among threads: no other process writes this slot.
+        self._lock = threading.Lock()
 
     def write(self, text: str) -> None:
         """Others will read this text; one too long for the ring they read as LOST."""

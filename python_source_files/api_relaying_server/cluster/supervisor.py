@@ -28,7 +28,7 @@ STARTS_WITHIN = 60.0
 MEND = "raise what limits processes and threads (ulimit -u) or memory, or lower --workers"
 """Said where the system gives no more processes or threads."""
 
-_log = logging.getLogger("api_relaying_server.cluster.workers")
+_log = logging.getLogger(__name__)
 
 
 class GivesUp(Exception):
@@ -36,9 +36,10 @@ class GivesUp(Exception):
 
 
 class Seat:
-    """The place of one of the N workers. `due` is the monotonic time at
-    which a worker may be started for it; `failures` counts early ends in a row. `generation` is
-    that of the worker, `coming` that of its successor.
+    """The place of one of the N workers.
+
+    `due` is the monotonic time at which a worker may be started for it; `failures` counts early
+    ends in a row. `generation` is that of the worker, `coming` that of its successor.
     """
 
     def __init__(self, number: int) -> None:

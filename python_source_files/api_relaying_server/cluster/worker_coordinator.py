@@ -11,7 +11,7 @@ from api_relaying_server.cluster.message_text import decode, encode
 from api_relaying_server.cluster.shared_memory import RingReader, RingWriter, SharedMemory
 from api_relaying_server.coordination import ALONE, Coordinator, Hear, Lease, Message
 
-_log = logging.getLogger("api_relaying_server.cluster.workers")
+_log = logging.getLogger(__name__)
 
 
 class WorkerCoordinator:
@@ -26,7 +26,7 @@ class WorkerCoordinator:
         self._reader = RingReader(memory, slot)
         self._leases = FileLeases(lock_file)
         self._hearers: list[Hear] = []
-        # Guards the reader. Who holds it passes messages on, and may do so within `hear`.
+        # guards `_reader`, `_heard`. Who holds it passes messages on, and may do so within `hear`.
         self._lock = threading.RLock()
         self._heard = -1  # the bell's number up to which all is passed on
 
@@ -50,8 +50,8 @@ class WorkerCoordinator:
         return int(self.bell[0])
 
     def catch_up(self) -> None:
-        """Pass on all messages sent before this call. From any
-        thread that holds no lock which `hear` takes; one comparison where there is no news.
+        """Pass on all messages sent before this call. From any thread that holds no lock which
+        `hear` takes; one comparison where there is no news.
         """
         if self.bell[0] == self._heard:
             return

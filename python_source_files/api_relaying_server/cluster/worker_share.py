@@ -79,13 +79,14 @@ class WorkerShare(NamedTuple):
         """So many upstream calls at a time of all workers together."""
         rows = range(self.memory.slots)
         everybody = [self.memory.numbers(row)[CALLS : CALLS + 1] for row in rows]
-        mutex = Mutex(self.lock_file, _SLOTS_LOCK)  # guards the numbers of all rows
+        mutex = Mutex(self.lock_file, _SLOTS_LOCK)  # guards `everybody`, among all workers
         return WorkersSlots(limit, waiting, mutex, Calls(everybody[self.slot], everybody))
 
     def upstream_tokens(self, per_second: float, burst: int, waiting: int) -> TokenBucket:
         """So many upstream calls per second of all workers together."""
-        mutex = Mutex(self.lock_file, _TOKENS_LOCK)  # guards the common numbers
-        return WorkersTokens(Pace(per_second, burst, waiting), mutex, self.memory.common)
+        common = self.memory.common
+        mutex = Mutex(self.lock_file, _TOKENS_LOCK)  # guards `common`, among all workers
+        return WorkersTokens(Pace(per_second, burst, waiting), mutex, common)
 
 
 def _room(folder: str) -> int:

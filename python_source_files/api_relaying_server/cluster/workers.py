@@ -69,7 +69,7 @@ COUNT_SHARE = 50.0
 PARENTS_SLOT = 0
 """The parent's place in shared memory."""
 
-_log = logging.getLogger("api_relaying_server.cluster.workers")
+_log = logging.getLogger(__name__)
 
 
 OnReady = Callable[[str, Sequence[str]], None]

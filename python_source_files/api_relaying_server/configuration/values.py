@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, Union
 from api_relaying_server.caching.wallclock import LONGEST_SECONDS, parse_seconds
 from api_relaying_server.stores.database_url import FORMS as DATABASES
 from api_relaying_server.stores.database_url import parse as parse_database_url
+from api_relaying_server.stores.store_path import ANY_CACHE_FORM, CACHE_FORMS
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
 
     Network = Union[IPv4Network, IPv6Network]
-
-# The notations of --cache; what stands before "://" is the kind of store.
-CACHE_FORMS = ("sqlite:///PATH", "redis://HOST", "mongodb://HOST", "memory://", "none://")
 
 # An operating system's time-outs are counted in milliseconds in 31 bits; a day is far enough.
 LONGEST_TIMEOUT = 86400.0
@@ -285,7 +283,7 @@ def cache_url(text: str) -> str:
         return text
     form = next((form for form in CACHE_FORMS if form.startswith(scheme + "://")), None)
     if not separator or form is None:
-        refuse(text, "is not a cache", f"give {', '.join(CACHE_FORMS[:-1])} or {CACHE_FORMS[-1]}")
+        refuse(text, "is not a cache", f"give {ANY_CACHE_FORM}")
     if not form.endswith("PATH"):
         if rest:
             refuse(text, "must have no path", f"give {form}")

@@ -1,1 +1,1 @@
-"""What an operator sees of the relay and does with it: the access log, counters, warming."""
+"""Beside the requests: the access log, the container's health check, warming. Optional."""

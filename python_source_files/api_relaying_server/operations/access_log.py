@@ -18,7 +18,7 @@ from api_relaying_server.operations.log_file import LogFile, Piece
 from api_relaying_server.operations.log_lines import Combined, Form, JsonObjects, Lines, Network
 from api_relaying_server.serving.served import Hit, Served
 
-LOG = logging.getLogger("api_relaying_server.access_log")
+LOG = logging.getLogger(__name__)
 
 PAUSE = 0.1
 """Seconds between two looks at the queue: so old a line gets at most before it is rendered."""

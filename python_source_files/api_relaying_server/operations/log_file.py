@@ -16,7 +16,7 @@ import time
 from collections import deque
 from typing import Callable, NamedTuple
 
-LOG = logging.getLogger("api_relaying_server.access_log")
+LOG = logging.getLogger(__name__)
 
 STANDARD_OUTPUT = "-"
 
@@ -58,7 +58,8 @@ class LogFile:
         self._retry = retry
         self._most_bytes = most_bytes
         self._fd = _open(path)
-        # Guards what follows, and tells the thread of changes.
+        # guards `_pieces`, `_size`, `_reopens`, `_closes`, `_lost_before`, `_dropping`, `lost`, and
+        # tells the thread of changes. Not held while the file is written.
         self._changed = threading.Condition()
         self._pieces: deque[Piece] = deque()
         self._size = 0

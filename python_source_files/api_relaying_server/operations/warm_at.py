@@ -27,7 +27,7 @@ from api_relaying_server.operations.warm import (
     Warming,
 )
 
-LOG = logging.getLogger("api_relaying_server.warm")
+LOG = logging.getLogger(__name__)
 
 LONGEST_SLEEP = 30.0
 """Seconds after which the clock is looked at again: it may have been set, or the machine slept."""

@@ -25,7 +25,7 @@ MEND = {
 }
 """What is said of troubles that only people can end."""
 
-_log = logging.getLogger("api_relaying_server.store")
+_log = logging.getLogger(__name__)
 
 
 class PathHealth:
@@ -33,7 +33,8 @@ class PathHealth:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._lock = threading.Lock()  # guards everything below; `fault` is read without it
+        # guards `fault`, `_pause`, `_retry_at`. `fault` is read without it.
+        self._lock = threading.Lock()
         self.fault: StorageFault | None = None
         self._pause = RETRY_FIRST
         self._retry_at = 0.0
@@ -76,7 +77,7 @@ class Health:
     def __init__(self, url: str, clock: Callable[[], float]) -> None:
         self._url = url
         self._clock = clock
-        self._lock = threading.Lock()  # guards everything below
+        self._lock = threading.Lock()  # guards `_since`, `_last`
         self._since: float | None = None
         self._last = 0.0  # when something failed
         self.reading = PathHealth(clock)
@@ -119,7 +120,7 @@ class Backoff:
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds = seconds
         self._clock = clock
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards `_why`, `_until`
         self._why: StorageFault | None = None
         self._until = 0.0
 

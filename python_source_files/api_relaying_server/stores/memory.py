@@ -6,21 +6,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 
-from requests_cache.backends.base import BaseCache, BaseStorage
+from requests_cache.backends.base import BaseStorage
 
 from api_relaying_server.caching.stored import Record
-from api_relaying_server.stores.storage import Extent
+from api_relaying_server.stores.storage import Extent, RecordCache
 from api_relaying_server.stores.store import Store
-
-
-class MemoryRecordCache(BaseCache):
-    """The requests-cache backend to give to a session."""
-
-    responses: MemoryRecords  # type: ignore[assignment]
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(cache_name="memory")
-        self.responses = MemoryRecords(limit)
 
 
 class MemoryRecords(BaseStorage[str, Record]):
@@ -31,7 +21,7 @@ class MemoryRecords(BaseStorage[str, Record]):
         self.limit = limit
         self.used = 0
         self.evicted = 0
-        self._lock = threading.Lock()  # guards `_records`, `used` and `evicted`
+        self._lock = threading.Lock()  # guards `_records`, `used`, `evicted`
         self._records: OrderedDict[str, tuple[Record, int]] = OrderedDict()
 
     def fetch(self, key: str) -> Record | None:
@@ -92,10 +82,9 @@ class MemoryStore(Store):
     """Records in this process's memory, gone with it."""
 
     def __init__(self, url: str, limit: int) -> None:
-        cache = MemoryRecordCache(limit)
-        super().__init__(url, cache)
-        self._records = cache.responses
-        self._lock = threading.Lock()  # guards the counters
+        self._records = MemoryRecords(limit)
+        super().__init__(url, RecordCache("memory", self._records))
+        self._lock = threading.Lock()  # guards `counters`
 
     def read(self, key: str) -> Record | None:
         record = self._records.fetch(key)
@@ -138,7 +127,7 @@ class NoStore(Store):
     quick = False
 
     def __init__(self, url: str) -> None:
-        super().__init__(url, MemoryRecordCache(0))
+        super().__init__(url, RecordCache("none", MemoryRecords(0)))
 
     def read(self, key: str) -> Record | None:
         return None

@@ -19,6 +19,7 @@ from api_relaying_server.caching.stored import Record
 from api_relaying_server.stores.health import Health
 from api_relaying_server.stores.storage import (
     HARMLESS,
+    KEYS_AT_ONCE,
     MENDABLE,
     Change,
     Extent,
@@ -35,9 +36,8 @@ CHECK_EVERY = 1.0  # seconds between two looks whether the file is still the one
 TRIM_EVERY = 0.02  # seconds between two steps of tidying, so that others can write too
 CREDIT_EVERY = 10.0  # seconds between two notes of what was used
 MOST_CREDITED = 4096  # keys in one such note; more are left out
-KEYS_AT_ONCE = 1000  # keys in one read of `keys`
 
-_log = logging.getLogger("api_relaying_server.store")
+_log = logging.getLogger(__name__)
 
 
 class QueuedStore(Store):
@@ -56,7 +56,7 @@ class QueuedStore(Store):
         self._storage = cast(RecordStorage, backend.responses)
         self._queue = WriteQueue(on_drop=self._count_dropped)
         self._health = Health(url, time.monotonic)
-        self._lock = threading.Lock()  # guards the counters
+        self._lock = threading.Lock()  # guards `counters`
         self._suspicion: StorageFault | None = None  # a reader's, for the writing thread to mend
         self._uses: dict[str, int] = {}
         self._said_unreadable = False

@@ -1,6 +1,6 @@
-"""Records in a SQLite file: requests-cache's SQLite backend, mended for a server with many threads.
+"""Records in a SQLite file: requests-cache's `SQLiteDict`, made fit for a server with many threads.
 
-What differs from the backend as it is: a file may be used with several upstreams, each of which
+What differs from requests-cache's: a file may be used with several upstreams, each of which
 sees its own records alone; readers have connections of their own and never wait for a
 writer of this process; every wait has a deadline; a failed write is rolled back and raised; the
 file is bounded; and a file that is damaged, deleted or replaced while it is open is noticed and
@@ -19,12 +19,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
-from requests_cache.backends.base import BaseCache, DictStorage
-from requests_cache.backends.sqlite import SQLiteCache, SQLiteDict
+from requests_cache.backends.sqlite import SQLiteDict
 
-from api_relaying_server.caching.stored import Record
 from api_relaying_server.stores import sqlite_log as log
 from api_relaying_server.stores import sqlite_parts as parts
 from api_relaying_server.stores.record import pipeline
@@ -60,7 +58,6 @@ from api_relaying_server.stores.sqlite_file import (
 )
 from api_relaying_server.stores.sqlite_readers import Readers
 from api_relaying_server.stores.storage import (
-    ByItem,
     Change,
     Extent,
     RecordStorage,
@@ -69,7 +66,6 @@ from api_relaying_server.stores.storage import (
     Trouble,
 )
 
-KEYS_AT_ONCE = 1000  # keys in one read of a walk through all
 CLOCK_SLACK = 60.0  # seconds that the clock may gain on monotonic time and be believed
 CLOSE_DEADLINE = 0.2  # seconds that emptying the log at the end waits for other processes
 CREDITED_AT_ONCE = 1000  # keys in one transaction, which may write two pages for each
@@ -96,25 +92,7 @@ class Strays(NamedTuple):
     due: float
 
 
-class SQLiteRecordCache(SQLiteCache):
-    """The requests-cache backend for a session. It keeps no redirects: the relay follows none."""
-
-    responses: SQLiteRecords
-
-    def __init__(self, path: Path, limit: int, **options: Any) -> None:
-        BaseCache.__init__(self, cache_name=str(path))
-        self.responses = SQLiteRecords(path, limit, **options)
-        self.redirects = DictStorage()  # type: ignore[assignment, no-untyped-call]
-
-    def clear(self) -> None:
-        """Delete all entries."""
-        self.responses.clear()
-
-    def _prune_redirects(self) -> None:
-        """There are none."""
-
-
-class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
+class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bulk_delete`
     """The table of records. Not opened by being made: `open` does that, and may be tried again.
 
     In the file each key stands behind the `namespace` and a space, which no namespace holds; the
@@ -125,6 +103,11 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
     worth of the last one that had to leave (the GreedyDual-Size-Frequency rule): so what is not
     asked for grows old. Whether an entry is fresh plays no part. A stale one in demand is what an
     outage of the upstream needs.
+
+    Of `SQLiteDict` it is the lock, the writing connection, the serializer and `connection`, which
+    has deadlines here; the mapping is that of `RecordStorage`. What else that class offers
+    (`sorted`, `count`, `vacuum`, `bulk_commit`) knows no namespace and no deadline: nothing of
+    the relay or of `RecordCache` calls it.
     """
 
     def __init__(
@@ -140,7 +123,6 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
         self._identity: Identity | None = None  # of the file that is open, or could not be
         self._log_identity: Identity | None = None  # of its write-ahead log
         self._why_closed = "it is not open"
-        self._transacting = False  # the thread that holds `_lock`, on the writing connection
         self._log_path = f"{path}{LOG_ENDINGS[0]}"
         self._begin, self._end = f"{namespace} ", f"{namespace}!"  # "!" comes next to " "
         self._file_limit = limit
@@ -158,7 +140,7 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
         self.db_path = path
 
     def init_db(self) -> None:
-        """Nothing yet; requests-cache calls it while the object is being made."""
+        """Nothing yet: the constructor of `SQLiteDict` calls it, and `open` makes the file."""
 
     # Opening and closing
 
@@ -387,10 +369,6 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
         self._strays = Strays(0, 0.0)
         return False
 
-    def vacuum(self) -> None:
-        """A short step of it, where it is needed; all at once it would hold up every writer."""
-        self._shrink()
-
     def _shrink(self) -> bool:
         """Give back a few free pages if the file is above its limit; whether it was."""
         with self._writing() as connection:
@@ -521,23 +499,16 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
             raise fault_of(error) from error
         return f"the damaged file is kept as {target}"
 
-    # What requests-cache's own methods stand on
+    # The two ways to the file
 
     @contextmanager
     def connection(self, commit: bool = False) -> Iterator[sqlite3.Connection]:
         """One from the pool to read with, or the writing one inside a transaction."""
         if commit:
             with self._writing() as connection:
-                if self._transacting:  # an inner one joins the outermost
-                    yield connection
-                    return
                 until = time.monotonic() + WRITE_DEADLINE
                 with transaction(connection, lambda: log.begin(connection, self._log_path, until)):
-                    self._transacting = True
-                    try:
-                        yield connection
-                    finally:
-                        self._transacting = False
+                    yield connection
             return
         readers = self._open_readers()
         connection = readers.take()
@@ -566,47 +537,3 @@ class SQLiteRecords(ByItem, SQLiteDict, RecordStorage):  # type: ignore[misc]
             raise
         finally:
             self._lock.release()
-
-    @contextmanager
-    def bulk_commit(self) -> Iterator[None]:
-        """Everything written inside by this thread is one transaction."""
-        with self.connection(commit=True):
-            yield
-
-    def __iter__(self) -> Iterator[str]:
-        keys = self.keys_after("", "", KEYS_AT_ONCE)
-        while keys:
-            yield from keys
-            keys = self.keys_after(keys[-1], "", KEYS_AT_ONCE)
-
-    def count(self, expired: bool = True) -> int:
-        """How many entries there are, those that have expired only with `expired`."""
-        select = "SELECT COUNT(*) FROM responses WHERE key >= ? AND key < ? AND expires > ?"
-        values = (self._begin, self._end, -1 if expired else int(self._now()))
-        with self.connection() as connection:
-            return int(connection.execute(select, values).fetchone()[0])
-
-    def sorted(  # type: ignore[override]
-        self,
-        key: str = "expires",
-        reversed: bool = False,
-        limit: int | None = None,
-        expired: bool = True,
-    ) -> Iterator[Record]:
-        """At most `limit` records in the order of 'expires', 'size' or 'key'."""
-        columns = {"expires": "expires", "size": "LENGTH(value)", "key": "key"}
-        order = f"{columns[key]} {'DESC' if reversed else 'ASC'} LIMIT ?"
-        where = f"key >= ? AND key < ? AND expires > ? ORDER BY {order}"
-        now = -1 if expired else int(self._now())
-        values = (self._begin, self._end, now, -1 if limit is None else limit)
-        with self.connection() as connection:
-            rows = connection.execute(f"SELECT key FROM responses WHERE {where}", values).fetchall()
-        for (name,) in rows:
-            try:
-                yield self[name[len(self._begin) :]]
-            except (KeyError, ValueError):
-                pass  # deleted meanwhile, or unreadable
-
-    def clear(self) -> None:
-        """Delete all entries."""
-        self.apply([], clear=True)

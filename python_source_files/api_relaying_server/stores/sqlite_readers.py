@@ -23,7 +23,9 @@ class Readers:
         self.opening = opening
         self._connect = connect
         self._deadline = deadline
-        self._lock = threading.Lock()  # guards everything below
+        # guards `_idle`, `_lent`, `_connecting`, `_waiting`, `_closed`.
+        # Not held while one connects.
+        self._lock = threading.Lock()
         self._returned = threading.Condition(self._lock)  # a connection is free
         self._idle: list[sqlite3.Connection] = []  # the last one used first: its pages are warm
         self._lent: dict[int, float] = {}  # since when each, by its id, is lent; the longest first

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import enum
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from requests_cache.backends.base import BaseStorage
+from requests_cache.backends.base import BaseCache, BaseStorage
 
 from api_relaying_server.caching.stored import Record
+
+KEYS_AT_ONCE = 1000
+"""Keys in one read of a walk through all."""
 
 
 class Trouble(enum.Enum):
@@ -83,11 +86,11 @@ class Tidying(NamedTuple):
 
 
 class RecordStorage(BaseStorage[str, Record]):
-    """A requests-cache storage of records, with what the store needs beside a mapping's operations.
+    """A requests-cache storage of records, with what the store needs beside the mapping.
 
-    Every method may be called from any thread, keeps to its deadline where it has to wait for
-    others, and raises `StorageFault` where it fails; after that the storage is as it was before the
-    call.
+    A class that also inherits a storage of requests-cache names this one first. Every method may be
+    called from any thread, keeps to its deadline where it has to wait for others, and raises
+    `StorageFault` where it fails; after that the storage is as it was before the call.
     """
 
     largest: int
@@ -140,31 +143,17 @@ class RecordStorage(BaseStorage[str, Record]):
 
     def encode(self, key: str, record: Record) -> bytes:
         """`record` as the bytes to store under `key`."""
-        data: bytes = self._pipeline.dumps((key, record))
+        pipeline: Any = self.serializer
+        data: bytes = pipeline.dumps((key, record))
         return data
 
     def decode(self, key: str, data: bytes) -> Record:
         """The record in `data`; ValueError where there is none of this key."""
-        record: Record = self._pipeline.loads((key, data))
+        pipeline: Any = self.serializer
+        record: Record = pipeline.loads((key, data))
         return record
 
-    def serialize(self, value: Record) -> bytes:
-        """Refused: a record is only ever encoded together with its key."""
-        raise TypeError("a record is stored under a key; use encode(key, record)")
-
-    def deserialize(self, key: str, value: Any) -> Record:
-        """The record in `value`; unlike requests-cache's, raises ValueError if unreadable."""
-        return self.decode(key, value)
-
-    @property
-    def _pipeline(self) -> Any:
-        return self.serializer
-
-
-class ByItem(RecordStorage):
-    """What requests-cache's own methods stand on, in place of those of its class for a database: by
-    a record's key, through `fetch` and `apply`. To be named before that class.
-    """
+    # The mapping that requests-cache calls, by `fetch` and `apply`
 
     def __getitem__(self, key: str) -> Record:
         data = self.fetch(key)
@@ -176,13 +165,36 @@ class ByItem(RecordStorage):
         self.apply([Change(key, self.encode(key, record), record.expires)])
 
     def __delitem__(self, key: str) -> None:
-        if self.fetch(key) is None:
+        if key not in self:
             raise KeyError(key)
         self.apply([Change(key, None, 0.0)])
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self.fetch(key) is not None
 
+    def __iter__(self) -> Iterator[str]:
+        keys = self.keys_after("", "", KEYS_AT_ONCE)
+        while keys:
+            yield from keys
+            keys = self.keys_after(keys[-1], "", KEYS_AT_ONCE)
+
+    def __len__(self) -> int:
+        return self.extent().entries
+
     def bulk_delete(self, keys: Iterable[str]) -> None:
         """Delete several entries, those that are not there too."""
         self.apply([Change(key, None, 0.0) for key in keys])
+
+    def clear(self) -> None:
+        """Delete all entries."""
+        self.apply([], clear=True)
+
+
+class RecordCache(BaseCache):
+    """The requests-cache backend of a session, the same for every storage. It keeps no redirects:
+    the relay follows none.
+    """
+
+    def __init__(self, name: str, responses: BaseStorage[str, Record]) -> None:
+        super().__init__(cache_name=name)
+        self.responses = responses  # type: ignore[assignment]  # records, not its own responses

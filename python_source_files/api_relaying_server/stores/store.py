@@ -13,8 +13,9 @@ from requests_cache.backends.base import BaseCache
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.stores.storage import Extent, StorageFault, Trouble
-from api_relaying_server.stores.store_path import require_usable, sqlite_path
+from api_relaying_server.stores.database_url import is_database
+from api_relaying_server.stores.storage import Extent, RecordCache, StorageFault, Trouble
+from api_relaying_server.stores.store_path import ANY_CACHE_FORM, require_usable, sqlite_path
 
 if TYPE_CHECKING:
     from api_relaying_server.upstream.budget import TokenBucket
@@ -61,7 +62,10 @@ class StoreCounters:
 
 
 class Store(ABC):
-    """Responses by key. Every method may be called from any thread, and none of them raises."""
+    """Responses by key. Every method may be called from any thread, and none of them raises.
+
+    `backend` is the `RecordCache` of what the store keeps: the session to the upstream gets it.
+    """
 
     shared = False
     """True where other processes find what is written here."""
@@ -152,20 +156,21 @@ def open_store(
     read_deadline: float = READ_DEADLINE,
     now: Callable[[], float] = time.time,
 ) -> Store:
-    """The store that `url` names, of at most `size_limit` bytes. To be called after the fork.
+    """The store that `url` names, in one of CACHE_FORMS. To be called after the fork.
 
-    `sqlite:///relative/path`, `sqlite:////absolute/path`, `memory://` or `none://`; the databases
-    that nodes share are opened by `databases/shared_store.py`. `owner` tells whose records these
-    are: in a file none of another owner's are found. It is text without spaces. A store that does
-    not work at the moment is opened later, by itself. Raises ConfigError for what will never work:
-    another scheme, a path that is no file or may not be written, a file of another program.
+    `size_limit` bounds it in bytes; a database has a bound of its own. `owner` tells whose records
+    these are: none of another owner's are found. It is text without spaces. A store that does not
+    work at the moment is opened later, by itself. Raises ConfigError for what will never work:
+    another scheme, a path that is no file or may not be written, a file of another program, a
+    driver that is not installed.
     """
     scheme, separator, rest = url.partition("://")
+    if is_database(url):
+        from api_relaying_server.stores.databases.shared_store import open_shared
+
+        return open_shared(url, owner, read_deadline)
     if not separator or scheme not in ("sqlite", "memory", "none"):
-        raise ConfigError(
-            f"cache {url!r}: give sqlite:///PATH, sqlite:////ABSOLUTE/PATH, redis://HOST, "
-            "mongodb://HOST, memory:// or none://"
-        )
+        raise ConfigError(f"cache {url!r}: give {ANY_CACHE_FORM}")
     if scheme == "sqlite":
         options = {"namespace": owner, "read_deadline": read_deadline, "now": now}
         return _open_sqlite(url, sqlite_path(url, rest), size_limit, options)
@@ -189,12 +194,12 @@ def _open_sqlite(
         least = sqlite.SMALLEST_LIMIT >> 10
         raise ConfigError(f"cache size {limit}: SQLite needs {least} KiB; none:// keeps nothing")
     require_usable(url, path)
-    cache = sqlite.SQLiteRecordCache(path, limit, **options)
+    records = sqlite.SQLiteRecords(path, limit, **options)
     fault = None
     try:
-        cache.responses.open()
+        records.open()
     except StorageFault as error:
         fault = error
         if fault.trouble is Trouble.FOREIGN:
             raise ConfigError(f"cache {url!r}: {fault}; give another path") from None
-    return QueuedStore(url, cache, fault)
+    return QueuedStore(url, RecordCache(str(path), records), fault)

@@ -1,4 +1,4 @@
-"""The file that a store's URL names, and whether a database can be there at all."""
+"""The forms of a store's URL, and whether the file that one names can be a database at all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import os
 from pathlib import Path
 
 from api_relaying_server.errors import ConfigError
+
+CACHE_FORMS = ("sqlite:///PATH", "redis://HOST", "mongodb://HOST", "memory://", "none://")
+"""The notations of --cache; what stands before "://" is the kind of store."""
+
+ANY_CACHE_FORM = f"{', '.join(CACHE_FORMS[:-1])} or {CACHE_FORMS[-1]}"
 
 # Reasons that end by themselves: the program starts all the same.
 _PASSING = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EINTR))

@@ -25,7 +25,7 @@ BATCH_BYTES = 4 << 20  # of records in one transaction
 BATCH_DELETES = 512  # keys deleted in one transaction
 LINGER = 0.01  # seconds that the first change waits for company; a crash loses as much
 
-_log = logging.getLogger("api_relaying_server.store")
+_log = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
@@ -60,7 +60,9 @@ class WriteQueue:
         self._most_bytes = most_bytes
         self._linger = linger
         self._on_drop = on_drop
-        self._lock = threading.Lock()  # guards everything below
+        # guards `_writes`, `_deletes`, `_dropped`, `_bytes`, `_taken_bytes`, `_clear`, `_taken`,
+        # `_woken`, `_hurried`, `_after`, `closed`. Not held while a batch is written.
+        self._lock = threading.Lock()
         self._filled = threading.Condition(self._lock)  # something waits
         self._emptied = threading.Condition(self._lock)  # nothing waits any more
         self._writes: OrderedDict[str, tuple[Record, int]] = OrderedDict()  # with its size

@@ -57,7 +57,8 @@ class UpstreamLike(Protocol):
 class GuardedUpstream:
     """An upstream with the checks before it. Thread-safe.
 
-    `tokens` None: no limit of the rate. `refused` counts refusals by their reason.
+    `tokens` None: no limit of the rate. `refused` counts refusals by their reason; the admin
+    address will read it.
     """
 
     def __init__(

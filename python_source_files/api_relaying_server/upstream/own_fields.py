@@ -27,7 +27,7 @@ class WithOwnFields:
         self.base: UpstreamBase = upstream.base
         self._upstream = upstream
         self._own = tuple(own)
-        self._lock = threading.Lock()  # guards the one below
+        self._lock = threading.Lock()  # guards `_has_said`
         self._has_said = False
 
     def fetch(self, request: UpstreamRequest) -> Fetch:

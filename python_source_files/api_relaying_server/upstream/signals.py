@@ -11,6 +11,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from api_relaying_server.caching.freshness import Times, arrival_of, lifetime
+from api_relaying_server.caching.invalidation import SAFE_METHODS
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.errors import LackOfOwn, UpstreamError, UpstreamTimeout
 from api_relaying_server.http1.grammar import delta_seconds, parse_date, split_lists, unquote
@@ -21,9 +22,6 @@ LONGEST_WAIT = 86400.0
 
 FAILURES = frozenset((500, 502, 503, 504))
 """Statuses that mean failure. 501 and 505 do not: they are permanent answers."""
-
-SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
-"""RFC 9110, 9.2.1."""
 
 _EPOCH = 1e9
 """A reset time from here on is Unix time; below it is seconds to go."""

@@ -1,15 +1,14 @@
-"""Records in a MongoDB that nodes share: requests-cache's MongoDB backend, made fit for many
-readers.
+"""Records, leases, messages and the upstream budget in a MongoDB that nodes share.
 
-What differs from the backend as it is: every wait has a deadline, a failure has our name, bodies
-stay the bytes they are, records expire by an index, and a write that comes too late is refused (see
-`fences`). All collections begin with the namespace; no other is touched.
+Every wait has a deadline, a failure has our name, records expire by an index, and a write that
+comes too late is refused (`FencingTokens`). All collections begin with the namespace; no other is
+touched.
 
     NAMESPACE_records   _id: the key, data: the record (empty where it was deleted), size: its
                         bytes, number: of the write, expires: when it is of no more use
     NAMESPACE_leases    _id: the lease, token: its holder's, until: Unix time, expires: that later
     NAMESPACE_numbers   _id: what is counted, number: the last one
-    NAMESPACE_changes   _id: the number of a change, author: the process, keys: what has changed
+    NAMESPACE_changes   _id: the number of a batch, author: the process, texts: its messages
 
 Only plain operations on one document at a time are used, which servers that are like a MongoDB
 offer too. A document is never written by one that may also make it: there `_id` could be another.
@@ -19,25 +18,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
-from requests_cache.backends.base import BaseCache, DictStorage
-from requests_cache.backends.mongodb import MongoCache, MongoDict
 
 from api_relaying_server.cluster.fencing_tokens import FencingTokens
 from api_relaying_server.stores.databases.mongo_link import MongoLink
 from api_relaying_server.stores.databases.shared_storage import (
-    LATEST,
     TOMBSTONE_LASTS,
     SharedStorage,
 )
-from api_relaying_server.stores.record import pipeline
+from api_relaying_server.stores.record import LATEST, pipeline
 from api_relaying_server.stores.storage import (
-    ByItem,
     Change,
     Extent,
     StorageFault,
@@ -57,7 +52,7 @@ POLL_EVERY = 0.3
 """Seconds between two looks for news."""
 
 MOST_NEWS = 500
-"""Changes that are read at once; each has the keys of one batch."""
+"""Changes that are read at once; each has the messages of one batch."""
 
 KEPT_NEWS = 5000
 """Changes that are kept for those who have not read them; who has missed more drops everything."""
@@ -69,24 +64,6 @@ HOLE_LASTS = 2.0
 """Seconds for which a number without a change is waited for: its author has drawn it and not
 written it yet.
 """
-
-
-class MongoRecordCache(MongoCache):
-    """The requests-cache backend for a session. It keeps no redirects: the relay follows none."""
-
-    responses: MongoRecords
-
-    def __init__(self, link: MongoLink, namespace: str, fences: FencingTokens) -> None:
-        BaseCache.__init__(self, cache_name=namespace)
-        self.responses = MongoRecords(link, namespace, fences)
-        self.redirects = DictStorage()  # type: ignore[assignment, no-untyped-call]
-
-    def clear(self) -> None:
-        """Delete all entries."""
-        self.responses.clear()
-
-    def _prune_redirects(self) -> None:
-        """There are none."""
 
 
 class Numbers:
@@ -131,21 +108,15 @@ class Numbers:
                 pass
 
 
-class MongoRecords(ByItem, MongoDict, SharedStorage):
+class MongoRecords(SharedStorage):
     """The records of a namespace. Bounds are the database's: records expire by an index."""
 
     largest = LARGEST
     wants_credit = False
 
     def __init__(self, link: MongoLink, namespace: str, fences: FencingTokens) -> None:
-        super().__init__(
-            link.database.name,
-            collection_name=f"{namespace}_records",
-            connection=link.client,
-            serializer=pipeline(),
-            decode_content=False,
-        )
-
+        super().__init__(serializer=pipeline())
+        self.collection = link.database[f"{namespace}_records"]
         self._leases = link.database[f"{namespace}_leases"]
         self._link = link
         self._fences = fences
@@ -250,10 +221,6 @@ class MongoRecords(ByItem, MongoDict, SharedStorage):
                 pass  # it is newer, or was made between the two
         return False
 
-    def clear(self) -> None:
-        """Delete all entries."""
-        self.apply([], clear=True)
-
     def trim(self) -> Tidying:
         """The database deletes what has expired by itself."""
         return Tidying(0, False)
@@ -275,18 +242,6 @@ class MongoRecords(ByItem, MongoDict, SharedStorage):
         """The driver connects anew by itself; only what was to be done at first may be left."""
         self.open()
         return ""
-
-    def __iter__(self) -> Iterator[str]:
-        after = ""
-        while True:
-            keys = self.keys_after(after, "", MOST_NEWS)
-            yield from keys
-            if len(keys) < MOST_NEWS:
-                return
-            after = keys[-1]
-
-    def __len__(self) -> int:
-        return self.extent().entries
 
 
 _PRESENT = "node"
@@ -357,13 +312,13 @@ class MongoCoordination:
 
     # News
 
-    def publish(self, keys: Sequence[str | None]) -> None:
-        """Tell all others that these have changed."""
-        self._link.patiently(lambda: self._publish(keys))
+    def publish(self, texts: Sequence[str | None]) -> None:
+        """Send messages to all others."""
+        self._link.patiently(lambda: self._publish(texts))
 
-    def _publish(self, keys: Sequence[str | None]) -> None:
+    def _publish(self, texts: Sequence[str | None]) -> None:
         number = self._numbers.draw("change", 1)
-        self._changes.insert_one({"_id": number, "author": self._me, "keys": list(keys)})
+        self._changes.insert_one({"_id": number, "author": self._me, "texts": list(texts)})
         self._since_tidying += 1
         if self._since_tidying >= TIDY_EVERY:
             self._since_tidying = 0
@@ -394,7 +349,7 @@ class MongoCoordination:
         news: list[str | None] = []
         for change in found:
             if change["_id"] not in self._ahead and change["author"] != self._me:
-                news += change["keys"]
+                news += change.get("texts", (None,))  # another version: anything may have changed
         self._ahead.update(change["_id"] for change in found)
         if self._advance(read, last):
             news.append(None)

@@ -1,8 +1,8 @@
-"""Records in a Redis that nodes share: requests-cache's Redis backend, made fit for many readers.
+"""Records, leases, messages and the upstream budget in a Redis that nodes share.
 
-What differs from the backend as it is: every wait has a deadline, a failure has our name, keys
-expire by the database's own clock when their record is of no more use, and a write that comes too
-late is refused (see `fences`). All keys begin with the namespace; no other key is touched.
+Every wait has a deadline, a failure has our name, keys expire by the database's own clock when
+their record is of no more use, and a write that comes too late is refused (`FencingTokens`). All
+keys begin with the namespace; no other key is touched.
 
     NAMESPACE:r:KEY     the number of the write, 16 digits, then the record; the number alone
                         where the key was deleted, so that a late write cannot bring it back
@@ -10,7 +10,7 @@ late is refused (see `fences`). All keys begin with the namespace; no other key 
     NAMESPACE:n         the last number
     NAMESPACE:c         the number at which everything was deleted
     NAMESPACE:b         the budget of upstream calls
-    NAMESPACE:changes   the channel on which nodes tell what has changed
+    NAMESPACE:changes   the channel of the messages between nodes
 """
 
 from __future__ import annotations
@@ -21,19 +21,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from redis import exceptions
-from requests_cache.backends.base import BaseCache, DictStorage
-from requests_cache.backends.redis import RedisCache, RedisDict
 
 from api_relaying_server.cluster.fencing_tokens import FencingTokens
 from api_relaying_server.stores.databases.redis_link import PATIENCE, RedisLink
 from api_relaying_server.stores.databases.shared_storage import (
-    LATEST,
     TOMBSTONE_LASTS,
     SharedStorage,
 )
-from api_relaying_server.stores.record import pipeline
+from api_relaying_server.stores.record import LATEST, pipeline
 from api_relaying_server.stores.storage import (
-    ByItem,
     Change,
     Extent,
     StorageFault,
@@ -153,25 +149,7 @@ redis.call('PEXPIRE', KEYS[1], math.ceil((full_at - now) * 1000) + 1000)
 """
 
 
-class RedisRecordCache(RedisCache):
-    """The requests-cache backend for a session. It keeps no redirects: the relay follows none."""
-
-    responses: RedisRecords  # type: ignore[assignment]
-
-    def __init__(self, link: RedisLink, namespace: str, fences: FencingTokens) -> None:
-        BaseCache.__init__(self, cache_name=namespace)
-        self.responses = RedisRecords(link, namespace, fences)
-        self.redirects = DictStorage()  # type: ignore[no-untyped-call]
-
-    def clear(self) -> None:
-        """Delete all entries."""
-        self.responses.clear()
-
-    def _prune_redirects(self) -> None:
-        """There are none."""
-
-
-class RedisRecords(ByItem, RedisDict, SharedStorage):
+class RedisRecords(SharedStorage):
     """The records of a namespace. Not opened by being made: `open` does that.
 
     Bounds and eviction are the database's: `maxmemory` and `maxmemory-policy`.
@@ -181,8 +159,8 @@ class RedisRecords(ByItem, RedisDict, SharedStorage):
     wants_credit = False
 
     def __init__(self, link: RedisLink, namespace: str, fences: FencingTokens) -> None:
-        super().__init__(f"{namespace}:r", connection=link.patient, serializer=pipeline())
-        self.connection: Any = link.patient
+        super().__init__(serializer=pipeline())
+        self._begin = f"{namespace}:r:"
         self._link = link
         self._fences = fences
         self._number_key = f"{namespace}:n"
@@ -197,7 +175,7 @@ class RedisRecords(ByItem, RedisDict, SharedStorage):
         self._link.close()
 
     def _bkey(self, key: str) -> bytes:
-        return f"{self.namespace}:{key}".encode("utf-8", "surrogatepass")
+        return f"{self._begin}{key}".encode("utf-8", "surrogatepass")
 
     # Reading
 
@@ -213,10 +191,13 @@ class RedisRecords(ByItem, RedisDict, SharedStorage):
 
     def keys_after(self, key: str, prefix: str, limit: int) -> list[str]:
         """At most `limit` keys in order, all behind `key`, none before `prefix`; looks at all."""
-        found = [k for k in self.keys(prefix) if k > key]
+        found = [k for k in self._keys(prefix) if k > key]
         return sorted(found)[:limit]
 
-    def keys(self, prefix: str = "") -> Iterator[str]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[str]:
+        return self._keys("")
+
+    def _keys(self, prefix: str) -> Iterator[str]:
         """The keys with a record that begin with `prefix`; looks at every key of the database."""
         for names, sizes in self._scan(prefix):
             yield from (name for name, size in zip(names, sizes) if size > _NUMBER)
@@ -276,11 +257,7 @@ class RedisRecords(ByItem, RedisDict, SharedStorage):
         self._patiently("EVAL", CLEARED, 2, *keys, int(TOMBSTONE_LASTS))
         for names, _ in self._scan(""):
             if names:
-                self._patiently("UNLINK", *self._bkeys(names))
-
-    def clear(self) -> None:
-        """Delete all entries."""
-        self.apply([], clear=True)
+                self._patiently("UNLINK", *map(self._bkey, names))
 
     def trim(self) -> Tidying:
         """The database keeps within its bound by itself."""
@@ -299,7 +276,7 @@ class RedisRecords(ByItem, RedisDict, SharedStorage):
 
     def probe(self) -> None:
         """Raise if nothing can be written."""
-        self._patiently("SET", f"{self.namespace}:", "", "PX", 1000)
+        self._patiently("SET", self._begin, "", "PX", 1000)
 
     def mend(self, fault: StorageFault) -> str:
         """Connect anew, unless that was done since."""
@@ -311,7 +288,7 @@ class RedisRecords(ByItem, RedisDict, SharedStorage):
         """The reply to a command, on the connection with patience."""
         self._link.denial.require_over()
         try:
-            return self.connection.execute_command(*command)
+            return self._link.patient.execute_command(*command)
         except (exceptions.RedisError, OSError) as error:
             raise self._link.fault_of(error, self._link.opening) from error
 
@@ -319,7 +296,7 @@ class RedisRecords(ByItem, RedisDict, SharedStorage):
         """The replies to commands that are sent at once; raises for the first that fails."""
         if not commands:
             return []
-        with self.connection.pipeline(transaction=False) as batch:
+        with self._link.patient.pipeline(transaction=False) as batch:
             for command in commands:
                 batch.execute_command(*command)
             return self._link.replies_of(batch, self._link.opening)
@@ -363,13 +340,13 @@ class RedisCoordination:
         """End leases."""
         self._all([("EVAL", RELEASE, 1, self._lease(name), token) for name, token in held])
 
-    def publish(self, keys: Sequence[str | None]) -> None:
-        """Tell all others that these have changed."""
-        self._all([("PUBLISH", self._channel, self._message(key)) for key in keys])
+    def publish(self, texts: Sequence[str | None]) -> None:
+        """Send messages to all others."""
+        self._all([("PUBLISH", self._channel, self._signed(text)) for text in texts])
 
-    def _message(self, key: str | None) -> bytes:
-        text = f"{self._me} {key}" if key is not None else self._me
-        return text.encode("utf-8", "surrogatepass")
+    def _signed(self, text: str | None) -> bytes:
+        signed = f"{self._me} {text}" if text is not None else self._me
+        return signed.encode("utf-8", "surrogatepass")
 
     def _all(self, commands: Sequence[tuple[Any, ...]]) -> None:
         with self._client.pipeline(transaction=False) as batch:
@@ -414,9 +391,9 @@ class RedisCoordination:
         while message is not None:
             self._asked_at, self._heard_at = None, time.monotonic()
             if message["type"] == "message":
-                author, space, key = message["data"].partition(b" ")
+                author, space, text = message["data"].partition(b" ")
                 if author.decode() != self._me:
-                    news.append(key.decode("utf-8", "surrogatepass") if space else None)
+                    news.append(text.decode("utf-8", "surrogatepass") if space else None)
             message = self._hearing.get_message(timeout=0) if len(news) < MOST_NEWS else None
         self._require_life()
         return news

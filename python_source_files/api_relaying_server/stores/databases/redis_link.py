@@ -1,9 +1,10 @@
 """The connections to a Redis, each use of them with a deadline.
 
 Those who answer requests ask on connections that are open already: making one takes several round
-trips and, with TLS, much computing, so a thread of its own does that. Whoever finds none free in
-time is told so. The thread that writes has a connection with more patience. What fails is named
-here, once.
+trips and, with TLS, much computing, so a thread of its own does that. redis-py's own pools make a
+connection in the thread that asks for one, so a read could take twenty times its deadline. Whoever
+finds none free in time is told so. The thread that writes has a connection with more patience. What
+fails is named here, once.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class RedisLink:
         self._options = _options(url)
         self._connection_class = SSLConnection if url.scheme == "rediss" else Connection
         self._deadline = deadline
-        self._lock = threading.Lock()  # guards everything below
+        # guards `_idle`, `_count`, `_growing`, `_why_closed`, `opening`.
+        # Not held while one connects.
+        self._lock = threading.Lock()
         self._returned = threading.Condition(self._lock)  # a connection is free
         self._idle: list[Any] = []
         self._count = 0  # of the connections of this opening, idle and lent
@@ -93,7 +96,8 @@ class RedisLink:
             with self._lock:
                 self._why_closed = fault
             raise fault from error
-        # The driver would have one time for connecting, for which this is short, and for reading.
+        # redis-py has one time-out for logging in, for which this is short, and for reading, and no
+        # public way to change it later: `_sock` is private (5.0 to 8.1 have it).
         connection._sock.settimeout(self._deadline * (1 - WAIT_SHARE))
         return connection
 

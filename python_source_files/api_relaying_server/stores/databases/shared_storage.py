@@ -11,9 +11,6 @@ TOMBSTONE_LASTS = 600.0
 may have been deleted for that long.
 """
 
-LATEST = 253402300799.0
-"""The last second of the year 9999: what expires later expires then."""
-
 
 class SharedStorage(RecordStorage):
     """A storage in a database that nodes share.

@@ -7,8 +7,6 @@ import re
 from hashlib import blake2b
 from typing import NamedTuple, cast
 
-from requests_cache.backends.base import BaseCache
-
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.cluster.fencing_tokens import FencingTokens
 from api_relaying_server.cluster.node_coordinator import DatabaseCoordination, NodeCoordinator
@@ -18,7 +16,7 @@ from api_relaying_server.errors import ConfigError
 from api_relaying_server.stores.database_url import NAMESPACE, DatabaseUrl, parse, shown
 from api_relaying_server.stores.databases.shared_storage import SharedStorage
 from api_relaying_server.stores.queued_store import QueuedStore
-from api_relaying_server.stores.storage import StorageFault, Trouble
+from api_relaying_server.stores.storage import RecordCache, StorageFault, Trouble
 
 PREFIX = "api_relay"
 """Begins the names of all that relays keep in a database."""
@@ -31,7 +29,7 @@ MOST_READABLE = 40
 it from all others.
 """
 
-_log = logging.getLogger("api_relaying_server.store")
+_log = logging.getLogger(__name__)
 
 _EXTRAS = {"redis": "redis", "rediss": "redis", "mongodb": "mongodb"}
 
@@ -39,7 +37,7 @@ _EXTRAS = {"redis": "redis", "rediss": "redis", "mongodb": "mongodb"}
 class Parts(NamedTuple):
     """What a database is to nodes."""
 
-    cache: BaseCache
+    cache: RecordCache
     coordination: DatabaseCoordination
     budget: SharedBudget
 
@@ -176,13 +174,13 @@ def _make_redis(
     from api_relaying_server.stores.databases.redis import (
         RedisBudget,
         RedisCoordination,
-        RedisRecordCache,
+        RedisRecords,
     )
     from api_relaying_server.stores.databases.redis_link import RedisLink
 
     prefix = f"{PREFIX}:{namespace}"
     link = RedisLink(parts, deadline)
-    cache = RedisRecordCache(link, prefix, fences)
+    cache = RecordCache(prefix, RedisRecords(link, prefix, fences))
     return Parts(cache, RedisCoordination(link, prefix), RedisBudget(link, prefix))
 
 
@@ -193,7 +191,7 @@ def _make_mongodb(
     from api_relaying_server.stores.databases.mongodb import (
         MongoBudget,
         MongoCoordination,
-        MongoRecordCache,
+        MongoRecords,
     )
 
     # Letters, digits and underscores alone: not every server that is like a MongoDB takes others.
@@ -206,5 +204,5 @@ def _make_mongodb(
         link = MongoLink(url, parts.name, deadline)
     except ValueError as wrong:
         raise ConfigError(f"cache {shown(url)!r}: {wrong}") from None
-    cache = MongoRecordCache(link, prefix, fences)
+    cache = RecordCache(prefix, MongoRecords(link, prefix, fences))
     return Parts(cache, MongoCoordination(link, prefix), MongoBudget(link, prefix))
