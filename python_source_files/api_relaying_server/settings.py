@@ -98,7 +98,7 @@ class Settings:
     )
     timeout_read = one(
         UPSTREAM,
-        "maximum time without data from the upstream",
+        "maximum time without upstream data",
         metavar="SECONDS",
         parse=_timeout,
         default="30",
@@ -303,7 +303,7 @@ class Settings:
     )
     refresh_ahead = one(
         FRESHNESS,
-        "refresh popular entries before they expire",
+        "refresh popular entries before expiry",
         metavar="SECONDS",
         parse=values.duration(off=True),
         default="off",
