@@ -19,7 +19,7 @@ from api_relaying_server.configuration.values import Rate
 from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.counters import CountedUpstream, Counters
 from api_relaying_server.errors import ConfigError
-from api_relaying_server.memory.hot import HotTier
+from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.memory.refresh_ahead import RefreshAhead, Renewals
 from api_relaying_server.relaying.fetching import Fetcher
 from api_relaying_server.relaying.keeping import Keeper, Neighbours
@@ -200,7 +200,7 @@ def _kept(
 ) -> Kept:
     store = _store(settings, share)
     # What answered from memory is of use to the store, too.
-    hot = HotTier(settings.hot_size, on_evicted=store.note_use)
+    hot = HotCache(settings.hot_size, on_evicted=store.note_use)
     others = Neighbours(_coordinator(neighbours, store))
     if neighbours is not None:
         others = others._replace(news=neighbours.news)
@@ -274,12 +274,12 @@ def _path(
     # The queue of the store has the other half.
     room = Room(max(settings.hot_size // 2, policy.max_object))
     fetcher = Fetcher(guarded, keeper, policy, settings.public_host, room)
-    refresher, errands = Refresher(), Refresher(settings.upstream_connections)
+    refresher, background = Refresher(), Refresher(settings.upstream_connections)
     # Who cannot read what another has fetched need not wait for it.
-    relay = Relay(fetcher, refresher, errands, coordinator if store.shared else ALONE)
+    relay = Relay(fetcher, refresher, background, coordinator if store.shared else ALONE)
     chores: list[Callable[[], None]] = [
         Trimmer(lambda: room.passed),
-        lambda: relay.flight.hurry(time.monotonic()),
+        lambda: relay.flight.release_stalled(time.monotonic()),
     ]
     if isinstance(upstream, Upstream):
         chores.append(upstream.close_ended)
@@ -343,7 +343,7 @@ def _hooks(
     counters: Counters,
     log: AccessLog | None,
     periodic: Callable[[], None],
-    hot: HotTier,
+    hot: HotCache,
     neighbours: WorkerCoordinator | None,
 ) -> Hooks:
     on_served = (counters.answered,) if log is None else (counters.answered, log.answered)

@@ -24,10 +24,10 @@ from api_relaying_server.http1.message import Fields
 from api_relaying_server.relaying import flight, keeping, shared_body
 from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.relaying.fetching import Query
-from api_relaying_server.relaying.keeping import Began, Keeper
+from api_relaying_server.relaying.keeping import Keeper, Moment
 from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import Relay
-from api_relaying_server.relaying.transfer import Lead
+from api_relaying_server.relaying.transfer import Leader
 from api_relaying_server.stores.memory import MemoryStore
 from tests import model
 from tests.model import Asking, Rules, Told
@@ -214,7 +214,7 @@ def is_called_from(name: str, frames: int = 2) -> bool:
 class StagedKeeper(Keeper):
     """Stops where others may come between looking and storing."""
 
-    def is_current(self, key: str, began: Began) -> bool:
+    def is_current(self, key: str, began: Moment) -> bool:
         """As ever."""
         found = super().is_current(key, began)
         if not is_called_from("_of_shared"):  # which answers at once
@@ -447,7 +447,7 @@ class Play:
             assert isinstance(answer, Answer)
             return answer
 
-        def watched_lead(query: Query, leading: Lead, **more: Any) -> Answer:
+        def watched_lead(query: Query, leading: Leader, **more: Any) -> Answer:
             log.leads[id(leading.landing)] = log.tick(), worker
             kept.append(leading.landing)
             return lead(query, leading, **more)

@@ -22,7 +22,7 @@ from api_relaying_server.errors import RelayError, UpstreamCut, UpstreamError
 from api_relaying_server.http1.heads import parse_response_head
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import Buffer
-from api_relaying_server.memory.hot import HotTier
+from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.memory.hot import Reply as Ready
 from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.relaying.fetching import Caller, Fetcher
@@ -192,7 +192,7 @@ class World:
         coordinator: Coordinator = ALONE,
         facts: KeyFacts | None = None,
         refresher: Refresher | None = None,
-        errands: Refresher | None = None,
+        background: Refresher | None = None,
         keeper: type[Keeper] = Keeper,
         news: Callable[[], int] = int,
     ) -> None:
@@ -200,7 +200,7 @@ class World:
         self.upstream = (
             origin if isinstance(origin, MemoryUpstream) else MemoryUpstream(origin, self.clock)
         )
-        self.hot = HotTier(_MIB)
+        self.hot = HotCache(_MIB)
         self._last = 0.0
         self.store = MemoryStore("memory://", _MIB) if store is None else store
         self.keeper = keeper(
@@ -210,7 +210,7 @@ class World:
             self.keeper.facts = facts
         self.fetcher = Fetcher(self.upstream, self.keeper, policy)
         self.relay = Relay(
-            self.fetcher, AtOnce() if refresher is None else refresher, errands, coordinator
+            self.fetcher, AtOnce() if refresher is None else refresher, background, coordinator
         )
 
     @property

@@ -618,7 +618,7 @@ class RelayTest(unittest.TestCase):
     def test_a_fault_has_the_number_that_the_log_tells(self) -> None:
         with SampleMenuApi() as api, self.worker(api.url) as relay:
             relay.worker.server.relay.answer = None  # type: ignore[assignment,method-assign]
-            with self.assertLogs("api_relaying_server.handler", logging.ERROR) as caught:
+            with self.assertLogs("api_relaying_server.serving.handler", logging.ERROR) as caught:
                 self.assertEqual(relay.ask("/x").status, 500)
         (line,) = lines_of(self.path)
         self.assertIn(line["id"], caught.output[0])

@@ -36,11 +36,11 @@ from api_relaying_server.caching.responding import build
 from api_relaying_server.caching.reuse import assess
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.memory.hot import HotTier
+from api_relaying_server.memory.hot import HotCache
 from tests.slow_memory import resident
 
 size, fields, entries = map(int, sys.argv[1:])
-now, whole, policy, hot = 1.8e9, ("whole", ()), Policy(), HotTier(1 << 40)
+now, whole, policy, hot = 1.8e9, ("whole", ()), Policy(), HotCache(1 << 40)
 gc.collect()
 before = resident(os.getpid())
 for number in range(entries):

@@ -30,7 +30,7 @@ from api_relaying_server.cluster.nodes_budget import NodesBudget
 from api_relaying_server.cluster.workers_budget import Pace
 from api_relaying_server.coordination import Changed, Message, Paused, Resumed, claim_on
 from api_relaying_server.errors import UpstreamResting
-from api_relaying_server.memory.hot import HotTier
+from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.last_known import KEPT_FOR, LastKnown
 from api_relaying_server.stores.databases.redis import RedisCoordination
@@ -582,7 +582,7 @@ class KeeperTest(unittest.TestCase):
         coordinator = NodeCoordinator(self.database, FencingTokens())
         self.addCleanup(coordinator.close)
         self.keeper = Keeper(
-            HotTier(1 << 20),
+            HotCache(1 << 20),
             cast("Store", self.shelf),
             Policy(),
             lambda: self.now,

@@ -15,7 +15,7 @@ from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
 from api_relaying_server.errors import UpstreamRefused
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.memory import refresh_ahead as ahead_module
-from api_relaying_server.memory.hot import Ending, HotTier
+from api_relaying_server.memory.hot import Ending, HotCache
 from api_relaying_server.memory.refresh_ahead import RefreshAhead, Renewals
 from api_relaying_server.relaying import refresh as refresh_module
 from api_relaying_server.relaying.refresh import Refresher
@@ -133,7 +133,7 @@ class AheadTest(unittest.TestCase):
 
     def setUp(self) -> None:
         self.clock = HandClock(NOW)
-        self.hot = HotTier(10_000_000)
+        self.hot = HotCache(10_000_000)
         self.renewed: list[tuple[str, Selecting, int]] = []
         self.spare = 100
         self.accepts = True

@@ -258,8 +258,10 @@ class WatchTest(unittest.TestCase):
             run()
             watch.stop()
 
-        with self.assertLogs("api_relaying_server.watch") as logs:
-            logging.getLogger("api_relaying_server.watch").info("so that there is something")
+        with self.assertLogs("api_relaying_server.serving.watchdog") as logs:
+            logging.getLogger("api_relaying_server.serving.watchdog").info(
+                "so that there is something"
+            )
             thread = threading.Thread(target=loop)
             thread.start()
             thread.join()
@@ -276,7 +278,10 @@ class WatchTest(unittest.TestCase):
     def test_in_a_server(self) -> None:
         quick = functools.partial(LoopWatchdog, blocked_after=0.1)
         with mock.patch("api_relaying_server.serving.server.LoopWatchdog", quick):
-            with ServerInside() as server, self.assertLogs("api_relaying_server.watch") as logs:
+            with (
+                ServerInside() as server,
+                self.assertLogs("api_relaying_server.serving.watchdog") as logs,
+            ):
                 server.server.front.handover.call_soon_threadsafe(lambda: time.sleep(0.3))
                 with Client(server.port, request()) as client:
                     self.assertEqual(client.reply().status, 200)
@@ -286,7 +291,7 @@ class WatchTest(unittest.TestCase):
         """It is told and left; the loop is watched on."""
         periodic = mock.Mock(side_effect=RuntimeError("a bug"))
         watch = LoopWatchdog(lambda: 1.0, Front.run.__code__, blocked_after=0.1, periodic=periodic)
-        with self.assertLogs("api_relaying_server.watch") as logs:
+        with self.assertLogs("api_relaying_server.serving.watchdog") as logs:
             watch.start()
             eventually(lambda: watch.blocked, "the test's own thread counts as blocked")
             watch.stop()
@@ -297,8 +302,8 @@ class WatchTest(unittest.TestCase):
         quick = functools.partial(LoopWatchdog, blocked_after=0.05)
         with mock.patch("api_relaying_server.serving.server.LoopWatchdog", quick):
             with ServerInside() as server:
-                log = logging.getLogger("api_relaying_server.watch")
-                with self.assertLogs("api_relaying_server.watch") as logs:
+                log = logging.getLogger("api_relaying_server.serving.watchdog")
+                with self.assertLogs("api_relaying_server.serving.watchdog") as logs:
                     log.error("only this")
                     self.assertFalse(threading.Event().wait(0.3))
                 self.assertEqual(len(logs.output), 1)

@@ -20,8 +20,8 @@ from api_relaying_server.cluster.shared_memory import LOST, RingWriter, SharedMe
 from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
 from api_relaying_server.coordination import MemoryLost
 from api_relaying_server.http1.message import Fields, RequestHead
-from api_relaying_server.memory.hot import HotTier
-from api_relaying_server.relaying.keeping import TELL_AT_MOST, Began, Keeper, Neighbours
+from api_relaying_server.memory.hot import HotCache
+from api_relaying_server.relaying.keeping import TELL_AT_MOST, Keeper, Moment, Neighbours
 from api_relaying_server.stores.store import Store, open_store
 from api_relaying_server.stores.write_queue import WriteQueue
 from tests.forks import run
@@ -49,9 +49,9 @@ class Worker:
         self.store = store
         self.neighbours = WorkerCoordinator(memory, slot, locks)
         others = Neighbours(self.neighbours, self.neighbours.news)
-        self.keeper = Keeper(HotTier(MIB), store, Policy(), time.time, others)
+        self.keeper = Keeper(HotCache(MIB), store, Policy(), time.time, others)
 
-    def add(self, stored: StoredResponse, began: Began | None = None) -> Record | None:
+    def add(self, stored: StoredResponse, began: Moment | None = None) -> Record | None:
         """Stores what was asked for at a tick: this one's, if none is given."""
         asked = RequestHead.of("GET", TARGET, Fields())
         return self.keeper.add(asked, stored, self.keeper.begin() if began is None else began)

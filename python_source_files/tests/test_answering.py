@@ -8,10 +8,10 @@ from typing import cast
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.reuse import assess
 from api_relaying_server.caching.wallclock import parse_path_rule
-from api_relaying_server.http1.fields import VIA
+from api_relaying_server.errors import BadRequest
+from api_relaying_server.http1.fields import ALLOWED, VIA
 from api_relaying_server.http1.message import ResponseHead
 from api_relaying_server.relaying.answering import (
-    ALLOWED,
     collapsed_answer,
     fetched_answer,
     final_answer,
@@ -19,9 +19,10 @@ from api_relaying_server.relaying.answering import (
     shared_answer,
 )
 from api_relaying_server.relaying.fetching import Received
-from api_relaying_server.relaying.keeping import Began
+from api_relaying_server.relaying.keeping import Moment
 from api_relaying_server.relaying.receiving import Arrived
 from api_relaying_server.relaying.shared_body import Reader
+from api_relaying_server.serving.problems import problem_answer
 from api_relaying_server.upstream.session import Fetch
 from tests.caching_support import NOW, PLAIN, fields, request, stored
 
@@ -54,7 +55,7 @@ class UnderWayTest(unittest.TestCase):
 
     def arrived(self, *lines: str) -> Arrived:
         head = ResponseHead(200, "Fine", fields(*lines))
-        return Arrived(Received(request(), head, cast("Fetch", _AtNow()), Began(0)))
+        return Arrived(Received(request(), head, cast("Fetch", _AtNow()), Moment(0)))
 
     def test_the_leaders_is_as_it_came(self) -> None:
         answer = fetched_answer(request(), "uri-miss", self.arrived(HOUR), READER)
@@ -96,6 +97,10 @@ class FinalTest(unittest.TestCase):
     def test_options_end_here(self) -> None:
         answer = final_answer(request(method="OPTIONS"))
         self.assertEqual((answer.status, answer.fields.get("allow")), (204, ALLOWED))
+
+    def test_an_error_names_the_same_methods(self) -> None:
+        refused = problem_answer(BadRequest("not this method", status=405))
+        self.assertEqual((refused.fields.get("allow"), refused.fields.get("via")), (ALLOWED, VIA))
 
 
 class _AtNow:

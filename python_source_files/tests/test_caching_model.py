@@ -216,7 +216,7 @@ class Sociable(KeyFacts):
     is not what the model is about.
     """
 
-    def mark_unshared(self, key: str, until: float) -> None:
+    def mark_unshared(self, key: str, until: float, *, credentialed: bool = False) -> None:
         """Nothing is remembered."""
 
 

@@ -115,7 +115,8 @@ class FlightTest(unittest.TestCase):
                     landing.end()
                 else:
                     landing.deliver("a")
-                self.assertEqual(landing.delivered, step == "deliver" or first == "deliver")
+                known = step == "deliver" or first == "deliver"
+                self.assertEqual(landing.wait(0), "a" if known else None)
             self.assertEqual((told, landing.waiting), (["one", "two"], 0))
             self.assertTrue(landing.finished)
             landing.end()
@@ -137,39 +138,40 @@ class FlightTest(unittest.TestCase):
         flights.leave("k", landing)
         self.assertEqual((told, flights.waiting()), (["a", "b"], 1))
 
-    def test_who_waits_for_a_body_that_is_left_alone_reads_along(self) -> None:
+    def test_who_waits_for_a_body_that_stalls_reads_along(self) -> None:
         flights: Flight[str] = Flight()
         landing, _ = flights.join("k")
         without, _ = flights.join("other")
         told: list[str] = []
         for one in (landing, without):
             one.on_finished(lambda one=one: told.append(one.key))  # type: ignore[misc]
-            one.deliver("a")
-        body = landing.body = SharedBody(Pieces(b"ab", b"cd", b"ef"), 100, lambda whole: None)
+        body = SharedBody(Pieces(b"ab", b"cd", b"ef"), 100, lambda whole: None)
+        landing.deliver("a", body)
+        without.deliver("a")
         reader = iter(body.attach() or ())
         with mock.patch.object(time, "monotonic", lambda: 1000.0):
             next(reader)
-        flights.hurry(1000.0 + shared_body.LEFT_ALONE)
+        flights.release_stalled(1000.0 + shared_body.STALLED_AFTER)
         self.assertEqual(told, [])
         with mock.patch.object(time, "monotonic", lambda: 2000.0):
             next(reader)
-        flights.hurry(1001.0 + shared_body.LEFT_ALONE)
+        flights.release_stalled(1001.0 + shared_body.STALLED_AFTER)
         self.assertEqual(told, [])
-        flights.hurry(2000.1 + shared_body.LEFT_ALONE)
+        flights.release_stalled(2000.1 + shared_body.STALLED_AFTER)
         self.assertEqual(told, ["k"])
         self.assertEqual(list(reader), [b"ef"])
-        self.assertFalse(body.is_left_alone(float("inf")))  # there is no more
+        self.assertFalse(body.is_stalled(float("inf")))  # there is no more
 
     def test_a_body_that_is_being_read_is_not_left_alone(self) -> None:
         alone: list[bool] = []
 
         class Looked(Pieces):
             def read(self, listener: Listener | None = None) -> tuple[bytes, bool]:
-                alone.append(body.is_left_alone(float("inf")))
+                alone.append(body.is_stalled(float("inf")))
                 return super().read(listener)
 
         body = SharedBody(Looked(b"ab", b"cd"), 100, lambda whole: None)
-        self.assertTrue(body.is_left_alone(float("inf")))
+        self.assertTrue(body.is_stalled(float("inf")))
         list(body.attach() or ())
         self.assertEqual(alone, [False, False])
 
@@ -202,7 +204,7 @@ class SharedBodyTest(unittest.TestCase):
 
         body = SharedBody(Pieces(b"a", b"b"), 100, fail)
         readers = [body.attach(), body.attach()]
-        with self.assertLogs("api_relaying_server.flight", "ERROR"):
+        with self.assertLogs("api_relaying_server.relaying.shared_body", "ERROR"):
             self.assertEqual({b"".join(reader or ()) for reader in readers}, {b"ab"})
 
     def test_the_limit_is_exact(self) -> None:

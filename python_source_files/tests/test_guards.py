@@ -24,7 +24,7 @@ from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.relaying.fetching import Caller, Fetcher, Query
 from api_relaying_server.relaying.flight import Flight
 from api_relaying_server.relaying.receiving import Receiver
-from api_relaying_server.relaying.transfer import Lead, Means, Transfer
+from api_relaying_server.relaying.transfer import Leader, Tools, Transfer
 from api_relaying_server.upstream.breaker import LOG, CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, Slots, SlotsTaken, TokenBucket
 from api_relaying_server.upstream.exchange import UpstreamRequest
@@ -235,7 +235,7 @@ class SlotTest(GuardCase):
         keeper.read.return_value = None
         fetcher = Fetcher(guarded, keeper, Policy())
         receiver = Receiver(keeper, Policy(), guarded.base)
-        means = Means(fetcher, receiver, Flight(), ALONE)
+        tools = Tools(fetcher, receiver, Flight(), ALONE)
         request = RequestHead.of("GET", "/x", Fields())
         post = RequestHead.of("POST", "/x", Fields())
         caller = Caller(Client("192.0.2.1"))
@@ -244,9 +244,9 @@ class SlotTest(GuardCase):
         ):
             for _ in range(9):
                 with self.assertRaises(ZeroDivisionError):
-                    Transfer(means, Query(request, caller, Ask("uri-miss")), Lead("")).run()
+                    Transfer(tools, Query(request, caller, Ask("uri-miss")), Leader("")).run()
                 with self.assertRaises(ZeroDivisionError):
-                    Transfer(means, Query(post, caller, Ask("method")), Lead("")).pass_by()
+                    Transfer(tools, Query(post, caller, Ask("method")), Leader("")).pass_by()
         self.assertEqual(guarded.slots.free, 4)
 
     def test_never_more_at_a_time_than_the_limit(self):

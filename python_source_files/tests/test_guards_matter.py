@@ -16,7 +16,7 @@ from api_relaying_server.caching import reuse
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.relaying import receiving, relay
 from api_relaying_server.relaying.flight import Flight
-from api_relaying_server.relaying.keeping import Began, Keeper
+from api_relaying_server.relaying.keeping import Keeper, Moment
 from api_relaying_server.relaying.receiving import Receiver
 from api_relaying_server.relaying.relay import Relay
 from api_relaying_server.relaying.transfer import Transfer
@@ -40,7 +40,7 @@ def is_current_in(name: str) -> Removal:
     """Whether a key was invalidated meanwhile, as one method asks it."""
     before = StagedKeeper.is_current
 
-    def is_current(self: StagedKeeper, key: str, began: Began) -> bool:
+    def is_current(self: StagedKeeper, key: str, began: Moment) -> bool:
         found = before(self, key, began)
         return found or caller() == name
 
@@ -124,20 +124,20 @@ def as_it_is(name: str) -> Removal:
 def quiet_invalidation() -> AbstractContextManager[Any]:
     """Telling others what is invalidated."""
     return mock.patch.object(
-        Keeper, "_doubt", lambda self, key: self.facts.invalidations.mark(key, 0.0)
+        Keeper, "_mark_invalidated", lambda self, key: self.facts.invalidations.mark(key, 0.0)
     )
 
 
 def unmarked_invalidation() -> AbstractContextManager[Any]:
     """Noting what is invalidated before the record is changed."""
-    return mock.patch.object(Keeper, "_doubt", lambda self, key: (0, 0))
+    return mock.patch.object(Keeper, "_mark_invalidated", lambda self, key: (0, 0))
 
 
 def own_change_only() -> AbstractContextManager[Any]:
     """Whether somebody else has invalidated what an unsafe request's answer is about."""
     before = Keeper.invalidate
 
-    def invalidate(self: Keeper, target: str, began: Began | None = None) -> Began | None:
+    def invalidate(self: Keeper, target: str, began: Moment | None = None) -> Moment | None:
         return before(self, target)
 
     return mock.patch.object(Keeper, "invalidate", invalidate)

@@ -54,7 +54,7 @@ class KnownLinesTest(unittest.TestCase):
             b"X-Trace: two", known.without_high_cardinality(head(1, more="X-Trace: two\r\n")) or b""
         )
 
-    def test_what_a_head_must_hold_is_never_restless(self) -> None:
+    def test_what_a_head_must_hold_is_never_high_cardinality(self) -> None:
         self.assertEqual(
             self.high_cardinality("Host", "Content-Length", "transfer-encoding").high_cardinality,
             (),

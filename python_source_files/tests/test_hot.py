@@ -1,4 +1,4 @@
-"""The hot tier: what it answers, what it forgets, how much it holds."""
+"""The memory: what it answers, what it forgets, how much it holds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from api_relaying_server.caching.ranges import Part
 from api_relaying_server.caching.reuse import CLOCK_SLACK, assess
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.memory import hot as hot_tier
-from api_relaying_server.memory.hot import Ending, Entry, HotTier, Reply
+from api_relaying_server.memory import hot as hot_module
+from api_relaying_server.memory.hot import Ending, Entry, HotCache, Reply
 
 NOW = 1_800_000_000.0
 POLICY = Policy()
@@ -23,29 +23,29 @@ def stored(body: bytes = b"hello", max_age: int = 60) -> StoredResponse:
     return StoredResponse(200, "OK", fields, body, NOW, NOW, (("origin", None),), 0, len(body))
 
 
-def keep(hot: HotTier, key: str, body: bytes = b"hello", max_age: int = 60) -> Entry | None:
+def keep(hot: HotCache, key: str, body: bytes = b"hello", max_age: int = 60) -> Entry | None:
     return hot.put(key, Record((stored(body, max_age),), NOW + 1000))
 
 
-def reply_of(hot: HotTier, entry: Entry, extra: bytes = b"") -> Reply:
+def reply_of(hot: HotCache, entry: Entry, extra: bytes = b"") -> Reply:
     found = assess(entry.record.variants[0], "/x", POLICY)
     return hot.reply(entry, found, WHOLE, Ending(extra))
 
 
-def range_of(hot: HotTier, entry: Entry, first: int, last: int) -> Reply:
+def range_of(hot: HotCache, entry: Entry, first: int, last: int) -> Reply:
     found = assess(entry.record.variants[0], "/x", POLICY)
     shape = "range", (Part(first, last),)
     return hot.reply(entry, found, shape, Ending(b""))
 
 
-def learn(hot: HotTier, head: bytes, reply: Reply) -> None:
+def learn(hot: HotCache, head: bytes, reply: Reply) -> None:
     hot.learn(head, reply)
     hot.learn(head, reply)
 
 
 class ReplyTest(unittest.TestCase):
     def setUp(self) -> None:
-        self.hot = HotTier(1 << 20)
+        self.hot = HotCache(1 << 20)
         entry = keep(self.hot, "GET /x")
         assert entry is not None
         self.entry = entry
@@ -120,8 +120,8 @@ class ReplyTest(unittest.TestCase):
         self.assertIsNot(reply_of(self.hot, self.entry, b"Connection: close\r\n"), self.reply)
 
     def test_a_large_body_is_not_copied(self) -> None:
-        body = b"x" * (hot_tier.JOINED_BODY + 1)
-        hot = HotTier(1 << 24)
+        body = b"x" * (hot_module.JOINED_BODY + 1)
+        hot = HotCache(1 << 24)
         entry = keep(hot, "GET /large", body)
         assert entry is not None
         reply = reply_of(hot, entry)
@@ -132,29 +132,29 @@ class ReplyTest(unittest.TestCase):
 
     def test_nor_is_a_large_part_of_it(self) -> None:
         body = b"x" * (1 << 20)
-        hot = HotTier(1 << 24)
+        hot = HotCache(1 << 24)
         entry = keep(hot, "GET /large", body)
         assert entry is not None
         before = hot.size
-        for first in range(hot_tier.MAX_REPLIES):
+        for first in range(hot_module.MAX_REPLIES):
             (tail,) = range_of(hot, entry, first, len(body) - 1).tail
             assert isinstance(tail, memoryview)
             self.assertIs(tail.obj, body)
-        self.assertLess(hot.size - before, hot_tier.MAX_REPLIES * 4096)
+        self.assertLess(hot.size - before, hot_module.MAX_REPLIES * 4096)
 
     def test_a_small_part_counts(self) -> None:
-        hot = HotTier(1 << 24)
+        hot = HotCache(1 << 24)
         entry = keep(hot, "GET /large", b"x" * (1 << 20))
         assert entry is not None
         before = hot.size
-        reply = range_of(hot, entry, 0, hot_tier.JOINED_BODY - 1)
+        reply = range_of(hot, entry, 0, hot_module.JOINED_BODY - 1)
         reply.renew(NOW)
-        self.assertGreaterEqual(hot.size - before, 2 * hot_tier.JOINED_BODY)
+        self.assertGreaterEqual(hot.size - before, 2 * hot_module.JOINED_BODY)
 
 
 class EntryTest(unittest.TestCase):
     def setUp(self) -> None:
-        self.hot = HotTier(1 << 20)
+        self.hot = HotCache(1 << 20)
 
     def test_it_is_used_since_the_last_look_by_hits_and_by_threads(self) -> None:
         for asked_for in (False, True):
@@ -229,7 +229,7 @@ class DemandTest(unittest.TestCase):
 
     def setUp(self) -> None:
         self.told: list[tuple[str, int]] = []
-        self.hot = HotTier(1 << 16, lambda key, uses: self.told.append((key, uses)))
+        self.hot = HotCache(1 << 16, lambda key, uses: self.told.append((key, uses)))
 
     def read(self, key: str) -> Entry:
         """Comes from the store for a request."""
@@ -289,7 +289,7 @@ class DemandTest(unittest.TestCase):
 
 class BoundsTest(unittest.TestCase):
     def test_a_head_is_learned_the_second_time(self) -> None:
-        hot = HotTier(1 << 20)
+        hot = HotCache(1 << 20)
         entry = keep(hot, "GET /x")
         assert entry is not None
         reply = reply_of(hot, entry)
@@ -299,7 +299,7 @@ class BoundsTest(unittest.TestCase):
         self.assertEqual(hot.heads, {b"head": reply})
 
     def test_heads_that_never_repeat_take_no_room(self) -> None:
-        hot = HotTier(1 << 20)
+        hot = HotCache(1 << 20)
         entry = keep(hot, "GET /x")
         assert entry is not None
         reply = reply_of(hot, entry)
@@ -309,7 +309,7 @@ class BoundsTest(unittest.TestCase):
         self.assertEqual((hot.heads, hot.size), ({}, size))
 
     def test_a_long_head_is_not_learned(self) -> None:
-        hot = HotTier(1 << 20)
+        hot = HotCache(1 << 20)
         entry = keep(hot, "GET /x")
         assert entry is not None
         for length, known in ((2048, True), (2049, False)):
@@ -318,7 +318,7 @@ class BoundsTest(unittest.TestCase):
             self.assertEqual(head in hot.heads, known)
 
     def test_size_stays_within_the_limit(self) -> None:
-        hot = HotTier(100_000)
+        hot = HotCache(100_000)
         for number in range(500):
             entry = keep(hot, f"GET /{number}", b"x" * 500)
             assert entry is not None
@@ -328,13 +328,13 @@ class BoundsTest(unittest.TestCase):
         self.assertEqual(len(hot.heads), len(hot))
 
     def test_what_is_too_large_for_the_tier_is_not_taken(self) -> None:
-        hot = HotTier(10_000)
+        hot = HotCache(10_000)
         self.assertIsNone(keep(hot, "GET /x", b"x" * 10_000))
         self.assertEqual((len(hot), hot.size), (0, 0))
-        self.assertIsNone(keep(HotTier(0), "GET /x", b""))
+        self.assertIsNone(keep(HotCache(0), "GET /x", b""))
 
     def test_what_is_in_use_outlives_a_scan(self) -> None:
-        hot = HotTier(100_000)
+        hot = HotCache(100_000)
         used = keep(hot, "GET /used", b"x" * 500)
         assert used is not None
         reply = reply_of(hot, used)
@@ -344,7 +344,7 @@ class BoundsTest(unittest.TestCase):
         self.assertIs(hot.get("GET /used"), used)
 
     def test_what_is_put_anew_keeps_its_place_among_the_proven(self) -> None:
-        hot = HotTier(100_000)
+        hot = HotCache(100_000)
         used = keep(hot, "GET /used", b"x" * 500)
         assert used is not None
         reply_of(hot, used).hits += 1
@@ -358,7 +358,7 @@ class BoundsTest(unittest.TestCase):
     def test_nothing_is_remembered_of_what_is_no_more(self) -> None:
         quick = ("GET", (1, 1), False, (("range", "bytes=0-1"),))
         for gone, kept in ((True, True), (False, False), (True, False), (False, True)):
-            hot = HotTier(1 << 20)
+            hot = HotCache(1 << 20)
             entry = keep(hot, "GET /x")
             assert entry is not None
             reply = reply_of(hot, entry)
@@ -375,7 +375,7 @@ class BoundsTest(unittest.TestCase):
             self.assertEqual(hot.size > size, there)
 
     def test_a_reply_of_what_is_no_more_is_not_kept(self) -> None:
-        hot = HotTier(1 << 20)
+        hot = HotCache(1 << 20)
         entry = keep(hot, "GET /x")
         assert entry is not None
         hot.drop("GET /x")
@@ -383,29 +383,29 @@ class BoundsTest(unittest.TestCase):
         self.assertEqual((reply.kept, entry.replies, hot.size), (False, {}, 0))
 
     def test_decisions_beyond_the_bound_start_anew(self) -> None:
-        hot = HotTier(1 << 20)
+        hot = HotCache(1 << 20)
         entry = keep(hot, "GET /x")
         assert entry is not None
         reply = reply_of(hot, entry)
         sizes = []
-        for number in range(2 * hot_tier.MAX_QUICK + 1):
+        for number in range(2 * hot_module.MAX_QUICK + 1):
             quick = ("GET", (1, 1), False, (("range", f"bytes={number:04}-"),))
             hot.remember(entry, quick, reply)
             sizes.append(hot.size)
             if len(entry.quick) == 1:
                 hot.remember(entry, quick, reply)
                 self.assertEqual(hot.size, sizes[-1])
-            self.assertLessEqual(len(entry.quick), hot_tier.MAX_QUICK)
+            self.assertLessEqual(len(entry.quick), hot_module.MAX_QUICK)
             self.assertEqual((entry.quick[quick], entry.size), (reply, hot.size))
-        self.assertEqual(sizes[0], sizes[hot_tier.MAX_QUICK])
+        self.assertEqual(sizes[0], sizes[hot_module.MAX_QUICK])
         self.assertEqual(sizes[0], sizes[-1])
         self.assertEqual(
-            sizes[1] - sizes[0], 2 * hot_tier.HEAD_COST + len("range") + len("bytes=0000-")
+            sizes[1] - sizes[0], 2 * hot_module.HEAD_COST + len("range") + len("bytes=0000-")
         )
 
     def test_heads_beyond_the_bound_start_anew(self) -> None:
-        with mock.patch.object(hot_tier, "MAX_HEADS", 3):
-            hot = HotTier(1 << 20)
+        with mock.patch.object(hot_module, "MAX_HEADS", 3):
+            hot = HotCache(1 << 20)
             keep(hot, "GET /y")
             entry = keep(hot, "GET /x")
             assert entry is not None
@@ -419,11 +419,11 @@ class BoundsTest(unittest.TestCase):
                 self.assertEqual(entry.heads, list(hot.heads))
             self.assertEqual(sizes[:3], sizes[3:6])
             self.assertEqual(sizes[0], sizes[6])
-            self.assertEqual(sizes[1] - sizes[0], hot_tier.HEAD_COST + len(b"head 1"))
+            self.assertEqual(sizes[1] - sizes[0], hot_module.HEAD_COST + len(b"head 1"))
 
     def test_what_has_been_seen_once_is_bounded(self) -> None:
-        with mock.patch.object(hot_tier, "MAX_HEADS", 3):
-            hot = HotTier(1 << 20)
+        with mock.patch.object(hot_module, "MAX_HEADS", 3):
+            hot = HotCache(1 << 20)
             entry = keep(hot, "GET /x")
             assert entry is not None
             reply = reply_of(hot, entry)
@@ -434,19 +434,19 @@ class BoundsTest(unittest.TestCase):
             self.assertEqual(hot.heads, {b"head 3": reply})
 
     def test_there_is_room_for_an_entry_of_the_usual_size(self) -> None:
-        self.assertTrue(HotTier(4 * hot_tier.USUAL_SIZE + 4).has_room)
-        self.assertFalse(HotTier(4 * hot_tier.USUAL_SIZE + 3).has_room)
+        self.assertTrue(HotCache(4 * hot_module.USUAL_SIZE + 4).has_room)
+        self.assertFalse(HotCache(4 * hot_module.USUAL_SIZE + 3).has_room)
 
     def test_a_quarter_of_the_tier_is_the_largest_that_is_taken(self) -> None:
-        probe = HotTier(1 << 20)
+        probe = HotCache(1 << 20)
         keep(probe, "GET /x")
-        self.assertIsNotNone(keep(HotTier(4 * probe.size), "GET /x"))
-        self.assertIsNone(keep(HotTier(4 * probe.size - 1), "GET /x"))
+        self.assertIsNotNone(keep(HotCache(4 * probe.size), "GET /x"))
+        self.assertIsNone(keep(HotCache(4 * probe.size - 1), "GET /x"))
 
     def test_the_limit_can_be_filled_to_the_last_byte(self) -> None:
         """By what is put there, and by all that hangs on it; a byte less, and something leaves."""
 
-        def fill(hot: HotTier, replies: bool) -> None:
+        def fill(hot: HotCache, replies: bool) -> None:
             for number in range(20):
                 entry = keep(hot, f"GET /{number:02}")
                 assert entry is not None
@@ -455,11 +455,11 @@ class BoundsTest(unittest.TestCase):
                     learn(hot, b"head", reply_of(hot, entry))
 
         for replies in (False, True):
-            probe = HotTier(1 << 20)
+            probe = HotCache(1 << 20)
             fill(probe, replies)
             self.assertEqual(probe.evicted, 0)
             for missing in (0, 1):
-                hot = HotTier(probe.size - missing)
+                hot = HotCache(probe.size - missing)
                 fill(hot, replies)
                 self.assertEqual((hot.evicted, len(hot)), (missing, 20 - missing))
                 self.assertLessEqual(hot.size, hot.limit)
@@ -467,18 +467,18 @@ class BoundsTest(unittest.TestCase):
     def test_whatever_grows_makes_room(self) -> None:
         """And the order knows of it: it weighs what leaves."""
 
-        def reply(hot: HotTier, entry: Entry, known: Reply) -> None:
+        def reply(hot: HotCache, entry: Entry, known: Reply) -> None:
             reply_of(hot, entry, b"X: 1\r\n")
 
-        def remember(hot: HotTier, entry: Entry, known: Reply) -> None:
+        def remember(hot: HotCache, entry: Entry, known: Reply) -> None:
             hot.remember(entry, ("GET", (1, 1), False, ()), known)
 
-        def head(hot: HotTier, entry: Entry, known: Reply) -> None:
+        def head(hot: HotCache, entry: Entry, known: Reply) -> None:
             learn(hot, b"head", known)
 
         for grows in (reply, remember, head):
             with self.subTest(grows.__name__):
-                hot = HotTier(1 << 20)
+                hot = HotCache(1 << 20)
                 for number in range(9):
                     keep(hot, f"GET /{number}")
                 entry = keep(hot, "GET /x")
@@ -493,23 +493,23 @@ class BoundsTest(unittest.TestCase):
                 self.assertGreater(grow.call_args_list[0][0][1], 0)
 
     def test_what_a_reply_holds_beside_its_record(self) -> None:
-        hot = HotTier(1 << 20)
+        hot = HotCache(1 << 20)
         entry = keep(hot, "GET /x")
         assert entry is not None
         for reply, own in ((reply_of(hot, entry), 0), (range_of(hot, entry, 0, 1), 2)):
             reply.renew(NOW)
             line = reply.wire.index(b"Age: ")
-            expected = hot_tier.REPLY_COST + 2 * line + reply.body_size + own
+            expected = hot_module.REPLY_COST + 2 * line + reply.body_size + own
             self.assertEqual(reply.size, expected)
 
     def test_what_is_too_large_drives_out_what_it_would_replace(self) -> None:
-        hot = HotTier(20_000)
+        hot = HotCache(20_000)
         keep(hot, "GET /x")
         keep(hot, "GET /x", b"x" * 20_000)
         self.assertEqual((hot.peek("GET /x"), hot.size), (None, 0))
 
     def test_everything_is_accounted_for_when_all_is_forgotten(self) -> None:
-        hot = HotTier(1 << 20)
+        hot = HotCache(1 << 20)
         for number in range(50):
             entry = keep(hot, f"GET /{number}")
             assert entry is not None
@@ -524,7 +524,7 @@ class BoundsTest(unittest.TestCase):
         """With all that it holds, but not its hits; heads and decisions that led to it lead to
         what is made in its place.
         """
-        hot = HotTier(1 << 20)
+        hot = HotCache(1 << 20)
         entry = keep(hot, "GET /x", b"x" * 1000)
         assert entry is not None
         first = range_of(hot, entry, 100, 109)
@@ -533,10 +533,10 @@ class BoundsTest(unittest.TestCase):
         first.hits += 2
         learn(hot, b"head", first)
         hot.remember(entry, quick, first)
-        for number in range(1, hot_tier.MAX_REPLIES + 1):
+        for number in range(1, hot_module.MAX_REPLIES + 1):
             range_of(hot, entry, 100 + number, 109 + number)
         size = hot.size
-        self.assertEqual(len(entry.replies), hot_tier.MAX_REPLIES)
+        self.assertEqual(len(entry.replies), hot_module.MAX_REPLIES)
         self.assertEqual((first.wire, first.tail, first.valid_until), (b"", (), 0.0))
         self.assertFalse(first.renew(NOW))
         self.assertEqual(entry.hits(), 2)
@@ -554,7 +554,7 @@ class BoundsTest(unittest.TestCase):
         self.assertEqual((hot.size, hot.answered()[206][0]), (0, 3))
 
     def test_hits_are_counted_beyond_the_entry(self) -> None:
-        hot = HotTier(1 << 20)
+        hot = HotCache(1 << 20)
         entry = keep(hot, "GET /x")
         assert entry is not None
         reply_of(hot, entry).hits += 3

@@ -202,7 +202,7 @@ class RequestHeadTest(unittest.TestCase):
 
     @FEW
     @given(request_heads(), st.text("abcXYZ019-_ \t\x7f\r\n\0", max_size=8))
-    def test_a_restless_line_may_be_left_out(self, head: bytes, value: str) -> None:
+    def test_a_high_cardinality_line_may_be_left_out(self, head: bytes, value: str) -> None:
         """What is left of a head without a request id is served if, and only if, the whole is."""
         known = KnownLines()
         with mock.patch.object(heads, "_known", known):

@@ -22,9 +22,9 @@ from api_relaying_server.coordination import (
 )
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Field, Fields, RequestHead
-from api_relaying_server.memory.hot import USUAL_SIZE, HotTier
+from api_relaying_server.memory.hot import USUAL_SIZE, HotCache
 from api_relaying_server.relaying import keeping
-from api_relaying_server.relaying.keeping import Began, Keeper, Neighbours, Seen
+from api_relaying_server.relaying.keeping import FoundRecord, Keeper, Moment, Neighbours
 from api_relaying_server.relaying.last_known import KEPT_FOR
 from api_relaying_server.stores.store import Store
 
@@ -159,7 +159,7 @@ class KeepingTest(unittest.TestCase):
         self.now = NOW
         self.shelf, self.line = Shelf(self.shared), self.coordinator()
         self.shelf.quick = self.quick
-        self.hot, self.news = HotTier(MIB), 0
+        self.hot, self.news = HotCache(MIB), 0
         line = self.line if self.line is not None else ALONE
         others = Neighbours(line, lambda: self.news)
         self.keeper = Keeper(
@@ -171,7 +171,7 @@ class KeepingTest(unittest.TestCase):
         return None
 
     def add(
-        self, stored: StoredResponse, began: Began | None = None, target: str = TARGET
+        self, stored: StoredResponse, began: Moment | None = None, target: str = TARGET
     ) -> Record | None:
         """Stores what a request for it brought."""
         accept = stored.selecting[0][1]
@@ -289,11 +289,11 @@ class Alone(KeepingTest):
 
     def test_an_invalidation_tells_whether_another_came_between(self) -> None:
         began = self.keeper.begin()
-        self.assertEqual(self.keeper.invalidate(TARGET, began), Began(began.tick + 1))
+        self.assertEqual(self.keeper.invalidate(TARGET, began), Moment(began.tick + 1))
         self.assertIsNone(self.keeper.invalidate(TARGET, began))
         now = self.keeper.begin()
-        self.assertEqual(self.keeper.invalidate(TARGET, now), Began(began.tick + 3))
-        self.assertEqual(self.keeper.invalidate(TARGET), Began(began.tick + 4))
+        self.assertEqual(self.keeper.invalidate(TARGET, now), Moment(began.tick + 3))
+        self.assertEqual(self.keeper.invalidate(TARGET), Moment(began.tick + 4))
 
     def test_what_is_forgotten_is_gone_and_does_not_come_back(self) -> None:
         began = self.keeper.begin()
@@ -363,7 +363,7 @@ class Alone(KeepingTest):
         self.assertIs(self.keeper.see(KEY, seen), seen)
         self.add(variant(b"1"))
         again = self.keeper.see(KEY, seen)
-        self.assertEqual((bodies(again.record), again.when != seen.when), ([b"1"], True))
+        self.assertEqual((bodies(again.record), again.version != seen.version), ([b"1"], True))
         self.assertIs(self.keeper.see(KEY, again), again)
         self.news += 1
         self.assertIsNot(self.keeper.see(KEY, again), again)
@@ -420,7 +420,7 @@ class OwnStore(KeepingTest):
             seen = self.keeper.see(KEY)
             self.line.hear(note)
             self.assertEqual(self.both(), [])
-            self.assertNotEqual(self.keeper.see(KEY).when, seen.when)
+            self.assertNotEqual(self.keeper.see(KEY).version, seen.version)
 
     def test_what_another_has_invalidated_counts_here(self) -> None:
         began = self.keeper.begin()
@@ -434,9 +434,9 @@ class OwnStore(KeepingTest):
         tell = Invalidated(KEY, NOW)
         began = self.keeper.begin()
         self.line.on_catch_up = lambda: self.line.hear(tell)
-        self.assertEqual(self.keeper.begin(), Began(began.tick + 1))
-        self.assertFalse(self.keeper.is_current(KEY, Began(began.tick + 1)))
-        self.assertIsNone(self.keeper.invalidate(TARGET, Began(began.tick + 2)))
+        self.assertEqual(self.keeper.begin(), Moment(began.tick + 1))
+        self.assertFalse(self.keeper.is_current(KEY, Moment(began.tick + 1)))
+        self.assertIsNone(self.keeper.invalidate(TARGET, Moment(began.tick + 2)))
 
     def test_after_a_gap_nothing_is_believed(self) -> None:
         for note, doubts in ((MemoryLost(), False), (MessagesLost(), True)):
@@ -444,7 +444,7 @@ class OwnStore(KeepingTest):
             began, seen = self.keeper.begin(), self.keeper.see(KEY)
             self.line.hear(note)
             self.assertEqual((self.both(), self.shelf.records), ([], {}))
-            self.assertNotEqual(self.keeper.see(KEY).when, seen.when)
+            self.assertNotEqual(self.keeper.see(KEY).version, seen.version)
             self.assertEqual(self.keeper.is_current(KEY, began), not doubts)
 
 
@@ -562,7 +562,7 @@ class SharedStore(KeepingTest):
             began, seen = self.keeper.begin(), self.keeper.see(KEY)
             self.line.hear(note)
             self.assertEqual((self.in_memory(), bodies(self.shelf.records[KEY])), ([], [b"1"]))
-            self.assertNotEqual(self.keeper.see(KEY).when, seen.when)
+            self.assertNotEqual(self.keeper.see(KEY).version, seen.version)
             self.assertEqual(self.keeper.is_current(KEY, began), not doubts)
 
     def test_what_the_store_has_lost_comes_back_from_what_was_in_memory(self) -> None:
@@ -644,7 +644,7 @@ class DistantStore(KeepingTest):
     def epoch(self) -> int:
         return self.shelf.records[KEY].epoch
 
-    def began(self) -> Began:
+    def began(self) -> Moment:
         """Who begins now, and has looked in the store."""
         return self.keeper.begin(self.shelf.records.get(KEY))
 
@@ -659,7 +659,7 @@ class DistantStore(KeepingTest):
         for _ in range(2):
             found = self.keeper.invalidate(TARGET)
             assert found is not None
-            self.assertEqual(found, Began(self.facts.invalidations.now, self.epoch()))
+            self.assertEqual(found, Moment(self.facts.invalidations.now, self.epoch()))
             self.assertTrue(self.shelf.records[KEY].variants[0].must_validate)
             epochs.append(self.epoch())
         self.assertEqual((len(set(epochs)), epochs[0]), (3, 0))
@@ -715,7 +715,7 @@ class SharedAlone(KeepingTest):
         self.add(variant(b"3", "c"))
         self.assertEqual(self.both(), [b"3", b"1"])
         self.assertNotIn(f"after {KEY}", self.shelf.said)
-        self.assertIsInstance(self.keeper.see(KEY), Seen)
+        self.assertIsInstance(self.keeper.see(KEY), FoundRecord)
 
 
 if __name__ == "__main__":

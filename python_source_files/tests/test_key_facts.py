@@ -98,6 +98,10 @@ class NotesTest(unittest.TestCase):
         self.assertTrue(self.notes.is_unshared("a", 9.9))
         self.assertFalse(self.notes.is_unshared("a", 10.0))
         self.assertFalse(self.notes.is_unshared("b", 1.0))
+        self.assertTrue(self.notes.is_unshared("a", 9.9, credentialed=True))
+        self.notes.mark_unshared("b", 10.0, credentialed=True)
+        self.assertFalse(self.notes.is_unshared("b", 9.9))
+        self.assertTrue(self.notes.is_unshared("b", 9.9, credentialed=True))
         self.notes.mark_shared("a")
         self.assertFalse(self.notes.is_unshared("a", 1.0))
 

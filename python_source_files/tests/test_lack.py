@@ -34,7 +34,7 @@ class LackTest(unittest.TestCase):
             with (
                 self.subTest(lack=lack),
                 mock.patch.object(server.relay, "answer", side_effect=lack),
-                self.assertLogs("api_relaying_server.handler", "WARNING") as logs,
+                self.assertLogs("api_relaying_server.serving.handler", "WARNING") as logs,
             ):
                 self.assert_lack(self.relay.ask("/a"))
             self.assertNotIn("Traceback", "".join(logs.output))
@@ -46,7 +46,7 @@ class LackTest(unittest.TestCase):
             with (
                 self.subTest(lack=lack),
                 mock.patch.object(server, "from_memory", side_effect=lack),
-                self.assertLogs("api_relaying_server.front", "WARNING") as logs,
+                self.assertLogs("api_relaying_server.serving.front", "WARNING") as logs,
             ):
                 self.assert_lack(self.relay.ask("/a"))
             self.assertNotIn("Traceback", "".join(logs.output))
@@ -56,7 +56,7 @@ class LackTest(unittest.TestCase):
         server = self.relay.worker.server
         with (
             mock.patch.object(server.relay, "answer", side_effect=RuntimeError("new")),
-            self.assertLogs("api_relaying_server.handler", "ERROR"),
+            self.assertLogs("api_relaying_server.serving.handler", "ERROR"),
         ):
             self.assertEqual(self.relay.ask("/a").status, 500)
         self.assertEqual(server.bugs, 1)

@@ -119,7 +119,7 @@ class SlowClientsTest(unittest.TestCase):
 
     def test_an_upload_that_waits_for_silent_ones(self) -> None:
         """They are given up sooner."""
-        with mock.patch.object(server_module, "HURRIED", 0.1):
+        with mock.patch.object(server_module, "SILENCE_WHEN_SHORT", 0.1):
             silent = self.clients(2, request("/up", LONG, method="POST"))
             eventually(lambda: self.relay.running.get("POST") == 2, "two threads")
             self.assertTrue(silent[0].is_silent(0.8))
@@ -167,7 +167,7 @@ class SlowClientsTest(unittest.TestCase):
 
     def test_readers(self) -> None:
         """Two of those that take little go on, however many there are."""
-        patience = mock.patch.object(server_module, "HURRIED", PATIENCE)
+        patience = mock.patch.object(server_module, "SILENCE_WHEN_SHORT", PATIENCE)
         self.stack.enter_context(patience)  # on a busy machine they may take nothing for a while
         slow = self.clients(4, request("/endless"))
         stop = threading.Event()

@@ -38,7 +38,6 @@ from api_relaying_server.relaying.keeping import Keeper
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import FOLLOW_AT_MOST, STALE_AFTER
-from api_relaying_server.relaying.transfer import WITH_CREDENTIALS
 from api_relaying_server.upstream.translation import Client
 from tests.relay_world import TARGET, Call, Got, Reply, World, bodies_come_with_heads, reply
 from tests.upstream_support import NOW
@@ -74,7 +73,7 @@ class PathTest(unittest.TestCase):
         *replies: Reply | UpstreamError,
         policy: Policy = NO_GUESS,
         refresher: Refresher | None = None,
-        errands: Refresher | None = None,
+        background: Refresher | None = None,
     ) -> World:
         left = list(replies)
 
@@ -84,7 +83,7 @@ class PathTest(unittest.TestCase):
                 raise told
             return told
 
-        return World(origin, policy, refresher=refresher, errands=errands)
+        return World(origin, policy, refresher=refresher, background=background)
 
     def asked(self, world: World, *names: str) -> list[str | None]:
         """What the last call had in these fields."""
@@ -529,19 +528,15 @@ class SharingTest(PathTest):
         request = world.fetcher.as_seen(request, Client("192.0.2.1"))
         flight_key = world.relay._flight_key(request, KEY)
         at = world.clock() + 119.5
-        found = [
-            world.keeper.facts.is_unshared(before + flight_key, at)
-            for before in ("", WITH_CREDENTIALS)
-            for before in ("", WITH_CREDENTIALS)
-        ]
-        self.assertFalse(world.keeper.facts.is_unshared(flight_key, at + 0.5))
-        return found[0], found[1]
+        is_unshared = world.keeper.facts.is_unshared
+        self.assertFalse(is_unshared(flight_key, at + 0.5, credentialed=True))
+        return is_unshared(flight_key, at), is_unshared(flight_key, at, credentialed=True)
 
     def test_whose_answers_nobody_else_waits_for(self) -> None:
         private = ("Cache-Control", "private")
-        self.assertEqual(self.unshared(reply(200, private)), (True, False))
+        self.assertEqual(self.unshared(reply(200, private)), (True, True))
         self.assertEqual(self.unshared(reply(200, private), COOKIE), (False, True))
-        self.assertEqual(self.unshared(reply(399, private)), (True, False))
+        self.assertEqual(self.unshared(reply(399, private)), (True, True))
         self.assertEqual(self.unshared(reply(200, HOUR)), (False, False))
 
     def test_what_an_error_is_about_is_one_request(self) -> None:
@@ -876,12 +871,12 @@ class ParkingTest(PathTest):
 
     # Fetches in the background, for who has a stale answer and does not wait long.
 
-    def errand(self) -> tuple[World, Later, Waiting]:
+    def background_fetch(self) -> tuple[World, Later, Waiting]:
         """A client with a stale answer, whose fetch is to be made."""
         policy = NO_GUESS._replace(stale_if_error=100.0)
         later = Later()
         replies = reply(200, NOW_STALE, body=b"old"), reply(200, HOUR, body=b"new")
-        world = self.world(*replies, policy=policy, errands=later)
+        world = self.world(*replies, policy=policy, background=later)
         world.ask()
         waiting = self.park(world)
         assert isinstance(waiting, Waiting)
@@ -890,7 +885,7 @@ class ParkingTest(PathTest):
         return world, later, waiting
 
     def test_who_comes_back_in_time_gets_the_new_answer(self) -> None:
-        world, later, waiting = self.errand()
+        world, later, waiting = self.background_fetch()
         done = threading.Event()
         waiting.on_done(done.set)
         fetching = threading.Thread(target=later.jobs.pop())
@@ -905,7 +900,7 @@ class ParkingTest(PathTest):
         self.assertEqual(world.ask().body, b"new")
 
     def test_who_does_not_gets_the_stale_one_and_the_store_the_new_one(self) -> None:
-        world, later, waiting = self.errand()
+        world, later, waiting = self.background_fetch()
         found = self.park(world, ticket=waiting)
         assert isinstance(found, Answer)
         self.assertEqual((b"".join(found.pieces()), len(world.calls)), (b"old", 1))
@@ -913,7 +908,7 @@ class ParkingTest(PathTest):
         self.assertEqual((world.ask().body, len(world.calls)), (b"new", 2))
 
     def test_whose_stale_answer_was_invalidated_meanwhile_asks_anew(self) -> None:
-        world, later, waiting = self.errand()
+        world, later, waiting = self.background_fetch()
         world.keeper.invalidate(TARGET)
         found = self.park(world, ticket=waiting)
         assert isinstance(found, Answer)
@@ -921,7 +916,7 @@ class ParkingTest(PathTest):
         later.jobs.pop()()
 
     def test_whose_stale_answer_was_lost_meanwhile_waits_on(self) -> None:
-        world, later, waiting = self.errand()
+        world, later, waiting = self.background_fetch()
         world.keeper.hot.drop(KEY)
         world.store.delete(KEY)
         longer = self.park(world, ticket=waiting)
@@ -933,7 +928,7 @@ class ParkingTest(PathTest):
         self.assertEqual((b"".join(found.pieces()), len(world.calls)), (b"new", 2))
 
     def test_who_leaves_leaves_it_to_the_store(self) -> None:
-        world, later, waiting = self.errand()
+        world, later, waiting = self.background_fetch()
         waiting.give_up()
         later.jobs.pop()()
         self.assertEqual((world.ask().body, len(world.calls)), (b"new", 2))
@@ -943,7 +938,7 @@ class ParkingTest(PathTest):
         later = Later()
         later.takes = False
         replies = reply(200, NOW_STALE, body=b"old"), reply(200, HOUR, body=b"new")
-        world = self.world(*replies, policy=policy, errands=later)
+        world = self.world(*replies, policy=policy, background=later)
         world.ask()
         found = self.park(world)
         assert isinstance(found, Answer)

@@ -70,11 +70,11 @@ def date_value(fields: Fields, response_time: float) -> float:
     """Unix time at which the origin made the response; its arrival where `Date` is absent,
     invalid (RFC 9110, 6.6.1) or later: the origin's clock is ahead then.
     """
-    told = _date_told(fields, response_time)
-    return response_time if told is None else min(told, response_time)
+    date = _date_of(fields, response_time)
+    return response_time if date is None else min(date, response_time)
 
 
-def _date_told(fields: Fields, response_time: float) -> float | None:
+def _date_of(fields: Fields, response_time: float) -> float | None:
     text = fields.first("date")
     return parse_date(text, response_time) if text is not None else None
 
@@ -151,8 +151,8 @@ def _given(arrival: Arrival) -> float | None:
     if when is None:
         return 0.0
     # By the origin's own clock on both sides (RFC 9111, 4.2.1), be it ahead of ours or behind.
-    told = _date_told(fields, arrival.time)
-    span = when - (arrival.time if told is None else told)
+    date = _date_of(fields, arrival.time)
+    span = when - (arrival.time if date is None else date)
     return min(max(0.0, span), float(DELTA_SECONDS_MAX))
 
 

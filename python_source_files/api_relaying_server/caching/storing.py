@@ -28,8 +28,8 @@ UNDERSTOOD_STATUSES = frozenset(
     (200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 406, 409, 410, 411)
     + (412, 413, 414, 415, 417, 421, 422, 426, 500, 501, 502, 503, 504, 505)
 )
-"""Status codes whose caching requirements are known here (RFC 9111, 5.2.2.3); 206 by
-`partial_content`, 304 never.
+"""Status codes whose caching requirements are known here (RFC 9111, 5.2.2.3); 206 as
+`ranges.with_content` takes it, 304 never.
 """
 
 NEVER_STORED_STATUSES = frozenset(

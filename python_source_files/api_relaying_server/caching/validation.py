@@ -94,8 +94,8 @@ def validated(candidates: Sequence[StoredResponse], fields: Fields) -> StoredRes
         opaque = _opaque(tags)
         same = [c for c in candidates if not opaque.isdisjoint(_opaque(_tags(c.fields)))]
     if not tags and len(candidates) == 1:
-        told = fields.first("last-modified")
-        return candidates[0] if told == candidates[0].fields.first("last-modified") else None
+        modified = fields.first("last-modified")
+        return candidates[0] if modified == candidates[0].fields.first("last-modified") else None
     return _newest(same)
 
 
@@ -147,11 +147,11 @@ def head_still_describes(stored: StoredResponse, status: int, fields: Fields) ->
     return _same_validators(stored.fields, fields)
 
 
-def _same_validators(own: Fields, told: Fields) -> bool:
-    received = [name for name in ("etag", "last-modified") if name in told]
+def _same_validators(own: Fields, new: Fields) -> bool:
+    received = [name for name in ("etag", "last-modified") if name in new]
     if not received:
         return not has_validator(own)  # nothing tells that it is still the same
-    return all(own.first(name) == told.first(name) for name in received)
+    return all(own.first(name) == new.first(name) for name in received)
 
 
 def is_newer_or_same(old: StoredResponse, fields: Fields, response_time: float) -> bool:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from api_relaying_server.caching.freshness import date_value
 from api_relaying_server.caching.stored import Selecting, StoredResponse
 from api_relaying_server.http1.fields import names_a_client, names_a_place
-from api_relaying_server.http1.grammar import TOKEN, is_token, split_lists
+from api_relaying_server.http1.grammar import QUOTED, TOKEN, is_token, split_lists
 from api_relaying_server.http1.message import Fields
 
 ORIGIN = "origin"
@@ -35,7 +35,7 @@ _WRITTEN = frozenset(
 _TOKEN = TOKEN.pattern
 _SEMICOLON = r"[ \t]*;[ \t]*"
 _WEIGHT = r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?"
-_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_QUOTED = QUOTED.pattern
 _PARAMETERS = rf"(?:{_SEMICOLON}(?![qQ]=){_TOKEN}=(?:{_TOKEN}|{_QUOTED}))*"
 _MEDIA_RANGE = rf"{_TOKEN}/{_TOKEN}{_PARAMETERS}"  # RFC 9110, 12.5.1
 _LANGUAGE_RANGE = r"[A-Za-z]{1,8}(?:-[A-Za-z0-9]{1,8})*|\*"  # RFC 4647, 2.1

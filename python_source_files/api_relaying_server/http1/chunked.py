@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from api_relaying_server.errors import BadRequest
+from api_relaying_server.http1.grammar import TOKEN
 from api_relaying_server.http1.heads import MAX_FIELDS, read_trailer_line
 
 MAX_LINE = 4096
@@ -18,10 +19,10 @@ MAX_OVERHEAD = 16384
 a sender could make a small body as large as it likes by extensions.
 """
 
-_QUOTED = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
-_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_STRICT = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+_TOKEN = TOKEN.pattern
 _SIZE_LINE = re.compile(
-    rf"([0-9A-Fa-f]{{1,15}})(?:[ \t]*;[ \t]*{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|{_QUOTED}))?)*",
+    rf"([0-9A-Fa-f]{{1,15}})(?:[ \t]*;[ \t]*{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|{_STRICT}))?)*",
     re.ASCII,
 )
 # Where the decoder stands.

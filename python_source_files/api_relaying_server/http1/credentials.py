@@ -54,11 +54,6 @@ def credentials_in_query(target: str) -> tuple[str, ...]:
     return tuple(sorted(part for name, part in named if name in _IN_QUERIES or _holds(name)))
 
 
-def has_credentials(fields: Fields) -> bool:
-    """True where a request with these fields says who asks."""
-    return any(map(is_credential, fields.names()))
-
-
 def credentials_of(fields: Fields) -> tuple[Field, ...]:
     """The credentials among a request's fields, empty for an anonymous one: all lines with their
     names in lower case, by name, those of one name in the order in which they came.

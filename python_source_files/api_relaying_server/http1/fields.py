@@ -19,6 +19,24 @@ PSEUDONYM = "api-relaying-server"
 VIA = f"1.1 {PSEUDONYM}"
 """What the relay adds to `Via` of a response (RFC 9110, 7.6.3)."""
 
+ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"
+"""`Allow`: the methods that the relay forwards or answers (RFC 9110, 10.2.1)."""
+
+
+def relay_fields(cache_status: Field | None = None, age: float | None = None) -> list[Field]:
+    """The fields that the relay adds to each response, whoever made it. `age` is that of a stored
+    one in seconds. What all responses are to have belongs here.
+
+    For answers from memory `Age` and `Cache-Status` are made anew each second (memory/hot.py).
+    """
+    own = [("Via", VIA)]
+    if age is not None:
+        own.append(("Age", str(int(age))))
+    if cache_status is not None:
+        own.append(cache_status)
+    return own
+
+
 # --- fields for one connection
 
 HOP_BY_HOP = frozenset(
@@ -87,10 +105,10 @@ def cache_forwarded(
     """The request went to the upstream for `reason` (RFC 9211, 2.2), which answered with `status`
     (2.3); `ttl` where a stored response then answered.
     """
-    told = f"{_MEMBER}fwd={reason}"
+    member = f"{_MEMBER}fwd={reason}"
     if status is not None:
-        told += f"; fwd-status={status}"
-    return "Cache-Status", told + _ttl(ttl) + "; stored" * stored + _detail(detail)
+        member += f"; fwd-status={status}"
+    return "Cache-Status", member + _ttl(ttl) + "; stored" * stored + _detail(detail)
 
 
 def cache_collapsed(reason: str, ttl: float | None = None) -> Field:

@@ -21,7 +21,7 @@ FIELD_VALUE_FORBIDDEN = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 """Characters that a field value must not have: all controls but HTAB (RFC 9110, 5.5)."""
 
 _DIGITS = re.compile(r"[0-9]+")
-_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 # Nothing here can fail after it has begun: else "\"\"\"... would be tried from each quote anew.
 _LIST_PIECE = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.?)*"?)+', re.DOTALL)
 
@@ -52,7 +52,7 @@ def split_lists(values: Sequence[str]) -> list[str]:
 
 def unquote(text: str) -> str | None:
     """The content of a quoted-string, None where `text` is not exactly one (RFC 9110, 5.6.4)."""
-    if _QUOTED.fullmatch(text) is None:
+    if QUOTED.fullmatch(text) is None:
         return None
     return re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)
 

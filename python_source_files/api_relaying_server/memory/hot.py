@@ -232,7 +232,7 @@ class Entry:
         return used
 
 
-class HotTier:
+class HotCache:
     """Entries by key and replies by request head, within `limit` bytes. Thread-safe.
 
     `on_evicted` gets the key of an entry that leaves for want of room, and how often it answered.
@@ -258,9 +258,10 @@ class HotTier:
         self.peek: Callable[[str], Entry | None] = self._entries.get
         self._order = Admission(limit)
         self._seen_once: set[int] = set()
-        # Guards every change of the above, of an entry and of its lists; not `_seen_once`, which
-        # the event loop alone uses, nor a reply's bytes, which the event loop alone renders. One
-        # thread may take it twice: making room removes entries.
+        # Guards changes of heads, size, evicted, _watchers, _retired, _entries, _order, and of an
+        # entry and its lists; not of _seen_once, which the event loop alone uses, nor of a reply's
+        # bytes, which the event loop alone renders. One thread may take it twice: making room
+        # removes entries.
         self._lock = threading.RLock()
 
     def watch(self, watcher: Watcher) -> None:

@@ -16,9 +16,9 @@ from typing import Callable, NamedTuple, TypeVar
 
 from api_relaying_server.caching.stored import Record, Selecting, StoredResponse, target_of
 from api_relaying_server.http1.credentials import is_credential
-from api_relaying_server.memory.hot import HotTier
+from api_relaying_server.memory.hot import HotCache
 
-LOG = logging.getLogger("api_relaying_server.refresh")
+LOG = logging.getLogger(__name__)
 
 MAX_WATCHED = 65536
 """Keys that are watched; one more is not, and is fetched anew when it is asked for."""
@@ -88,7 +88,7 @@ class RefreshAhead:
     def __init__(
         self,
         ahead: float,
-        hot: HotTier,
+        hot: HotCache,
         fresh_until: Callable[[str, StoredResponse], float],
         renewals: Renewals,
         clock: Callable[[], float] = time.time,
@@ -98,7 +98,8 @@ class RefreshAhead:
         self._fresh_until = fresh_until
         self._renew, self._spare = renewals
         self._clock = clock
-        self._lock = threading.Lock()  # guards the four below; not held while anything is renewed
+        # Guards _looks, _heap, _renewing, _fixed; not held while anything is renewed.
+        self._lock = threading.Lock()
         self._looks: dict[str, float] = {}  # when each key is to be looked at
         self._heap: list[tuple[float, str]] = []  # the same, with some that no longer count
         self._renewing: dict[_Name, _Renewing] = {}  # what is being renewed, as it was

@@ -30,7 +30,7 @@ from api_relaying_server.http1.fields import PSEUDONYM
 from api_relaying_server.http1.grammar import delta_seconds, parse_date, split_lists
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.operations.menus import START, Lead
-from api_relaying_server.serving.served import COLLAPSED, HIT, NONE, STALE, result_told
+from api_relaying_server.serving.served import COLLAPSED, HIT, NONE, STALE, result_of_member
 from api_relaying_server.upstream.exchange import ConnectionLost, UpstreamRequest
 from api_relaying_server.upstream.session import Fetch, RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
@@ -307,7 +307,7 @@ class Warming:
 
 
 def _outcome(path: str, reply: Reply) -> Outcome:
-    result = result_told(reply.told)
+    result = result_of_member(reply.told)
     if reply.status in (429, 503) and reply.again is not None:
         return Outcome(path, WAITS, _problem(reply))
     if reply.status >= 400:

@@ -10,10 +10,11 @@ from api_relaying_server.caching.conditional import fields_of_304, is_not_modifi
 from api_relaying_server.caching.responding import prepare, shortened
 from api_relaying_server.caching.reuse import Assessed
 from api_relaying_server.http1.fields import (
-    VIA,
+    ALLOWED,
     cache_collapsed,
     cache_forwarded,
     cache_hit,
+    relay_fields,
     with_key,
 )
 from api_relaying_server.http1.message import Field, Fields, RequestHead
@@ -25,9 +26,6 @@ from api_relaying_server.http1.rendering import (
 from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.relaying.receiving import Arrived, Confirmed
 from api_relaying_server.relaying.shared_body import Reader
-
-ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE"
-"""Methods that the relay forwards, told to an OPTIONS that goes no further."""
 
 _SHOWN_BY_TRACE = frozenset(
     ("accept", "accept-charset", "accept-encoding", "accept-language", "cache-control")
@@ -65,25 +63,25 @@ def confirmed_answer(
 ) -> Answer:
     """The answer that a stored response gives once the upstream has confirmed or completed it."""
     status = confirmed.received.head.status
-    told = cache_forwarded(
+    cache_status = cache_forwarded(
         reason,
         status,
         stored=not confirmed.unstored,
         ttl=found.fresh_for(now),
         detail=confirmed.unstored,
     )
-    return _stored(request, found, now, told, status)
+    return _stored(request, found, now, cache_status, status)
 
 
 def _stored(
     request: RequestHead,
     found: Assessed,
     now: float,
-    told: Field,
+    cache_status: Field,
     upstream_status: int | None = None,
 ) -> Answer:
     made = prepare(request, found)
-    fields = made.fields.plus(("Via", VIA), ("Age", str(int(found.age(now)))), told)
+    fields = made.fields.plus(*relay_fields(cache_status, found.age(now)))
     return Answer(made.status, made.reason, fields, made.body, upstream_status=upstream_status)
 
 
@@ -108,13 +106,13 @@ def fetched_answer(
     """The leader's answer from a response that the upstream sends, 304 where the client's condition
     asks for it. Its body comes by the reader, which the answer owns, or is `content`.
     """
-    told = cache_forwarded(
+    cache_status = cache_forwarded(
         reason, arrived.status, stored=not arrived.unstored, detail=arrived.unstored
     )
     status, phrase, fields = arrived.status, arrived.received.head.reason, arrived.fields
     if arrived.is_not_modified_for(request):
         status, phrase, fields = 304, reason_phrase(304), fields_of_304(fields)
-    fields = fields.plus(("Via", VIA), told)
+    fields = fields.plus(*relay_fields(cache_status))
     return Answer(status, phrase, fields, content, reader, arrived.status)
 
 
@@ -127,7 +125,7 @@ def shared_answer(
     status, phrase = stored.status, stored.reason
     if is_not_modified(request.fields, stored.status, stored.fields, stored.response_time):
         status, phrase, fields = 304, reason_phrase(304), fields_of_304(fields)
-    fields = fields.plus(("Via", VIA), cache_collapsed(reason))
+    fields = fields.plus(*relay_fields(cache_collapsed(reason)))
     return Answer(status, phrase, fields, content, reader)
 
 
@@ -139,11 +137,9 @@ def final_answer(request: RequestHead) -> Answer:
     9.3.8).
     """
     if request.method == "OPTIONS":
-        fields = Fields([("Allow", ALLOWED), ("Via", VIA)])
+        fields = Fields([("Allow", ALLOWED), *relay_fields()])
         return Answer(204, reason_phrase(204), fields)
     shown = request.fields.without(lambda name: name not in _SHOWN_BY_TRACE)
     body = render_request_line(request.method, request.target) + render_fields(shown) + b"\r\n"
-    fields = Fields(
-        [("Content-Type", "message/http"), ("Content-Length", str(len(body))), ("Via", VIA)]
-    )
-    return Answer(200, reason_phrase(200), fields, body)
+    content = [("Content-Type", "message/http"), ("Content-Length", str(len(body)))]
+    return Answer(200, reason_phrase(200), Fields([*content, *relay_fields()]), body)

@@ -1,8 +1,8 @@
 """A fetch that is made in the background for a client who waits only briefly.
 
 The client's request is parked in the event loop. Whoever comes first decides who owns the answer: a
-client who comes back takes it, whole or still on its way; from a client who has got a stale answer
-meanwhile, or has left, it goes to the errand, which reads it to its end for the store.
+client who comes back takes it, whole or still on its way. If the client has got a stale answer
+meanwhile, or has left, the background thread reads the new one to its end for the store.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Callable
 from api_relaying_server.errors import RelayError, UpstreamError
 from api_relaying_server.relaying.answer import Answer
 
-LOG = logging.getLogger("api_relaying_server.relaying.background_fetch")
+LOG = logging.getLogger(__name__)
 
 
 class BackgroundFetch:
@@ -23,12 +23,12 @@ class BackgroundFetch:
 
     def __init__(self, fetch: Callable[[], Answer]) -> None:
         self._fetch = fetch
-        self._lock = threading.Lock()  # guards all that follows
+        self._lock = threading.Lock()  # guards _answer, _error, _over, _unwanted, _call
         self._answer: Answer | None = None
         self._error: RelayError | None = None
         self._over = False
-        self._unwanted = False  # the answer is the errand's: set before or after it is there
-        self._taken = threading.Event()  # somebody has said whose it is
+        self._unwanted = False  # the answer is this thread's: set before or after it comes
+        self._taken = threading.Event()  # set once it is known who owns the answer
         self._call: Callable[[], None] | None = None
 
     def run(self) -> None:
@@ -50,7 +50,7 @@ class BackgroundFetch:
             drain(answer)
 
     def _is_taken(self) -> bool:
-        """Waits until somebody says whether the answer is wanted; True where it is."""
+        """Waits until the client takes the answer or gives it up; True where it took it."""
         self._taken.wait()
         return not self._unwanted
 
@@ -63,8 +63,8 @@ class BackgroundFetch:
         call()
 
     def take(self) -> Answer | None:
-        """The answer, which the client owns now; None where it is not there yet, and then the
-        errand will own it. Raises RelayError where there is none.
+        """The answer, which the client owns now; None where it is not there yet: then the
+        background thread will own it. Raises RelayError where there is none.
         """
         with self._lock:
             answer, error, over = self._answer, self._error, self._over

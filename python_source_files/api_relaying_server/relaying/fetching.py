@@ -20,7 +20,7 @@ from api_relaying_server.http1.fields import end_to_end
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
 from api_relaying_server.relaying.answer import Waiting
-from api_relaying_server.relaying.keeping import Began, Keeper, Seen
+from api_relaying_server.relaying.keeping import FoundRecord, Keeper, Moment
 from api_relaying_server.relaying.shared_body import Room
 from api_relaying_server.upstream.exchange import (
     HOLD_HEAD,
@@ -48,13 +48,13 @@ _ALL_CONDITIONS = frozenset((*_CONDITIONS, *CONDITIONS_FOR_ORIGINS))
 
 
 class Caller(NamedTuple):
-    """The client that asks, and how it is served.
+    """The client that asks, and how it is served. Made with keywords, since the fields are many.
 
-    `body` is the body of its request and `length` the length of that, None for chunked;
-    `on_interim` gets interim responses, `on_upstream` the seconds that a call of the upstream took
-    until the response's head or its failure. `seen` is what was found stored where that was looked
-    for already, `ticket` what this request has waited for. A caller that `parks` can wait without a
-    thread.
+    - `body`, `length`: the body of its request and the length of that, None for chunked.
+    - `on_interim`: gets interim responses; `on_upstream`: gets the seconds that a call of the
+      upstream took until the response's head or its failure.
+    - `seen`: what was found stored, if that was looked for already.
+    - `ticket`: what this request has waited for; `parks`: it can wait without a thread.
     """
 
     client: Client
@@ -62,7 +62,7 @@ class Caller(NamedTuple):
     length: int | None = None
     on_interim: OnInterim | None = None
     on_upstream: Callable[[float], None] | None = None
-    seen: Seen | None = None
+    seen: FoundRecord | None = None
     ticket: Waiting | None = None
     parks: bool = False
 
@@ -89,7 +89,7 @@ class Received(NamedTuple):
     request: RequestHead
     head: ResponseHead
     fetch: Fetch
-    began: Began
+    began: Moment
 
     def __enter__(self) -> Received:
         return self

@@ -30,18 +30,18 @@ class Landing(Generic[Outcome]):
         self.outcome: Outcome | None = None
         self._delivered = threading.Event()  # set after `outcome` is written, never reset
         self._ended = False  # set once, never reset
-        self._lock = threading.Lock()  # guards the list: who comes in and who is called
+        self._lock = threading.Lock()  # guards _waiting: who comes in and who is called
         self._waiting: list[Callable[[], None]] = []
 
-    def deliver(self, outcome: Outcome) -> None:
-        """The leader's word; the first one counts."""
+    def deliver(self, outcome: Outcome, body: SharedBody | None = None) -> None:
+        """Sets the outcome, and the body that comes with it; later calls do nothing."""
         if not self._delivered.is_set():
-            self.outcome = outcome
+            self.body, self.outcome = body, outcome
             self._delivered.set()
             self._tell_if_finished()
 
     def end(self) -> None:
-        """Nothing more comes of the fetch, or those who wait for its body are to read along."""
+        """The fetch is over, or its followers are to read the body themselves."""
         self._ended = True
         self._tell_if_finished()
 
@@ -77,11 +77,6 @@ class Landing(Generic[Outcome]):
         """The outcome, None if it is not there in time."""
         self._delivered.wait(seconds)
         return self.outcome
-
-    @property
-    def delivered(self) -> bool:
-        """True once the outcome is known."""
-        return self._delivered.is_set()
 
 
 class Flight(Generic[Outcome]):
@@ -133,14 +128,14 @@ class Flight(Generic[Outcome]):
         with self._lock:
             return sum(landing.waiting for landing in self._landings.values())
 
-    def hurry(self, now: float) -> None:
-        """Lets those read along who wait for a body that its leader does not read: a slow client
-        holds up nobody. To be called now and then; `now` is of the monotonic clock.
+    def release_stalled(self, now: float) -> None:
+        """Releases followers whose leader has stopped reading. Called a few times a second; `now`
+        is of the monotonic clock.
         """
         with self._lock:
             bodies = [(landing, landing.body) for landing in self._landings.values()]
         for landing, body in bodies:
-            if body is not None and body.is_left_alone(now):
+            if body is not None and body.is_stalled(now):
                 landing.end()
 
     def __len__(self) -> int:

@@ -37,7 +37,7 @@ from api_relaying_server.coordination import (
     claim_on,
 )
 from api_relaying_server.http1.message import RequestHead
-from api_relaying_server.memory.hot import HotTier
+from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.last_known import LastKnown
 from api_relaying_server.stores.store import Store
@@ -65,7 +65,7 @@ fetch that began before is over by then.
 _EPOCHS = 2**48
 
 
-class Began(NamedTuple):
+class Moment(NamedTuple):
     """The moment before a request is sent to the upstream, in the order of invalidations: `tick`
     counts those of this process, `epoch` tells those of all machines on one store apart.
     """
@@ -74,20 +74,20 @@ class Began(NamedTuple):
     epoch: int = 0
 
 
-class Seen(NamedTuple):
-    """A record as it was found, and a mark that is another one after any change of it."""
+class FoundRecord(NamedTuple):
+    """A record as it was found, and a version that changes with the record."""
 
     record: Record | None
-    when: tuple[int, int]
+    version: tuple[int, int]
 
 
 class Neighbours(NamedTuple):
-    """The other processes on the same store. `news` gives a number that is another one after
-    anything that they have told.
+    """The other processes on the same store. `news` gives a number that changes with each
+    message of theirs.
     """
 
     coordinator: Coordinator = ALONE
-    news: Callable[[], int] = int  # which gives 0: nothing is ever told
+    news: Callable[[], int] = int  # which gives 0: there are no messages
 
 
 NOBODY = Neighbours()
@@ -103,7 +103,7 @@ class Keeper:
 
     def __init__(
         self,
-        hot: HotTier,
+        hot: HotCache,
         store: Store,
         policy: Policy,
         clock: Callable[[], float],
@@ -118,7 +118,7 @@ class Keeper:
         self._coordinator = coordinator
         self._alone = isinstance(coordinator, Alone)
         self._shares = store.shared and not self._alone
-        self._far = self._shares and not store.quick  # what others tell is on its way for a moment
+        self._far = self._shares and not store.quick  # others' messages take a moment
         # Each guards `_store`, `hot` for the keys of its stripe: looking at a record, deciding by
         # it, and putting the new one into both. Readers take none.
         self._locks = [threading.Lock() for _ in range(_STRIPES)]
@@ -149,7 +149,7 @@ class Keeper:
         return asked if asked is not None and self.key_of(asked) == key else None
 
     def catch_up(self) -> None:
-        """Takes in what other workers have told so far, for any thread."""
+        """Handles all messages of other workers that have come. For any thread."""
         self._coordinator.catch_up()
 
     @property
@@ -200,21 +200,21 @@ class Keeper:
             )
         )
 
-    def see(self, key: str, before: Seen | None = None) -> Seen:
-        """What is stored under a key, and when that was so: what was seen `before` if nothing has
+    def see(self, key: str, before: FoundRecord | None = None) -> FoundRecord:
+        """What is stored under a key, and its version: what was found `before` if nothing has
         changed since.
         """
-        when = self._changes[hash(key) % _STRIPES], self._news()
-        if before is not None and before.when == when:
+        version = self._changes[hash(key) % _STRIPES], self._news()
+        if before is not None and before.version == version:
             return before
-        return Seen(self.read(key), when)
+        return FoundRecord(self.read(key), version)
 
-    def changed_since(self, key: str, seen: Seen, surely: bool) -> Record | None:
-        """The record of a key if it is another one by now. With `surely` the store is asked though
-        nobody has told of a change.
+    def changed_since(self, key: str, seen: FoundRecord, surely: bool) -> Record | None:
+        """The record of a key if it is another one by now. With `surely` the store is asked
+        though no message of a change has come.
         """
         now = self._changes[hash(key) % _STRIPES], self._news()
-        if not surely and now == seen.when:
+        if not surely and now == seen.version:
             return None
         record = self._read_stored(key, seen.record) if self._shares else self.read(key)
         return None if record == seen.record else record
@@ -229,22 +229,22 @@ class Keeper:
 
     # Time order: whoever asks the upstream notes the tick before. What the answer brings counts
     # only if the key has not been invalidated since. That is checked under the stripe's lock, and
-    # an invalidation is marked before it takes that lock (`_doubt`). So one that comes after the
-    # check finds the new record when it gets the lock, and makes that doubtful.
+    # an invalidation is marked before it takes that lock (`_mark_invalidated`). So one that comes
+    # after the check finds the new record when it gets the lock, and makes that doubtful.
 
-    def begin(self, known: Record | None = None) -> Began:
+    def begin(self, known: Record | None = None) -> Moment:
         """This moment in the order of invalidations, to be taken before a request is sent to the
         upstream; `known` is what was stored when that was decided.
         """
         self.catch_up()
-        return Began(self.facts.invalidations.now, _epoch_of(known))
+        return Moment(self.facts.invalidations.now, _epoch_of(known))
 
-    def is_current(self, key: str, began: Began) -> bool:
+    def is_current(self, key: str, began: Moment) -> bool:
         """True while a key has not been invalidated since, as far as is known here."""
         self.catch_up()
         return self.facts.invalidations.last(key) <= began.tick
 
-    def _is_current_for_all(self, key: str, record: Record | None, began: Began) -> bool:
+    def _is_current_for_all(self, key: str, record: Record | None, began: Moment) -> bool:
         """The same by what lies in the store, too."""
         if self._far and _epoch_of(record) != began.epoch:
             return False
@@ -254,8 +254,8 @@ class Keeper:
         self,
         request: RequestHead,
         stored: StoredResponse,
-        began: Began,
-        seen: Seen | None = None,
+        began: Moment,
+        seen: FoundRecord | None = None,
     ) -> Record | None:
         """Stores what was fetched for a request since it `began`, in place of the variant that the
         same requests select; None where what is there stays as it is. What was `seen` under the key
@@ -278,7 +278,7 @@ class Keeper:
         return record
 
     def replace(
-        self, target: str, changes: Sequence[tuple[StoredResponse, StoredResponse]], began: Began
+        self, target: str, changes: Sequence[tuple[StoredResponse, StoredResponse]], began: Moment
     ) -> Record | None:
         """Puts new versions, fetched since that `began`, in place of stored responses; None where
         none of those is there any more, or the target has been invalidated since.
@@ -296,7 +296,7 @@ class Keeper:
                 return None
             return self._put(key, target, variants, record.epoch)
 
-    def invalidate(self, target: str, began: Began | None = None) -> Began | None:
+    def invalidate(self, target: str, began: Moment | None = None) -> Moment | None:
         """From now on nothing that is stored for this target is used before its origin has
         confirmed it (RFC 9111, 4.4).
 
@@ -305,20 +305,20 @@ class Keeper:
         """
         key = self.key_of(target)
         self.catch_up()
-        before, now = self._doubt(key)  # before the lock: see "Time order" above
+        before, now = self._mark_invalidated(key)  # before the lock: see "Time order" above
         with self._changing(key) as record:
             epoch = secrets.randbelow(_EPOCHS) + 1 if self._far else 0
             if record is not None and record.variants:
                 doubtful = [v.changed(must_validate=True) for v in record.variants]
                 self._put(key, target, doubtful, epoch)
             else:
-                self._bury(key, epoch)
+                self._leave_tombstone(key, epoch)
         if record is not None and not self._shares:
             self._wait_for_store(key)
-        return Began(now, epoch) if began is None or before <= began.tick else None
+        return Moment(now, epoch) if began is None or before <= began.tick else None
 
-    def _bury(self, key: str, epoch: int) -> None:
-        """Forgets a key but for its epoch, if it has one."""
+    def _leave_tombstone(self, key: str, epoch: int) -> None:
+        """Removes a key; a tombstone keeps its epoch, if it has one."""
         if epoch:
             self._store.write(key, Record((), self.clock() + TOMBSTONE_LASTS, epoch))
         self._drop(key)
@@ -332,17 +332,17 @@ class Keeper:
     def forget(self, target: str) -> bool:
         """Removes all variants of a target; True where there was something."""
         key = self.key_of(target)
-        self._doubt(key)
+        self._mark_invalidated(key)
         with self._changing(key) as record:
             if self._far:
-                self._bury(key, secrets.randbelow(_EPOCHS) + 1)
+                self._leave_tombstone(key, secrets.randbelow(_EPOCHS) + 1)
             else:
                 self._store.delete(key)
                 self._drop(key)
         return record is not None and bool(record.variants)
 
     @contextmanager
-    def _changing(self, key: str, seen: Seen | None = None) -> Iterator[Record | None]:
+    def _changing(self, key: str, seen: FoundRecord | None = None) -> Iterator[Record | None]:
         """The record of a key, which nobody else changes within the block; what was `seen`
         of it before if nothing has changed since.
 
@@ -369,19 +369,19 @@ class Keeper:
         """Has others told of a change once it is stored, and lets them change the record then.
         Waits for that where they may have the old record in memory.
         """
-        told = threading.Event()
-        then = partial(self._tell_stored, key, claim, told)  # the claim is the store's now
+        announced = threading.Event()
+        then = partial(self._tell_stored, key, claim, announced)  # the claim is the store's now
         self._store.after_write(key, then, hurry=known)
         if known:
-            told.wait(TELL_AT_MOST)
+            announced.wait(TELL_AT_MOST)
 
-    def _tell_stored(self, key: str, claim: Lease | None, told: threading.Event) -> None:
+    def _tell_stored(self, key: str, claim: Lease | None, announced: threading.Event) -> None:
         self._coordinator.tell(Changed(key))
         if claim is not None:
             claim.release()
-        told.set()
+        announced.set()
 
-    def _doubt(self, key: str) -> tuple[int, int]:
+    def _mark_invalidated(self, key: str) -> tuple[int, int]:
         now = self.clock()
         found = self.facts.invalidations.mark(key, now)
         if not self._alone:
@@ -389,7 +389,7 @@ class Keeper:
         return found
 
     def _changed_elsewhere(self, message: Message) -> None:
-        """Obeys what another process has told; never blocks."""
+        """Does what a message of another process asks for; never blocks."""
         if isinstance(message, Changed):
             self._forget_changed(message.key)
         elif isinstance(message, Invalidated):

@@ -21,8 +21,8 @@ class BoundedMap(Generic[Value]):
     """A map of at most `LIMIT` keys. Thread-safe."""
 
     def __init__(self) -> None:
-        # Guards every write: it takes a key out and puts it in again. Readers take none, as they
-        # make one look-up each.
+        # Guards writing to _values: it takes a key out and puts it in again. Readers take no lock,
+        # as each makes one look-up.
         self._lock = threading.Lock()
         self._values: dict[str, Value] = {}
 
@@ -53,9 +53,9 @@ class Invalidations:
     """
 
     def __init__(self) -> None:
-        # Guards all that follows: the tick and the key's place change together. `now` is read
-        # without it, as one number: a fetch that reads it just before a mark counts as begun
-        # before.
+        # Guards _ticks, _times, _now, _floor: the tick and the key's place change together. `now`
+        # reads _now without it, as one number: a fetch that reads it just before a mark counts as
+        # begun before.
         self._lock = threading.Lock()
         self._ticks: dict[str, int] = {}
         self._times: dict[str, float] = {}  # the Unix time of each
@@ -109,20 +109,28 @@ class KeyFacts:
 
     def __init__(self) -> None:
         self._unshared: BoundedMap[float] = BoundedMap()
+        self._unshared_with_credentials: BoundedMap[float] = BoundedMap()
         self._selecting: BoundedMap[Names] = BoundedMap()
         self._targets: BoundedMap[str] = BoundedMap()
         self.invalidations = Invalidations()
 
-    def mark_unshared(self, key: str, until: float) -> None:
-        """Answers for this key are not for sharing until then (Unix time)."""
-        self._unshared.put(key, until)
+    def mark_unshared(self, key: str, until: float, *, credentialed: bool = False) -> None:
+        """Answers for this key are not for sharing until then (Unix time); `credentialed`: those to
+        requests with credentials.
+        """
+        marks = self._unshared_with_credentials if credentialed else self._unshared
+        marks.put(key, until)
 
-    def is_unshared(self, key: str, now: float) -> bool:
-        """True where clients of this key had better not wait for each other."""
-        return self._unshared.get(key, 0.0) > now
+    def is_unshared(self, key: str, now: float, *, credentialed: bool = False) -> bool:
+        """True where clients of this key, or those with credentials, had better not wait for each
+        other.
+        """
+        if self._unshared.get(key, 0.0) > now:
+            return True
+        return credentialed and self._unshared_with_credentials.get(key, 0.0) > now
 
     def mark_shared(self, key: str) -> None:
-        """Answers for this key can be shared after all."""
+        """Answers for this key, but for those with credentials, can be shared after all."""
         if self._unshared.get(key, 0.0):
             self._unshared.remove(key)
 

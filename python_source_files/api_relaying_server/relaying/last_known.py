@@ -22,7 +22,7 @@ class LastKnown:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._size = 0
-        self._lock = threading.Lock()  # guards the size and the records, which change together
+        self._lock = threading.Lock()  # guards _size, _records, which change together
         self._records: OrderedDict[str, tuple[Record, float, int]] = OrderedDict()  # since when
 
     def __len__(self) -> int:

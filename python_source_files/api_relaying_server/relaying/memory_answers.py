@@ -10,12 +10,12 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import shape_of
 from api_relaying_server.caching.reuse import CACHED_METHODS, Assessed, Fresh, decide, passes_by
 from api_relaying_server.caching.stored import cache_key
-from api_relaying_server.http1.fields import VIA, with_key
+from api_relaying_server.http1.fields import relay_fields, with_key
 from api_relaying_server.http1.heads import known_lines, wants_close
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.rendering import render_fields
 from api_relaying_server.memory.hot import Ending, Entry, Reply
-from api_relaying_server.relaying.keeping import Keeper, Seen
+from api_relaying_server.relaying.keeping import FoundRecord, Keeper
 
 _NEVER_FROM_MEMORY = frozenset(
     ("content-length", "transfer-encoding", "expect", "upgrade", "max-forwards")
@@ -77,7 +77,7 @@ class MemoryAnswers:
             and self._keeper.hot.peek(self._keeper.key_of(request.target)) is None
         )
 
-    def bring(self, request: RequestHead) -> tuple[Seen, bool]:
+    def bring(self, request: RequestHead) -> tuple[FoundRecord, bool]:
         """Reads what the store has for a request into memory: what that is, and whether memory has
         it now. May wait for the store.
         """
@@ -98,7 +98,7 @@ class MemoryAnswers:
 
     def _reply(self, request: RequestHead, entry: Entry, found: Assessed) -> Reply:
         closes = wants_close(request.version, request.fields)
-        extra = [("Via", VIA)]
+        extra = relay_fields()
         if closes:
             extra.append(("Connection", "close"))
         elif request.version < (1, 1):

@@ -43,11 +43,11 @@ from api_relaying_server.http1.credentials import credentials_of
 from api_relaying_server.http1.grammar import parse_content_range
 from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
 from api_relaying_server.relaying.fetching import Query, Received
-from api_relaying_server.relaying.keeping import Began, Keeper
+from api_relaying_server.relaying.keeping import Keeper, Moment
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import UpstreamBase
 
-LOG = logging.getLogger("api_relaying_server.relaying.fetching")
+LOG = logging.getLogger(__name__)
 
 FAILURE_STATUSES = frozenset((429, 500, 502, 503, 504))
 """Answers that are a failure of the upstream unless it gave them freshness: a stale one is better
@@ -348,7 +348,7 @@ class Receiver:
             complete,
         )
 
-    def _invalidate(self, received: Received) -> Began | None:
+    def _invalidate(self, received: Received) -> Moment | None:
         """Invalidates what the request may have changed. Returns the moment that counts for its own
         response; None where something else has invalidated its target meanwhile.
         """

@@ -10,7 +10,7 @@ from typing import Callable
 
 from api_relaying_server.errors import RelayError
 
-LOG = logging.getLogger("api_relaying_server.refresh")
+LOG = logging.getLogger(__name__)
 
 MAX_WAITING = 1024
 """Keys whose jobs wait; one more is refused: the next request for it asks again."""
@@ -34,7 +34,7 @@ class Refresher:
 
     def __init__(self, threads: int = 4) -> None:
         self._threads = threads
-        self._lock = threading.Lock()  # guards the three below; not held while a job runs
+        self._lock = threading.Lock()  # guards _waiting, _running, _closed; no job runs under it
         self._waiting: dict[str, _Queued] = {}
         self._running: set[str] = set()
         self._closed = False

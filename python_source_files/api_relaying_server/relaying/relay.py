@@ -59,17 +59,16 @@ from api_relaying_server.relaying.answering import (
 from api_relaying_server.relaying.background_fetch import BackgroundFetch, drain
 from api_relaying_server.relaying.fetching import Caller, Fetcher, Query
 from api_relaying_server.relaying.flight import Flight, Landing
-from api_relaying_server.relaying.keeping import Seen
+from api_relaying_server.relaying.keeping import FoundRecord
 from api_relaying_server.relaying.memory_answers import MemoryAnswers
 from api_relaying_server.relaying.receiving import Receiver
 from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.transfer import (
-    WITH_CREDENTIALS,
     FailureStatus,
-    Lead,
-    Means,
+    Leader,
     Outcome,
     SharedResponse,
+    Tools,
     Transfer,
     UpstreamFailed,
     stale_instead,
@@ -99,42 +98,43 @@ _ANY_TOLD_APART = frozenset(_TOLD_APART)
 
 class Place(NamedTuple):
     """What is noted of a request that waits: its number, why it goes to the upstream, how many
-    fetches it has waited for, and the landing of the last. `errand` is the fetch that is made
-    for it in the background, if one is. `hasty`: it has a stale answer and waits only briefly.
+    fetches it has waited for, and the landing of the last. `fetch` is the one that is made
+    for it in the background, if any. `brief`: it has a stale answer, so it waits only briefly.
     """
 
     came: int
     reason: str
     rounds: int
     landing: Landing[Outcome] | None = None
-    errand: BackgroundFetch | None = None
-    hasty: bool = False
+    fetch: BackgroundFetch | None = None
+    brief: bool = False
 
 
 class Relay:
     """Answers requests. Thread-safe; times in seconds.
 
-    `refresher` runs what no client waits for, `errands` the fetches of clients who have a stale
-    answer and wait only briefly. `turns` gives the leases among processes that share a store.
+    `refresher` runs what no client waits for, `background` the fetches of clients who have a
+    stale answer and wait only briefly. `coordinator` gives the leases among processes that share
+    a store.
     """
 
     def __init__(
         self,
         fetcher: Fetcher,
         refresher: Refresher,
-        errands: Refresher | None = None,
-        turns: Coordinator = ALONE,
+        background: Refresher | None = None,
+        coordinator: Coordinator = ALONE,
     ) -> None:
         self._fetcher = fetcher
         self._keeper = fetcher.keeper
         self._policy = fetcher.policy
         self._clock = fetcher.keeper.clock
         self._refresher = refresher
-        self._errands = errands
+        self._background = background
         self.memory = MemoryAnswers(self._keeper)
         self.flight: Flight[Outcome] = Flight()
         receiver = Receiver(self._keeper, self._policy, fetcher.base)
-        self._means = Means(fetcher, receiver, self.flight, turns)
+        self._tools = Tools(fetcher, receiver, self.flight, coordinator)
 
     def answer(self, request: RequestHead, caller: Caller) -> Answer | Waiting:
         """The answer to a request, or for a caller that can be parked what it waits for. Raises
@@ -200,7 +200,7 @@ class Relay:
         if forwards_left(request) == 0:
             return final_answer(request)
         query = Query(request, caller, Ask(verdict.reason))
-        return Transfer(self._means, query, Lead("")).pass_by()
+        return Transfer(self._tools, query, Leader("")).pass_by()
 
     # The upstream is needed: once for all who want the same.
 
@@ -220,28 +220,28 @@ class Relay:
         """True where answers are known to be for one client each: to all requests, or to those with
         credentials.
         """
-        facts, now = self._keeper.facts, self._clock()
-        if facts.is_unshared(flight_key, now):
-            return True
-        return request.credentialed and facts.is_unshared(WITH_CREDENTIALS + flight_key, now)
+        facts = self._keeper.facts
+        return facts.is_unshared(flight_key, self._clock(), credentialed=request.credentialed)
 
-    def _ask(self, query: Query, key: str, seen: Seen | None) -> Answer | Waiting:
+    def _ask(self, query: Query, key: str, seen: FoundRecord | None) -> Answer | Waiting:
         """Leads a fetch, or follows the one that is under way."""
         came = self.flight.number()
         return self._join(query, key, seen, Place(came, query.ask.reason, 0))
 
-    def _join(self, query: Query, key: str, seen: Seen | None, place: Place) -> Answer | Waiting:
+    def _join(
+        self, query: Query, key: str, seen: FoundRecord | None, place: Place
+    ) -> Answer | Waiting:
         """The same for a request that may have waited before, for `place.landing`, whose outcome
         did not fit: of those who waited there the first leads the next fetch.
         """
         for rounds in range(place.rounds + 1, ROUNDS + 1):
             flight_key = self._flight_key(query.request, key)
             if self._is_unshared(query.request, flight_key):
-                return self._lead(query, Lead(flight_key), passes=not query.ask.validate)
+                return self._lead(query, Leader(flight_key), passes=not query.ask.validate)
             landing, leads = self.flight.join(flight_key, place.landing)
             place = place._replace(rounds=rounds, landing=landing)
             if leads:  # the landing is ours now; the transfer gives it back
-                return self._send_out(query, place, Lead(flight_key, landing, seen))
+                return self._send_out(query, place, Leader(flight_key, landing, seen))
             if query.caller.parks and not landing.finished:
                 return _waiting(landing.on_finished, query.ask, place)
             landing.wait(FOLLOW_AT_MOST)
@@ -254,37 +254,37 @@ class Relay:
                 return self._from_elsewhere(query, verdict)
             if isinstance(verdict, Ask):
                 query = query._replace(ask=verdict, known=seen.record)
-        return self._lead(query, Lead(self._flight_key(query.request, key)))
+        return self._lead(query, Leader(self._flight_key(query.request, key)))
 
-    def _lead(self, query: Query, lead: Lead, passes: bool = False) -> Answer:
-        return Transfer(self._means, query, lead).run(passes)
+    def _lead(self, query: Query, lead: Leader, passes: bool = False) -> Answer:
+        return Transfer(self._tools, query, lead).run(passes)
 
-    def _send_out(self, query: Query, place: Place, lead: Lead) -> Answer | Waiting:
+    def _send_out(self, query: Query, place: Place, lead: Leader) -> Answer | Waiting:
         """Leads a fetch. For a client who has a stale answer it is made in the background, so that
         the client waits no longer than a second when the upstream hangs.
         """
-        if not query.caller.parks or query.ask.fallback is None or self._errands is None:
+        if not query.caller.parks or query.ask.fallback is None or self._background is None:
             return self._lead(query, lead)
         quiet = query._replace(caller=Caller(query.caller.client))
-        errand = BackgroundFetch(partial(self._lead, quiet, lead))
-        if not self._errands.submit(lead.flight_key, errand.run):
+        fetch = BackgroundFetch(partial(self._lead, quiet, lead))
+        if not self._background.submit(lead.flight_key, fetch.run):
             return self._lead(query, lead)
-        waiting = _waiting(errand.on_done, query.ask, place._replace(errand=errand))
-        return waiting._replace(give_up=errand.give_up, is_own=True)
+        waiting = _waiting(fetch.on_done, query.ask, place._replace(fetch=fetch))
+        return waiting._replace(give_up=fetch.give_up, is_own=True)
 
     def _resume(self, query: Query, verdict: Fresh | Ask, place: Place) -> Answer | Waiting:
         """The answer to a request that has waited, by what has become of the fetch."""
-        if place.errand is not None:
-            mine = place.errand.take()
+        if place.fetch is not None:
+            mine = place.fetch.take()
             if mine is not None:
                 return mine
         if isinstance(verdict, Fresh):
             return self._from_elsewhere(query, verdict)
         query, key = query._replace(ask=verdict), self._keeper.key_of(query.request.target)
-        if place.hasty and verdict.fallback is None and _is_under_way(place.landing):
+        if place.brief and verdict.fallback is None and _is_under_way(place.landing):
             # The stale answer is gone: now it waits as long as one who has just come, and at no
             # fetch from before an invalidation.
-            return self._join(query, key, None, place._replace(landing=None, errand=None))
+            return self._join(query, key, None, place._replace(landing=None, fetch=None))
         answer = self._follow(query, place)
         return answer if answer is not None else self._join(query, key, None, place)
 
@@ -381,9 +381,9 @@ def _place_of(caller: Caller) -> Place | None:
 
 
 def _waiting(on_done: Callable[[Callable[[], None]], None], ask: Ask, place: Place) -> Waiting:
-    hasty = ask.fallback is not None
-    patience = STALE_AFTER if hasty else FOLLOW_AT_MOST
-    return Waiting(on_done, time.monotonic() + patience, place=place._replace(hasty=hasty))
+    brief = ask.fallback is not None
+    patience = STALE_AFTER if brief else FOLLOW_AT_MOST
+    return Waiting(on_done, time.monotonic() + patience, place=place._replace(brief=brief))
 
 
 def _for_refresh(fields: Fields, selecting: frozenset[str]) -> Fields:

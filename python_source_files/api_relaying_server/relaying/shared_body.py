@@ -19,13 +19,13 @@ from typing import Callable, NamedTuple, Protocol
 from api_relaying_server.errors import ClientGone, UpstreamCut, UpstreamError
 from api_relaying_server.upstream.exchange import Listener
 
-LOG = logging.getLogger("api_relaying_server.flight")
+LOG = logging.getLogger(__name__)
 
 SLOWEST_WAIT = 1.0
 """Seconds for which those who share a body that is not kept wait for the slowest of them."""
 
-LEFT_ALONE = 0.5
-"""Seconds after which those who wait for a body read it themselves if its leader does not."""
+STALLED_AFTER = 0.5
+"""Seconds after which followers read a body themselves if its leader has stopped reading it."""
 
 DRAIN_LIMIT = 1024 * 1024
 """Bytes of a body that are still fetched for the store when all its readers have left."""
@@ -76,7 +76,7 @@ class Room:
         self.limit = limit
         self.used = 0
         self.passed = 0
-        self._lock = threading.Lock()  # guards these two
+        self._lock = threading.Lock()  # guards used, passed
 
     def take(self, size: int) -> bool:
         """Takes so many bytes, if they are left."""
@@ -196,8 +196,9 @@ class SharedBody:
         self._limit = limit
         self._on_whole = on_whole
         self._on_end = on_end
-        # Guards all that follows. Never held while bytes are waited for or stored: `_fetching` then
-        # keeps all others from the source.
+        # Guards _keeps, _start, _start_size, _pieces, _dropped, _held, _size, _fetching, _finished,
+        # _error, _readers. Never held while bytes are waited for or stored: `_fetching` then keeps
+        # all others from the source.
         self._changed = threading.Condition()
         self._share = Share(room if room is not None else Room(limit))
         self._keeps = on_whole is not None and self._finds_place_for(source.length or 0)
@@ -208,7 +209,7 @@ class SharedBody:
         self._held = 0  # bytes in _pieces
         self._size = 0  # bytes so far
         self._fetching = False  # whoever sets it owns the source until it is reset
-        self._left_at: float | None = time.monotonic()  # since when nobody fetches
+        self._left_at: float | None = time.monotonic()  # since when nobody fetches; read as a hint
         self._finished = False
         self._error: UpstreamError | None = None
         self._readers: list[Reader] = []
@@ -221,9 +222,9 @@ class SharedBody:
         """True while the whole is to be stored."""
         return self._keeps and not self._finished
 
-    def is_left_alone(self, now: float) -> bool:
-        """True where nobody has fetched the next piece for a while, though more is to come."""
-        return self._left_at is not None and now - self._left_at > LEFT_ALONE
+    def is_stalled(self, now: float) -> bool:
+        """True where nobody has fetched for `STALLED_AFTER` seconds, though more is to come."""
+        return self._left_at is not None and now - self._left_at > STALLED_AFTER
 
     def attach(self) -> Reader | None:
         """A reader from the first byte on; None where the beginning is gone or the body has

@@ -55,7 +55,7 @@ from api_relaying_server.relaying.answering import (
 )
 from api_relaying_server.relaying.fetching import Fetcher, Query
 from api_relaying_server.relaying.flight import Flight, Landing
-from api_relaying_server.relaying.keeping import Began, Seen
+from api_relaying_server.relaying.keeping import FoundRecord, Moment
 from api_relaying_server.relaying.receiving import Arrived, Confirmed, Receiver, Response
 from api_relaying_server.relaying.shared_body import Reader, SharedBody
 
@@ -68,9 +68,6 @@ side.
 
 LEASE_AT_MOST = 30.0
 """Seconds that a leader waits for another process's fetch before it fetches for itself."""
-
-WITH_CREDENTIALS = "credentialed "
-"""Begins the note that the answers of a flight are for requests with credentials alone."""
 
 _NOTHING_SENT = (UpstreamResting, UpstreamRefused, UpstreamNameUnknown, UpstreamTlsError, LackOfOwn)
 
@@ -86,7 +83,7 @@ class SharedResponse(NamedTuple):
     stored: StoredResponse
     body: SharedBody | None
     content: bytes | None
-    began: Began
+    began: Moment
     sent: int
 
 
@@ -121,30 +118,30 @@ class UpstreamFailed(NamedTuple):
 Outcome = Union[SharedResponse, StoredMeanwhile, NotShared, FailureStatus, UpstreamFailed]
 
 
-class Means(NamedTuple):
-    """What all transfers of a relay work with; `turns` gives the leases among processes."""
+class Tools(NamedTuple):
+    """What all transfers of a relay work with; `coordinator` gives the leases among processes."""
 
     fetcher: Fetcher
     receiver: Receiver
     flight: Flight[Outcome]
-    turns: Coordinator
+    coordinator: Coordinator
 
 
-class Lead(NamedTuple):
+class Leader(NamedTuple):
     """What makes a request a leader: the key of its flight, the landing where its followers wait,
     and what it has seen stored. Without a landing nobody follows.
     """
 
     flight_key: str
     landing: Landing[Outcome] | None = None
-    seen: Seen | None = None
+    seen: FoundRecord | None = None
 
 
 class Transfer:
     """One fetch, for its leader and all who follow. `run` is called once."""
 
-    def __init__(self, means: Means, query: Query, lead: Lead) -> None:
-        self._fetcher, self._receiver, self._flight, self._turns = means
+    def __init__(self, tools: Tools, query: Query, lead: Leader) -> None:
+        self._fetcher, self._receiver, self._flight, self._coordinator = tools
         self._keeper, self._policy = self._fetcher.keeper, self._fetcher.policy
         self._query = query
         self._lead = lead
@@ -189,7 +186,7 @@ class Transfer:
         What is stored but not fresh changes what is asked for.
         """
         if self._lands:
-            self._lease = self._turns.lease(self._lead.flight_key, LEASE_AT_MOST)
+            self._lease = self._coordinator.lease(self._lead.flight_key, LEASE_AT_MOST)
         record = self._changed_record()
         if record is not None:
             request = self._query.request
@@ -272,8 +269,8 @@ class Transfer:
         # the answers that others get.
         about_this = status == 304 or response.unstored == "request-no-store"
         if status < 400 and not about_this:
-            whose = WITH_CREDENTIALS if request.credentialed else ""
-            facts.mark_unshared(whose + key, self._keeper.clock() + UNSHARED_FOR)
+            until = self._keeper.clock() + UNSHARED_FOR
+            facts.mark_unshared(key, until, credentialed=request.credentialed)
         return NotShared()
 
     def _tell(self, outcome: Outcome) -> None:
@@ -283,8 +280,7 @@ class Transfer:
         body = outcome.body if isinstance(outcome, SharedResponse) else None
         landing = self._lead.landing
         if landing is not None:
-            landing.body = body  # `Flight.hurry` watches it
-            landing.deliver(outcome)
+            landing.deliver(outcome, body)
         if body is None:
             self._let_go()
 

@@ -30,7 +30,7 @@ from api_relaying_server.serving.connections import Connections
 from api_relaying_server.serving.listeners import Balance, Listeners
 from api_relaying_server.serving.poller import READ, Poller
 
-LOG = logging.getLogger("api_relaying_server.front")
+LOG = logging.getLogger(__name__)
 
 ACCEPTS = 128
 """Connections accepted in one go."""
@@ -69,7 +69,8 @@ def _first(ranked: tuple[tuple[int, float], Connection]) -> tuple[int, float]:
 
 def accept(listener: socket.socket, family: int) -> tuple[socket.SocketType, Any]:
     """A connection as a plain socket of the C module, without the wrapper that `accept` makes,
-    which asks for the listener's properties every time (measured: 1.8 us against 3.2 us).
+    which asks for the listener's properties every time. `_accept` is private to the standard
+    library, whose own `accept` calls it.
     """
     fd, address = listener._accept()  # type: ignore[attr-defined]
     return socket.SocketType(family, socket.SOCK_STREAM, 0, fd), address

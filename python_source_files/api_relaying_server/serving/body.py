@@ -16,19 +16,21 @@ from api_relaying_server.serving.incoming import IncomingBody
 from api_relaying_server.upstream.exchange import PacedBody
 
 MIN_RATE = 256
-"""Bytes a second that a client must send on average, after the grace; Apache's default is 500."""
+"""Bytes a second that a client must send, or read, on average, after the grace; Apache's default is
+500.
+"""
 
 GRACE = 20.0
-"""Seconds of waiting for a body before its rate counts."""
+"""Seconds of waiting for a client before its rate counts."""
 
 SILENCE = 20.0
-"""Seconds without a byte after which a request is refused."""
+"""Seconds without a byte sent, or read, after which a client is given up."""
 
 PIECE = 65536
 """Bytes asked of the socket at a time."""
 
-_LOOK_AGAIN = 0.5
-"""Seconds after which a waiting thread checks how long it may wait."""
+LOOK_AGAIN = 0.5
+"""Seconds after which a waiting thread checks how long it may wait on."""
 
 
 def send_continue(conn: Connection) -> None:
@@ -90,7 +92,7 @@ class RequestBody(PacedBody):
             send_continue(self._conn)
         began = time.monotonic()
         while True:
-            ready = self._ready(_LOOK_AGAIN, answers)
+            ready = self._ready(LOOK_AGAIN, answers)
             silent = time.monotonic() - began
             if ready:
                 break

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.relaying.answer import Waiting
-from api_relaying_server.relaying.keeping import Seen
+from api_relaying_server.relaying.keeping import FoundRecord
 
 if TYPE_CHECKING:
     from api_relaying_server.serving.incoming import IncomingBody
@@ -42,9 +42,10 @@ MOVES: dict[int, frozenset[int]] = {
         # The client has not taken all of the answer yet.
         # Owner: the loop. Deadline: `timeout_idle`, and a least rate (sending.py).
     IN_THREAD:    frozenset((RETURNED, LOADED, WAITING)),
-        # A handler answers the request, or waits for a thread, or the store reader looks for it.
-        # Owner: that thread. Deadline: none of the loop's; the thread has its own (writing.py,
-        # body.py, and the queue's in server.py).
+        # A handler answers the request, or it waits for a handler, or the store reader looks for
+        # it. Owner: the handler's thread, the server's queue, or the store reader; the loop until
+        # one of them has taken it. Deadline: none of the loop's; the thread has its own
+        # (writing.py, body.py, and the queue's in server.py).
     RETURNED:     frozenset((READING, WRITING, LINGERING, CLOSED)),
         # A handler is done with it.
         # Owner: the loop, which may not have noticed. Deadline: `timeout_idle`; none where the loop
@@ -62,8 +63,9 @@ MOVES: dict[int, frozenset[int]] = {
     CLOSED:       frozenset(),
 }
 # fmt: on
-"""The legal moves. Only the thread that owns a connection makes those out of IN_THREAD, only the
-loop makes all others: at any time one thread may move it.
+"""The legal moves. Only the owner moves a connection: out of IN_THREAD the thread that has it, and
+the loop where no thread has taken it (`Front._dispatch`); out of all other states the loop. After
+the loop's end, a thread closes what it gives back (`Connections.close_late`).
 """
 
 NAMES = (
@@ -148,7 +150,7 @@ class Connection:
         self.since = 0.0
         self.body: IncomingBody | None = None
         self.counted = 0
-        self.seen: Seen | None = None
+        self.seen: FoundRecord | None = None
         self.waited: Waiting | None = None
         self.out: Unsent | None = None
         self.closes = False

@@ -79,7 +79,7 @@ from api_relaying_server.serving.served import NONE, OnHit, Served
 from api_relaying_server.serving.store_reader import StoreReader
 from api_relaying_server.serving.writing import Unsent
 
-LOG = logging.getLogger("api_relaying_server.front")
+LOG = logging.getLogger(__name__)
 
 RECEIVE = 16384
 """Bytes asked of a socket at a time: room for any usual head and several pipelined ones."""
@@ -570,7 +570,16 @@ class Front:
         answer = problem_bytes(error, with_body)
         size = len(answer) - answer.index(END_OF_HEAD) - len(END_OF_HEAD)
         self._backend.report(
-            Served(conn.address, head or b"", error.status, size, NONE, None, 0.0, self.now)
+            Served(
+                address=conn.address,
+                head=head or b"",
+                status=error.status,
+                size=size,
+                result=NONE,
+                upstream=None,
+                took=0.0,
+                at=self.now,
+            )
         )
         try:
             conn.send(answer)
@@ -641,7 +650,8 @@ class Front:
             self._closes_idle = idle_too
             # First: from now on threads put what they give back into the queue. What they gave back
             # before this is RETURNED, and taken back below.
-            self._stopping = self.handover.stopping = True
+            self._stopping = True
+            self.handover.stop()
             self._heads = {}  # no reply goes out as it is: each has to say that it is the last
             self._drain_until = self.loop_time + drain
             self._acceptor.stop_listening(self.loop_time)

@@ -32,7 +32,7 @@ from api_relaying_server.serving.writing import StreamListener, Writer
 if TYPE_CHECKING:
     from api_relaying_server.serving.server import RelayServer
 
-LOG = logging.getLogger("api_relaying_server.handler")
+LOG = logging.getLogger(__name__)
 
 _BODILESS = frozenset((204, 304))
 
@@ -94,7 +94,16 @@ class RelayHandler(BaseHTTPRequestHandler):
             conn.send(problem_bytes(error, with_body))
         size = len(problem_answer(error).body) if with_body else 0
         took = time.monotonic() - conn.since
-        return Served(conn.address, conn.head, error.status, size, NONE, None, took, time.time())
+        return Served(
+            address=conn.address,
+            head=conn.head,
+            status=error.status,
+            size=size,
+            result=NONE,
+            upstream=None,
+            took=took,
+            at=time.time(),
+        )
 
     # The request...
 
@@ -114,13 +123,13 @@ class RelayHandler(BaseHTTPRequestHandler):
 
     def _caller(self, request: RequestHead, body: RequestBody | None) -> Caller:
         return Caller(
-            self.server.client_at(self.conn.address),
-            body,
-            body.length if body is not None else None,
-            self._send_interim if request.version >= (1, 1) else None,
-            self._count_upstream,
-            self.conn.seen,
-            self._ticket,
+            client=self.server.client_at(self.conn.address),
+            body=body,
+            length=body.length if body is not None else None,
+            on_interim=self._send_interim if request.version >= (1, 1) else None,
+            on_upstream=self._count_upstream,
+            seen=self.conn.seen,
+            ticket=self._ticket,
             parks=body is None,
         )
 
@@ -233,15 +242,15 @@ class RelayHandler(BaseHTTPRequestHandler):
         """The request as it is reported."""
         begun = self._begun
         return Served(
-            self.conn.address,
-            request.raw or b"",
-            begun.status if begun is not None else CLIENT_LEFT,
-            self._sent,
-            result_of(begun.fields) if begun is not None else NONE,
-            self._upstream,
-            time.monotonic() - self.conn.since,
-            time.time(),
-            self._number,
+            address=self.conn.address,
+            head=request.raw or b"",
+            status=begun.status if begun is not None else CLIENT_LEFT,
+            size=self._sent,
+            result=result_of(begun.fields) if begun is not None else NONE,
+            upstream=self._upstream,
+            took=time.monotonic() - self.conn.since,
+            at=time.time(),
+            number=self._number,
         )
 
 

@@ -24,7 +24,7 @@ from api_relaying_server.serving.poller import Waker
 
 
 class HandOver:
-    """The way from threads to the loop. `timeout_idle` is the time that a connection has for its
+    """The queue from threads to the loop. `timeout_idle` is the time that a connection has for its
     next request; `clock` is monotonic.
     """
 
@@ -40,7 +40,7 @@ class HandOver:
         self._calls: deque[Callable[[], None]] = deque()
         self._waker = Waker()
         self.fd = self._waker.fd
-        self.stopping = False
+        self._stopping = False
         self._has_ended = False
 
     # For threads.
@@ -59,8 +59,8 @@ class HandOver:
         conn.move(RETURNED)
         # The loop owns it now; the rest reads hints. Waking the loop is saved where the next bytes
         # of the client wake it. Race with `unwatch` and with the stop: each of us writes first
-        # (`state` here; `watched`, `stopping` there) and reads then, so one sees the other.
-        if has_more or not conn.watched or self.stopping:
+        # (`state` here; `watched`, `_stopping` there) and reads then, so one sees the other.
+        if has_more or not conn.watched or self._stopping:
             self._put(conn)
         if self._has_ended:
             self._connections.close_late(conn)
@@ -123,6 +123,10 @@ class HandOver:
             is_done = conn.state == WAITING and conn.waited is waiting
             if is_done or conn.state == RETURNED or conn.state == LOADED:
                 yield conn
+
+    def stop(self) -> None:
+        """The relay stops: from now on the loop is woken for each connection that comes back."""
+        self._stopping = True
 
     def end(self) -> None:
         """The loop has ended: threads close what they give back from now on.

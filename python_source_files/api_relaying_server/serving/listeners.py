@@ -50,9 +50,9 @@ class Listeners(NamedTuple):
     bell: Sequence[int] = (0,)
 
 
-def listen(host: str, port: int, share: bool = False) -> list[socket.socket]:
+def listen(host: str, port: int) -> list[socket.socket]:
     """Listening sockets on every address of a name, all with the same port; port 0 finds a free
-    one. With `share` other processes may listen on the same port.
+    one.
 
     Raises OSError where no address can be had. An address family that this machine does not have is
     left out.
@@ -65,7 +65,7 @@ def listen(host: str, port: int, share: bool = False) -> list[socket.socket]:
     for family, address in addresses:
         chosen = listeners[0].getsockname()[1] if listeners and port == 0 else port
         try:
-            listeners.append(_listener(family, (address[0], chosen, *address[2:]), share))
+            listeners.append(_listener(family, (address[0], chosen, *address[2:])))
         except OSError as error:
             failure = error
     if not listeners or (failure is not None and failure.errno in FATAL):
@@ -75,12 +75,10 @@ def listen(host: str, port: int, share: bool = False) -> list[socket.socket]:
     return listeners
 
 
-def _listener(family: int, address: tuple[Any, ...], share: bool) -> socket.socket:
+def _listener(family: int, address: tuple[Any, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if share:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1 if address[0] != "::" else 0)

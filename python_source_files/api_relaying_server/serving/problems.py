@@ -11,7 +11,7 @@ import time
 from http import HTTPStatus
 
 from api_relaying_server.errors import RelayError
-from api_relaying_server.http1.fields import PSEUDONYM, VIA
+from api_relaying_server.http1.fields import ALLOWED, PSEUDONYM, relay_fields
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.http1.rendering import reason_phrase, render_fields, render_status_line
@@ -32,15 +32,15 @@ def problem_answer(error: RelayError) -> Answer:
         ("Content-Length", str(len(body))),
         ("Cache-Control", "no-store"),
         ("Date", format_date(time.time())),
-        ("Via", VIA),
+        *relay_fields(),
     ]
     if error.proxy_error is not None:
-        told = f"{PSEUDONYM}; error={error.proxy_error}{_details(error.detail)}"
-        fields.append(("Proxy-Status", told))
+        failure = f"{PSEUDONYM}; error={error.proxy_error}{_details(error.detail)}"
+        fields.append(("Proxy-Status", failure))
     if error.retry_after is not None:
         fields.append(("Retry-After", str(error.retry_after)))
     if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
-        fields.append(("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
+        fields.append(("Allow", ALLOWED))
     return Answer(error.status, reason_phrase(error.status), Fields(fields), body)
 
 

@@ -10,9 +10,10 @@ import socket
 from collections.abc import Iterable, Sequence
 
 from api_relaying_server.http1.rendering import Buffer
+from api_relaying_server.serving.body import MIN_RATE
 from api_relaying_server.serving.connection import READING, WRITING, Connection
 from api_relaying_server.serving.connections import Connections
-from api_relaying_server.serving.writing import MIN_RATE, Unsent
+from api_relaying_server.serving.writing import Unsent
 
 WRITERS = 64
 """Clients that are slow to read, beyond which the system buffers little for each."""

@@ -48,11 +48,13 @@ Hit = tuple[str, bytes, Reply, float]
 
 
 class Served(NamedTuple):
-    """An answered request: who asked (the peer's address), the bytes of the head as far as they
-    came, the status and the bytes of body that went out, one of RESULTS, the seconds until the
-    upstream's head was there (None where it was not asked), those from the head of the request to
-    the end of the answer, the Unix time of that end, and the number under which the relay's own
-    log tells more, where it does.
+    """An answered request. Made with keywords, since the fields are many.
+
+    - `address`: the client's; `head`: the bytes of the request's head, as far as they came.
+    - `status`, `size`: the status and the bytes of body that went out; `result`: one of RESULTS.
+    - `upstream`: seconds until the upstream's head was there, None where it was not asked.
+    - `took`, `at`: seconds from the request's head to the end of the answer; the Unix time then.
+    - `number`: under which the relay's own log says more, if it does.
     """
 
     address: str
@@ -78,20 +80,20 @@ def result_of(fields: Fields) -> str:
     9211, 2).
     """
     lines = fields.all("cache-status")
-    return result_told(lines[-1]) if lines else NONE
+    return result_of_member(lines[-1]) if lines else NONE
 
 
-def result_told(member: str) -> str:
+def result_of_member(member: str) -> str:
     """One of RESULTS, by a member of `Cache-Status` if it is ours."""
-    name, *told = member.split("; ")
+    name, *parameters = member.split("; ")
     if name != PSEUDONYM:
         return NONE
-    if "hit" in told:
+    if "hit" in parameters:
         # 2.4: a negative `ttl` is that of a stale response.
-        return STALE if any(part.startswith("ttl=-") for part in told) else HIT
-    if "collapsed" in told:
+        return STALE if any(part.startswith("ttl=-") for part in parameters) else HIT
+    if "collapsed" in parameters:
         return COLLAPSED
-    reason = next((part[4:] for part in told if part.startswith("fwd=")), "")
-    if reason in ("stale", "request") and "fwd-status=304" in told:
+    reason = next((part[4:] for part in parameters if part.startswith("fwd=")), "")
+    if reason in ("stale", "request") and "fwd-status=304" in parameters:
         return REVALIDATED
     return _FORWARDED.get(reason, NONE)

@@ -34,7 +34,7 @@ from api_relaying_server.serving.store_reader import StoreReader
 from api_relaying_server.serving.watchdog import LoopWatchdog
 from api_relaying_server.upstream.translation import Client
 
-LOG = logging.getLogger("api_relaying_server.server")
+LOG = logging.getLogger(__name__)
 
 IDLE_THREAD = 10.0
 """Seconds after which a handler thread without work ends."""
@@ -45,8 +45,8 @@ QUEUE_PER_THREAD = 16
 QUEUE_WAIT = 10.0
 """Seconds after which a request that found no thread is refused."""
 
-HURRIED = 2.0
-"""Seconds of a client's silence that a thread waits for while others are short of threads."""
+SILENCE_WHEN_SHORT = 2.0
+"""Seconds that a thread waits for a silent client while threads are short."""
 
 
 class Job(NamedTuple):
@@ -111,9 +111,10 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self._most_threads = limits.threads
         self._most_slow = limits.slow_threads
         self._mine = threading.local()  # `is_slow`: whether this thread's job is
-        # Guards all below. The event loop takes it too, so it is held for a few instructions, at
-        # most for the start of a thread, and never around a socket. `has_room_for_slow`,
-        # `patience`, `busy` and `waiting` read without it, and may be off by one job.
+        # Guards _jobs, _slow_jobs, _slow, _threads, _idle, bugs. The event loop takes it too, so it
+        # is held for a few instructions, at most for the start of a thread, and never around a
+        # socket. `has_room_for_slow`, `patience`, `busy` and `waiting` read without it, and may be
+        # off by one job.
         self._work_to_do = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._slow_jobs: deque[Job] = deque()  # those that wait until fewer are slow
@@ -269,7 +270,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         """Seconds of a client's silence that a thread waits for."""
         waiting = self._jobs or self._slow_jobs
         is_short = waiting or self._threads - self._idle > max(1, self._most_threads // 2)
-        return min(HURRIED, self._silence) if is_short else self._silence
+        return min(SILENCE_WHEN_SHORT, self._silence) if is_short else self._silence
 
     def shutdown_request(self, request: Any) -> None:
         """The handler is done: the connection is the front's from here on."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Callable
 
-LOG = logging.getLogger("api_relaying_server.watch")
+LOG = logging.getLogger(__name__)
 
 BLOCKED_AFTER = 1.0
 """Seconds within one pass of the loop after which it counts as blocked."""

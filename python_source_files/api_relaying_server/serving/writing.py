@@ -19,16 +19,8 @@ from typing import Callable
 from api_relaying_server.errors import ClientGone
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.http1.rendering import Buffer
+from api_relaying_server.serving.body import GRACE, LOOK_AGAIN, MIN_RATE
 from api_relaying_server.serving.connection import Connection
-
-MIN_RATE = 256
-"""Bytes a second that a client must read on average, after the grace."""
-
-GRACE = 20.0
-"""Seconds of waiting for a client to read before its rate counts."""
-
-SILENCE = 20.0
-"""Seconds without a byte read after which a client is given up."""
 
 AT_ONCE = 2 << 20
 """Bytes given to the system in one call, so that a client that reads fast does not occupy the event
@@ -43,9 +35,6 @@ SLOW_AFTER = 1.0
 
 LAST_WORDS = 1.0
 """Seconds from the beginning of a stop in which a body of unknown length may come to its end."""
-
-_LOOK_AGAIN = 0.5
-"""Seconds after which a waiting thread checks whether it may wait on."""
 
 
 class Unsent:
@@ -151,7 +140,7 @@ class Writer:
         untaken = _untaken(self._conn)
         ready = False
         while not ready:
-            ready = bool(poll.poll(_LOOK_AGAIN * 1000))
+            ready = bool(poll.poll(LOOK_AGAIN * 1000))
             now = time.monotonic()
             before, untaken = untaken, _untaken(self._conn)
             if untaken < before:  # the client reads, although the system's buffer is still full
