@@ -258,7 +258,7 @@ class FenceCases(SharedStoreCases):
     def assert_refused(self, asleep: SharedStore, dropped: list[str]) -> None:
         asleep.write("GET /a", make_record("late"))
         self.assertTrue(asleep.flush(PATIENCE))
-        self.assertIn("GET /a", dropped)
+        self.assertIn("changed GET /a", dropped)
         self.assertNotEqual(asleep.read("GET /a"), make_record("late"))
 
     def test_who_slept_does_not_undo_the_next_ones_change(self) -> None:

@@ -184,7 +184,7 @@ class RedisFaultsTest(RedisCase, FaultCases):
         self.addCleanup(right.close, 2.0)
         self.put(right, "GET /a")
         responses: Any = right.backend.responses
-        info = responses.connection.info("stats")
+        info = responses._link.patient.info("stats")
         self.assertLessEqual(info["total_connections_received"], 20)
 
     def test_a_database_that_does_not_let_us_in_is_left_alone(self) -> None:

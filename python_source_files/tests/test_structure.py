@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import unittest
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,9 @@ MOST_LINES = 50  # of a function: a screen
 MOST_PARAMETERS = 5  # without self or cls
 
 LOCKS = {"Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Mutex"}
+
+GUARDS = re.compile(r"\b[Gg]uards (?:changes of |writing to )?(`?\w+`?(?:, `?\w+`?(?=[,.:;]|$))*)")
+"""What a lock guards: one name, or several with commas between them."""
 
 Function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -260,16 +264,19 @@ class FunctionsTest(StructureCase):
     def test_every_lock_says_what_it_guards(self) -> None:
         wrong = []
         for name, text in sources():
-            lines = text.splitlines()
-            for node in ast.walk(ast.parse(text)):
-                if not isinstance(node, ast.Call) or _called(node) not in LOCKS:
+            tree, lines = ast.parse(text), text.splitlines()
+            for node in ast.walk(tree):
+                if not isinstance(node, ast.Call) or not is_new_lock(node):
                     continue
-                above = lines[node.lineno - 2].strip() if node.lineno > 1 else ""
-                if "#" not in lines[node.lineno - 1] and not above.startswith("#"):
-                    wrong.append(f"{name}, line {node.lineno}: {lines[node.lineno - 1].strip()}")
+                guarded = guarded_names(comment_at(lines, node.lineno))
+                unknown = [each for each in guarded if each not in names_in(tree)]
+                if not guarded or unknown:
+                    line = lines[node.lineno - 1].strip()
+                    wrong.append(f"{name}, line {node.lineno}: {line} {unknown or ''}")
         self.assert_kept(
-            "every lock says what it guards",
-            "add `# guards ...` behind it or in the line above",
+            "every lock names the attributes or variables that it guards",
+            "add `# guards _one, _other` behind it or in the lines above, or "
+            "`# guards nothing: ...`",
             wrong,
         )
 
@@ -279,6 +286,42 @@ class FunctionsTest(StructureCase):
             "write a docstring of one sentence or more",
             [name for name, tree in modules() if not ast.get_docstring(tree)],
         )
+
+
+def is_new_lock(call: ast.Call) -> bool:
+    """True where a lock is made; a condition that is given one shares it."""
+    name = _called(call)
+    return name in LOCKS and not (name == "Condition" and call.args)
+
+
+def comment_at(lines: list[str], number: int) -> str:
+    """The comment behind a line, or the one in the lines above it."""
+    behind = lines[number - 1].partition("  # ")[2]
+    if behind:
+        return behind
+    above: list[str] = []
+    for line in reversed(lines[: number - 1]):
+        if not line.strip().startswith("#"):
+            break
+        above.insert(0, line.strip().lstrip("# "))
+    return " ".join(above)
+
+
+def guarded_names(comment: str) -> list[str]:
+    """The words behind "guards" that must be names: the first, and those between commas."""
+    found = GUARDS.search(comment)
+    return re.findall(r"\w+", found[1]) if found else []
+
+
+def names_in(tree: ast.AST) -> set[str]:
+    """The attributes and variables of a module."""
+    found = {"nothing"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Name):
+            found.add(node.id)
+    return found
 
 
 def _called(call: ast.Call) -> str:
@@ -302,6 +345,23 @@ class RulesTest(unittest.TestCase):
         )
         self.assertEqual(imported(tree), {"typing", "typing.TYPE_CHECKING", "a", "c", "c.d"})
         self.assertEqual(imported(tree, at_once=True), {"typing", "typing.TYPE_CHECKING", "a"})
+
+    def test_locks_are_known_by_the_names_behind_them(self) -> None:
+        for comment, names in (
+            ("guards `_idle`, `_closed`", ["_idle", "_closed"]),
+            ("guards _held. Not held while it is asked.", ["_held"]),
+            ("guards `_ring` among threads: no other", ["_ring"]),
+            ("guards nothing: it wakes", ["nothing"]),
+            ("guards changes of _a, _b, and of more", ["_a", "_b"]),
+            ("guards the two below", ["the"]),
+            ("one at a time", []),
+            ("", []),
+        ):
+            with self.subTest(comment):
+                self.assertEqual(guarded_names(comment), names)
+        self.assertEqual(
+            comment_at(["a", "# guards", "# `_b`", "_lock = Lock()"], 4), "guards `_b`"
+        )
 
     def test_parameters_are_counted_without_self(self) -> None:
         (tree,) = ast.parse("def f(self, a, /, b, *args, c, d=1, **more): pass").body
