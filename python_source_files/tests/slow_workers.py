@@ -546,7 +546,7 @@ class Reloading(WorkersCase):
         self.file.write_text("threads = 'many'")
         self.reload("the old settings stay in use")
         self.file.write_text(f'workers = 2\naccess-log = "{self.folder}/no/such/folder"')
-        self.reload("the workers stay as they are")
+        self.reload("reload failed, the old workers keep running")
         self.write("one.example", "workers = 3")
         self.reload("--workers needs a restart")
         # The name of the log was given to another file meanwhile.

@@ -275,7 +275,7 @@ class Workers(WorkerFactory):
 
     def on_refused(self, why: str) -> None:
         """Goes back to the settings that work."""
-        _log.error("the workers stay as they are, for a new one does not work: %s", why)
+        _log.error("reload failed, the old workers keep running: %s", why)
         self.settings, self._changed = self._proven, []
         configure_logging(self.settings.log_level, self.settings.log_format)
         self._supervisor.order_all(REOPEN)
