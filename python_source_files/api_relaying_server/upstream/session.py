@@ -168,9 +168,10 @@ class ExchangeAdapter(HTTPAdapter):
                     raise
 
     def close(self) -> None:
-        """Closes the idle connections, and from now on each that is given back."""
+        """Closes the idle connections, and from now on each that is given back. The pool manager of
+        `requests` has none.
+        """
         self.connections.close()
-        super().close()
 
 
 class Upstream:
