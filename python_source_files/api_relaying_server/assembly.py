@@ -1,6 +1,8 @@
-"""Building one worker's objects: the only place, beside the command, that sees the settings.
+"""Builds one worker's objects from the settings.
 
-Everything with a socket, a lock, a connection or a thread is made here, that is after any fork.
+Only the command, the checks, the reload and the workers' processes see these, too; all other
+objects take plain arguments. Everything with a socket, a lock, a connection or a thread is made
+here, that is after any fork.
 """
 
 from __future__ import annotations
