@@ -27,7 +27,7 @@ ALSO_FIXED = ("cache_size",)
 ANOTHER_STORE = ("cache", "upstream")
 """With these others are what is stored and what is in memory: nothing of them is kept."""
 
-_log = logging.getLogger("api_relaying_server.reload")
+_log = logging.getLogger(__name__)
 
 
 class OneProcess:

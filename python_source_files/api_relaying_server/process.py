@@ -28,7 +28,7 @@ in Python 3.13, takes a little more than 1 MiB.
 
 PACKAGE = "api_relaying_server"
 
-_log = logging.getLogger(f"{PACKAGE}.process")
+_log = logging.getLogger(__name__)
 
 # What every record has; anything else was given as `extra` and belongs to the message.
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}

@@ -75,7 +75,7 @@ class OneProcessTest(unittest.TestCase):
     def reload(self, said: str, level: str = "INFO", **texts: str) -> None:
         """Changes settings, and waits until this is logged."""
         self.texts.update(texts)
-        with self.assertLogs("api_relaying_server.reload", level) as logs:
+        with self.assertLogs("api_relaying_server.one_process", level) as logs:
             self.relay.reload()
             eventually(lambda: any(said in line for line in logs.output), said)
 
