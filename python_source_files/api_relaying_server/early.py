@@ -1,8 +1,7 @@
-"""Signals before there is anything that could obey them.
+"""Signal handlers for the time before the relay runs.
 
-It imports next to nothing, for it is there before all else. Who stops the command while it still
-reads its libraries has it ended at once; what is wished for the relay's logs and settings waits
-until there is a relay.
+TERM and INT end the process at once; HUP and USR1 are remembered until there is a relay. It imports
+almost nothing, as it is loaded first.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _waiting: list[int] = []
 
 
 def begin() -> None:
-    """From now on no signal ends this process by itself. For the main thread."""
+    """Installs them. For the main thread."""
     for number in STOP_SIGNALS:
         signal.signal(number, _leave)
     for number in (*RELOAD_SIGNALS, *REOPEN_SIGNALS):
@@ -27,7 +26,7 @@ def begin() -> None:
 
 
 def end() -> None:
-    """Signals do again what they do to any program, for a command that is no relay."""
+    """Restores the default handlers, for a command that is no relay."""
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, *RELOAD_SIGNALS, *REOPEN_SIGNALS):
@@ -35,7 +34,7 @@ def end() -> None:
 
 
 def waiting() -> list[int]:
-    """The numbers of the signals that wait to be obeyed, for whoever does that now."""
+    """Takes the numbers of the remembered signals."""
     found = _waiting[:]
     del _waiting[: len(found)]
     return found
