@@ -28,7 +28,7 @@ from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.relay import Relay
 from api_relaying_server.relaying.shared_body import Room
-from api_relaying_server.runtime import Trimmer, keep_little
+from api_relaying_server.runtime import Trimmer, limit_allocator
 from api_relaying_server.serving.connection import Limits
 from api_relaying_server.serving.listeners import Listeners, listen
 from api_relaying_server.serving.server import Hooks, RelayServer
@@ -158,7 +158,7 @@ def build(
 
     `listeners` and what is `kept` are of a worker that this one replaces.
     """
-    keep_little()
+    limit_allocator()
     if listeners is None:
         listeners = listen(settings.host, settings.port) if share is None else share.listeners
     neighbours = share.coordinator() if share is not None else None

@@ -31,7 +31,7 @@ from api_relaying_server.process import (
     keep_stacks_small,
     notify_systemd,
 )
-from api_relaying_server.runtime import look_at_the_young_alone
+from api_relaying_server.runtime import collect_young_only
 from api_relaying_server.settings import (
     FOREIGN_VARIABLES,
     TABLE,
@@ -174,7 +174,7 @@ def _run(settings: Settings, read: Callable[[], Settings], build: Build | None) 
         _announce(settings, upstream, worker.addresses)
         notify_systemd("READY=1")
         signals.act_on(worker)
-        look_at_the_young_alone()
+        collect_young_only()
         worker.serve()
     _log.info("stopped")
     return STOPPED_AS_ASKED

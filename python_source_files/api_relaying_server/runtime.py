@@ -58,8 +58,10 @@ def _glibc() -> Any:
     return None
 
 
-def keep_little() -> bool:
-    """To be called once, before there are threads; False where nothing can be told."""
+def limit_allocator() -> bool:
+    """Has the allocator give memory back. Call once, before there are threads; False where it
+    cannot.
+    """
     library = _glibc()
     return library is not None and bool(
         library.mallopt(_MMAP_THRESHOLD, LARGE) and library.mallopt(_ARENA_MAX, ARENAS)
@@ -104,8 +106,8 @@ class Trimmer:
             self._trim()
 
 
-def look_at_the_young_alone() -> None:
-    """To be called once, when all that lives as long as the program is there."""
+def collect_young_only() -> None:
+    """Has the collector look at young objects only. Call once, when the long-lived ones exist."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, ROUNDS, 1)

@@ -27,7 +27,7 @@ CHILD = """
 import gc, runpy, sys, threading
 from api_relaying_server import runtime as collector
 gc.disable()
-collector.look_at_the_young_alone = lambda: None
+collector.collect_young_only = lambda: None
 def count():
     for _ in sys.stdin:
         gc.set_debug(gc.DEBUG_SAVEALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import unittest
 
-from api_relaying_server.runtime import CALM, WORTH_IT, Trimmer, keep_little, trim
+from api_relaying_server.runtime import CALM, WORTH_IT, Trimmer, limit_allocator, trim
 
 
 class TrimmerTest(unittest.TestCase):
@@ -54,9 +54,9 @@ class TrimmerTest(unittest.TestCase):
 class LibraryTest(unittest.TestCase):
     def test_it_is_told_where_it_can_be(self) -> None:
         if platform.libc_ver()[0] == "glibc":
-            self.assertTrue(keep_little())
+            self.assertTrue(limit_allocator())
         else:
-            keep_little()
+            limit_allocator()
         trim()
 
 

@@ -48,7 +48,7 @@ from api_relaying_server.process import (
     notify_systemd,
     say_draining,
 )
-from api_relaying_server.runtime import look_at_the_young_alone
+from api_relaying_server.runtime import collect_young_only
 from api_relaying_server.serving.listeners import listen
 from api_relaying_server.settings import Settings
 
@@ -324,7 +324,7 @@ def _live(
     )
     obey.start()
     parent.say_ready()
-    look_at_the_young_alone()
+    collect_young_only()
     worker.serve()
     if orphaned.is_set() and share.store is not None:
         share.store.remove()
