@@ -58,16 +58,16 @@ MAX_OBJECT = 32 * 1024 * 1024
 """Bytes of the largest response that is stored; a tenth of the store if that is less."""
 
 
-class Kept(NamedTuple):
-    """What outlives a change of the settings: what is stored, and what is counted."""
+class SharedState(NamedTuple):
+    """What goes on when new settings replace the worker: records and counters."""
 
     store: Store
     keeper: Keeper
     counters: Counters
 
 
-class Beside(NamedTuple):
-    """What works beside the server; None where the settings do not want it."""
+class Extras(NamedTuple):
+    """What runs beside the server; None where the settings do not want it."""
 
     refresher: Refresher
     log: AccessLog | None = None
@@ -79,7 +79,9 @@ class Beside(NamedTuple):
 class Worker:
     """A relay that listens and serves."""
 
-    def __init__(self, server: RelayServer, kept: Kept, beside: Beside, drain: float) -> None:
+    def __init__(
+        self, server: RelayServer, kept: SharedState, beside: Extras, drain: float
+    ) -> None:
         self.server = server
         self.kept = kept
         self.counters = kept.counters
@@ -93,7 +95,7 @@ class Worker:
         try:
             self.server.serve_forever()
         finally:
-            self._warm_no_more()
+            self._stop_warming()
             # First what cannot be had again: the store would only have to be filled anew.
             if self._beside.log is not None:
                 self._beside.log.close(LOG_DRAIN)
@@ -124,15 +126,15 @@ class Worker:
 
     def stop(self) -> None:
         """Begins to stop: takes nothing new, finishes what runs."""
-        self._warm_no_more()
+        self._stop_warming()
         self.server.stop(self._drain)
 
     def retire(self) -> None:
         """Begins to stop where others go on: no client loses a request by it."""
-        self._warm_no_more()
+        self._stop_warming()
         self.server.stop(self._drain, idle_too=False)
 
-    def _warm_no_more(self) -> None:
+    def _stop_warming(self) -> None:
         if self._beside.warm_at is not None:
             self._beside.warm_at.close()
 
@@ -151,7 +153,7 @@ def build(
     upstream_url: str,
     share: WorkerShare | None = None,
     listeners: Sequence[socket.socket] | None = None,
-    kept: Kept | None = None,
+    kept: SharedState | None = None,
 ) -> Worker:
     """One worker, listening already; one of several where it is given its `share`. Raises OSError
     and ConfigError where it cannot be built.
@@ -174,7 +176,7 @@ def build(
     hooks = _hooks(counters, log, path.chore, keeper.hot, neighbours)
     here = _listeners(settings, listeners, share, neighbours)
     server = RelayServer(here, path.relay, keeper.hot.heads, _limits(settings), hooks)
-    beside = Beside(
+    beside = Extras(
         path.refresher,
         log,
         _refresh_ahead(settings, keeper, path),
@@ -198,7 +200,7 @@ def _renew(keeper: Keeper, settings: Settings) -> None:
 
 def _kept(
     settings: Settings, neighbours: WorkerCoordinator | None, share: WorkerShare | None
-) -> Kept:
+) -> SharedState:
     store = _store(settings, share)
     # What answered from memory is of use to the store, too.
     hot = HotCache(settings.hot_size, on_evicted=store.note_use)
@@ -206,7 +208,7 @@ def _kept(
     if neighbours is not None:
         others = others._replace(news=neighbours.news)
     keeper = Keeper(hot, store, _policy(settings), time.time, others)
-    return Kept(store, keeper, Counters(hot.answered))
+    return SharedState(store, keeper, Counters(hot.answered))
 
 
 def _store(settings: Settings, share: WorkerShare | None) -> Store:
@@ -262,7 +264,7 @@ class Path(NamedTuple):
 def _path(
     settings: Settings,
     upstream_url: str,
-    kept: Kept,
+    kept: SharedState,
     neighbours: WorkerCoordinator | None,
     share: WorkerShare | None,
 ) -> Path:
