@@ -568,7 +568,7 @@ class Shelf:
         self.restored.append(key)
         self.records[key] = record
 
-    def after_write(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
+    def after_write(self, key: str, then: Callable[[], None], urgent: bool = False) -> None:
         then()
 
 

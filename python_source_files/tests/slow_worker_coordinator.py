@@ -242,7 +242,7 @@ class Changes(TwoWorkers):
             began = time.monotonic()
             self.one.add(response("new"))
         self.assertLess(time.monotonic() - began, TELL_AT_MOST)
-        self.assertEqual(after_write.call_args.kwargs, {"hurry": False})
+        self.assertEqual(after_write.call_args.kwargs, {"urgent": False})
 
     def test_a_store_that_hangs_holds_nobody_up_for_long(self) -> None:
         self.both_know()
@@ -322,7 +322,7 @@ class AfterWrite(TwoWorkers):
 
         record = Record((response("new"),), 4e9)
         self.one.store.write(KEY, record)
-        self.one.store.after_write(KEY, look, hurry=True)
+        self.one.store.after_write(KEY, look, urgent=True)
         self.assertTrue(done.wait(PATIENCE))
         self.assertEqual(found, [record])
 
@@ -374,26 +374,26 @@ class Queued(unittest.TestCase):
         self.called: list[str] = []
         self.queue.put(KEY, self.record)
 
-    def after(self, name: str, hurry: bool = False) -> None:
-        self.queue.after(KEY, lambda: self.called.append(name), hurry)
+    def after(self, name: str, urgent: bool = False) -> None:
+        self.queue.after(KEY, lambda: self.called.append(name), urgent)
 
     def take(self) -> None:
         self.assertIsNotNone(self.queue.take(PATIENCE))
 
     def test_who_waits_does_not_wait_for_company(self) -> None:
         began = time.monotonic()
-        self.after("hurried", hurry=True)
+        self.after("urgent", urgent=True)
         self.take()
         self.assertLess(time.monotonic() - began, PATIENCE / 2)
         self.assertEqual(self.called, [])
         self.queue.done()
-        self.assertEqual(self.called, ["hurried"])
+        self.assertEqual(self.called, ["urgent"])
 
     def test_a_key_that_changes_again_meanwhile(self) -> None:
-        self.after("first", hurry=True)
+        self.after("first", urgent=True)
         self.take()
         self.queue.put(KEY, self.record)
-        self.after("second", hurry=True)
+        self.after("second", urgent=True)
         self.queue.done()
         self.assertEqual(self.called, [])
         self.take()
@@ -402,7 +402,7 @@ class Queued(unittest.TestCase):
 
     def test_a_clearing_counts_for_every_key(self) -> None:
         self.queue.clear()
-        self.after("cleared", hurry=True)
+        self.after("cleared", urgent=True)
         self.take()
         self.queue.done()
         self.assertEqual(self.called, ["cleared"])

@@ -64,7 +64,7 @@ class Shelf:
         self.records: dict[str, Record] = {}
         self.lost: set[str] = set()
         self.said: list[str] = []
-        self.hurried: list[bool] = []
+        self.urgent: list[bool] = []
         self.keeps = True
         self.waiting: list[Callable[[], None]] = []
         self.on_read: Callable[[], object] = lambda: None
@@ -98,9 +98,9 @@ class Shelf:
         self.said.append(f"restore {key}")
         self.records[key] = record
 
-    def after_write(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
+    def after_write(self, key: str, then: Callable[[], None], urgent: bool = False) -> None:
         self.said.append(f"after {key}")
-        self.hurried.append(hurry)
+        self.urgent.append(urgent)
         if self.keeps:
             then()
         else:
@@ -347,11 +347,11 @@ class Alone(KeepingTest):
         self.shelf.keeps = False
         with mock.patch.object(threading.Event, "wait", lambda event, most: waited.append(most)):
             self.keeper.invalidate(TARGET)
-            self.assertEqual((waited, self.shelf.hurried), ([], []))
+            self.assertEqual((waited, self.shelf.urgent), ([], []))
             self.add(variant(b"1"))
-            self.assertEqual((waited, self.shelf.hurried), ([], []))
+            self.assertEqual((waited, self.shelf.urgent), ([], []))
             self.keeper.invalidate(TARGET)
-        self.assertEqual((waited, self.shelf.hurried), ([keeping.TELL_AT_MOST], [True]))
+        self.assertEqual((waited, self.shelf.urgent), ([keeping.TELL_AT_MOST], [True]))
 
     def test_and_no_longer(self) -> None:
         with mock.patch.object(keeping, "TELL_AT_MOST", 60.0):
@@ -492,7 +492,7 @@ class SharedStore(KeepingTest):
         with mock.patch.object(keeping, "TELL_AT_MOST", 0.0):
             self.add(variant(b"1"))
             self.add(variant(b"2"))
-        self.assertEqual(self.shelf.hurried, [False, True])
+        self.assertEqual(self.shelf.urgent, [False, True])
         self.assertEqual([word for word in self.line.said if "lease" not in word], [])
         for then in self.shelf.waiting:
             then()

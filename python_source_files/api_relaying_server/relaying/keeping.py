@@ -326,7 +326,7 @@ class Keeper:
     def _wait_for_store(self, key: str) -> None:
         """Waits a moment until a change is stored: it is to survive a crash once it is answered."""
         stored = threading.Event()
-        self._store.after_write(key, stored.set, hurry=True)
+        self._store.after_write(key, stored.set, urgent=True)
         stored.wait(TELL_AT_MOST)
 
     def forget(self, target: str) -> bool:
@@ -371,7 +371,7 @@ class Keeper:
         """
         announced = threading.Event()
         then = partial(self._tell_stored, key, claim, announced)  # the claim is the store's now
-        self._store.after_write(key, then, hurry=known)
+        self._store.after_write(key, then, urgent=known)
         if known:
             announced.wait(TELL_AT_MOST)
 

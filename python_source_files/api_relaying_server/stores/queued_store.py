@@ -166,10 +166,10 @@ class QueuedStore(Store):
     def clear(self) -> None:
         self._queue.clear()
 
-    def after_write(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
-        self._queue.after(key, then, hurry)
+    def after_write(self, key: str, then: Callable[[], None], urgent: bool = False) -> None:
+        self._queue.after(key, then, urgent)
         if self._health.writing.fault is not None:
-            self._queue.forsake()
+            self._queue.give_up_waiting()
 
     def flush(self, deadline: float) -> bool:
         return self._queue.flush(deadline)
@@ -179,7 +179,7 @@ class QueuedStore(Store):
         self._wait_for_the_last(deadline)
         self._given_up.set()
         self._thread.join(GIVE_UP)
-        self._queue.forsake()
+        self._queue.give_up_waiting()
         lost = len(self._queue)
         if lost:
             self._count_dropped(lost)
@@ -232,7 +232,7 @@ class QueuedStore(Store):
                 parts.pop(0)
                 clear = False
             elif fault.trouble is not Trouble.REFUSED:
-                self._queue.forsake()
+                self._queue.give_up_waiting()
                 if self._given_up.wait(self._health.writing.pause()):
                     return
                 self._health.writing.may_try()

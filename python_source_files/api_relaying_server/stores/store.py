@@ -130,12 +130,12 @@ class Store(ABC):
 
     @abstractmethod
     def note_use(self, key: str, times: int = 1) -> None:
-        """Tell that `key` was answered from a tier above, lest the store take it for unused."""
+        """Counts uses of `key` from memory, so that the store does not evict it as unused."""
 
-    def after_write(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
+    def after_write(self, key: str, then: Callable[[], None], urgent: bool = False) -> None:
         """Have `then` called when the last change of `key` is stored, or will not be for long.
 
-        It is called at once, or later on another thread. `hurry`: somebody waits for it.
+        It is called at once, or later on another thread. `urgent`: somebody waits for it.
         """
         then()
 

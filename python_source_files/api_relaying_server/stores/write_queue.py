@@ -23,7 +23,7 @@ MOST_DROPPED = 16384  # keys whose change was dropped; past it the oldest is for
 BATCH_WRITES = 64  # records in one transaction
 BATCH_BYTES = 4 << 20  # of records in one transaction
 BATCH_DELETES = 512  # keys deleted in one transaction
-LINGER = 0.01  # seconds that the first change waits for company; a crash loses as much
+LINGER = 0.01  # seconds that the first change waits for others; a crash loses as much
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class WriteQueue:
         self._linger = linger
         self._on_drop = on_drop
         # guards `_writes`, `_deletes`, `_dropped`, `_bytes`, `_taken_bytes`, `_clear`, `_taken`,
-        # `_woken`, `_hurried`, `_after`, `closed`. Not held while a batch is written.
+        # `_woken`, `_urgent`, `_after`, `closed`. Not held while a batch is written.
         self._lock = threading.Lock()
         self._filled = threading.Condition(self._lock)  # something waits
         self._emptied = threading.Condition(self._lock)  # nothing waits any more
@@ -73,7 +73,7 @@ class WriteQueue:
         self._clear = False
         self._taken = _EMPTY
         self._woken = False
-        self._hurried = False
+        self._urgent = False
         self._after: dict[str, list[Callable[[], None]]] = {}
         self.closed = False
 
@@ -148,25 +148,25 @@ class WriteQueue:
             keys.update(dict.fromkeys(self._writes, True))
             return keys, self._clear or self._taken.clear
 
-    def after(self, key: str, then: Callable[[], None], hurry: bool = False) -> None:
+    def after(self, key: str, then: Callable[[], None], urgent: bool = False) -> None:
         """Call `then` when no change of `key` waits any more: now, or later on the thread that
-        calls `done` or `forsake`. `hurry`: let the next batch wait for no company.
+        calls `done` or `give_up_waiting`. `urgent`: the next batch is not held back.
         """
         with self._lock:
             waits = self._waits_for(key)
             if waits:
                 self._after.setdefault(key, []).append(then)
-                self._hurried |= hurry
-                if hurry:
+                self._urgent |= urgent
+                if urgent:
                     self._filled.notify()
         if not waits:
             then()
 
-    def forsake(self) -> None:
-        """What waits will not be written soon: call whatever was to be called after it."""
+    def give_up_waiting(self) -> None:
+        """The storage fails: calls all that waits for a write."""
         with self._lock:
-            forsaken, self._after = self._after, {}
-        _call_all(forsaken.values())
+            waiting, self._after = self._after, {}
+        _call_all(waiting.values())
 
     def flush(self, deadline: float) -> bool:
         """Wait until nothing waits, at most `deadline` seconds; whether that came true."""
@@ -254,7 +254,7 @@ class WriteQueue:
 
     def _await_company(self) -> None:
         until = time.monotonic() + self._linger
-        while len(self._writes) < BATCH_WRITES and not (self.closed or self._hurried):
+        while len(self._writes) < BATCH_WRITES and not (self.closed or self._urgent):
             left = until - time.monotonic()
             if left <= 0 or not self._filled.wait(left):
                 return
@@ -273,7 +273,7 @@ class WriteQueue:
             taken += size
         self._taken_bytes = taken
         batch = Batch(changes, self._clear)
-        self._clear = self._hurried = False
+        self._clear = self._urgent = False
         return batch
 
 
