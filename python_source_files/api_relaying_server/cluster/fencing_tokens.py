@@ -26,8 +26,16 @@ class FencingTokens:
         self._lock = threading.Lock()  # guards `_held`, `_restored`
         self._held: dict[str, list[int]] = {}
         self._restored: set[str] = set()
-        self.on_late: Callable[[str], None] = _nobody
-        """Called with a key whose change was refused: what is in memory is not what is stored."""
+        self._on_late: Callable[[str], None] | None = None
+
+    def when_late(self, call: Callable[[str], None]) -> None:
+        """Has `call` called with each key whose change was refused."""
+        self._on_late = call
+
+    def on_late(self, key: str) -> None:
+        """The change of this key was refused: what is in memory is not what is stored."""
+        if self._on_late is not None:
+            self._on_late(key)
 
     def hold(self, name: str, number: int) -> None:
         """A lease of this name was got; nothing is noted of one that is no claim."""
@@ -63,7 +71,3 @@ class FencingTokens:
                 self._restored.discard(key)
             elif len(self._restored) < MOST_RESTORED:
                 self._restored.add(key)
-
-
-def _nobody(key: str) -> None:
-    """Nobody wants to know."""

@@ -244,13 +244,17 @@ class NodeCoordinator:
     def on_message(self, hear: Hear) -> None:
         """Have a thread call `hear` with each message of another node."""
         self._hearers = [*self._hearers, hear]
-        self._fences.on_late = lambda key: self._pass_on(Changed(key))
+        self._fences.when_late(self._refused)
         with self._lock:
             self._wanted["node-listener"] = self._listen
         self._start_threads()
 
     def catch_up(self) -> None:
         """A thread hears the news as they come."""
+
+    def _refused(self, key: str) -> None:
+        """A write came too late: what is in memory is not what is stored."""
+        self._pass_on(Changed(key))
 
     def _pass_on(self, message: Message) -> None:
         for hear in self._hearers:
