@@ -17,10 +17,12 @@ from api_relaying_server.upstream.budget import Slots, TokenBucket
 
 class _SharedLock:
     """A lock under which what lies in shared memory is an object's own: read first, written back
-    last.
+    last. Without `write`, the changes were made in shared memory already.
     """
 
-    def __init__(self, mutex: Mutex, read: Callable[[], None], write: Callable[[], None]) -> None:
+    def __init__(
+        self, mutex: Mutex, read: Callable[[], None], write: Callable[[], None] | None = None
+    ) -> None:
         self._mutex = mutex
         self._read = read
         self._write = write
@@ -31,7 +33,8 @@ class _SharedLock:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._write()
+            if self._write is not None:
+                self._write()
         finally:
             self._mutex.release()
 
@@ -94,7 +97,7 @@ class WorkersSlots(Slots):
     ) -> None:
         super().__init__(limit, waiting, clock)
         self._calls = calls
-        self._lock = _SharedLock(mutex, self._read, _nothing)
+        self._lock = _SharedLock(mutex, self._read)
         self._line: deque[object] = deque()  # those that wait here
 
     def _read(self) -> None:
@@ -155,7 +158,3 @@ class WorkersSlots(Slots):
     def waiting(self) -> int:
         """Callers in line in this worker."""
         return len(self._line)
-
-
-def _nothing() -> None:
-    """What was changed was changed in shared memory."""
