@@ -142,7 +142,7 @@ class NodeCoordinator:
         self._database = database
         self._fences = fences
         self._clock = clock
-        self._way = PathHealth(clock)  # whether leases can be had
+        self._leases_health = PathHealth(clock)  # whether leases can be had
         self._closed = threading.Event()
         self.processes = 1
         """How many share the database, this one among them, as far as is known."""
@@ -170,7 +170,7 @@ class NodeCoordinator:
         until = self._clock() + wait
         pause = POLL_FIRST
         waited = False
-        while self._way.fault is None and not self._closed.is_set():
+        while self._leases_health.fault is None and not self._closed.is_set():
             token = os.urandom(12).hex()
             asked = self._clock()
             try:
@@ -205,7 +205,7 @@ class NodeCoordinator:
     def _lost(self, name: str, token: str, fault: StorageFault) -> None:
         """Nobody knows whether the lease was got."""
         if fault.trouble not in HARMLESS:
-            self._way.failed(fault)
+            self._leases_health.failed(fault)
             _log.debug("no leases at the moment: %s", fault)
         self._end(name, token)
 
@@ -310,13 +310,13 @@ class NodeCoordinator:
     def _until_next(self, renewal: float) -> float:
         """Seconds until there is something to do though nobody asks for it."""
         left = max(0.0, renewal - self._clock())
-        return left if self._way.fault is None else min(left, self._way.pause())
+        return left if self._leases_health.fault is None else min(left, self._leases_health.pause())
 
     def _try_again(self) -> None:
         """Find out whether leases can be had again, which no request waits for."""
-        if self._way.fault is not None and self._way.may_try():
+        if self._leases_health.fault is not None and self._leases_health.may_try():
             self._database.check()
-            self._way.worked()
+            self._leases_health.worked()
 
     def _has_work(self) -> bool:
         return bool(self._ended or self._told)
@@ -387,7 +387,7 @@ class NodeCoordinator:
         self._work.set()
         with self._published:
             self._published.notify_all()
-        fails = self._mute or self._way.fault is not None
+        fails = self._mute or self._leases_health.fault is not None
         until = self._clock() + (GIVE_UP_FAILING if fails else GIVE_UP)
         for thread in threads:
             thread.join(max(0.0, until - self._clock()))

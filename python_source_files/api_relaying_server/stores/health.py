@@ -9,8 +9,8 @@ from typing import Callable
 
 from api_relaying_server.stores.storage import HARMLESS, StorageFault, Trouble
 
-REST = 0.1
-"""Seconds after a failure for which no other request of the same moment waits for the same."""
+PAUSE = 0.1
+"""Seconds after a failure in which every other call fails at once."""
 
 DENIED_FOR = 30.0
 """Seconds after which a database that did not let us in is asked again."""
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class PathHealth:
-    """One way to the storage, reading or writing: whether it fails, and when it may be tried."""
+    """Reading or writing: whether it fails, and when it may be tried."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -88,9 +88,9 @@ class Health:
         """Why it does not work, if so."""
         return self.writing.fault or self.reading.fault
 
-    def failed(self, way: PathHealth, fault: StorageFault) -> None:
-        """Note that `way` failed, and say so if it is the first failure."""
-        way.failed(fault)
+    def failed(self, path: PathHealth, fault: StorageFault) -> None:
+        """Note that `path` failed, and say so if it is the first failure."""
+        path.failed(fault)
         with self._lock:
             first = self._since is None
             self._last = self._clock()

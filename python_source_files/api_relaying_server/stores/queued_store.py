@@ -219,7 +219,9 @@ class QueuedStore(Store):
     def _pause(self) -> float:
         """Seconds to wait for changes before looking after the storage."""
         health = self._health
-        pauses = [way.pause() for way in (health.reading, health.writing) if way.fault is not None]
+        pauses = [
+            path.pause() for path in (health.reading, health.writing) if path.fault is not None
+        ]
         return min([TRIM_EVERY if self._more_to_trim else CHECK_EVERY, *pauses])
 
     def _save(self, batch: Batch) -> None:

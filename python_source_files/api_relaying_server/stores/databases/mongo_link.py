@@ -20,7 +20,7 @@ from bson.errors import InvalidDocument
 from pymongo import MongoClient, errors
 
 from api_relaying_server.stores.database_url import NAMESPACE
-from api_relaying_server.stores.health import DENIED_FOR, REST, Backoff
+from api_relaying_server.stores.health import DENIED_FOR, PAUSE, Backoff
 from api_relaying_server.stores.storage import StorageFault, Trouble
 
 MOST_ASKING = 8
@@ -45,7 +45,7 @@ class MongoLink:
         self._deadline = deadline
         self._asking = ThreadPoolExecutor(MOST_ASKING, thread_name_prefix="mongodb")
         self._offset: float | None = None  # from monotonic time to the server's Unix time
-        self._backoff = Backoff(REST)
+        self._backoff = Backoff(PAUSE)
         self._denial = Backoff(DENIED_FOR)
 
     def ask(self, work: Callable[[], Result]) -> Result:

@@ -18,7 +18,7 @@ from redis import Redis, exceptions
 from redis.connection import Connection, ConnectionPool, SSLConnection
 
 from api_relaying_server.stores.database_url import AUTHORITIES, DatabaseUrl
-from api_relaying_server.stores.health import DENIED_FOR, REST, Backoff
+from api_relaying_server.stores.health import DENIED_FOR, PAUSE, Backoff
 from api_relaying_server.stores.storage import StorageFault, Trouble
 
 MOST_CONNECTIONS = 16
@@ -55,7 +55,7 @@ class RedisLink:
         self._count = 0  # of the connections of this opening, idle and lent
         self._growing = False
         self._why_closed = StorageFault(Trouble.UNREACHABLE, "it is not open", 0)
-        self._backoff = Backoff(REST)
+        self._backoff = Backoff(PAUSE)
         self.denial = Backoff(DENIED_FOR)
         self.opening = 0
         self.patient = self.client(PATIENCE)
