@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
+from api_relaying_server import PACKAGE
 from api_relaying_server.configuration.values import cache_file
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.stores.database_url import is_database
 from api_relaying_server.stores.store_path import lost_folder
-
-PACKAGE = "api_relaying_server"
 
 
 def faults_of(settings: Settings) -> list[str]:

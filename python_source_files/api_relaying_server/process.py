@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from types import FrameType
 from typing import Protocol
 
-from api_relaying_server import early
+from api_relaying_server import PACKAGE, early
 from api_relaying_server.early import RELOAD_SIGNALS, REOPEN_SIGNALS, STOP_SIGNALS
 
 STACK = 4 << 20
@@ -25,8 +25,6 @@ STACK = 4 << 20
 address space, which limits count. The deepest nesting that Python's own limits allow, that of JSON
 in Python 3.13, takes a little more than 1 MiB.
 """
-
-PACKAGE = "api_relaying_server"
 
 _log = logging.getLogger(__name__)
 
