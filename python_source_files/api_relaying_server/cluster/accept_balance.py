@@ -10,7 +10,7 @@ from typing import Callable
 from api_relaying_server.cluster.shared_memory import CONNECTIONS, SEEN, SharedMemory
 
 SLACK = 1
-"""Connections that a worker may have more than another one: none is told for less."""
+"""A worker with so many more connections than another one still accepts."""
 
 STUCK_AFTER = 5000
 """Milliseconds after which a worker that says nothing, as it does each second, is stuck."""

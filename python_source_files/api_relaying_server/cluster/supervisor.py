@@ -103,7 +103,7 @@ class Supervisor:
         """Starts who is missing, replaces who is to be replaced. Raises GivesUp."""
         now = self._clock()
         for seat in self.seats:
-            self._welcome(seat)
+            self._promote(seat)
             self._begun = self._begun or (seat.worker is not None and seat.worker.ready)
         for child in self.children():
             if not child.ready and now > child.born + STARTS_WITHIN:
@@ -123,7 +123,7 @@ class Supervisor:
         seats = self.seats if self._begun else self.seats[:1]
         return [seat for seat in seats if seat.worker is None and seat.successor is None]
 
-    def _welcome(self, seat: Seat) -> None:
+    def _promote(self, seat: Seat) -> None:
         """A successor that is ready takes the seat."""
         if seat.successor is not None and seat.successor.ready:
             if seat.worker is not None:

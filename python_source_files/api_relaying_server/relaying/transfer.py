@@ -105,7 +105,7 @@ class FailureStatus(NamedTuple):
 
 
 class UpstreamFailed(NamedTuple):
-    """An outcome: the upstream failed or rests, for followers with the same credentials.
+    """An outcome: the upstream failed or is paused, for followers with the same credentials.
 
     The error is raised in copies: one that was raised leads by its traceback to the frames that
     hold it, a circle for the collector to find.

@@ -354,5 +354,5 @@ def _as_fault(error: Exception, unforeseen: Trouble = Trouble.REFUSED) -> Storag
     """What a storage raised, as a fault; what was not foreseen is taken for `unforeseen`."""
     if isinstance(error, StorageFault):
         return error
-    _log.debug("unforeseen", exc_info=error)
+    _log.debug("an unexpected error of the storage", exc_info=error)
     return StorageFault(unforeseen, repr(error))

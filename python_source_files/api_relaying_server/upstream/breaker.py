@@ -64,7 +64,6 @@ NEXT_TARGET = 1.0
 probe is another target, since this one may be bad by itself.
 """
 
-
 PROBE_AT_MOST = 60.0
 """Seconds that other calls wait for a probe's outcome; then another one may probe."""
 

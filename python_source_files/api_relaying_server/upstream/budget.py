@@ -20,7 +20,6 @@ _NEWEST = 0.1
 _TINY = 1e-6
 """Seconds that are no wait: what adding up fractions can be wrong by."""
 
-
 LATE = 0.1
 """Seconds that a token is held back once a burst has been used up. Calls take differently long to
 reach the upstream; without it one that overtakes the first would come before its time there.

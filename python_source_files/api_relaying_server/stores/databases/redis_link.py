@@ -75,7 +75,7 @@ class RedisLink:
     def open(self) -> None:
         """Make the first connections; raises StorageFault where that fails.
 
-        A database that has not let us in is left alone for a while.
+        A database that has not let us in is not asked for 30 s.
         """
         self.denial.require_over()
         self.close()
@@ -210,8 +210,8 @@ class RedisLink:
     # Names for what fails
 
     def fault_of(self, error: Exception, opening: int | None = None) -> StorageFault:
-        """What the driver raised, as a fault. A database that lets nobody in is left alone then;
-        one that forbids a single command is not.
+        """What the driver raised, as a fault. A database that lets nobody in is not asked for a
+        while; one that forbids a single command is.
         """
         fault = fault_of(error, opening)
         if fault.trouble is Trouble.DENIED and not isinstance(error, exceptions.NoPermissionError):
