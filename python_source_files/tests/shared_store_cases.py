@@ -413,23 +413,23 @@ class BudgetCases(SharedStoreCases):
     """The budget of upstream calls that all nodes share."""
 
     def test_nodes_take_from_one_bucket_at_its_pace(self) -> None:
-        tills = self.node().budget, self.node().budget
+        budgets = self.node().budget, self.node().budget
         waits = []
         for number in range(5):
-            wait, booked = tills[number % 2].book(10.0, 3, 50.0, 1000.0)
+            wait, booked = budgets[number % 2].book(10.0, 3, 50.0, 1000.0)
             self.assertTrue(booked)
             waits.append(wait)
         self.assertLessEqual(max(waits[:3]), 0.0)  # three at once
         self.assertAlmostEqual(waits[3], 60.0, delta=3.0)  # less what has passed meanwhile
         self.assertAlmostEqual(waits[4] - waits[3], 10.0, delta=3.0)
-        wait, booked = tills[1].book(10.0, 3, 50.0, 5.0)
+        wait, booked = budgets[1].book(10.0, 3, 50.0, 5.0)
         self.assertEqual((booked, wait > 70.0), (False, True))
-        wait_again, _ = tills[0].book(10.0, 3, 50.0, -1.0)
+        wait_again, _ = budgets[0].book(10.0, 3, 50.0, -1.0)
         self.assertAlmostEqual(wait_again, wait, delta=3.0)  # a look takes nothing
 
     def test_a_full_bucket_tells_how_many_it_has(self) -> None:
-        till = self.node().budget
-        self.assertAlmostEqual(till.book(10.0, 3, 0.1, -100.0)[0], -20.0, delta=3.0)
+        budget = self.node().budget
+        self.assertAlmostEqual(budget.book(10.0, 3, 0.1, -100.0)[0], -20.0, delta=3.0)
 
     def test_emptied_it_is_empty_for_all(self) -> None:
         here, there = self.node().budget, self.node().budget
@@ -441,11 +441,11 @@ class BudgetCases(SharedStoreCases):
         self.assertGreater(there.book(1.0, 4, 0.1, 1.0)[0], 40.0)
 
     def test_two_that_take_at_once_take_two(self) -> None:
-        tills = [self.node().budget for _ in range(2)]
+        budgets = [self.node().budget for _ in range(2)]
         waits: list[float] = []
 
         def take(number: int) -> None:
-            waits.extend(tills[number].book(100.0, 1, 0.0, 1e6)[0] for _ in range(10))
+            waits.extend(budgets[number].book(100.0, 1, 0.0, 1e6)[0] for _ in range(10))
 
         threads = [threading.Thread(target=take, args=(number,)) for number in range(2)]
         for thread in threads:

@@ -708,7 +708,7 @@ class BothTest(unittest.TestCase):
 
 
 class SharedBudget:
-    """A till in memory."""
+    """A budget in memory."""
 
     def __init__(self) -> None:
         self.answer: tuple[float, bool] | None = (0.0, True)
@@ -730,33 +730,33 @@ class NodesBudgetTest(unittest.TestCase):
     """One budget for all nodes, and one for each while there is no database."""
 
     def setUp(self) -> None:
-        self.till = SharedBudget()
+        self.shared = SharedBudget()
         self.slept: list[float] = []
         self.now = 100.0
         self.peers = 1
         self.budget = NodesBudget(
-            Pace(2.0, 3, 4), self.till, lambda: self.peers, lambda: self.now, self.slept.append
+            Pace(2.0, 3, 4), self.shared, lambda: self.peers, lambda: self.now, self.slept.append
         )
 
-    def test_the_till_says_when(self) -> None:
+    def test_the_budget_says_when(self) -> None:
         self.assertFalse(self.budget.take(5.0))
-        self.assertEqual(self.till.asked, [(0.5, 3, LATE, 4 * 0.5 + LATE)])
-        self.till.answer = (0.25, True)
+        self.assertEqual(self.shared.asked, [(0.5, 3, LATE, 4 * 0.5 + LATE)])
+        self.shared.answer = (0.25, True)
         self.assertTrue(self.budget.take(1.0))
-        self.assertEqual((self.slept, self.till.asked[-1][3]), ([0.25], 1.0))
-        self.till.answer = (7.5, False)
+        self.assertEqual((self.slept, self.shared.asked[-1][3]), ([0.25], 1.0))
+        self.shared.answer = (7.5, False)
         with self.assertRaises(UpstreamPaused) as caught:
             self.budget.take(1.0)
         self.assertEqual(caught.exception.retry_after, 8)
 
     def test_how_many_are_left(self) -> None:
         for wait, left in ((-1.0, 3), (-0.5, 2), (0.0, 1), (0.3, 0), (9.0, 0)):
-            self.till.answer = (wait, False)
+            self.shared.answer = (wait, False)
             self.assertEqual(self.budget.left, left)
-        self.assertEqual({asked[3] for asked in self.till.asked}, {-1.0})
+        self.assertEqual({asked[3] for asked in self.shared.asked}, {-1.0})
 
     def test_in_trouble_each_node_keeps_to_the_budget_by_itself(self) -> None:
-        self.till.answer = None
+        self.shared.answer = None
         self.assertEqual([self.budget.take(0.0) for _ in range(3)], [False] * 3)
         with self.assertRaises(UpstreamPaused):
             self.budget.take(0.0)
@@ -768,7 +768,7 @@ class NodesBudgetTest(unittest.TestCase):
             self.budget.take(1.0)
 
     def test_in_trouble_a_node_takes_its_share(self) -> None:
-        self.till.answer = None
+        self.shared.answer = None
         self.peers = 2
         self.assertFalse(self.budget.take(0.0))  # of 3 at once, 1
         self.now += 1.0
@@ -783,38 +783,38 @@ class NodesBudgetTest(unittest.TestCase):
 
     def test_what_was_taken_from_the_common_bucket_is_not_in_the_own_one(self) -> None:
         self.assertFalse(self.budget.take(0.0))
-        self.till.answer = None
+        self.shared.answer = None
         with self.assertRaises(UpstreamPaused):
             self.budget.take(0.0)
         self.now += 0.5 + LATE
         self.assertFalse(self.budget.take(0.0))
 
     def test_what_was_taken_in_trouble_is_paid_afterwards(self) -> None:
-        self.till.answer = None
+        self.shared.answer = None
         for _ in range(20):
             self.now += 10.0
             self.budget.take(0.0)
-        self.till.answer, self.till.asked = (0.0, True), []
+        self.shared.answer, self.shared.asked = (0.0, True), []
         self.budget.take(0.0)
         self.budget.take(0.0)
         # No more than a bucket holds: what is older, time has paid.
-        self.assertEqual(len(self.till.asked), 2 + 3)
+        self.assertEqual(len(self.shared.asked), 2 + 3)
 
-    def test_nobody_asks_the_till_while_the_store_fails(self) -> None:
+    def test_nobody_asks_the_budget_while_the_store_fails(self) -> None:
         store = mock.Mock(fault="it does not answer")
-        till = WorkingBudget(self.till, store)
+        working = WorkingBudget(self.shared, store)
         with self.assertRaises(StorageFault):
-            till.book(0.5, 3, LATE, 1.0)
+            working.book(0.5, 3, LATE, 1.0)
         with self.assertRaises(StorageFault):
-            till.empty(0.5, 3, 1.0)
-        self.assertEqual(self.till.asked, [])
+            working.empty(0.5, 3, 1.0)
+        self.assertEqual(self.shared.asked, [])
         store.fault = ""
-        self.assertEqual(till.book(0.5, 3, LATE, 1.0), (0.0, True))
-        till.empty(0.5, 3, 1.0)
-        self.assertEqual(len(self.till.asked), 2)
+        self.assertEqual(working.book(0.5, 3, LATE, 1.0), (0.0, True))
+        working.empty(0.5, 3, 1.0)
+        self.assertEqual(len(self.shared.asked), 2)
 
 
-class SlowTill:
+class SlowBudget:
     """The common bucket, which a node sometimes waits for in vain: then it may have booked or not.
     All times are of the test's clock.
     """
@@ -858,7 +858,7 @@ class SlowDatabase(unittest.TestCase):
 
     def calls(self, count: int, failing: float, books_anyway: float) -> list[float]:
         """When calls went out that `count` nodes made, which always want more."""
-        till = SlowTill(random.Random(7), failing, books_anyway)
+        common = SlowBudget(random.Random(7), failing, books_anyway)
         sleeps = [0.0] * count
         budgets = []
         for index in range(count):
@@ -868,21 +868,25 @@ class SlowDatabase(unittest.TestCase):
 
             budgets.append(
                 NodesBudget(
-                    Pace(self.RATE, self.BURST, 1000), till, lambda: count, lambda: till.now, sleep
+                    Pace(self.RATE, self.BURST, 1000),
+                    common,
+                    lambda: count,
+                    lambda: common.now,
+                    sleep,
                 )
             )
         sent = []
-        busy_until = [till.now] * count
-        until = till.now + self.SECONDS
-        while till.now < until:
+        busy_until = [common.now] * count
+        until = common.now + self.SECONDS
+        while common.now < until:
             for index, budget in enumerate(budgets):
-                if till.now >= busy_until[index]:
+                if common.now >= busy_until[index]:
                     sleeps[index] = 0.0
                     with contextlib.suppress(UpstreamPaused):
                         budget.take(0.5)
-                        sent.append(till.now + sleeps[index])
+                        sent.append(common.now + sleeps[index])
                         busy_until[index] = sent[-1]
-            till.now += 0.005
+            common.now += 0.005
         return sorted(sent)
 
     def test_no_more_calls_than_are_due(self) -> None:

@@ -116,7 +116,7 @@ class TargetTest(CoolDownCase):
         self.assertFalse(self.cooldown.admit(call_for("/a")).is_probe)
         self.assertEqual(self.cooldown.active(), [])
 
-    def test_rests_grow_to_a_minute_and_begin_anew_after_an_answer(self):
+    def test_cooldowns_grow_to_a_minute_and_begin_anew_after_an_answer(self):
         pauses = []
         for _ in range(14):
             self.call("/a", FAILED)
@@ -219,7 +219,7 @@ class TargetTest(CoolDownCase):
         self.assertLess(len(shown[1]), 1000)
         self.assertNotIn("s3cret", repr(list(self.cooldown._cooldowns)))
 
-    def test_the_rests_that_are_known_are_bounded(self):
+    def test_the_cooldowns_that_are_known_are_bounded(self):
         for number in range(MAX_COOLDOWNS + 5):
             self.call(f"/{number}", CRASHED)
         self.assertLessEqual(len(self.cooldown.active()), MAX_COOLDOWNS)

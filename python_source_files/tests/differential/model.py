@@ -396,7 +396,7 @@ def _of_the_relay(case: Case) -> Iterator[tuple[str, str]]:
     """An error that the relay made: 502 and 504 need a broken answer, 503 an own failure before."""
     status = case.asked.status
     if status == 503:
-        if not _rests(case):
+        if not _may_be_paused(case):
             yield "refused", "503, though nothing of this client's own has failed before"
     elif status == 504 and _wish(case.asked, "only-if-cached") is not None:
         return
@@ -404,7 +404,7 @@ def _of_the_relay(case: Case) -> Iterator[tuple[str, str]]:
         yield "lost", f"a {status} of the relay's own without a fault of the origin's"
 
 
-def _rests(case: Case) -> bool:
+def _may_be_paused(case: Case) -> bool:
     """True where the relay may leave alone what a request is for: after a 429 or a limit told to
     the same credentials, after another failure of the same target with them.
     """
@@ -683,7 +683,7 @@ def _wish(asked: Asked, name: str) -> str | None:
 def _failed(case: Case) -> bool:
     """True where the upstream failed, or was left alone after a failure, or hung."""
     asked = case.asked
-    if asked.headed - asked.began >= PATIENCE or _rests(case):
+    if asked.headed - asked.began >= PATIENCE or _may_be_paused(case):
         return True
     for answer in case.about:
         fresh = bool(words(answer.fields).lifetime)  # then a 5xx is an answer, not a failure
