@@ -65,7 +65,7 @@ ENOUGH_FOR_A_CORE = 4  # workers; more of them only make each other wait
 _log = logging.getLogger(__name__)
 
 
-class Worker(Stoppable, Protocol):
+class Servable(Stoppable, Protocol):
     """A relay that listens already and answers while it serves."""
 
     @property
@@ -76,7 +76,7 @@ class Worker(Stoppable, Protocol):
         """Answer requests until stopped."""
 
 
-Build = Callable[[Settings, str], Worker]
+Build = Callable[[Settings, str], Servable]
 
 
 def main(
@@ -180,7 +180,7 @@ def _run(settings: Settings, read: Callable[[], Settings], build: Build | None) 
     return STOPPED_AS_ASKED
 
 
-def _one_process(settings: Settings, upstream: str, read: Callable[[], Settings]) -> Worker:
+def _one_process(settings: Settings, upstream: str, read: Callable[[], Settings]) -> Servable:
     # Imported only now: help and errors need not wait for the libraries of the relay.
     with without_drivers():  # the store that needs a driver imports it itself
         from api_relaying_server.one_process import OneProcess

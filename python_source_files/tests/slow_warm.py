@@ -31,9 +31,9 @@ from api_relaying_server.operations.warm import (
     PATIENCE,
     WAITS,
     NoRelay,
-    Outcome,
+    PathOutcome,
     RelayClient,
-    Reply,
+    RelayReply,
     Warming,
 )
 from api_relaying_server.operations.warm_at import WarmAt
@@ -65,21 +65,23 @@ class FakeRelay:
     """
 
     def __init__(self) -> None:
-        self.replies: dict[str, list[Reply | Exception]] = {}
+        self.replies: dict[str, list[RelayReply | Exception]] = {}
         self.asked: list[tuple[float, str]] = []
         self.now = 1000.0
         self.lock = threading.Lock()
 
-    def say(self, path: str, *replies: Reply | Exception) -> None:
+    def say(self, path: str, *replies: RelayReply | Exception) -> None:
         self.replies[path] = list(replies)
 
     def say_json(self, path: str, value: object, told: str = MISS) -> None:
-        self.say(path, Reply(200, told, json.dumps(value).encode()))
+        self.say(path, RelayReply(200, told, json.dumps(value).encode()))
 
-    def ask(self, path: str) -> Reply:
+    def ask(self, path: str) -> RelayReply:
         with self.lock:
             self.asked.append((self.now, path))
-            replies = self.replies.get(path, [Reply(404, MISS, b'{"detail": "no such thing"}')])
+            replies = self.replies.get(
+                path, [RelayReply(404, MISS, b'{"detail": "no such thing"}')]
+            )
             reply = replies.pop(0) if len(replies) > 1 else replies[0]
         if isinstance(reply, Exception):
             raise reply
@@ -90,7 +92,7 @@ class FakeRelay:
             self.now += seconds
         return False
 
-    def warm(self, *paths: str) -> list[Outcome]:
+    def warm(self, *paths: str) -> list[PathOutcome]:
         """All outcomes, by path."""
         self.warming = Warming(self.ask, clock=lambda: self.now, wait=self.wait)
         return sorted(self.warming.run(paths))
@@ -103,7 +105,7 @@ class FakeRelay:
 class OutcomeTest(unittest.TestCase):
     """What an answer means for a path."""
 
-    def outcome(self, *replies: Reply | Exception) -> Outcome:
+    def outcome(self, *replies: RelayReply | Exception) -> PathOutcome:
         relay = FakeRelay()
         relay.say("/x", *replies)
         return [told for told in relay.warm("/x") if told.kind != WAITS][0]
@@ -121,18 +123,18 @@ class OutcomeTest(unittest.TestCase):
             ("", FAILED),
         ):
             with self.subTest(told):
-                self.assertEqual(self.outcome(Reply(200, told)).kind, kind)
+                self.assertEqual(self.outcome(RelayReply(200, told)).kind, kind)
 
     def test_errors_are_told(self) -> None:
         for reply, why in (
             (
-                Reply(404, MISS, b'{"detail": "Restaurant\\nnot \\u001b[31m found"}'),
+                RelayReply(404, MISS, b'{"detail": "Restaurant\\nnot \\u001b[31m found"}'),
                 "Restaurant not",
             ),
-            (Reply(500, "", b"<html>"), "status 500"),
-            (Reply(503, ""), "status 503"),
-            (Reply(502, "", b'{"detail": 7}'), "status 502"),
-            (Reply(200, ""), "not one of api-relaying-server"),
+            (RelayReply(500, "", b"<html>"), "status 500"),
+            (RelayReply(503, ""), "status 503"),
+            (RelayReply(502, "", b'{"detail": 7}'), "status 502"),
+            (RelayReply(200, ""), "not one of api-relaying-server"),
             (UpstreamTimeout("x"), "no answer within"),
             (UpstreamCut("x"), "broke"),
             (UpstreamError("x"), "not HTTP"),
@@ -160,7 +162,7 @@ class PlanTest(unittest.TestCase):
         entries = [{"identifier": i} for i in ("a", "b\u00e5 c", "a", "x&y?z#")]
         relay.say_json("/restaurant", {"restaurants": entries})
         for path in ("/restaurant/a", "/restaurant/b%C3%A5%20c", "/restaurant/x%26y%3Fz%23"):
-            relay.say(path, Reply(200, HIT))
+            relay.say(path, RelayReply(200, HIT))
         kinds = relay.kinds()
         self.assertEqual(relay.asked[0][1], "/restaurant")
         self.assertEqual(len(relay.asked), 4)
@@ -174,14 +176,14 @@ class PlanTest(unittest.TestCase):
         bad: list[object] = [*texts, None, 7.5, True, [], {}]
         entries: list[object] = [{"identifier": identifier} for identifier in bad]
         relay.say_json("/restaurant", {"restaurants": [*entries, "text", None, {"id": 7}]})
-        relay.say("/restaurant/7", Reply(200, HIT))
+        relay.say("/restaurant/7", RelayReply(200, HIT))
         self.assertEqual(set(relay.kinds()), {"/restaurant", "/restaurant/7"})
 
     def test_answers_that_are_no_list(self) -> None:
         for body in (b"", b"[]", b"{}", b'{"restaurants": 1}', b"\xff", b"[" * 100_000):
             with self.subTest(body[:20]):
                 relay = FakeRelay()
-                relay.say("/restaurant", Reply(200, MISS, body))
+                relay.say("/restaurant", RelayReply(200, MISS, body))
                 self.assertEqual(relay.kinds(), {"/restaurant": FAILED})
 
     def test_an_empty_list_is_warm(self) -> None:
@@ -191,7 +193,7 @@ class PlanTest(unittest.TestCase):
 
     def test_the_list_fails(self) -> None:
         relay = FakeRelay()
-        relay.say("/restaurant", Reply(502, ""))
+        relay.say("/restaurant", RelayReply(502, ""))
         self.assertEqual(relay.kinds(), {"/restaurant": FAILED})
 
     def test_neither_form_of_the_api(self) -> None:
@@ -223,15 +225,15 @@ class PlanTest(unittest.TestCase):
     def test_pages_come_to_an_end(self) -> None:
         relay = FakeRelay()
         value = {"restaurants": [{"id": 1}] * PAGE, "total": 10**9}
-        endless = Reply(200, MISS, json.dumps(value).encode())
-        relay.say("/restaurants/1/menu?limit=100&offset=0", Reply(200, HIT))
+        endless = RelayReply(200, MISS, json.dumps(value).encode())
+        relay.say("/restaurants/1/menu?limit=100&offset=0", RelayReply(200, HIT))
         with mock.patch.object(
             relay,
             "ask",
             lambda path: (
                 endless
                 if "/menu" not in path and "s?" in path
-                else Reply(404 if path == "/restaurant" else 200, HIT)
+                else RelayReply(404 if path == "/restaurant" else 200, HIT)
             ),
         ):
             told = relay.warm()
@@ -239,7 +241,7 @@ class PlanTest(unittest.TestCase):
 
     def test_given_paths_are_asked_once_and_nothing_else(self) -> None:
         relay = FakeRelay()
-        relay.say("/a", Reply(200, HIT))
+        relay.say("/a", RelayReply(200, HIT))
         self.assertEqual(relay.kinds("/a", "/b", "/a"), {"/a": FRESH, "/b": FAILED})
         self.assertEqual(sorted(path for _, path in relay.asked), ["/a", "/b"])
 
@@ -249,8 +251,8 @@ class PaceTest(unittest.TestCase):
 
     def test_a_503_is_asked_again_when_it_says(self) -> None:
         relay = FakeRelay()
-        busy = Reply(503, "", b'{"detail": "budget of 5/s spent"}', 7.0)
-        relay.say("/x", busy, busy, Reply(200, MISS))
+        busy = RelayReply(503, "", b'{"detail": "budget of 5/s spent"}', 7.0)
+        relay.say("/x", busy, busy, RelayReply(200, MISS))
         told = relay.warm("/x")
         self.assertEqual([one.kind for one in told], [FETCHED, WAITS, WAITS])
         self.assertIn("budget of 5/s spent", told[1].why)
@@ -258,19 +260,23 @@ class PaceTest(unittest.TestCase):
 
     def test_a_stale_answer_is_asked_again_later_and_later(self) -> None:
         relay = FakeRelay()
-        relay.say("/x", *[Reply(200, STALE)] * 7, Reply(200, HIT))
+        relay.say("/x", *[RelayReply(200, STALE)] * 7, RelayReply(200, HIT))
         self.assertEqual(relay.kinds("/x"), {"/x": FRESH})
         times = [at for at, _ in relay.asked]
         gaps = [later - at for at, later in zip(times, times[1:])]
         self.assertEqual(gaps, [1, 2, 4, 8, 16, 30, 30])
 
     def test_waiting_has_an_end(self) -> None:
-        for reply in (Reply(503, "", b"", 10.0), Reply(200, STALE), Reply(429, "", b"", 0.0)):
+        for reply in (
+            RelayReply(503, "", b"", 10.0),
+            RelayReply(200, STALE),
+            RelayReply(429, "", b"", 0.0),
+        ):
             with self.subTest(reply):
                 relay = FakeRelay()
                 relay.say("/x", reply)
                 if reply.again == 0:
-                    relay.say("/x", *[reply] * 3, Reply(200, HIT))
+                    relay.say("/x", *[reply] * 3, RelayReply(200, HIT))
                     self.assertEqual(relay.kinds("/x"), {"/x": FRESH})
                     continue
                 self.assertEqual(relay.kinds("/x"), {"/x": FAILED})
@@ -279,7 +285,7 @@ class PaceTest(unittest.TestCase):
 
     def test_a_day_is_not_waited_for(self) -> None:
         relay = FakeRelay()
-        relay.say("/x", Reply(503, "", b"", 86400.0))
+        relay.say("/x", RelayReply(503, "", b"", 86400.0))
         self.assertEqual(relay.kinds("/x"), {"/x": FAILED})
         self.assertEqual(len(relay.asked), 1)
 
@@ -287,7 +293,7 @@ class PaceTest(unittest.TestCase):
         relay = FakeRelay()
         paths = [f"/{n}" for n in range(20)]
         for path in paths:
-            relay.say(path, Reply(503, "", b"", 100.0), Reply(200, MISS))
+            relay.say(path, RelayReply(503, "", b"", 100.0), RelayReply(200, MISS))
         self.assertEqual(set(relay.kinds(*paths).values()), {FETCHED})
 
     def test_at_most_four_at_once(self) -> None:
@@ -295,7 +301,7 @@ class PaceTest(unittest.TestCase):
         full = threading.Event()
         running = most = 0
 
-        def ask(path: str) -> Reply:
+        def ask(path: str) -> RelayReply:
             nonlocal running, most
             with lock:
                 running += 1
@@ -305,7 +311,7 @@ class PaceTest(unittest.TestCase):
             full.wait(20)
             with lock:
                 running -= 1
-            return Reply(200, HIT)
+            return RelayReply(200, HIT)
 
         told = list(Warming(ask).run([f"/{n}" for n in range(30)]))
         self.assertEqual((len(told), most), (30, AT_ONCE))
@@ -315,7 +321,7 @@ class PaceTest(unittest.TestCase):
 
     def test_stop(self) -> None:
         stop = threading.Event()
-        warming = Warming(lambda path: Reply(503, "", b"", 60.0), stop)
+        warming = Warming(lambda path: RelayReply(503, "", b"", 60.0), stop)
         outcomes = warming.run(["/a", "/b"])
         self.assertEqual(next(outcomes).kind, WAITS)
         stop.set()
@@ -493,7 +499,9 @@ class TerminalTest(unittest.TestCase):
 class ClientTest(unittest.TestCase):
     """How the relay is asked and understood."""
 
-    def ask(self, *fields: Field, body: bytes = b"{}", status: int = 200) -> tuple[Asked, Reply]:
+    def ask(
+        self, *fields: Field, body: bytes = b"{}", status: int = 200
+    ) -> tuple[Asked, RelayReply]:
         with ScriptedOrigin(lambda asked: response(status, fields, body)) as origin:
             reply = RelayClient(f"{origin.url}/base/").ask("/x?a=1")
             return origin.requests[0], reply
@@ -512,8 +520,8 @@ class ClientTest(unittest.TestCase):
             f"{HIT}, front; fwd=miss",
             f'a; key="x, y", {HIT}',
         ):
-            self.assertEqual(self.ask(("Cache-Status", value))[1].told, HIT)
-        self.assertEqual(self.ask(("Cache-Status", "other; hit"))[1].told, "")
+            self.assertEqual(self.ask(("Cache-Status", value))[1].cache_status, HIT)
+        self.assertEqual(self.ask(("Cache-Status", "other; hit"))[1].cache_status, "")
 
     def test_when_to_come_again(self) -> None:
         for value, seconds in (("7", 7.0), ("x", None), ("-1", None), ("", None)):
@@ -590,11 +598,11 @@ class WarmAtTest(unittest.TestCase):
                         eventually(partial(_called, warm, day), "a warming")
 
     def test_what_goes_wrong_is_told_and_bounded(self) -> None:
-        def ask(path: str) -> Reply:
+        def ask(path: str) -> RelayReply:
             if path == "/restaurant":
                 entries = [{"identifier": str(n)} for n in range(9)]
-                return Reply(200, MISS, json.dumps({"restaurants": entries}).encode())
-            return Reply(502, "")
+                return RelayReply(200, MISS, json.dumps({"restaurants": entries}).encode())
+            return RelayReply(502, "")
 
         with self.assertLogs("api_relaying_server.operations.warm_at") as caught:
             kinds = warm_at.warm(ask, threading.Event())
@@ -602,7 +610,7 @@ class WarmAtTest(unittest.TestCase):
         self.assertEqual(len(caught.records), 4)
 
     def test_no_relay_is_told(self) -> None:
-        def ask(path: str) -> Reply:
+        def ask(path: str) -> RelayReply:
             raise NoRelay("no relay answers")
 
         with self.assertLogs("api_relaying_server.operations.warm_at", "WARNING") as caught:

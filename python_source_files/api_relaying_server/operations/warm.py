@@ -58,18 +58,18 @@ class NoRelay(Exception):
     """Nothing that relays answers there."""
 
 
-class Reply(NamedTuple):
-    """The relay's answer: `told` is its own member of `Cache-Status`, `body` as far as it is
+class RelayReply(NamedTuple):
+    """The relay's answer: `cache_status` is its own member of that field, `body` as far as it is
     wanted, `again` the seconds after which it asks to be asked again.
     """
 
     status: int
-    told: str
+    cache_status: str
     body: bytes = b""
     again: float | None = None
 
 
-class Outcome(NamedTuple):
+class PathOutcome(NamedTuple):
     """What became of a path, why, and the seconds that its answer took."""
 
     path: str
@@ -80,7 +80,7 @@ class Outcome(NamedTuple):
 
 Job = Callable[[], None]
 
-Ask = Callable[[str], Reply]
+Ask = Callable[[str], RelayReply]
 """Asks the relay for a path. Raises NoRelay and UpstreamError."""
 
 
@@ -99,7 +99,7 @@ class RelayClient:
             ("Accept-Encoding", "identity"),
         ]
 
-    def ask(self, path: str) -> Reply:
+    def ask(self, path: str) -> RelayReply:
         """The relay's answer to a GET."""
         try:
             fetch = self._upstream.fetch(
@@ -120,7 +120,7 @@ class RelayClient:
         head = fetch.exchange.head
         if head.fields.first("content-encoding") in ("gzip", "x-gzip"):
             body = _unzipped(body)
-        return Reply(head.status, _told(head.fields), body, _again(head.fields))
+        return RelayReply(head.status, _cache_status(head.fields), body, _again(head.fields))
 
     def close(self) -> None:
         """Closes the connections that are idle."""
@@ -144,7 +144,7 @@ def _unzipped(body: bytes) -> bytes:
         return b""
 
 
-def _told(fields: Fields) -> str:
+def _cache_status(fields: Fields) -> str:
     """The relay's own member of `Cache-Status`; a proxy in front may have added others."""
     members = split_lists(fields.all("cache-status"))
     return next((member for member in reversed(members) if member.startswith(PSEUDONYM + ";")), "")
@@ -163,7 +163,7 @@ def _again(fields: Fields) -> float | None:
     return max(0.0, date - now) if date is not None else None
 
 
-class Pace:
+class Throttle:
     """How long all wait together, as the relay asks one of them to. Times are of `clock`, in
     seconds; `wait` waits and tells whether to stop.
     """
@@ -216,12 +216,12 @@ class Warming:
         self._ask = ask
         self._stop = stop or threading.Event()
         self._clock = clock
-        self._pace = Pace(clock, wait or self._stop.wait)
+        self._throttle = Throttle(clock, wait or self._stop.wait)
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         # What the threads tell: outcomes, what failed them, and that a job came (1) or went (-1).
-        self._news: queue.SimpleQueue[Outcome | Exception | int] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[PathOutcome | Exception | int] = queue.SimpleQueue()
 
-    def run(self, paths: Sequence[str] = ()) -> Iterator[Outcome]:
+    def run(self, paths: Sequence[str] = ()) -> Iterator[PathOutcome]:
         """What becomes of each path, as it comes: of `paths`, or of the list of restaurants and
         of the menu of each (`menus.START`). Raises NoRelay.
         """
@@ -237,14 +237,14 @@ class Warming:
             for _ in range(AT_ONCE):
                 self._jobs.put(None)
 
-    def _follow(self) -> Iterator[Outcome]:
+    def _follow(self) -> Iterator[PathOutcome]:
         left = 0
         while not self._stop.is_set():
             news = self._news.get()
             if isinstance(news, Exception):
                 self._stop.set()
                 raise news
-            if isinstance(news, Outcome):
+            if isinstance(news, PathOutcome):
                 yield news
                 continue
             left += news
@@ -277,53 +277,53 @@ class Warming:
             return
         found = lead.read(reply.status, _parsed(reply.body))
         if found.fault and (outcome.kind != FAILED or reply.status == 404):
-            outcome = Outcome(START.path, FAILED, found.fault, outcome.seconds)
+            outcome = PathOutcome(START.path, FAILED, found.fault, outcome.seconds)
         if found.counts:
             self._news.put(outcome)
         for each in found.leads:
             self._add(partial(self._lead, each))
 
-    def _get(self, path: str) -> tuple[Outcome, Reply | None]:
+    def _get(self, path: str) -> tuple[PathOutcome, RelayReply | None]:
         """Asks for a path until it is warm or will not become so."""
         pause = 1.0
-        while self._pace.wait_for_turn():
+        while self._throttle.wait_for_turn():
             began = self._clock()
             try:
                 reply = self._ask(path)
             except UpstreamError as error:
-                return Outcome(path, FAILED, _why_no_answer(error)), None
+                return PathOutcome(path, FAILED, _why_no_answer(error)), None
             outcome = _outcome(path, reply)._replace(seconds=self._clock() - began)
             if outcome.kind == WAITS:
                 seconds = reply.again if reply.again is not None else pause
                 pause = min(2 * pause, LONGEST_PAUSE)
-                if self._pace.hold(seconds):
+                if self._throttle.hold(seconds):
                     self._news.put(outcome._replace(seconds=seconds))
                     continue
                 outcome = outcome._replace(kind=FAILED)
             elif outcome.kind != FAILED:
-                self._pace.progressed()
+                self._throttle.progressed()
             return outcome, reply
-        return Outcome(path, FAILED, "stopped"), None
+        return PathOutcome(path, FAILED, "stopped"), None
 
 
-def _outcome(path: str, reply: Reply) -> Outcome:
-    result = result_of_member(reply.told)
+def _outcome(path: str, reply: RelayReply) -> PathOutcome:
+    result = result_of_member(reply.cache_status)
     if reply.status in (429, 503) and reply.again is not None:
-        return Outcome(path, WAITS, _problem(reply))
+        return PathOutcome(path, WAITS, _problem(reply))
     if reply.status >= 400:
-        return Outcome(path, FAILED, _problem(reply))
+        return PathOutcome(path, FAILED, _problem(reply))
     if result == STALE:
-        return Outcome(path, WAITS, "only a stale answer came")
+        return PathOutcome(path, WAITS, "only a stale answer came")
     if result == HIT:
-        return Outcome(path, FRESH)
+        return PathOutcome(path, FRESH)
     if result == NONE:
-        return Outcome(path, FAILED, f"the answer is not one of {PSEUDONYM}")
-    if result == COLLAPSED or "stored" in reply.told.split("; "):
-        return Outcome(path, FETCHED)
-    return Outcome(path, FAILED, "the answer is not one that is stored")
+        return PathOutcome(path, FAILED, f"the answer is not one of {PSEUDONYM}")
+    if result == COLLAPSED or "stored" in reply.cache_status.split("; "):
+        return PathOutcome(path, FETCHED)
+    return PathOutcome(path, FAILED, "the answer is not one that is stored")
 
 
-def _problem(reply: Reply) -> str:
+def _problem(reply: RelayReply) -> str:
     """The status, and what the problem document says (RFC 9457), as one line to show."""
     value = _parsed(reply.body)
     detail = value.get("detail") if isinstance(value, dict) else None

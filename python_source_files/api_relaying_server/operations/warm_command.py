@@ -19,7 +19,7 @@ from api_relaying_server.operations.warm import (
     FRESH,
     WAITS,
     NoRelay,
-    Outcome,
+    PathOutcome,
     RelayClient,
     Warming,
 )
@@ -40,7 +40,7 @@ CODES = """\
 Exit codes: 0 all are warm, 1 some are not, 2 wrong usage, 5 no relay there,
 130 interrupted. Environment: RELAY_URL, NO_COLOR."""
 
-Tell = Callable[[Outcome, int], None]
+Tell = Callable[[PathOutcome, int], None]
 """Is told what became of a path, and how many there are in all."""
 
 
@@ -155,7 +155,7 @@ def _telling() -> Iterator[Tell]:
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
         task = progress.add_task("", total=None, now="")
 
-        def tell(outcome: Outcome, expected: int) -> None:
+        def tell(outcome: PathOutcome, expected: int) -> None:
             if outcome.kind == FAILED:
                 progress.console.print(_line(outcome), markup=False, highlight=False)
             now = f"{outcome.why}, waiting" if outcome.kind == WAITS else outcome.path
@@ -165,7 +165,7 @@ def _telling() -> Iterator[Tell]:
         yield tell
 
 
-def _line(outcome: Outcome) -> str:
+def _line(outcome: PathOutcome) -> str:
     """An outcome as one line."""
     if outcome.kind == WAITS:
         return f"waits    {outcome.path}  {outcome.why}; again in {outcome.seconds:.0f} s"

@@ -32,8 +32,8 @@ from api_relaying_server.stores.sqlite_file import (
     LAYOUT,
     LOG_ENDINGS,
     REFUSALS,
-    Entry,
     Identity,
+    Row,
     bytes_used,
     connect,
     create,
@@ -66,7 +66,7 @@ from api_relaying_server.stores.storage import (
     Trouble,
 )
 
-CLOCK_SLACK = 60.0  # seconds that the clock may gain on monotonic time and be believed
+CLOCK_GAIN = 60.0  # seconds that the clock may gain on monotonic time and be believed
 CLOSE_DEADLINE = 0.2  # seconds that emptying the log at the end waits for other processes
 CREDITED_AT_ONCE = 1000  # keys in one transaction, which may write two pages for each
 MOST_SLACK = 8 << 20  # bytes below its limit that what is in use may be, so that the file keeps it
@@ -289,7 +289,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
         return evicted
 
     def _write_all(
-        self, connection: sqlite3.Connection, changes: Sequence[Change], entries: Sequence[Entry]
+        self, connection: sqlite3.Connection, changes: Sequence[Change], entries: Sequence[Row]
     ) -> int:
         """Write what has been prepared; the number evicted."""
         evicted = self._evict(connection, sum(len(entry.value) for entry in entries))
@@ -301,13 +301,13 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
                 put(connection, entry, floor)
         return evicted + self._evict(connection)
 
-    def _prepared(self, change: Change) -> tuple[Entry, int]:
+    def _prepared(self, change: Change) -> tuple[Row, int]:
         """What is to be written for a change, the parts of a large one written already; and the
         number evicted for these.
         """
         key, data, evicted = self._begin + change.key, change.data or b"", 0
         if len(data) <= parts.PART:
-            return Entry(key, data, change.expires, pages_of(len(data))), 0
+            return Row(key, data, change.expires, pages_of(len(data))), 0
         name = parts.new_name()
         for piece in parts.pieces(data):
             evicted += self._make_room(len(piece))
@@ -315,7 +315,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
                 evicted += self._evict(connection, len(piece))
                 parts.add(connection, name, piece)
         mark = parts.mark(name, len(data))
-        return Entry(key, mark, change.expires, pages_of(len(data)), name), evicted
+        return Row(key, mark, change.expires, pages_of(len(data)), name), evicted
 
     def _make_room(self, size: int) -> int:
         """Evict in steps, so that others can write too, until there is room for so many bytes; the
@@ -434,7 +434,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
         nothing: it is believed only as far as it has gone on since the file was opened.
         """
         wall, steady = self._opened_at
-        return int(min(self._now(), wall + time.monotonic() - steady + CLOCK_SLACK))
+        return int(min(self._now(), wall + time.monotonic() - steady + CLOCK_GAIN))
 
     # Mending
 

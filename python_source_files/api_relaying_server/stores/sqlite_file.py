@@ -238,7 +238,7 @@ def roll_back(connection: sqlite3.Connection) -> None:
         pass  # the first error is the one to tell; opening anew ends the transaction
 
 
-class Entry(NamedTuple):
+class Row(NamedTuple):
     """What is to be written: `value` is the record, or the mark of its `parts` by their name;
     `pages` is the room that it takes in all, `expires` a Unix time.
     """
@@ -255,7 +255,7 @@ def pages_of(size: int) -> int:
     return max(1, -(-size // PAGE))
 
 
-def put(connection: sqlite3.Connection, entry: Entry, floor: float) -> None:
+def put(connection: sqlite3.Connection, entry: Row, floor: float) -> None:
     """Insert or replace one entry. Written again counts as used again: somebody asked for it."""
     key, value, expires, pages, named = entry
     until = int(min(max(0.0, expires), 2.0**53))  # infinity and worse have a place in a column too

@@ -28,7 +28,7 @@ from pymongo.errors import DuplicateKeyError
 from api_relaying_server.cluster.fencing_tokens import FencingTokens
 from api_relaying_server.stores.databases.mongo_link import MongoLink
 from api_relaying_server.stores.databases.shared_storage import (
-    TOMBSTONE_LASTS,
+    DELETION_LASTS,
     SharedStorage,
 )
 from api_relaying_server.stores.record import LATEST, pipeline
@@ -148,7 +148,7 @@ class MongoRecords(SharedStorage):
         def read() -> bool:
             if self.collection.find_one({"_id": key}, {"_id": 1}) is not None:
                 return False
-            return self._numbers.last("cleared") < (self._link.now() - TOMBSTONE_LASTS) * 1000
+            return self._numbers.last("cleared") < (self._link.now() - DELETION_LASTS) * 1000
 
         return self._link.ask(read)
 
@@ -203,7 +203,7 @@ class MongoRecords(SharedStorage):
     def _put(self, change: Change, number: int) -> bool:
         """Write a change with its number; False where one with a higher number is there."""
         data = change.data or b""
-        expires = self._link.at(change.expires) if data else self._link.now() + TOMBSTONE_LASTS
+        expires = self._link.at(change.expires) if data else self._link.now() + DELETION_LASTS
         values = {
             "data": data,
             "size": len(data),

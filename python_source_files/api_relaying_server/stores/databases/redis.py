@@ -25,7 +25,7 @@ from redis import exceptions
 from api_relaying_server.cluster.fencing_tokens import FencingTokens
 from api_relaying_server.stores.databases.redis_link import PATIENCE, RedisLink
 from api_relaying_server.stores.databases.shared_storage import (
-    TOMBSTONE_LASTS,
+    DELETION_LASTS,
     SharedStorage,
 )
 from api_relaying_server.stores.record import LATEST, pipeline
@@ -245,7 +245,7 @@ class RedisRecords(SharedStorage):
         return 0
 
     def _write(self, change: Change) -> tuple[Any, ...]:
-        lasts = min(change.expires, LATEST) - time.time() if change.data else TOMBSTONE_LASTS
+        lasts = min(change.expires, LATEST) - time.time() if change.data else DELETION_LASTS
         milliseconds = max(1, int(lasts * 1000))
         number = self._fences.number_for(change.key)
         keys = (self._bkey(change.key), self._number_key, self._cleared_key)
@@ -254,7 +254,7 @@ class RedisRecords(SharedStorage):
     def _clear(self) -> None:
         """Refuse what was claimed before, and delete what is there, bit by bit."""
         keys = (self._cleared_key, self._number_key)
-        self._patiently("EVAL", CLEARED, 2, *keys, int(TOMBSTONE_LASTS))
+        self._patiently("EVAL", CLEARED, 2, *keys, int(DELETION_LASTS))
         for names, _ in self._scan(""):
             if names:
                 self._patiently("UNLINK", *map(self._bkey, names))

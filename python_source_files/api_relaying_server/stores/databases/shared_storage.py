@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 from api_relaying_server.stores.storage import RecordStorage
 
-TOMBSTONE_LASTS = 600.0
+DELETION_LASTS = 600.0
 """Seconds for which a deleted key refuses late writes: no claim is that old, and nobody keeps what
 may have been deleted for that long.
 """
