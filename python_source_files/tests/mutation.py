@@ -193,7 +193,7 @@ def _is_nothing(node: ast.expr) -> bool:
 
 
 def _logs(call: ast.Call) -> bool:
-    return ast.unparse(call.func).startswith("LOG.")
+    return ast.unparse(call.func).startswith("_log.")
 
 
 def mutants_of(source: str) -> list[Mutant]:

@@ -909,7 +909,7 @@ class CoolDownTest(unittest.TestCase):
     """What processes tell each other of an upstream that fails."""
 
     def setUp(self) -> None:
-        quiet = mock.patch("api_relaying_server.upstream.breaker.LOG")
+        quiet = mock.patch("api_relaying_server.upstream.breaker._log")
         quiet.start()
         self.addCleanup(quiet.stop)
         self.now = 100.0

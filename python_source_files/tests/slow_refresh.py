@@ -107,7 +107,7 @@ class PoolTest(unittest.TestCase):
             raise ZeroDivisionError
 
         self.pool.submit("a", refused)
-        with self.assertLogs(refresh_module.LOG, "ERROR") as logged:
+        with self.assertLogs(refresh_module._log, "ERROR") as logged:
             self.pool.submit("b", faulty)
             self.pool.submit("c", lambda: self.done.append("c"))
             eventually(lambda: self.done, "the last is done")

@@ -23,12 +23,12 @@ from api_relaying_server.errors import (
 )
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.upstream.breaker import (
-    LOG,
     LONGEST_COOLDOWN,
     PROBE_AT_MOST,
     WINDOW,
     Call,
     CircuitBreaker,
+    _log,
 )
 from api_relaying_server.upstream.cooldown import ANONYMOUS, MAX_COOLDOWNS
 from api_relaying_server.upstream.exchange import ConnectionLost
@@ -59,9 +59,9 @@ class CoolDownCase(unittest.TestCase):
     def setUp(self) -> None:
         self.clock = HandClock()
         self.cooldown = CircuitBreaker(self.seconds, self.clock, lambda: 1.0)
-        self.level = LOG.level
-        LOG.setLevel(logging.CRITICAL)
-        self.addCleanup(LOG.setLevel, self.level)
+        self.level = _log.level
+        _log.setLevel(logging.CRITICAL)
+        self.addCleanup(_log.setLevel, self.level)
 
     def call(
         self, target: str, told: UpstreamSignals | None, method: str = "GET", key: str = ""
@@ -498,7 +498,7 @@ class JitterTest(unittest.TestCase):
         clock = HandClock()
         left = list(chances)
         cooldown = CircuitBreaker(seconds, clock, lambda: left.pop(0))
-        LOG.disabled = True
+        _log.disabled = True
         try:
             while left:
                 cooldown.settle(cooldown.admit(call_for("/")), REFUSED)
@@ -507,14 +507,14 @@ class JitterTest(unittest.TestCase):
                 self.assertLessEqual(pause, max(LONGEST_COOLDOWN, seconds) + 1e-6)
                 clock.advance(pause + 1e-6)
         finally:
-            LOG.disabled = False
+            _log.disabled = False
 
     def test_two_relays_go_apart(self):
         pauses = []
         for chance in (0.0, 1.0):
             clock = HandClock()
             cooldown = CircuitBreaker(5.0, clock, lambda chance=chance: chance)  # type: ignore[misc]
-            with self.assertLogs(LOG):
+            with self.assertLogs(_log):
                 cooldown.settle(cooldown.admit(call_for("/")), REFUSED)
             clock.advance(5.0)
             cooldown.settle(cooldown.admit(call_for("/")), REFUSED)
@@ -528,7 +528,7 @@ class LogTest(unittest.TestCase):
     def test_two_lines(self):
         clock = HandClock()
         cooldown = CircuitBreaker(5.0, clock, lambda: 1.0)
-        with self.assertLogs(LOG, "DEBUG") as logged:
+        with self.assertLogs(_log, "DEBUG") as logged:
             for _ in range(3):
                 calls = [cooldown.admit(call_for("/a"))]
                 for call in calls:
@@ -546,7 +546,7 @@ class LogTest(unittest.TestCase):
     def test_of_a_path(self):
         clock = HandClock()
         cooldown = CircuitBreaker(5.0, clock, lambda: 1.0)
-        with self.assertLogs(LOG, "DEBUG") as logged:
+        with self.assertLogs(_log, "DEBUG") as logged:
             for _ in range(3):
                 cooldown.settle(cooldown.admit(call_for("/a")), FAILED)
                 clock.advance(100.0)
@@ -559,7 +559,7 @@ class LogTest(unittest.TestCase):
     def test_single_clients_do_not_fill_it(self):
         clock = HandClock()
         cooldown = CircuitBreaker(5.0, clock, lambda: 1.0)
-        with self.assertLogs(LOG, "DEBUG") as logged:
+        with self.assertLogs(_log, "DEBUG") as logged:
             for number in range(40):
                 cooldown.settle(cooldown.admit(call_for(f"/{number}")), CRASHED)
                 cooldown.settle(cooldown.admit(call_for("/", key=f"{number}")), LIMITED)

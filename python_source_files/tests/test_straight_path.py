@@ -183,7 +183,7 @@ class AskingTest(PathTest):
 
     def test_hints_once_that_credentials_keep_an_answer_from_others(self) -> None:
         world = self.world(reply(200, TAG), policy=Policy(default_ttl=60.0))
-        with mock.patch.object(receiving.LOG, "info") as info:
+        with mock.patch.object(receiving._log, "info") as info:
             for _ in range(2):
                 self.assertIn("detail=credentials", world.ask("GET", COOKIE).told)
         words, *rest = info.call_args_list[0][0]
@@ -199,7 +199,7 @@ class AskingTest(PathTest):
             (reply(200, HOUR), ("Cache-Control", "no-store"), refreshing),
             (reply(200, HOUR), ("Accept", "*/*"), NO_GUESS),
         ):
-            with mock.patch.object(receiving.LOG, "info") as info:
+            with mock.patch.object(receiving._log, "info") as info:
                 self.world(told, policy=policy).ask("GET", asked)
             self.assertEqual(info.call_count, 0)
 

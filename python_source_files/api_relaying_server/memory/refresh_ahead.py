@@ -18,7 +18,7 @@ from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
 from api_relaying_server.http1.credentials import is_credential
 from api_relaying_server.memory.hot import HotCache
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 MAX_WATCHED = 65536
 """Keys that are watched; one more is not, and is fetched anew when it is asked for."""
@@ -227,7 +227,7 @@ class RefreshAhead:
             try:
                 self.tick()
             except Exception:
-                LOG.exception("the search for entries to refresh failed")
+                _log.exception("the search for entries to refresh failed")
 
     def _pause(self) -> float:
         with self._lock:

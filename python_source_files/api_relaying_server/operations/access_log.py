@@ -18,7 +18,7 @@ from api_relaying_server.operations.log_file import LogFile, Piece
 from api_relaying_server.operations.log_lines import Combined, Form, JsonObjects, Lines, Network
 from api_relaying_server.serving.served import Hit, Served
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 PAUSE = 0.1
 """Seconds between two looks at the queue: so old a line gets at most before it is rendered."""
@@ -127,5 +127,5 @@ class AccessLog:
             self._file.lose(1)
             if not self._said_fault:
                 self._said_fault = True
-                LOG.exception("a line of the access log could not be rendered")
+                _log.exception("a line of the access log could not be rendered")
             return ""

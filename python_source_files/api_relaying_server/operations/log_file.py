@@ -16,7 +16,7 @@ import time
 from collections import deque
 from typing import Callable, NamedTuple
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 STANDARD_OUTPUT = "-"
 
@@ -95,7 +95,7 @@ class LogFile:
             self.lost += lines
             begins, self._dropping = not self._dropping, True
         if begins:
-            LOG.warning("%s is not written fast enough; lines are being dropped", self.path)
+            _log.warning("%s is not written fast enough; lines are being dropped", self.path)
 
     def reopen(self) -> None:
         """Opens the name anew, which may be another file's by now; no line is lost or torn."""
@@ -112,7 +112,7 @@ class LogFile:
         with self._changed:
             lost = self.lost + sum(piece.lines for piece in self._pieces)
         if lost > self._lost_before:
-            LOG.warning("%d lines of the access log were lost", lost - self._lost_before)
+            _log.warning("%d lines of the access log were lost", lost - self._lost_before)
 
     # The thread.
 
@@ -148,7 +148,7 @@ class LogFile:
             if not recovered and not (lost and not self._pieces):
                 return
             self._lost_before, self._dropping, self._failed = self.lost, False, False
-        LOG.warning("%s is written again; %d lines were lost", self.path, lost)
+        _log.warning("%s is written again; %d lines were lost", self.path, lost)
 
     def _write_out(self, piece: Piece) -> bool:
         """Writes the rest of a piece; False where the file fails, after a while of waiting."""
@@ -172,7 +172,7 @@ class LogFile:
         if not self._failed:
             self._failed = True
             why = getattr(error, "strerror", None) or error
-            LOG.error("%s cannot be written (%s); trying again", self.path, why)
+            _log.error("%s cannot be written (%s); trying again", self.path, why)
 
     def _open_anew(self, piece: Piece | None) -> None:
         if self.path == STANDARD_OUTPUT:

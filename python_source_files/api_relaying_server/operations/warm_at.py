@@ -27,7 +27,7 @@ from api_relaying_server.operations.warm import (
     Warming,
 )
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 LONGEST_SLEEP = 30.0
 """Seconds after which the clock is looked at again: it may have been set, or the machine slept."""
@@ -94,7 +94,7 @@ class WarmAt:
                     with closing(RelayClient(self._url)) as relay:
                         warm(relay.ask, self._stop)
                 except Exception:
-                    LOG.exception("warming failed")
+                    _log.exception("warming failed")
 
 
 def warm(ask: Ask, stop: threading.Event) -> Counter[str]:
@@ -106,12 +106,12 @@ def warm(ask: Ask, stop: threading.Event) -> Counter[str]:
         for outcome in warming.run():
             kinds[outcome.kind] += 1
             if outcome.kind == FAILED and kinds[FAILED] <= MOST_TOLD:
-                LOG.warning("not warmed: %s: %s", outcome.path, outcome.why)
+                _log.warning("not warmed: %s: %s", outcome.path, outcome.why)
             elif outcome.kind == WAITS:
-                LOG.debug("warming waits %.0f s: %s", outcome.seconds, outcome.why)
+                _log.debug("warming waits %.0f s: %s", outcome.seconds, outcome.why)
     except NoRelay as error:
-        LOG.warning("not warmed: %s", error)
-    LOG.info(
+        _log.warning("not warmed: %s", error)
+    _log.info(
         "warmed in %.1f s: %d fresh already, %d fetched, %d failed",
         time.monotonic() - began,
         kinds[FRESH],

@@ -15,7 +15,7 @@ from typing import Callable
 from api_relaying_server.errors import RelayError, UpstreamError
 from api_relaying_server.relaying.answer import Answer
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class BackgroundFetch:
@@ -89,6 +89,6 @@ def drain(answer: Answer) -> None:
         for _ in answer.pieces():
             pass
     except UpstreamError as error:
-        LOG.debug("an answer that was fetched in the background was cut: %s", error.detail)
+        _log.debug("an answer that was fetched in the background was cut: %s", error.detail)
     finally:
         answer.close()

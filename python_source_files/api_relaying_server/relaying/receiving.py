@@ -47,7 +47,7 @@ from api_relaying_server.relaying.keeping import Keeper, Moment
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import UpstreamBase
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 FAILURE_STATUSES = frozenset((429, 500, 502, 503, 504))
 """Answers that are a failure of the upstream unless it gave them freshness: a stale one is better
@@ -169,7 +169,7 @@ class Receiver:
         anonymous = request.without(frozenset(names))
         if names and first_against(anonymous, head, span, self._policy) is None:
             self._has_hinted = True
-            LOG.info(
+            _log.info(
                 "the answer to %s is not shared, because its request had %s; if the API ignores "
                 "it, use --ignore-field %s",
                 request.shown,

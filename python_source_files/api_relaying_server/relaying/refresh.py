@@ -10,7 +10,7 @@ from typing import Callable
 
 from api_relaying_server.errors import RelayError
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 MAX_WAITING = 1024
 """Keys whose jobs wait; one more is refused: the next request for it asks again."""
@@ -73,9 +73,9 @@ class Refresher:
             try:
                 job()
             except RelayError as error:
-                LOG.debug("not refreshed: %s", error)
+                _log.debug("not refreshed: %s", error)
             except Exception:
-                LOG.exception("a renewal failed")
+                _log.exception("a renewal failed")
             following = self._next(key)
 
     @property

@@ -19,7 +19,7 @@ from typing import Callable, NamedTuple, Protocol
 from api_relaying_server.errors import ClientGone, UpstreamCut, UpstreamError
 from api_relaying_server.upstream.exchange import Listener
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 SLOWEST_WAIT = 1.0
 """Seconds for which those who share a body that is not kept wait for the slowest of them."""
@@ -379,7 +379,7 @@ class SharedBody:
             if self._on_whole is not None:
                 self._on_whole(whole)
         except Exception:  # what cannot be kept is read all the same
-            LOG.exception("an answer could not be stored")
+            _log.exception("an answer could not be stored")
 
     def _tell_end(self) -> None:
         # Both lead back here by way of the transfer: they are dropped, so that no circle is left

@@ -59,7 +59,7 @@ from api_relaying_server.relaying.keeping import FoundRecord, Moment
 from api_relaying_server.relaying.receiving import Arrived, Confirmed, Receiver, Response
 from api_relaying_server.relaying.shared_body import Reader, SharedBody
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 UNSHARED_FOR = 120.0
 """Seconds for which a key whose answer could not be shared lets its clients through side by
@@ -297,7 +297,7 @@ class Transfer:
             if stored is not None:
                 self._keeper.add(received.request, stored, received.began, seen)
         except Exception:  # what cannot be stored is answered all the same
-            LOG.exception("an answer could not be stored")
+            _log.exception("an answer could not be stored")
 
     def _let_go(self) -> None:
         """Ends the fetch: here at once, for other processes when they can read what was stored.

@@ -30,7 +30,7 @@ from api_relaying_server.serving.connections import Connections
 from api_relaying_server.serving.listeners import Balance, Listeners
 from api_relaying_server.serving.poller import READ, Poller
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 ACCEPTS = 128
 """Connections accepted in one go."""
@@ -244,7 +244,7 @@ class Acceptor:
         descriptors, too.
         """
         if now >= self._shortage_ends:
-            LOG.warning("no more connections for now: %s", error.strerror)
+            _log.warning("no more connections for now: %s", error.strerror)
         self._shortage_ends = now + SHORTAGE
         self._room = max(4, len(self._connections) - DESCRIPTORS_BACK)
         if not sum(self._make_room() for _ in range(DESCRIPTORS_BACK)):

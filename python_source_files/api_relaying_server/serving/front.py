@@ -79,7 +79,7 @@ from api_relaying_server.serving.served import NONE, OnHit, Served
 from api_relaying_server.serving.store_reader import StoreReader
 from api_relaying_server.serving.writing import Unsent
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 RECEIVE = 16384
 """Bytes asked of a socket at a time: room for any usual head and several pipelined ones."""
@@ -565,7 +565,7 @@ class Front:
         """Tells the client what is wrong and ends the connection: what follows a bad request cannot
         be trusted (RFC 9112, 9.6). `head` is the request's, as far as it came.
         """
-        LOG.debug("refused a request from %s: %s", conn.address, error.detail)
+        _log.debug("refused a request from %s: %s", conn.address, error.detail)
         with_body = head is None or not head.startswith(b"HEAD ")
         answer = problem_bytes(error, with_body)
         size = len(answer) - answer.index(END_OF_HEAD) - len(END_OF_HEAD)
@@ -594,10 +594,10 @@ class Front:
         """Logs and counts the exception that is being handled; the error for its client."""
         lack = own_lack(sys.exc_info()[1])
         if lack is not None:
-            LOG.warning("%s: %s", what, lack.detail)
+            _log.warning("%s: %s", what, lack.detail)
             return lack
         number = uuid.uuid4().hex[:12]
-        LOG.exception("%s (%s)", what, number)
+        _log.exception("%s (%s)", what, number)
         self._backend.count_bug()
         return RelayError(f"an error in the relay; see {number}")
 

@@ -32,7 +32,7 @@ from api_relaying_server.serving.writing import StreamListener, Writer
 if TYPE_CHECKING:
     from api_relaying_server.serving.server import RelayServer
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _BODILESS = frozenset((204, 304))
 
@@ -76,7 +76,7 @@ class RelayHandler(BaseHTTPRequestHandler):
             else:
                 conn.closes = not self._give(request, body, answer)
         except ClientGone as error:
-            LOG.debug("the client %s left: %s", conn.address, error)
+            _log.debug("the client %s left: %s", conn.address, error)
         finally:
             if conn.waited is None:
                 self.server.report(self._served(request))
@@ -118,7 +118,7 @@ class RelayHandler(BaseHTTPRequestHandler):
             lack = own_lack(error)
             if lack is None:
                 return self._of_a_bug(request)
-            LOG.warning("a request from %s was refused: %s", self.conn.address, lack.detail)
+            _log.warning("a request from %s was refused: %s", self.conn.address, lack.detail)
             return problem_answer(lack)
 
     def _caller(self, request: RequestHead, body: RequestBody | None) -> Caller:
@@ -138,7 +138,7 @@ class RelayHandler(BaseHTTPRequestHandler):
 
     def _of_a_bug(self, request: RequestHead) -> Answer:
         number = self._number = uuid.uuid4().hex[:12]
-        LOG.exception("request %s (%s %s) failed", number, request.method, request.shown)
+        _log.exception("request %s (%s %s) failed", number, request.method, request.shown)
         self.server.count_bug()
         return problem_answer(RelayError(f"an error in the relay; see {number}"))
 
@@ -217,7 +217,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         """The upstream's answer broke off: its client gets an error while nothing is sent, else a
         connection that is cut.
         """
-        LOG.warning("the answer to %s %s was cut: %s", request.method, request.shown, error.detail)
+        _log.warning("the answer to %s %s was cut: %s", request.method, request.shown, error.detail)
         if unsent:
             self._write(request, problem_answer(error), False)
         return False

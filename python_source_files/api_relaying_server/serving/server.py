@@ -34,7 +34,7 @@ from api_relaying_server.serving.store_reader import StoreReader
 from api_relaying_server.serving.watchdog import LoopWatchdog
 from api_relaying_server.upstream.translation import Client
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 IDLE_THREAD = 10.0
 """Seconds after which a handler thread without work ends."""
@@ -279,7 +279,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A bug that a handler could not answer."""
         self.count_bug()
-        LOG.error("a handler failed", exc_info=sys.exc_info())
+        _log.error("a handler failed", exc_info=sys.exc_info())
 
     @property
     def busy(self) -> int:
@@ -304,7 +304,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
     def clock_went_back(self, seconds: float) -> None:
         """The Unix time has gone back by so much."""
         if seconds >= 1:
-            LOG.warning("the clock went back by %.0f s", seconds)
+            _log.warning("the clock went back by %.0f s", seconds)
         if self._hooks.on_clock_back is not None:
             self._hooks.on_clock_back()
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Callable
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 BLOCKED_AFTER = 1.0
 """Seconds within one pass of the loop after which it counts as blocked."""
@@ -63,7 +63,7 @@ class LoopWatchdog:
             elif now - since >= self._blocked_after and not is_logged:
                 is_logged = True
                 self.blocked += 1
-                LOG.error("the event loop is blocked at %s", " < ".join(_places(frame)))
+                _log.error("the event loop is blocked at %s", " < ".join(_places(frame)))
 
     def _call_periodic(self) -> None:
         if self._periodic is None:
@@ -71,7 +71,7 @@ class LoopWatchdog:
         try:
             self._periodic()
         except Exception:
-            LOG.exception("a periodic task failed, and is not called again")
+            _log.exception("a periodic task failed, and is not called again")
             self._periodic = None
 
 

@@ -38,7 +38,7 @@ from api_relaying_server.upstream.cooldown_news import (
 from api_relaying_server.upstream.exchange import LONGEST_NAME, UpstreamRequest
 from api_relaying_server.upstream.signals import LONGEST_WAIT, Scope, UpstreamSignals
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 LONGEST_COOLDOWN = 60.0
 """Seconds to which cooldowns grow while the upstream stays bad."""
@@ -222,7 +222,7 @@ class CircuitBreaker:
         if is_shared(subject):
             self._coordinator.tell(message_of(News(subject, None)))
         if cooldown.said:
-            LOG.info("%s answers again after %.1f s", cooldown.of, now - cooldown.since)
+            _log.info("%s answers again after %.1f s", cooldown.of, now - cooldown.since)
 
     def _trip(self, subject: Subject, call: Call, signals: UpstreamSignals, now: float) -> None:
         """Opens the breaker for a subject, or keeps it open for longer."""
@@ -268,7 +268,7 @@ class CircuitBreaker:
             self._said_at = now
         cooldown.said = True
         seconds = cooldown.until - now
-        LOG.log(level, "calls to %s paused for %.1f s: %s", cooldown.of, seconds, cooldown.why)
+        _log.log(level, "calls to %s paused for %.1f s: %s", cooldown.of, seconds, cooldown.why)
 
     # What other processes have learnt
 
@@ -302,7 +302,7 @@ class CircuitBreaker:
         if subject == WHOLE:
             self._closed_at = now
         if cooldown.said:
-            LOG.info("%s answers again, according to another process", cooldown.of)
+            _log.info("%s answers again, according to another process", cooldown.of)
 
     def _next(
         self,

@@ -25,7 +25,7 @@ from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.signals import clock_skew, signals_of_error, signals_of_response
 from api_relaying_server.upstream.translation import UpstreamBase
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 PATIENCE = 3.0
 """Seconds that a call waits for a slot and a token together. Clients would wait longer, but the
@@ -171,7 +171,7 @@ class GuardedUpstream:
             if now < self._lack_said_at + QUIET:
                 return
             self._lack_said_at = now
-        LOG.error(
+        _log.error(
             "%s; requests that need the upstream get 503; this is not the upstream's fault",
             error.detail,
         )
@@ -183,7 +183,7 @@ class GuardedUpstream:
             if self._skew_said:
                 return
             self._skew_said = True
-        LOG.warning(
+        _log.warning(
             "by its Date the upstream's clock is %.0f s %s this machine's: %s; correct the clocks",
             abs(skew),
             "ahead of" if skew > 0 else "behind",

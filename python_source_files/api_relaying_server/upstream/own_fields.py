@@ -15,7 +15,7 @@ from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import OwnField, UpstreamBase, with_own
 
-LOG = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _DENIED = frozenset((401, 403))
 
@@ -43,7 +43,7 @@ class WithOwnFields:
         with self._lock:
             said, self._has_said = self._has_said, True
         if not said:
-            LOG.warning(
+            _log.warning(
                 "the upstream answered %d to a request with the relay's own %s; is it still valid?",
                 status,
                 ", ".join(field.name for field in self._own),
