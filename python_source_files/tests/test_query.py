@@ -34,6 +34,10 @@ class Query(unittest.TestCase):
             ("/a?&", (), True, "/a?&"),
             ("/a?x=1?y=2", ("y",), False, "/a?x=1?y=2"),
             ("/a?%ff=1", ("\udcff",), False, "/a"),
+            ("/a?filter[x]=1", ("filter[x]",), False, "/a"),
+            ("/a?filter%5Bx%5D=1&y", ("filter[*]",), False, "/a?y"),
+            ("/a?filterx=1", ("filter[x]",), False, "/a?filterx=1"),
+            ("/a?ab=1", ("a?",), False, "/a?ab=1"),
         ):
             self.assertEqual(selecting_target(target, ignored, sorts), expected, target)
 

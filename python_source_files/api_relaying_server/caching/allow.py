@@ -11,11 +11,10 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
-from fnmatch import translate
-from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from api_relaying_server.caching.globs import glob_pattern
 from api_relaying_server.http1.grammar import is_token
 from api_relaying_server.http1.message import RequestHead
 
@@ -41,12 +40,7 @@ class AllowRule(NamedTuple):
 
     def matches(self, method: str, path: str) -> bool:
         """True where a request by this method, to this decoded path, passes."""
-        return method in self.methods and _pattern(self.glob).match(path) is not None
-
-
-@lru_cache(maxsize=256)
-def _pattern(glob: str) -> re.Pattern[str]:
-    return re.compile(translate(glob.replace("[", "[[]")))  # `*` alone has a meaning
+        return method in self.methods and glob_pattern(self.glob).match(path) is not None
 
 
 def parse_allow(text: str) -> AllowRule:

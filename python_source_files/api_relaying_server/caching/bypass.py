@@ -7,12 +7,10 @@ read it, so that no spelling of it is cached.
 
 from __future__ import annotations
 
-import re
-from fnmatch import translate
-from functools import lru_cache
 from typing import NamedTuple
 
 from api_relaying_server.caching.allow import readings
+from api_relaying_server.caching.globs import glob_pattern
 from api_relaying_server.http1.message import RequestHead
 
 
@@ -45,9 +43,4 @@ def _cookie_names(request: RequestHead) -> set[str]:
 
 
 def _matches(globs: tuple[str, ...], text: str) -> bool:
-    return _pattern(globs).match(text) is not None
-
-
-@lru_cache(maxsize=16)
-def _pattern(globs: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(map(translate, globs)))
+    return glob_pattern(*globs).match(text) is not None
