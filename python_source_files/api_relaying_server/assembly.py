@@ -180,18 +180,12 @@ def build(
         share.shared_counters() if share is not None else None,
     )
     if kept is not None:
-        _renew(keeper, settings)  # only now: what raises before leaves the other worker as it is
+        # Only now: what raises before leaves the other worker as it is.
+        keeper.renew(_policy(settings), settings.hot_size)
     return Worker(server, kept_now, beside, settings.drain)
 
 
 # What is stored.
-
-
-def _renew(keeper: Keeper, settings: Settings) -> None:
-    """Has what is kept obey new settings."""
-    keeper.policy = _policy(settings)
-    keeper.hot.limit = settings.hot_size
-    keeper.hot.clear()  # what is ready there is so by the settings of before
 
 
 def _kept(

@@ -326,6 +326,13 @@ class HotCache:
         with self._lock:
             self._remove(key)
 
+    def resize(self, limit: int) -> None:
+        """Keeps to another limit from now on, and forgets everything."""
+        with self._lock:
+            self.limit = limit
+            self._order.resize(limit)
+            self.clear()
+
     def clear(self) -> None:
         """Forgets everything."""
         with self._lock:
