@@ -309,8 +309,8 @@ def _guarded(
     slots = _slots(settings.upstream_connections, settings.threads, share)
     waiting = max(1, settings.threads * 3 // 8)
     tokens = _tokens(settings.upstream_rate, waiting, store, share)
-    cooldown = CircuitBreaker(settings.cool_down or 0.0, coordinator=coordinator)
-    return GuardedUpstream(upstream, cooldown, slots, tokens)
+    breaker = CircuitBreaker(settings.cool_down or 0.0, coordinator=coordinator)
+    return GuardedUpstream(upstream, breaker, slots, tokens)
 
 
 def _slots(limit: int, waiting: int, share: WorkerShare | None) -> Slots:
