@@ -60,10 +60,10 @@ class Query(unittest.TestCase):
     def test_the_key_of_a_policy(self) -> None:
         plain, rules = Policy(), Policy(query=QueryRules(("u",), True))
         self.assertEqual(plain.key_of("/a?u=1"), "GET /a?u=1")
-        self.assertEqual(plain.key_told("/a?u=1"), "")
+        self.assertEqual(plain.shown_key("/a?u=1"), "")
         self.assertEqual(rules.key_of("/a?c=1&u=1&b=2"), "GET /a?b=2&c=1")
-        self.assertEqual(rules.key_told("/a?c=1&u=1&b=2"), "/a?b=2&c=1")
-        self.assertEqual(rules.key_told("/a?b=2&c=1"), "")
+        self.assertEqual(rules.shown_key("/a?c=1&u=1&b=2"), "/a?b=2&c=1")
+        self.assertEqual(rules.shown_key("/a?b=2&c=1"), "")
         self.assertIsNone(query_rules((), False))
         self.assertEqual(query_rules((), True), QueryRules((), True))
         self.assertEqual(query_rules(("u",), False), QueryRules(("u",)))

@@ -45,15 +45,21 @@ class Policy(NamedTuple):
         """True where the operator lets this request through."""
         return not self.allow_rules or is_allowed(request, self.allow_rules)
 
-    def key_of(self, target: str) -> str:
-        """The key under which the responses to a target are kept: the one place where it is made
-        of a request's target.
-        """
-        return cache_key(target if self.query is None else self.query.selecting(target))
+    def bypasses(self, request: RequestHead) -> bool:
+        """True where the operator keeps this request, as it came, away from the store."""
+        return self.bypass is not None and self.bypass.cover(request)
 
-    def key_told(self, target: str) -> str:
-        """The target of the key, for `Cache-Status`; empty where it is the request's own."""
-        selecting = target if self.query is None else self.query.selecting(target)
+    def selecting_target(self, target: str) -> str:
+        """The target without what of its query selects no response."""
+        return target if self.query is None else self.query.selecting(target)
+
+    def key_of(self, target: str) -> str:
+        """The key under which the responses to a target are kept."""
+        return cache_key(self.selecting_target(target))
+
+    def shown_key(self, target: str) -> str:
+        """What `Cache-Status` shows as the key; empty where it is the request's own target."""
+        selecting = self.selecting_target(target)
         return "" if selecting == target else selecting
 
     def ttl_for(self, target: str, received: float) -> float | None:

@@ -37,8 +37,8 @@ class MemoryAnswers:
         """
         # The settings of now, in a worker that retires too: it fills the same memory.
         hot, policy = self._keeper.hot, self._keeper.policy
-        asked, query = request.target, policy.query
-        target = asked if query is None else query.selecting(asked)
+        asked = request.target
+        target = policy.selecting_target(asked)
         entry = hot.peek(cache_key(target))
         if entry is None:
             return None
@@ -104,15 +104,14 @@ class MemoryAnswers:
         elif request.version < (1, 1):
             extra.append(("Connection", "keep-alive"))
         shape = shape_of(request, found.stored)
-        key = self._keeper.policy.key_told(request.target)
+        key = self._keeper.policy.shown_key(request.target)
         ending = Ending(render_fields(extra), closes, with_key("", key).encode() if key else b"")
         return self._keeper.hot.reply(entry, found, shape, ending)
 
 
 def _may_be_answered(request: RequestHead, policy: Policy) -> bool:
     """True where the operator lets a request through, and to the cache."""
-    bypassed = policy.bypass is not None and policy.bypass.cover(request)
-    return not bypassed and policy.allows(request)
+    return policy.allows(request) and not policy.bypasses(request)
 
 
 def _to_learn(head: bytes, influential: frozenset[str]) -> bytes:

@@ -143,12 +143,11 @@ class Relay:
         if not self._policy.allows(request):
             raise NotAllowed("the settings of this relay do not allow this method for this path")
         self._keeper.catch_up()  # before anything is decided by what is stored
-        found, told = self._answer(request, caller), self._policy.key_told(request.target)
+        found, told = self._answer(request, caller), self._policy.shown_key(request.target)
         return telling_key(found, told) if told and isinstance(found, Answer) else found
 
     def _answer(self, request: RequestHead, caller: Caller) -> Answer | Waiting:
-        bypass = self._policy.bypass
-        bypassed = bypass is not None and bypass.cover(request)  # by what came, ignored or not
+        bypassed = self._policy.bypasses(request)  # before fields are ignored
         if self._policy.ignored_fields:
             request = request.without(self._policy.ignored_fields)
         request = self._fetcher.as_seen(request, caller.client)
