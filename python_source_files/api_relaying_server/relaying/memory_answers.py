@@ -21,8 +21,8 @@ _NEVER_FROM_MEMORY = frozenset(
     ("content-length", "transfer-encoding", "expect", "upgrade", "max-forwards")
 )
 
-_TELLS_KEY = (("", "key"),)
-"""Stands among the fields on which an answer depends where its `Cache-Status` tells the key."""
+_SHOWS_KEY = (("", "key"),)
+"""Tells replies whose `Cache-Status` shows a key from those that show none."""
 
 
 class MemoryAnswers:
@@ -50,7 +50,7 @@ class MemoryAnswers:
             return None  # the relay's own word selects, which the client's bytes do not hold
         influential = entry.influential
         picked = tuple([(line[0], line[2]) for line in request.lines if line[0] in influential])
-        picked += _TELLS_KEY if target != asked else ()
+        picked += _SHOWS_KEY if target != asked else ()
         quick = (request.method, request.version, request.credentialed, picked)
         reply = entry.quick.get(quick)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):

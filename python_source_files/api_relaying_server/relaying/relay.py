@@ -54,7 +54,7 @@ from api_relaying_server.relaying.answering import (
     final_answer,
     hit_answer,
     shared_answer,
-    telling_key,
+    with_shown_key,
 )
 from api_relaying_server.relaying.background_fetch import BackgroundFetch, drain
 from api_relaying_server.relaying.fetching import Caller, Fetcher, Query
@@ -143,8 +143,9 @@ class Relay:
         if not self._policy.allows(request):
             raise NotAllowed("the settings of this relay do not allow this method for this path")
         self._keeper.catch_up()  # before anything is decided by what is stored
-        found, told = self._answer(request, caller), self._policy.shown_key(request.target)
-        return telling_key(found, told) if told and isinstance(found, Answer) else found
+        answer = self._answer(request, caller)
+        shown = self._policy.shown_key(request.target)
+        return with_shown_key(answer, shown) if shown and isinstance(answer, Answer) else answer
 
     def _answer(self, request: RequestHead, caller: Caller) -> Answer | Waiting:
         bypassed = self._policy.bypasses(request)  # before fields are ignored
