@@ -262,8 +262,9 @@ def _path(
     policy = _policy(settings)
     coordinator = _coordinator(neighbours, store)
     upstream = _upstream(settings, RelaySession(store.backend), upstream_url)
-    keyed = WithOwnFields(upstream, own) if (own := settings.upstream_header) else upstream
-    guarded = _guarded(CountedUpstream(keyed, counters), settings, store, coordinator, share)
+    own = settings.upstream_header
+    with_fields = WithOwnFields(upstream, own) if own else upstream
+    guarded = _guarded(CountedUpstream(with_fields, counters), settings, store, coordinator, share)
     # The queue of the store has the other half.
     room = Room(max(settings.hot_size // 2, policy.max_object))
     fetcher = Fetcher(guarded, keeper, policy, settings.public_host, room)

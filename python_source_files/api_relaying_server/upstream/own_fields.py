@@ -1,7 +1,7 @@
 """The operator's own fields on every call to the upstream (`--upstream-header`), such as a key.
 
-It stands inside all that counts, limits or holds back calls: they tell calls apart by what clients
-say, and what the operator says is the same for all. Its fields reach nothing else.
+It is the innermost wrapper of the upstream: budget, breaker and counters see a client's request
+without these fields, which reach nothing but the upstream.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DENIED = frozenset((401, 403))
 
 
 class WithOwnFields:
-    """An upstream, with these fields on every call. Thread-safe."""
+    """An upstream that adds these fields to every call. Thread-safe."""
 
     def __init__(self, upstream: UpstreamLike, own: Sequence[OwnField]) -> None:
         self.base: UpstreamBase = upstream.base
