@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from api_relaying_server.caching.allow import readings
+from api_relaying_server.caching.allow import possible_paths
 from api_relaying_server.caching.globs import glob_pattern
 from api_relaying_server.http1.message import RequestHead
 
@@ -24,7 +24,7 @@ class BypassRules(NamedTuple):
         """True where a request, as it came, matches one of them."""
         if self.paths:
             path = request.target.partition("?")[0]
-            if any(_matches(self.paths, one) for one in (path, *readings(path))):
+            if any(_matches(self.paths, each) for each in (path, *possible_paths(path))):
                 return True
         return bool(self.cookies) and any(
             _matches(self.cookies, name) for name in _cookie_names(request)
