@@ -1,6 +1,6 @@
-"""Which parameters of a target's query select a stored response (`--ignore-query`, `--sort-query`).
+"""Which parameters of a query are part of the key (`--ignore-query`, `--sort-query`).
 
-All of them go upstream; here it is told under which target a response is kept.
+All parameters go upstream; the others are left out of the key.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from api_relaying_server.caching.globs import glob_pattern
 
 
 class QueryRules(NamedTuple):
-    """Globs of the parameters that select nothing, and whether the order of names selects nothing
-    either.
-    """
+    """Globs of parameters that are not part of the key; `sorts`: nor is the order of the others."""
 
     ignored: tuple[str, ...] = ()
     sorts: bool = False
