@@ -251,17 +251,17 @@ def _judge(
         staleness = -case.fresh_for
         if _client_accepts_stale(asked, staleness):
             return Fresh(found, stale=True, why="max-stale")
-        if staleness <= _renewing_window(found, policy):
+        if staleness <= _revalidate_window(found, policy):
             refresh = not policy.offline
             return Fresh(found, stale=True, refresh=refresh, why="stale-while-revalidate")
     return _ask("stale", request, case)
 
 
-def _renewing_window(found: Assessed, policy: Policy) -> float:
-    """Seconds past its freshness in which a response may answer while it is renewed; -1 for never.
+def _revalidate_window(found: Assessed, policy: Policy) -> float:
+    """Seconds past its freshness in which a response may answer while it is renewed; -1: none.
 
-    The origin's word (RFC 5861, 3) counts in place of the operator's. What never was fresh has no
-    time past its freshness that an operator could mean.
+    The origin's `stale-while-revalidate` (RFC 5861, 3) counts before the operator's, which is not
+    for responses that were never fresh (`max-age=0`).
     """
     said = found.directives.seconds("stale-while-revalidate")
     if said is not None:
