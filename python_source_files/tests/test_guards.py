@@ -249,7 +249,7 @@ class SlotTest(GuardCase):
                 with self.assertRaises(ZeroDivisionError):
                     Transfer(tools, Query(request, caller, Ask("uri-miss")), Leader("")).run()
                 with self.assertRaises(ZeroDivisionError):
-                    Transfer(tools, Query(post, caller, Ask("method")), Leader("")).pass_by()
+                    Transfer(tools, Query(post, caller, Ask("method")), Leader("")).forward()
         self.assertEqual(guarded.slots.free, 4)
 
     def test_never_more_at_a_time_than_the_limit(self):

@@ -26,7 +26,7 @@ CACHED_METHODS = frozenset(("GET", "HEAD"))
 CLOCK_SLACK = 1.0
 """Seconds by which two nodes' clocks may differ before a response counts as from the future."""
 
-PASSING_BY = CONDITIONS_FOR_ORIGINS | OVERRIDES | {"a-im", "x-original-url", "x-rewrite-url"}
+BYPASSING_FIELDS = CONDITIONS_FOR_ORIGINS | OVERRIDES | {"a-im", "x-original-url", "x-rewrite-url"}
 """Fields with which a request passes by the store: conditions that only the origin can judge, and
 fields that make some origins answer another request than the one in the key.
 """
@@ -37,12 +37,12 @@ _USUAL_OPTIONS = frozenset(
 """Names in a client's `Connection` that do not change the answer."""
 
 
-def passes_by(fields: Fields) -> bool:
+def must_bypass(fields: Fields) -> bool:
     """True where no stored response may answer a request with these fields, and its response may
     answer no other request: something selects the response that is not in the key, or that
     `Connection` keeps from the origin (RFC 9110, 7.6.1).
     """
-    if fields.has_any(PASSING_BY):
+    if fields.has_any(BYPASSING_FIELDS):
         return True
     wanted = fields.first("range")
     if wanted is not None and not wanted.lower().startswith("bytes="):
@@ -190,7 +190,7 @@ def decide(request: RequestHead, record: Record | None, now: float, policy: Poli
     """What to do about a request when this is stored for its target; None: nothing is."""
     if request.method not in CACHED_METHODS:
         return Bypass("method")
-    if passes_by(request.fields):
+    if must_bypass(request.fields):
         return Bypass("bypass")
     asked = request_directives(request.fields)
     verdict = _among(request, record, asked, now, policy)

@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import Callable, NamedTuple
 
 from api_relaying_server.caching.responding import Prepared, Shape, build
-from api_relaying_server.caching.reuse import CLOCK_SLACK, PASSING_BY, Assessed
+from api_relaying_server.caching.reuse import BYPASSING_FIELDS, CLOCK_SLACK, Assessed
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import is_written_here
 from api_relaying_server.http1.fields import STATUS_OF_HIT
@@ -66,7 +66,7 @@ the field lines with influential names.
 MAX_QUICK = 256
 """Decisions remembered for one entry; when there are so many, all are forgotten."""
 
-ALWAYS_INFLUENTIAL = PASSING_BY | frozenset(
+ALWAYS_INFLUENTIAL = BYPASSING_FIELDS | frozenset(
     ("accept-encoding", "cache-control", "connection", "content-length", "expect", "if-match")
     + ("if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "max-forwards")
     + ("origin", "pragma", "range", "transfer-encoding", "upgrade")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import shape_of
-from api_relaying_server.caching.reuse import CACHED_METHODS, Assessed, Fresh, decide, passes_by
+from api_relaying_server.caching.reuse import CACHED_METHODS, Assessed, Fresh, decide, must_bypass
 from api_relaying_server.caching.stored import cache_key
 from api_relaying_server.http1.fields import relay_fields, with_key
 from api_relaying_server.http1.heads import known_lines, wants_close
@@ -72,7 +72,7 @@ class MemoryAnswers:
             self._keeper.reading_helps
             and request.method in CACHED_METHODS
             and not request.fields.has_any(_NEVER_FROM_MEMORY)
-            and not passes_by(request.fields)
+            and not must_bypass(request.fields)
             and _may_be_answered(request, self._keeper.policy)
             and self._keeper.hot.peek(self._keeper.key_of(request.target)) is None
         )
