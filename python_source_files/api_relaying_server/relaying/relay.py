@@ -3,6 +3,7 @@
     request
        |
        |-- not allowed ----------------------------------------> 403       caching.allow
+       |-- kept from the store (`--bypass`) -------------------> answer    `_bypass`
        |-- fresh in memory ------------------------------------> answer    memory_answers
        |                                                            (the event loop, no thread)
        v
