@@ -33,7 +33,9 @@ _STATUS_LINE = re.compile("HTTP/1\\.([0-9]) ([1-5][0-9][0-9])(?: ([^\x00-\x08\x0
 # Visible ASCII less what no URI holds and some readers take for something else: quotation marks,
 # angle brackets, backslashes. Browsers send | ^ ` and braces raw in queries, so those pass.
 _TARGET_FORBIDDEN = re.compile(r"[^\x21\x23-\x3b\x3d\x3f-\x5b\x5d-\x7e]|#")
-_DOT_SEGMENT = re.compile(r"(?:/|%2f|%5c)(?:\.|%2e){1,2}(?:[/;]|%2f|%5c|%3b|$)", re.IGNORECASE)
+DOT_SEGMENT = re.compile(r"(?:/|%2f|%5c)(?:\.|%2e){1,2}(?:[/;]|%2f|%5c|%3b|$)", re.IGNORECASE)
+"""A segment of a path that some reader takes for `.` or `..`."""
+
 # Controls, a backslash; dot, slash and backslash in the overlong UTF-8 that careless decoders take;
 # and a percent sign that encodes nothing, such as %u002e.
 _ENCODED_FORBIDDEN = re.compile(
@@ -295,7 +297,7 @@ def check_target(target: str) -> None:
     if path.startswith("//"):
         raise BadRequest("a target that starts with // can be taken for another host")
     if "%" in path or "." in path:
-        if _DOT_SEGMENT.search(path) is not None:
+        if DOT_SEGMENT.search(path) is not None:
             raise BadRequest("the target has a dot segment")
         if _ENCODED_FORBIDDEN.search(path) is not None:
             raise BadRequest("the target's path holds an encoding that no path needs")
