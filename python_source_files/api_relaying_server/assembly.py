@@ -37,7 +37,7 @@ from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.guards import GuardedUpstream, OfflineUpstream, UpstreamLike
 from api_relaying_server.upstream.own_fields import WithOwnFields
 from api_relaying_server.upstream.session import RelaySession, Upstream
-from api_relaying_server.upstream.translation import names_of, parse_base
+from api_relaying_server.upstream.translation import own_names, parse_base
 
 if TYPE_CHECKING:  # rooms that a relay can do without; imported below where a setting wants one
     from api_relaying_server.cluster.shared_counters import SharedCounters
@@ -227,7 +227,7 @@ def _policy(settings: Settings) -> Policy:
         negative_ttl=settings.negative_ttl or 0.0,
         ttl_rules=tuple(settings.ttl),
         max_ttl_rules=tuple(settings.max_ttl),
-        ignored_fields=names_of(settings.upstream_header).union(settings.ignore_field),
+        ignored_fields=own_names(settings.upstream_header).union(settings.ignore_field),
         allow_rules=settings.allow,
         stale_if_error=settings.stale_if_error or 0.0,
         query=query_rules(settings.ignore_query, settings.sort_query),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
-from api_relaying_server.upstream.translation import OwnField, UpstreamBase, with_own
+from api_relaying_server.upstream.translation import OwnField, UpstreamBase, with_own_fields
 
 LOG = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class WithOwnFields:
 
     def fetch(self, request: UpstreamRequest) -> Fetch:
         """The response to one request, once its head is here."""
-        fields = with_own(request.method, request.fields, self._own)
+        fields = with_own_fields(request.method, request.fields, self._own)
         fetch = self._upstream.fetch(request._replace(fields=fields))
         status = fetch.exchange.head.status
         if status in _DENIED and request.method != "TRACE":
