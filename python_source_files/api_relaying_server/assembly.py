@@ -39,7 +39,7 @@ from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.guards import GuardedUpstream, OfflineUpstream, UpstreamLike
 from api_relaying_server.upstream.own_fields import WithOwnFields
 from api_relaying_server.upstream.session import RelaySession, Upstream
-from api_relaying_server.upstream.translation import names_of, parse_base
+from api_relaying_server.upstream.translation import own_names, parse_base
 
 if TYPE_CHECKING:  # rooms that a relay can do without; imported below where a setting wants one
     from api_relaying_server.cluster.shared_counters import SharedCounters
@@ -184,18 +184,12 @@ def build(
         share.shared_counters() if share is not None else None,
     )
     if kept is not None:
-        _renew(keeper, settings)  # only now: what raises before leaves the other worker as it is
+        # Only now: what raises before leaves the other worker as it is.
+        keeper.renew(_policy(settings), settings.hot_size)
     return Worker(server, kept_now, beside, settings.drain)
 
 
 # What is stored.
-
-
-def _renew(keeper: Keeper, settings: Settings) -> None:
-    """Has what is kept obey new settings."""
-    keeper.policy = _policy(settings)
-    keeper.hot.limit = settings.hot_size
-    keeper.hot.clear()  # what is ready there is so by the settings of before
 
 
 def _kept(
@@ -237,7 +231,7 @@ def _policy(settings: Settings) -> Policy:
         negative_ttl=settings.negative_ttl or 0.0,
         ttl_rules=tuple(settings.ttl),
         max_ttl_rules=tuple(settings.max_ttl),
-        ignored_fields=names_of(settings.upstream_header).union(settings.ignore_field),
+        ignored_fields=own_names(settings.upstream_header).union(settings.ignore_field),
         allow_rules=settings.allow,
         stale_if_error=settings.stale_if_error or 0.0,
         query=query_rules(settings.ignore_query, settings.sort_query),
@@ -272,8 +266,9 @@ def _path(
     policy = _policy(settings)
     coordinator = _coordinator(neighbours, store)
     upstream = _upstream(settings, RelaySession(store.backend), upstream_url)
-    keyed = WithOwnFields(upstream, own) if (own := settings.upstream_header) else upstream
-    guarded = _guarded(CountedUpstream(keyed, counters), settings, store, coordinator, share)
+    own = settings.upstream_header
+    with_fields = WithOwnFields(upstream, own) if own else upstream
+    guarded = _guarded(CountedUpstream(with_fields, counters), settings, store, coordinator, share)
     # The queue of the store has the other half.
     room = Room(max(settings.hot_size // 2, policy.max_object))
     fetcher = Fetcher(guarded, keeper, policy, settings.public_host, room)
@@ -319,8 +314,8 @@ def _guarded(
     slots = _slots(settings.upstream_connections, settings.threads, share)
     waiting = max(1, settings.threads * 3 // 8)
     tokens = _tokens(settings.upstream_rate, waiting, store, share)
-    cooldown = CircuitBreaker(settings.cool_down or 0.0, coordinator=coordinator)
-    return GuardedUpstream(upstream, cooldown, slots, tokens)
+    breaker = CircuitBreaker(settings.cool_down or 0.0, coordinator=coordinator)
+    return GuardedUpstream(upstream, breaker, slots, tokens)
 
 
 def _slots(limit: int, waiting: int, share: WorkerShare | None) -> Slots:

@@ -213,7 +213,7 @@ class Settings:
     sort_query = switch(
         CACHE,
         "ignore the order of query parameters",
-        more="The order among parameters of the same name still does.",
+        more="Parameters of the same name keep their order.",
     )
     bypass = several(
         CACHE,

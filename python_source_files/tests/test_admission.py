@@ -46,6 +46,13 @@ class AdmissionTest(unittest.TestCase):
             tier.ask(f"hot {n % 80}")
         self.assertLessEqual({f"hot {n}" for n in range(80)}, set(tier.used))
 
+    def test_another_room_has_its_own_share_for_new_keys(self) -> None:
+        order = Admission(0)
+        order.resize(100)
+        order.add("main", 1, known=True)
+        order.add("new", 10)
+        self.assertEqual(order.victim(lambda key: False), "main")
+
     def test_what_comes_back_is_kept(self) -> None:
         tier = Tier(10)
         tier.ask("a")

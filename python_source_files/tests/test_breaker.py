@@ -58,7 +58,7 @@ class CoolDownCase(unittest.TestCase):
 
     def setUp(self) -> None:
         self.clock = HandClock()
-        self.cooldown = CircuitBreaker(self.seconds, self.clock, lambda: 1.0)
+        self.breaker = CircuitBreaker(self.seconds, self.clock, lambda: 1.0)
         self.level = _log.level
         _log.setLevel(logging.CRITICAL)
         self.addCleanup(_log.setLevel, self.level)
@@ -67,14 +67,14 @@ class CoolDownCase(unittest.TestCase):
         self, target: str, told: UpstreamSignals | None, method: str = "GET", key: str = ""
     ) -> Call:
         """One call and what came of it."""
-        call = self.cooldown.admit(call_for(target, method, key))
-        self.cooldown.settle(call, told)
+        call = self.breaker.admit(call_for(target, method, key))
+        self.breaker.settle(call, told)
         return call
 
     def refused(self, target: str, method: str = "GET", key: str = "") -> UpstreamPaused:
         """The refusal that a call must meet."""
         with self.assertRaises(UpstreamPaused) as refused:
-            self.cooldown.admit(call_for(target, method, key))
+            self.breaker.admit(call_for(target, method, key))
         self.assertEqual(refused.exception.status, 503)
         self.assertEqual(refused.exception.proxy_error, "destination_unavailable")
         self.assertEqual(refused.exception.reason, "cool-down")
@@ -83,12 +83,12 @@ class CoolDownCase(unittest.TestCase):
     def seconds_left(self, target: str = "") -> float:
         """Seconds for which calls to a target, or else all, are still paused."""
         of = f"GET {target}" if target else "the upstream"
-        found = [one.seconds for one in self.cooldown.active() if one.of == of]
+        found = [one.seconds for one in self.breaker.active() if one.of == of]
         return found[0] if found else 0.0
 
     def paused(self) -> list[str]:
         """What is paused."""
-        return [one.of for one in self.cooldown.active()]
+        return [one.of for one in self.breaker.active()]
 
 
 class TargetTest(CoolDownCase):
@@ -99,22 +99,22 @@ class TargetTest(CoolDownCase):
         refusal = self.refused("/a")
         self.assertEqual(refusal.detail, "calls to GET /a pause after: 503")
         self.assertEqual(refusal.retry_after, 5)
-        self.assertFalse(self.cooldown.admit(call_for("/b")).is_probe)
-        (active,) = self.cooldown.active()
+        self.assertFalse(self.breaker.admit(call_for("/b")).is_probe)
+        (active,) = self.breaker.active()
         self.assertEqual(active[1:], ("GET /a", "503", 5.0))
-        self.assertTrue(self.cooldown.is_closed)
+        self.assertTrue(self.breaker.is_closed)
 
     def test_one_probe_ends_it(self):
         self.call("/a", FAILED)
         self.clock.advance(4.9)
         self.assertEqual(self.refused("/a").retry_after, 1)
         self.clock.advance(0.1)
-        probe = self.cooldown.admit(call_for("/a"))
+        probe = self.breaker.admit(call_for("/a"))
         self.assertTrue(probe.is_probe)
         self.assertEqual(self.refused("/a").retry_after, 1)
-        self.cooldown.settle(probe, ANSWERED)
-        self.assertFalse(self.cooldown.admit(call_for("/a")).is_probe)
-        self.assertEqual(self.cooldown.active(), [])
+        self.breaker.settle(probe, ANSWERED)
+        self.assertFalse(self.breaker.admit(call_for("/a")).is_probe)
+        self.assertEqual(self.breaker.active(), [])
 
     def test_cooldowns_grow_to_a_minute_and_begin_anew_after_an_answer(self):
         pauses = []
@@ -129,9 +129,9 @@ class TargetTest(CoolDownCase):
         self.assertEqual(self.seconds_left("/a"), 5.0)
 
     def test_calls_that_fail_together_count_once(self):
-        calls = [self.cooldown.admit(call_for("/a")) for _ in range(20)]
+        calls = [self.breaker.admit(call_for("/a")) for _ in range(20)]
         for call in calls:
-            self.cooldown.settle(call, FAILED)
+            self.breaker.settle(call, FAILED)
         self.assertEqual(self.seconds_left("/a"), 5.0)
         self.clock.advance(5.0)
         self.call("/a", FAILED)
@@ -153,9 +153,9 @@ class TargetTest(CoolDownCase):
         self.assertEqual(self.seconds_left("/a"), 7.8125, "but it pauses no less than without")
 
     def test_of_several_wishes_the_longest_counts(self):
-        calls = [self.cooldown.admit(call_for("/a")) for _ in range(3)]
+        calls = [self.breaker.admit(call_for("/a")) for _ in range(3)]
         for call, wait in zip(calls, (10.0, 30.0, 20.0)):
-            self.cooldown.settle(call, FAILED._replace(wait=wait))
+            self.breaker.settle(call, FAILED._replace(wait=wait))
         self.assertEqual(self.seconds_left("/a"), 30.0)
 
     def test_no_wish_reaches_beyond_a_day(self):
@@ -166,35 +166,35 @@ class TargetTest(CoolDownCase):
         self.call("/a", FAILED)
         self.clock.advance(5.0)
         self.call("/a", None)
-        self.assertTrue(self.cooldown.admit(call_for("/a")).is_probe)
+        self.assertTrue(self.breaker.admit(call_for("/a")).is_probe)
 
     def test_nobody_waits_for_ever_for_a_probe(self):
         self.call("/a", FAILED)
         self.clock.advance(5.0)
-        self.cooldown.admit(call_for("/a"))
+        self.breaker.admit(call_for("/a"))
         self.clock.advance(PROBE_AT_MOST - 0.1)
         self.refused("/a")
         self.clock.advance(0.1)
-        self.assertTrue(self.cooldown.admit(call_for("/a")).is_probe)
+        self.assertTrue(self.breaker.admit(call_for("/a")).is_probe)
 
     def test_one_that_comes_too_late_ends_no_other_rest(self):
         self.call("/a", FAILED)
         self.clock.advance(5.0)
-        late = self.cooldown.admit(call_for("/a"))
+        late = self.breaker.admit(call_for("/a"))
         self.clock.advance(PROBE_AT_MOST)
         self.call("/a", ANSWERED)
         self.call("/a", FAILED)
-        self.cooldown.settle(late, ANSWERED)
+        self.breaker.settle(late, ANSWERED)
         self.refused("/a")
 
     def test_nobody_waits_for_a_slow_client(self):
         self.call("/a", FAILED)
         self.clock.advance(5.0)
-        slow = self.cooldown.admit(call_for("/a")._replace(body=iter(())))
-        probe = self.cooldown.admit(call_for("/a"))
+        slow = self.breaker.admit(call_for("/a")._replace(body=iter(())))
+        probe = self.breaker.admit(call_for("/a"))
         self.assertTrue(probe.is_probe)
-        self.cooldown.settle(slow, ANSWERED)
-        self.assertEqual(self.cooldown.active(), [], "but its answer is news as well")
+        self.breaker.settle(slow, ANSWERED)
+        self.assertEqual(self.breaker.active(), [], "but its answer is news as well")
 
     def test_it_is_told_apart_by_all_that_it_is(self):
         self.call("/a?q=1", CRASHED)
@@ -205,24 +205,24 @@ class TargetTest(CoolDownCase):
             ("/a?q=1", "HEAD", ""),
             ("/a?q=1", "GET", "k"),
         ):
-            self.assertFalse(self.cooldown.admit(call_for(target, method, key)).is_probe)
+            self.assertFalse(self.breaker.admit(call_for(target, method, key)).is_probe)
         long = "/" + "a" * 9000
         self.call(long, CRASHED)
         self.refused(long)
-        self.assertFalse(self.cooldown.admit(call_for(long + "b")).is_probe)
+        self.assertFalse(self.breaker.admit(call_for(long + "b")).is_probe)
 
     def test_what_is_shown_holds_no_query_and_no_credential(self):
         self.call("/a?token=s3cret", CRASHED, key="s3cret")
         self.call("/" + "a" * 30_000, CRASHED)
-        shown = [one.of for one in self.cooldown.active()]
+        shown = [one.of for one in self.breaker.active()]
         self.assertEqual(shown[0], "GET /a?...")
         self.assertLess(len(shown[1]), 1000)
-        self.assertNotIn("s3cret", repr(list(self.cooldown._cooldowns)))
+        self.assertNotIn("s3cret", repr(list(self.breaker._cooldowns)))
 
     def test_the_cooldowns_that_are_known_are_bounded(self):
         for number in range(MAX_COOLDOWNS + 5):
             self.call(f"/{number}", CRASHED)
-        self.assertLessEqual(len(self.cooldown.active()), MAX_COOLDOWNS)
+        self.assertLessEqual(len(self.breaker.active()), MAX_COOLDOWNS)
         self.refused(f"/{MAX_COOLDOWNS + 4}")
 
     def test_who_makes_many_makes_nobody_elses_end(self):
@@ -234,7 +234,7 @@ class TargetTest(CoolDownCase):
         for number in range(2 * MAX_COOLDOWNS):
             self.call(f"/{number}", CRASHED, key="evil")
             self.call("/", LIMITED, key=f"evil{number}")
-        self.assertIn(ANONYMOUS, dict(self.cooldown._cooldowns))
+        self.assertIn(ANONYMOUS, dict(self.breaker._cooldowns))
         self.assertEqual(self.refused("/long", key="honest").retry_after, 899)
         self.clock.advance(600.0)
         self.assertEqual(self.refused("/other", key="honest").retry_after, 99)
@@ -249,25 +249,25 @@ class CallersTest(CoolDownCase):
         self.assertEqual(refusal.retry_after, 900)
         self.assertFalse(refusal.concerns_all)
         for key in ("", "K", "k2"):
-            self.assertFalse(self.cooldown.admit(call_for("/a", key=key)).is_probe)
-        self.assertTrue(self.cooldown.is_closed)
-        self.assertEqual(self.cooldown.seconds_left, 0.0)
+            self.assertFalse(self.breaker.admit(call_for("/a", key=key)).is_probe)
+        self.assertTrue(self.breaker.is_closed)
+        self.assertEqual(self.breaker.seconds_left, 0.0)
 
     def test_of_all_that_have_none(self):
         self.call("/a", LIMITED._replace(wait=900.0))
         self.assertEqual(self.refused("/b").retry_after, 900)
         self.assertEqual(self.refused("/c", "DELETE").retry_after, 900)
-        self.assertFalse(self.cooldown.admit(call_for("/a", key="k")).is_probe)
-        self.assertFalse(self.cooldown.is_closed, "background work would meet it")
-        self.assertEqual(self.cooldown.seconds_left, 900.0)
+        self.assertFalse(self.breaker.admit(call_for("/a", key="k")).is_probe)
+        self.assertFalse(self.breaker.is_closed, "background work would meet it")
+        self.assertEqual(self.breaker.seconds_left, 900.0)
 
     def test_one_probe_ends_it(self):
         self.call("/a", LIMITED, key="k")
         self.clock.advance(5.0)
-        probe = self.cooldown.admit(call_for("/b", key="k"))
+        probe = self.breaker.admit(call_for("/b", key="k"))
         self.refused("/a", key="k")
-        self.cooldown.settle(probe, ANSWERED)
-        self.assertFalse(self.cooldown.admit(call_for("/a", key="k")).is_probe)
+        self.breaker.settle(probe, ANSWERED)
+        self.assertFalse(self.breaker.admit(call_for("/a", key="k")).is_probe)
 
     def test_what_a_probe_meets_is_told_apart(self):
         """Rests that are over: of all, of the callers, of the target; and what is left of them."""
@@ -282,9 +282,9 @@ class CallersTest(CoolDownCase):
         ):
             with self.subTest(told):
                 self.setUp()
-                calls = [self.cooldown.admit(call_for("/a")) for _ in range(3)]
+                calls = [self.breaker.admit(call_for("/a")) for _ in range(3)]
                 for call, news in zip(calls, (REFUSED, LIMITED, CRASHED)):
-                    self.cooldown.settle(call, news)
+                    self.breaker.settle(call, news)
                 self.clock.advance(5.0)
                 probe = self.call("/a", told)
                 self.assertEqual(len(probe.cooldowns), 3)
@@ -295,10 +295,10 @@ class CallersTest(CoolDownCase):
         for _ in range(4):
             self.call("/a", spent)
             self.assertEqual(self.refused("/b").retry_after, 2)
-            self.assertEqual(self.cooldown.seconds_left, 2.0, "it is no failure: nothing grows")
+            self.assertEqual(self.breaker.seconds_left, 2.0, "it is no failure: nothing grows")
             self.clock.advance(2.0)
         self.call("/a", LIMITED)
-        self.assertEqual(self.cooldown.seconds_left, 5.0)
+        self.assertEqual(self.breaker.seconds_left, 5.0)
 
 
 class WholeTest(CoolDownCase):
@@ -312,20 +312,20 @@ class WholeTest(CoolDownCase):
                 refusal.detail, "calls to the upstream pause after: connection refused"
             )
             self.assertTrue(refusal.concerns_all)
-        self.assertFalse(self.cooldown.is_closed)
-        self.assertEqual(self.cooldown.seconds_left, 5.0)
+        self.assertFalse(self.breaker.is_closed)
+        self.assertEqual(self.breaker.seconds_left, 5.0)
 
     def test_a_time_out_where_nobody_got_an_answer_meanwhile(self):
         for news in (HANGS, REFUSED, None):
             with self.subTest(news):
                 self.setUp()
                 self.call("/good", ANSWERED)
-                slow = self.cooldown.admit(call_for("/slow"))
-                other = self.cooldown.admit(call_for("/other"))
+                slow = self.breaker.admit(call_for("/slow"))
+                other = self.breaker.admit(call_for("/other"))
                 self.clock.advance(30.0)
                 if news is None:
-                    self.cooldown.settle(other, None)
-                self.cooldown.settle(slow, HANGS)
+                    self.breaker.settle(other, None)
+                self.breaker.settle(slow, HANGS)
                 self.assertEqual(self.paused(), ["the upstream"])
 
     def test_not_one_where_others_got_theirs(self):
@@ -333,28 +333,28 @@ class WholeTest(CoolDownCase):
         for told in (ANSWERED, CRASHED, LIMITED):
             with self.subTest(told.why):
                 self.setUp()
-                slow = self.cooldown.admit(call_for("/slow"))
+                slow = self.breaker.admit(call_for("/slow"))
                 self.clock.advance(29.0)
                 self.call("/other", told, key="k")
                 self.clock.advance(1.0)
-                self.cooldown.settle(slow, HANGS)
+                self.breaker.settle(slow, HANGS)
                 self.assertIn("GET /slow", self.paused())
                 self.assertNotIn("the upstream", self.paused())
 
     def test_but_three_such(self):
-        slow = [self.cooldown.admit(call_for(f"/slow?{number}")) for number in range(3)]
+        slow = [self.breaker.admit(call_for(f"/slow?{number}")) for number in range(3)]
         self.clock.advance(29.0)
         self.call("/good", ANSWERED)
         self.clock.advance(1.0)
         for call in slow:
-            self.assertTrue(self.cooldown.is_closed)
-            self.cooldown.settle(call, HANGS)
-        self.assertFalse(self.cooldown.is_closed)
+            self.assertTrue(self.breaker.is_closed)
+            self.breaker.settle(call, HANGS)
+        self.assertFalse(self.breaker.is_closed)
 
     def test_not_what_crashes(self):
         for number in range(50):
             self.call(f"/{number}", CRASHED)
-        self.assertTrue(self.cooldown.is_closed)
+        self.assertTrue(self.breaker.is_closed)
 
     def test_for_no_longer_than_a_rest_of_ours(self):
         """What each of the targets asks for is for it alone."""
@@ -370,28 +370,28 @@ class WholeTest(CoolDownCase):
         for number in range(9):
             self.call("/a", FAILED, key=f"{number}")
             self.call("/b", FAILED, key=f"{number}")
-        self.assertTrue(self.cooldown.is_closed)
+        self.assertTrue(self.breaker.is_closed)
 
     def test_three_different_targets(self):
         self.call("/a", FAILED)
         self.call("/b", FAILED)
-        self.assertTrue(self.cooldown.is_closed)
+        self.assertTrue(self.breaker.is_closed)
         self.call("/c", FAILED)
-        self.assertFalse(self.cooldown.is_closed)
+        self.assertFalse(self.breaker.is_closed)
         self.refused("/d")
 
     def test_not_one_path_three_times(self):
         for _ in range(5):
             self.call("/a", FAILED)
             self.clock.advance(self.seconds_left("/a"))
-        self.assertTrue(self.cooldown.is_closed)
+        self.assertTrue(self.breaker.is_closed)
 
     def test_not_with_an_answer_in_between(self):
         for number in range(9):
             self.call(f"/{number}", FAILED)
             if number % 2:
                 self.call("/good", ANSWERED)
-        self.assertTrue(self.cooldown.is_closed)
+        self.assertTrue(self.breaker.is_closed)
 
     def test_nor_with_the_answer_of_a_probe(self):
         self.call("/a", FAILED._replace(wait=1.0))
@@ -400,23 +400,23 @@ class WholeTest(CoolDownCase):
         self.call("/a", ANSWERED)
         self.call("/c", FAILED)
         self.call("/d", FAILED)
-        self.assertTrue(self.cooldown.is_closed)
+        self.assertTrue(self.breaker.is_closed)
 
     def test_not_over_a_long_time(self):
         for number in range(9):
             self.call(f"/{number}", FAILED)
             self.clock.advance(WINDOW / 2)
-        self.assertTrue(self.cooldown.is_closed)
+        self.assertTrue(self.breaker.is_closed)
 
     def test_one_probe_of_any_path_ends_it(self):
         self.call("/a", REFUSED)
         self.clock.advance(5.0)
-        probe = self.cooldown.admit(call_for("/b"))
+        probe = self.breaker.admit(call_for("/b"))
         for path in ("/a", "/b", "/c"):
             self.refused(path)
-        self.cooldown.settle(probe, ANSWERED)
+        self.breaker.settle(probe, ANSWERED)
         for path in ("/a", "/b", "/c"):
-            self.assertFalse(self.cooldown.admit(call_for(path)).is_probe)
+            self.assertFalse(self.breaker.admit(call_for(path)).is_probe)
 
     def test_a_failing_probe_prolongs_it_and_the_next_is_another_path(self):
         self.call("/a", REFUSED)
@@ -426,7 +426,7 @@ class WholeTest(CoolDownCase):
         self.clock.advance(6.25)
         self.refused("/bad")
         self.call("/good", ANSWERED)
-        self.assertTrue(self.cooldown.is_closed)
+        self.assertTrue(self.breaker.is_closed)
 
     def test_a_path_that_rests_longer_is_told_so(self):
         self.call("/a", FAILED._replace(wait=100.0))
@@ -435,14 +435,14 @@ class WholeTest(CoolDownCase):
         self.assertEqual(self.refused("/b").retry_after, 5)
 
     def test_calls_from_before_are_no_news(self):
-        old = [self.cooldown.admit(call_for(path)) for path in ("/a", "/b", "/c", "/d")]
-        self.cooldown.settle(old[0], REFUSED)
-        self.cooldown.settle(old[1], ANSWERED)
+        old = [self.breaker.admit(call_for(path)) for path in ("/a", "/b", "/c", "/d")]
+        self.breaker.settle(old[0], REFUSED)
+        self.breaker.settle(old[1], ANSWERED)
         self.refused("/a")  # an answer that was on its way does not close it
         self.clock.advance(5.0)
         self.call("/a", ANSWERED)
-        self.cooldown.settle(old[2], REFUSED)
-        self.assertTrue(self.cooldown.is_closed, "nor does an old failure open it again")
+        self.breaker.settle(old[2], REFUSED)
+        self.assertTrue(self.breaker.is_closed, "nor does an old failure open it again")
 
     def test_many_threads_one_probe(self):
         self.call("/a", REFUSED)
@@ -451,7 +451,7 @@ class WholeTest(CoolDownCase):
 
         def ask() -> None:
             try:
-                admitted.append(self.cooldown.admit(call_for("/a")))
+                admitted.append(self.breaker.admit(call_for("/a")))
             except UpstreamPaused:
                 pass
 
@@ -472,7 +472,7 @@ class NeverTest(CoolDownCase):
         for told in (FAILED, REFUSED, LIMITED):
             for path in ("/a", "/b", "/c", "/d"):
                 self.call(path, told)
-        self.assertEqual(self.cooldown.active(), [])
+        self.assertEqual(self.breaker.active(), [])
 
     def test_but_what_the_upstream_asks_for_is_obeyed(self):
         for told in (FAILED, CRASHED, LIMITED):
@@ -481,12 +481,12 @@ class NeverTest(CoolDownCase):
                 self.assertEqual(self.refused("/a").retry_after, 7)
                 self.clock.advance(7.0)
                 self.call("/a", told)
-                self.assertEqual(self.cooldown.active(), [])
+                self.assertEqual(self.breaker.active(), [])
 
     def test_and_closes_no_others(self):
         for path in ("/a", "/b", "/c", "/d"):
             self.call(path, FAILED._replace(wait=7.0))
-        self.assertFalse(self.cooldown.admit(call_for("/e")).is_probe)
+        self.assertFalse(self.breaker.admit(call_for("/e")).is_probe)
 
 
 class JitterTest(unittest.TestCase):

@@ -17,7 +17,7 @@ class BypassTest(unittest.TestCase):
     """The rules, by table."""
 
     def test_paths(self) -> None:
-        rules = BypassRules(paths=("/live/*", "/me", "/a b", "/c%20d"))
+        rules = BypassRules(paths=("/live/*", "/me", "/a b", "/c%20d", "/e[1]/*"))
         for target, expected in (
             ("/live/1", True),
             ("/live/", True),
@@ -34,6 +34,9 @@ class BypassTest(unittest.TestCase):
             ("/live;v=1/1", True),
             ("/a%20b", True),
             ("/c%20d", True),
+            ("/e[1]/x", True),
+            ("/e%5b1]/x", True),
+            ("/e1/x", False),
             ("*", False),
         ):
             self.assertEqual(rules.cover(head(target)), expected, target)

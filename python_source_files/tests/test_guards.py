@@ -147,7 +147,7 @@ class OrderTest(GuardCase):
         self.assertEqual(refused.exception.reason, "budget")
         self.clock.advance(50.0 + LATE)
         get(guarded)
-        self.assertEqual(guarded.cooldown.active(), [])
+        self.assertEqual(guarded.breaker.active(), [])
 
     def test_who_waits_for_a_token_sleeps(self):
         guarded = self.guard(rate=(1.0, 1))
@@ -166,13 +166,13 @@ class OrderTest(GuardCase):
 
     def test_what_happened_meanwhile_counts(self):
         guarded = self.guard(rate=(1.0, 1))
-        other = guarded.cooldown.admit(call_for("/api/y"))
+        other = guarded.breaker.admit(call_for("/api/y"))
         get(guarded).exchange.close()
         sleep = self.clock.sleep
 
         def sleep_while_another_fails(seconds: float) -> None:
             sleep(seconds)
-            guarded.cooldown.settle(other, UpstreamSignals(Scope.UPSTREAM, "refused"))
+            guarded.breaker.settle(other, UpstreamSignals(Scope.UPSTREAM, "refused"))
 
         assert guarded.tokens is not None
         guarded.tokens._sleep = sleep_while_another_fails
@@ -184,10 +184,10 @@ class OrderTest(GuardCase):
 
     def test_nor_does_a_wait_for_a_slot_count_less(self):
         guarded = self.guard(limit=1, rate=(1.0, 5))
-        other = guarded.cooldown.admit(call_for("/api/y"))
+        other = guarded.breaker.admit(call_for("/api/y"))
 
         def take_while_another_fails(patience: float) -> bool:
-            guarded.cooldown.settle(other, UpstreamSignals(Scope.UPSTREAM, "refused"))
+            guarded.breaker.settle(other, UpstreamSignals(Scope.UPSTREAM, "refused"))
             return True
 
         with mock.patch.object(guarded.slots, "take", take_while_another_fails):
@@ -230,7 +230,7 @@ class SlotTest(GuardCase):
         for number in range(5):
             with self.assertRaises(BadRequest):
                 get(guarded, f"/api/{number}")
-        self.assertEqual(guarded.cooldown.active(), [])
+        self.assertEqual(guarded.breaker.active(), [])
 
     def test_a_fault_of_ours_gives_it_back(self):
         guarded = self.guard()
@@ -249,7 +249,7 @@ class SlotTest(GuardCase):
                 with self.assertRaises(ZeroDivisionError):
                     Transfer(tools, Query(request, caller, Ask("uri-miss")), Leader("")).run()
                 with self.assertRaises(ZeroDivisionError):
-                    Transfer(tools, Query(post, caller, Ask("method")), Leader("")).pass_by()
+                    Transfer(tools, Query(post, caller, Ask("method")), Leader("")).forward()
         self.assertEqual(guarded.slots.free, 4)
 
     def test_never_more_at_a_time_than_the_limit(self):
@@ -295,7 +295,7 @@ class NewsTest(GuardCase):
                 self.clock.advance(1.0)
                 get(guarded, "/api/y").exchange.close()
                 exchange.fail(error)
-                active = guarded.cooldown.active()
+                active = guarded.breaker.active()
                 self.assertEqual([one.of for one in active], ["GET /api/x"])
                 self.assertEqual(guarded.slots.free, 4)
 
@@ -398,7 +398,7 @@ class NewsTest(GuardCase):
                 self.assertEqual(lack.exception.proxy_error, "proxy_internal_error")
         self.assertEqual(len(logged.records), 1)
         self.assertIn("Too many open files", logged.output[0])
-        self.assertEqual(guarded.cooldown.active(), [])
+        self.assertEqual(guarded.breaker.active(), [])
         self.assertEqual(guarded.slots.free, 4)
         self.clock.advance(60.0)
         with self.assertLogs(LOG), self.assertRaises(LackOfOwn):

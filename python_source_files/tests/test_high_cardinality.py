@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import unittest
 
+from api_relaying_server.errors import BadRequest
 from api_relaying_server.http1 import heads
 from api_relaying_server.http1.chunked import ChunkedDecoder
 from api_relaying_server.http1.heads import KnownLines
@@ -71,6 +72,12 @@ class KnownLinesTest(unittest.TestCase):
         self.assertTrue(heads.known_lines.fields is before[0])
         self.assertTrue(b"X-Apart: id-1" in before[0])
         self.assertEqual(heads.known_lines.high_cardinality, before[1])
+
+    def test_host_is_a_field_like_any_other_in_a_response(self) -> None:
+        line = b"Host: not a host\r\n\r\n"
+        self.assertIn("host", heads.parse_response_head(b"HTTP/1.1 200 OK\r\n" + line).fields)
+        with self.assertRaises(BadRequest):
+            heads.parse_request_head(b"GET / HTTP/1.1\r\n" + line)
 
     def test_the_names_are_bounded(self) -> None:
         known = self.high_cardinality(*[f"X-{n}" for n in range(heads.HIGH_CARDINALITY_NAMES + 3)])

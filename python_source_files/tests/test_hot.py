@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import unittest
 from unittest import mock
 
@@ -326,6 +327,19 @@ class BoundsTest(unittest.TestCase):
             self.assertLessEqual(hot.size, hot.limit)
         self.assertGreater(hot.evicted, 400)
         self.assertEqual(len(hot.heads), len(hot))
+
+    def test_after_another_limit_it_is_as_if_made_with_it(self) -> None:
+        made, resized = HotCache(100_000), HotCache(0)
+        resized.resize(100_000)
+        chance = random.Random(20261126)
+        for _ in range(500):
+            key = f"GET /{chance.randrange(200)}"
+            for hot in (made, resized):
+                if hot.get(key) is None:
+                    keep(hot, key, b"x" * 500)
+        self.assertEqual(resized.keys(), made.keys())
+        resized.resize(1000)
+        self.assertEqual((len(resized), resized.size, resized.limit), (0, 0, 1000))
 
     def test_what_is_too_large_for_the_tier_is_not_taken(self) -> None:
         hot = HotCache(10_000)

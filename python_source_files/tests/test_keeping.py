@@ -389,6 +389,16 @@ class Alone(KeepingTest):
         self.hot.limit = 4 * USUAL_SIZE
         self.assertFalse(self.keeper.reading_helps)
 
+    def test_new_settings_count_at_once(self) -> None:
+        self.add(variant(b"1"))
+        policy = Policy(max_object=1)
+        with mock.patch.object(self.keeper._last_known, "resize") as resize:
+            self.keeper.renew(policy, 2 * MIB)
+        resize.assert_called_once_with(MIB)
+        self.assertIs(self.keeper.policy, policy)
+        self.assertEqual((self.hot.limit, self.in_memory()), (2 * MIB, []))
+        self.assertEqual(bodies(self.keeper.read(KEY)), [b"1"])
+
     def test_the_store_tells_when_it_is_stored(self) -> None:
         self.shelf.keeps = False
         self.keeper.when_stored(KEY, lambda: self.shelf.said.append("stored"))

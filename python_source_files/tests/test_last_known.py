@@ -55,6 +55,14 @@ class LastKnownTest(unittest.TestCase):
         self.known.add({"a": self.one, "b": self.one}, 0.0)
         self.assertEqual(self.kept(), "ab")
 
+    def test_another_limit_counts_at_once(self) -> None:
+        self.known.add({"a": self.one, "b": self.one}, 0.0)
+        self.known.resize(SIZE)
+        self.assertEqual((self.kept(), len(self.known)), ("b", 1))
+        self.known.resize(3 * SIZE)
+        self.known.add({"a": self.one, "c": self.one}, 0.0)
+        self.assertEqual(self.kept(), "abc")
+
     def test_what_is_forgotten_leaves_its_room(self) -> None:
         self.known.forget("a")
         self.known.add({"a": self.one, "b": self.one}, 0.0)

@@ -11,7 +11,7 @@ import unittest
 from pathlib import Path
 
 from api_relaying_server.upstream.exchange import UpstreamRequest
-from api_relaying_server.upstream.translation import OwnField, names_of, with_own
+from api_relaying_server.upstream.translation import OwnField, own_names, with_own_fields
 from tests.isolation_cases import Held, World
 from tests.relay_support import (
     CLOSE,
@@ -44,13 +44,13 @@ class FieldsTest(unittest.TestCase):
     def test_ours_take_the_place_of_others(self) -> None:
         fields = [("Host", "a"), ("authorization", "x"), ("Accept", "b"), ("AUTHORIZATION", "y")]
         expected = [("Host", "a"), ("Accept", "b"), ("Authorization", SECRET)]
-        self.assertEqual(with_own("GET", fields, OWN), expected)
+        self.assertEqual(with_own_fields("GET", fields, OWN), expected)
 
     def test_a_trace_has_none(self) -> None:
-        self.assertEqual(with_own("TRACE", [("Host", "a")], OWN), [("Host", "a")])
+        self.assertEqual(with_own_fields("TRACE", [("Host", "a")], OWN), [("Host", "a")])
 
     def test_names_that_are_the_same_behind_cgi(self) -> None:
-        self.assertEqual(names_of([OwnField("Api_Key", "x")]), {"api_key", "api-key"})
+        self.assertEqual(own_names([OwnField("Api_Key", "x")]), {"api_key", "api-key"})
 
     def test_a_request_does_not_show_its_fields(self) -> None:
         request = UpstreamRequest("GET", "/a?key=S3CRET", [("Authorization", SECRET)])

@@ -182,9 +182,12 @@ class PathRuleTest(unittest.TestCase):
             ("*", "/a\nb", True),
             ("*/menu", "/restaurants/1/menu", True),
             ("*/menu", "/restaurants/1/menu/2", False),
-            ("/a?c", "/abc", True),
+            ("/a?c", "/abc", False),
+            ("/a?c", "/a?c", True),
             ("/a.c", "/abc", False),
-            ("/[ab]", "/b", True),
+            ("/[ab]", "/b", False),
+            ("/[ab]*", "/[ab]/c", True),
+            ("/[!a]", "/[!a]", True),
             ("/%C3%A5*", "/%C3%A5land", True),
         ):
             with self.subTest(glob=glob, path=path):

@@ -1,9 +1,9 @@
-"""Which requests the operator lets through (`--allow`), told by method and path.
+"""Which requests the operator lets through (`--allow`), by method and path.
 
-A path can be written in many ways that an upstream reads as one: percent-encoded, with slashes
-twice, with parameters behind a semicolon (RFC 3986, 3.3). A request passes only where every way of
-reading its path is allowed, so no way of writing walks around a rule. The relay's own checks
-(`http1.heads.check_target`) have refused dot segments and backslashes before.
+One path can be written in many ways (percent-encoded, doubled slashes, parameters after a
+semicolon: RFC 3986, 3.3). A request passes only if each path that the upstream may read in it is
+allowed. The relay's own checks (`http1.heads.check_target`) have refused dot segments and
+backslashes before.
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
-from fnmatch import translate
-from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from api_relaying_server.caching.globs import glob_pattern
 from api_relaying_server.http1.grammar import is_token
 from api_relaying_server.http1.message import RequestHead
 
-READING = frozenset(("GET", "HEAD"))
+READ_METHODS = frozenset(("GET", "HEAD"))
 """The methods of a rule that names none."""
 
 _MOST_ROUNDS = 8
-"""How often a path is decoded at most until nothing changes."""
+"""A path is decoded at most so often."""
 
 _RULE = re.compile(r"(?:([^/*]+?) +)?([/*].*)", re.DOTALL)
 _ENCODED = re.compile("%[0-9A-Fa-f]{2}")
@@ -41,12 +40,7 @@ class AllowRule(NamedTuple):
 
     def matches(self, method: str, path: str) -> bool:
         """True where a request by this method, to this decoded path, passes."""
-        return method in self.methods and _pattern(self.glob).match(path) is not None
-
-
-@lru_cache(maxsize=256)
-def _pattern(glob: str) -> re.Pattern[str]:
-    return re.compile(translate(glob.replace("[", "[[]")))  # `*` alone has a meaning
+        return method in self.methods and glob_pattern(self.glob).match(path) is not None
 
 
 def parse_allow(text: str) -> AllowRule:
@@ -61,7 +55,7 @@ def parse_allow(text: str) -> AllowRule:
         raise ValueError(f"{glob!r} is encoded; write the letters themselves, as in '/a b/*'")
     if "?" in glob:
         raise ValueError(f"{glob!r} has a query; end it before the '?', as in '/a'")
-    methods = {name.strip() for name in names.split(",")} if names else set(READING)
+    methods = {name.strip() for name in names.split(",")} if names else set(READ_METHODS)
     for name in methods:
         if not is_token(name) or name != name.upper():
             raise ValueError(f"{text!r}: {name!r} is no method; give some as in 'GET,POST /path'")
@@ -79,29 +73,32 @@ def is_allowed(request: RequestHead, rules: Sequence[AllowRule]) -> bool:
         method = request.fields.first("access-control-request-method") or method
     if request.target == "*":
         return any(method in rule.methods and rule.glob == "*" for rule in rules)
-    return all(_passes(method, path, rules) for path in readings(request.target.partition("?")[0]))
+    return all(
+        _passes(method, path, rules) for path in possible_paths(request.target.partition("?")[0])
+    )
 
 
 def _passes(method: str, path: str, rules: Iterable[AllowRule]) -> bool:
     return any(rule.matches(method, path) for rule in rules)
 
 
-def readings(path: str) -> frozenset[str]:
+def possible_paths(path: str) -> frozenset[str]:
     """The decoded paths that an upstream may take `path` for."""
     found: set[str] = set()
-    for last in (path, _PARAMETERS.sub("", path)):  # some drop parameters before they decode
+    for text in (path, _PARAMETERS.sub("", path)):  # some drop parameters before they decode
         for _ in range(_MOST_ROUNDS):
-            before, last = last, unquote(last, errors="surrogateescape")
-            found.add(last)
-            if last == before:
+            decoded = unquote(text, errors="surrogateescape")
+            found.add(decoded)
+            if decoded == text:
                 break
+            text = decoded
         else:
-            found.add("")  # nobody knows what it ends as: only `*` lets it through
-    found |= {_QUERY.sub("", one) for one in found}
-    found |= {one.replace("\\", "/") for one in found}
-    found |= {_PARAMETERS.sub("", one) for one in found}
-    found |= {_SLASHES.sub("/", one) for one in found}
-    return frozenset(found | {_without_dots(one) for one in found})
+            found.add("")  # encoded too often to decode: only `*` matches it
+    found |= {_QUERY.sub("", each) for each in found}
+    found |= {each.replace("\\", "/") for each in found}
+    found |= {_PARAMETERS.sub("", each) for each in found}
+    found |= {_SLASHES.sub("/", each) for each in found}
+    return frozenset(found | {_without_dots(each) for each in found})
 
 
 def _without_dots(path: str) -> str:

@@ -7,12 +7,10 @@ read it, so that no spelling of it is cached.
 
 from __future__ import annotations
 
-import re
-from fnmatch import translate
-from functools import lru_cache
 from typing import NamedTuple
 
-from api_relaying_server.caching.allow import readings
+from api_relaying_server.caching.allow import possible_paths
+from api_relaying_server.caching.globs import glob_pattern
 from api_relaying_server.http1.message import RequestHead
 
 
@@ -26,7 +24,7 @@ class BypassRules(NamedTuple):
         """True where a request, as it came, matches one of them."""
         if self.paths:
             path = request.target.partition("?")[0]
-            if any(_matches(self.paths, one) for one in (path, *readings(path))):
+            if any(_matches(self.paths, each) for each in (path, *possible_paths(path))):
                 return True
         return bool(self.cookies) and any(
             _matches(self.cookies, name) for name in _cookie_names(request)
@@ -45,9 +43,4 @@ def _cookie_names(request: RequestHead) -> set[str]:
 
 
 def _matches(globs: tuple[str, ...], text: str) -> bool:
-    return _pattern(globs).match(text) is not None
-
-
-@lru_cache(maxsize=16)
-def _pattern(globs: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(map(translate, globs)))
+    return glob_pattern(*globs).match(text) is not None

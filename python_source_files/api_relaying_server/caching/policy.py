@@ -13,47 +13,56 @@ from api_relaying_server.http1.message import RequestHead
 
 
 class Policy(NamedTuple):
-    """The operator's decisions; times in seconds.
-
-    Where `default_ttl` and `negative_ttl` are 0 the heuristic decides. `ttl_rules` replace what the
-    origin says and `max_ttl_rules` cap it; the first match wins in both. `stale_if_error` is how
-    long after its freshness a response may answer for a failing upstream. With `client_refresh` the
-    directives of a request that cost the upstream a call are obeyed. With `offline` the upstream is
-    never asked. `max_object` is the largest content, in bytes, that is stored. Request fields whose
-    lower-case names are in `ignored_fields` count as not sent. Where there are `allow_rules`, a
-    request that none of them matches is refused. `stale_while_revalidate` is how long after its
-    freshness a response may answer while it is renewed, where its origin says nothing about that.
-    Requests that `bypass` covers, before fields are ignored, pass by the store. `query` has what of
-    a target's query selects no response.
-    """
+    """The operator's decisions; times in seconds."""
 
     default_ttl: float = 300.0
+    """Freshness where the origin gives none; 0: the heuristic decides."""
     negative_ttl: float = 10.0
+    """The same for 404 and 410."""
     ttl_rules: tuple[PathRule, ...] = ()
+    """Freshness in place of the origin's; the first match counts."""
     max_ttl_rules: tuple[PathRule, ...] = ()
+    """Caps of freshness; the first match counts."""
     stale_if_error: float = 86400.0
+    """How long past its freshness a response may answer for a failing upstream."""
     client_refresh: bool = False
+    """Directives of requests that cost the upstream a call are obeyed."""
     offline: bool = False
+    """The upstream is never asked."""
     max_object: int = 32 * 1024 * 1024
+    """Bytes of the largest content that is stored."""
     ignored_fields: frozenset[str] = frozenset()
+    """Lower-case names of request fields that count as not sent."""
     allow_rules: tuple[AllowRule, ...] = ()
+    """Where there are any, a request that matches none is refused."""
     stale_while_revalidate: float = 0.0
+    """How long past its freshness a response may answer while it is renewed, where the origin says
+    nothing about that.
+    """
     bypass: BypassRules | None = None
+    """Requests that pass by the store."""
     query: QueryRules | None = None
+    """Parameters that select no response."""
 
     def allows(self, request: RequestHead) -> bool:
         """True where the operator lets this request through."""
         return not self.allow_rules or is_allowed(request, self.allow_rules)
 
-    def key_of(self, target: str) -> str:
-        """The key under which the responses to a target are kept: the one place where it is made
-        of a request's target.
-        """
-        return cache_key(target if self.query is None else self.query.selecting(target))
+    def bypasses(self, request: RequestHead) -> bool:
+        """True where the operator keeps this request, as it came, away from the store."""
+        return self.bypass is not None and self.bypass.cover(request)
 
-    def key_told(self, target: str) -> str:
-        """The target of the key, for `Cache-Status`; empty where it is the request's own."""
-        selecting = target if self.query is None else self.query.selecting(target)
+    def selecting_target(self, target: str) -> str:
+        """The target without what of its query selects no response."""
+        return target if self.query is None else self.query.selecting(target)
+
+    def key_of(self, target: str) -> str:
+        """The key under which the responses to a target are kept."""
+        return cache_key(self.selecting_target(target))
+
+    def shown_key(self, target: str) -> str:
+        """What `Cache-Status` shows as the key; empty where it is the request's own target."""
+        selecting = self.selecting_target(target)
         return "" if selecting == target else selecting
 
     def ttl_for(self, target: str, received: float) -> float | None:

@@ -1,22 +1,20 @@
-"""Which parameters of a target's query select a stored response (`--ignore-query`, `--sort-query`).
+"""Which parameters of a query are part of the key (`--ignore-query`, `--sort-query`).
 
-All of them go upstream; here it is told under which target a response is kept.
+All parameters go upstream; the others are left out of the key.
 """
 
 from __future__ import annotations
 
-import re
-from fnmatch import translate
 from functools import lru_cache
 from operator import itemgetter
 from typing import NamedTuple
 from urllib.parse import unquote_plus
 
+from api_relaying_server.caching.globs import glob_pattern
+
 
 class QueryRules(NamedTuple):
-    """Globs of the parameters that select nothing, and whether the order of names selects nothing
-    either.
-    """
+    """Globs of parameters that are not part of the key; `sorts`: nor is the order of the others."""
 
     ignored: tuple[str, ...] = ()
     sorts: bool = False
@@ -44,7 +42,7 @@ def selecting_target(target: str, ignored: tuple[str, ...] = (), sorts: bool = F
     parameters = query.split("&")
     kept = [(_name(one), one) for one in parameters]
     if ignored:
-        is_ignored = _pattern(ignored).match
+        is_ignored = glob_pattern(*ignored).match
         kept = [named for named in kept if is_ignored(named[0]) is None]
     if sorts:
         kept.sort(key=itemgetter(0))
@@ -59,8 +57,3 @@ def _name(parameter: str) -> str:
     if "%" in name or "+" in name:
         return unquote_plus(name, errors="surrogateescape")
     return name
-
-
-@lru_cache(maxsize=16)
-def _pattern(globs: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(map(translate, globs)))

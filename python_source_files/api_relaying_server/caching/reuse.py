@@ -26,7 +26,7 @@ CACHED_METHODS = frozenset(("GET", "HEAD"))
 CLOCK_SLACK = 1.0
 """Seconds by which two nodes' clocks may differ before a response counts as from the future."""
 
-PASSING_BY = CONDITIONS_FOR_ORIGINS | OVERRIDES | {"a-im", "x-original-url", "x-rewrite-url"}
+BYPASSING_FIELDS = CONDITIONS_FOR_ORIGINS | OVERRIDES | {"a-im", "x-original-url", "x-rewrite-url"}
 """Fields with which a request passes by the store: conditions that only the origin can judge, and
 fields that make some origins answer another request than the one in the key.
 """
@@ -37,12 +37,12 @@ _USUAL_OPTIONS = frozenset(
 """Names in a client's `Connection` that do not change the answer."""
 
 
-def passes_by(fields: Fields) -> bool:
+def must_bypass(fields: Fields) -> bool:
     """True where no stored response may answer a request with these fields, and its response may
     answer no other request: something selects the response that is not in the key, or that
     `Connection` keeps from the origin (RFC 9110, 7.6.1).
     """
-    if fields.has_any(PASSING_BY):
+    if fields.has_any(BYPASSING_FIELDS):
         return True
     wanted = fields.first("range")
     if wanted is not None and not wanted.lower().startswith("bytes="):
@@ -190,7 +190,7 @@ def decide(request: RequestHead, record: Record | None, now: float, policy: Poli
     """What to do about a request when this is stored for its target; None: nothing is."""
     if request.method not in CACHED_METHODS:
         return Bypass("method")
-    if passes_by(request.fields):
+    if must_bypass(request.fields):
         return Bypass("bypass")
     asked = request_directives(request.fields)
     verdict = _among(request, record, asked, now, policy)
@@ -251,17 +251,17 @@ def _judge(
         staleness = -case.fresh_for
         if _client_accepts_stale(asked, staleness):
             return Fresh(found, stale=True, why="max-stale")
-        if staleness <= _renewing_window(found, policy):
+        if staleness <= _revalidate_window(found, policy):
             refresh = not policy.offline
             return Fresh(found, stale=True, refresh=refresh, why="stale-while-revalidate")
     return _ask("stale", request, case)
 
 
-def _renewing_window(found: Assessed, policy: Policy) -> float:
-    """Seconds past its freshness in which a response may answer while it is renewed; -1 for never.
+def _revalidate_window(found: Assessed, policy: Policy) -> float:
+    """Seconds past its freshness in which a response may answer while it is renewed; -1: none.
 
-    The origin's word (RFC 5861, 3) counts in place of the operator's. What never was fresh has no
-    time past its freshness that an operator could mean.
+    The origin's `stale-while-revalidate` (RFC 5861, 3) counts before the operator's, which is not
+    for responses that were never fresh (`max-age=0`).
     """
     said = found.directives.seconds("stale-while-revalidate")
     if said is not None:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 import re
 from datetime import datetime, time, timedelta
-from fnmatch import translate
-from functools import lru_cache
-from re import Pattern
 from typing import NamedTuple, Union
 from zoneinfo import ZoneInfo
+
+from api_relaying_server.caching.globs import glob_pattern
 
 # RFC 9111, 1.2.2: a cache treats greater numbers of seconds as this one.
 LONGEST_SECONDS = 2.0**31
@@ -68,12 +67,7 @@ class PathRule(NamedTuple):
 
         `*` stands for any characters, `/` among them; capitals and small letters differ.
         """
-        return _pattern(self.glob).match(path) is not None
-
-
-@lru_cache(maxsize=1024)
-def _pattern(glob: str) -> Pattern[str]:
-    return re.compile(translate(glob))
+        return glob_pattern(self.glob).match(path) is not None
 
 
 def parse_seconds(text: str) -> float:

@@ -26,7 +26,7 @@ def parse_upstream_field(text: str) -> OwnField:
         raise ValueError("this is no field; give 'NAME: VALUE' or 'NAME: @FILE'")
     if not may_be_own(name.lower()):
         raise ValueError(f"{name} is for the relay to write; give a field about who asks")
-    value = _in_file(name, written[1:]) if written.startswith("@") else _bytes_of(name, written)
+    value = _in_file(name, written[1:]) if written.startswith("@") else _encoded(name, written)
     if len(value) > LONGEST:
         raise ValueError(f"the value of {name} is too long; give at most {LONGEST} bytes")
     as_sent = value.decode("latin-1")
@@ -36,7 +36,7 @@ def parse_upstream_field(text: str) -> OwnField:
     return OwnField(name, as_sent)
 
 
-def _bytes_of(name: str, text: str) -> bytes:
+def _encoded(name: str, text: str) -> bytes:
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -44,23 +44,23 @@ def _bytes_of(name: str, text: str) -> bytes:
 
 
 def _in_file(name: str, path: str) -> bytes:
-    """What a file holds, without white space around it. Only a plain file: another one may have no
-    end, or hold up the one who reads.
+    """The content of a plain file, without white space around it. Other files are refused: reading
+    one may never end.
     """
     mend = "give a file that holds the value in one line"
+    value = None
     try:
         path = os.path.expanduser(path)
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ValueError(f"{name}: {path} is not a plain file; {mend}")
-        with open(path, "rb") as file:
-            value = file.read(LONGEST + 2).strip()
+        if stat.S_ISREG(os.stat(path).st_mode):
+            with open(path, "rb") as file:
+                value = file.read(LONGEST + 2).strip()
     except OSError as wrong:
         why = wrong.strerror or type(wrong).__name__
         raise ValueError(f"{name}: {path} cannot be read ({why}); {mend}") from None
-    except ValueError as wrong:
-        if mend in str(wrong):
-            raise
+    except ValueError:  # a NUL in it
         raise ValueError(f"{name}: this is no name of a file; {mend}") from None
+    if value is None:
+        raise ValueError(f"{name}: {path} is not a plain file; {mend}")
     if not value:
         raise ValueError(f"{name}: {path} is empty; {mend}")
     return value

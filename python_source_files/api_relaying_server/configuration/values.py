@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, Union
 
 from api_relaying_server.caching.wallclock import LONGEST_SECONDS, parse_seconds
+from api_relaying_server.http1.heads import DOT_SEGMENT
 from api_relaying_server.stores.database_url import FORMS as DATABASES
 from api_relaying_server.stores.database_url import parse as parse_database_url
 from api_relaying_server.stores.store_path import ANY_CACHE_FORM, CACHE_FORMS
@@ -51,7 +52,6 @@ _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^\[\]:]*)(?::([0-9]{1,5}))?")
 # RFC 3986, 3.3: path-abempty.
 _URL_PATH = re.compile(r"(/([A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)*")
-_DOT_SEGMENT = re.compile(r"/(\.|%2[eE]){1,2}(/|$)")
 _URL_MEND = "give one such as https://example.org/api"
 
 
@@ -265,7 +265,7 @@ def upstream_url(text: str) -> str:
     name = parts.hostname or ""
     if not _is_host(name) or "%" in name or port == 0:
         refuse(text, "has no valid host and port", _URL_MEND)
-    if not _URL_PATH.fullmatch(parts.path) or _DOT_SEGMENT.search(parts.path):
+    if not _URL_PATH.fullmatch(parts.path) or DOT_SEGMENT.search(parts.path):
         refuse(
             text,
             "has no valid path",

@@ -82,8 +82,8 @@ def end_to_end(fields: Fields) -> Fields:
 _MEMBER = f"{PSEUDONYM}; "
 
 STATUS_OF_HIT = f"Cache-Status: {_MEMBER}hit; ttl=%d%b\r\n".encode()
-"""The line of a fresh hit, to be filled with the seconds of freshness left and with what more is
-told.
+"""The line of a fresh hit, to be filled with the seconds of freshness left and with what comes
+behind it.
 """
 
 
@@ -118,11 +118,11 @@ def cache_collapsed(reason: str, ttl: float | None = None) -> Field:
     return "Cache-Status", f"{_MEMBER}fwd={reason}{_ttl(ttl)}; collapsed"
 
 
-def with_key(told: str, target: str) -> str:
+def with_key(member: str, target: str) -> str:
     """A member with the target of the key (RFC 9211, 2.7), before `detail`. No target has what
     would have to be escaped in a String.
     """
-    before, mark, detail = told.partition("; detail=")
+    before, mark, detail = member.partition("; detail=")
     return f'{before}; key="{target}"{mark}{detail}'
 
 

@@ -33,7 +33,9 @@ _STATUS_LINE = re.compile("HTTP/1\\.([0-9]) ([1-5][0-9][0-9])(?: ([^\x00-\x08\x0
 # Visible ASCII less what no URI holds and some readers take for something else: quotation marks,
 # angle brackets, backslashes. Browsers send | ^ ` and braces raw in queries, so those pass.
 _TARGET_FORBIDDEN = re.compile(r"[^\x21\x23-\x3b\x3d\x3f-\x5b\x5d-\x7e]|#")
-_DOT_SEGMENT = re.compile(r"(?:/|%2f|%5c)(?:\.|%2e){1,2}(?:[/;]|%2f|%5c|%3b|$)", re.IGNORECASE)
+DOT_SEGMENT = re.compile(r"(?:/|%2f|%5c)(?:\.|%2e){1,2}(?:[/;]|%2f|%5c|%3b|$)", re.IGNORECASE)
+"""A segment of a path that some reader takes for `.` or `..`."""
+
 # Controls, a backslash; dot, slash and backslash in the overlong UTF-8 that careless decoders take;
 # and a percent sign that encodes nothing, such as %u002e.
 _ENCODED_FORBIDDEN = re.compile(
@@ -75,7 +77,8 @@ class KnownLines:
     never remembered.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, of_requests: bool = True) -> None:
+        self._of_requests = of_requests  # in a response, `Host` is a field like any other
         self.fields: dict[bytes, Line] = {}
         self.requests: dict[bytes, tuple[str, str, tuple[int, int]]] = {}
         self._names: dict[str, int] = {}
@@ -138,7 +141,7 @@ class KnownLines:
         if not (value.isascii() and value.isprintable()):
             if FIELD_VALUE_FORBIDDEN.search(value) is not None:
                 raise BadRequest(f"the field {name[:64]} holds a control character")
-        if lower == "host" and value and _AUTHORITY.fullmatch(value) is None:
+        if lower == "host" and self._of_requests and value and not _AUTHORITY.fullmatch(value):
             raise BadRequest("the Host field is not a host and port")
         return lower, name, value, CREDENTIAL_MARK if is_credential(lower) else _MARKS.get(lower, 0)
 
@@ -165,7 +168,7 @@ class KnownLines:
 
 
 # One for each direction: lines of responses must not crowd out lines of requests.
-_known, _answered = KnownLines(), KnownLines()
+_known, _answered = KnownLines(), KnownLines(of_requests=False)
 known_lines = _known
 read_trailer_line = _answered.read_field
 
@@ -295,7 +298,7 @@ def check_target(target: str) -> None:
     if path.startswith("//"):
         raise BadRequest("a target that starts with // can be taken for another host")
     if "%" in path or "." in path:
-        if _DOT_SEGMENT.search(path) is not None:
+        if DOT_SEGMENT.search(path) is not None:
             raise BadRequest("the target has a dot segment")
         if _ENCODED_FORBIDDEN.search(path) is not None:
             raise BadRequest("the target's path holds an encoding that no path needs")

@@ -31,6 +31,10 @@ class Admission:
         self._left: OrderedDict[int, None] = OrderedDict()
         self._small_size = 0
 
+    def resize(self, room: int) -> None:
+        """From now on there is so much room."""
+        self._small_room = int(room * SMALL_SHARE)
+
     def add(self, key: str, size: int, *, known: bool = False) -> None:
         """A key comes in; `known` where it takes the place of what was in the main queue."""
         mark = hash(key)

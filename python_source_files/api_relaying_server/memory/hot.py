@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import Callable, NamedTuple
 
 from api_relaying_server.caching.responding import Prepared, Shape, build
-from api_relaying_server.caching.reuse import CLOCK_SLACK, PASSING_BY, Assessed
+from api_relaying_server.caching.reuse import BYPASSING_FIELDS, CLOCK_SLACK, Assessed
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import is_written_here
 from api_relaying_server.http1.fields import STATUS_OF_HIT
@@ -66,7 +66,7 @@ the field lines with influential names.
 MAX_QUICK = 256
 """Decisions remembered for one entry; when there are so many, all are forgotten."""
 
-ALWAYS_INFLUENTIAL = PASSING_BY | frozenset(
+ALWAYS_INFLUENTIAL = BYPASSING_FIELDS | frozenset(
     ("accept-encoding", "cache-control", "connection", "content-length", "expect", "if-match")
     + ("if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "max-forwards")
     + ("origin", "pragma", "range", "transfer-encoding", "upgrade")
@@ -82,12 +82,12 @@ def _influential(selecting: tuple[str, ...]) -> frozenset[str]:
 
 class Ending(NamedTuple):
     """What a reply has beside the response: field `lines`, whether it `closes` the connection, and
-    what `Cache-Status` tells behind the freshness.
+    the `key` that `Cache-Status` shows.
     """
 
     lines: bytes
     closes: bool = False
-    told: bytes = b""
+    key: bytes = b""
 
 
 class Reply:
@@ -105,8 +105,8 @@ class Reply:
         "_body",
         "_fresh_from",
         "_fresh_until",
+        "_key",
         "_lifetime",
-        "_told",
         "body_size",
         "closes",
         "entry",
@@ -133,7 +133,7 @@ class Reply:
             + render_fields(prepared.fields)
             + ending.lines
         )
-        self._told = ending.told
+        self._key = ending.key
         joined = self.body_size <= JOINED_BODY
         self._body = bytes(prepared.body) if joined else b""
         self.tail: tuple[Buffer, ...] = () if joined else pieces_of(prepared.body)
@@ -144,7 +144,7 @@ class Reply:
         # The line of fields and the body are there twice, the second time in `wire`; the body of
         # the stored response itself is there already.
         own = 0 if self._body is found.stored.body else len(self._body)
-        self.size = REPLY_COST + 2 * len(self._before) + 2 * len(self._told) + len(self._body) + own
+        self.size = REPLY_COST + 2 * len(self._before) + 2 * len(self._key) + len(self._body) + own
 
     def renew(self, now: float) -> bool:
         """Renders the bytes for this second; False where the response is no longer fresh or its
@@ -156,7 +156,7 @@ class Reply:
             self.valid_until = 0.0
             return False
         age = max(int(now - born), 0)  # RFC 9111, 5.1: whole seconds
-        self.wire = _WIRE % (self._before, age, self._lifetime - age, self._told, self._body)
+        self.wire = _WIRE % (self._before, age, self._lifetime - age, self._key, self._body)
         self.valid_until = min(born + age + 1, self._fresh_until)
         # Closes a race: another thread may have dropped the entry since it was looked at above, and
         # have set `valid_until` to 0 before this set it. `gone` was set before that.
@@ -325,6 +325,13 @@ class HotCache:
         """Forgets a key: none of its replies is sent from now on."""
         with self._lock:
             self._remove(key)
+
+    def resize(self, limit: int) -> None:
+        """Keeps to another limit from now on, and forgets everything."""
+        with self._lock:
+            self.limit = limit
+            self._order.resize(limit)
+            self.clear()
 
     def clear(self) -> None:
         """Forgets everything."""

@@ -85,8 +85,10 @@ def _stored(
     return Answer(made.status, made.reason, fields, made.body, upstream_status=upstream_status)
 
 
-def telling_key(answer: Answer, target: str) -> Answer:
-    """The same answer; its `Cache-Status` tells the target of its key, if it has one."""
+def with_shown_key(answer: Answer, target: str) -> Answer:
+    """The same answer, whose `Cache-Status` shows the key, unless the request passed by the
+    store.
+    """
     items = list(answer.fields.items)
     for place in range(len(items) - 1, -1, -1):
         name, value = items[place]

@@ -138,11 +138,11 @@ class Fetcher:
         )
         return request.seen_as(seen)
 
-    def send(self, query: Query, passes: bool = False) -> Received:
+    def send(self, query: Query, keeps_conditions: bool = False) -> Received:
         """Asks for what a GET or HEAD lacks, and waits for the head. Raises UpstreamError.
 
-        `passes` leaves the client's own conditions in the request: for keys whose answers are not
-        stored.
+        `keeps_conditions` leaves the client's own conditions in the request: for keys whose answers
+        are not stored.
         """
         ask, request = query.ask, query.request
         if ask.validate:
@@ -155,7 +155,7 @@ class Fetcher:
                 add.append(("If-Range", tag))
             plan = Plan("GET", _CONDITIONS + _RANGE, tuple(add))
         else:
-            plan = Plan(request.method, () if passes else _CONDITIONS)
+            plan = Plan(request.method, () if keeps_conditions else _CONDITIONS)
         return self._send(query, plan)
 
     def send_as_it_came(self, query: Query) -> Received:

@@ -129,6 +129,12 @@ class Keeper:
         self._last_known = LastKnown(hot.limit // 2)
         coordinator.on_message(self._changed_elsewhere)
 
+    def renew(self, policy: Policy, hot_size: int) -> None:
+        """Obeys new settings; what is ready in memory is so by the old ones, and is forgotten."""
+        self.policy = policy
+        self._last_known.resize(hot_size // 2)
+        self.hot.resize(hot_size)
+
     def key_of(self, target: str) -> str:
         """The key of a target, by the settings of now."""
         return self.policy.key_of(target)

@@ -22,7 +22,7 @@ class LastKnown:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._size = 0
-        self._lock = threading.Lock()  # guards _size, _records, which change together
+        self._lock = threading.Lock()  # guards _limit, _size, _records, changed together
         self._records: OrderedDict[str, tuple[Record, float, int]] = OrderedDict()  # since when
 
     def __len__(self) -> int:
@@ -35,8 +35,13 @@ class LastKnown:
                 self._remove(key)
                 self._records[key] = (record, now, tick)
                 self._size += record.size
-            while self._size > self._limit:
-                self._remove(next(iter(self._records)))
+            self._make_room()
+
+    def resize(self, limit: int) -> None:
+        """Keeps to another limit from now on."""
+        with self._lock:
+            self._limit = limit
+            self._make_room()
 
     def get(self, key: str, now: float, invalidated: int = 0) -> Record | None:
         """The record of a key; None where there is none, it is too old, or the key was invalidated
@@ -52,6 +57,10 @@ class LastKnown:
         if self._records:
             with self._lock:
                 self._remove(key)
+
+    def _make_room(self) -> None:
+        while self._size > self._limit:
+            self._remove(next(iter(self._records)))
 
     def _remove(self, key: str) -> None:
         found = self._records.pop(key, None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import shape_of
-from api_relaying_server.caching.reuse import CACHED_METHODS, Assessed, Fresh, decide, passes_by
+from api_relaying_server.caching.reuse import CACHED_METHODS, Assessed, Fresh, decide, must_bypass
 from api_relaying_server.caching.stored import cache_key
 from api_relaying_server.http1.fields import relay_fields, with_key
 from api_relaying_server.http1.heads import known_lines, wants_close
@@ -21,8 +21,8 @@ _NEVER_FROM_MEMORY = frozenset(
     ("content-length", "transfer-encoding", "expect", "upgrade", "max-forwards")
 )
 
-_TELLS_KEY = (("", "key"),)
-"""Stands among the fields on which an answer depends where its `Cache-Status` tells the key."""
+_SHOWS_KEY = (("", "key"),)
+"""Tells replies whose `Cache-Status` shows a key from those that show none."""
 
 
 class MemoryAnswers:
@@ -37,8 +37,8 @@ class MemoryAnswers:
         """
         # The settings of now, in a worker that retires too: it fills the same memory.
         hot, policy = self._keeper.hot, self._keeper.policy
-        asked, query = request.target, policy.query
-        target = asked if query is None else query.selecting(asked)
+        asked = request.target
+        target = policy.selecting_target(asked)
         entry = hot.peek(cache_key(target))
         if entry is None:
             return None
@@ -50,7 +50,7 @@ class MemoryAnswers:
             return None  # the relay's own word selects, which the client's bytes do not hold
         influential = entry.influential
         picked = tuple([(line[0], line[2]) for line in request.lines if line[0] in influential])
-        picked += _TELLS_KEY if target != asked else ()
+        picked += _SHOWS_KEY if target != asked else ()
         quick = (request.method, request.version, request.credentialed, picked)
         reply = entry.quick.get(quick)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
@@ -72,7 +72,7 @@ class MemoryAnswers:
             self._keeper.reading_helps
             and request.method in CACHED_METHODS
             and not request.fields.has_any(_NEVER_FROM_MEMORY)
-            and not passes_by(request.fields)
+            and not must_bypass(request.fields)
             and _may_be_answered(request, self._keeper.policy)
             and self._keeper.hot.peek(self._keeper.key_of(request.target)) is None
         )
@@ -104,15 +104,14 @@ class MemoryAnswers:
         elif request.version < (1, 1):
             extra.append(("Connection", "keep-alive"))
         shape = shape_of(request, found.stored)
-        key = self._keeper.policy.key_told(request.target)
+        key = self._keeper.policy.shown_key(request.target)
         ending = Ending(render_fields(extra), closes, with_key("", key).encode() if key else b"")
         return self._keeper.hot.reply(entry, found, shape, ending)
 
 
 def _may_be_answered(request: RequestHead, policy: Policy) -> bool:
     """True where the operator lets a request through, and to the cache."""
-    bypassed = policy.bypass is not None and policy.bypass.cover(request)
-    return not bypassed and policy.allows(request)
+    return policy.allows(request) and not policy.bypasses(request)
 
 
 def _to_learn(head: bytes, influential: frozenset[str]) -> bytes:

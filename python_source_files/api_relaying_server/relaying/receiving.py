@@ -21,7 +21,7 @@ from api_relaying_server.caching.invalidation import targets_to_invalidate
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import with_content
 from api_relaying_server.caching.responding import shortened
-from api_relaying_server.caching.reuse import passes_by, reason_to_keep
+from api_relaying_server.caching.reuse import must_bypass, reason_to_keep
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.storing import (
     Ground,
@@ -141,7 +141,7 @@ class Receiver:
         own = self._invalidate(received)
         # The answer to a condition or an overridden method is no answer to other requests, and one
         # that another change may have made old is none either.
-        bypassed = bypassed or request.method != "POST" or passes_by(request.fields)
+        bypassed = bypassed or request.method != "POST" or must_bypass(request.fields)
         if bypassed or own is None:
             return self._take(received, None, "bypass")
         return self._take(received._replace(began=own), None)

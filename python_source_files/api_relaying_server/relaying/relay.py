@@ -3,6 +3,7 @@
     request
        |
        |-- not allowed ----------------------------------------> 403       caching.allow
+       |-- kept from the store (`--bypass`) -------------------> answer    `_bypass`
        |-- fresh in memory ------------------------------------> answer    memory_answers
        |                                                            (the event loop, no thread)
        v
@@ -54,7 +55,7 @@ from api_relaying_server.relaying.answering import (
     final_answer,
     hit_answer,
     shared_answer,
-    telling_key,
+    with_shown_key,
 )
 from api_relaying_server.relaying.background_fetch import BackgroundFetch, drain
 from api_relaying_server.relaying.fetching import Caller, Fetcher, Query
@@ -143,12 +144,12 @@ class Relay:
         if not self._policy.allows(request):
             raise NotAllowed("the settings of this relay do not allow this method for this path")
         self._keeper.catch_up()  # before anything is decided by what is stored
-        found, told = self._answer(request, caller), self._policy.key_told(request.target)
-        return telling_key(found, told) if told and isinstance(found, Answer) else found
+        answer = self._answer(request, caller)
+        shown = self._policy.shown_key(request.target)
+        return with_shown_key(answer, shown) if shown and isinstance(answer, Answer) else answer
 
     def _answer(self, request: RequestHead, caller: Caller) -> Answer | Waiting:
-        bypass = self._policy.bypass
-        bypassed = bypass is not None and bypass.cover(request)  # by what came, ignored or not
+        bypassed = self._policy.bypasses(request)  # before fields are ignored
         if self._policy.ignored_fields:
             request = request.without(self._policy.ignored_fields)
         request = self._fetcher.as_seen(request, caller.client)
@@ -156,7 +157,7 @@ class Relay:
         if bypassed:
             return self._bypass(request, caller)
         if caller.body is not None:
-            return self._pass_by(request, caller, Bypass("bypass" if has_key else "method"))
+            return self._forward(request, caller, Bypass("bypass" if has_key else "method"))
         key, now = self._keeper.key_of(request.target), self._clock()
         seen = self._keeper.see(key, caller.seen) if has_key else None
         if has_key:
@@ -168,7 +169,7 @@ class Relay:
                 f"nothing stored fits this request, and the upstream is not asked ({verdict.why})"
             )
         if isinstance(verdict, Bypass):
-            return self._pass_by(request, caller, verdict)
+            return self._forward(request, caller, verdict)
         place = _place_of(caller)
         if place is not None:
             return self._resume(Query(request, caller, Ask(place.reason), record), verdict, place)
@@ -190,9 +191,9 @@ class Relay:
         wish = request_directives(request.fields)
         if request.method in CACHED_METHODS and "only-if-cached" in wish:
             raise NotCached("this request is never answered from the store (only-if-cached)")
-        return self._pass_by(request, caller, Bypass("bypass"))
+        return self._forward(request, caller, Bypass("bypass"))
 
-    def _pass_by(self, request: RequestHead, caller: Caller, verdict: Bypass) -> Answer:
+    def _forward(self, request: RequestHead, caller: Caller, verdict: Bypass) -> Answer:
         if self._policy.offline:
             raise NotCached(
                 "the relay is offline and this request cannot be answered from the store"
@@ -200,7 +201,7 @@ class Relay:
         if forwards_left(request) == 0:
             return final_answer(request)
         query = Query(request, caller, Ask(verdict.reason))
-        return Transfer(self._tools, query, Leader("")).pass_by()
+        return Transfer(self._tools, query, Leader("")).forward()
 
     # The upstream is needed: once for all who want the same.
 
@@ -237,7 +238,9 @@ class Relay:
         for rounds in range(place.rounds + 1, ROUNDS + 1):
             flight_key = self._flight_key(query.request, key)
             if self._is_unshared(query.request, flight_key):
-                return self._lead(query, Leader(flight_key), passes=not query.ask.validate)
+                return self._lead(
+                    query, Leader(flight_key), keeps_conditions=not query.ask.validate
+                )
             landing, leads = self.flight.join(flight_key, place.landing)
             place = place._replace(rounds=rounds, landing=landing)
             if leads:  # the landing is ours now; the transfer gives it back
@@ -256,8 +259,8 @@ class Relay:
                 query = query._replace(ask=verdict, known=seen.record)
         return self._lead(query, Leader(self._flight_key(query.request, key)))
 
-    def _lead(self, query: Query, lead: Leader, passes: bool = False) -> Answer:
-        return Transfer(self._tools, query, lead).run(passes)
+    def _lead(self, query: Query, lead: Leader, keeps_conditions: bool = False) -> Answer:
+        return Transfer(self._tools, query, lead).run(keeps_conditions)
 
     def _send_out(self, query: Query, place: Place, lead: Leader) -> Answer | Waiting:
         """Leads a fetch. For a client who has a stale answer it is made in the background, so that

@@ -152,12 +152,12 @@ class Transfer:
         self._content: bytes | None = None  # the whole body, in place of these two
         self._arrived: Arrived | None = None  # what `_store` stores with the content
 
-    def run(self, passes: bool = False) -> Answer:
+    def run(self, keeps_conditions: bool = False) -> Answer:
         """Steps 2 to 7: the leader's answer. Raises UpstreamError where there is none. The
         followers learn the outcome in any case.
 
-        `passes` leaves the client's own conditions in the request: for keys whose answers are not
-        stored.
+        `keeps_conditions` leaves the client's own conditions in the request: for keys whose answers
+        are not stored.
         """
         outcome: Outcome = NotShared()
         try:
@@ -167,7 +167,7 @@ class Transfer:
                 query, now = self._query, self._keeper.clock()
                 return collapsed_answer(query.request, query.ask.reason, found, now)
             sent = self._flight.number()  # who has a smaller one came before this request is sent
-            response = self._fetch(self._query, passes)
+            response = self._fetch(self._query, keeps_conditions)
             outcome = self._outcome_of(response, sent)
             return self._answer_from(response)
         except UpstreamError as error:
@@ -208,8 +208,8 @@ class Transfer:
 
     # 3 to 5: what is sent, what comes, and its body.
 
-    def _fetch(self, query: Query, passes: bool) -> Response:
-        received = self._fetcher.send(query, passes)  # the connection is ours
+    def _fetch(self, query: Query, keeps_conditions: bool) -> Response:
+        received = self._fetcher.send(query, keeps_conditions)  # the connection is ours
         with received:
             response = self._receiver.receive(query, received)
             if isinstance(response, Arrived):
@@ -317,7 +317,7 @@ class Transfer:
     def _bypasses(self) -> bool:
         return self._query.ask.reason == "bypass"
 
-    def pass_by(self) -> Answer:
+    def forward(self) -> Answer:
         """The upstream's answer to the request as it came. Raises UpstreamError.
 
         What it makes doubtful is marked before its answer goes out (RFC 9111, 4.4).

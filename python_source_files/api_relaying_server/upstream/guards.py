@@ -75,13 +75,13 @@ class GuardedUpstream:
     def __init__(
         self,
         upstream: UpstreamLike,
-        cooldown: CircuitBreaker,
+        breaker: CircuitBreaker,
         slots: Slots,
         tokens: TokenBucket | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.base = upstream.base
-        self.cooldown = cooldown
+        self.breaker = breaker
         self.slots = slots
         self.tokens = tokens
         self.refused: Counter[str | None] = Counter()
@@ -102,7 +102,7 @@ class GuardedUpstream:
             fetch = self._upstream.fetch(request)
         except BaseException as error:
             signals = signals_of_error(error) if isinstance(error, UpstreamError) else None
-            self.cooldown.settle(call, signals)
+            self.breaker.settle(call, signals)
             if isinstance(error, LackOfOwn):
                 self._say_lack(error)
             self._leave(call)
@@ -110,7 +110,7 @@ class GuardedUpstream:
         fetch.exchange.then(partial(self._end, call))
         head, times = fetch.exchange.head, (fetch.request_time, fetch.response_time)
         signals = signals_of_response(request.method, request.target, head, *times)
-        self.cooldown.settle(call, signals)
+        self.breaker.settle(call, signals)
         self._look_at_clock(clock_skew(head.fields, *times))
         return fetch
 
@@ -119,14 +119,14 @@ class GuardedUpstream:
     def _enter(self, request: UpstreamRequest) -> Call:
         """Waits for a slot and a token where that is worth it."""
         try:
-            call = self.cooldown.admit(request)
+            call = self.breaker.admit(request)
             try:
                 if self.tokens is not None and call.cooldown_of(ANONYMOUS) is not None:
                     # The upstream counts differently: start with an empty bucket.
                     self.tokens.empty(0.0)
                 waited = self._take(call.at)
             except BaseException:
-                self.cooldown.settle(call, None)
+                self.breaker.settle(call, None)
                 raise
             return self._admit_again(request) if waited and not call.is_probe else call
         except UpstreamPaused as refusal:
@@ -148,7 +148,7 @@ class GuardedUpstream:
     def _admit_again(self, request: UpstreamRequest) -> Call:
         """Checks the breaker once more: while the call waited, it may have opened."""
         try:
-            return self.cooldown.admit(request)
+            return self.breaker.admit(request)
         except BaseException:
             self.slots.give_back()
             raise
@@ -157,7 +157,7 @@ class GuardedUpstream:
 
     def _end(self, call: Call, fault: UpstreamError | None) -> None:
         if fault is not None:  # the head had promised more
-            self.cooldown.settle(Call(call.request, call.at), signals_of_error(fault))
+            self.breaker.settle(Call(call.request, call.at), signals_of_error(fault))
         self._leave(call)
 
     def _leave(self, call: Call) -> None:
@@ -198,6 +198,6 @@ class GuardedUpstream:
         """How many calls could be made now without making any client wait; half a burst is kept for
         clients.
         """
-        if not self.cooldown.is_closed or self.slots.waiting:
+        if not self.breaker.is_closed or self.slots.waiting:
             return 0
         return PLENTY if self.tokens is None else self.tokens.spare

@@ -1,7 +1,7 @@
 """The operator's own fields on every call to the upstream (`--upstream-header`), such as a key.
 
-It stands inside all that counts, limits or holds back calls: they tell calls apart by what clients
-say, and what the operator says is the same for all. Its fields reach nothing else.
+It is the innermost wrapper of the upstream: budget, breaker and counters see a client's request
+without these fields, which reach nothing but the upstream.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
-from api_relaying_server.upstream.translation import OwnField, UpstreamBase, with_own
+from api_relaying_server.upstream.translation import OwnField, UpstreamBase, with_own_fields
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ _DENIED = frozenset((401, 403))
 
 
 class WithOwnFields:
-    """An upstream, with these fields on every call. Thread-safe."""
+    """An upstream that adds these fields to every call. Thread-safe."""
 
     def __init__(self, upstream: UpstreamLike, own: Sequence[OwnField]) -> None:
         self.base: UpstreamBase = upstream.base
@@ -32,7 +32,7 @@ class WithOwnFields:
 
     def fetch(self, request: UpstreamRequest) -> Fetch:
         """The response to one request, once its head is here."""
-        fields = with_own(request.method, request.fields, self._own)
+        fields = with_own_fields(request.method, request.fields, self._own)
         fetch = self._upstream.fetch(request._replace(fields=fields))
         status = fetch.exchange.head.status
         if status in _DENIED and request.method != "TRACE":

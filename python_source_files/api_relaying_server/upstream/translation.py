@@ -43,6 +43,7 @@ _REFRESH = frozenset(("cache-control", "pragma"))
 
 
 _OF_ONE_CALL = re.compile("range|if-.*|http2-settings|x-forwarded.*")
+"""Names of fields about one call: an operator's own would be sent with all."""
 
 
 class OwnField(NamedTuple):
@@ -69,7 +70,7 @@ def may_be_own(name: str) -> bool:
     )
 
 
-def names_of(own: Iterable[OwnField]) -> frozenset[str]:
+def own_names(own: Iterable[OwnField]) -> frozenset[str]:
     """The lower-case names under which a client's fields give way to the operator's: with
     underscores also the name that is the same behind CGI (RFC 3875, 4.1.18).
     """
@@ -77,13 +78,15 @@ def names_of(own: Iterable[OwnField]) -> frozenset[str]:
     return frozenset(names | {name.replace("_", "-") for name in names})
 
 
-def with_own(method: str, fields: Sequence[Field], own: Sequence[OwnField]) -> Sequence[Field]:
+def with_own_fields(
+    method: str, fields: Sequence[Field], own: Sequence[OwnField]
+) -> Sequence[Field]:
     """The fields of a call with the operator's in place of those of the same names. A TRACE has
     none of them: its answer would show them (RFC 9110, 9.3.8).
     """
     if method == "TRACE":
         return fields
-    names = names_of(own)
+    names = own_names(own)
     return [
         *(item for item in fields if item[0].lower() not in names),
         *((field.name, field.value) for field in own),
