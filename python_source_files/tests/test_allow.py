@@ -146,6 +146,7 @@ class Ways(unittest.TestCase):
 
     def test_parameters_name_no_other_path(self) -> None:
         self.assertFalse(passes("/public;*", "/public;a/../x"))
+        self.assertFalse(passes("/a;x", "/a%3bx"))  # some decode it, and read it as /a
         self.assertFalse(passes("/a;x/b", "/a;x/b"))  # some read it as /a/b
 
     @seed(20261125)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import socket
 import tempfile
 import threading
 import time
@@ -13,7 +14,9 @@ from unittest import mock
 
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.http1.heads import parse_request_head
+from api_relaying_server.memory.hot import Reply
 from api_relaying_server.one_process import OneProcess
+from api_relaying_server.serving.front import Front
 from api_relaying_server.settings import Settings
 from tests.relay_support import Asked, Script, ScriptedOrigin, eventually, response
 
@@ -151,6 +154,28 @@ class OneProcessTest(unittest.TestCase):
         self.assertIs(self.relay._worker, before)
         self.ask("/a")
         self.reload("these have changed: threads", threads="6")
+
+    def test_a_known_head_is_forgotten_where_the_settings_change_as_it_is_learned(self) -> None:
+        keeper, memory = self.relay._worker.kept.keeper, self.relay._worker.server.relay.memory
+        request = parse_request_head(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.ask("/a")
+        memory.from_memory(request, time.time())
+        learn = keeper.hot.learn
+
+        def change(head: bytes, reply: Reply) -> None:
+            keeper.policy = keeper.policy._replace(offline=True)
+            learn(head, reply)
+
+        with mock.patch.object(keeper.hot, "learn", change):
+            memory.from_memory(request, time.time())
+        self.assertEqual((len(keeper.hot.heads), len(keeper.hot)), (0, 0))
+
+    def test_stopping_it_says_so_though_its_sockets_are_closed_already(self) -> None:
+        closed = socket.socket()
+        closed.close()
+        self.relay._stopping = True
+        with mock.patch.object(Front, "listeners", [closed]):
+            self.reload("the relay stops", "ERROR", threads="7")
 
     def test_stopped_nothing_is_begun(self) -> None:
         self.relay.stop()

@@ -206,6 +206,16 @@ class SendingTest(unittest.TestCase):
         self.assertEqual(relay.log().count("the relay's own"), 1)
         self.assertNotIn("S3CRET", relay.log())
 
+    def test_a_refused_trace_is_no_word_about_the_key(self) -> None:
+        """It did not carry it."""
+        relay = self.relay()
+        self.answers("/x", status=403)
+        self.assertEqual(relay.request("TRACE", "/x", [("Max-Forwards", "3")]).status, 403)
+        self.answers("/x", status=401)
+        self.assertEqual(relay.get("/x").status, 401)
+        said = "the upstream answered 401 to a request with the relay's own Authorization"
+        eventually(lambda: said in relay.log(), "the warning")
+
     def test_no_error_shows_it(self) -> None:
         relay = self.relay()
         for number, answer in enumerate((b"no http\r\n\r\n", b"HTTP/1.1 200 OK\r\nBad\r\n\r\n")):

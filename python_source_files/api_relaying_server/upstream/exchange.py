@@ -459,7 +459,7 @@ class Exchange:
         is still to come, or where the head does not tell its length.
         """
         left = self._left
-        if left is None or len(self._buffer) < left or "content-length" not in self.head.fields:
+        if left is None or len(self._buffer) < left:
             return None
         return None if self._method == "HEAD" else self.read()[0]
 
