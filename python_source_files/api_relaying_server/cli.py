@@ -51,7 +51,8 @@ A caching relay in front of one slow, rate-limited HTTP API.
   {PROGRAM} --demo      relay to a sample API: no network needed
   {PROGRAM} --upstream https://example.org/api --ttl '/news/*=5m'
   curl -i http://localhost:8000/restaurant
-  {PROGRAM} warm -h     how to fill the cache beforehand"""
+  {PROGRAM} warm -h     how to fill the cache beforehand
+  {PROGRAM} status      what it does now; also: purge, explain"""
 
 NOTES = """\
 WHEN is SECONDS or midnight@Area/City: until the next local midnight there.
@@ -77,6 +78,7 @@ class Servable(Stoppable, Protocol):
 
 
 Build = Callable[[Settings, str], Servable]
+Command = Callable[[Sequence[str], Mapping[str, str], "Build | None"], int]
 
 
 def main(
@@ -139,7 +141,25 @@ def warm(words: Sequence[str], environ: Mapping[str, str], build: Build | None) 
     return warm_main(PROGRAM, words, environ)
 
 
-COMMANDS = {"serve": serve, "warm": warm}
+def ask_admin(name: str) -> Command:
+    """The command of that name, which asks the admin address."""
+
+    def command(words: Sequence[str], environ: Mapping[str, str], build: Build | None) -> int:
+        early.end()
+        if not has_room("operations"):
+            raise ConfigError(f"{name} {missing_room('operations')}")
+        from api_relaying_server.operations.admin_commands import main as admin_main
+
+        return admin_main(PROGRAM, [name, *words], environ)
+
+    return command
+
+
+COMMANDS: dict[str, Command] = {
+    "serve": serve,
+    "warm": warm,
+    **{name: ask_admin(name) for name in ("status", "purge", "explain")},
+}
 
 
 def read_settings(

@@ -203,7 +203,7 @@ class UsageTest(CommandTest):
             (["--port", "80x"], {}, ["--port: '80x' is not", "0 to 65535"]),
             (["--prot", "80"], {}, ["'--prot'", "did you mean --port?"]),
             (["serve", "--prot", "80"], {}, ["did you mean --port?"]),
-            (["status"], {}, ["'status'"]),
+            (["stats"], {}, ["'stats'"]),
             (["--port"], {}, ["--port: "]),
             (["--demo", "--upstream", "http://x"], {}, ["--demo", "--upstream"]),
             ([], {"RELAY_PORT": "80x"}, ["RELAY_PORT: '80x'"]),

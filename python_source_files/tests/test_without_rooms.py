@@ -93,9 +93,12 @@ class WithoutRooms(unittest.TestCase):
                         self.assertTrue(line.startswith("api-relaying-server: "), line)
 
     def test_the_command_that_needs_one_says_so_too(self) -> None:
-        code, said = self.run_briefly(sys.executable, "-m", PACKAGE, "warm")
-        self.assertEqual(code, 1)
-        self.assertRegex(said, f"^api-relaying-server: warm needs {PACKAGE}/operations/.*\n$")
+        for name in ("warm", "status", "purge", "explain"):
+            with self.subTest(name):
+                code, said = self.run_briefly(sys.executable, "-m", PACKAGE, name)
+                self.assertEqual(code, 1)
+                needs = f"{name} needs {PACKAGE}/operations/"
+                self.assertRegex(said, f"^api-relaying-server: {needs}.*\n$")
 
     def run_briefly(self, *command: str) -> tuple[int, str]:
         done = subprocess.run(

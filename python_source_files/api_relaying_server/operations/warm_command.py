@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import Callable, NoReturn
-from urllib.parse import quote, urlsplit
+from typing import Callable
 
-from api_relaying_server.errors import BadRequest, ConfigError
-from api_relaying_server.http1.heads import check_target
+from api_relaying_server.errors import ConfigError
+from api_relaying_server.operations.commands import (
+    Parser,
+    complain,
+    request_path,
+    run,
+    server_url,
+    write,
+)
 from api_relaying_server.operations.warm import (
     FAILED,
     FETCHED,
@@ -50,74 +54,28 @@ def main(program: str, words: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         asked = parser.parse_args(words)
         if asked.help:
-            _write(parser.format_help())
+            write(parser.format_help())
             return ALL_WARM
-        given = asked.relay is not None
-        url = _relay_url(asked.relay if given else environ.get("RELAY_URL") or DEFAULT_RELAY, given)
-        paths = [_path(text) for text in asked.paths]
+        place = "RELAY_URL" if asked.relay is None else "--relay"
+        written = asked.relay
+        if written is None:
+            written = environ.get("RELAY_URL") or DEFAULT_RELAY
+        url = server_url(written, place, DEFAULT_RELAY)
+        paths = [request_path(text) for text in asked.paths]
     except ConfigError as wrong:
-        return _complain(f"{program} warm", str(wrong), WRONG_USAGE)
+        return complain(f"{program} warm", str(wrong), WRONG_USAGE)
     try:
-        return _warm(url, paths)
+        return run(lambda: _warm(url, paths), INTERRUPTED, SOME_FAILED)
     except NoRelay as missing:
-        return _complain(f"{program} warm", str(missing), NO_RELAY)
-    except BrokenPipeError:
-        # Whatever is still buffered must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return SOME_FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        return complain(f"{program} warm", str(missing), NO_RELAY)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, as for all that is wrong."""
-        raise ConfigError(f"{message.removeprefix('argument ')}; see -h")
-
-
-def _parser(program: str) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=program,
-        description=DESCRIPTION,
-        epilog=CODES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        add_help=False,
-        allow_abbrev=False,
-    )
+def _parser(program: str) -> Parser:
+    parser = Parser(program, DESCRIPTION, CODES)
     add = parser.add_argument
     add("paths", nargs="*", metavar="PATH", help="what to ask for, such as /restaurant")
     add("--relay", metavar="URL", help=f"the relay's address (RELAY_URL, else {DEFAULT_RELAY})")
-    add("-h", "--help", action="store_true", help="this text")
     return parser
-
-
-def _relay_url(text: str, given: bool) -> str:
-    """The URL of a relay; `localhost:8000` will do."""
-    place = "--relay" if given else "RELAY_URL"
-    mend = f"{place}: {text[:60]!r} is not the URL of a relay; give one such as {DEFAULT_RELAY}"
-    url = text if "://" in text else f"http://{text}"
-    try:
-        parts = urlsplit(url)
-        named = parts.hostname is not None and (parts.port is None or parts.port > 0)
-    except ValueError:
-        raise ConfigError(mend) from None
-    plain = parts.username is None and not parts.query and not parts.fragment
-    visible = all("!" <= letter <= "~" for letter in url)
-    if parts.scheme not in ("http", "https") or not (named and plain and visible):
-        raise ConfigError(mend)
-    return url
-
-
-def _path(text: str) -> str:
-    """A path as it stands in a request; letters beyond ASCII and spaces are encoded."""
-    path = quote(text, safe="!#$%&'()*+,/:;=?@[]~^`{|}")
-    if not path.startswith("/"):
-        raise ConfigError(f"{text[:60]!r} is not a path; begin it with '/', such as /restaurant")
-    try:
-        check_target(path)
-    except BadRequest as wrong:
-        raise ConfigError(f"{text[:60]!r} is not a path: {wrong.detail}") from None
-    return path
 
 
 def _warm(url: str, paths: Sequence[str]) -> int:
@@ -128,7 +86,7 @@ def _warm(url: str, paths: Sequence[str]) -> int:
             kinds[outcome.kind] += 1
             tell(outcome, warming.expected)
     count = sum(kinds.values()) - kinds[WAITS]
-    _write(
+    write(
         f"{count} {'path' if count == 1 else 'paths'}: {kinds[FRESH]} fresh already, "
         f"{kinds[FETCHED]} fetched, {kinds[FAILED]} failed\n"
     )
@@ -141,7 +99,7 @@ def _warm(url: str, paths: Sequence[str]) -> int:
 @contextmanager
 def _telling() -> Iterator[Tell]:
     if not (sys.stdout.isatty() and sys.stderr.isatty()):
-        yield lambda outcome, expected: _write(_line(outcome) + "\n")
+        yield lambda outcome, expected: write(_line(outcome) + "\n")
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -171,15 +129,3 @@ def _line(outcome: PathOutcome) -> str:
         return f"waits    {outcome.path}  {outcome.why}; again in {outcome.seconds:.0f} s"
     why = outcome.why or f"{outcome.seconds:.2f} s"
     return f"{outcome.kind:8} {outcome.path}  {why}"
-
-
-def _write(text: str) -> None:
-    if sys.stdout is not None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
-
-def _complain(program: str, text: str, code: int) -> int:
-    if sys.stderr is not None:
-        sys.stderr.write(f"{program}: {' '.join(text.split())}\n")
-    return code
