@@ -113,7 +113,9 @@ def serve(words: Sequence[str], environ: Mapping[str, str], build: Build | None)
         if asked.help:
             return _print(parser.format_help())
         if asked.version:
-            return _print(f"{PROGRAM} {__version__}\n")
+            from api_relaying_server.version import version_and_commit
+
+            return _print(f"{PROGRAM} {version_and_commit()}\n")
         settings, warnings = read_settings(asked, environ)
     except ConfigError as wrong:
         return _complain(str(wrong), WRONG_USAGE)

@@ -1008,7 +1008,7 @@ class DriversTest(unittest.TestCase):
         out = self.run_python(program)
         self.assertEqual([line for line in out.splitlines() if line.isdigit()], ["1", "1"])
         for extra in ("redis", "mongodb"):
-            self.assertIn(f"pip install 'api-relaying-server[{extra}]'", out)
+            self.assertIn(f"pip install '.[{extra}]'", out)
         self.assertNotIn("secret", out)
 
 

@@ -29,7 +29,7 @@ CORE = (
     ("configuration",),
     ("settings",),
     ("checking",),
-    ("early",),
+    ("early", "version"),
     ("runtime", "process"),
     ("assembly",),
     ("one_process",),

@@ -56,7 +56,7 @@ def make_parser(groups: Groups, program: str, examples: str, notes: str) -> argp
             _add(section, row)
     # The last group is for what concerns the command itself.
     section.add_argument("-h", "--help", action="store_true", help="this text")
-    section.add_argument("--version", action="store_true", help="name and version")
+    section.add_argument("--version", action="store_true", help="name, version and commit")
     return parser
 
 

@@ -164,7 +164,7 @@ def _make(
         extra = _EXTRAS[parts.scheme]
         raise ConfigError(
             f"cache {shown(url)!r} needs a driver that is not installed ({missing.name}); "
-            f"install it with: pip install 'api-relaying-server[{extra}]'"
+            f"install it from the folder of the sources: pip install '.[{extra}]'"
         ) from None
 
 
