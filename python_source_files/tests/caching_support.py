@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from email.utils import formatdate
 
 from api_relaying_server.caching.policy import Policy
-from api_relaying_server.caching.reuse import Verdict, decide
+from api_relaying_server.caching.reuse import Fresh, Verdict, decide
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.storing import stored_fields
 from api_relaying_server.caching.vary import selecting_names, selecting_values
@@ -81,7 +81,20 @@ def verdict(
     after: float = 0.0,
     policy: Policy = PLAIN,
 ) -> Verdict:
-    """What is decided about a request, `after` seconds after NOW, with these variants stored."""
+    """What is decided about a request, `after` seconds after NOW, with these variants stored; not
+    by which rule.
+    """
+    found = decided(asked, *variants, after=after, policy=policy)
+    return found if isinstance(found, Fresh) else found._replace(rule="")
+
+
+def decided(
+    asked: RequestHead,
+    *variants: StoredResponse,
+    after: float = 0.0,
+    policy: Policy = PLAIN,
+) -> Verdict:
+    """The same, with the rule."""
     record = Record(tuple(variants), NOW + 1e6) if variants else None
     return decide(asked, record, NOW + after, policy)
 

@@ -230,7 +230,7 @@ class World:
             now = self._clock_of_the_loop()
             ready = self.relay.memory.from_memory(request, now)
             if ready is not None and (now < ready.valid_until or ready.renew(now)):
-                return _of_wire(ready)
+                return of_wire(ready)
         body = () if method in _WITH_CONTENT else None
         caller = Caller(Client("192.0.2.1"), body, None if body is None else 0)
         try:
@@ -266,7 +266,7 @@ def taken(method: str, answer: Answer) -> Got:
     return Got(answer.status, answer.fields, b"".join(pieces), whole)
 
 
-def _of_wire(ready: Ready) -> Got:
+def of_wire(ready: Ready) -> Got:
     """What arrives of an answer that was ready in memory."""
     head, body = ready.wire.split(b"\r\n\r\n", 1)
     told = parse_response_head(head + b"\r\n\r\n")

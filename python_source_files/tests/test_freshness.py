@@ -28,7 +28,20 @@ def life(
     target: str = "/x",
     asked: float = NOW,
 ) -> Lifetime:
-    """The lifetime of a response that arrives at NOW, asked for at `asked`."""
+    """The lifetime of a response that arrives at NOW, asked for at `asked`; not what set it."""
+    return sourced(*lines, status=status, policy=policy, target=target, asked=asked)._replace(
+        source="", given_source=""
+    )
+
+
+def sourced(
+    *lines: str,
+    status: int = 200,
+    policy: Policy = PLAIN,
+    target: str = "/x",
+    asked: float = NOW,
+) -> Lifetime:
+    """The same, with what set it."""
     return lifetime(arrival_of(status, fields(*lines), Times(asked, NOW)), target, policy)
 
 

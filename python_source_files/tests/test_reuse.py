@@ -27,10 +27,55 @@ from api_relaying_server.caching.stored import (
     cache_key,
     target_of,
 )
-from tests.caching_support import NOW, PLAIN, REFRESHING, date, outcome, request, stored, verdict
+from tests.caching_support import (
+    NOW,
+    PLAIN,
+    REFRESHING,
+    date,
+    decided,
+    outcome,
+    request,
+    stored,
+    verdict,
+)
 
 MINUTE = "Cache-Control: max-age=60"
 TAG = 'ETag: "a"'
+
+
+class Rules(unittest.TestCase):
+    """Each verdict says which rule decided."""
+
+    def test_each_verdict_names_its_rule(self) -> None:
+        validated = stored("Cache-Control: no-cache", TAG)
+        part = stored(MINUTE, "Content-Range: bytes 0-3/8", status=206).changed(
+            body=b"0123", complete_length=8
+        )
+        key, wish = request("X-Api-Key: a"), request("Cache-Control: only-if-cached")
+        cases = (
+            (decided(request()), "4)"),
+            (decided(request("A: b"), stored(MINUTE, "Vary: A")), "4.1)"),
+            (decided(request(), part), "3.3)"),
+            (decided(request(), stored(MINUTE)), "4.2)"),
+            (decided(request(), stored(MINUTE), after=70), "4.2)"),
+            (decided(request(), validated), "5.2.2.4)"),
+            (decided(request(), stored(MINUTE).changed(must_validate=True)), "4.4)"),
+            (decided(key, stored(), policy=PLAIN._replace(default_ttl=9)), "3.5)"),
+            (decided(key, stored(MINUTE, status=403)), "3.5)"),
+            (decided(request("Cache-Control: no-cache"), stored(), policy=REFRESHING), "5.2.1.4)"),
+            (decided(request("If-Match: a"), stored(MINUTE)), "13.1)"),
+            (decided(request("Range: a=1"), stored(MINUTE)), "14.1)"),
+            (decided(request("Connection: a"), stored(MINUTE)), "7.6.1)"),
+            (decided(request(method="POST"), stored(MINUTE)), "4)"),
+            (decided(wish), "(RFC 9111, 5.2.1.7), and nothing is stored for this target"),
+            (decided(request(), policy=PLAIN._replace(offline=True)), "the relay is offline, and"),
+        )
+        for found, words in cases:
+            with self.subTest(words):
+                self.assertIn(words, found.rule)
+        aged = request("Cache-Control: max-age=5, min-fresh=90")
+        self.assertIn("max-age", decided(aged, stored(MINUTE), after=6, policy=REFRESHING).rule)
+        self.assertIn("min-fresh", decided(aged, stored(MINUTE), policy=REFRESHING).rule)
 
 
 class Selecting(unittest.TestCase):

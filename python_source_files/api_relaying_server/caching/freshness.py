@@ -36,19 +36,35 @@ TTL_STATUSES = frozenset((200, 203, 204, 300, 301, 302, 307, 308, 404, 410))
 """Statuses to which an operator's rule for a path gives freshness."""
 
 
+SECTIONS = {
+    "s-maxage": "RFC 9111, 4.2.1",
+    "max-age": "RFC 9111, 4.2.1",
+    "Expires": "RFC 9111, 4.2.1",
+    "heuristic": "RFC 9111, 4.2.2",
+    "--default-ttl": "RFC 9111, 4.2.2",
+    "--negative-ttl": "RFC 9111, 4.2.2",
+    "--ttl": "RFC 9111, 4.2",
+    "--max-ttl": "RFC 9111, 4.2",
+}
+"""What can set a lifetime, and the section by which it may."""
+
+
 class Lifetime(NamedTuple):
     """A freshness lifetime in seconds, from the moment the origin made the response.
 
     `seconds` counts for requests without credentials; `given` is what the origin itself gave, None
     where it gave none, and counts alone for requests with credentials. `ruled` is true where
     an operator's rule for the path set `seconds`. `capped` is true where `--max-ttl` shortened it:
-    clients are then told the shortened one too.
+    clients are then told the shortened one too. `source` names what set `seconds`, and
+    `given_source` what set `given`: a directive or field of the origin, `heuristic`, or a flag.
     """
 
     seconds: float
     given: float | None = None
     ruled: bool = False
     capped: bool = False
+    source: str = ""
+    given_source: str = ""
 
     @property
     def explicit(self) -> bool:
@@ -115,39 +131,51 @@ def lifetime(arrival: Arrival, target: str, policy: Policy) -> Lifetime:
     """The freshness lifetime of a response: by the operator's rule, the origin, the default or the
     heuristic, whichever of these comes first and says something.
     """
-    given = _given(arrival)
+    given, giver = _given(arrival)
     by_rule = arrival.status in TTL_STATUSES
     chosen = policy.ttl_for(target, arrival.time) if by_rule else None
     if chosen is not None:
-        found = Lifetime(arrival.age + chosen, given, ruled=True)
+        found = Lifetime(arrival.age + chosen, given, True, False, "--ttl", giver)
     elif given is not None:
-        found = Lifetime(given, given)
+        found = Lifetime(given, given, False, False, giver, giver)
     else:
-        found = Lifetime(_implicit(arrival, policy))
+        seconds, source = _implicit(arrival, policy)
+        found = Lifetime(seconds, source=source)
     cap = policy.max_ttl_for(target, arrival.time)
     return found if cap is None else _capped(found, arrival.age + cap)
 
 
 def _capped(found: Lifetime, limit: float) -> Lifetime:
     """The lifetime, of what counts for anybody at most `limit` seconds."""
-    given = found.given if found.given is None else min(found.given, limit)
-    capped = found.seconds > limit or given != found.given
-    return Lifetime(min(found.seconds, limit), given, found.ruled, capped)
+    source, given_source = found.source, found.given_source
+    if found.seconds > limit:
+        source = "--max-ttl"
+    given = found.given
+    if given is not None and given > limit:
+        given, given_source = limit, "--max-ttl"
+    capped = "--max-ttl" in (source, given_source)
+    return Lifetime(min(found.seconds, limit), given, found.ruled, capped, source, given_source)
 
 
-def _given(arrival: Arrival) -> float | None:
-    """The freshness lifetime in seconds that the origin gave, None where it said nothing of it."""
-    said, fields = arrival.said, arrival.fields
+def _given(arrival: Arrival) -> tuple[float | None, str]:
+    """The freshness lifetime in seconds that the origin gave, and by what; None where it said
+    nothing of it.
+    """
+    said = arrival.said
     for name in ("s-maxage", "max-age"):  # RFC 9111, 4.2.1: in this order for a shared cache
         seconds = said.directives.seconds(name)
         if seconds is not None:
-            return float(seconds)
-    if said.targeted:
-        return None  # RFC 9213, 2.2: Expires does not count beside a targeted field
-    expires = fields.first("expires")
-    if expires is None:
-        return None
-    when = parse_date(expires, arrival.time)  # an invalid date is in the past (RFC 9111, 5.3)
+            return float(seconds), name
+    # RFC 9213, 2.2: Expires does not count beside a targeted field
+    if said.targeted or "expires" not in arrival.fields:
+        return None, ""
+    return _until_expires(arrival), "Expires"
+
+
+def _until_expires(arrival: Arrival) -> float:
+    fields = arrival.fields
+    # An invalid date is in the past (RFC 9111, 5.3).
+    when = parse_date(fields.first("expires") or "", arrival.time)
     if when is None:
         return 0.0
     # By the origin's own clock on both sides (RFC 9111, 4.2.1), be it ahead of ours or behind.
@@ -156,15 +184,15 @@ def _given(arrival: Arrival) -> float | None:
     return min(max(0.0, span), float(DELTA_SECONDS_MAX))
 
 
-def _implicit(arrival: Arrival, policy: Policy) -> float:
-    """The lifetime in seconds where neither origin nor a rule gives one."""
+def _implicit(arrival: Arrival, policy: Policy) -> tuple[float, str]:
+    """The lifetime in seconds where neither origin nor a rule gives one, and what sets it."""
     if _says_pragma_no_cache(arrival.fields):
-        return 0.0
+        return 0.0, "heuristic"
     if arrival.status in DEFAULT_TTL_STATUSES and policy.default_ttl > 0:
-        return arrival.age + policy.default_ttl
+        return arrival.age + policy.default_ttl, "--default-ttl"
     if arrival.status in NEGATIVE_STATUSES and policy.negative_ttl > 0:
-        return arrival.age + policy.negative_ttl
-    return _heuristic(arrival.fields, arrival.time)
+        return arrival.age + policy.negative_ttl, "--negative-ttl"
+    return _heuristic(arrival.fields, arrival.time), "heuristic"
 
 
 def _says_pragma_no_cache(fields: Fields) -> bool:

@@ -37,17 +37,24 @@ _USUAL_OPTIONS = frozenset(
 """Names in a client's `Connection` that do not change the answer."""
 
 
-def must_bypass(fields: Fields) -> bool:
-    """True where no stored response may answer a request with these fields, and its response may
-    answer no other request: something selects the response that is not in the key, or that
+def bypass_rule(fields: Fields) -> str:
+    """Why no stored response may answer a request with these fields, nor its response any other
+    request; empty where they may. Something selects the response that is not in the key, or that
     `Connection` keeps from the origin (RFC 9110, 7.6.1).
     """
     if fields.has_any(BYPASSING_FIELDS):
-        return True
+        return "a field of the request asks for what only the origin can judge (RFC 9110, 13.1)"
     wanted = fields.first("range")
     if wanted is not None and not wanted.lower().startswith("bytes="):
-        return True  # a part in a unit that is not known here (RFC 9110, 14.1)
-    return "connection" in fields and not connection_options(fields) <= _USUAL_OPTIONS
+        return "its Range has a unit that is not known here (RFC 9110, 14.1)"
+    if "connection" in fields and not connection_options(fields) <= _USUAL_OPTIONS:
+        return "its Connection keeps a field from the origin (RFC 9110, 7.6.1)"
+    return ""
+
+
+def must_bypass(fields: Fields) -> bool:
+    """True where there is such a rule."""
+    return bypass_rule(fields) != ""
 
 
 class Assessed(NamedTuple):
@@ -87,6 +94,14 @@ class Assessed(NamedTuple):
         return self if self.given == self.lifetime else self._replace(lifetime=self.given)
 
 
+_STALE_RULES = {
+    "": "a stored response is fresh (RFC 9111, 4.2)",
+    "max-stale": "the client accepts it stale (RFC 9111, 5.2.1.2)",
+    "stale-while-revalidate": "it may answer stale while it is renewed (RFC 5861, 3)",
+    "offline": "the relay is offline, and the origin lets it answer stale (RFC 9111, 4.2.4)",
+}
+
+
 class Fresh(NamedTuple):
     """Answer with this stored response. `stale`: it is not fresh, but allowed; `refresh`: renew it
     meanwhile.
@@ -96,6 +111,11 @@ class Fresh(NamedTuple):
     stale: bool = False
     refresh: bool = False
     why: str = ""
+
+    @property
+    def rule(self) -> str:
+        """The rule that decided, in words; so it is in the classes below."""
+        return _STALE_RULES[self.why]
 
 
 class Ask(NamedTuple):
@@ -110,6 +130,7 @@ class Ask(NamedTuple):
     fallback: Assessed | None = None
     fallback_until: float = 0.0
     complete: tuple[StoredResponse, str] | None = None
+    rule: str = ""
 
 
 class Bypass(NamedTuple):
@@ -118,12 +139,14 @@ class Bypass(NamedTuple):
     """
 
     reason: str
+    rule: str = ""
 
 
 class Refuse(NamedTuple):
     """Answer 504: only a stored response was wanted and none fits (RFC 9111, 5.2.1.7)."""
 
     why: str
+    rule: str = ""
 
 
 Verdict = Union[Fresh, Ask, Bypass, Refuse]
@@ -153,10 +176,10 @@ class Case(NamedTuple):
 
 
 class Demand(NamedTuple):
-    """One reason to validate before reuse: its `fwd`, the RFC that has it, its test."""
+    """One reason to validate before reuse: its `fwd`, the rule in words, its test."""
 
     reason: str
-    source: str
+    rule: str
     holds: Callable[[Case], bool]
 
 
@@ -177,21 +200,43 @@ def _request_min_fresh(c: Case) -> bool:
 
 
 DEMANDS: tuple[Demand, ...] = (
-    Demand("stale", "RFC 9111, 4.4: invalidated", lambda c: c.found.stored.must_validate),
-    Demand("stale", "RFC 9111, 5.2.2.4", lambda c: c.found.directives.is_unqualified("no-cache")),
-    Demand("request", "RFC 9111, 5.2.1.4", _request_no_cache),
-    Demand("request", "RFC 9111, 5.2.1.1", _request_max_age),
-    Demand("request", "RFC 9111, 5.2.1.3", _request_min_fresh),
+    Demand(
+        "stale",
+        "it was invalidated and must be validated first (RFC 9111, 4.4)",
+        lambda c: c.found.stored.must_validate,
+    ),
+    Demand(
+        "stale",
+        "its origin says no-cache (RFC 9111, 5.2.2.4)",
+        lambda c: c.found.directives.is_unqualified("no-cache"),
+    ),
+    Demand("request", "the client says no-cache (RFC 9111, 5.2.1.4)", _request_no_cache),
+    Demand(
+        "request", "it is older than the client's max-age (RFC 9111, 5.2.1.1)", _request_max_age
+    ),
+    Demand(
+        "request",
+        "it is not fresh for as long as the client's min-fresh (RFC 9111, 5.2.1.3)",
+        _request_min_fresh,
+    ),
 )
 """What demands validation even of a fresh response."""
+
+_STALE = Demand("stale", "the stored response is stale (RFC 9111, 4.2)", lambda c: True)
+
+_NO_VARIANT = "no stored response is selected by these request fields (RFC 9111, 4.1)"
+_PART = "a part is stored, which does not hold all that is asked for (RFC 9111, 3.3)"
+_DENIED = "the request has credentials, and what is stored is a refusal (RFC 9111, 3.5)"
+_CREDENTIALS = "the request has credentials, and the origin gave no freshness (RFC 9111, 3.5)"
 
 
 def decide(request: RequestHead, record: Record | None, now: float, policy: Policy) -> Verdict:
     """What to do about a request when this is stored for its target; None: nothing is."""
     if request.method not in CACHED_METHODS:
-        return Bypass("method")
-    if must_bypass(request.fields):
-        return Bypass("bypass")
+        return Bypass("method", "a stored response answers only GET and HEAD (RFC 9111, 4)")
+    rule = bypass_rule(request.fields)
+    if rule:
+        return Bypass("bypass", rule)
     asked = request_directives(request.fields)
     verdict = _among(request, record, asked, now, policy)
     if isinstance(verdict, Ask) and (policy.offline or "only-if-cached" in asked):
@@ -203,10 +248,11 @@ def _among(
     request: RequestHead, record: Record | None, asked: Directives, now: float, policy: Policy
 ) -> Verdict:
     if record is None or not record.variants:
-        return Ask("uri-miss")
+        return Ask("uri-miss", rule="nothing is stored for this target (RFC 9111, 4)")
     fitting = select(record.variants, request.seen)
     if not fitting:
-        return Ask("vary-miss", tuple(to_validate(None, record.variants, request.seen)))
+        others = tuple(to_validate(None, record.variants, request.seen))
+        return Ask("vary-miss", others, rule=_NO_VARIANT)
     usable = [stored for stored in fitting if _covers(request, stored)]
     if not usable:
         return _partial(request, fitting)
@@ -226,8 +272,8 @@ def _partial(request: RequestHead, fitting: list[StoredResponse]) -> Ask:
     if request.method == "GET" and "range" not in request.fields:
         wanted = missing_range(fitting[0])
         if wanted is not None:
-            return Ask("partial", complete=(fitting[0], wanted))
-    return Ask("partial")
+            return Ask("partial", complete=(fitting[0], wanted), rule=_PART)
+    return Ask("partial", rule=_PART)
 
 
 def _judge(
@@ -236,15 +282,15 @@ def _judge(
     if request.credentialed:
         own = found.for_credentials()
         if own is None:
-            denied = found.stored.status in DENIALS
-            return Ask(
-                "request", () if denied else tuple(to_validate(found.stored, (), request.seen))
-            )
+            if found.stored.status in DENIALS:
+                return Ask("request", rule=_DENIED)
+            candidates = tuple(to_validate(found.stored, (), request.seen))
+            return Ask("request", candidates, rule=_CREDENTIALS)
         found = own
     case = Case(found, asked, policy, now)
     for demand in DEMANDS:
         if demand.holds(case):
-            return _ask(demand.reason, request, case)
+            return _ask(demand, request, case)
     if case.fresh_for > 0:
         return Fresh(found)
     if may_answer_stale(found.directives):
@@ -254,7 +300,7 @@ def _judge(
         if staleness <= _revalidate_window(found, policy):
             refresh = not policy.offline
             return Fresh(found, stale=True, refresh=refresh, why="stale-while-revalidate")
-    return _ask("stale", request, case)
+    return _ask(_STALE, request, case)
 
 
 def _revalidate_window(found: Assessed, policy: Policy) -> float:
@@ -294,12 +340,12 @@ def _client_accepts_stale(asked: Directives, staleness: float) -> bool:
     return staleness <= limit if limit is not None else asked.is_unqualified("max-stale")
 
 
-def _ask(reason: str, request: RequestHead, case: Case) -> Ask:
+def _ask(demand: Demand, request: RequestHead, case: Case) -> Ask:
     found = case.found
     until = stale_if_error_until(found, case.policy)
     fallback = found if until > case.now else None
     candidates = tuple(to_validate(found.stored, (), request.seen))
-    return Ask(reason, candidates, fallback, until)
+    return Ask(demand.reason, candidates, fallback, until, rule=demand.rule)
 
 
 def stale_if_error_until(found: Assessed, policy: Policy) -> float:
@@ -344,7 +390,10 @@ def reason_to_keep(
 def _without_upstream(ask: Ask, now: float, policy: Policy) -> Verdict:
     if policy.offline and ask.fallback is not None:
         return Fresh(ask.fallback, stale=True, why="offline")
-    return Refuse("offline" if policy.offline else "only-if-cached")
+    if policy.offline:
+        return Refuse("offline", f"the relay is offline, and {ask.rule}")
+    rule = f"the client wants only a stored response (RFC 9111, 5.2.1.7), and {ask.rule}"
+    return Refuse("only-if-cached", rule)
 
 
 def useful_until(stored: StoredResponse, target: str, policy: Policy) -> float:

@@ -180,12 +180,12 @@ def _read_fields(lines: list[bytes], lines_known: KnownLines) -> list[Line]:
     return [known.get(line) or read(line) for line in lines]
 
 
-def parse_request_head(head: bytes) -> RequestHead:
+def parse_request_head(head: bytes, known: KnownLines = _known) -> RequestHead:
     """The request that a whole head means. Raises BadRequest with the status that fits."""
     # A CR or LF that is not part of a CRLF stays within its line and is refused there.
     first, _, rest = head[:-4].partition(b"\r\n")
-    method, target, version = _known.requests.get(first) or _known.read_request(first)
-    lines = _read_fields(rest.split(b"\r\n") if rest else [], _known)
+    method, target, version = known.requests.get(first) or known.read_request(first)
+    lines = _read_fields(rest.split(b"\r\n") if rest else [], known)
     marks = sum([line[3] for line in lines])
     request = RequestHead(method, target, lines, version, marks >= CREDENTIAL_MARK)
     request.raw = head

@@ -144,41 +144,38 @@ class Fetcher:
         `keeps_conditions` leaves the client's own conditions in the request: for keys whose answers
         are not stored.
         """
-        ask, request = query.ask, query.request
-        if ask.validate:
-            plan = Plan("GET", _CONDITIONS + _RANGE, tuple(conditions(ask.validate)))
-        elif ask.complete is not None:
-            stored, wanted = ask.complete
-            add: list[Field] = [("Range", wanted)]
-            tag = stored.fields.first("etag")
-            if tag is not None and has_strong_identity(stored.fields):
-                add.append(("If-Range", tag))
-            plan = Plan("GET", _CONDITIONS + _RANGE, tuple(add))
-        else:
-            plan = Plan(request.method, () if keeps_conditions else _CONDITIONS)
-        return self._send(query, plan)
+        return self._send(query, _plan_of(query, keeps_conditions))
+
+    def foresee(self, query: Query, as_it_came: bool = False) -> UpstreamRequest:
+        """The call that `send` would make, or with `as_it_came` the other one, less its body.
+        Raises LoopDetected.
+        """
+        plan = Plan(query.request.method) if as_it_came else _plan_of(query, False)
+        return self._call_of(query, plan)
 
     def send_as_it_came(self, query: Query) -> Received:
         """The same for a request that passes by the store, with its body."""
         return self._send(query, Plan(query.request.method))
 
+    def _call_of(self, query: Query, plan: Plan) -> UpstreamRequest:
+        request, caller = query.request, query.caller
+        return UpstreamRequest(
+            plan.method,
+            target_for_upstream(request.target, self.base),
+            for_one_call(request.seen, plan.drop, plan.add + _framing(caller)),
+            chunked=caller.body is not None and caller.length is None,
+            on_interim=caller.on_interim,
+        )
+
     def _send(self, query: Query, plan: Plan) -> Received:
         request, caller = query.request, query.caller
-        fields = for_one_call(request.seen, plan.drop, plan.add + _framing(caller))
+        call = self._call_of(query, plan)
         # Before the first byte goes out: what is invalidated from here on outdates the response.
         began = self.keeper.begin(query.known)
+        body = _body_to_send(request, caller)
         started, asked = time.monotonic(), True
         try:
-            fetch = self._upstream.fetch(
-                UpstreamRequest(
-                    plan.method,
-                    target_for_upstream(request.target, self.base),
-                    fields,
-                    _body_to_send(request, caller),
-                    chunked=caller.body is not None and caller.length is None,
-                    on_interim=caller.on_interim,
-                )
-            )
+            fetch = self._upstream.fetch(call if body is None else call._replace(body=body))
         except UpstreamPaused:
             asked = False
             raise
@@ -186,7 +183,7 @@ class Fetcher:
             if asked and caller.on_upstream is not None:
                 caller.on_upstream(time.monotonic() - started)
         head = fetch.exchange.head
-        if head.status == 304 and not _has_condition(fields):
+        if head.status == 304 and not _has_condition(call.fields):
             fetch.exchange.close()
             raise UpstreamError("the upstream answered 304 to a request without a condition")
         received = localised(end_to_end(head.fields), self.base)
@@ -194,6 +191,21 @@ class Fetcher:
             received = received.plus(("Date", format_date(fetch.response_time)))
         sent = request.with_method(plan.method)
         return Received(sent, ResponseHead(head.status, head.reason, received), fetch, began)
+
+
+def _plan_of(query: Query, keeps_conditions: bool) -> Plan:
+    """What is asked for where a GET or HEAD lacks something."""
+    ask = query.ask
+    if ask.validate:
+        return Plan("GET", _CONDITIONS + _RANGE, tuple(conditions(ask.validate)))
+    if ask.complete is not None:
+        stored, wanted = ask.complete
+        add: list[Field] = [("Range", wanted)]
+        tag = stored.fields.first("etag")
+        if tag is not None and has_strong_identity(stored.fields):
+            add.append(("If-Range", tag))
+        return Plan("GET", _CONDITIONS + _RANGE, tuple(add))
+    return Plan(query.request.method, () if keeps_conditions else _CONDITIONS)
 
 
 def _body_to_send(request: RequestHead, caller: Caller) -> Iterable[bytes] | None:

@@ -123,6 +123,10 @@ class Flight(Generic[Outcome]):
                 del self._landings[key]
         landing.end()
 
+    def is_under_way(self, key: str) -> bool:
+        """True where a request for this key would follow a fetch."""
+        return key in self._landings
+
     def waiting(self) -> int:
         """How many requests wait for fetches without a thread."""
         with self._lock:

@@ -175,7 +175,7 @@ class Keeper:
         stripe = hash(key) % _STRIPES
         before = self._changes[stripe]  # before the store is read
         record = self._from_store(key)
-        if record is None and len(self._last_known):
+        if record is None:
             record = self._still_known(key)
         if record is not None and record != known:
             if self._shares:
@@ -188,12 +188,24 @@ class Keeper:
                 self.hot.drop(key)
         return record
 
-    def _from_store(self, key: str) -> Record | None:
-        """What the store has under a key. Responses that were requested before the key was
-        invalidated must be validated, even where the store does not say so yet: it may be slow or
-        full.
+    def peek(self, key: str) -> Record | None:
+        """The same as `read` would find, and nothing is changed by it: no use is counted, and
+        memory and store stay as they are.
         """
-        record = self._store.read(key)
+        entry = self.hot.peek(key)
+        if entry is not None:
+            return entry.record
+        record = self._with_doubts(key, self._store.peek(key))
+        return record if record is not None else self._lost(key)
+
+    def _from_store(self, key: str) -> Record | None:
+        """What the store has under a key."""
+        return self._with_doubts(key, self._store.read(key))
+
+    def _with_doubts(self, key: str, record: Record | None) -> Record | None:
+        """What the store has: responses that were requested before the key was invalidated must be
+        validated, even where the store does not say so yet, as it may be slow or full.
+        """
         if record is None:
             return None
         invalidated = self.facts.invalidations.time_of(key)
@@ -437,12 +449,18 @@ class Keeper:
 
     def _still_known(self, key: str) -> Record | None:
         """What was in memory of a key that the store has lost; the store gets it back."""
+        record = self._lost(key)
+        if record is not None:
+            self._store.restore(key, record)
+        return record
+
+    def _lost(self, key: str) -> Record | None:
+        """What was in memory of a key that the store has lost."""
+        if not len(self._last_known):
+            return None
         invalidated = self.facts.invalidations.last(key)
         record = self._last_known.get(key, self.clock(), invalidated)
-        if record is None or not self._store.has_lost(key):
-            return None
-        self._store.restore(key, record)
-        return record
+        return record if record is not None and self._store.has_lost(key) else None
 
     # The order that `_read_stored` relies on: the store, then the stripe, then the memory.
 

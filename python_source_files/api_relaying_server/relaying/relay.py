@@ -28,6 +28,7 @@ All that decides is a pure function of `caching/`; all that waits is in `flight`
 
 from __future__ import annotations
 
+import logging
 import time
 from copy import copy
 from functools import partial
@@ -40,13 +41,14 @@ from api_relaying_server.caching.reuse import (
     Bypass,
     Fresh,
     Refuse,
+    Verdict,
     decide,
     may_answer,
 )
 from api_relaying_server.caching.stored import Selecting
 from api_relaying_server.caching.vary import fields_that_select, selecting_values
 from api_relaying_server.coordination import ALONE, Coordinator
-from api_relaying_server.errors import NotAllowed, NotCached, UpstreamTimeout
+from api_relaying_server.errors import NotAllowed, NotCached, RelayError, UpstreamTimeout
 from api_relaying_server.http1.credentials import credentials_of, is_credential
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.relaying.answer import Answer, Waiting
@@ -76,6 +78,8 @@ from api_relaying_server.relaying.transfer import (
 )
 from api_relaying_server.upstream.translation import Client, forwards_left
 
+_log = logging.getLogger(__name__)
+
 FOLLOW_AT_MOST = 60.0
 """Seconds that a request waits for another one's fetch before it gives up with 504."""
 
@@ -89,6 +93,9 @@ ROUNDS = 3
 
 BACKGROUND = Caller(Client("127.0.0.1"))
 """Who asks where no client waits."""
+
+_BYPASSED = "the settings keep this request from the store (--bypass, --bypass-cookie)"
+_HAS_BODY = "the request has a body, which is no part of the key (RFC 9111, 2)"
 
 _TOLD_APART = ("range", "if-range", "via")
 """Fields that tell apart requests that else would share a fetch. `Via`: a request that comes back
@@ -111,6 +118,22 @@ class Place(NamedTuple):
     brief: bool = False
 
 
+class Decision(NamedTuple):
+    """What is to be done about a request, which has its fields as the rules see them. `seen` is
+    what is stored under its `key`, None where that does not matter; `now` the Unix time.
+    """
+
+    request: RequestHead
+    verdict: Fresh | Ask | Bypass
+    key: str
+    seen: FoundRecord | None
+    now: float
+
+
+Look = Callable[[str, RequestHead], FoundRecord]
+"""Looks up what is stored under the key of a request."""
+
+
 class Relay:
     """Answers requests. Thread-safe; times in seconds.
 
@@ -126,7 +149,7 @@ class Relay:
         background: Refresher | None = None,
         coordinator: Coordinator = ALONE,
     ) -> None:
-        self._fetcher = fetcher
+        self.fetcher = fetcher
         self._keeper = fetcher.keeper
         self._policy = fetcher.policy
         self._clock = fetcher.keeper.clock
@@ -141,35 +164,56 @@ class Relay:
         """The answer to a request, or for a caller that can be parked what it waits for. Raises
         RelayError where the answer is the relay's own.
         """
-        if not self._policy.allows(request):
-            raise NotAllowed("the settings of this relay do not allow this method for this path")
-        self._keeper.catch_up()  # before anything is decided by what is stored
-        answer = self._answer(request, caller)
+        try:
+            decision = self.decide(request, caller, partial(self._look, caller))
+        except RelayError as error:
+            _log.debug("%s %s: refused, %s", request.method, request.shown, error.detail)
+            raise
+        _say_decided(decision)
+        answer = self._carry_out(decision, caller)
         shown = self._policy.shown_key(request.target)
         return with_shown_key(answer, shown) if shown and isinstance(answer, Answer) else answer
 
-    def _answer(self, request: RequestHead, caller: Caller) -> Answer | Waiting:
+    def decide(self, request: RequestHead, caller: Caller, look: Look) -> Decision:
+        """What is to be done about a request, by all rules that have a say before the upstream is
+        asked. Raises RelayError where the answer is the relay's own.
+        """
+        if not self._policy.allows(request):
+            raise NotAllowed("the settings of this relay do not allow this method for this path")
+        self._keeper.catch_up()  # before anything is decided by what is stored
         bypassed = self._policy.bypasses(request)  # before fields are ignored
         if self._policy.ignored_fields:
             request = request.without(self._policy.ignored_fields)
-        request = self._fetcher.as_seen(request, caller.client)
-        has_key = request.method in CACHED_METHODS
-        if bypassed:
-            return self._bypass(request, caller)
-        if caller.body is not None:
-            return self._forward(request, caller, Bypass("bypass" if has_key else "method"))
+        request = self.fetcher.as_seen(request, caller.client)
         key, now = self._keeper.key_of(request.target), self._clock()
-        seen = self._keeper.see(key, caller.seen) if has_key else None
-        if has_key:
-            self._keeper.note_asked(key, request.target)
-        record = seen.record if seen is not None else None
-        verdict = decide(request, record, now, self._policy)
+        has_key = request.method in CACHED_METHODS
+        seen: FoundRecord | None = None
+        verdict: Verdict
+        if bypassed:
+            verdict = _bypassed(request, has_key)
+        elif caller.body is not None:
+            verdict = Bypass("bypass" if has_key else "method", _HAS_BODY)
+        else:
+            seen = look(key, request) if has_key else None
+            verdict = decide(request, seen and seen.record, now, self._policy)
         if isinstance(verdict, Refuse):
+            raise NotCached(f"the upstream is not asked ({verdict.why}): {verdict.rule}")
+        if isinstance(verdict, Bypass) and self._policy.offline:
             raise NotCached(
-                f"nothing stored fits this request, and the upstream is not asked ({verdict.why})"
+                "the relay is offline and this request cannot be answered from the store"
             )
+        return Decision(request, verdict, key, seen, now)
+
+    def _look(self, caller: Caller, key: str, request: RequestHead) -> FoundRecord:
+        seen = self._keeper.see(key, caller.seen)
+        self._keeper.note_asked(key, request.target)
+        return seen
+
+    def _carry_out(self, decision: Decision, caller: Caller) -> Answer | Waiting:
+        request, verdict, key, seen, now = decision
         if isinstance(verdict, Bypass):
             return self._forward(request, caller, verdict)
+        record = seen.record if seen is not None else None
         place = _place_of(caller)
         if place is not None:
             return self._resume(Query(request, caller, Ask(place.reason), record), verdict, place)
@@ -186,18 +230,7 @@ class Relay:
 
     # Nothing that is stored can answer.
 
-    def _bypass(self, request: RequestHead, caller: Caller) -> Answer:
-        """The answer to a request that the operator keeps away from the store."""
-        wish = request_directives(request.fields)
-        if request.method in CACHED_METHODS and "only-if-cached" in wish:
-            raise NotCached("this request is never answered from the store (only-if-cached)")
-        return self._forward(request, caller, Bypass("bypass"))
-
     def _forward(self, request: RequestHead, caller: Caller, verdict: Bypass) -> Answer:
-        if self._policy.offline:
-            raise NotCached(
-                "the relay is offline and this request cannot be answered from the store"
-            )
         if forwards_left(request) == 0:
             return final_answer(request)
         query = Query(request, caller, Ask(verdict.reason))
@@ -216,6 +249,13 @@ class Relay:
         if request.fields.has_any(_ANY_TOLD_APART):
             parts += [repr(request.fields.all(name)) for name in _TOLD_APART]
         return " ".join(parts)
+
+    def would_follow(self, request: RequestHead, key: str) -> bool:
+        """True where a request that needs the upstream would wait for another one's fetch, which
+        is under way in this process.
+        """
+        flight_key = self._flight_key(request, key)
+        return self.flight.is_under_way(flight_key) and not self._is_unshared(request, flight_key)
 
     def _is_unshared(self, request: RequestHead, flight_key: str) -> bool:
         """True where answers are known to be for one client each: to all requests, or to those with
@@ -356,7 +396,7 @@ class Relay:
         plain = RequestHead.of("GET", target, fields)
         if not self._policy.allows(plain):
             return False
-        plain = self._fetcher.as_seen(plain, BACKGROUND.client)
+        plain = self.fetcher.as_seen(plain, BACKGROUND.client)
         flight_key = self._flight_key(plain, self._keeper.key_of(target))
         return self._refresher.submit(flight_key, partial(self._refresh, plain, early), demand)
 
@@ -371,6 +411,21 @@ class Relay:
             answer = self._ask(Query(request, BACKGROUND, verdict, seen.record), key, seen)
             if isinstance(answer, Answer):
                 drain(answer)
+
+
+def _bypassed(request: RequestHead, has_key: bool) -> Bypass | Refuse:
+    """What becomes of a request that the operator keeps away from the store."""
+    if has_key and "only-if-cached" in request_directives(request.fields):
+        return Refuse("only-if-cached", f"the client wants only a stored response, and {_BYPASSED}")
+    return Bypass("bypass", _BYPASSED)
+
+
+def _say_decided(decision: Decision) -> None:
+    """One line for each decision, where the log is to be so talkative."""
+    if _log.isEnabledFor(logging.DEBUG):
+        request, verdict = decision.request, decision.verdict
+        kind = type(verdict).__name__.lower()
+        _log.debug("%s %s: %s, %s", request.method, request.shown, kind, verdict.rule)
 
 
 def _is_under_way(landing: Landing[Outcome] | None) -> bool:

@@ -33,6 +33,11 @@ class MemoryRecords(BaseStorage[str, Record]):
             self._records.move_to_end(key)
             return found[0]
 
+    def peek(self, key: str) -> Record | None:
+        """The same; its place among those that leave stays."""
+        found = self._records.get(key)
+        return None if found is None else found[0]
+
     def __getitem__(self, key: str) -> Record:
         record = self.fetch(key)
         if record is None:
@@ -95,6 +100,9 @@ class MemoryStore(Store):
             else:
                 self.counters.hits += 1
         return record
+
+    def peek(self, key: str) -> Record | None:
+        return self._records.peek(key)
 
     def write(self, key: str, record: Record) -> None:
         self._records[key] = record

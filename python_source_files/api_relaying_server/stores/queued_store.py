@@ -98,6 +98,18 @@ class QueuedStore(Store):
             return None
         return self._decode(key, data)
 
+    def peek(self, key: str) -> Record | None:
+        found = self._queue.peek(key)
+        if not isinstance(found, Unqueued):
+            return found
+        if self._health.reading.fault is not None:
+            return None
+        try:
+            data = self._storage.fetch(key)
+            return None if data is None else self._storage.decode(key, data)
+        except Exception:  # the next read meets it too, and mends what can be mended
+            return None
+
     def _decode(self, key: str, data: bytes) -> Record | None:
         try:
             record = self._storage.decode(key, data)

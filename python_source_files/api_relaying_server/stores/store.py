@@ -97,6 +97,10 @@ class Store(ABC):
     def read(self, key: str) -> Record | None:
         """What is stored under `key`, waiting changes included; None if nothing, or in trouble."""
 
+    def peek(self, key: str) -> Record | None:
+        """The same for an operator who looks: it counts as no use, and as no read."""
+        return self.read(key)
+
     @abstractmethod
     def write(self, key: str, record: Record) -> None:
         """Store `record` under `key` in place of what was there: now for readers, soon for good."""

@@ -15,6 +15,8 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Iterable
+from copy import copy
 from typing import Callable, NamedTuple
 
 from api_relaying_server.coordination import ALONE, Coordinator, Lease, Message
@@ -145,17 +147,38 @@ class CircuitBreaker:
             return Call(request, now)
         subjects = subjects_of(request)
         with self._lock:
-            found = [(subject, self._cooldowns.get(subject)) for subject in subjects]
-            cooldowns = [(subject, cooldown) for subject, cooldown in found if cooldown is not None]
-            refusing = [item for item in cooldowns if not item[1].admits(now)]
-            if refusing:
-                subject, last = max(refusing, key=lambda item: item[1].until)
-                raise _refusal(subject, f"calls to {last.of} pause after", last, now)
+            cooldowns = self._cooldowns_of(subjects, now)
             if request.is_whole:
                 for _, cooldown in cooldowns:
                     cooldown.others_wait_until = now + PROBE_AT_MOST
         call = Call(request, now, tuple(cooldowns))
         return self._in_turn(call) if request.is_whole else call
+
+    def refusal(self, request: UpstreamRequest) -> UpstreamPaused | None:
+        """The error with which `admit` would refuse a request now; None where it would let it
+        through. Nothing is changed by asking.
+        """
+        subjects = subjects_of(request)
+        with self._lock:
+            try:
+                self._cooldowns_of(subjects, self._clock())
+            except UpstreamPaused as error:
+                return copy(error)
+        return None
+
+    def _cooldowns_of(
+        self, subjects: Iterable[Subject], now: float
+    ) -> list[tuple[Subject, Cooldown]]:
+        """The cooldowns of these subjects. Raises UpstreamPaused where one of them refuses calls
+        now.
+        """
+        found = [(subject, self._cooldowns.get(subject)) for subject in subjects]
+        cooldowns = [(subject, cooldown) for subject, cooldown in found if cooldown is not None]
+        refusing = [item for item in cooldowns if not item[1].admits(now)]
+        if refusing:
+            subject, last = max(refusing, key=lambda item: item[1].until)
+            raise _refusal(subject, f"calls to {last.of} pause after", last, now)
+        return cooldowns
 
     def _in_turn(self, call: Call) -> Call:
         """The call, as the one probe of all processes. Raises UpstreamPaused where another process
