@@ -150,7 +150,59 @@ class ReplyTest(unittest.TestCase):
         before = hot.size
         reply = range_of(hot, entry, 0, hot_module.JOINED_BODY - 1)
         reply.renew(NOW)
-        self.assertGreaterEqual(hot.size - before, 2 * hot_module.JOINED_BODY)
+        self.assertGreaterEqual(hot.size - before, 2 * hot_module.JOINED_BODY)  # and joined
+
+
+class WiresTest(unittest.TestCase):
+    """How long the joined bytes of replies are kept."""
+
+    def setUp(self) -> None:
+        self.hot = HotCache(1 << 16)
+        self.wires = self.hot.wires
+
+    def reply(self, number: int, now: float = NOW, body: bytes = b"x" * 1000) -> Reply:
+        entry = keep(self.hot, f"GET /{number}", body)
+        assert entry is not None
+        reply = reply_of(self.hot, entry)
+        self.assertTrue(reply.renew(now))
+        return reply
+
+    def test_they_fit_into_their_share(self) -> None:
+        replies = [self.reply(number) for number in range(30)]
+        kept = [reply for reply in replies if reply.wire]
+        self.assertIs(kept[-1], replies[-1])
+        self.assertEqual(self.wires.size, sum(reply.joined for reply in kept))
+        self.assertLessEqual(self.wires.size, self.wires.limit)
+        self.assertGreater(self.wires.size + kept[0].joined, self.wires.limit)
+        self.assertEqual(replies[0].rendered(NOW), self.reply(0).wire)
+
+    def test_what_no_second_asked_for_again_leaves(self) -> None:
+        first, second = self.reply(1), self.reply(2)
+        self.assertTrue(second.renew(NOW + 1))
+        third = self.reply(3, NOW + 1)
+        self.assertEqual([bool(each.wire) for each in (first, second, third)], [False, True, True])
+        self.assertEqual(self.wires.size, second.joined + third.joined)
+
+    def test_what_is_larger_than_the_share_is_joined_for_each_request(self) -> None:
+        size = self.wires.limit - hot_module.WIRE_COST
+        for more in (0, 1):
+            hot = HotCache(self.hot.limit)
+            entry = keep(hot, "GET /x", b"")
+            assert entry is not None
+            reply = reply_of(hot, entry)
+            reply.renew(NOW)
+            hot.wires.drop(reply)
+            hot.wires.keep(reply, size + more, NOW)
+            self.assertEqual(reply.joined > 0, not more)
+            self.assertEqual(hot.wires.size, 0 if more else hot.wires.limit)
+
+    def test_nothing_is_kept_of_what_is_gone(self) -> None:
+        for end in (lambda: self.hot.drop("GET /1"), self.hot.clear):
+            reply = self.reply(1)
+            end()
+            self.assertEqual((reply.wire, reply.joined, self.wires.size), (b"", 0, 0))
+            self.wires.keep(reply, 100, NOW)
+            self.assertEqual((reply.joined, self.wires.size), (0, 0))
 
 
 class EntryTest(unittest.TestCase):
@@ -247,7 +299,7 @@ class DemandTest(unittest.TestCase):
     def test_what_comes_in_does_not_leave_for_it(self) -> None:
         """Even where all others are in use."""
         for number in range(200):
-            key = f"GET /{number % 40}"
+            key = f"GET /{number % 80}"
             if self.hot.peek(key) is None:
                 self.read(key)
                 self.assertIsNotNone(self.hot.peek(key))
@@ -284,7 +336,7 @@ class DemandTest(unittest.TestCase):
         reply = reply_of(self.hot, entry)
         self.hot.remember(entry, ("GET", (1, 1), False, ()), reply)
         self.hot.drop("GET /x")
-        self.assertEqual((entry.replies, entry.quick), ({}, {}))
+        self.assertEqual((entry.replies, entry.quick), ((), {}))
         self.assertIs(reply.entry, entry)
 
 
@@ -394,7 +446,7 @@ class BoundsTest(unittest.TestCase):
         assert entry is not None
         hot.drop("GET /x")
         reply = reply_of(hot, entry)
-        self.assertEqual((reply.kept, entry.replies, hot.size), (False, {}, 0))
+        self.assertEqual((reply.kept, entry.replies, hot.size), (False, (), 0))
 
     def test_decisions_beyond_the_bound_start_anew(self) -> None:
         hot = HotCache(1 << 20)
@@ -468,6 +520,9 @@ class BoundsTest(unittest.TestCase):
                     hot.remember(entry, ("GET", (1, 1), False, ()), reply_of(hot, entry))
                     learn(hot, b"head", reply_of(hot, entry))
 
+        nothing_joined = mock.patch.object(hot_module, "WIRES_SHARE", 1 << 30)
+        nothing_joined.start()
+        self.addCleanup(nothing_joined.stop)
         for replies in (False, True):
             probe = HotCache(1 << 20)
             fill(probe, replies)
@@ -498,7 +553,7 @@ class BoundsTest(unittest.TestCase):
                 entry = keep(hot, "GET /x")
                 assert entry is not None
                 known = reply_of(hot, entry)
-                before = hot.limit = hot.size
+                before = hot.room = hot.size
                 with mock.patch.object(hot._order, "grow", wraps=hot._order.grow) as grow:
                     grows(hot, entry, known)
                 self.assertEqual(hot.evicted, 1)
@@ -508,13 +563,14 @@ class BoundsTest(unittest.TestCase):
 
     def test_what_a_reply_holds_beside_its_record(self) -> None:
         hot = HotCache(1 << 20)
-        entry = keep(hot, "GET /x")
+        whole = stored().changed(fields=stored().fields.plus(("Content-Length", "5")))
+        entry = hot.put("GET /x", Record((whole,), NOW + 1000))
         assert entry is not None
-        for reply, own in ((reply_of(hot, entry), 0), (range_of(hot, entry, 0, 1), 2)):
-            reply.renew(NOW)
-            line = reply.wire.index(b"Age: ")
-            expected = hot_module.REPLY_COST + 2 * line + reply.body_size + own
-            self.assertEqual(reply.size, expected)
+        self.assertEqual(reply_of(hot, entry).size, hot_module.REPLY_COST)
+        part = range_of(hot, entry, 0, 1)
+        part.renew(NOW)
+        fields = part.wire.index(b"Age: ") - part.wire.index(b"\r\n") - 2
+        self.assertEqual(part.size, hot_module.REPLY_COST + fields + part.body_size)
 
     def test_what_is_too_large_drives_out_what_it_would_replace(self) -> None:
         hot = HotCache(20_000)

@@ -20,7 +20,6 @@ from api_relaying_server.caching.reuse import (
     useful_until,
 )
 from api_relaying_server.caching.stored import (
-    FIELD_COST,
     VARIANT_COST,
     Record,
     StoredResponse,
@@ -470,8 +469,8 @@ class Sizes(unittest.TestCase):
 
     def test_the_content_and_the_text_of_all_variants(self) -> None:
         one, two = stored(MINUTE, body=b"x" * 1000), stored(MINUTE, TAG, body=b"y" * 500)
-        texts = [len(line) - len(": ") for line in (MINUTE, MINUTE, TAG)]
-        expected = 1500 + sum(texts) + 2 * len("origin?") + 3 * FIELD_COST + 2 * VARIANT_COST
+        lines = [len(line) + len("\r\n") for line in (MINUTE, MINUTE, TAG)]
+        expected = 1500 + sum(lines) + 2 * len("origin?") + 2 * VARIANT_COST
         self.assertEqual(Record((one, two), NOW).size, expected)
         chosen = one.changed(selecting=(("accept", "x" * 700), ("origin?", None)))
         grown = Record((chosen, two), NOW).size - expected

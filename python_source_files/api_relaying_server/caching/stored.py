@@ -11,9 +11,6 @@ from api_relaying_server.http1.message import Fields
 VARIANT_COST = 512
 """Bytes reckoned for a stored response beside its content and its fields."""
 
-FIELD_COST = 320
-"""Bytes reckoned for a field beside its text."""
-
 Selecting = tuple[tuple[str, Optional[str]], ...]
 """The request fields that select a variant, by lower-case name, with their normalised values."""
 
@@ -87,4 +84,4 @@ class Record(NamedTuple):
 def _size_of_head(variant: StoredResponse) -> int:
     fields = variant.fields
     selecting = sum([len(name) + len(value or "") for name, value in variant.selecting])
-    return VARIANT_COST + FIELD_COST * len(fields.items) + fields.text_size + selecting
+    return VARIANT_COST + fields.text_size + selecting

@@ -7,6 +7,7 @@ Text is latin-1 throughout, so that every byte that came in can go out again unc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from api_relaying_server.http1.credentials import is_credential
 
@@ -16,40 +17,65 @@ Line = tuple[str, str, str, int]
 """A field line as it was read: lower-case name, name, value, and the reader's mark."""
 
 
+PACKED_READ = 512
+"""Packed sections whose fields are kept apart after they were asked for, those used last."""
+
+
 class Fields:
     """A field section: (name, value) pairs in the order and number in which they arrived.
 
     Names keep the letters they came with and are compared without regard to case (RFC 9110, 5.1).
-    Instances are never changed; the methods that edit return a new section.
+    Instances are never changed; the methods that edit return a new section. `pack` changes what a
+    section takes in memory, and nothing that it says.
     """
 
-    __slots__ = ("_index", "_text_size", "items")
+    __slots__ = ("_index", "_items", "_lines")
 
     def __init__(self, items: Iterable[Field] = ()) -> None:
-        self.items: tuple[Field, ...] = tuple(items)
+        # Pairs, or the lines alone once it is packed: never neither.
+        self._items: tuple[Field, ...] | None = tuple(items)
+        self._lines: bytes | None = None
         self._index: dict[str, list[str]] | None = None
-        self._text_size: int | None = None
+
+    def pack(self) -> None:
+        """Keeps the field lines as one piece of bytes and nothing else, a quarter of what the pairs
+        take. Other threads may read meanwhile.
+        """
+        self._lines = self.lines
+        self._items = self._index = None
+
+    @property
+    def lines(self) -> bytes:
+        """The field lines as they are sent, each with its CRLF; the same object each time once the
+        section is packed.
+        """
+        lines = self._lines
+        if lines is None:
+            lines = "".join([f"{name}: {value}\r\n" for name, value in self.items]).encode(
+                "latin-1"
+            )
+        return lines
+
+    @property
+    def items(self) -> tuple[Field, ...]:
+        """All pairs."""
+        items = self._items
+        return _items_of(self._lines or b"") if items is None else items
 
     def _by_name(self) -> dict[str, list[str]]:
+        if self._lines is not None:
+            return _index_of(self._lines)
         index = self._index
         if index is None:
-            index = {}
-            for name, value in self.items:
-                lower = name.lower()
-                if lower in index:
-                    index[lower].append(value)
-                else:
-                    index[lower] = [value]
-            self._index = index
+            index = self._index = _indexed(self.items)
         return index
 
     @property
     def text_size(self) -> int:
-        """Characters of all names and values."""
-        size = self._text_size
-        if size is None:
-            size = self._text_size = sum([len(name) + len(value) for name, value in self.items])
-        return size
+        """Bytes of all lines."""
+        if self._lines is not None:
+            return len(self._lines)
+        return sum([len(name) + len(value) + 4 for name, value in self.items])
 
     # One function call less in each of these: a miss asks for some sixty fields.
 
@@ -111,6 +137,29 @@ class Fields:
         """
         lower = name.lower()
         return self.without(lambda had: had == lower).plus((name, value))
+
+
+def _indexed(items: Iterable[Field]) -> dict[str, list[str]]:
+    index: dict[str, list[str]] = {}
+    for name, value in items:
+        lower = name.lower()
+        if lower in index:
+            index[lower].append(value)
+        else:
+            index[lower] = [value]
+    return index
+
+
+@lru_cache(PACKED_READ)
+def _items_of(lines: bytes) -> tuple[Field, ...]:
+    """The pairs that `Fields.lines` wrote: a name holds no colon, a value no line's end."""
+    pairs = [line.partition(": ") for line in lines.decode("latin-1").split("\r\n")[:-1]]
+    return tuple([(name, value) for name, _, value in pairs])
+
+
+@lru_cache(PACKED_READ)
+def _index_of(lines: bytes) -> dict[str, list[str]]:
+    return _indexed(_items_of(lines))
 
 
 class RequestHead:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Union
 
-from api_relaying_server.http1.message import Field
+from api_relaying_server.http1.message import Field, Fields
 
 
 def render_fields(fields: Iterable[Field]) -> bytes:
     """Field lines, each with its CRLF, without the blank line behind them."""
-    return "".join([f"{name}: {value}\r\n" for name, value in fields]).encode("latin-1")
+    return (fields if isinstance(fields, Fields) else Fields(fields)).lines
 
 
+@lru_cache(256)
 def render_status_line(status: int, reason: str) -> bytes:
     """The status line of a response, in the version that we speak (RFC 9112, 4)."""
     return f"HTTP/1.1 {status} {reason}\r\n".encode("latin-1")

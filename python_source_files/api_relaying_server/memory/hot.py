@@ -9,15 +9,18 @@ It must not know a socket, a store or why a response is fresh: whoever puts a re
 reply has decided that by the rules of `caching/`.
 
 Its bounds: the bytes of stored responses with all that belongs to them, and the number and size of
-heads. A large body is there once: parts of it are sent as slices. A head is remembered when it is
-seen for the second time, so heads that never repeat (request ids, tracing) take no room. Which
-entry leaves is decided by `admission`.
+heads. A body is there once, the fields of a response too: a reply has them joined only as long as
+`Wires` keeps that. A head is remembered when it is seen for the second time, so heads that never
+repeat (request ids, tracing) take no room. Which entry leaves is decided by `admission`.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
+from collections.abc import Mapping
 from functools import lru_cache
+from itertools import islice
 from typing import Callable, NamedTuple
 
 from api_relaying_server.caching.responding import Prepared, Shape, build
@@ -25,10 +28,10 @@ from api_relaying_server.caching.reuse import BYPASSING_FIELDS, CLOCK_SLACK, Ass
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import is_written_here
 from api_relaying_server.http1.fields import STATUS_OF_HIT
-from api_relaying_server.http1.rendering import Buffer, pieces_of, render_fields, render_status_line
+from api_relaying_server.http1.rendering import Buffer, pieces_of, render_status_line
 from api_relaying_server.memory.admission import Admission
 
-_WIRE = b"%bAge: %d\r\n" + STATUS_OF_HIT + b"\r\n%b"
+_WIRE = b"%b%b%bAge: %d\r\n" + STATUS_OF_HIT + b"\r\n%b"
 """A reply: the part of its head that stays, `Age`, `Cache-Status`, and a small body."""
 
 MAX_HEADS = 65536
@@ -40,17 +43,23 @@ MAX_HEAD_SIZE = 2048
 JOINED_BODY = 65536
 """Bytes up to which head and body are kept as one piece, so that a hit is one `send`."""
 
-ENTRY_COST = 768
-"""Bytes reckoned for an entry beside its key and its record."""
+ENTRY_COST = 544
+"""Bytes that an entry takes beside its key and its record, its places in all tables included."""
 
 USUAL_SIZE = 4096
 """Bytes of an entry with a small body."""
 
-HEAD_COST = 160
-"""Bytes reckoned for a remembered head or field beside its text."""
+HEAD_COST = 208
+"""Bytes that a remembered head or field takes beside its text."""
 
-REPLY_COST = 1024
-"""Bytes reckoned for a reply beside the bytes that it sends."""
+REPLY_COST = 352
+"""Bytes that a reply takes beside the bytes that it sends."""
+
+WIRE_COST = 192
+"""Bytes that a joined answer takes beside its own length."""
+
+WIRES_SHARE = 8
+"""The part of the limit, as 1 to this, that answers may take whose pieces are joined."""
 
 MAX_REPLIES = 64
 """Replies kept of one entry; beyond it the oldest goes."""
@@ -94,70 +103,91 @@ class Reply:
     """A ready answer: `wire` is sent until `valid_until` (Unix time), and `tail` behind it,
     uncopied.
 
-    `body_size` is the length of its body. `hits` counts how often it was sent; only the event loop
+    `hits` counts how often it was sent; only the event loop
     counts. `closes`: the connection ends after it; `kept`: it may be sent at all. `size` is the
-    bytes that it takes beside its entry's record.
+    bytes that it takes beside its entry's record, without `wire`: that takes `joined`, which
+    `Wires` counts, and may empty at any time. Then `rendered` has the bytes.
     """
 
     __slots__ = (
-        "_age_at_zero",
-        "_before",
         "_body",
-        "_fresh_from",
-        "_fresh_until",
-        "_key",
-        "_lifetime",
-        "body_size",
+        "_born",
+        "_ending",
+        "_fields",
+        "_status_line",
         "closes",
         "entry",
         "hits",
+        "joined",
         "kept",
-        "size",
+        "lifetime",
+        "shape",
         "status",
+        "stored",
         "tail",
         "valid_until",
         "wire",
+        "wires",
     )
 
     def __init__(self, entry: Entry, found: Assessed, prepared: Prepared, ending: Ending) -> None:
         self.entry = entry
+        self.stored = found.stored
+        self.shape = prepared.shape
         self.status = prepared.status
-        self.body_size = len(prepared.body)
         self.closes = ending.closes
         self.hits = 0
         self.kept = False
         self.wire = b""
+        self.joined = 0
         self.valid_until = 0.0
-        self._before = (
-            render_status_line(prepared.status, prepared.reason)
-            + render_fields(prepared.fields)
-            + ending.lines
+        self.wires: Wires | None = None
+        self._status_line = render_status_line(prepared.status, prepared.reason)
+        self._fields = prepared.fields.lines
+        self._ending = ending
+        small = len(prepared.body) <= JOINED_BODY
+        self._body = bytes(prepared.body) if small else b""
+        self.tail: tuple[Buffer, ...] = () if small else pieces_of(prepared.body)
+        self._born = found.born
+        self.lifetime = found.lifetime
+
+    @property
+    def body_size(self) -> int:
+        """The length of its body."""
+        return len(self._body) + sum(map(len, self.tail))
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes: its own copy of fields and body, where it has one."""
+        own = 0 if self._body is self.stored.body else len(self._body)
+        own += 0 if self._fields is self.stored.fields.lines else len(self._fields)
+        return REPLY_COST + own
+
+    def is_for(self, found: Assessed, shape: Shape, ending: Ending) -> bool:
+        """True where this is the answer from such a response (who has credentials may have another
+        lifetime of it), of this shape and ending.
+        """
+        return (
+            self.stored is found.stored
+            and self.lifetime == found.lifetime
+            and self.shape == shape
+            and self._ending == ending
         )
-        self._key = ending.key
-        joined = self.body_size <= JOINED_BODY
-        self._body = bytes(prepared.body) if joined else b""
-        self.tail: tuple[Buffer, ...] = () if joined else pieces_of(prepared.body)
-        self._age_at_zero = found.born
-        self._lifetime = found.lifetime
-        self._fresh_from = found.stored.response_time - CLOCK_SLACK
-        self._fresh_until = found.born + found.lifetime
-        # The line of fields and the body are there twice, the second time in `wire`; the body of
-        # the stored response itself is there already.
-        own = 0 if self._body is found.stored.body else len(self._body)
-        self.size = REPLY_COST + 2 * len(self._before) + 2 * len(self._key) + len(self._body) + own
 
     def renew(self, now: float) -> bool:
         """Renders the bytes for this second; False where the response is no longer fresh or its
         entry is gone.
         """
-        born = self._age_at_zero
-        in_time = self._fresh_from <= now < self._fresh_until
+        born, lifetime = self._born, self.lifetime
+        in_time = self.stored.response_time - CLOCK_SLACK <= now < born + lifetime
         if not in_time or self.entry.gone or not self.kept:
             self.valid_until = 0.0
             return False
-        age = max(int(now - born), 0)  # RFC 9111, 5.1: whole seconds
-        self.wire = _WIRE % (self._before, age, self._lifetime - age, self._key, self._body)
-        self.valid_until = min(born + age + 1, self._fresh_until)
+        age = max(int(now - born), 0)
+        self.wire = self.rendered(now)
+        if not self.joined and self.wires is not None:
+            self.wires.keep(self, len(self.wire), now)
+        self.valid_until = min(born + age + 1, born + lifetime)
         # Closes a race: another thread may have dropped the entry since it was looked at above, and
         # have set `valid_until` to 0 before this set it. `gone` was set before that.
         if self.entry.gone:
@@ -165,11 +195,72 @@ class Reply:
             return False
         return True
 
+    def rendered(self, now: float) -> bytes:
+        """The bytes for this second."""
+        age = max(int(now - self._born), 0)  # RFC 9111, 5.1: whole seconds
+        ending = self._ending
+        head = self._status_line, self._fields, ending.lines, age, self.lifetime - age, ending.key
+        return _WIRE % (*head, self._body)
+
+    def unjoin(self) -> None:
+        """Frees `wire`; the next request renders it anew."""
+        self.joined, self.valid_until = 0, 0.0
+        self.wire = b""
+
     def retire(self) -> None:
         """Ends it for good, and frees what it holds."""
         self.kept, self.valid_until = False, 0.0
-        self.wire = self._before = self._body = b""
+        self._fields = self._body = b""
         self.tail = ()
+
+
+class Wires:
+    """Replies whose `wire` is there, within `limit` bytes: most are asked for once in a while, and
+    joining their pieces costs less than the room. Thread-safe: while settings change there are two
+    event loops, and one of them may empty a wire that the other is about to send.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.size = 0
+        self._replies: OrderedDict[Reply, None] = OrderedDict()
+        self._lock = threading.Lock()  # guards `size`, `_replies` and `joined` of each reply
+
+    def keep(self, reply: Reply, size: int, now: float) -> None:
+        """Keeps the wire of a reply that was rendered for `now`: so many bytes."""
+        with self._lock:
+            if reply.joined or not reply.kept or reply.entry.gone:
+                return
+            # What was not rendered again leaves. Two are looked at, so that they leave faster than
+            # others come.
+            for first in [*islice(self._replies, 2)]:
+                if first.valid_until > now:
+                    self._replies.move_to_end(first)
+                else:
+                    self._drop(first)
+            if size + WIRE_COST > self.limit:
+                reply.wire = b""
+                return
+            reply.joined = size + WIRE_COST
+            self._replies[reply] = None
+            self.size += reply.joined
+            while self.size > self.limit:
+                self._drop(next(iter(self._replies)))
+
+    def drop(self, reply: Reply) -> None:
+        """Empties the wire of a reply that is no more."""
+        with self._lock:
+            if reply.joined:
+                self._drop(reply)
+
+    def _drop(self, reply: Reply) -> None:
+        del self._replies[reply]
+        self.size -= reply.joined
+        reply.unjoin()
+
+
+_NO_HITS: Mapping[int, int] = {}
+_NO_QUICK: dict[QuickKey, Reply] = {}  # of an entry that has none: never written to
 
 
 class Entry:
@@ -196,16 +287,16 @@ class Entry:
         self.key = key
         self.record = record
         self.asked_for = asked_for
-        # By stored response, its lifetime (who has credentials may have another one), and shape.
-        self.replies: dict[tuple[int, float, Shape, Ending], Reply] = {}
-        self.past: dict[int, int] = {}  # hits of replies that are no more, by their stored response
-        self.heads: list[bytes] = []
+        self.replies: tuple[Reply, ...] = ()
+        # Hits of replies that are no more, by their stored response.
+        self.past: Mapping[int, int] = _NO_HITS
+        self.heads: list[bytes] | None = None  # those that it answers
         self.size = record.size + len(key) + ENTRY_COST
         self.used = False
         self.gone = False
         # The replies that the rules have chosen before, by all of a request that they depend on:
         # one lookup in place of a decision.
-        self.quick: dict[QuickKey, Reply] = {}
+        self.quick: dict[QuickKey, Reply] = _NO_QUICK
         self.quick_size = 0
         selecting = tuple([name for stored in record.variants for name, _ in stored.selecting])
         self.influential: frozenset[str] = _influential(selecting)
@@ -217,12 +308,12 @@ class Entry:
         """Ends the circle of entry and replies, so that both are freed at once: the collector would
         have to look through all that is in memory to find them.
         """
-        self.replies = {}
-        self.quick = {}
+        self.replies = ()
+        self.quick = _NO_QUICK
 
     def hits(self) -> int:
         """How often its replies were sent."""
-        return sum([reply.hits for reply in self.replies.values()], sum(self.past.values()))
+        return sum([reply.hits for reply in self.replies], sum(self.past.values()))
 
     def was_used(self) -> bool:
         """True if it answered anything since the last call of this."""
@@ -233,7 +324,8 @@ class Entry:
 
 
 class HotCache:
-    """Entries by key and replies by request head, within `limit` bytes. Thread-safe.
+    """Entries by key and replies by request head, within `limit` bytes, of which `room` is for what
+    is kept and the rest for joined answers. Thread-safe.
 
     `on_evicted` gets the key of an entry that leaves for want of room, and how often it answered.
 
@@ -245,10 +337,12 @@ class HotCache:
 
     def __init__(self, limit: int, on_evicted: Callable[[str, int], object] | None = None) -> None:
         self.limit = limit
+        self.room = limit - limit // WIRES_SHARE
         self._on_evicted = on_evicted
         self._watchers: tuple[Watcher, ...] = ()
         self.heads: dict[bytes, Reply] = {}
-        self.size = 0
+        self._size = 0
+        self.wires = Wires(limit // WIRES_SHARE)
         self.evicted = 0
         # Answers from what is no longer here, by status: how many, and the bytes of their bodies.
         self._retired: dict[int, tuple[int, int]] = {}
@@ -256,7 +350,7 @@ class HotCache:
         # The entry of a key, in one call for the event loop; counts as no use, as its replies count
         # their own.
         self.peek: Callable[[str], Entry | None] = self._entries.get
-        self._order = Admission(limit)
+        self._order = Admission(self.room)
         self._seen_once: set[int] = set()
         # Guards changes of heads, size, evicted, _watchers, _retired, _entries, _order, and of an
         # entry and its lists; not of _seen_once, which the event loop alone uses, nor of a reply's
@@ -275,6 +369,11 @@ class HotCache:
             self._watchers = tuple(one for one in self._watchers if one != watcher)
 
     @property
+    def size(self) -> int:
+        """Bytes of all that is kept."""
+        return self._size + self.wires.size
+
+    @property
     def has_room(self) -> bool:
         """True where an entry of the usual size is kept."""
         return self.limit // 4 > USUAL_SIZE
@@ -290,6 +389,8 @@ class HotCache:
         """Keeps a record in place of the one under its key; None where it is too large.
         `asked_for`: it was read for a request that it answers now.
         """
+        for stored in record.variants:
+            stored.fields.pack()
         entry = Entry(key, record, asked_for)
         with self._lock:
             known = self._remove(key)
@@ -298,7 +399,7 @@ class HotCache:
             self._make_room(entry.size)  # before it is there, so that it is not what leaves
             self._entries[key] = entry
             self._order.add(key, entry.size, known=known)
-            self.size += entry.size
+            self._size += entry.size
         for watcher in self._watchers:  # without the lock: a watcher takes its own
             watcher(key, record)
         return entry
@@ -313,8 +414,8 @@ class HotCache:
                 return None
             counts = {id(stored): 0 for stored in entry.record.variants}
             counts.update(entry.past)
-            for (stored_id, *_), reply in entry.replies.items():
-                counts[stored_id] = counts.get(stored_id, 0) + reply.hits
+            for reply in entry.replies:
+                counts[id(reply.stored)] = counts.get(id(reply.stored), 0) + reply.hits
             found = [(stored, counts[id(stored)]) for stored in entry.record.variants]
             used = entry.used or entry.asked_for
             if used and found and not any(count for _, count in found):
@@ -329,8 +430,9 @@ class HotCache:
     def resize(self, limit: int) -> None:
         """Keeps to another limit from now on, and forgets everything."""
         with self._lock:
-            self.limit = limit
-            self._order.resize(limit)
+            self.limit, self.wires.limit = limit, limit // WIRES_SHARE
+            self.room = limit - self.wires.limit
+            self._order.resize(self.room)
             self.clear()
 
     def clear(self) -> None:
@@ -343,7 +445,7 @@ class HotCache:
         """Has each reply rendered anew before it goes out again: the clock has gone back."""
         with self._lock:
             for entry in self._entries.values():
-                for reply in entry.replies.values():
+                for reply in entry.replies:
                     reply.valid_until = 0.0
 
     def records(self) -> dict[str, Record]:
@@ -364,17 +466,18 @@ class HotCache:
         if entry is None:
             return False
         entry.gone = True
-        for reply in entry.replies.values():
+        for reply in entry.replies:
             reply.valid_until = 0.0
+            self.wires.drop(reply)
             _count(self._retired, reply)
-        for head in entry.heads:
+        for head in entry.heads or ():
             self.heads.pop(head, None)
         entry.forget_replies()
-        self.size -= entry.size
+        self._size -= entry.size
         return self._order.discard(key)
 
     def _make_room(self, wanted: int = 0) -> None:
-        while self.size + wanted > self.limit:
+        while self._size + wanted > self.room:
             key = self._order.victim(self._was_used)
             if key is None:
                 return
@@ -398,29 +501,30 @@ class HotCache:
         """The reply of this shape and ending from an entry, made once. Only the event loop calls
         this.
         """
-        name = (id(found.stored), found.lifetime, shape, ending)
-        known = entry.replies.get(name)
-        if known is not None:
-            return known
+        for known in entry.replies:
+            if known.is_for(found, shape, ending):
+                return known
         made = Reply(entry, found, build(shape, found), ending)
         with self._lock:
             if not entry.gone:
                 if len(entry.replies) >= MAX_REPLIES:
                     self._retire_oldest(entry)
-                entry.replies[name] = made
-                made.kept = True
+                entry.replies += (made,)
+                made.kept, made.wires = True, self.wires
                 self._grow(entry, made.size)
                 self._make_room()
         return made
 
     def _retire_oldest(self, entry: Entry) -> None:
         """Forgets a reply. Only the event loop comes here, and it sends nothing meanwhile."""
-        name = next(iter(entry.replies))
-        oldest = entry.replies.pop(name)
+        oldest, *rest = entry.replies
+        entry.replies = tuple(rest)
+        self.wires.drop(oldest)
         _count(self._retired, oldest)
-        entry.past[name[0]] = entry.past.get(name[0], 0) + oldest.hits
-        oldest.retire()
+        stored = id(oldest.stored)
+        entry.past = {**entry.past, stored: entry.past.get(stored, 0) + oldest.hits}
         self._grow(entry, -oldest.size)
+        oldest.retire()
 
     def answered(self) -> dict[int, tuple[int, int]]:
         """Answers that were sent from memory since the start, by status: their number, and the
@@ -429,7 +533,7 @@ class HotCache:
         with self._lock:
             counts = dict(self._retired)
             for entry in self._entries.values():
-                for reply in entry.replies.values():
+                for reply in entry.replies:
                     _count(counts, reply)
         return counts
 
@@ -439,6 +543,8 @@ class HotCache:
         with self._lock:
             if entry.gone or not reply.kept:
                 return
+            if entry.quick is _NO_QUICK:
+                entry.quick = {}
             if len(entry.quick) >= MAX_QUICK:
                 entry.quick = {}
                 self._grow(entry, -entry.quick_size)
@@ -469,7 +575,10 @@ class HotCache:
             if len(self.heads) >= MAX_HEADS:
                 self._forget_heads()
             self.heads[head] = reply
-            reply.entry.heads.append(head)
+            if reply.entry.heads is None:
+                reply.entry.heads = [head]
+            else:
+                reply.entry.heads.append(head)
             self._grow(reply.entry, len(head) + HEAD_COST)
             self._make_room()
 
@@ -477,13 +586,13 @@ class HotCache:
         """Forgets all heads at once; those in use are back after two requests."""
         self.heads.clear()
         for entry in self._entries.values():
-            cost = sum(len(head) + HEAD_COST for head in entry.heads)
-            entry.heads.clear()
+            cost = sum(len(head) + HEAD_COST for head in entry.heads or ())
+            entry.heads = None
             self._grow(entry, -cost)
 
     def _grow(self, entry: Entry, size: int) -> None:
         entry.size += size
-        self.size += size
+        self._size += size
         self._order.grow(entry.key, size)
 
 

@@ -6,6 +6,8 @@ of the upstream.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import shape_of
 from api_relaying_server.caching.reuse import CACHED_METHODS, Assessed, Fresh, decide, must_bypass
@@ -20,6 +22,11 @@ from api_relaying_server.relaying.keeping import FoundRecord, Keeper
 _NEVER_FROM_MEMORY = frozenset(
     ("content-length", "transfer-encoding", "expect", "upgrade", "max-forwards")
 )
+
+DECIDED_AGAIN = 2
+"""Answers after which what the rules found is remembered: a head that comes again as it was is
+known by its bytes by then, and takes no room for that.
+"""
 
 _SHOWS_KEY = (("", "key"),)
 """Tells replies whose `Cache-Status` shows a key from those that show none."""
@@ -42,12 +49,11 @@ class MemoryAnswers:
         entry = hot.peek(cache_key(target))
         if entry is None:
             return None
-        if (policy.allow_rules or policy.bypass) and not _may_be_answered(request, policy):
+        # Where the relay's own word selects, the client's bytes do not hold it.
+        if entry.selected_here or not _may_be_answered(request, policy):
             return None
         if policy.ignored_fields:
             request = request.without(policy.ignored_fields)
-        if entry.selected_here:
-            return None  # the relay's own word selects, which the client's bytes do not hold
         influential = entry.influential
         picked = tuple([(line[0], line[2]) for line in request.lines if line[0] in influential])
         picked += _SHOWS_KEY if target != asked else ()
@@ -59,7 +65,8 @@ class MemoryAnswers:
                 return None
             if policy.client_refresh and _limits_age(request):
                 return reply
-            hot.remember(entry, quick, reply)
+            if reply.hits >= DECIDED_AGAIN:
+                hot.remember(entry, quick, reply)
         if request.raw is not None:
             hot.learn(_to_learn(request.raw, influential), reply)
             if self._keeper.policy is not policy:
@@ -98,19 +105,27 @@ class MemoryAnswers:
 
     def _reply(self, request: RequestHead, entry: Entry, found: Assessed) -> Reply:
         closes = wants_close(request.version, request.fields)
-        extra = relay_fields()
-        if closes:
-            extra.append(("Connection", "close"))
-        elif request.version < (1, 1):
-            extra.append(("Connection", "keep-alive"))
         shape = shape_of(request, found.stored)
         key = self._keeper.policy.shown_key(request.target)
-        ending = Ending(render_fields(extra), closes, with_key("", key).encode() if key else b"")
+        ending = _ending(closes, request.version < (1, 1), key)
         return self._keeper.hot.reply(entry, found, shape, ending)
+
+
+@lru_cache(256)
+def _ending(closes: bool, old: bool, key: str | None) -> Ending:
+    """What is behind the response's own fields; `old`: the client speaks HTTP/1.0."""
+    extra = relay_fields()
+    if closes:
+        extra.append(("Connection", "close"))
+    elif old:
+        extra.append(("Connection", "keep-alive"))
+    return Ending(render_fields(extra), closes, with_key("", key).encode() if key else b"")
 
 
 def _may_be_answered(request: RequestHead, policy: Policy) -> bool:
     """True where the operator lets a request through, and to the cache."""
+    if not (policy.allow_rules or policy.bypass):
+        return True
     return policy.allows(request) and not policy.bypasses(request)
 
 

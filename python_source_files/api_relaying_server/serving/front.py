@@ -228,16 +228,17 @@ class Front:
                 # Before the system call: meanwhile another thread may take the entry out of memory
                 # and read its count.
                 reply.hits += 1
+                wire = reply.wire or reply.rendered(now)
                 try:
-                    sent = conn.send(reply.wire)
+                    sent = conn.send(wire)
                 except OSError:
                     sent = -1
                 if on_hit is not None:
                     on_hit((conn.address, data, reply, now))
-                if sent == len(reply.wire):
+                if sent == len(wire):
                     conn.deadline = idle_until
                     continue
-                self._sent_partly(conn, reply, sent)
+                self._sent_partly(conn, wire, sent)
                 continue
             self._received(conn, data)
         if self._store_reader.batch:
@@ -315,8 +316,9 @@ class Front:
         """Answers the only request of a connection; False where one call cannot begin it."""
         if reply.tail:
             return False
+        wire = reply.wire or reply.rendered(self.now)
         try:
-            sent = conn.send(reply.wire)
+            sent = conn.send(wire)
         except OSError:
             sent = 0
         if not sent:
@@ -324,11 +326,11 @@ class Front:
         reply.hits += 1
         if self.on_hit is not None:
             self.on_hit((conn.address, head, reply, self.now))
-        if sent == len(reply.wire):
+        if sent == len(wire):
             self._connections.close(conn)
         else:
             conn.closes = True
-            self._sent_partly(conn, reply, sent)
+            self._sent_partly(conn, wire, sent)
         return True
 
     # Request heads, answered from memory.
@@ -432,7 +434,8 @@ class Front:
         if self.on_hit is not None:
             self.on_hit((conn.address, head, reply, self.now))
         conn.closes = reply.closes or self._stopping
-        wire = reply.wire if conn.closes == reply.closes else with_close(reply.wire)
+        wire = reply.wire or reply.rendered(self.now)
+        wire = wire if conn.closes == reply.closes else with_close(wire)
         try:
             rest = self.sender.send(conn, wire, reply.tail)
         except OSError:
@@ -443,10 +446,10 @@ class Front:
         else:
             self.sender.wait(conn, rest, self.loop_time)
 
-    def _sent_partly(self, conn: Connection, reply: Reply, sent: int) -> None:
+    def _sent_partly(self, conn: Connection, wire: bytes, sent: int) -> None:
         if sent < 0:
             sent = 0  # the socket is full, or its client is gone: the next write tells which
-        self.sender.wait(conn, Unsent((memoryview(reply.wire)[sent:],)), self.loop_time)
+        self.sender.wait(conn, Unsent((memoryview(wire)[sent:],)), self.loop_time)
 
     def _write_on(self, conn: Connection, rest: Unsent) -> None:
         try:

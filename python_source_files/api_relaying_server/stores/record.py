@@ -18,6 +18,7 @@ import json
 import struct
 import zlib
 from collections.abc import Sequence
+from sys import intern
 from typing import Any
 
 from requests_cache.serializers import SerializerPipeline, Stage
@@ -168,6 +169,7 @@ def _variants(
         elif framing:
             _check_framing(fields, length, framing)
         pairs = Fields(zip(fields[::2], fields[1::2]))
+        reason = intern(reason)
         body = data[at : at + length]
         at += length
         variants.append(

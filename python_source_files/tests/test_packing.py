@@ -1,0 +1,48 @@
+"""A packed field section says the same as before, in a quarter of the room."""
+
+from __future__ import annotations
+
+import unittest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from api_relaying_server.http1.message import Fields
+from api_relaying_server.http1.rendering import render_fields
+
+NAMES = st.text("abcXYZ-_!#09", min_size=1, max_size=12)
+VALUES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"))
+
+
+class Packing(unittest.TestCase):
+    @given(st.lists(st.tuples(NAMES, VALUES), max_size=8))
+    def test_it_says_the_same(self, pairs: list[tuple[str, str]]) -> None:
+        fields, packed = Fields(pairs), Fields(pairs)
+        packed.pack()
+        self.assertEqual(packed, fields)
+        self.assertEqual(hash(packed), hash(fields))
+        self.assertEqual((packed.items, list(packed)), (fields.items, pairs))
+        self.assertEqual(packed.names(), fields.names())
+        for name in [*fields.names(), "absent"]:
+            self.assertEqual(packed.all(name), fields.all(name))
+            self.assertEqual(packed.get(name), fields.get(name))
+            self.assertEqual(name in packed, name in fields)
+        self.assertEqual(packed.text_size, fields.text_size)
+        self.assertEqual(packed.text_size, len(render_fields(fields)))
+        self.assertEqual(render_fields(packed), render_fields(fields))
+
+    def test_it_is_rendered_once(self) -> None:
+        fields = Fields([("A", "1"), ("B", "")])
+        fields.pack()
+        lines = fields.lines
+        self.assertEqual(lines, b"A: 1\r\nB: \r\n")
+        self.assertEqual(fields.get("b"), "")
+        fields.pack()
+        self.assertIs(fields.lines, lines)
+
+    def test_what_is_edited_is_another_section(self) -> None:
+        fields = Fields([("A", "1"), ("B", "2")])
+        fields.pack()
+        self.assertEqual(fields.without(lambda name: name == "a").items, (("B", "2"),))
+        self.assertEqual(fields.plus(("C", "3")).lines, b"A: 1\r\nB: 2\r\nC: 3\r\n")
+        self.assertEqual(fields.items, (("A", "1"), ("B", "2")))
