@@ -199,8 +199,8 @@ def _kept(
     # What answered from memory is of use to the store, too.
     hot = HotCache(settings.hot_size, on_evicted=store.note_use)
     others = Neighbours(_coordinator(neighbours, store))
-    if neighbours is not None:
-        others = others._replace(news=neighbours.news)
+    if neighbours is not None and share is not None:
+        others = others._replace(news=neighbours.news, unstored=share.memory.unstored)
     keeper = Keeper(hot, store, _policy(settings), time.time, others)
     return SharedState(store, keeper, Counters(hot.answered))
 

@@ -20,6 +20,7 @@ from api_relaying_server.operations.explaining import Explainer, Explanation
 from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.relaying.fetching import Caller
 from api_relaying_server.relaying.receiving import FAILURE_STATUSES
+from api_relaying_server.relaying.unstored import REASONS
 from api_relaying_server.serving.served import NONE, result_of
 from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import Slots
@@ -188,6 +189,7 @@ class History:
         self.rng = random.Random(seed)
         self.clock = HandClock(NOW)
         self.origin = RandomOrigin(self.rng, self.clock)
+        self.told = ""  # the last `Cache-Status`
         self._upstream = GuardedMemory(self.origin, self.clock)
         self._live(random_policy(self.rng))
 
@@ -225,7 +227,20 @@ class History:
             raise AssertionError(f"explaining {target} has changed something")
         calls, self.origin.last = len(self._upstream.calls), None
         got = self._ask("GET", target, fields)
-        return Compared(told, got, self.origin.last, len(self._upstream.calls) - calls)
+        calls = len(self._upstream.calls) - calls
+        if calls and got in ("miss", "expired", "bypass", "revalidated"):
+            self._check_storing(self.explainer.explain(target, Fields(fields)), told)
+        return Compared(told, got, self.origin.last, calls)
+
+    def _check_storing(self, now: Explanation, before: Explanation) -> None:
+        """Raises AssertionError where the reason not to store is not that of `Cache-Status`."""
+        member = self.told
+        _, _, detail = member.partition("detail=")
+        said = now.get("not_stored")
+        why = said["why"] if isinstance(said, dict) else ""
+        right = "; stored" in member if said is None else REASONS.get(detail, "?") in why
+        if not right:
+            raise AssertionError(f"{member!r}, but {said} after {before}")
 
     def _ask(self, method: str, target: str, fields: tuple[Field, ...]) -> str:
         """What the cache did about a request."""
@@ -233,6 +248,7 @@ class History:
         if self.rng.random() < 0.3:
             ready = self.world.relay.memory.from_memory(request, self.clock())
             if ready is not None and ready.renew(self.clock()):
+                self.told = of_wire(ready).told
                 return result_of(of_wire(ready).fields)
         has_body = "content-length" in request.fields
         caller = Caller(Client(ADDRESS), (b"abc",) if has_body else None, 3 if has_body else 0)
@@ -241,7 +257,9 @@ class History:
         except RelayError:
             return NONE
         assert isinstance(answer, Answer)  # no caller here can be parked
-        return result_of(taken(method, answer).fields)
+        got = taken(method, answer)
+        self.told = got.told
+        return result_of(got.fields)
 
     def _state(self) -> object:
         """All that a look could change."""

@@ -8,11 +8,14 @@ from collections import Counter
 from typing import Callable
 
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.query import QueryRules
 from api_relaying_server.caching.wallclock import parse_path_rule
+from api_relaying_server.cluster.shared_memory import SharedMemory
 from api_relaying_server.errors import BadRequest, UpstreamRefused
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Field, Fields
 from api_relaying_server.operations.explaining import Explainer, Explanation, rfc3339
+from api_relaying_server.relaying.unstored import PLACES, REASONS, Unstored
 from tests.explaining_support import ADDRESS, GuardedMemory, compare
 from tests.relay_world import TARGET, Call, Reply, World, reply
 from tests.upstream_support import NOW, HandClock
@@ -215,3 +218,120 @@ class NextTest(ExplainCase):
         ):
             with self.subTest(target=target, fields=fields[:1]), self.assertRaises(BadRequest):
                 self.explain(*fields, target=target)
+
+
+class NotStoredTest(ExplainCase):
+    """Why the last response was not stored."""
+
+    def why(self, target: str = TARGET) -> str:
+        """The sentence, empty where the last response was stored."""
+        told = self.explain(target=target).get("not_stored")
+        if told is None:
+            return ""
+        assert isinstance(told, dict)
+        self.assertEqual(set(told), {"why", "at"})
+        return str(told["why"])
+
+    def test_a_rule_of_storing(self) -> None:
+        self.assertEqual(self.why(), "")
+        self.reply = reply(200, ("Cache-Control", "private"), body=b"menu")
+        self.world.ask()
+        self.clock.advance(9)
+        told = self.explain()["not_stored"]
+        self.assertEqual(
+            told,
+            {
+                "why": "The last response was not stored: it says private (RFC 9111, 5.2.2.7).",
+                "at": "2023-11-14T22:13:20.000Z",
+            },
+        )
+        self.assertEqual(self.why("/y"), "")
+        self.reply = reply(200, MINUTE, body=b"menu")
+        self.world.ask()
+        self.assertEqual(self.why(), "")
+
+    def test_a_body_that_breaks_off_or_is_too_large(self) -> None:
+        self.reply = Reply(200, Fields((MINUTE,)), (b"a", b"b"), cut=True)
+        self.world.ask()
+        self.assertIn("its body did not come to its end", self.why())
+        self.build(Policy(max_object=3))
+        for endless in (False, True):
+            self.reply = Reply(200, Fields((MINUTE,)), (b"ab", b"cd"), endless=endless)
+            self.world.ask()
+            self.assertIn("larger than what is kept", self.why())
+
+    def test_what_is_invalidated_meanwhile(self) -> None:
+        self.during = lambda: self.world.keeper.invalidate(TARGET)
+        self.world.ask()
+        self.assertIn("invalidated meanwhile", self.why())
+
+    def test_what_cannot_be_stored_for_a_fault(self) -> None:
+        self.world.store.write = _fail  # type: ignore[method-assign]
+        logging.disable(logging.CRITICAL)
+        self.world.ask()
+        self.assertIn("storing it failed", self.why())
+
+    def test_a_confirmation_that_may_not_be_shared(self) -> None:
+        self.reply = reply(200, ("Cache-Control", "max-age=9"), ("ETag", '"1"'), body=b"menu")
+        self.world.ask()
+        self.clock.advance(20)
+        self.reply = reply(304, ("ETag", '"1"'), ("Cache-Control", "no-store"))
+        self.world.ask()
+        self.assertIn("it says no-store", self.why())
+
+    def test_other_methods_say_nothing_of_it(self) -> None:
+        for method in ("HEAD", "POST", "OPTIONS"):
+            self.world.ask(method)
+            self.assertEqual(self.why(), "", method)
+
+    def test_the_key_counts(self) -> None:
+        self.build(Policy(query=QueryRules(("a",))))
+        self.reply = reply(200, ("Cache-Control", "no-store"))
+        self.world.ask()
+        self.assertIn("no-store", self.why("/x?a=1"))
+
+
+def _fail(key: str, record: object) -> None:
+    raise OSError("the test says so")
+
+
+class UnstoredTest(unittest.TestCase):
+    """The table of reasons."""
+
+    def test_a_reason_is_there_until_the_key_is_stored(self) -> None:
+        table = Unstored()
+        for reason in REASONS:
+            table.note("GET /x", reason, NOW + 0.7)
+            self.assertEqual(table.why("GET /x"), (reason, NOW))
+        table.forget("GET /y")
+        self.assertIsNotNone(table.why("GET /x"))
+        table.forget("GET /x")
+        self.assertIsNone(table.why("GET /x"))
+
+    def test_keys_on_one_place_are_not_taken_for_each_other(self) -> None:
+        numbers = [0] * PLACES
+        table = Unstored(numbers)
+        keys = [f"GET /{number}" for number in range(2 * PLACES)]
+        for key in keys:
+            table.note(key, "private", NOW)
+        known = [key for key in keys if table.why(key)]
+        self.assertLessEqual(len(known), PLACES)
+        self.assertGreater(len(known), PLACES // 2)
+        self.assertEqual(len(known), sum(number != 0 for number in numbers))
+        for key in set(keys) - set(known):
+            table.forget(key)  # another one's
+        self.assertEqual(len(known), sum(number != 0 for number in numbers))
+
+    def test_a_reason_without_a_name_here_says_nothing(self) -> None:
+        table = Unstored()
+        table.note("GET /x", "something else", NOW)
+        self.assertIsNone(table.why("GET /x"))
+
+    def test_workers_have_one_table(self) -> None:
+        memory = SharedMemory(3)
+        Unstored(memory.unstored).note("GET /x", "private", NOW)
+        self.assertEqual(Unstored(memory.unstored).why("GET /x"), ("private", NOW))
+        self.assertEqual(bytes(memory.ring(2)), bytes(len(memory.ring(2))))
+
+    def test_the_reasons_fit_into_their_bits(self) -> None:
+        self.assertLess(len(REASONS), 256)

@@ -80,12 +80,12 @@ class Ground(Enum):
 
 
 class Rule(NamedTuple):
-    """One reason not to store: its short name for `Cache-Status`, the RFC that has it, its test,
+    """One reason not to store: its short name for `Cache-Status`, what it says in words, its test,
     and its ground.
     """
 
     name: str
-    source: str
+    says: str
     forbids: Callable[[Fetched], bool]
     ground: Ground = Ground.RESPONSE
 
@@ -199,33 +199,64 @@ def _client_forbids(f: Fetched) -> bool:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("method", "RFC 9111, 3: the method defines caching", _method_is_not_cacheable),
+    Rule("method", "only what GET brings is stored (RFC 9111, 3)", _method_is_not_cacheable),
     Rule(
         "status",
-        "RFC 6585; RFC 9111, 3: a final status; RFC 9110, 15: none above 599",
+        "a response of its status is about one request (RFC 9111, 3; RFC 6585)",
         lambda f: f.head.status in NEVER_STORED_STATUSES or f.head.status > 599,
     ),
-    Rule("must-understand", "RFC 9111, 5.2.2.3", _is_not_understood, Ground.ORIGIN),
-    Rule("no-store", "RFC 9111, 5.2.2.5", _says_no_store, Ground.ORIGIN),
-    Rule("private", "RFC 9111, 5.2.2.7", _is_private, Ground.ORIGIN),
-    Rule("partial", "RFC 9111, 3.3", _is_bad_partial),
-    Rule("stream", "HTML, 9.2: without an end, for the one who listens", _is_event_stream),
-    Rule("vary-star", "RFC 9111, 4.1: it would never match", _varies_by_everything),
-    Rule("no-ground", "RFC 9111, 3: explicit freshness, public, or a heuristic", _has_no_ground),
-    Rule("range", "an error about one range", _is_about_the_range, Ground.REQUEST),
-    Rule("authorization", "RFC 9111, 3.5", _is_for_authorized, Ground.REQUEST),
-    Rule("credentials", "as 3.5, for keys in other fields", _is_for_its_user, Ground.REQUEST),
+    Rule(
+        "must-understand",
+        "it says must-understand, and its status is not known here (RFC 9111, 5.2.2.3)",
+        _is_not_understood,
+        Ground.ORIGIN,
+    ),
+    Rule("no-store", "it says no-store (RFC 9111, 5.2.2.5)", _says_no_store, Ground.ORIGIN),
+    Rule("private", "it says private (RFC 9111, 5.2.2.7)", _is_private, Ground.ORIGIN),
+    Rule("partial", "it is a part that cannot be placed (RFC 9111, 3.3)", _is_bad_partial),
+    Rule("stream", "it is a stream, for the one who listens (HTML, 9.2)", _is_event_stream),
+    Rule("vary-star", "its Vary fits no other request (RFC 9111, 4.1)", _varies_by_everything),
+    Rule(
+        "no-ground",
+        "nothing allows it: no freshness, no public, no heuristic (RFC 9111, 3)",
+        _has_no_ground,
+    ),
+    Rule("range", "it is an error about one range", _is_about_the_range, Ground.REQUEST),
+    Rule(
+        "authorization",
+        "its request had Authorization, and it does not say that others may have it "
+        "(RFC 9111, 3.5)",
+        _is_for_authorized,
+        Ground.REQUEST,
+    ),
+    Rule(
+        "credentials",
+        "its request had credentials, and it does not say that others may have it "
+        "(as RFC 9111, 3.5)",
+        _is_for_its_user,
+        Ground.REQUEST,
+    ),
     Rule(
         "personal",
-        "for requests with credentials the origin's freshness alone counts",
+        "its request had credentials, and its origin gave it no freshness",
         _has_no_freshness_for_its_user,
         Ground.REQUEST,
     ),
-    Rule("set-cookie", "without the origin's freshness", _sets_a_cookie, Ground.REQUEST),
-    Rule("request-no-store", "RFC 9111, 5.2.1.5", _client_forbids, Ground.REQUEST),
+    Rule(
+        "set-cookie",
+        "it sets a cookie, and its freshness is not its origin's",
+        _sets_a_cookie,
+        Ground.REQUEST,
+    ),
+    Rule(
+        "request-no-store",
+        "its request said no-store (RFC 9111, 5.2.1.5)",
+        _client_forbids,
+        Ground.REQUEST,
+    ),
     Rule(
         "no-use",
-        "neither fresh nor to be validated nor good for an outage",
+        "it is neither fresh nor to be validated nor good for an outage",
         _is_of_no_use,
         Ground.USE,
     ),

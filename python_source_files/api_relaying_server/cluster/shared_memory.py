@@ -4,7 +4,7 @@ It is mapped before the fork, so that all workers have it and nobody else. Each 
 of its own in it, its slot, which it alone writes: so nobody waits for a lock there, and none is
 left locked by a worker that is killed. A slot has a row of numbers and a ring buffer of messages.
 
-    bell, common numbers | slot 0: numbers, ring | slot 1: numbers, ring | ...
+    bell, common numbers | slot 0: numbers, ring | slot 1: numbers, ring | ... | what was not stored
 
 A worker that has something to say writes it into its ring, and then a new number into the bell. The
 others compare the bell with what they saw last, on each pass of their event loops; where it differs
@@ -19,6 +19,8 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
+
+from api_relaying_server.relaying.unstored import PLACES
 
 RING = 256 * 1024
 """Bytes of the messages that a worker may be behind: thousands of messages, where it reads them a
@@ -60,10 +62,13 @@ class SharedMemory:
         self.slots = slots
         self._size = NUMBERS * _WORD + RING
         # Pages are given by the system when they are first written, zeroed.
-        self._view = memoryview(mmap.mmap(-1, mmap.PAGESIZE + slots * self._size))
+        end = mmap.PAGESIZE + slots * self._size
+        self._view = memoryview(mmap.mmap(-1, end + PLACES * _WORD))
         self.bell = self._view[:_WORD].cast("Q")
         # For all to write, under a lock.
         self.common = self._view[_COMMON : mmap.PAGESIZE].cast("d")
+        # For all to write, without one: each number for itself.
+        self.unstored = self._view[end:].cast("Q")
 
     def numbers(self, slot: int) -> memoryview:
         """The numbers of a slot, unsigned and 64 bits wide. One is written or read as a whole."""

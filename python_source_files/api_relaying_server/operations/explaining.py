@@ -32,6 +32,7 @@ from api_relaying_server.relaying.fetching import Caller, Query
 from api_relaying_server.relaying.keeping import FoundRecord
 from api_relaying_server.relaying.relay import Decision, Relay
 from api_relaying_server.relaying.transfer import stale_instead
+from api_relaying_server.relaying.unstored import REASONS
 from api_relaying_server.serving.served import COLLAPSED, NONE, result_of, result_of_member
 from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.translation import Client
@@ -80,13 +81,19 @@ class Explainer:
         names.update(self._keeper.facts.selecting(key))
         asked = request.without(policy.ignored_fields)
         foreseen = self._next(request, Caller(client, body=_body_of(request)))
-        return {
+        told: Explanation = {
             "target": request.target,
             "key": key,
             "selecting": sorted({_shown_name(name) for name in names}),
             "variants": [self._variant(asked, stored, now) for stored in variants],
             "next": foreseen._asdict(),
         }
+        unstored = self._keeper.unstored.why(key)
+        if unstored is not None:
+            reason, at = unstored
+            why = _sentence(f"the last response was not stored: {REASONS[reason]}")
+            told["not_stored"] = {"why": why, "at": rfc3339(at)}
+        return told
 
     # What the next request gets.
 

@@ -40,6 +40,7 @@ from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.last_known import LastKnown
+from api_relaying_server.relaying.unstored import Table, Unstored
 from api_relaying_server.stores.store import Store
 
 MAX_VARIANTS = 32
@@ -83,11 +84,12 @@ class FoundRecord(NamedTuple):
 
 class Neighbours(NamedTuple):
     """The other processes on the same store. `news` gives a number that changes with each
-    message of theirs.
+    message of theirs; `unstored` is the table that they share for what was not stored.
     """
 
     coordinator: Coordinator = ALONE
     news: Callable[[], int] = int  # which gives 0: there are no messages
+    unstored: Table | None = None
 
 
 NOBODY = Neighbours()
@@ -109,9 +111,10 @@ class Keeper:
         clock: Callable[[], float],
         neighbours: Neighbours = NOBODY,
     ) -> None:
-        coordinator, self._news = neighbours
+        coordinator, self._news, table = neighbours
         self.hot = hot
         self.facts = KeyFacts()
+        self.unstored = Unstored(table)
         self.policy = policy
         self._store = store
         self.clock = clock

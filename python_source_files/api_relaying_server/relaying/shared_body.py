@@ -222,6 +222,11 @@ class SharedBody:
         """True while the whole is to be stored."""
         return self._keeps and not self._finished
 
+    @property
+    def is_cut(self) -> bool:
+        """True where it ended before its end."""
+        return self._error is not None
+
     def is_stalled(self, now: float) -> bool:
         """True where nobody has fetched for `STALLED_AFTER` seconds, though more is to come."""
         return self._left_at is not None and now - self._left_at > STALLED_AFTER

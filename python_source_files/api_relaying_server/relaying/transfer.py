@@ -58,6 +58,7 @@ from api_relaying_server.relaying.flight import Flight, Landing
 from api_relaying_server.relaying.keeping import FoundRecord, Moment
 from api_relaying_server.relaying.receiving import Arrived, Confirmed, Receiver, Response
 from api_relaying_server.relaying.shared_body import Reader, SharedBody
+from api_relaying_server.relaying.unstored import REASONS
 
 _log = logging.getLogger(__name__)
 
@@ -151,6 +152,7 @@ class Transfer:
         self._reader: Reader | None = None  # ours until the answer has it
         self._content: bytes | None = None  # the whole body, in place of these two
         self._arrived: Arrived | None = None  # what `_store` stores with the content
+        self._is_noted = False  # what has become of it
 
     def run(self, keeps_conditions: bool = False) -> Answer:
         """Steps 2 to 7: the leader's answer. Raises UpstreamError where there is none. The
@@ -216,6 +218,8 @@ class Transfer:
                 response = self._open(response)  # the connection is the body's
         if response is None:  # what is stored did not fit: all of it, then
             return self._fetch(query._replace(ask=Ask(query.ask.reason)), False)
+        if isinstance(response, Confirmed):
+            self._note(response.unstored)
         return response
 
     def _open(self, arrived: Arrived) -> Arrived:
@@ -229,10 +233,12 @@ class Transfer:
             self._store(self._content)
             return arrived
         on_whole = self._store if arrived.shared is not None else None
-        body = SharedBody(exchange, limit, on_whole, self._let_go, self._fetcher.room)
+        body = SharedBody(exchange, limit, on_whole, self._at_end, self._fetcher.room)
         if arrived.shared is not None and not body.is_kept:
             # No room: it is passed on, and who is quick may share it all the same.
             arrived = arrived._replace(unstored=arrived.unstored or "no-room")
+        if arrived.unstored:
+            self._note(arrived.unstored)
         self._body, self._reader = body, body.attach()
         if exchange.length == 0:
             body.settle()
@@ -289,15 +295,45 @@ class Transfer:
     def _store(self, whole: bytes) -> None:
         """Stores the response with its content, if it is to be stored and not only to be shared."""
         arrived = self._arrived
-        if arrived is None or arrived.shared is None or arrived.unstored:
-            return
+        if arrived is not None:
+            self._note(self._stored(arrived, whole))
+
+    def _stored(self, arrived: Arrived, whole: bytes) -> str:
+        """Stores a response; why it is not stored, empty where it is."""
+        if arrived.shared is None or arrived.unstored:
+            return arrived.unstored or "partial"
         received, seen = arrived.received, self._lead.seen
         try:
             stored = with_content(arrived.shared, whole)
-            if stored is not None:
-                self._keeper.add(received.request, stored, received.began, seen)
+            if stored is None:
+                return "partial"
+            record = self._keeper.add(received.request, stored, received.began, seen)
+            return "invalidated" if record is None else ""
         except Exception:  # what cannot be stored is answered all the same
             _log.exception("an answer could not be stored")
+            return "fault"
+
+    def _note(self, unstored: str) -> None:
+        """Remembers, once, what has become of the response: why it was not stored; empty: it
+        was.
+        """
+        if self._is_noted:
+            return
+        self._is_noted, request = True, self._query.request
+        key = self._keeper.key_of(request.target)
+        if not unstored:
+            self._keeper.unstored.forget(key)
+        elif request.method == "GET":
+            self._keeper.unstored.note(key, unstored, self._keeper.clock())
+        if _log.isEnabledFor(logging.DEBUG):
+            why = f"not stored, {REASONS.get(unstored, unstored)}" if unstored else "stored"
+            _log.debug("%s %s: the response is %s", request.method, request.shown, why)
+
+    def _at_end(self) -> None:
+        """The body is at its end, or will not be kept whole."""
+        if not self._is_noted:
+            self._note("cut" if self._body is not None and self._body.is_cut else "too-large")
+        self._let_go()
 
     def _let_go(self) -> None:
         """Ends the fetch: here at once, for other processes when they can read what was stored.
