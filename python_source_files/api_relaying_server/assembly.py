@@ -294,6 +294,15 @@ def _all_of(chores: Sequence[Callable[[], None]]) -> Callable[[], None]:
     return do
 
 
+def upstream_for_one_call(settings: Settings, url: str) -> UpstreamLike:
+    """The upstream as a worker asks it, with the operator's own fields; without store, budget and
+    pauses.
+    """
+    upstream = _upstream(settings, RelaySession(open_store("none://", 0).backend), url)
+    own = settings.upstream_header
+    return WithOwnFields(upstream, own) if own else upstream
+
+
 def _upstream(settings: Settings, session: RelaySession, url: str) -> UpstreamLike:
     base = parse_base(url)
     if settings.offline:

@@ -10,20 +10,35 @@ import os
 import socket
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any, Callable, NamedTuple
 from urllib.parse import urlsplit
 
 from api_relaying_server import PACKAGE
+from api_relaying_server.caching.wallclock import LocalMidnight
+from api_relaying_server.configuration.setting import Setting
 from api_relaying_server.configuration.values import cache_file
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.stores.database_url import is_database
-from api_relaying_server.stores.store_path import lost_folder
+from api_relaying_server.stores.store_path import lost_folder, why_unwritable
 
 
-def faults_of(settings: Settings) -> list[str]:
+class Findings(NamedTuple):
+    """What stands in the way, a line each, and what was looked at and is well, a line each."""
+
+    faults: list[str]
+    well: list[str]
+
+
+def findings_of(settings: Settings) -> Findings:
     """All that can be found out beforehand."""
-    looks = (_room_fault, _port_fault, _cache_fault, _log_fault, _upstream_fault)
-    return [fault for look in looks for fault in look(settings)]
+    found = Findings([], [])
+    for look, say in _LOOKS:
+        faults = list(look(settings))
+        found.faults.extend(faults)
+        if not faults:
+            found.well.extend(say(settings))
+    return found
 
 
 def require_rooms(settings: Settings) -> None:
@@ -91,7 +106,7 @@ def _bind(family: int, address: object) -> None:
 def _cache_fault(settings: Settings) -> Iterator[str]:
     path = cache_file(settings.cache)
     if path is not None:
-        found = _unwritable(path)
+        found = _unwritable(path) or _unwritable(path + "-wal")  # SQLite writes beside its file
         if found is not None:
             yield no_cache(settings, *found)
         elif lost_folder(path):
@@ -118,14 +133,17 @@ def _unwritable(path: str) -> tuple[str, str] | None:
     if os.path.isdir(path):
         return path, os.strerror(errno.EISDIR)
     if os.path.exists(path):
-        may = os.access(path, os.R_OK | os.W_OK)
-        return None if may else (path, os.strerror(errno.EACCES))
+        return _denied(path, os.R_OK | os.W_OK)
     folder = os.path.dirname(os.path.abspath(path))
     while not os.path.exists(folder):
         folder = os.path.dirname(folder)
     if not os.path.isdir(folder):
         return folder, os.strerror(errno.ENOTDIR)
-    return None if os.access(folder, os.W_OK | os.X_OK) else (folder, os.strerror(errno.EACCES))
+    return _denied(folder, os.W_OK | os.X_OK)
+
+
+def _denied(path: str, rights: int) -> tuple[str, str] | None:
+    return None if os.access(path, rights) else (path, why_unwritable(path))
 
 
 def _upstream_fault(settings: Settings) -> Iterator[str]:
@@ -138,6 +156,61 @@ def _upstream_fault(settings: Settings) -> Iterator[str]:
         place = place_of(Settings.upstream, settings.written)
         mend = "is the name right, and the network there?"
         yield f"{place}: {parts.hostname!r} is not known ({wrong.strerror}); {mend}"
+
+
+# What is said of that which is well.
+
+
+def _port_well(settings: Settings) -> Iterator[str]:
+    what = f"{settings.port} is free" if settings.port else "there is a free one"
+    yield f"{_at(settings, Settings.port)}: {what} at {settings.host}"
+
+
+def _cache_well(settings: Settings) -> Iterator[str]:
+    path = cache_file(settings.cache)
+    if path is not None:
+        yield f"{_at(settings, Settings.cache)}: {path} can be written"
+
+
+def _log_well(settings: Settings) -> Iterator[str]:
+    if settings.access_log not in (None, "-"):
+        yield f"{_at(settings, Settings.access_log)}: {settings.access_log} can be written"
+
+
+def _upstream_well(settings: Settings) -> Iterator[str]:
+    if not (settings.demo or settings.offline):
+        name = urlsplit(settings.upstream).hostname
+        yield f"{_at(settings, Settings.upstream)}: the name {name} is known"
+
+
+def _zones_well(settings: Settings) -> Iterator[str]:
+    """A zone that is not known is wrong usage already; that it was looked up is worth a line."""
+    zones: list[tuple[Setting[Any], str]] = []
+    for row, rules in ((Settings.ttl, settings.ttl), (Settings.max_ttl, settings.max_ttl)):
+        zones += [(row, rule.when.zone) for rule in rules if isinstance(rule.when, LocalMidnight)]
+    zones += [(Settings.warm_at, weekly.zone) for weekly in settings.warm_at]
+    for row, zone in dict.fromkeys(zones):
+        yield f"{_at(settings, row)}: the time zone {zone} is known"
+
+
+def _at(settings: Settings, row: Setting[Any]) -> str:
+    return place_of(row, settings.written)
+
+
+def _nothing(settings: Settings) -> Iterator[str]:
+    return iter(())
+
+
+_LOOKS: tuple[tuple[Callable[[Settings], Iterator[str]], Callable[[Settings], Iterator[str]]], ...]
+_LOOKS = (
+    (_room_fault, _nothing),
+    (_port_fault, _port_well),
+    (_cache_fault, _cache_well),
+    (_log_fault, _log_well),
+    (_upstream_fault, _upstream_well),
+    (_nothing, _zones_well),
+)
+"""What is looked at, and what is said where it is well."""
 
 
 def why_not(wrong: OSError, settings: Settings) -> str:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from api_relaying_server import __version__, early
 from api_relaying_server.checking import (
-    faults_of,
+    findings_of,
     has_room,
     missing_room,
     no_cache,
@@ -37,6 +37,7 @@ from api_relaying_server.settings import (
     TABLE,
     Settings,
     by_group,
+    place_of,
     resolve,
 )
 from api_relaying_server.stores.database_url import shown, without_drivers
@@ -117,20 +118,38 @@ def serve(words: Sequence[str], environ: Mapping[str, str], build: Build | None)
 
             return _print(f"{PROGRAM} {version_and_commit()}\n")
         settings, warnings = read_settings(asked, environ)
+        if settings.ask and not settings.check:
+            place = place_of(Settings.ask, settings.written)
+            raise ConfigError(f"{place}: is for --check alone; give both")
     except ConfigError as wrong:
         return _complain(str(wrong), WRONG_USAGE)
     for warning in warnings:
         _say(f"{PROGRAM}: warning: {warning}")
     if settings.check:
-        for fault in (faults := faults_of(settings)):
-            _complain(fault, WRONG_USAGE)
-        return WRONG_USAGE if faults else _print(_what_would_run(settings))
+        return _check(settings)
     require_rooms(settings)
     keep_stacks_small()
     read = partial(_read_again, asked, environ)
     if settings.workers > 1 and build is None:
         return _run_workers(settings, read)
     return _run(settings, read, build)
+
+
+def _check(settings: Settings) -> int:
+    """Say what stands in the way, or what would run and what was found well."""
+    faults, well = findings_of(settings)
+    if settings.ask and not faults:
+        with without_drivers():
+            from api_relaying_server.asking import ask
+
+        configure_logging("error", settings.log_format)  # what is found is told once, here
+        faults, answered = ask(settings)
+        well += answered
+    for fault in faults:
+        _complain(fault, WRONG_USAGE)
+    if faults:
+        return WRONG_USAGE
+    return _print(_what_would_run(settings) + "".join(f"ok: {line}\n" for line in well))
 
 
 def warm(words: Sequence[str], environ: Mapping[str, str], build: Build | None) -> int:

@@ -51,7 +51,11 @@ def _default_cache(so_far: Mapping[str, Any]) -> str:
     name = "cache" if upstream == DEFAULT_UPSTREAM else "cache-" + values.file_slug(upstream)
     if so_far.get("demo"):
         name = "demo"
-    return "sqlite:///" + join(user_cache_dir("api_relaying_server"), name + ".sqlite3")
+    try:
+        folder = user_cache_dir("api_relaying_server")
+    except RuntimeError:
+        folder = "~"  # this user has no home folder, which is told as of any such path
+    return "sqlite:///" + join(folder, name + ".sqlite3")
 
 
 def _default_max_ttl(so_far: Mapping[str, Any]) -> str | None:
@@ -449,6 +453,14 @@ class Settings:
         OTHER,
         "check settings and report problems, then exit",
         in_file=False,
+        more="It looks at ports, files, names and time zones; nothing is made or changed.",
+    )
+    ask = switch(
+        OTHER,
+        "with --check: ask the upstream once",
+        in_file=False,
+        more="One `GET` of the upstream's base path, sent as the relay would send it. An answer "
+        "of 5xx is a problem, and so are 401 and 403 to the relay's own `--upstream-header`.",
     )
 
     def __init__(self, as_dict: Mapping[str, Any], written: Mapping[str, Given]) -> None:

@@ -33,6 +33,7 @@ from api_relaying_server.process import (
     notify_systemd,
 )
 from api_relaying_server.settings import TABLE, Settings
+from tests.relay_support import CLOSE, ScriptedOrigin, response
 
 SOURCES = Path(__file__).resolve().parents[1]
 
@@ -291,7 +292,63 @@ class CheckTest(CommandTest):
             ("--public-host", "-", "default"),
         ):
             self.assertIn(line, lines)
-        self.assertEqual(len(out.splitlines()), 1 + len([row for row in TABLE if row.in_file]))
+        said = [line for line in out.splitlines() if not line.startswith("ok: ")]
+        self.assertEqual(len(said), 1 + len([row for row in TABLE if row.in_file]))
+
+    def test_what_was_looked_at_is_a_line_each(self) -> None:
+        words = ("--cache", f"sqlite:///{self.folder}/c", "--access-log", f"{self.folder}/log")
+        zones = ("--ttl", "/a=midnight@UTC", "--ttl", "*=1", "--warm-at", "10:45@Europe/Paris")
+        code, out, err = self.run_check(*words, *zones)
+        self.assertEqual((code, err), (0, ""))
+        self.assertEqual(
+            [line for line in out.splitlines() if line.startswith("ok: ")],
+            [
+                "ok: RELAY_PORT: there is a free one at localhost",
+                f"ok: --cache: {self.folder}/c can be written",
+                f"ok: --access-log: {self.folder}/log can be written",
+                "ok: RELAY_UPSTREAM: the name 127.0.0.1 is known",
+                "ok: --ttl: the time zone UTC is known",
+                "ok: --warm-at: the time zone Europe/Paris is known",
+            ],
+        )
+        _, out, _ = self.run_check("--demo", "--cache", "none://", "--max-ttl", "60")
+        self.assertEqual(out.count("ok: "), 1, out)  # the port
+
+    def test_a_zone_that_is_not_known(self) -> None:
+        code, _, err = self.run_check("--warm-at", "10:45@Europe/Nowhere")
+        self.assertEqual(code, 2)
+        self.assert_one_line(err, "--warm-at: ", "Europe/Nowhere")
+
+    def test_a_file_system_that_is_read_only(self) -> None:
+        flags = mock.Mock(f_flag=os.ST_RDONLY)
+        denied = mock.patch("os.access", return_value=False)
+        for flag, value in (
+            ("--cache", f"sqlite:///{self.folder}/c"),
+            ("--access-log", f"{self.folder}/log"),
+        ):
+            with self.subTest(flag), denied, mock.patch("os.statvfs", return_value=flags):
+                code, _, err = self.run_check("--cache", "memory://", flag, value)
+                self.assertEqual(code, 2)
+                self.assert_one_line(err, f"{flag}: ", "Read-only file system")
+
+    def test_a_cache_whose_folder_cannot_be_written(self) -> None:
+        (self.folder / "c").touch()
+
+        def access(path: str, rights: int) -> bool:
+            return path != str(self.folder)
+
+        with mock.patch("os.access", access):
+            code, _, err = self.run_check("--cache", f"sqlite:///{self.folder}/c")
+        self.assertEqual(code, 2)
+        self.assert_one_line(err, f"--cache: {self.folder} cannot be used")
+
+    def test_a_user_without_a_home_folder(self) -> None:
+        nobody = mock.patch("pwd.getpwuid", side_effect=KeyError)
+        for words in ((), ("--cache", "sqlite:///~/c"), ("--cache", "sqlite:///~/d/c")):
+            with self.subTest(words), nobody, mock.patch.dict(os.environ, clear=True):
+                code, _, err = self.run_check("--demo", *words)
+                self.assertEqual(code, 2)
+                self.assert_one_line(err, "--cache: ", "set HOME")
 
     def test_a_sample_takes_the_place_of_the_upstream(self) -> None:
         _, out, _ = self.run_check("--demo")
@@ -344,6 +401,83 @@ class CheckTest(CommandTest):
     def test_a_relative_cache_and_one_without_a_file(self) -> None:
         for cache in ("sqlite:///a-file-that-is-not-there.db", "memory://", "none://"):
             self.assertEqual(self.run_check("--cache", cache)[0], 0)
+
+
+class AskTest(CommandTest):
+    """`--check --ask` makes one call, with all that the relay's own calls have."""
+
+    def ask(self, upstream: str, *words: str) -> tuple[int, str, str]:
+        flags = ("--check", "--ask", "--port", "0", "--cache", f"sqlite:///{self.folder}/c")
+        return self.run_command(*flags, "--upstream", upstream, *words)
+
+    def test_an_answer_is_a_line(self) -> None:
+        for status in (200, 301, 404, 401, 429):
+            with self.subTest(status), ScriptedOrigin([response(status)]) as origin:
+                code, out, err = self.ask(f"{origin.url}/base")
+                self.assertEqual((code, err), (0, ""))
+                last = out.splitlines()[-1]
+                told = rf"ok: --upstream: the upstream answered {status} after [0-9.]+ s"
+                self.assertRegex(last, rf"\A{told}\Z")
+                (asked,) = origin.requests
+                self.assertEqual((asked.method, asked.target), ("GET", "/base"))
+                self.assertEqual(asked.get("host"), f"127.0.0.1:{origin.port}")
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_a_failure_is_a_fault(self) -> None:
+        for script, told in (
+            (response(500), "answered 500"),
+            (response(503), "answered 503"),
+            (CLOSE, "no answer: "),
+            (b"hello\r\n\r\n", "no answer: "),
+        ):
+            with self.subTest(told), ScriptedOrigin([[script], [script]]) as origin:
+                code, out, err = self.ask(origin.url)
+                self.assertEqual((code, out), (2, ""))
+                self.assert_one_line(err, "--upstream: ", told)
+
+    def test_nobody_there(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as gone:
+            port = gone.getsockname()[1]
+        code, out, err = self.ask(f"http://127.0.0.1:{port}")
+        self.assertEqual((code, out), (2, ""))
+        self.assert_one_line(err, "--upstream: no answer: ")
+
+    def test_a_silent_upstream_is_not_waited_for_longer_than_the_relay_would(self) -> None:
+        with ScriptedOrigin([[], []]) as origin:
+            code, _, err = self.ask(origin.url, "--timeout-read", "0.05")
+        self.assertEqual(code, 2)
+        self.assert_one_line(err, "--upstream: no answer: ")
+
+    def test_the_relays_own_fields_go_with_it(self) -> None:
+        for status, wanted in ((200, 0), (404, 0), (401, 2), (403, 2)):
+            with self.subTest(status), ScriptedOrigin([response(status)]) as origin:
+                code, out, err = self.ask(origin.url, "--upstream-header", "X-Key: secret")
+                self.assertEqual(code, wanted)
+                self.assertEqual(origin.requests[0].all("x-key"), ["secret"])
+                self.assertNotIn("secret", out + err)
+                if wanted:
+                    self.assert_one_line(err, f"--upstream-header: the upstream answered {status}")
+
+    def test_other_faults_come_first(self) -> None:
+        with ScriptedOrigin([]) as origin:
+            code, _, err = self.ask(origin.url, "--access-log", str(self.folder))
+            self.assertEqual((code, origin.requests), (2, []))
+            self.assert_one_line(err, "--access-log: ")
+
+    def test_where_there_is_nothing_to_ask(self) -> None:
+        with ScriptedOrigin([]) as origin:
+            code, out, _ = self.ask(origin.url, "--offline")
+            self.assertEqual((code, origin.requests), (0, []))
+            self.assertIn("ok: --offline: there is nothing to ask\n", out)
+        code, out, _ = self.run_command("--check", "--ask", "--demo", "--port", "0")
+        self.assertEqual(code, 0)
+        self.assertIn("ok: --demo: there is nothing to ask\n", out)
+
+    def test_it_is_for_the_check_alone(self) -> None:
+        for words, environ in ((["--ask"], {}), ([], {"RELAY_ASK": "on"})):
+            code, out, err = self.run_command(*words, environ=environ)
+            self.assertEqual((code, out, self.built), (2, "", []))
+            self.assert_one_line(err, "is for --check alone")
 
 
 class RunTest(CommandTest):

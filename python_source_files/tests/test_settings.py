@@ -296,6 +296,7 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
     "log_level": ("info", [("debug", "debug")], [("loud", "debug, info, warning or error")]),
     "log_format": ("text", [("json", "json")], [("xml", "text or json")]),
     "config": (None, [], [("", "path of a file")]),
+    "ask": (False, [("on", True)], [("x", "on or off")]),
     "check": (False, [("on", True)], [("x", "on or off")]),
 }  # fmt: skip
 

@@ -32,6 +32,7 @@ CORE = (
     ("early", "version"),
     ("runtime", "process"),
     ("assembly",),
+    ("asking",),
     ("one_process",),
     ("cli",),
     ("__main__",),
@@ -224,7 +225,7 @@ class RoomsTest(StructureCase):
         )
 
     def test_only_the_command_and_the_assembly_see_the_settings(self) -> None:
-        may = {"assembly", "checking", "cli", "one_process", "cluster.workers"}
+        may = {"asking", "assembly", "checking", "cli", "one_process", "cluster.workers"}
         seers = {name for name, tree in modules() if f"{NAME}.settings" in imported(tree)}
         self.assert_kept(
             "only the command and the assembly see the settings object",

@@ -295,6 +295,9 @@ def cache_url(text: str) -> str:
         from os.path import expanduser
 
         path = expanduser(path)
+        if path.startswith("~"):
+            mend = "set HOME, or give one such as sqlite:////var/cache/relay.sqlite3 or memory://"
+            refuse(text, "is in the home folder, which this user has not", mend)
     return f"{scheme}:///{path}"
 
 

@@ -46,6 +46,15 @@ def lost_folder(name: str) -> str:
     )
 
 
+def why_unwritable(path: str | Path) -> str:
+    """Why a path that is there may not be written: its file system, or its permissions."""
+    try:
+        read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+    except OSError:
+        read_only = 0
+    return os.strerror(errno.EROFS if read_only else errno.EACCES)
+
+
 def require_usable(url: str, path: Path) -> None:
     """Raise ConfigError where the path is plainly wrong, so that its owner hears of it at once.
     The folder of an absolute one is made.
@@ -68,4 +77,5 @@ def require_usable(url: str, path: Path) -> None:
     folder, file = os.R_OK | os.W_OK | os.X_OK, os.R_OK | os.W_OK
     for place, rights in ((path.parent, folder), (path, file)):
         if os.path.exists(place) and not os.access(place, rights, effective_ids=effective):
-            raise ConfigError(f"cache {url!r}: {place} may not be read and written by this user")
+            why = why_unwritable(place)
+            raise ConfigError(f"cache {url!r}: {place} cannot be read and written ({why})")
