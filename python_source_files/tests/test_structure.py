@@ -36,6 +36,8 @@ CORE = (
     ("one_process",),
     ("cli",),
     ("__main__",),
+    ("testing",),
+    ("pytest_plugin",),
 )
 
 # The relay runs without these (tests/test_without_rooms.py), so no module of the core imports them
