@@ -12,25 +12,31 @@ thing that one owner does, and checking it the first thing that the next one doe
 from __future__ import annotations
 
 import socket
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.http1.rendering import Buffer
 from api_relaying_server.relaying.answer import Waiting
 from api_relaying_server.relaying.keeping import FoundRecord
 
 if TYPE_CHECKING:
     from api_relaying_server.serving.incoming import IncomingBody
+    from api_relaying_server.serving.tls import TlsStream
     from api_relaying_server.serving.writing import Unsent
 
 (
-    NEW, READING, READING_BODY, WRITING, IN_THREAD, RETURNED, LOADED, WAITING, LINGERING, CLOSED
-) = STATES = range(10)  # fmt: skip
+    NEW, SHAKING, READING, READING_BODY, WRITING, IN_THREAD, RETURNED, LOADED, WAITING, LINGERING,
+    CLOSED,
+) = STATES = range(11)  # fmt: skip
 
 # fmt: off
 MOVES: dict[int, frozenset[int]] = {
-    NEW:          frozenset((READING, CLOSED)),
-        # Accepted; nothing has come yet.
+    NEW:          frozenset((SHAKING, READING, CLOSED)),
+        # Accepted; nothing of a request has come yet.
         # Owner: the loop. Deadline: `timeout_head` after it was accepted.
+    SHAKING:      frozenset((NEW,)),
+        # A step of its TLS handshake is computed.
+        # Owner: the thread of handshakes. Deadline: none of the loop's; that of NEW goes on.
     READING:      frozenset((READING_BODY, WRITING, IN_THREAD, LINGERING, CLOSED)),
         # Idle, or the head of a request is coming.
         # Owner: the loop. Deadline: `timeout_idle` after the last answer; `timeout_head` after the
@@ -69,8 +75,9 @@ the loop's end, a thread closes what it gives back (`Connections.close_late`).
 """
 
 NAMES = (
-    "NEW READING READING_BODY WRITING IN_THREAD RETURNED LOADED WAITING LINGERING CLOSED".split()
-)
+    "NEW SHAKING READING READING_BODY WRITING IN_THREAD RETURNED LOADED WAITING LINGERING"
+    " CLOSED"
+).split()
 
 LINGER = 2.0
 """Seconds in which a client may read its last answer before its connection is closed."""
@@ -102,7 +109,8 @@ class Connection:
 
     - `state`: one of STATES; only `move` changes it.
     - `watched`: whether the loop's poller watches it; only the loop changes it.
-    - `recv`, `send`: the socket's own methods, looked up once.
+    - `tls`: the TLS between socket and requests, None without it.
+    - `recv`, `send`: the methods of `tls`, or the socket's own, looked up once.
     - `deadline`: when the loop ends it.
     - `buffer`: bytes that have come and belong to no request yet.
     - `request`, `since`, `body`: the request in progress, when its head was there, and what has
@@ -132,6 +140,7 @@ class Connection:
         "since",
         "sock",
         "state",
+        "tls",
         "waited",
         "watched",
     )
@@ -140,8 +149,9 @@ class Connection:
         self.sock = sock
         self.address: str = address[0] if isinstance(address, tuple) else ""
         self.fd = sock.fileno()
-        self.recv = sock.recv
-        self.send = sock.send
+        self.tls: TlsStream | None = None
+        self.recv: Callable[[int], bytes] = sock.recv
+        self.send: Callable[[Buffer], int] = sock.send
         self.state = NEW
         self.watched = False
         self.deadline = deadline

@@ -15,6 +15,7 @@ from api_relaying_server.serving.connection import (
     IN_THREAD,
     LINGER,
     LINGERING,
+    SHAKING,
     WAITING,
     Connection,
 )
@@ -27,6 +28,8 @@ CLOSED_AT_ONCE = 128
 """Connections past their deadline that are ended in one pass of the loop: others are served between
 the passes.
 """
+
+_OF_THREADS = frozenset((IN_THREAD, SHAKING))
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """For SO_LINGER."""
@@ -76,7 +79,7 @@ class Connections:
             conn
             for conn in self.by_fd.values()
             # Before it gives a connection back, a thread sets a deadline that may be over by now.
-            if conn.deadline < loop_time and conn.state != IN_THREAD
+            if conn.deadline < loop_time and conn.state not in _OF_THREADS
         ]
         return late[:CLOSED_AT_ONCE], len(late) > CLOSED_AT_ONCE
 
@@ -87,6 +90,8 @@ class Connections:
                 conn.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                 self.close(conn)
                 return
+            if conn.tls is not None:
+                conn.tls.end()
             conn.sock.shutdown(socket.SHUT_WR)
             self.watch(conn)
         except OSError:
@@ -101,7 +106,7 @@ class Connections:
         dropped = 0
         while dropped < LINGER_READS:
             try:
-                data = conn.recv(65536)
+                data = conn.sock.recv(65536)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -123,12 +128,14 @@ class Connections:
         self._on_close(conn)
         if conn.watched:
             self._poller.forget(conn.fd)
+        if conn.tls is not None and not conn.resets:
+            conn.tls.end()
         conn.sock.close()
 
     def close_all(self) -> None:
         """Closes all but those that a thread owns, when the loop has ended."""
         for conn in list(self.by_fd.values()):
-            if conn.state == IN_THREAD:
+            if conn.state in _OF_THREADS:
                 # Its thread stops waiting for the client, gives it back, and closes it then.
                 with contextlib.suppress(OSError):
                     conn.sock.shutdown(socket.SHUT_RDWR)
@@ -141,6 +148,6 @@ class Connections:
         The loop and a thread that has just given it back may both come here: only one of them gets
         it out of `by_fd`, and that one closes it.
         """
-        if conn.state != IN_THREAD and self.by_fd.pop(conn.fd, None) is not None:
+        if conn.state not in _OF_THREADS and self.by_fd.pop(conn.fd, None) is not None:
             conn.move(CLOSED)
             conn.sock.close()

@@ -11,6 +11,7 @@ connection in it; handover.py how connections pass between the loop and threads.
 #   THE LOOP OWNS IT                   |  A THREAD OWNS IT       |  THE LOOP OWNS IT AGAIN
 #                                      |  (state IN_THREAD)      |
 #   NEW                                |                         |
+#    | TLS: handshake, step by step ---+--> SHAKING -------------+--> NEW again
 #    | first byte                      |                         |
 #    v           not fresh in memory   |                         |
 #   READING ---------------------------+--> store reader --------+--> LOADED into memory:
@@ -54,6 +55,7 @@ from api_relaying_server.serving.connection import (
     READING,
     READING_BODY,
     RETURNED,
+    SHAKING,
     WAITING,
     WRITING,
     Connection,
@@ -77,6 +79,7 @@ from api_relaying_server.serving.request_bytes import (
 from api_relaying_server.serving.sending import Sender
 from api_relaying_server.serving.served import NONE, OnHit, Served
 from api_relaying_server.serving.store_reader import StoreReader
+from api_relaying_server.serving.tls import Handshakes, PlainText, TlsStream
 from api_relaying_server.serving.writing import Unsent
 
 _log = logging.getLogger(__name__)
@@ -160,6 +163,9 @@ class Front:
         )
         self.handover = HandOver(self._connections, limits.timeout_idle, self._clock)
         self._poller.register(self.handover.fd, READ)
+        self._handshakes = None
+        if listeners.tls is not None:
+            self._handshakes = Handshakes(listeners.tls, self.handover.shaken, self._clock)
         self._gatherer = BodyGatherer(limits.timeout_idle, backend.has_room_for_slow)
         self.sender = Sender(self._connections, limits.timeout_idle)
         self._bell = listeners.bell
@@ -261,8 +267,11 @@ class Front:
     def _conn_event(self, conn: Connection) -> None:
         """A connection that is not READING is ready."""
         if conn.state == NEW:
-            self._look(conn)
-        elif conn.state == IN_THREAD:
+            if conn.tls is None:
+                self._look(conn)
+            else:
+                self._shake(conn, conn.tls)
+        elif conn.state == IN_THREAD or conn.state == SHAKING:
             self.handover.unwatch(conn)
         elif conn.state == RETURNED:
             self._take_back(conn)
@@ -283,6 +292,8 @@ class Front:
         for conn in self.handover.arrivals():
             if conn.state == RETURNED:
                 self._take_back(conn)
+            elif conn.state == NEW and conn.tls is not None:
+                self._shake(conn, conn.tls)
             else:
                 self._look_again(conn)
 
@@ -292,6 +303,10 @@ class Front:
         sock.setblocking(False)
         conn = Connection(sock, address, self.loop_time + self._timeout_head)
         self._by_fd[conn.fd] = conn
+        if self._handshakes is not None:
+            self._handshakes.secure(conn)
+            self._conn_event(conn)
+            return
         # Most clients have sent their request by now: trying saves a pass of the loop.
         try:
             data = conn.recv(RECEIVE)
@@ -332,6 +347,46 @@ class Front:
             conn.closes = True
             self._sent_partly(conn, wire, sent)
         return True
+
+    def _shake(self, conn: Connection, tls: TlsStream) -> None:
+        """Goes on with a TLS handshake, or with the first request behind it: NEW -> SHAKING,
+        READING.
+        """
+        if conn.closes:
+            self._connections.close(conn)
+            return
+        self._connections.watch(conn)
+        if tls.shaken:
+            early = tls.take_early()
+            if early is None:
+                self._look(conn)
+            else:
+                self._received(conn, early)
+            return
+        try:
+            tls.gather()
+        except BlockingIOError:
+            return
+        except PlainText as error:
+            self._refuse_plain(conn, error.data)
+            return
+        except OSError:
+            self._connections.close(conn)
+            return
+        conn.move(SHAKING)
+        if self._handshakes is not None:
+            self._handshakes.add(conn)
+
+    def _refuse_plain(self, conn: Connection, data: bytes) -> None:
+        """Tells a client that speaks HTTP that it has to speak HTTPS; ends others quietly."""
+        if not data[:1].isupper():
+            _log.debug("%s speaks no TLS", conn.address)
+            self._connections.close(conn)
+            return
+        conn.tls = None
+        conn.recv, conn.send = conn.sock.recv, conn.sock.send
+        conn.move(READING)
+        self._refuse(conn, BadRequest("this port takes HTTPS only; ask again with https://"), data)
 
     # Request heads, answered from memory.
 
@@ -554,7 +609,7 @@ class Front:
         ends the wait: what it sends is read after its answer.
         """
         try:
-            conn.recv(1, socket.MSG_PEEK)
+            conn.sock.recv(1, socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -689,6 +744,8 @@ class Front:
 
     def _close_everything(self) -> None:
         self.handover.end()  # first: see there
+        if self._handshakes is not None:
+            self._handshakes.close()
         self._connections.close_all()
         self._acceptor.close()
         self._poller.close()

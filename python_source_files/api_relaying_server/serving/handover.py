@@ -18,9 +18,12 @@ from collections.abc import Iterator, Sequence
 from typing import Callable
 
 from api_relaying_server.relaying.answer import Waiting
-from api_relaying_server.serving.connection import LOADED, RETURNED, WAITING, Connection
+from api_relaying_server.serving.connection import LOADED, NEW, RETURNED, WAITING, Connection
 from api_relaying_server.serving.connections import Connections
 from api_relaying_server.serving.poller import Waker
+
+
+_COME_BACK = frozenset((NEW, RETURNED, LOADED))
 
 
 class HandOver:
@@ -75,6 +78,14 @@ class HandOver:
         if self._has_ended:
             self._connections.close_late(conn)
 
+    def shaken(self, conn: Connection) -> None:
+        """A step of a connection's TLS handshake is computed."""
+        conn.move(NEW)
+        # The loop owns it now.
+        self._put(conn)
+        if self._has_ended:
+            self._connections.close_late(conn)
+
     def loaded(self, conns: Sequence[Connection]) -> None:
         """The store reader has loaded into memory what these ask for."""
         for conn in conns:
@@ -121,7 +132,7 @@ class HandOver:
         while self._queue:
             conn, waiting = self._queue.popleft()
             is_done = conn.state == WAITING and conn.waited is waiting
-            if is_done or conn.state == RETURNED or conn.state == LOADED:
+            if is_done or conn.state in _COME_BACK:
                 yield conn
 
     def stop(self) -> None:

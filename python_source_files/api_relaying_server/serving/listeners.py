@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
+import ssl
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, Union
 
@@ -41,13 +42,14 @@ class Listeners(NamedTuple):
 
     Peers in `trusted` may say for which client they speak. Where several workers accept from the
     same sockets, `balance` spreads the connections. `bell` is a number that changes when another
-    worker has news.
+    worker has news. With `tls`, clients speak HTTPS to all of them.
     """
 
     sockets: Sequence[socket.socket]
     trusted: Sequence[IPNetwork] = ()
     balance: Balance | None = None
     bell: Sequence[int] = (0,)
+    tls: ssl.SSLContext | None = None
 
 
 def listen(host: str, port: int) -> list[socket.socket]:

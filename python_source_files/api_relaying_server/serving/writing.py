@@ -57,7 +57,7 @@ class Unsent:
         if len(self._pieces) == 1 or len(first) >= AT_ONCE:
             sent = conn.send(first[:AT_ONCE])
         else:
-            sent = conn.sock.sendmsg(self._next())
+            sent = (conn.tls or conn.sock).sendmsg(self._next())
         self._drop(sent)
         return sent
 
