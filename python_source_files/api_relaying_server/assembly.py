@@ -7,6 +7,7 @@ here, that is after any fork.
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 import time
@@ -20,7 +21,7 @@ from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.configuration.values import Rate
 from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.counters import CountedUpstream, Counters
-from api_relaying_server.errors import ConfigError
+from api_relaying_server.errors import ConfigError, UsageError
 from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.memory.refresh_ahead import RefreshAhead, Renewals
 from api_relaying_server.relaying.fetching import Fetcher
@@ -30,7 +31,7 @@ from api_relaying_server.relaying.relay import Relay
 from api_relaying_server.relaying.shared_body import Room
 from api_relaying_server.runtime import Trimmer, limit_allocator
 from api_relaying_server.serving.connection import Limits
-from api_relaying_server.serving.listeners import Listeners, listen
+from api_relaying_server.serving.listeners import Bound, Listeners, listen
 from api_relaying_server.serving.server import Hooks, RelayServer
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.stores.store import Store, open_store
@@ -39,7 +40,7 @@ from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.guards import GuardedUpstream, OfflineUpstream, UpstreamLike
 from api_relaying_server.upstream.own_fields import WithOwnFields
 from api_relaying_server.upstream.session import RelaySession, Upstream
-from api_relaying_server.upstream.translation import own_names, parse_base
+from api_relaying_server.upstream.translation import Public, own_names, parse_base
 
 if TYPE_CHECKING:  # rooms that a relay can do without; imported below where a setting wants one
     from api_relaying_server.cluster.shared_counters import SharedCounters
@@ -162,7 +163,7 @@ def build(
     """
     limit_allocator()
     if listeners is None:
-        listeners = listen(settings.host, settings.port) if share is None else share.listeners
+        listeners = bind(settings).sockets if share is None else share.listeners
     neighbours = share.coordinator() if share is not None else None
     try:
         log = _access_log(settings)
@@ -187,6 +188,20 @@ def build(
         # Only now: what raises before leaves the other worker as it is.
         keeper.renew(_policy(settings), settings.hot_size)
     return Worker(server, kept_now, beside, settings.drain)
+
+
+def bind(settings: Settings) -> Bound:
+    """Listens where the settings say. Raises OSError and UsageError."""
+    if not settings.listen:
+        return Bound(listen(settings.host, settings.port))
+    bound = Bound()
+    try:
+        for endpoint in settings.listen:
+            bound.open(endpoint)
+    except ValueError as wrong:
+        bound.close()
+        raise UsageError(f"{place_of(Settings.listen, settings.written)}: {wrong}") from None
+    return bound
 
 
 # What is stored.
@@ -243,6 +258,10 @@ def _policy(settings: Settings) -> Policy:
     )
 
 
+def _public(settings: Settings) -> Public:
+    return Public("http", settings.public_host)
+
+
 # The path to the upstream.
 
 
@@ -271,7 +290,7 @@ def _path(
     guarded = _guarded(CountedUpstream(with_fields, counters), settings, store, coordinator, share)
     # The queue of the store has the other half.
     room = Room(max(settings.hot_size // 2, policy.max_object))
-    fetcher = Fetcher(guarded, keeper, policy, settings.public_host, room)
+    fetcher = Fetcher(guarded, keeper, policy, _public(settings), room)
     refresher, background = Refresher(), Refresher(settings.upstream_connections)
     # Who cannot read what another has fetched need not wait for it.
     relay = Relay(fetcher, refresher, background, coordinator if store.shared else ALONE)
@@ -410,6 +429,10 @@ def urls_of(listeners: Sequence[socket.socket]) -> list[str]:
     """The URLs at which listening sockets can be asked."""
     urls = []
     for sock in listeners:
+        if sock.family == socket.AF_UNIX:
+            name = os.fsdecode(sock.getsockname())
+            urls.append("unix:" + name.replace("\0", "@"))  # as systemd writes an abstract one
+            continue
         host, port = sock.getsockname()[:2]
         urls.append(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
     return urls
@@ -456,6 +479,11 @@ def _warm_at(settings: Settings, server: RelayServer, share: WorkerShare | None)
         return None
     from api_relaying_server.operations.warm_at import WarmAt
 
-    url = urls_of(server.front.listeners)[0]
+    url = next((u for u in urls_of(server.front.listeners) if not u.startswith("unix:")), None)
+    if url is None:
+        raise UsageError(
+            f"{place_of(Settings.warm_at, settings.written)}: the relay asks itself by TCP; "
+            "listen on a port too"
+        )
     own = url.replace("//0.0.0.0:", "//127.0.0.1:").replace("//[::]:", "//[::1]:")
     return WarmAt(settings.warm_at, own)

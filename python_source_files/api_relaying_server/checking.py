@@ -18,6 +18,7 @@ from api_relaying_server.caching.wallclock import LocalMidnight
 from api_relaying_server.configuration.setting import Setting
 from api_relaying_server.configuration.values import cache_file
 from api_relaying_server.errors import ConfigError
+from api_relaying_server.serving.listeners import check
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.stores.database_url import is_database
 from api_relaying_server.stores.store_path import lost_folder, why_unwritable
@@ -74,6 +75,9 @@ def missing_room(room: str) -> str:
 
 
 def _port_fault(settings: Settings) -> Iterator[str]:
+    if settings.listen:
+        yield from _listen_fault(settings)
+        return
     try:
         found = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -92,6 +96,14 @@ def _port_fault(settings: Settings) -> Iterator[str]:
     fatal = [each for each in wrongs if each.errno in (errno.EADDRINUSE, errno.EACCES)]
     if fatal or len(wrongs) == len(addresses):
         yield why_not((fatal or wrongs)[0], settings)
+
+
+def _listen_fault(settings: Settings) -> Iterator[str]:
+    for endpoint in settings.listen:
+        try:
+            check(endpoint)
+        except ValueError as wrong:
+            yield f"{place_of(Settings.listen, settings.written)}: {wrong}"
 
 
 def _bind(family: int, address: object) -> None:

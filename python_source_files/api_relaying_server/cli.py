@@ -23,7 +23,7 @@ from api_relaying_server.checking import (
 from api_relaying_server.configuration import command_line
 from api_relaying_server.configuration.sources import from_environment, from_file
 from api_relaying_server.configuration.values import cache_file, cores
-from api_relaying_server.errors import ConfigError
+from api_relaying_server.errors import ConfigError, UsageError
 from api_relaying_server.process import (
     Signals,
     Stoppable,
@@ -96,7 +96,7 @@ def main(
     try:
         return command(words, os.environ if environ is None else environ, build)
     except ConfigError as wrong:
-        return _complain(str(wrong), FAILED)
+        return _complain(str(wrong), WRONG_USAGE if isinstance(wrong, UsageError) else FAILED)
     except KeyboardInterrupt:
         return STOPPED_AS_ASKED
     except ModuleNotFoundError as missing:
@@ -123,6 +123,7 @@ def serve(words: Sequence[str], environ: Mapping[str, str], build: Build | None)
             raise ConfigError(f"{place}: is for --check alone; give both")
     except ConfigError as wrong:
         return _complain(str(wrong), WRONG_USAGE)
+    warnings += _unused_sockets(settings, environ)
     for warning in warnings:
         _say(f"{PROGRAM}: warning: {warning}")
     if settings.check:
@@ -193,6 +194,14 @@ def read_settings(
     if config is not None:
         given = {**from_file(config.texts[-1], config.place, TABLE), **given}
     return resolve(given), warnings
+
+
+def _unused_sockets(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    """A warning where the service manager has handed sockets over and none is used."""
+    handed_over = environ.get("LISTEN_PID") == str(os.getpid()) and environ.get("LISTEN_FDS")
+    if not handed_over or settings.listen:
+        return []
+    return [f"LISTEN_FDS={handed_over}: the sockets handed over are not used; give --listen fd:3"]
 
 
 def _read_again(asked: command_line.Asked, environ: Mapping[str, str]) -> Settings:

@@ -203,6 +203,10 @@ class ConfigError(Exception):
     """A setting is wrong; the text names it and the mend."""
 
 
+class UsageError(ConfigError):
+    """A setting names what cannot be used, whatever the relay does: wrong usage."""
+
+
 def own_lack(error: BaseException | None) -> Overloaded | None:
     """What a client is told where this process has run out of memory or threads, which is nobody
     else's fault and no bug; None for any other error.

@@ -13,12 +13,12 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Callable, NamedTuple
 
-from api_relaying_server.assembly import Worker, build
+from api_relaying_server.assembly import Worker, bind, build
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.process import configure_logging, notify_reloading, notify_systemd
 from api_relaying_server.settings import TABLE, Settings
 
-FIXED = ("demo", "host", "port", "workers")
+FIXED = ("demo", "host", "listen", "port", "workers")
 """Settings that change with a restart only."""
 
 ALSO_FIXED = ("cache_size",)
@@ -52,7 +52,12 @@ class OneProcess:
         # reloading thread's own.
         self._lock = threading.Lock()
         self._settings = settings
-        self._worker = build(settings, upstream)
+        self._bound = bind(settings)
+        try:
+            self._worker = build(settings, upstream, listeners=self._bound.sockets)
+        except BaseException:
+            self._bound.close()
+            raise
         self._serving = [self._worker]
         self._threads: list[threading.Thread] = []
         self._stopping = False
@@ -64,13 +69,16 @@ class OneProcess:
 
     def serve(self) -> None:
         """Answers requests until stopped."""
-        self._serve(self._worker)
-        while True:
-            with self._lock:
-                if not self._threads:
-                    return
-                thread = self._threads.pop()
-            thread.join()
+        try:
+            self._serve(self._worker)
+            while True:
+                with self._lock:
+                    if not self._threads:
+                        return
+                    thread = self._threads.pop()
+                thread.join()
+        finally:
+            self._bound.close()
 
     def _serve(self, worker: Worker) -> None:
         try:

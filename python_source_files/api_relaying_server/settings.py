@@ -143,6 +143,17 @@ class Settings:
         parse=values.number(0, 65535, "a port number"),
         default="8000",
     )
+    listen = several(
+        LISTENING,
+        "where to listen instead: unix:PATH or fd:N",
+        metavar="PLACE",
+        parse=values.endpoint,
+        by_line=True,
+        more="In place of `--host` and `--port`; may be repeated. `unix:PATH`: a Unix socket for "
+        "its user and group (mode 0660), made anew where nobody listens at an old one, removed at "
+        "the end. `fd:N`: a listening socket that was handed over under this number; those of a "
+        "systemd `.socket` unit begin at `fd:3`. See docs/operations.md.",
+    )
     workers = one(
         LISTENING,
         "worker processes; auto: one per core",
@@ -165,10 +176,10 @@ class Settings:
         LISTENING,
         "proxies whose X-Forwarded fields are trusted",
         metavar="ADDRESS",
-        parse=values.network,
+        parse=values.peer,
         separator=",",
-        more="Addresses or blocks such as `10.0.0.0/8`; repeat it or separate with commas. From "
-        "other clients these fields are dropped.",
+        more="Addresses or blocks such as `10.0.0.0/8`; repeat it or separate with commas; `unix:` "
+        "is everybody who comes by a Unix socket. From other clients these fields are dropped.",
     )
 
     cache = one(
@@ -521,6 +532,15 @@ def _refuse_contradictions(as_dict: Mapping[str, Any], given: Mapping[str, Given
             f"{given['demo'].place}: relays to a sample API, but {given['upstream'].place} names "
             "another upstream; use only one of them"
         )
+    for name in ("host", "port"):
+        if "listen" in given and name in given:
+            raise ConfigError(
+                f"{given['listen'].place}: takes the place of {given[name].place}; "
+                "use only one of them"
+            )
+    for place in as_dict["listen"]:
+        if as_dict["listen"].count(place) > 1:
+            raise ConfigError(f"{given['listen'].place}: {place} is given twice; remove one")
     names = [field.name.lower() for field in as_dict.get("upstream_header", ())]
     for name in names:
         if names.count(name) > 1:

@@ -241,17 +241,24 @@ class RunningRelay:
     """The relay in a process of its own, on a free port of 127.0.0.1, in front of `upstream`, or of
     the sample with `--demo`.
 
-    Its cache is `memory://` unless the flags name another. A traceback in its log fails the test.
-    `program` is what Python is told to run, `talks` whether it reads and writes pipes of ours.
+    Its cache is `memory://` unless the flags name another, and with `--listen` it listens there. A
+    traceback in its log fails the test. `program` is what Python is told to run, `talks` whether it
+    reads and writes pipes of ours; it gets the descriptors `fds` under their numbers.
     """
 
     program: ClassVar[tuple[str, ...]] = ("-m", "api_relaying_server")
     talks: ClassVar[bool] = False
 
-    def __init__(self, upstream: str, *flags: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        fds: Sequence[int] = (),
+    ) -> None:
         command = [sys.executable, *self.program]
         command += [] if "--demo" in flags else ["--upstream", upstream]
-        command += ["--host", "127.0.0.1", "--port", "0"]
+        command += [] if "--listen" in flags else ["--host", "127.0.0.1", "--port", "0"]
         for flag, value in (("--cache", "memory://"), ("--admin", "off")):
             if flag not in flags and any(row.flag == flag for row in TABLE):
                 command += [flag, value]
@@ -267,19 +274,20 @@ class RunningRelay:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
+            pass_fds=fds,
         )
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         self.pid = self._process.pid
-        self.host, self.port = "127.0.0.1", 0
-        if not self._ready.wait(PATIENCE) or not self.port:
+        self.scheme, self.host, self.port, self.path = "http", "127.0.0.1", 0, ""
+        if not self._ready.wait(PATIENCE) or not (self.port or self.path):
             self.kill()
             raise AssertionError(f"the relay did not start:\n{self.log()}")
 
     @property
     def url(self) -> str:
         """The URL that it listens on."""
-        return f"http://{self.host}:{self.port}"
+        return f"{self.scheme}://{self.host}:{self.port}"
 
     def __enter__(self) -> RunningRelay:
         return self
@@ -295,10 +303,11 @@ class RunningRelay:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self._lines.append(line)
-            found = re.search(r"listening +http://127\.0\.0\.1:([0-9]+)", line)
-            if found is not None and not self.port:
-                self.port = int(found[1])
-            if self.port or self._process.poll() is not None:
+            found = re.search(r"listening +(?:(https?)://127\.0\.0\.1:([0-9]+)|unix:(.+))", line)
+            if found is not None and not self.port and not self.path:
+                self.scheme, self.path = found[1] or "http", found[3] or ""
+                self.port = int(found[2] or 0)
+            if self.port or self.path or self._process.poll() is not None:
                 self._ready.set()
         self._ready.set()
 
@@ -345,6 +354,11 @@ class RunningRelay:
 
     def connect(self, timeout: float = PATIENCE) -> socket.socket:
         """A connection to it."""
+        if self.path:
+            connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(timeout)
+            connection.connect(self.path)
+            return connection
         return socket.create_connection((self.host, self.port), timeout)
 
     def get(self, target: str, headers: Iterable[Field] = ()) -> Reply:

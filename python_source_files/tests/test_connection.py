@@ -12,6 +12,7 @@ from api_relaying_server.serving.connection import (
     NAMES,
     NEW,
     READING,
+    SHAKING,
     STATES,
     Connection,
     IllegalMove,
@@ -24,14 +25,14 @@ class StatesTest(unittest.TestCase):
         self.assertEqual(set(MOVES), set(STATES))
 
     def test_every_state_can_be_reached_and_left(self) -> None:
-        self.assertEqual(set(STATES) - {NEW}, set().union(*MOVES.values()))
+        self.assertLessEqual(set(STATES) - {NEW}, set().union(*MOVES.values()))
         self.assertEqual([state for state in STATES if not MOVES[state]], [CLOSED])
 
     def test_nobody_closes_what_a_thread_has(self) -> None:
         """It has to be given back first."""
         self.assertEqual(
             [state for state in STATES if state != CLOSED and CLOSED not in MOVES[state]],
-            [IN_THREAD],
+            [SHAKING, IN_THREAD],
         )
 
     def test_an_illegal_move(self) -> None:

@@ -83,6 +83,21 @@ class References(unittest.TestCase):
             with self.subTest(reference):
                 self.assertEqual(same_origin_target(reference, asked, UPSTREAM), target)
 
+    def test_a_port_that_is_the_schemes_own(self) -> None:
+        for scheme, port, other in (("http", 80, 443), ("https", 443, 80)):
+            asked = request(target="/a").seen_as(fields(f"X-Forwarded-Proto: {scheme}"))
+            for host, reference, target in (
+                ("relay.test", f"{scheme}://relay.test:{port}/c", "/c"),
+                (f"relay.test:{port}", f"{scheme}://relay.test/c", "/c"),
+                (f"relay.test:{port}", f"//relay.test:{port}/c", "/c"),
+                ("relay.test", f"{scheme}://relay.test:{other}/c", None),
+                (f"relay.test:{other}", f"{scheme}://relay.test/c", None),
+            ):
+                with self.subTest(scheme=scheme, host=host, reference=reference):
+                    at_host = RequestHead.of("POST", "/a", fields(f"Host: {host}"))
+                    at_host = at_host.seen_as(asked.seen)
+                    self.assertEqual(same_origin_target(reference, at_host, UPSTREAM), target)
+
     def test_without_a_host_the_relay_is_localhost(self) -> None:
         asked = RequestHead.of("POST", "/x", fields())
         self.assertEqual(same_origin_target("http://localhost/y", asked), "/y")

@@ -23,6 +23,7 @@ from api_relaying_server.configuration.setting import Setting
 from api_relaying_server.configuration.sources import LARGEST_FILE, from_file
 from api_relaying_server.configuration.weekly import Weekly
 from api_relaying_server.errors import ConfigError
+from api_relaying_server.serving.listeners import Descriptor, UnixSocket
 from api_relaying_server.settings import (
     DEFAULT_UPSTREAM,
     GROUPS,
@@ -32,6 +33,8 @@ from api_relaying_server.settings import (
     markdown_table,
 )
 from api_relaying_server.upstream.translation import OwnField
+
+LONGEST_PATH = values.LONGEST_UNIX_PATH
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
@@ -112,6 +115,28 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
         [("0", 0), ("1", 1), ("65535", 65535)],
         [("65536", "0 to 65535"), ("-1", "0 to"), ("80x", "0 to"), ("", "0 to"), ("8\u0663", "0")],
     ),
+    "listen": (
+        (),
+        [
+            ("unix:/run/relay.sock", (UnixSocket("/run/relay.sock"),)),
+            ("unix:relay socket", (UnixSocket("relay socket"),)),
+            ("unix:/" + "x" * (LONGEST_PATH - 1), (UnixSocket("/" + "x" * (LONGEST_PATH - 1)),)),
+            ("fd:3", (Descriptor(3),)),
+            ("fd:0", (Descriptor(0),)),
+        ],
+        [
+            ("/run/relay.sock", "give unix:PATH or fd:N"),
+            ("unix:", "give unix:PATH or fd:N"),
+            ("unix:a\x00b", "give unix:PATH or fd:N"),
+            ("tcp:80", "give unix:PATH or fd:N"),
+            ("fd:", "such as fd:3"),
+            ("fd:x", "such as fd:3"),
+            ("fd:-1", "such as fd:3"),
+            ("fd:1000000", "such as fd:3"),
+            ("unix:/" + "x" * LONGEST_PATH, f"at most {LONGEST_PATH} bytes"),
+            ("unix:/" + "\u00e4" * (LONGEST_PATH // 2 + 1), f"at most {LONGEST_PATH} bytes"),
+        ],
+    ),
     "workers": (
         1,
         [("1", 1), ("256", 256), ("auto", values.cores())],
@@ -123,8 +148,14 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
         [
             ("10.0.0.5", (ipaddress.ip_network("10.0.0.5/32"),)),
             ("10.0.0.0/8, ::1", (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1"))),
+            ("unix:", ("unix:",)),
         ],
-        [("10.0.0.1/8", "give 10.0.0.0/8"), ("localhost", "such as"), ("10.0.0.5,", "such as")],
+        [
+            ("10.0.0.1/8", "give 10.0.0.0/8"),
+            ("localhost", "such as"),
+            ("unix:/x", "or unix:"),
+            ("10.0.0.5,", "such as"),
+        ],
     ),
     "cache": (
         ...,
@@ -478,6 +509,9 @@ class DependentDefaultsTest(unittest.TestCase):
         for words, named in (
             (["--demo", "--upstream", "http://x"], ["--demo", "--upstream"]),
             (["--offline", "--cache", "none://"], ["--offline", "none://"]),
+            (["--listen", "fd:3", "--port", "80"], ["--listen", "--port"]),
+            (["--listen", "fd:3", "--host", "::"], ["--listen", "--host"]),
+            (["--listen", "fd:3", "--listen", "fd:3"], ["--listen", "fd:3"]),
         ):
             with self.subTest(words=words), self.assertRaises(ConfigError) as caught:
                 read(words)
@@ -592,7 +626,7 @@ class FileTest(TomlFile):
             (b"\xff", "not UTF-8"),
             ("prt = 1", "'prt' is not a setting; did you mean port?"),
             ("xyzzy = 1", "'xyzzy' is not a setting; see -h for the list"),
-            ("[listen]\nport = 1", "'listen' is not a setting"),
+            ("[server]\nport = 1", "'server' is not a setting"),
             ("config = 'x'", "'config' is not a setting"),
             ("cool-down = 1\ncool_down = 2", "cool-down is given twice"),
             ("port = [1]", "port: found a list; give one value"),

@@ -10,6 +10,7 @@ from api_relaying_server.upstream.pool import IDLE_MAX, keep_alive_seconds
 from api_relaying_server.upstream.translation import (
     MOST_ROUNDS,
     Client,
+    Public,
     as_upstream_sees,
     for_one_call,
     localised,
@@ -146,8 +147,17 @@ class RequestFieldsTest(unittest.TestCase):
     def test_a_public_host_is_told_only_when_set(self) -> None:
         self.assertNotIn("X-Forwarded-Host", dict(sent([])))
         self.assertEqual(
-            dict(sent([], public_host="lunch.example"))["X-Forwarded-Host"], "lunch.example"
+            dict(sent([], public=Public("http", "lunch.example")))["X-Forwarded-Host"],
+            "lunch.example",
         )
+
+    def test_the_scheme_is_that_of_the_relay(self) -> None:
+        fields = [("X-Forwarded-Proto", "http")]
+        secure = Public("https")
+        self.assertEqual(dict(sent(fields))["X-Forwarded-Proto"], "http")
+        self.assertEqual(dict(sent(fields, public=secure))["X-Forwarded-Proto"], "https")
+        told = dict(sent(fields, client=Client("192.0.2.7", trusted=True), public=secure))
+        self.assertEqual(told["X-Forwarded-Proto"], "http")
 
     def test_directives_pass_only_with_client_refresh(self) -> None:
         fields = [("Cache-Control", "no-cache"), ("Pragma", "no-cache")]

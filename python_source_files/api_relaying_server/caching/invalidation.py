@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from api_relaying_server.http1.message import Fields, RequestHead
 
@@ -50,15 +50,25 @@ def same_origin_target(reference: str, request: RequestHead, upstream: str = "")
     origin's.
     """
     try:
-        own = f"http://{request.fields.get('host') or 'localhost'}"
-        parts = urlsplit(urljoin(own + request.target, reference))
+        own = urlsplit(f"{_scheme(request)}://{request.fields.get('host') or 'localhost'}")
+        parts = urlsplit(urljoin(own.geturl() + request.target, reference))
     except ValueError:
         return None
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    authority = f"//{parts.netloc.lower()}"
-    if authority == own.partition(":")[2].lower():
+    if _authority(parts) == _authority(own):
         return path
     base = urlsplit(upstream)
-    if parts.netloc.lower() == base.netloc.lower() and path.startswith(base.path + "/"):
+    if _authority(parts) == _authority(base) and path.startswith(base.path + "/"):
         return path[len(base.path) :]
     return None
+
+
+def _scheme(request: RequestHead) -> str:
+    """The scheme by which the client came, as the upstream was told."""
+    return "https" if request.seen.get("x-forwarded-proto") == "https" else "http"
+
+
+def _authority(parts: SplitResult) -> str:
+    """Host and port, which is left out where it is the scheme's own (RFC 9110, 4.2.3)."""
+    usual = ":443" if parts.scheme == "https" else ":80"
+    return parts.netloc.lower().removesuffix(usual)

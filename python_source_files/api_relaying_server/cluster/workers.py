@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Callable
 
 from api_relaying_server import early
-from api_relaying_server.assembly import Worker, build, urls_of
+from api_relaying_server.assembly import Worker, bind, build, urls_of
 from api_relaying_server.cluster.child_process import (
     NONE,
     REOPEN,
@@ -49,7 +49,6 @@ from api_relaying_server.process import (
     say_draining,
 )
 from api_relaying_server.runtime import collect_young_only
-from api_relaying_server.serving.listeners import listen
 from api_relaying_server.settings import Settings
 
 GRACE = 5.0
@@ -91,7 +90,8 @@ class Workers(WorkerFactory):
     ) -> None:
         """Binds the port. Raises OSError."""
         count = settings.workers
-        self.listeners = listen(settings.host, settings.port)
+        self._bound = bind(settings)
+        self.listeners = self._bound.sockets
         self.settings = settings
         self._proven = settings
         self._sample: Sample | None = None
@@ -138,6 +138,7 @@ class Workers(WorkerFactory):
                     self._memory_file.remove()
                 _log.debug("counted in all: %s", json.dumps(self._shared_counters.total()))
                 self._selector.close()
+                self._bound.close()
         return self._code
 
     def _round(self) -> None:

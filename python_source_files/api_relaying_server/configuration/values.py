@@ -10,20 +10,18 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 import zlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, Union
+from typing import NamedTuple, NoReturn
 
 from api_relaying_server.caching.wallclock import LONGEST_SECONDS, parse_seconds
 from api_relaying_server.http1.heads import DOT_SEGMENT
+from api_relaying_server.serving.listeners import Descriptor, Endpoint, UnixSocket
+from api_relaying_server.serving.peers import UNIX, Peer
 from api_relaying_server.stores.database_url import FORMS as DATABASES
 from api_relaying_server.stores.database_url import parse as parse_database_url
 from api_relaying_server.stores.store_path import ANY_CACHE_FORM, CACHE_FORMS
-
-if TYPE_CHECKING:
-    from ipaddress import IPv4Network, IPv6Network
-
-    Network = Union[IPv4Network, IPv6Network]
 
 # An operating system's time-outs are counted in milliseconds in 31 bits; a day is far enough.
 LONGEST_TIMEOUT = 86400.0
@@ -313,14 +311,33 @@ def cache_file(url: str) -> str | None:
     return rest[1:] if scheme == "sqlite" else None
 
 
-def network(text: str) -> Network:
-    """The addresses meant by one address or by a CIDR block."""
+LONGEST_UNIX_PATH = 107 if sys.platform == "linux" else 103
+"""Bytes of the longest path that a Unix socket can have."""
+
+
+def endpoint(text: str) -> Endpoint:
+    """Where to listen: `unix:PATH` or `fd:N`."""
+    kind, _, rest = text.partition(":")
+    if kind == "fd" and re.fullmatch("[0-9]{1,6}", rest):
+        return Descriptor(int(rest))
+    if kind != "unix" or not rest or _has_control(rest):
+        refuse(text, "is not a place to listen at", "give unix:PATH or fd:N, such as fd:3")
+    path = os.path.expanduser(rest)
+    if len(os.fsencode(path)) > LONGEST_UNIX_PATH:
+        refuse(text, "is too long", f"give a path of at most {LONGEST_UNIX_PATH} bytes")
+    return UnixSocket(path)
+
+
+def peer(text: str) -> Peer:
+    """The addresses meant by one address or by a CIDR block; `unix:` for those by a Unix socket."""
     from ipaddress import ip_network
 
+    if text == UNIX:
+        return UNIX
     try:
         return ip_network(text)
     except ValueError as wrong:
-        mend = "give one such as 10.0.0.5, 10.0.0.0/8 or fd00::/8"
+        mend = "give one such as 10.0.0.5, 10.0.0.0/8, fd00::/8 or unix:"
         if "host bits" in str(wrong):
             mend = f"give {ip_network(text, strict=False)}"
         refuse(text, "is not an address or block of addresses", mend)

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import Union
 
 from api_relaying_server.operations.log_file import LogFile, Piece
-from api_relaying_server.operations.log_lines import Combined, Form, JsonObjects, Lines, Network
+from api_relaying_server.operations.log_lines import Combined, Form, JsonObjects, Lines
+from api_relaying_server.serving.peers import Peer
 from api_relaying_server.serving.served import Hit, Served
 
 _log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class AccessLog:
     `hit` takes a `Hit` and `answered` a `Served`, both from any thread and at once.
     """
 
-    def __init__(self, path: str, form: str, trusted: Sequence[Network] = ()) -> None:
+    def __init__(self, path: str, form: str, trusted: Sequence[Peer] = ()) -> None:
         self._lines = Lines(FORMS[form](), trusted)
         self._file = LogFile(path)
         # Bounded even if the thread got no time at all for seconds.

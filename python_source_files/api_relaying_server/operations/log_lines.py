@@ -13,14 +13,13 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeVar, Union
+from typing import NamedTuple, Protocol, TypeVar
 
 from api_relaying_server.memory.hot import Reply
+from api_relaying_server.serving.peers import Peer, TrustedPeers
 from api_relaying_server.serving.served import HIT, Served
 
 T = TypeVar("T")
-
-Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 LONGEST_TEXT = 4096
 """Bytes of what a client sent that a line holds of one field, before they are escaped."""
@@ -172,9 +171,9 @@ class Lines:
     is none of those.
     """
 
-    def __init__(self, form: Form, trusted: Sequence[Network] = ()) -> None:
+    def __init__(self, form: Form, trusted: Sequence[Peer] = ()) -> None:
         self._form = form
-        self._trusted = tuple(trusted)
+        self._trusted = TrustedPeers(trusted)
         self._known: dict[bytes, Known] = {}
         self._known_lines: dict[bytes, tuple[int, str]] = {}
         self._known_requests: dict[bytes, str] = {}
@@ -265,7 +264,7 @@ class Lines:
         return self._clock
 
     def _client(self, address: str, known: Known) -> str:
-        if not known.forwarded_for or not self._is_trusted(address):
+        if not known.forwarded_for or not self._trusted.trusts(address):
             return address
         for word in reversed(known.forwarded_for.split(",")):
             try:
@@ -275,14 +274,9 @@ class Lines:
             if getattr(told, "scope_id", None):
                 break  # it may hold anything, and is of no use to others
             address = str(told)
-            if not self._is_trusted(address):
+            if not self._trusted.trusts(address):
                 break
         return address
-
-    def _is_trusted(self, address: str) -> bool:
-        peer = ipaddress.ip_address(address.partition("%")[0])
-        mapped = getattr(peer, "ipv4_mapped", None)
-        return any((mapped or peer) in network for network in self._trusted)
 
 
 def _trace_id(value: str) -> str:

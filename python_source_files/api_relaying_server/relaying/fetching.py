@@ -32,6 +32,7 @@ from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import (
     Client,
+    Public,
     as_upstream_sees,
     for_one_call,
     localised,
@@ -116,7 +117,7 @@ class Fetcher:
         upstream: UpstreamLike,
         keeper: Keeper,
         policy: Policy,
-        public_host: str | None = None,
+        public: Public = Public(),  # noqa: B008 (it never changes)
         room: Room | None = None,
     ) -> None:
         """`room` is the memory for bodies on their way into the store."""
@@ -125,7 +126,7 @@ class Fetcher:
         self.room = room
         self.base = upstream.base
         self._upstream = upstream
-        self._public_host = public_host
+        self._public = public
 
     def as_seen(self, request: RequestHead, client: Client) -> RequestHead:
         """The request with its fields as the upstream will see them: they select the response."""
@@ -133,7 +134,7 @@ class Fetcher:
             request,
             client,
             self.base,
-            public_host=self._public_host,
+            public=self._public,
             pass_refresh=self.policy.client_refresh,
         )
         return request.seen_as(seen)

@@ -28,6 +28,7 @@ from api_relaying_server.serving.connection import (
 )
 from api_relaying_server.serving.connections import Connections
 from api_relaying_server.serving.listeners import Balance, Listeners
+from api_relaying_server.serving.peers import UNIX
 from api_relaying_server.serving.poller import READ, Poller
 
 _log = logging.getLogger(__name__)
@@ -73,7 +74,8 @@ def accept(listener: socket.socket, family: int) -> tuple[socket.SocketType, Any
     library, whose own `accept` calls it.
     """
     fd, address = listener._accept()  # type: ignore[attr-defined]
-    return socket.SocketType(family, socket.SOCK_STREAM, 0, fd), address
+    sock = socket.SocketType(family, socket.SOCK_STREAM, 0, fd)
+    return sock, address if family != socket.AF_UNIX else (UNIX, 0)
 
 
 class Acceptor:
@@ -176,7 +178,7 @@ class Acceptor:
     def _is_within_share(self, address: tuple[str, int]) -> bool:
         """Counts one more connection of a client; False where it has as many as it may."""
         most = self._limits.per_client
-        if most is None:
+        if most is None or address[0] == UNIX:  # which is everybody behind a proxy
             return True
         count = self._per_client.get(address[0], 0)
         if count >= most:
@@ -188,7 +190,7 @@ class Acceptor:
         """A connection that was accepted is closed."""
         if self._balance is not None:
             self._balance.count(len(self._connections))
-        if self._limits.per_client is None:
+        if self._limits.per_client is None or conn.address == UNIX:
             return
         left = self._per_client.get(conn.address, 1) - 1
         if left:

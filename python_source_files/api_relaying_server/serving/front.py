@@ -267,10 +267,7 @@ class Front:
     def _conn_event(self, conn: Connection) -> None:
         """A connection that is not READING is ready."""
         if conn.state == NEW:
-            if conn.tls is None:
-                self._look(conn)
-            else:
-                self._shake(conn, conn.tls)
+            self._begin(conn)
         elif conn.state == IN_THREAD or conn.state == SHAKING:
             self.handover.unwatch(conn)
         elif conn.state == RETURNED:
@@ -292,8 +289,8 @@ class Front:
         for conn in self.handover.arrivals():
             if conn.state == RETURNED:
                 self._take_back(conn)
-            elif conn.state == NEW and conn.tls is not None:
-                self._shake(conn, conn.tls)
+            elif conn.state == NEW:
+                self._begin(conn)
             else:
                 self._look_again(conn)
 
@@ -305,7 +302,7 @@ class Front:
         self._by_fd[conn.fd] = conn
         if self._handshakes is not None:
             self._handshakes.secure(conn)
-            self._conn_event(conn)
+            self._begin(conn)
             return
         # Most clients have sent their request by now: trying saves a pass of the loop.
         try:
@@ -347,6 +344,13 @@ class Front:
             conn.closes = True
             self._sent_partly(conn, wire, sent)
         return True
+
+    def _begin(self, conn: Connection) -> None:
+        """Something has come on a new connection, or may have."""
+        if conn.tls is None:
+            self._look(conn)
+        else:
+            self._shake(conn, conn.tls)
 
     def _shake(self, conn: Connection, tls: TlsStream) -> None:
         """Goes on with a TLS handshake, or with the first request behind it: NEW -> SHAKING,

@@ -22,7 +22,6 @@ from api_relaying_server.serving.connection import LOADED, NEW, RETURNED, WAITIN
 from api_relaying_server.serving.connections import Connections
 from api_relaying_server.serving.poller import Waker
 
-
 _COME_BACK = frozenset((NEW, RETURNED, LOADED))
 
 

@@ -5,20 +5,30 @@ This file must not know what becomes of a connection, nor how the workers tell e
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import ipaddress
+import os
 import socket
-import ssl
+import stat
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, Union
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Union
+
+from api_relaying_server.serving.peers import Peer
+
+if TYPE_CHECKING:
+    import ssl
 
 BACKLOG = 1024
 """Connections that wait to be accepted."""
 
+UNIX_UMASK = 0o117
+"""Leaves the mode 0660 to a Unix socket: its user and group may connect."""
+
+FAMILIES = frozenset((socket.AF_INET, socket.AF_INET6, socket.AF_UNIX))
+"""Of the sockets that clients come by."""
+
 FATAL = frozenset((errno.EADDRINUSE, errno.EACCES, errno.EPERM))
 """Errors of one address that make all others useless."""
-
-IPNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 
 class Balance(Protocol):
@@ -46,7 +56,7 @@ class Listeners(NamedTuple):
     """
 
     sockets: Sequence[socket.socket]
-    trusted: Sequence[IPNetwork] = ()
+    trusted: Sequence[Peer] = ()
     balance: Balance | None = None
     bell: Sequence[int] = (0,)
     tls: ssl.SSLContext | None = None
@@ -89,4 +99,130 @@ def _listener(family: int, address: tuple[Any, ...]) -> socket.socket:
     except OSError:
         sock.close()
         raise
+    return sock
+
+
+# Sockets that have no host and port.
+
+
+class UnixSocket(NamedTuple):
+    """A Unix socket to be made at a path."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+class Descriptor(NamedTuple):
+    """A listening socket that whoever started this process has left open under a number."""
+
+    number: int
+
+    def __str__(self) -> str:
+        return f"fd:{self.number}"
+
+
+Endpoint = Union[UnixSocket, Descriptor]
+
+
+class Bound:
+    """Listening sockets, and the files of those that were made here."""
+
+    def __init__(self, sockets: Sequence[socket.socket] = ()) -> None:
+        self.sockets = list(sockets)
+        self._files: list[tuple[str, tuple[int, ...]]] = []
+
+    def open(self, endpoint: Endpoint) -> None:
+        """Listens there too. Raises ValueError with the reason why not."""
+        check(endpoint)
+        if isinstance(endpoint, Descriptor):
+            self.sockets.append(_handed_over(endpoint))
+            return
+        try:
+            self.sockets.append(_unix_listener(endpoint.path))
+        except OSError as error:
+            raise ValueError(f"{endpoint} cannot be made ({error.strerror})") from None
+        self._files.append((endpoint.path, _identity(endpoint.path)))
+
+    def close(self) -> None:
+        """Listens no more, and removes the files that are still those that were made."""
+        for sock in self.sockets:
+            sock.close()
+        for path, identity in self._files:
+            with contextlib.suppress(OSError):
+                if _identity(path) == identity:
+                    os.unlink(path)
+
+
+def _identity(path: str) -> tuple[int, ...]:
+    """What tells a file from another one at its place; numbers of nodes are used again."""
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+def check(endpoint: Endpoint) -> None:
+    """Raises ValueError with the reason why nothing can listen there. Changes nothing."""
+    if isinstance(endpoint, Descriptor):
+        _handed_over(endpoint).detach()
+        return
+    folder = os.path.dirname(os.path.abspath(endpoint.path))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        why = "may not be written" if os.path.isdir(folder) else "is no folder"
+        raise ValueError(f"{endpoint} cannot be made ({folder} {why})")
+    if not os.path.lexists(endpoint.path):
+        return
+    if not stat.S_ISSOCK(os.lstat(endpoint.path).st_mode):
+        raise ValueError(f"{endpoint.path} is there and is no socket; remove it, or give another")
+    if not _is_stale(endpoint.path):
+        raise ValueError(f"{endpoint} is in use; stop the program that uses it, or give another")
+
+
+def _is_stale(path: str) -> bool:
+    """True where nobody listens at a socket's path any more."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except OSError as error:
+            return error.errno == errno.ECONNREFUSED
+    return False
+
+
+def _unix_listener(path: str) -> socket.socket:
+    """Raises OSError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(UNIX_UMASK)
+    try:
+        if os.path.lexists(path):  # a stale one: see `check`
+            os.unlink(path)
+        sock.bind(path)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    finally:
+        os.umask(before)
+    return sock
+
+
+def _handed_over(endpoint: Descriptor) -> socket.socket:
+    """Raises ValueError."""
+    mend = "systemd's sockets begin at fd:3"
+    try:
+        sock = socket.socket(fileno=endpoint.number)
+    except OSError as error:
+        why = "is not open" if error.errno == errno.EBADF else "is no socket"
+        raise ValueError(f"{endpoint} {why}; {mend}") from None
+    try:
+        of_stream = sock.type == socket.SOCK_STREAM and sock.family in FAMILIES
+        listens = of_stream and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError:
+        listens = 0
+    if not listens:
+        sock.detach()
+        raise ValueError(f"{endpoint} is no listening stream socket; {mend}")
+    sock.set_inheritable(False)
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock

@@ -10,7 +10,6 @@ A connection comes from the front in state IN_THREAD. From then on it is owned b
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import sys
 import threading
@@ -29,6 +28,7 @@ from api_relaying_server.serving.connection import Connection, Limits
 from api_relaying_server.serving.front import Front
 from api_relaying_server.serving.handler import RelayHandler
 from api_relaying_server.serving.listeners import Listeners
+from api_relaying_server.serving.peers import TrustedPeers
 from api_relaying_server.serving.served import Observer, OnHit, Served
 from api_relaying_server.serving.store_reader import StoreReader
 from api_relaying_server.serving.watchdog import LoopWatchdog
@@ -107,7 +107,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
             relay.memory.is_worth_bringing, self._load, self._on_loaded, self._on_missing
         )
         self._silence = min(SILENCE, limits.timeout_idle)
-        self._trusted = tuple(listeners.trusted)
+        self._trusted = TrustedPeers(listeners.trusted)
         self._most_threads = limits.threads
         self._most_slow = limits.slow_threads
         self._mine = threading.local()  # `is_slow`: whether this thread's job is
@@ -315,11 +315,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     def client_at(self, address: str) -> Client:
         """The client at a peer's address."""
-        if not self._trusted:
-            return Client(address)
-        peer = ipaddress.ip_address(address.partition("%")[0])
-        mapped = getattr(peer, "ipv4_mapped", None)
-        return Client(address, any((mapped or peer) in network for network in self._trusted))
+        return Client(address, bool(self._trusted) and self._trusted.trusts(address))
 
     # Life.
 

@@ -128,7 +128,13 @@ class Client(NamedTuple):
 
     address: str
     trusted: bool = False
+
+
+class Public(NamedTuple):
+    """How clients reach this relay: the scheme, and the host if the upstream is to know it."""
+
     scheme: str = "http"
+    host: str | None = None
 
 
 def as_upstream_sees(
@@ -136,7 +142,7 @@ def as_upstream_sees(
     client: Client,
     base: UpstreamBase,
     *,
-    public_host: str | None = None,
+    public: Public = Public(),  # noqa: B008 (it never changes)
     pass_refresh: bool = False,
 ) -> Fields:
     """A request's fields as the upstream will see them, but for those of a single call.
@@ -158,9 +164,9 @@ def as_upstream_sees(
     # RFC 9110, 7.6.3: the version is that of the message that was received.
     via = f"{request.version[0]}.{request.version[1]} {PSEUDONYM}"
     fields.append(("Via", f"{before}, {via}" if before else via))
-    fields += _forwarded(request, client)
-    if public_host is not None:
-        fields.append(("X-Forwarded-Host", public_host))
+    fields += _forwarded(request, client, public.scheme)
+    if public.host is not None:
+        fields.append(("X-Forwarded-Host", public.host))
     return Fields(fields)
 
 
@@ -222,12 +228,12 @@ def _one_forward_less(request: RequestHead) -> list[Field]:
     return [("Max-Forwards", str(left - 1))]
 
 
-def _forwarded(request: RequestHead, client: Client) -> list[Field]:
+def _forwarded(request: RequestHead, client: Client, scheme: str) -> list[Field]:
     told_for = request.fields.get("x-forwarded-for") if client.trusted else None
     told_proto = request.fields.first("x-forwarded-proto") if client.trusted else None
     return [
         ("X-Forwarded-For", f"{told_for}, {client.address}" if told_for else client.address),
-        ("X-Forwarded-Proto", told_proto or client.scheme),
+        ("X-Forwarded-Proto", told_proto or scheme),
     ]
 
 
