@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Union
 
+from api_relaying_server.caching.purging import Effect, Times
+
 
 @dataclass(frozen=True)
 class Changed:
@@ -25,12 +27,25 @@ class Changed:
 
 @dataclass(frozen=True)
 class Invalidated:
-    """Responses for a key that were requested before now must be validated before use (RFC 9111,
-    4.4). Sent before anything is stored; `at` is now by the sender's clock (Unix time).
+    """Responses for a key that were requested before now are not to be used as they are (RFC 9111,
+    4.4): how, `effect` tells. Sent before anything is stored; `at` is now by the sender's clock
+    (Unix time).
     """
 
     key: str
     at: float
+    effect: Effect = Effect.INVALIDATED
+
+
+@dataclass(frozen=True)
+class Purged:
+    """The same of all responses whose keys begin with one of the prefixes, or that are in one of
+    the groups: `times` are those of the mark.
+    """
+
+    prefixes: tuple[str, ...]
+    groups: tuple[str, ...]
+    times: Times
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,7 @@ class Resumed:
     scope: str = ""
 
 
-Message = Union[Changed, Invalidated, MemoryLost, MessagesLost, Paused, Resumed]
+Message = Union[Changed, Invalidated, Purged, MemoryLost, MessagesLost, Paused, Resumed]
 
 Hear = Callable[[Message], None]
 """Is called with each message of another process; must not block."""

@@ -214,9 +214,9 @@ def is_called_from(name: str, frames: int = 2) -> bool:
 class StagedKeeper(Keeper):
     """Stops where others may come between looking and storing."""
 
-    def is_current(self, key: str, began: Moment) -> bool:
+    def is_current(self, key: str, began: Moment, *fetched: StoredResponse) -> bool:
         """As ever."""
-        found = super().is_current(key, began)
+        found = super().is_current(key, began, *fetched)
         if not is_called_from("_of_shared"):  # which answers at once
             point("looked whether it is current")
         return found

@@ -36,7 +36,7 @@ from api_relaying_server.relaying.last_known import KEPT_FOR, LastKnown
 from api_relaying_server.stores.databases.redis import RedisCoordination
 from api_relaying_server.stores.databases.shared_store import WorkingBudget
 from api_relaying_server.stores.storage import StorageFault, Trouble
-from api_relaying_server.stores.store import Store
+from api_relaying_server.stores.store import Store, StoreCounters
 from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, TokenBucket
 from api_relaying_server.upstream.signals import ANSWERED, LONGEST_WAIT, Scope, UpstreamSignals
@@ -544,6 +544,7 @@ class Shelf:
     fault = ""
 
     def __init__(self) -> None:
+        self.counters = StoreCounters()
         self.records: dict[str, Record] = {}
         self.deleted: set[str] = set()
         self.restored: list[str] = []

@@ -13,6 +13,7 @@ from typing import Any, Callable
 from unittest import mock
 
 from api_relaying_server.caching import reuse
+from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.relaying import receiving, relay
 from api_relaying_server.relaying.flight import Flight
@@ -40,8 +41,8 @@ def is_current_in(name: str) -> Removal:
     """Whether a key was invalidated meanwhile, as one method asks it."""
     before = StagedKeeper.is_current
 
-    def is_current(self: StagedKeeper, key: str, began: Moment) -> bool:
-        found = before(self, key, began)
+    def is_current(self: StagedKeeper, key: str, began: Moment, *fetched: StoredResponse) -> bool:
+        found = before(self, key, began, *fetched)
         return found or caller() == name
 
     return lambda: mock.patch.object(StagedKeeper, "is_current", is_current)
@@ -124,13 +125,15 @@ def as_it_is(name: str) -> Removal:
 def quiet_invalidation() -> AbstractContextManager[Any]:
     """Telling others what is invalidated."""
     return mock.patch.object(
-        Keeper, "_mark_invalidated", lambda self, key: self.facts.invalidations.mark(key, 0.0)
+        Keeper,
+        "_mark_invalidated",
+        lambda self, key, effect: self.facts.invalidations.mark(key, 0.0),
     )
 
 
 def unmarked_invalidation() -> AbstractContextManager[Any]:
     """Noting what is invalidated before the record is changed."""
-    return mock.patch.object(Keeper, "_mark_invalidated", lambda self, key: (0, 0))
+    return mock.patch.object(Keeper, "_mark_invalidated", lambda self, key, effect: (0, 0))
 
 
 def own_change_only() -> AbstractContextManager[Any]:
@@ -194,8 +197,8 @@ GUARDS: dict[str, tuple[Removal, tuple[Scene, ...]]] = {
     "the times alone": (as_it_is("times_alone"), (USERS["a 304 for one"],)),
     "an invalidation is told": (quiet_invalidation, (WORKERS["a get under way"],)),
     "an invalidation is noted": (unmarked_invalidation, (CHANGES["a get under way"],)),
-    "what is told is heard in answer": (
-        catch_up_in("answer"),
+    "what is told is heard in decide": (
+        catch_up_in("decide"),
         (WORKERS["stored before"],),
     ),
     "what is told is heard in is_current": (

@@ -8,6 +8,7 @@ from typing import Callable, cast
 from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.purging import Effect
 from api_relaying_server.caching.reuse import useful_until
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.cluster.message_text import encode
@@ -26,7 +27,8 @@ from api_relaying_server.memory.hot import USUAL_SIZE, HotCache
 from api_relaying_server.relaying import keeping
 from api_relaying_server.relaying.keeping import FoundRecord, Keeper, Moment, Neighbours
 from api_relaying_server.relaying.last_known import KEPT_FOR
-from api_relaying_server.stores.store import Store
+from api_relaying_server.relaying.marks_store import MARKS
+from api_relaying_server.stores.store import Store, StoreCounters
 
 NOW = 1_700_000_000.0
 TARGET, KEY = "/x", "GET /x"
@@ -61,6 +63,7 @@ class Shelf:
 
     def __init__(self, shared: bool = False) -> None:
         self.shared = shared
+        self.counters = StoreCounters()
         self.records: dict[str, Record] = {}
         self.lost: set[str] = set()
         self.said: list[str] = []
@@ -70,6 +73,8 @@ class Shelf:
         self.on_read: Callable[[], object] = lambda: None
 
     def read(self, key: str) -> Record | None:
+        if key == MARKS:
+            return self.records.get(key)
         self.said.append(f"read {key}")
         found = None if self.fault else self.records.get(key)
         self.on_read()
@@ -422,7 +427,8 @@ class OwnStore(KeepingTest):
         self.keeper.invalidate(TARGET)
         self.assertEqual(self.line.said, [told])
         self.keeper.forget(TARGET)
-        self.assertEqual(self.line.said, [told, told])
+        gone = f"tell {encode(Invalidated(KEY, NOW, Effect.GONE))} {keeping.INVALIDATION_AT_MOST}"
+        self.assertEqual(self.line.said, [told, gone])
 
     def test_what_another_has_changed_is_old_here(self) -> None:
         for note in (Changed(KEY), Invalidated(KEY, NOW)):

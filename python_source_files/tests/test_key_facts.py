@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 from unittest import mock
 
+from api_relaying_server.caching.purging import Effect
 from api_relaying_server.relaying import key_facts as notes_module
 from api_relaying_server.relaying.key_facts import BoundedMap, Invalidations, KeyFacts
 
@@ -70,21 +71,25 @@ class InvalidationsTest(unittest.TestCase):
         self.assertEqual([self.invalidations.last(key) for key in "abcd"], [2, 3, 4, 2])
         self.assertEqual(self.invalidations.now, 4)
 
+    def time_of(self, key: str) -> float:
+        """The time of the key's last invalidation."""
+        return self.invalidations.times_of(key)[Effect.INVALIDATED]
+
     def test_the_time_of_the_last_one_is_known_as_long_as_its_tick(self) -> None:
-        self.assertEqual(self.invalidations.time_of("a"), 0.0)
+        self.assertEqual(self.time_of("a"), 0.0)
         with mock.patch.object(notes_module, "LIMIT", 2):
             for at, key in enumerate("aabb", 1):
                 self.invalidations.mark(key, float(at))
-            self.assertEqual([self.invalidations.time_of(key) for key in "abc"], [2.0, 4.0, 0.0])
+            self.assertEqual([self.time_of(key) for key in "abc"], [2.0, 4.0, 0.0])
             self.invalidations.mark("c", 5.0)
-        self.assertEqual([self.invalidations.time_of(key) for key in "abc"], [0.0, 4.0, 5.0])
+        self.assertEqual([self.time_of(key) for key in "abc"], [0.0, 4.0, 5.0])
 
     def test_no_more_times_are_kept_when_all_are_invalidated_now_and_then(self) -> None:
         with mock.patch.object(notes_module, "LIMIT", 2):
             for at, key in enumerate("abcdef", 1):
                 self.invalidations.mark(key, float(at))
                 self.invalidations.mark_all()
-        known = [self.invalidations.time_of(key) for key in "abcdef"]
+        known = [self.time_of(key) for key in "abcdef"]
         self.assertEqual(known, [0.0, 0.0, 0.0, 0.0, 5.0, 6.0])
 
 

@@ -1,9 +1,10 @@
-"""Which stored responses an unsafe request invalidates (RFC 9111, 4.4)."""
+"""Which stored responses an unsafe request invalidates (RFC 9111, 4.4; RFC 9875, 3)."""
 
 from __future__ import annotations
 
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from api_relaying_server.caching.purging import invalidated_groups
 from api_relaying_server.http1.message import Fields, RequestHead
 
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
@@ -43,6 +44,15 @@ def targets_to_invalidate(
             if target is not None and target not in targets:
                 targets.append(target)
     return targets
+
+
+def groups_to_invalidate(request: RequestHead, status: int, fields: Fields) -> frozenset[str]:
+    """The cache groups whose stored responses must be validated before reuse after this response
+    (RFC 9875, 3): none unless the request was unsafe and the response is no error.
+    """
+    if not is_unsafe(request) or not 200 <= status < 400:
+        return frozenset()
+    return invalidated_groups(fields)
 
 
 def same_origin_target(reference: str, request: RequestHead, upstream: str = "") -> str | None:

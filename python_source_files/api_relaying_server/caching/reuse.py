@@ -207,6 +207,11 @@ DEMANDS: tuple[Demand, ...] = (
     ),
     Demand(
         "stale",
+        "it was purged and must be validated first",
+        lambda c: c.found.stored.purged,
+    ),
+    Demand(
+        "stale",
         "its origin says no-cache (RFC 9111, 5.2.2.4)",
         lambda c: c.found.directives.is_unqualified("no-cache"),
     ),

@@ -39,7 +39,8 @@ class StoredResponse(NamedTuple):
     request fields named by `Vary` (and `Origin`) with their normalised values, sorted by name,
     None for one that was absent. Times are seconds of Unix time: `request_time` when the request
     that fetched or last validated it was sent, `response_time` when its head arrived.
-    `must_validate` is set by an invalidation or a soft purge (RFC 9111, 4.4).
+    `must_validate` is set by an invalidation (RFC 9111, 4.4); `purged` by a soft purge, which asks
+    for the same, but leaves what may answer when the upstream fails.
     """
 
     status: int
@@ -52,6 +53,7 @@ class StoredResponse(NamedTuple):
     first: int = 0
     complete_length: int | None = None
     must_validate: bool = False
+    purged: bool = False
 
     @property
     def is_partial(self) -> bool:

@@ -129,6 +129,7 @@ def freshened(
         request_time=request_time,
         response_time=response_time,
         must_validate=False,
+        purged=False,
     )
 
 

@@ -269,6 +269,7 @@ class Entry:
     __slots__ = (
         "_hits_seen",
         "asked_for",
+        "doubts",
         "influential",
         "quick",
         "quick_size",
@@ -283,9 +284,10 @@ class Entry:
         "used",
     )
 
-    def __init__(self, key: str, record: Record, asked_for: bool = False) -> None:
+    def __init__(self, key: str, record: Record, asked_for: bool = False, doubts: int = 0) -> None:
         self.key = key
         self.record = record
+        self.doubts = doubts
         self.asked_for = asked_for
         self.replies: tuple[Reply, ...] = ()
         # Hits of replies that are no more, by their stored response.
@@ -344,6 +346,9 @@ class HotCache:
         self._size = 0
         self.wires = Wires(limit // WIRES_SHARE)
         self.evicted = 0
+        # Grows when any entry may be out of date; an entry of an earlier number is looked at before
+        # it is used.
+        self.doubts = 0
         # Answers from what is no longer here, by status: how many, and the bytes of their bodies.
         self._retired: dict[int, tuple[int, int]] = {}
         self._entries: dict[str, Entry] = {}
@@ -352,10 +357,10 @@ class HotCache:
         self.peek: Callable[[str], Entry | None] = self._entries.get
         self._order = Admission(self.room)
         self._seen_once: set[int] = set()
-        # Guards changes of heads, size, evicted, _watchers, _retired, _entries, _order, and of an
-        # entry and its lists; not of _seen_once, which the event loop alone uses, nor of a reply's
-        # bytes, which the event loop alone renders. One thread may take it twice: making room
-        # removes entries.
+        # Guards changes of heads, size, evicted, doubts, _watchers, _retired, _entries, _order, and
+        # of an entry and its lists; not of _seen_once, which the event loop alone uses, nor of a
+        # reply's bytes, which the event loop alone renders. One thread may take it twice: making
+        # room removes entries.
         self._lock = threading.RLock()
 
     def watch(self, watcher: Watcher) -> None:
@@ -385,21 +390,19 @@ class HotCache:
             entry.used = True
         return entry
 
-    def put(self, key: str, record: Record, *, asked_for: bool = False) -> Entry | None:
+    def put(
+        self, key: str, record: Record, *, asked_for: bool = False, doubts: int | None = None
+    ) -> Entry | None:
         """Keeps a record in place of the one under its key; None where it is too large.
-        `asked_for`: it was read for a request that it answers now.
+        `asked_for`: it was read for a request that it answers now. `doubts` is what that was when
+        the record was looked at; without it, it is as of now.
         """
         for stored in record.variants:
             stored.fields.pack()
-        entry = Entry(key, record, asked_for)
+        entry = Entry(key, record, asked_for, self.doubts if doubts is None else doubts)
         with self._lock:
-            known = self._remove(key)
-            if entry.size > self.limit // 4:
+            if not self._insert(entry, self._remove(key)):
                 return None
-            self._make_room(entry.size)  # before it is there, so that it is not what leaves
-            self._entries[key] = entry
-            self._order.add(key, entry.size, known=known)
-            self._size += entry.size
         for watcher in self._watchers:  # without the lock: a watcher takes its own
             watcher(key, record)
         return entry
@@ -421,6 +424,28 @@ class HotCache:
             if used and found and not any(count for _, count in found):
                 found[0] = found[0][0], 1  # by a thread, which counts nothing
             return found
+
+    def doubt(self) -> None:
+        """Any entry may be out of date: none is used from now on before somebody has looked at it,
+        by `settle`. Costs as much as there are heads, and nothing for each entry.
+        """
+        with self._lock:
+            self.doubts += 1
+            self.heads.clear()
+
+    def settle(self, entry: Entry, record: Record | None, doubts: int) -> None:
+        """Ends a doubt: this record, or none, is what is left of an entry at that number."""
+        with self._lock:
+            if self._entries.get(entry.key) is not entry or entry.doubts == doubts:
+                return
+            if record is entry.record:
+                self._grow(entry, -sum(len(head) + HEAD_COST for head in entry.heads or ()))
+                entry.heads = None  # `doubt` has forgotten them
+                entry.doubts = doubts
+            else:
+                known = self._remove(entry.key)
+                if record is not None:
+                    self._insert(Entry(entry.key, record, entry.asked_for, doubts), known)
 
     def drop(self, key: str) -> None:
         """Forgets a key: none of its replies is sent from now on."""
@@ -475,6 +500,16 @@ class HotCache:
         entry.forget_replies()
         self._size -= entry.size
         return self._order.discard(key)
+
+    def _insert(self, entry: Entry, known: bool) -> bool:
+        """Keeps an entry whose key has none; False where it is too large."""
+        if entry.size > self.limit // 4:
+            return False
+        self._make_room(entry.size)  # before it is there, so that it is not what leaves
+        self._entries[entry.key] = entry
+        self._order.add(entry.key, entry.size, known=known)
+        self._size += entry.size
+        return True
 
     def _make_room(self, wanted: int = 0) -> None:
         while self._size + wanted > self.room:
@@ -567,7 +602,8 @@ class HotCache:
             return
         with self._lock:
             known = self.heads.get(head)
-            if reply.entry.gone or not reply.kept or known is reply:
+            entry = reply.entry
+            if entry.gone or not reply.kept or known is reply or entry.doubts != self.doubts:
                 return
             if known is not None and known.entry is reply.entry:  # that one is no more
                 self.heads[head] = reply

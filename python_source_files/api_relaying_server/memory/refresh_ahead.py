@@ -243,7 +243,7 @@ class RefreshAhead:
 
 
 def _may_renew(stored: StoredResponse) -> bool:
-    if stored.is_partial or stored.must_validate:
+    if stored.is_partial or stored.must_validate or stored.purged:
         return False
     # Nobody but that client can send what is in its credentials.
     return not any(is_credential(name) and value is not None for name, value in stored.selecting)

@@ -12,16 +12,33 @@ Which response may be stored is decided before, in `receiving`. Nothing here kno
 from __future__ import annotations
 
 import itertools
+import math
 import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Callable, NamedTuple
 
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.purging import (
+    NEVER,
+    NO_MARKS,
+    Effect,
+    Times,
+    groups_of,
+    judged,
+    times_of,
+    treated,
+)
 from api_relaying_server.caching.ranges import combine
-from api_relaying_server.caching.reuse import Assessed, assess, reason_to_keep, useful_until
+from api_relaying_server.caching.reuse import (
+    CLOCK_SLACK,
+    Assessed,
+    assess,
+    reason_to_keep,
+    useful_until,
+)
 from api_relaying_server.caching.stored import Record, StoredResponse, cache_key
 from api_relaying_server.caching.vary import within
 from api_relaying_server.coordination import (
@@ -34,12 +51,14 @@ from api_relaying_server.coordination import (
     MemoryLost,
     Message,
     MessagesLost,
+    Purged,
     claim_on,
 )
 from api_relaying_server.http1.message import RequestHead
-from api_relaying_server.memory.hot import HotCache
+from api_relaying_server.memory.hot import Entry, HotCache
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.last_known import LastKnown
+from api_relaying_server.relaying.marks_store import MARKS, StoredMarks
 from api_relaying_server.relaying.unstored import Table, Unstored
 from api_relaying_server.stores.store import Store
 
@@ -73,6 +92,16 @@ class Moment(NamedTuple):
 
     tick: int
     epoch: int = 0
+
+
+class Marked(NamedTuple):
+    """What came of a mark: the moment of it, the tick of the one before, and whether anything was
+    stored.
+    """
+
+    now: Moment
+    before: int
+    found: bool
 
 
 class FoundRecord(NamedTuple):
@@ -130,6 +159,7 @@ class Keeper:
         # is one assignment of a number that was never there before.
         self._changes = [0] * _STRIPES
         self._last_known = LastKnown(hot.limit // 2)
+        self.stored_marks = StoredMarks(store)
         coordinator.on_message(self._changed_elsewhere)
 
     def renew(self, policy: Policy, hot_size: int) -> None:
@@ -171,19 +201,30 @@ class Keeper:
     def read(self, key: str) -> Record | None:
         """What is stored under a key, from memory or from the store."""
         entry = self.hot.get(key)
+        if entry is not None and entry.doubts != self.hot.doubts and not self.settle(entry):
+            entry = self.hot.get(key)
         return entry.record if entry is not None else self._read_stored(key)
+
+    def settle(self, entry: Entry) -> bool:
+        """Looks at an entry in memory that a purge may cover; True where it is as it was. Never
+        blocks.
+        """
+        doubts = self.hot.doubts
+        left = self._judged(entry.key, entry.record)
+        self.hot.settle(entry, left if left is not None and left.variants else None, doubts)
+        return left is entry.record
 
     def _read_stored(self, key: str, known: Record | None = None) -> Record | None:
         """What the store has under a key; memory gets it, unless it is what is known already."""
         stripe = hash(key) % _STRIPES
-        before = self._changes[stripe]  # before the store is read
+        before, doubts = self._changes[stripe], self.hot.doubts  # before the store is read
         record = self._from_store(key)
         if record is None:
             record = self._still_known(key)
         if record is not None and record != known:
             if self._shares:
                 self._learn_selecting(key, record)
-            self.hot.put(key, record, asked_for=True)
+            self.hot.put(key, record, asked_for=True, doubts=doubts)
             # A change may have come between reading and putting. It touches the stripe after it has
             # written the store and before it puts or drops in memory. So either it is seen here, or
             # its own put or drop comes after ours.
@@ -197,29 +238,28 @@ class Keeper:
         """
         entry = self.hot.peek(key)
         if entry is not None:
-            return entry.record
-        record = self._with_doubts(key, self._store.peek(key))
+            return self._judged(key, entry.record)
+        record = self._store.peek(key) if self._know_marks() else None
+        record = None if record is None else self._judged(key, record)
         return record if record is not None else self._lost(key)
 
     def _from_store(self, key: str) -> Record | None:
-        """What the store has under a key."""
-        return self._with_doubts(key, self._store.read(key))
-
-    def _with_doubts(self, key: str, record: Record | None) -> Record | None:
-        """What the store has: responses that were requested before the key was invalidated must be
-        validated, even where the store does not say so yet, as it may be slow or full.
+        """What the store has under a key, as purges and invalidations leave it, even where the
+        store does not say so: it may be slow or full, and a purge of many changes nothing in it.
         """
-        if record is None:
-            return None
-        invalidated = self.facts.invalidations.time_of(key)
-        if all(v.request_time >= invalidated for v in record.variants):
+        if not self._know_marks():
+            return None  # the store fails: what is in it may have been purged before the start
+        record = self._store.read(key)
+        return None if record is None else self._judged(key, record)
+
+    def _judged(self, key: str, record: Record) -> Record | None:
+        """A record as purges and invalidations leave it; None where nothing is left of it."""
+        invalidations = self.facts.invalidations
+        times, marks = invalidations.times_of(key), invalidations.marks
+        if times is NEVER and marks is NO_MARKS:
             return record
-        return record._replace(
-            variants=tuple(
-                v if v.request_time >= invalidated else v.changed(must_validate=True)
-                for v in record.variants
-            )
-        )
+        left = judged(record, times, marks, key)
+        return left if left.variants or left.epoch or left is record else None
 
     def see(self, key: str, before: FoundRecord | None = None) -> FoundRecord:
         """What is stored under a key, and its version: what was found `before` if nothing has
@@ -260,16 +300,21 @@ class Keeper:
         self.catch_up()
         return Moment(self.facts.invalidations.now, _epoch_of(known))
 
-    def is_current(self, key: str, began: Moment) -> bool:
-        """True while a key has not been invalidated since, as far as is known here."""
+    def is_current(self, key: str, began: Moment, *fetched: StoredResponse) -> bool:
+        """True while neither a key nor the groups of what was fetched have been invalidated since,
+        as far as is known here.
+        """
         self.catch_up()
-        return self.facts.invalidations.last(key) <= began.tick
+        groups = frozenset().union(*[groups_of(stored.fields) for stored in fetched])
+        return self.facts.invalidations.last(key, groups) <= began.tick
 
-    def _is_current_for_all(self, key: str, record: Record | None, began: Moment) -> bool:
+    def _is_current_for_all(
+        self, key: str, record: Record | None, began: Moment, *fetched: StoredResponse
+    ) -> bool:
         """The same by what lies in the store, too."""
         if self._far and _epoch_of(record) != began.epoch:
             return False
-        return self.is_current(key, began)
+        return self.is_current(key, began, *fetched)
 
     def add(
         self,
@@ -283,8 +328,9 @@ class Keeper:
         is not read again where nothing has changed since.
         """
         target, key = request.target, self.key_of(request.target)
+        doubts = self.hot.doubts
         with self._changing(key, seen) as record:
-            if not self._is_current_for_all(key, record, began):
+            if not self._is_current_for_all(key, record, began, stored):
                 return None
             if reason_to_keep(record, stored, request, self.clock(), self.policy):
                 return None
@@ -292,7 +338,8 @@ class Keeper:
             same = [variant for variant in others if variant.selecting == stored.selecting]
             stored, beside = _with_parts(stored, same)
             left = [variant for variant in others if variant not in same]
-            record = self._put(key, target, [stored, *beside, *left], _epoch_of(record))
+            variants = [stored, *beside, *left]
+            record = self._put(key, target, variants, _epoch_of(record), doubts)
         # Only now: these names are part of the flight's key, and until the response is stored
         # those who ask for it must find the flight that brings it.
         self.facts.remember_selecting(key, tuple(name for name, _ in stored.selecting))
@@ -304,9 +351,10 @@ class Keeper:
         """Puts new versions, fetched since that `began`, in place of stored responses; None where
         none of those is there any more, or the target has been invalidated since.
         """
-        key = self.key_of(target)
+        key, doubts = self.key_of(target), self.hot.doubts
+        both = [stored for change in changes for stored in change]
         with self._changing(key) as record:
-            if record is None or not self._is_current_for_all(key, record, began):
+            if record is None or not self._is_current_for_all(key, record, began, *both):
                 return None
             variants = list(record.variants)
             for old, new in changes:
@@ -315,7 +363,7 @@ class Keeper:
                 ]
             if variants == list(record.variants):
                 return None
-            return self._put(key, target, variants, record.epoch)
+            return self._put(key, target, variants, record.epoch, doubts)
 
     def invalidate(self, target: str, began: Moment | None = None) -> Moment | None:
         """From now on nothing that is stored for this target is used before its origin has
@@ -324,19 +372,92 @@ class Keeper:
         Returns this moment, for the response of the invalidating request itself; None where
         somebody else has invalidated the target since it `began`.
         """
-        key = self.key_of(target)
+        marked = self._mark(target, Effect.INVALIDATED)
+        if marked.found and not self._shares:
+            self._wait_for_store(self.key_of(target))
+        return marked.now if began is None or marked.before <= began.tick else None
+
+    def forget(self, target: str) -> bool:
+        """Removes all variants of a target; True where there was something."""
+        return self._mark(target, Effect.GONE).found
+
+    def soften(self, target: str) -> bool:
+        """Purges a target: nothing of it is used before its origin has confirmed it, but in an
+        outage; True where there was something.
+        """
+        return self._mark(target, Effect.PURGED).found
+
+    def _mark(self, target: str, effect: Effect) -> Marked:
+        """Marks what is stored for a target, and what is on its way."""
+        key, doubts = self.key_of(target), self.hot.doubts
         self.catch_up()
-        before, now = self._mark_invalidated(key)  # before the lock: see "Time order" above
+        before, now = self._mark_invalidated(key, effect)  # before the lock: see "Time order" above
         with self._changing(key) as record:
+            found = record is not None and bool(record.variants)
             epoch = secrets.randbelow(_EPOCHS) + 1 if self._far else 0
-            if record is not None and record.variants:
-                doubtful = [v.changed(must_validate=True) for v in record.variants]
-                self._put(key, target, doubtful, epoch)
+            if effect is Effect.GONE and not epoch:
+                self._store.delete(key)
+            if found and record is not None and effect is not Effect.GONE:
+                at = times_of(effect, math.inf)  # all of them, whatever the clock says
+                left = [one for one in (treated(v, at) for v in record.variants) if one]
+                self._put(key, target, left, epoch, doubts)
             else:
                 self._leave_tombstone(key, epoch)
-        if record is not None and not self._shares:
-            self._wait_for_store(key)
-        return Moment(now, epoch) if began is None or before <= began.tick else None
+        return Marked(Moment(now, epoch), before, found)
+
+    # Purges of more than one target, and invalidated groups.
+
+    def mark_wide(self, prefixes: Iterable[str], groups: Iterable[str], effect: Effect) -> None:
+        """Marks what is stored, and what is on its way, of all targets that begin with a prefix,
+        and of the groups. For all processes on the same store.
+        """
+        self.catch_up()
+        ahead = CLOCK_SLACK if self._far else 0.0  # by which another node's times may be off
+        times = times_of(effect, self.clock() + ahead)
+        keys, names = tuple(map(cache_key, prefixes)), tuple(groups)
+        self._take_mark(keys, names, times)
+        if not self._alone:
+            self._coordinator.tell(Purged(keys, names, times), INVALIDATION_AT_MOST)
+        gone = effect is Effect.GONE
+        self.save_marks([("prefix", key) for key in keys] + [("group", one) for one in names], gone)
+
+    def save_marks(self, marked: Sequence[tuple[str, str]], unswept: bool) -> None:
+        """Has the store remember all marks over a restart, and whether what was marked may still
+        take room there.
+        """
+        if not self._store.shared:
+            return  # it ends with this process
+        claim = self._coordinator.lease(claim_on(MARKS), CLAIM_AT_MOST) if self._shares else None
+        try:
+            with self._lock_of(MARKS):
+                if self._know_marks(anew=True) or self.stored_marks.was_read:
+                    marks = self.facts.invalidations.marks
+                    self.stored_marks.write(marks, marked, unswept, self.clock())
+        finally:
+            if self._shares:
+                self._tell(MARKS, claim, True)
+        if not self._shares:
+            self._wait_for_store(MARKS)
+
+    def _know_marks(self, anew: bool = False) -> bool:
+        """Reads the marks that other processes have left, if it must be; False where it fails."""
+        if self.stored_marks.known and not anew:
+            return True
+        found = self.stored_marks.read(self.clock())
+        if found is None:
+            return False
+        if self.facts.invalidations.learn(found):
+            self._doubt_all()
+        return True
+
+    def _take_mark(self, keys: Iterable[str], groups: Iterable[str], times: Times) -> None:
+        self.facts.invalidations.mark_wide(keys, groups, times)
+        self._doubt_all()
+
+    def _doubt_all(self) -> None:
+        """What was read or found before is looked at again before it is used."""
+        self._changes[:] = [next(self._ticks)] * _STRIPES
+        self.hot.doubt()
 
     def _leave_tombstone(self, key: str, epoch: int) -> None:
         """Removes a key; a tombstone keeps its epoch, if it has one."""
@@ -349,18 +470,6 @@ class Keeper:
         stored = threading.Event()
         self._store.after_write(key, stored.set, urgent=True)
         stored.wait(TELL_AT_MOST)
-
-    def forget(self, target: str) -> bool:
-        """Removes all variants of a target; True where there was something."""
-        key = self.key_of(target)
-        self._mark_invalidated(key)
-        with self._changing(key) as record:
-            if self._far:
-                self._leave_tombstone(key, secrets.randbelow(_EPOCHS) + 1)
-            else:
-                self._store.delete(key)
-                self._drop(key)
-        return record is not None and bool(record.variants)
 
     @contextmanager
     def _changing(self, key: str, seen: FoundRecord | None = None) -> Iterator[Record | None]:
@@ -402,11 +511,11 @@ class Keeper:
             claim.release()
         announced.set()
 
-    def _mark_invalidated(self, key: str) -> tuple[int, int]:
+    def _mark_invalidated(self, key: str, effect: Effect) -> tuple[int, int]:
         now = self.clock()
-        found = self.facts.invalidations.mark(key, now)
+        found = self.facts.invalidations.mark(key, now, effect)
         if not self._alone:
-            self._coordinator.tell(Invalidated(key, now), INVALIDATION_AT_MOST)
+            self._coordinator.tell(Invalidated(key, now, effect), INVALIDATION_AT_MOST)
         return found
 
     def _changed_elsewhere(self, message: Message) -> None:
@@ -415,15 +524,28 @@ class Keeper:
             self._forget_changed(message.key)
         elif isinstance(message, Invalidated):
             # another machine's clock is another's: by this one's it was at most now
-            self.facts.invalidations.mark(message.key, self.clock() if self._far else message.at)
+            at = self.clock() if self._far else message.at
+            self.facts.invalidations.mark(message.key, at, message.effect)
             if not self._shares:
-                self._store.delete(message.key)
+                self._judge_own(message.key, message.effect)
             self._drop(message.key)
+        elif isinstance(message, Purged):
+            self._take_mark(message.prefixes, message.groups, message.times)
         elif isinstance(message, (MemoryLost, MessagesLost)):
             self._forget_memory(isinstance(message, MessagesLost))
 
+    def _judge_own(self, key: str, effect: Effect) -> None:
+        """Leaves of a record in this process's own memory what another one's mark leaves."""
+        record = self._from_store(key) if effect is Effect.PURGED else None
+        if record is not None:
+            self._store.write(key, record)  # it may answer in an outage
+        else:
+            self._store.delete(key)
+
     def _forget_changed(self, key: str) -> None:
-        if self._shares:
+        if key == MARKS:
+            self.stored_marks.known = False
+        elif self._shares:
             self._touch(key)
             self._set_aside(key)
         else:
@@ -435,6 +557,7 @@ class Keeper:
         if not self._shares:
             self._store.clear()
         if words_too:
+            self.stored_marks.known = False
             self.facts.invalidations.mark_all()
         self._changes[:] = [next(self._ticks)] * _STRIPES
         if self._shares:
@@ -463,7 +586,9 @@ class Keeper:
             return None
         invalidated = self.facts.invalidations.last(key)
         record = self._last_known.get(key, self.clock(), invalidated)
-        return record if record is not None and self._store.has_lost(key) else None
+        if record is None or not self._store.has_lost(key):
+            return None
+        return self._judged(key, record)
 
     # The order that `_read_stored` relies on: the store, then the stripe, then the memory.
 
@@ -482,14 +607,16 @@ class Keeper:
         for variant in record.variants[:1]:
             self.facts.remember_selecting(key, tuple(name for name, _ in variant.selecting))
 
-    def _put(self, key: str, target: str, variants: list[StoredResponse], epoch: int = 0) -> Record:
+    def _put(
+        self, key: str, target: str, variants: list[StoredResponse], epoch: int, doubts: int
+    ) -> Record:
         kept = within(variants, MAX_VARIANTS)
         until = max(useful_until(variant, target, self.policy) for variant in kept)
         record = Record(kept, until, epoch)
         self._store.write(key, record)
         self._touch(key)
         self._last_known.forget(key)
-        self.hot.put(key, record)
+        self.hot.put(key, record, doubts=doubts)
         return record
 
     def _lock_of(self, key: str) -> threading.Lock:

@@ -6,8 +6,19 @@ Nothing here is stored, and nothing is lost that could not be learnt again. It k
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
+from api_relaying_server.caching.purging import (
+    NEVER,
+    NO_MARKS,
+    Effect,
+    Mark,
+    Marks,
+    Times,
+    later,
+    times_of,
+)
 from api_relaying_server.caching.vary import ANY_ORIGIN
 
 Value = TypeVar("Value")
@@ -53,12 +64,13 @@ class Invalidations:
     """
 
     def __init__(self) -> None:
-        # Guards _ticks, _times, _now, _floor: the tick and the key's place change together. `now`
-        # reads _now without it, as one number: a fetch that reads it just before a mark counts as
-        # begun before.
+        # Guards _ticks, _times, _now, _floor, marks: the tick and the key's place change together.
+        # `now` reads _now without it, as one number: a fetch that reads it just before a mark
+        # counts as begun before. So is `marks` read, which is replaced and never changed.
         self._lock = threading.Lock()
         self._ticks: dict[str, int] = {}
-        self._times: dict[str, float] = {}  # the Unix time of each
+        self._times: dict[str, Times] = {}  # the Unix times of each
+        self.marks = NO_MARKS
         self._now = 0
         self._floor = 0  # no key was invalidated before this, as far as is known
 
@@ -67,21 +79,36 @@ class Invalidations:
         """The tick of this moment."""
         return self._now
 
-    def mark(self, key: str, now: float) -> tuple[int, int]:
-        """Invalidates the key, now (Unix time). Returns the tick at which it was last invalidated
-        before, and that of now.
+    def mark(self, key: str, now: float, effect: Effect = Effect.INVALIDATED) -> tuple[int, int]:
+        """Invalidates or purges the key, now (Unix time). Returns the tick at which that was done
+        last before, and that of now.
         """
         with self._lock:
-            before = self._ticks.pop(key, self._floor)
+            before = max(self._ticks.pop(key, self._floor), self.marks.of(key).tick)
             self._now += 1
             while len(self._ticks) >= LIMIT:
                 self._floor = self._ticks.pop(next(iter(self._ticks)))
             self._ticks[key] = self._now
-            self._times.pop(key, None)
+            times = later(self._times.pop(key, NEVER), times_of(effect, now))
             while len(self._times) >= LIMIT:
                 del self._times[next(iter(self._times))]
-            self._times[key] = now
+            self._times[key] = times
             return before, self._now
+
+    def mark_wide(self, prefixes: Iterable[str], groups: Iterable[str], times: Times) -> None:
+        """The same for all keys that begin with a prefix, and for all responses of a group."""
+        with self._lock:
+            self._now += 1
+            mark = Mark(times, self._now)
+            self.marks = self.marks.with_mark(prefixes, groups, mark)
+
+    def learn(self, marks: Marks) -> bool:
+        """Takes over marks that others have made; False where all were known."""
+        with self._lock:
+            known = self.marks
+            self.marks = known.with_all(marks, self._now + 1)
+            self._now += self.marks is not known
+            return self.marks is not known
 
     def mark_all(self) -> None:
         """Any key may have been invalidated up to now."""
@@ -90,14 +117,15 @@ class Invalidations:
             self._floor = self._now
             self._ticks.clear()
 
-    def time_of(self, key: str) -> float:
-        """The Unix time at which the key was last invalidated; 0 where that is not known."""
-        return self._times.get(key, 0.0)
+    def times_of(self, key: str) -> Times:
+        """The Unix times at which the key itself was last marked, as far as is known."""
+        return self._times.get(key, NEVER)
 
-    def last(self, key: str) -> int:
-        """The tick at which the key was last invalidated."""
+    def last(self, key: str, groups: Iterable[str] = ()) -> int:
+        """The tick at which a response of these groups under the key was last invalidated."""
         with self._lock:  # `mark` takes a key out for a moment, which would look like never
-            return self._ticks.get(key, self._floor)
+            tick, marks = self._ticks.get(key, self._floor), self.marks
+        return tick if marks is NO_MARKS else max(tick, marks.of(key, groups).tick)
 
 
 class KeyFacts:

@@ -47,7 +47,7 @@ class MemoryAnswers:
         asked = request.target
         target = policy.selecting_target(asked)
         entry = hot.peek(cache_key(target))
-        if entry is None:
+        if entry is None or (entry.doubts != hot.doubts and not self._keeper.settle(entry)):
             return None
         # Where the relay's own word selects, the client's bytes do not hold it.
         if entry.selected_here or not _may_be_answered(request, policy):

@@ -17,8 +17,12 @@ from typing import NamedTuple, Union
 
 from api_relaying_server.caching.conditional import is_not_modified
 from api_relaying_server.caching.freshness import Lifetime, Times, arrival_of, lifetime
-from api_relaying_server.caching.invalidation import targets_to_invalidate
+from api_relaying_server.caching.invalidation import (
+    groups_to_invalidate,
+    targets_to_invalidate,
+)
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.purging import Effect
 from api_relaying_server.caching.ranges import with_content
 from api_relaying_server.caching.responding import shortened
 from api_relaying_server.caching.reuse import must_bypass, reason_to_keep
@@ -355,6 +359,9 @@ class Receiver:
         request, head = received.request, received.head
         targets = targets_to_invalidate(request, head.status, head.fields, self._base.url)
         began = {target: self._keeper.invalidate(target, received.began) for target in targets}
+        groups = groups_to_invalidate(request, head.status, head.fields)
+        if groups:
+            self._keeper.mark_wide((), groups, Effect.INVALIDATED)
         return began.get(request.target, received.began)
 
 

@@ -357,9 +357,10 @@ class Relay:
         request, reason, now = query.request, query.ask.reason, self._clock()
         # Closes a race: the target may have been invalidated since the leader sent its request. One
         # who was answered after that must not get what was made before.
-        if not self._keeper.is_current(self._keeper.key_of(request.target), outcome.began):
+        key, stored = self._keeper.key_of(request.target), outcome.stored
+        if not self._keeper.is_current(key, outcome.began, stored):
             return None
-        found = self._keeper.assess(request.target, outcome.stored)
+        found = self._keeper.assess(request.target, stored)
         validated = came < outcome.sent  # the origin was asked after this request had come
         if not may_answer(request, found, now, self._policy, validated=validated):
             return None

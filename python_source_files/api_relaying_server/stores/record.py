@@ -53,6 +53,9 @@ LAST_EPOCH = 2**53
 MOST_NAMES = 4096
 """Names that are remembered as right, of response fields and of selecting ones."""
 
+PURGED = 2
+"""The mark of a variant that was purged, in place of the truth of `must_validate`."""
+
 _PREFIX = struct.Struct(">4sII")
 _UNCHECKED = 8  # bytes before the checked part: the magic and the checksum itself
 _LENGTH = struct.Struct(">I")
@@ -140,7 +143,7 @@ def _variant_head(variant: StoredResponse) -> tuple[Any, ...]:
         [text for pair in variant.selecting for text in pair],
         variant.first,
         variant.complete_length,
-        variant.must_validate,
+        PURGED if variant.purged else variant.must_validate,
     )
 
 
@@ -156,7 +159,7 @@ def _variants(
     for head in heads:
         status, reason, fields, length, sent, arrived, selecting, first, complete, mark = head
         _check_numbers(status, length, sent, arrived)
-        if type(reason) is not str or type(mark) is not bool:
+        if type(reason) is not str or (type(mark) is not bool and mark != PURGED):
             raise ValueError("the reason or a mark is of a wrong type")
         framing = _check_fields(fields)
         chosen = _selecting(selecting)
@@ -174,7 +177,17 @@ def _variants(
         at += length
         variants.append(
             StoredResponse(
-                status, reason, pairs, body, sent, arrived, chosen, first, complete, mark
+                status,
+                reason,
+                pairs,
+                body,
+                sent,
+                arrived,
+                chosen,
+                first,
+                complete,
+                mark is True,
+                mark == PURGED,
             )
         )
     if at != len(data):
