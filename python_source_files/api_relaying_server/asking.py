@@ -7,7 +7,7 @@ from contextlib import closing
 
 from api_relaying_server.assembly import upstream_for_one_call
 from api_relaying_server.checking import Findings
-from api_relaying_server.errors import UpstreamError
+from api_relaying_server.errors import UpstreamError, UpstreamTlsError
 from api_relaying_server.http1.fields import PSEUDONYM
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.upstream.exchange import UpstreamRequest
@@ -27,7 +27,10 @@ def ask(settings: Settings) -> Findings:
     try:
         status = _status(settings)
     except UpstreamError as wrong:
-        return Findings([f"{place}: no answer: {wrong.detail or wrong.title}"], [])
+        why = wrong.detail or wrong.title
+        if isinstance(wrong, UpstreamTlsError):
+            why += f" ({wrong.__cause__})"  # who asks here may know
+        return Findings([f"{place}: no answer: {why}"], [])
     took = time.monotonic() - began
     if status >= 500:
         return Findings([f"{place}: the upstream answered {status}; is it well?"], [])

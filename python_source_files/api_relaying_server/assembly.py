@@ -39,8 +39,10 @@ from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.guards import GuardedUpstream, OfflineUpstream, UpstreamLike
 from api_relaying_server.upstream.own_fields import WithOwnFields
+from api_relaying_server.upstream.route import Route
 from api_relaying_server.upstream.session import RelaySession, Upstream
-from api_relaying_server.upstream.translation import Public, own_names, parse_base
+from api_relaying_server.upstream.tls import client_context
+from api_relaying_server.upstream.translation import Public, UpstreamBase, own_names, parse_base
 
 if TYPE_CHECKING:  # rooms that a relay can do without; imported below where a setting wants one
     from api_relaying_server.cluster.shared_counters import SharedCounters
@@ -327,7 +329,14 @@ def _upstream(settings: Settings, session: RelaySession, url: str) -> UpstreamLi
     if settings.offline:
         return OfflineUpstream(base)
     limits = settings.timeout_connect, settings.timeout_read, settings.upstream_connections
-    return Upstream(session, base, *limits)
+    return Upstream(session, _route(settings, base), *limits)
+
+
+def _route(settings: Settings, base: UpstreamBase) -> Route:
+    files = settings.upstream_ca, settings.upstream_cert, settings.upstream_key
+    is_secure = base.scheme == "https"
+    tls = client_context(*(file and file.content for file in files)) if is_secure else None
+    return Route(base, settings.upstream_proxy, tls)
 
 
 def _guarded(

@@ -161,13 +161,23 @@ def _denied(path: str, rights: int) -> tuple[str, str] | None:
 def _upstream_fault(settings: Settings) -> Iterator[str]:
     if settings.demo or settings.offline:
         return
-    parts = urlsplit(settings.upstream)
+    row, host, port = _next_hop(settings)
     try:
-        socket.getaddrinfo(parts.hostname, parts.port or parts.scheme, type=socket.SOCK_STREAM)
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as wrong:
-        place = place_of(Settings.upstream, settings.written)
         mend = "is the name right, and the network there?"
-        yield f"{place}: {parts.hostname!r} is not known ({wrong.strerror}); {mend}"
+        yield f"{_at(settings, row)}: {host!r} is not known ({wrong.strerror}); {mend}"
+
+
+def _next_hop(settings: Settings) -> tuple[Setting[Any], str, int | str]:
+    """Which setting names the host to connect to, and where it is. A proxy looks the upstream's
+    name up itself.
+    """
+    proxy = settings.upstream_proxy
+    if proxy is not None:
+        return Settings.upstream_proxy, proxy.host, proxy.port
+    parts = urlsplit(settings.upstream)
+    return Settings.upstream, parts.hostname or "", parts.port or parts.scheme
 
 
 # What is said of that which is well.
@@ -191,8 +201,8 @@ def _log_well(settings: Settings) -> Iterator[str]:
 
 def _upstream_well(settings: Settings) -> Iterator[str]:
     if not (settings.demo or settings.offline):
-        name = urlsplit(settings.upstream).hostname
-        yield f"{_at(settings, Settings.upstream)}: the name {name} is known"
+        row, name, _ = _next_hop(settings)
+        yield f"{_at(settings, row)}: the name {name} is known"
 
 
 def _zones_well(settings: Settings) -> Iterator[str]:

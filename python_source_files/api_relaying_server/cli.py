@@ -315,6 +315,7 @@ def _what_would_run(settings: Settings) -> str:
 def _announce(settings: Settings, upstream: str, addresses: Sequence[str]) -> None:
     """Say on standard error what runs: the URLs to ask, the upstream, the cache."""
     _log.info("starting: %s %s, process %d", PROGRAM, __version__, os.getpid())
+    _say_unused_proxy(settings)
     extra = {"addresses": list(addresses), "upstream": upstream, "cache": shown(settings.cache)}
     _log.info("listening on %s", " ".join(addresses), extra=extra)
     if settings.log_format == "json":
@@ -327,6 +328,18 @@ def _announce(settings: Settings, upstream: str, addresses: Sequence[str]) -> No
         _say(f"  listening  {address}")
     _say(f"  upstream   {upstream}{kind}")
     _say(f"  cache      {shown(settings.cache)}")
+
+
+def _say_unused_proxy(settings: Settings) -> None:
+    """Who runs this where all programs use a proxy may expect that this one does, too."""
+    if settings.demo or settings.offline or settings.upstream_proxy is not None:
+        return
+    scheme = settings.upstream.partition(":")[0]
+    for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper(), "all_proxy", "ALL_PROXY"):
+        if os.environ.get(name):
+            told = "%s is set and not used: where the upstream needs a proxy, give --upstream-proxy"
+            _log.info(told, name)
+            return
 
 
 def _complain(text: str, code: int) -> int:

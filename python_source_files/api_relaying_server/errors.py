@@ -157,11 +157,37 @@ class UpstreamNameTimeout(UpstreamConnectTimeout):
 
 
 class UpstreamTlsError(UpstreamError):
-    """The upstream's certificate or TLS handshake failed."""
+    """The TLS handshake with the upstream failed."""
 
     title = "No secure connection to the upstream"
     proxy_error = "tls_protocol_error"
     concerns_all = True
+
+
+class UpstreamCertificateError(UpstreamTlsError):
+    """The upstream's certificate is of nobody we trust, of another name, or expired."""
+
+    proxy_error = "tls_certificate_error"
+
+
+class UpstreamTlsAlert(UpstreamTlsError):
+    """The upstream ended TLS with an alert, such as for want of a certificate of ours."""
+
+    proxy_error = "tls_alert_received"
+
+
+class ProxyFailed(UpstreamError):
+    """The HTTP proxy on the way to the upstream did not let a call through."""
+
+    title = "The proxy before the upstream failed"
+    proxy_error = "destination_unavailable"
+    concerns_all = True
+
+
+class ProxyWantsCredentials(ProxyFailed):
+    """That proxy answered 407: it wants credentials, or others."""
+
+    proxy_error = "proxy_configuration_error"
 
 
 class UpstreamPaused(UpstreamError):

@@ -15,6 +15,12 @@ from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.configuration import values
 from api_relaying_server.configuration.setting import Given, Setting, maybe, one, several, switch
 from api_relaying_server.configuration.upstream_field import parse_upstream_field
+from api_relaying_server.configuration.upstream_route import (
+    certificate_file,
+    key_file,
+    proxy_url,
+    refuse_wrong_route,
+)
 from api_relaying_server.configuration.weekly import parse_weekly
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.stores.store_path import CACHE_FORMS
@@ -126,6 +132,40 @@ class Settings:
         "a file, again on `SIGHUP`. It takes the place of what a client says under that name, and "
         "given `Authorization` or another credential, its answers are everybody's. Values are "
         "never shown; but `ps` shows flags, so give a secret in a file or a variable.",
+    )
+    upstream_ca = maybe(
+        UPSTREAM,
+        "CAs that the upstream's certificate may be of",
+        metavar="FILE",
+        parse=certificate_file,
+        secret=True,
+        more="In PEM, in place of the system's. Read again on `SIGHUP`, as are the next two.",
+    )
+    upstream_cert = maybe(
+        UPSTREAM,
+        "client certificate for the upstream",
+        metavar="FILE",
+        parse=certificate_file,
+        secret=True,
+        more="In PEM, with the certificates between it and its CA behind it (mutual TLS).",
+    )
+    upstream_key = maybe(
+        UPSTREAM,
+        "private key of that certificate",
+        metavar="FILE",
+        parse=key_file,
+        secret=True,
+        more="In PEM, without a passphrase. Not needed where the key is in the same file.",
+    )
+    upstream_proxy = maybe(
+        UPSTREAM,
+        "HTTP proxy on the way to the upstream",
+        metavar="URL",
+        parse=proxy_url,
+        secret=True,
+        more="`http://HOST:PORT` or `http://NAME:PASSWORD@HOST:PORT`, letters other than ASCII "
+        "ones and digits as %XX. Name and password are never shown; but `ps` shows flags, so give "
+        "them in a variable or the file. Variables such as `HTTPS_PROXY` do not count.",
     )
     host = one(
         LISTENING,
@@ -514,9 +554,11 @@ def resolve(given: Mapping[str, Given]) -> Settings:
         except ValueError as wrong:
             raise ConfigError(f"{place_of(row, written)}: {wrong}") from None
         if row.secret:
-            texts = tuple(str(value) for value in as_dict[row.name])
+            values_read = as_dict[row.name] if row.repeatable else (as_dict[row.name],)
+            texts = tuple(str(value) for value in values_read if value is not None)
             written[row.name] = written[row.name]._replace(texts=texts)
     _refuse_contradictions(as_dict, given)
+    refuse_wrong_route(as_dict, given)
     return Settings(as_dict, written)
 
 

@@ -25,6 +25,7 @@ from api_relaying_server.errors import (
 from api_relaying_server.upstream.dialling import MOST_ADDRESSES, Address, Dialler, interleaved
 from api_relaying_server.upstream.exchange import ConnectionLost, Exchange, UpstreamRequest
 from api_relaying_server.upstream.pool import upstream_error_of
+from api_relaying_server.upstream.route import Route
 from api_relaying_server.upstream.session import RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 from tests import forks
@@ -313,7 +314,7 @@ class LackTest(DialCase):
         self.assertIsInstance(upstream_error_of(MemoryError()), LackOfOwn)
         host, port = self.alive()
         with RelaySession("memory") as session:
-            upstream = Upstream(session, parse_base(f"http://{host}:{port}"), 5.0, 5.0, 4)
+            upstream = Upstream(session, Route(parse_base(f"http://{host}:{port}")), 5.0, 5.0, 4)
             with mock.patch.object(Exchange, "_receive", side_effect=MemoryError):
                 with self.assertRaises(LackOfOwn):
                     upstream.fetch(UpstreamRequest("GET", "/", [("Host", "a")]))
@@ -334,6 +335,7 @@ class LackTest(DialCase):
 NO_DESCRIPTOR = """
 import resource, socket
 from api_relaying_server.upstream.exchange import UpstreamRequest
+from api_relaying_server.upstream.route import Route
 from api_relaying_server.upstream.session import RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 
@@ -342,7 +344,7 @@ port = server.getsockname()[1]
 limits = resource.getrlimit(resource.RLIMIT_NOFILE)
 ends = []
 upstreams = [
-    Upstream(RelaySession("memory"), parse_base(f"http://{host}:{port}"), 20.0, 0.2, 4)
+    Upstream(RelaySession("memory"), Route(parse_base(f"http://{host}:{port}")), 20.0, 0.2, 4)
     for host in ("127.0.0.1", "localhost")
 ]
 for few in (True, False):

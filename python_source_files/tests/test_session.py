@@ -18,6 +18,7 @@ from requests_cache import CachedSession
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.stores.store import open_store
 from api_relaying_server.upstream.exchange import Exchange, UpstreamRequest
+from api_relaying_server.upstream.route import Route
 from api_relaying_server.upstream.session import ExchangeAdapter, Fetch, RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 from tests.relay_support import PATIENCE
@@ -59,7 +60,7 @@ class SessionTest(unittest.TestCase):
         self.session = RelaySession("memory")
         self.addCleanup(self.session.close)
         self.base = parse_base(self.origin.url)
-        self.upstream = Upstream(self.session, self.base, PATIENCE, PATIENCE, 2)
+        self.upstream = Upstream(self.session, Route(self.base), PATIENCE, PATIENCE, 2)
 
     def fetch(self, target: str, *fields: tuple[str, str]) -> Fetch:
         return self.upstream.fetch(UpstreamRequest("GET", target, [HOST, *fields]))
@@ -76,7 +77,7 @@ class SessionTest(unittest.TestCase):
         self.assertTrue(kwargs["stream"])
 
     def test_it_goes_through_whatever_adapter_is_mounted(self) -> None:
-        adapter = Recording(self.base, 2)
+        adapter = Recording(Route(self.base), 2)
         self.session.mount(self.origin.url, adapter)
         self.fetch("/a", ("X-Two", "1"), ("X-Two", "2")).close()
         (sent,) = adapter.sent
@@ -197,7 +198,7 @@ class StoreTest(unittest.TestCase):
     def test_nothing_is_answered_from_it(self) -> None:
         """The relay decides what is: the session itself neither looks there nor writes."""
         with PlayingOrigin() as origin, RelaySession("memory") as session:
-            upstream = Upstream(session, parse_base(origin.url), PATIENCE, PATIENCE, 1)
+            upstream = Upstream(session, Route(parse_base(origin.url)), PATIENCE, PATIENCE, 1)
             for _ in range(2):
                 upstream.fetch(UpstreamRequest("GET", "/a", [HOST])).close()
             self.assertEqual(len(origin.heads), 2)

@@ -32,6 +32,7 @@ from api_relaying_server.settings import (
     by_group,
     markdown_table,
 )
+from api_relaying_server.upstream.route import HttpProxy
 from api_relaying_server.upstream.translation import OwnField
 
 LONGEST_PATH = values.LONGEST_UNIX_PATH
@@ -297,6 +298,30 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
             ("", "give HH:MM@Area/City"),
         ],
     ),
+    "upstream_ca": (None, [], [("", "give a file of cert"), ("/dev/null", "not a plain file")]),
+    "upstream_cert": (None, [], [("/no/such", "give a file of cert"), (__file__, "in PEM")]),
+    "upstream_key": (None, [], [("/no/such", "with a private key"), (__file__, "in PEM")]),
+    "upstream_proxy": (
+        None,
+        [
+            ("http://proxy.test:3128", HttpProxy("proxy.test", 3128)),
+            ("HTTP://Proxy.test/", HttpProxy("proxy.test", 80)),
+            ("http://[::1]:3128/", HttpProxy("::1", 3128)),
+            ("http://me:S3CRET@h:1", HttpProxy("h", 1, "Basic bWU6UzNDUkVU")),
+            ("http://me%40x:a%3ab%2Fc@d@h:1", HttpProxy("h", 1, "Basic bWVAeDphOmIvY0Bk")),
+            ("http://me@h:1", HttpProxy("h", 1, "Basic bWU6")),
+        ],
+        [
+            (text, "such as http://proxy.example.org:3128")
+            for text in (
+                *("", "proxy:3128", "https://me:S3CRET@h:1", "socks5://S3CRET@h:1"),
+                *("http://", "http://me:S3CRET@:1", "http://me:S3CRET@h:0", "http://h:65536"),
+                *("http://me:S3CRET@h:1/path", "http://me:S3CRET@h:1?q", "http://S3CRET@h:1#f"),
+                *("http://me%3A:S3CRET@h:1", "http://me:S3CRET%0a@h:1", "http://S3CRET h:1"),
+                *("http://me:S3CRET/x@h y:1", "http://me:S3CRET@h/@x", "http://\udcff:S3CRET@h"),
+            )
+        ],
+    ),
     "client_refresh": (False, [("1", True)], [("2", "on or off")]),
     "upstream_rate": (
         None,
@@ -400,10 +425,11 @@ class TableTest(unittest.TestCase):
         for shown in (repr(found), str(found.upstream_header), f"{found.upstream_header[0]}"):
             self.assertIn("X-Key: ***", shown)
             self.assertNotIn("S3CRET", shown)
-        for text, _ in CASES["upstream_header"][2]:
-            with self.assertRaises(ConfigError) as caught:
-                Settings.of(upstream_header=text)
-            self.assertNotRegex(str(caught.exception), "S3|CRET")
+        for name in ("upstream_header", "upstream_proxy"):
+            for text, _ in CASES[name][2]:
+                with self.assertRaises(ConfigError) as caught:
+                    Settings.of(**{name: text})
+                self.assertNotRegex(str(caught.exception), "S3|CRET")
         for words in (
             ["--upstream-header", "X-Key:", "S3CRET"],
             ["--upstream-header", "X-Key: S3CRET", "--upstream-header", "x-key: CRET"],
@@ -424,7 +450,8 @@ class TableTest(unittest.TestCase):
                 (b"", "is empty"),
                 (b" \n", "is empty"),
                 (b"a\nb", "line end"),
-                (b"x" * 9000, "too long"),
+                (b"x" * 8193, "too long"),
+                (b"x" * 9000, "too large"),
             ):
                 path.write_bytes(content)
                 with self.assertRaisesRegex(ValueError, why):

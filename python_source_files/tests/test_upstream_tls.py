@@ -13,6 +13,7 @@ from unittest import mock
 
 from api_relaying_server.errors import UpstreamTlsError
 from api_relaying_server.upstream.exchange import UpstreamRequest
+from api_relaying_server.upstream.route import Route
 from api_relaying_server.upstream.session import RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 from tests.relay_support import PATIENCE
@@ -57,7 +58,7 @@ class CertificateTest(unittest.TestCase):
         try:
             with RelaySession("memory") as session:
                 base = parse_base(f"https://{host}:{self._listener.getsockname()[1]}")
-                upstream = Upstream(session, base, PATIENCE, PATIENCE, 1)
+                upstream = Upstream(session, Route(base), PATIENCE, PATIENCE, 1)
                 return upstream.fetch(UpstreamRequest("GET", "/", [("Host", "a")])).content
         finally:
             server.join(PATIENCE)

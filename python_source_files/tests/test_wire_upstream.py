@@ -11,6 +11,7 @@ import threading
 import unittest
 
 from api_relaying_server.upstream.exchange import UpstreamRequest
+from api_relaying_server.upstream.route import Route
 from api_relaying_server.upstream.session import RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 from tests.relay_support import PATIENCE, RunningRelay, eventually
@@ -389,7 +390,7 @@ class IdleTest(unittest.TestCase):
         self.addCleanup(self.origin.close)
         session = RelaySession("memory")
         self.addCleanup(session.close)
-        self.upstream = Upstream(session, parse_base(self.origin.url), PATIENCE, PATIENCE, 4)
+        self.upstream = Upstream(session, Route(parse_base(self.origin.url)), PATIENCE, PATIENCE, 4)
 
     def fetch(self, path: str) -> int:
         """Asks the origin; the number of the connection."""
@@ -440,7 +441,7 @@ class UndecodedTest(unittest.TestCase):
     def test_by_framing(self) -> None:
         foo, chunked = b"Transfer-Encoding: foo\r\n", b"Transfer-Encoding: chunked\r\n"
         with PlayingOrigin() as origin, RelaySession("memory") as session:
-            upstream = Upstream(session, parse_base(origin.url), 5.0, 5.0, 4)
+            upstream = Upstream(session, Route(parse_base(origin.url)), 5.0, 5.0, 4)
             for number, (method, status, fields, body, undecoded) in enumerate(
                 (
                     ("GET", b"200", foo, b"abc", True),

@@ -6,9 +6,7 @@ Values are secrets: no message from here quotes one, nor a text that may be one.
 
 from __future__ import annotations
 
-import os
-import stat
-
+from api_relaying_server.configuration.files import read_file
 from api_relaying_server.http1.grammar import FIELD_VALUE_FORBIDDEN, is_token
 from api_relaying_server.upstream.translation import OwnField, may_be_own
 
@@ -44,23 +42,9 @@ def _encoded(name: str, text: str) -> bytes:
 
 
 def _in_file(name: str, path: str) -> bytes:
-    """The content of a plain file, without white space around it. Other files are refused: reading
-    one may never end.
-    """
-    mend = "give a file that holds the value in one line"
-    value = None
+    """The content of a file, without white space around it."""
     try:
-        path = os.path.expanduser(path)
-        if stat.S_ISREG(os.stat(path).st_mode):
-            with open(path, "rb") as file:
-                value = file.read(LONGEST + 2).strip()
-    except OSError as wrong:
-        why = wrong.strerror or type(wrong).__name__
-        raise ValueError(f"{name}: {path} cannot be read ({why}); {mend}") from None
-    except ValueError:  # a NUL in it
-        raise ValueError(f"{name}: this is no name of a file; {mend}") from None
-    if value is None:
-        raise ValueError(f"{name}: {path} is not a plain file; {mend}")
-    if not value:
-        raise ValueError(f"{name}: {path} is empty; {mend}")
-    return value
+        return read_file(path, LONGEST + 2).content.strip()  # with a line end
+    except ValueError as wrong:
+        mend = "give a file that holds the value in one line"
+        raise ValueError(f"{name}: {wrong}; {mend}") from None

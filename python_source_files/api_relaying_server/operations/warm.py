@@ -32,6 +32,7 @@ from api_relaying_server.http1.message import Fields
 from api_relaying_server.operations.menus import START, Lead
 from api_relaying_server.serving.served import COLLAPSED, HIT, NONE, STALE, result_of_member
 from api_relaying_server.upstream.exchange import ConnectionLost, UpstreamRequest
+from api_relaying_server.upstream.route import Route
 from api_relaying_server.upstream.session import Fetch, RelaySession, Upstream
 from api_relaying_server.upstream.translation import parse_base
 
@@ -90,7 +91,7 @@ class RelayClient:
     def __init__(self, url: str) -> None:
         self.url = url
         self._upstream = Upstream(
-            RelaySession("memory"), parse_base(url), CONNECT_WITHIN, ANSWER_WITHIN, AT_ONCE
+            RelaySession("memory"), Route(parse_base(url)), CONNECT_WITHIN, ANSWER_WITHIN, AT_ONCE
         )
         self._fields = [
             ("Host", self._upstream.base.authority),
@@ -106,7 +107,9 @@ class RelayClient:
                 UpstreamRequest("GET", self._upstream.base.path + path, self._fields)
             )
         except UpstreamTlsError as error:
-            raise NoRelay(f"no secure connection to {self.url} ({error.detail})") from None
+            raise NoRelay(
+                f"no secure connection to {self.url} ({error.__cause__ or error.detail})"
+            ) from None
         except UpstreamRefused:
             raise NoRelay(f"no relay answers at {self.url}") from None
         except UpstreamNameUnknown:

@@ -38,6 +38,7 @@ from api_relaying_server.http1.heads import (
     without_content,
 )
 from api_relaying_server.http1.message import Field, ResponseHead
+from api_relaying_server.upstream.tls import is_alert, tls_error_of
 
 LONGEST_NAME = 512
 """Characters of a target that are shown."""
@@ -222,16 +223,16 @@ class Exchange:
         raises.
         """
         if body is None:
-            self._send_all(head)
-            return True
+            return self._send_all(head)
         paced = body if isinstance(body, PacedBody) else PacedBody(body)
         if paced.waits:
-            self._send_all(head[:-2] + b"Expect: 100-continue\r\n\r\n")
-            if not self._may_go_on():
+            head = head[:-2] + b"Expect: 100-continue\r\n\r\n"
+            if not self._send_all(head) or not self._may_go_on():
                 return False
             head = b""
         elif not paced.comes_within(HOLD_HEAD):
-            self._send_all(head)
+            if not self._send_all(head):
+                return False
             head = b""
         return self._send_paced(head, paced, chunked)
 
@@ -262,13 +263,17 @@ class Exchange:
             pending = b""
         return self._send_body(pending + LAST_CHUNK if chunked else pending)
 
-    def _send_all(self, data: bytes) -> None:
+    def _send_all(self, data: bytes) -> bool:
+        """False where the upstream has hung up, and what it said before is here."""
         try:
             self._sock.sendall(data)
         except socket.timeout as error:
             raise UpstreamTimeout("the upstream did not take the request in time") from error
         except OSError as error:
+            if wait_for_read(self._sock, timeout=0):
+                return False
             raise ConnectionLost(f"the upstream closed the connection: {error}") from error
+        return True
 
     def _send_body(self, data: bytes) -> bool:
         """Sends a piece; False where the upstream has answered meanwhile."""
@@ -412,6 +417,8 @@ class Exchange:
         except socket.timeout as error:
             raise UpstreamTimeout("the upstream did not answer in time") from error
         except OSError as error:
+            if is_alert(error) and not self._heard:
+                raise tls_error_of(error) from error  # in TLS 1.3 it comes behind the handshake
             raise self._lost(f"the upstream broke the connection: {error}") from error
         self._heard = self._heard or bool(data)
         return data

@@ -6,13 +6,14 @@ exchange calls `release` with it.
 
 from __future__ import annotations
 
+import logging
 import select
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import finalize
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -20,6 +21,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, SSLError
 
 from api_relaying_server.errors import (
     LackOfOwn,
+    ProxyFailed,
     UpstreamConnectTimeout,
     UpstreamError,
     UpstreamRefused,
@@ -30,7 +32,11 @@ from api_relaying_server.http1.grammar import delta_seconds, split_list
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.upstream.dialling import Dialler
 from api_relaying_server.upstream.exchange import Exchange
-from api_relaying_server.upstream.translation import UpstreamBase
+from api_relaying_server.upstream.route import Route
+from api_relaying_server.upstream.tls import client_context, tls_error_of
+from api_relaying_server.upstream.tunnel import THE_PROXY, open_tunnel
+
+_log = logging.getLogger(__name__)
 
 IDLE_MAX = 55.0
 """Seconds for which an idle connection is used again where the upstream says nothing; nginx and
@@ -41,26 +47,55 @@ IDLE_MAX_ONCE = 1.0
 
 
 class _Connection(HTTPConnection):
-    """A connection to the upstream whose socket comes from a `Dialler`."""
+    """A connection to the upstream, or to the proxy that forwards requests to it, whose socket
+    comes from a `Dialler`. `more` is for the class of urllib3.
+    """
 
-    def __init__(self, base: UpstreamBase, dialler: Dialler, timeout: float) -> None:
-        super().__init__(base.host, base.port, timeout=timeout)
-        self._base = base
+    def __init__(self, route: Route, dialler: Dialler, timeout: float, **more: Any) -> None:
+        super().__init__(route.base.host, route.base.port, timeout=timeout, **more)
+        self._route = route
         self._dialler = dialler
         self._seconds = timeout
 
     def _new_conn(self) -> socket.socket:
         """Overrides a private method of urllib3 (tested: 2.2.0, 2.8.0), which has no public way to
-        name the addresses that are tried or to bound the time for all of them.
+        name the addresses that are tried or to bound the time for all of them. A tunnel takes part
+        of that time, and a TLS handshake has what is left.
         """
-        options = self.socket_options or ()
-        return self._dialler.dial(self._base.host, self._base.port, self._seconds, options)
+        until = time.monotonic() + self._seconds
+        sock = self._dial()
+        proxy = self._route.tunnel
+        if proxy is not None:
+            try:
+                open_tunnel(sock, proxy, self._route.base, until)
+            except BaseException:
+                sock.close()
+                raise
+        sock.settimeout(max(0.001, until - time.monotonic()))
+        return sock
+
+    def _dial(self) -> socket.socket:
+        base, proxy = self._route.base, self._route.proxy
+        host, port = (base.host, base.port) if proxy is None else (proxy.host, proxy.port)
+        try:
+            return self._dialler.dial(host, port, self._seconds, self.socket_options or ())
+        except UpstreamError as error:
+            if proxy is None or isinstance(error, LackOfOwn):
+                raise
+            raise _unreachable(error) from error
+
+
+def _unreachable(error: UpstreamError) -> ProxyFailed:
+    """What it is that a proxy cannot be reached."""
+    found = ProxyFailed(
+        f"{THE_PROXY} cannot be reached: {(error.proxy_error or '').replace('_', ' ')}"
+    )
+    found.proxy_error = error.proxy_error
+    return found
 
 
 class _SecureConnection(_Connection, HTTPSConnection):
-    """The same with TLS, whose handshake has what is left of the time. The upstream's certificate
-    and name are checked against the system's authorities, as is urllib3's default.
-    """
+    """The same with TLS."""
 
 
 class _Idle(NamedTuple):
@@ -78,14 +113,20 @@ class _Idle(NamedTuple):
 
 
 class ConnectionPool:
-    """Connections to the upstream at `base`, of which at most `most` are kept idle. Thread-safe."""
+    """Connections on one route to the upstream, of which at most `most` are kept idle. Thread-safe.
 
-    def __init__(self, base: UpstreamBase, most: int) -> None:
-        self._base = base
+    Raises ssl.SSLError and OSError where the system's certificates cannot be read.
+    """
+
+    def __init__(self, route: Route, most: int) -> None:
+        self._route = route
         self._most = most
-        self._connection_class = _SecureConnection if base.scheme == "https" else _Connection
+        self._is_secure = route.base.scheme == "https"
+        # One for all connections: to read the system's certificates takes as long as a handshake.
+        self._tls = (route.tls or client_context()) if self._is_secure else None
         self._dialler = Dialler()
-        self._lock = threading.Lock()  # guards `_idle`, `_closed`
+        self._lock = threading.Lock()  # guards `_idle`, `_closed`, `_said`
+        self._said = ""
         self._idle: list[_Idle] = []  # the one used last is the last
         self._closed = False
         finalize(self, _close_all, self._idle)
@@ -108,7 +149,7 @@ class ConnectionPool:
         """A new connection, made within `connect_timeout` seconds; each read may take
         `read_timeout`. Raises the errors of `errors.Upstream…` and LackOfOwn.
         """
-        connection = self._connection_class(self._base, self._dialler, connect_timeout)
+        connection = self._make(connect_timeout)
         try:
             connection.connect()
         except (HTTPError, OSError, MemoryError, UpstreamError) as error:
@@ -118,6 +159,23 @@ class ConnectionPool:
             raise upstream_error_of(error) from error
         connection.sock.settimeout(read_timeout)
         return connection
+
+    def _make(self, timeout: float) -> _Connection:
+        if self._tls is None:
+            return _Connection(self._route, self._dialler, timeout)
+        return _SecureConnection(self._route, self._dialler, timeout, ssl_context=self._tls)
+
+    def note_tls(self, error: UpstreamTlsError | None) -> None:
+        """A call met this error of TLS, None for none: the log has the details, once until a call
+        meets none.
+        """
+        if error is None and not self._said:
+            return  # without the lock: nearly always
+        words = str(error.__cause__ or error) if error is not None else ""
+        with self._lock:
+            before, self._said = self._said, words
+        if error is not None and words != before:
+            _log.warning("no secure connection to %s: %s", self._route.base.authority, words)
 
     def release(self, exchange: Exchange, reusable: bool) -> None:
         """Takes back the connection of an exchange that has ended."""
@@ -191,5 +249,5 @@ def upstream_error_of(error: Exception) -> UpstreamError:
     if isinstance(error, (ConnectTimeoutError, socket.timeout)):
         return UpstreamConnectTimeout("the upstream did not accept a connection in time")
     if isinstance(error, (SSLError, ssl.SSLError)):
-        return UpstreamTlsError(f"no secure connection to the upstream: {error}")
+        return tls_error_of(error)
     return UpstreamRefused(f"the upstream cannot be reached: {error}")

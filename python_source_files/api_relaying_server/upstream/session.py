@@ -21,12 +21,19 @@ from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
 from requests_cache import CachedSession
 
-from api_relaying_server.errors import LackOfOwn, UpstreamError, is_own_lack
-from api_relaying_server.http1.message import Fields
+from api_relaying_server.errors import (
+    LackOfOwn,
+    ProxyWantsCredentials,
+    UpstreamError,
+    UpstreamTlsError,
+    is_own_lack,
+)
+from api_relaying_server.http1.message import Fields, ResponseHead
 from api_relaying_server.http1.rendering import render_fields, render_request_line
 from api_relaying_server.upstream.exchange import ConnectionLost, Exchange, UpstreamRequest
 from api_relaying_server.upstream.pool import IDLE_MAX, IDLE_MAX_ONCE, ConnectionPool
-from api_relaying_server.upstream.translation import UpstreamBase
+from api_relaying_server.upstream.route import Route
+from api_relaying_server.upstream.tunnel import THE_PROXY
 
 IDEMPOTENT_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 """RFC 9110, 9.2.2: these may be sent again where nothing of an answer was seen."""
@@ -124,13 +131,14 @@ class RelaySession(CachedSession):
 
 
 class ExchangeAdapter(HTTPAdapter):
-    """Sends requests to the upstream at `base` in our own HTTP/1.1, and keeps at most `connections`
-    idle connections. Thread-safe.
+    """Sends requests on one route to the upstream in our own HTTP/1.1, and keeps at most
+    `connections` idle connections. Thread-safe.
     """
 
-    def __init__(self, base: UpstreamBase, connections: int) -> None:
+    def __init__(self, route: Route, connections: int) -> None:
         super().__init__()
-        self.connections = ConnectionPool(base, connections)
+        self._route = route
+        self.connections = ConnectionPool(route, connections)
 
     def send(
         self, request: requests.PreparedRequest, *_: Any, timeout: Any = None, **__: Any
@@ -143,9 +151,19 @@ class ExchangeAdapter(HTTPAdapter):
         """
         if not isinstance(request, _Prepared):
             raise TypeError(f"{request!r} was not prepared by an Upstream")
-        sent = request.request
+        try:
+            fetch = self._send(request.request, timeout)
+        except UpstreamTlsError as error:
+            self.connections.note_tls(error)
+            raise
+        self.connections.note_tls(None)
+        fetch.request, fetch.url = request, request.url or ""
+        return fetch
+
+    def _send(self, sent: UpstreamRequest, timeout: tuple[float, float]) -> Fetch:
         connect_timeout, read_timeout = timeout
-        head = render_request_line(sent.method, sent.target) + render_fields(sent.fields) + b"\r\n"
+        target, fields = self._route.as_sent(sent.target, sent.fields)
+        head = render_request_line(sent.method, target) + render_fields(fields) + b"\r\n"
         again = sent.is_whole and sent.method in IDEMPOTENT_METHODS
         pool = self.connections
         while True:
@@ -156,16 +174,19 @@ class ExchangeAdapter(HTTPAdapter):
                 request_time = time.time()
                 if not exchange.send(head, sent.body, sent.chunked):
                     exchange.forbid_reuse()
-                exchange.receive_head(sent.on_interim)
-                fetch = Fetch(exchange, request_time, time.time())
-                fetch.request, fetch.url = request, request.url or ""
-                return fetch
+                self._check(exchange.receive_head(sent.on_interim))
+                return Fetch(exchange, request_time, time.time())
             except BaseException as error:
                 exchange.close()
                 if is_own_lack(error) and isinstance(error, (UpstreamError, MemoryError)):
                     raise LackOfOwn(str(error.__cause__ or "memory")) from error
                 if not (isinstance(error, ConnectionLost) and idle is not None and again):
                     raise
+
+    def _check(self, head: ResponseHead) -> None:
+        """A 407 of the proxy that gets our requests is about us, not about the client."""
+        if head.status == 407 and self._route.forwarder is not None:
+            raise ProxyWantsCredentials(f"{THE_PROXY} answered 407: it wants other credentials")
 
     def close(self) -> None:
         """Closes the idle connections, and from now on each that is given back. The pool manager of
@@ -175,23 +196,23 @@ class ExchangeAdapter(HTTPAdapter):
 
 
 class Upstream:
-    """Sends requests to the remote API at `base`, over at most `connections` idle connections. Time
-    limits in seconds.
+    """Sends requests on the route to the remote API, over at most `connections` idle connections.
+    Time limits in seconds.
     """
 
     def __init__(
         self,
         session: RelaySession,
-        base: UpstreamBase,
+        route: Route,
         connect_timeout: float,
         read_timeout: float,
         connections: int,
     ) -> None:
-        self.base = base
+        self.base = base = route.base
         self._origin = f"{base.scheme}://{base.authority}"
         self._session = session
         self._timeout = connect_timeout, read_timeout
-        self._adapter = ExchangeAdapter(base, connections)
+        self._adapter = ExchangeAdapter(route, connections)
         session.mount(self._origin, self._adapter)
 
     def fetch(self, request: UpstreamRequest) -> Fetch:
