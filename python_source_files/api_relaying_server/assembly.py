@@ -7,6 +7,7 @@ here, that is after any fork.
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import socket
@@ -49,7 +50,10 @@ if TYPE_CHECKING:  # rooms that a relay can do without; imported below where a s
     from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
     from api_relaying_server.cluster.worker_share import WorkerShare
     from api_relaying_server.operations.access_log import AccessLog
+    from api_relaying_server.operations.tracing import TracedUpstream
     from api_relaying_server.operations.warm_at import WarmAt
+
+_log = logging.getLogger(__name__)
 
 SPARE_DESCRIPTORS = 256
 """Descriptors that are not for clients: the store, the upstream, logs."""
@@ -59,6 +63,11 @@ LOG_DRAIN = 5.0
 
 MAX_OBJECT = 32 * 1024 * 1024
 """Bytes of the largest response that is stored; a tenth of the store if that is less."""
+
+
+TRACES_TO = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+TRACES_BY = "OTEL_TRACES_EXPORTER"
+"""Variables of OpenTelemetry. Without one of the first two nothing of it is imported."""
 
 
 class SharedState(NamedTuple):
@@ -77,6 +86,7 @@ class Extras(NamedTuple):
     ahead: RefreshAhead | None = None
     warm_at: WarmAt | None = None
     shared_counters: SharedCounters | None = None
+    traced: TracedUpstream | None = None
 
 
 class Worker:
@@ -102,6 +112,8 @@ class Worker:
             # First what cannot be had again: the store would only have to be filled anew.
             if self._beside.log is not None:
                 self._beside.log.close(LOG_DRAIN)
+            if self._beside.traced is not None:
+                self._beside.traced.close()
             if self._beside.ahead is not None:
                 self._beside.ahead.close()
             self._beside.refresher.close()
@@ -185,6 +197,7 @@ def build(
         _refresh_ahead(settings, keeper, path),
         _warm_at(settings, server, share),
         share.shared_counters() if share is not None else None,
+        path.traced,
     )
     if kept is not None:
         # Only now: what raises before leaves the other worker as it is.
@@ -274,6 +287,7 @@ class Path(NamedTuple):
     upstream: GuardedUpstream
     refresher: Refresher
     chore: Callable[[], None]
+    traced: TracedUpstream | None
 
 
 def _path(
@@ -289,7 +303,9 @@ def _path(
     upstream = _upstream(settings, RelaySession(store.backend), upstream_url)
     own = settings.upstream_header
     with_fields = WithOwnFields(upstream, own) if own else upstream
-    guarded = _guarded(CountedUpstream(with_fields, counters), settings, store, coordinator, share)
+    traced = _traced(with_fields)
+    counted = CountedUpstream(traced or with_fields, counters)
+    guarded = _guarded(counted, settings, store, coordinator, share)
     # The queue of the store has the other half.
     room = Room(max(settings.hot_size // 2, policy.max_object))
     fetcher = Fetcher(guarded, keeper, policy, _public(settings), room)
@@ -302,7 +318,7 @@ def _path(
     ]
     if isinstance(upstream, Upstream):
         chores.append(upstream.close_ended)
-    return Path(relay, guarded, refresher, _all_of(chores))
+    return Path(relay, guarded, refresher, _all_of(chores), traced)
 
 
 def _all_of(chores: Sequence[Callable[[], None]]) -> Callable[[], None]:
@@ -337,6 +353,21 @@ def _route(settings: Settings, base: UpstreamBase) -> Route:
     is_secure = base.scheme == "https"
     tls = client_context(*(file and file.content for file in files)) if is_secure else None
     return Route(base, settings.upstream_proxy, tls)
+
+
+def _traced(upstream: UpstreamLike) -> TracedUpstream | None:
+    """The upstream with a span for each call, where OpenTelemetry's variables say where to."""
+    wish = os.environ.get
+    where = next((name for name in TRACES_TO if wish(name)), None)
+    is_off = wish("OTEL_SDK_DISABLED", "").lower() == "true" or wish(TRACES_BY) == "none"
+    if where is None or is_off:
+        return None
+    try:
+        from api_relaying_server.operations.tracing import TracedUpstream
+    except ModuleNotFoundError as missing:
+        _log.warning("%s is set, but %s; install the extra otel", where, missing)
+        return None
+    return TracedUpstream(upstream)
 
 
 def _guarded(

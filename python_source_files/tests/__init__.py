@@ -10,7 +10,10 @@ from importlib.abc import MetaPathFinder
 from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-EXTRAS = frozenset(("bson", "hypothesis", "nx_27017", "pygal", "pymongo", "pytest", "redis"))
+EXTRAS = frozenset(
+    ("axe_playwright_python", "bson", "hypothesis", "nx_27017", "opentelemetry", "playwright")
+    + ("pygal", "pymongo", "pytest", "redis")
+)
 """Packages of the extra `test`; `requirements.txt` has none of them."""
 
 

@@ -166,6 +166,7 @@ class Fetcher:
             for_one_call(request.seen, plan.drop, plan.add + _framing(caller)),
             chunked=caller.body is not None and caller.length is None,
             on_interim=caller.on_interim,
+            reason=query.ask.reason,
         )
 
     def _send(self, query: Query, plan: Plan) -> Received:

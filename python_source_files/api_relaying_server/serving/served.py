@@ -94,6 +94,11 @@ def result_of_member(member: str) -> str:
     if "collapsed" in parameters:
         return COLLAPSED
     reason = next((part[4:] for part in parameters if part.startswith("fwd=")), "")
-    if reason in ("stale", "request") and "fwd-status=304" in parameters:
+    return result_of_forward(reason, 304 if "fwd-status=304" in parameters else 0)
+
+
+def result_of_forward(reason: str, status: int) -> str:
+    """One of RESULTS, by why a request went upstream (`fwd`) and the status that came back."""
+    if reason in ("stale", "request") and status == 304:
         return REVALIDATED
     return _FORWARDED.get(reason, NONE)

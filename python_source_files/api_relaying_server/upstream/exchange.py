@@ -88,6 +88,7 @@ class Listener(Protocol):
 class UpstreamRequest(NamedTuple):
     """A request to the upstream. `target` and `fields` go out as they are; the fields say how long
     the body is, or that it is `chunked`. Interim responses go to `on_interim` as they come.
+    `reason` is why it goes there: the `fwd` of `Cache-Status` (RFC 9211, 2.2).
     """
 
     method: str
@@ -96,6 +97,7 @@ class UpstreamRequest(NamedTuple):
     body: Iterable[bytes] | None = None
     chunked: bool = False
     on_interim: OnInterim | None = None
+    reason: str = ""
 
     @property
     def is_whole(self) -> bool:
