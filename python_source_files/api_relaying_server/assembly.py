@@ -21,8 +21,9 @@ from api_relaying_server.caching.query import query_rules
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.configuration.values import Rate
 from api_relaying_server.coordination import ALONE, Coordinator
-from api_relaying_server.counters import CountedUpstream, Counters
+from api_relaying_server.counters import CountedUpstream, Counters, LoopHits
 from api_relaying_server.errors import ConfigError, UsageError
+from api_relaying_server.figures import gauges_of
 from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.memory.refresh_ahead import RefreshAhead, Renewals
 from api_relaying_server.relaying.fetching import Fetcher
@@ -30,7 +31,7 @@ from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.relay import Relay
 from api_relaying_server.relaying.shared_body import Room
-from api_relaying_server.runtime import Trimmer, limit_allocator
+from api_relaying_server.runtime import Seldom, Trimmer, limit_allocator
 from api_relaying_server.serving.connection import Limits
 from api_relaying_server.serving.listeners import Bound, Listeners, listen
 from api_relaying_server.serving.server import Hooks, RelayServer
@@ -69,13 +70,47 @@ TRACES_TO = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 TRACES_BY = "OTEL_TRACES_EXPORTER"
 """Variables of OpenTelemetry. Without one of the first two nothing of it is imported."""
 
+COUNT_EVERY = 1.0
+"""Seconds between two times that the answers from memory are added up, if nobody asks."""
+
 
 class SharedState(NamedTuple):
-    """What goes on when new settings replace the worker: records and counters."""
+    """What goes on when new settings replace the worker: records and counters. `hits` are those
+    from this memory.
+    """
 
     store: Store
     keeper: Keeper
     counters: Counters
+    hits: LoopHits
+
+    def store_counts(self) -> dict[str, int]:
+        """A source of counters: what left memory and store, and what the store failed at."""
+        counted = self.store.counters
+        return {
+            "store.read": counted.read_errors,
+            "store.write": counted.write_errors,
+            "store.unreadable": counted.unreadable,
+            "store.dropped": counted.dropped,
+            "evicted.hot": self.keeper.hot.evicted,
+            "evicted.store": counted.evicted,
+        }
+
+    def settle(self) -> None:
+        """Nothing happens here any more: what was counted stays."""
+        self.counters.settle(self.hits, self.store_counts)
+
+
+class Inside(NamedTuple):
+    """What an operator looks into: the store, of which `kind` names the sort, the rules, and the
+    way to the upstream. `catch_up` passes on what other processes have said.
+    """
+
+    kept: SharedState
+    path: Path
+    upstream_url: str
+    kind: str
+    catch_up: Callable[[], None]
 
 
 class Extras(NamedTuple):
@@ -92,12 +127,12 @@ class Extras(NamedTuple):
 class Worker:
     """A relay that listens and serves."""
 
-    def __init__(
-        self, server: RelayServer, kept: SharedState, beside: Extras, drain: float
-    ) -> None:
+    def __init__(self, server: RelayServer, inside: Inside, beside: Extras, drain: float) -> None:
         self.server = server
-        self.kept = kept
-        self.counters = kept.counters
+        self.inside = inside
+        self.kept = inside.kept
+        self.counters = self.kept.counters
+        self._born = time.monotonic()
         self._beside = beside
         self._owns_store = True
         self._drain = drain
@@ -119,6 +154,7 @@ class Worker:
             self._beside.refresher.close()
             if self._owns_store:
                 self.kept.store.close(self._drain)
+                self.kept.settle()
             self.publish_counts()
 
     def hand_over(self) -> None:
@@ -126,18 +162,15 @@ class Worker:
         self._owns_store = False
 
     def publish_counts(self) -> None:
-        """Lets the other workers know what has been counted here."""
+        """Lets the other processes know what has been counted here."""
         if self._beside.shared_counters is not None:
-            self._beside.shared_counters.publish(self.counters.snapshot())
+            gauges = self.gauges()  # first: they have the moment in them
+            self._beside.shared_counters.publish(self.counters.snapshot(), gauges)
 
-    def counts(self) -> dict[str, int]:
-        """What all workers have counted, each as it last let the others know. The admin address
-        will read it.
-        """
-        if self._beside.shared_counters is None:
-            return self.counters.snapshot()
-        self.publish_counts()
-        return self._beside.shared_counters.total()
+    def gauges(self) -> dict[str, int]:
+        """What this worker is like now."""
+        kept, upstream = self.kept, self.inside.path.upstream
+        return gauges_of(self.server, kept.keeper.hot, upstream, kept.store, self._born)
 
     def stop(self) -> None:
         """Begins to stop: takes nothing new, finishes what runs."""
@@ -163,30 +196,39 @@ class Worker:
             self._beside.log.reopen()
 
 
+class Before(NamedTuple):
+    """What a worker takes over from the one that it replaces: its counters, and what is stored
+    where that is the same.
+    """
+
+    counters: Counters
+    kept: SharedState | None
+
+
 def build(
     settings: Settings,
     upstream_url: str,
     share: WorkerShare | None = None,
     listeners: Sequence[socket.socket] | None = None,
-    kept: SharedState | None = None,
+    before: Before | None = None,
 ) -> Worker:
     """One worker, listening already; one of several where it is given its `share`. Raises OSError
     and ConfigError where it cannot be built.
-
-    `listeners` and what is `kept` are of a worker that this one replaces.
     """
     limit_allocator()
     if listeners is None:
         listeners = bind(settings).sockets if share is None else share.listeners
     neighbours = share.coordinator() if share is not None else None
+    kept = before.kept if before is not None else None
     try:
         log = _access_log(settings)
-        kept_now = kept or _kept(settings, neighbours, share)
+        counters = Counters(cpu_counts) if before is None else before.counters
+        kept_now = kept or _kept(settings, neighbours, share, counters)
     except BaseException:
         for sock in listeners:
             sock.close()
         raise
-    keeper, counters = kept_now.keeper, kept_now.counters
+    keeper = kept_now.keeper
     path = _path(settings, upstream_url, kept_now, neighbours, share)
     hooks = _hooks(counters, log, path.chore, keeper.hot, neighbours)
     here = _listeners(settings, listeners, share, neighbours)
@@ -202,7 +244,32 @@ def build(
     if kept is not None:
         # Only now: what raises before leaves the other worker as it is.
         keeper.renew(_policy(settings), settings.hot_size)
-    return Worker(server, kept_now, beside, settings.drain)
+    kept_now.hits.watch(server.front.pace)
+    catch_up = _coordinator(neighbours, kept_now.store).catch_up
+    inside = Inside(kept_now, path, upstream_url, kind_of(settings), catch_up)
+    return Worker(server, inside, beside, settings.drain)
+
+
+def build_inside(settings: Settings, upstream_url: str, share: WorkerShare) -> Inside:
+    """What a worker has but its server: for a process in which an operator looks at what the
+    workers do. It keeps nothing in memory. Raises ConfigError.
+    """
+    limit_allocator()
+    neighbours = share.coordinator()
+    kept = _kept(settings, neighbours, share, Counters(cpu_counts))
+    kept.keeper.renew(_policy(settings), 0)
+    path = _path(settings, upstream_url, kept, neighbours, share)
+    return Inside(kept, path, upstream_url, kind_of(settings), neighbours.catch_up)
+
+
+def kind_of(settings: Settings) -> str:
+    """The sort of the store: sqlite, memory, redis, mongodb or none."""
+    return settings.cache.partition("://")[0].replace("rediss", "redis")
+
+
+def cpu_counts() -> dict[str, int]:
+    """A source of counters: the time of the processor that this process has had."""
+    return {"cpu.microseconds": int(time.process_time() * 1e6)}
 
 
 def bind(settings: Settings) -> Bound:
@@ -223,7 +290,10 @@ def bind(settings: Settings) -> Bound:
 
 
 def _kept(
-    settings: Settings, neighbours: WorkerCoordinator | None, share: WorkerShare | None
+    settings: Settings,
+    neighbours: WorkerCoordinator | None,
+    share: WorkerShare | None,
+    counters: Counters,
 ) -> SharedState:
     store = _store(settings, share)
     # What answered from memory is of use to the store, too.
@@ -232,7 +302,9 @@ def _kept(
     if neighbours is not None and share is not None:
         others = others._replace(news=neighbours.news, unstored=share.memory.unstored)
     keeper = Keeper(hot, store, _policy(settings), time.time, others)
-    return SharedState(store, keeper, Counters(hot.answered))
+    kept = SharedState(store, keeper, counters, LoopHits(hot.answered))
+    counters.include(kept.hits, kept.store_counts)
+    return kept
 
 
 def _store(settings: Settings, share: WorkerShare | None) -> Store:
@@ -297,7 +369,7 @@ def _path(
     neighbours: WorkerCoordinator | None,
     share: WorkerShare | None,
 ) -> Path:
-    store, keeper, counters = kept
+    store, keeper, counters, _ = kept
     policy = _policy(settings)
     coordinator = _coordinator(neighbours, store)
     upstream = _upstream(settings, RelaySession(store.backend), upstream_url)
@@ -315,6 +387,7 @@ def _path(
     chores: list[Callable[[], None]] = [
         Trimmer(lambda: room.passed),
         lambda: relay.flight.release_stalled(time.monotonic()),
+        Seldom(counters.snapshot, COUNT_EVERY),
     ]
     if isinstance(upstream, Upstream):
         chores.append(upstream.close_ended)

@@ -19,7 +19,7 @@ from api_relaying_server.configuration.setting import Setting
 from api_relaying_server.configuration.values import cache_file
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.serving.listeners import check
-from api_relaying_server.settings import Settings, place_of
+from api_relaying_server.settings import BY_DEFAULT, Settings, place_of
 from api_relaying_server.stores.database_url import is_database
 from api_relaying_server.stores.store_path import lost_folder, why_unwritable
 
@@ -50,12 +50,14 @@ def require_rooms(settings: Settings) -> None:
 
 def _room_fault(settings: Settings) -> Iterator[str]:
     with_database = is_database(settings.cache)
+    by_default = settings.written[Settings.admin.name].place == BY_DEFAULT
     wanted = (
         (Settings.workers, "cluster", settings.workers > 1),
         (Settings.cache, "cluster", with_database),
         (Settings.cache, "stores.databases", with_database),
         (Settings.access_log, "operations", settings.access_log is not None),
         (Settings.warm_at, "operations", bool(settings.warm_at)),
+        (Settings.admin, "operations", settings.admin is not None and not by_default),
     )
     for row, room, is_wanted in wanted:
         if is_wanted and not has_room(room):
@@ -78,13 +80,26 @@ def _port_fault(settings: Settings) -> Iterator[str]:
     if settings.listen:
         yield from _listen_fault(settings)
         return
-    try:
-        found = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-    except OSError as wrong:
+    wrong = _why_not_listening(settings.host, settings.port)
+    if wrong is not None:
         yield why_not(wrong, settings)
-        return
+
+
+def _admin_fault(settings: Settings) -> Iterator[str]:
+    """The default address is done without where it is taken, so that is no fault."""
+    admin = settings.admin
+    if admin is not None and settings.written[Settings.admin.name].place != BY_DEFAULT:
+        wrong = _why_not_listening(*admin)
+        if wrong is not None:
+            yield why_no_address(wrong, settings)
+
+
+def _why_not_listening(host: str, port: int) -> OSError | None:
+    """What keeps a relay from listening there."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as wrong:
+        return wrong
     wrongs: list[OSError] = []
     addresses = dict.fromkeys((each[0], each[4]) for each in found)
     for family, address in addresses:
@@ -94,8 +109,7 @@ def _port_fault(settings: Settings) -> Iterator[str]:
             wrongs.append(wrong)
     # A family of addresses that this machine does not have is left out by the relay, too.
     fatal = [each for each in wrongs if each.errno in (errno.EADDRINUSE, errno.EACCES)]
-    if fatal or len(wrongs) == len(addresses):
-        yield why_not((fatal or wrongs)[0], settings)
+    return (fatal or wrongs)[0] if fatal or len(wrongs) == len(addresses) else None
 
 
 def _listen_fault(settings: Settings) -> Iterator[str]:
@@ -188,6 +202,13 @@ def _port_well(settings: Settings) -> Iterator[str]:
     yield f"{_at(settings, Settings.port)}: {what} at {settings.host}"
 
 
+def _admin_well(settings: Settings) -> Iterator[str]:
+    admin = settings.admin
+    if admin is not None and settings.written[Settings.admin.name].place != BY_DEFAULT:
+        what = f"{admin.port} is free" if admin.port else "there is a free one"
+        yield f"{_at(settings, Settings.admin)}: {what} at {admin.host}"
+
+
 def _cache_well(settings: Settings) -> Iterator[str]:
     path = cache_file(settings.cache)
     if path is not None:
@@ -227,6 +248,7 @@ _LOOKS: tuple[tuple[Callable[[Settings], Iterator[str]], Callable[[Settings], It
 _LOOKS = (
     (_room_fault, _nothing),
     (_port_fault, _port_well),
+    (_admin_fault, _admin_well),
     (_cache_fault, _cache_well),
     (_log_fault, _log_well),
     (_upstream_fault, _upstream_well),
@@ -237,8 +259,19 @@ _LOOKS = (
 
 def why_not(wrong: OSError, settings: Settings) -> str:
     """The line for a relay that cannot be set up, with the mend where there is a known one."""
-    host, port = settings.host, settings.port
     at_host, at_port = (place_of(row, settings.written) for row in (Settings.host, Settings.port))
+    return _why_not(wrong, (at_host, settings.host), (at_port, settings.port))
+
+
+def why_no_address(wrong: OSError, settings: Settings) -> str:
+    """The line for an admin address that cannot be had."""
+    place, admin = place_of(Settings.admin, settings.written), settings.admin
+    return _why_not(wrong, (place, admin.host), (place, admin.port)) if admin else str(wrong)
+
+
+def _why_not(wrong: OSError, named: tuple[str, str], numbered: tuple[str, int]) -> str:
+    """`named` and `numbered`: the host and the port, each behind the place where it is set."""
+    (at_host, host), (at_port, port) = named, numbered
     if isinstance(wrong, socket.gaierror):
         return f"{at_host}: {host!r} is not known ({wrong.strerror}); give an address instead"
     if wrong.filename is not None:

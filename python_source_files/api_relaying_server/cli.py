@@ -6,11 +6,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from api_relaying_server import __version__, early
+from api_relaying_server.admin_address import admin_access, open_admin
 from api_relaying_server.checking import (
     findings_of,
     has_room,
@@ -41,6 +42,9 @@ from api_relaying_server.settings import (
     resolve,
 )
 from api_relaying_server.stores.database_url import shown, without_drivers
+
+if TYPE_CHECKING:
+    from api_relaying_server.one_process import OneProcess
 
 PROGRAM = "api-relaying-server"
 
@@ -95,6 +99,8 @@ def main(
     command = COMMANDS[words.pop(0)] if words[:1] and words[0] in COMMANDS else serve
     try:
         return command(words, os.environ if environ is None else environ, build)
+    except UsageError as wrong:
+        return _complain(str(wrong), WRONG_USAGE)
     except ConfigError as wrong:
         return _complain(str(wrong), WRONG_USAGE if isinstance(wrong, UsageError) else FAILED)
     except KeyboardInterrupt:
@@ -217,20 +223,27 @@ def _run(settings: Settings, read: Callable[[], Settings], build: Build | None) 
     signals = Signals()
     with signals.handled(), _upstream(settings) as upstream:
         _make_cache_folder(settings)
+        worker: Servable
+        admin: AbstractContextManager[Sequence[str]]
         try:
-            worker = build(settings, upstream) if build else _one_process(settings, upstream, read)
+            if build is not None:
+                worker, admin = build(settings, upstream), nullcontext(())
+            else:
+                worker = relay = _one_process(settings, upstream, read)
+                admin = _administered(settings, relay)
         except OSError as wrong:
             raise ConfigError(why_not(wrong, settings)) from wrong
-        _announce(settings, upstream, worker.addresses)
-        notify_systemd("READY=1")
-        signals.act_on(worker)
-        collect_young_only()
-        worker.serve()
+        with admin as admin_urls:
+            _announce(settings, upstream, worker.addresses, admin_urls)
+            notify_systemd("READY=1")
+            signals.act_on(worker)
+            collect_young_only()
+            worker.serve()
     _log.info("stopped")
     return STOPPED_AS_ASKED
 
 
-def _one_process(settings: Settings, upstream: str, read: Callable[[], Settings]) -> Servable:
+def _one_process(settings: Settings, upstream: str, read: Callable[[], Settings]) -> OneProcess:
     # Imported only now: help and errors need not wait for the libraries of the relay.
     with without_drivers():  # the store that needs a driver imports it itself
         from api_relaying_server.one_process import OneProcess
@@ -238,11 +251,30 @@ def _one_process(settings: Settings, upstream: str, read: Callable[[], Settings]
     return OneProcess(settings, upstream, read, why_not)
 
 
+@contextmanager
+def _administered(settings: Settings, relay: OneProcess) -> Iterator[Sequence[str]]:
+    """Serves the admin address of a relay while the block runs; its URLs. Raises UsageError."""
+    listeners = open_admin(settings)
+    if not listeners:
+        yield ()
+        return
+    from api_relaying_server.assembly import urls_of
+    from api_relaying_server.operations.admin import AdminAddress
+
+    urls = urls_of(listeners)
+    address = AdminAddress(relay, listeners, *admin_access(settings))
+    relay.on_reloaded = lambda settings: address.renew(admin_access(settings).token)
+    try:
+        yield urls
+    finally:
+        address.close()
+
+
 def _run_workers(settings: Settings, read: Callable[[], Settings]) -> int:
     """The same with several processes."""
 
-    def on_ready(upstream: str, addresses: Sequence[str]) -> None:
-        _announce(settings, upstream, addresses)
+    def on_ready(upstream: str, addresses: Sequence[str], admin: Sequence[str]) -> None:
+        _announce(settings, upstream, addresses, admin)
         notify_systemd("READY=1")
 
     configure_logging(settings.log_level, settings.log_format)
@@ -312,11 +344,16 @@ def _what_would_run(settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _announce(settings: Settings, upstream: str, addresses: Sequence[str]) -> None:
-    """Say on standard error what runs: the URLs to ask, the upstream, the cache."""
+def _announce(
+    settings: Settings, upstream: str, addresses: Sequence[str], admin: Sequence[str]
+) -> None:
+    """Say on standard error what runs: the URLs to ask, the upstream, the cache, the URLs of the
+    admin address.
+    """
     _log.info("starting: %s %s, process %d", PROGRAM, __version__, os.getpid())
     _say_unused_proxy(settings)
     extra = {"addresses": list(addresses), "upstream": upstream, "cache": shown(settings.cache)}
+    extra["admin"] = list(admin)
     _log.info("listening on %s", " ".join(addresses), extra=extra)
     if settings.log_format == "json":
         return
@@ -328,6 +365,8 @@ def _announce(settings: Settings, upstream: str, addresses: Sequence[str]) -> No
         _say(f"  listening  {address}")
     _say(f"  upstream   {upstream}{kind}")
     _say(f"  cache      {shown(settings.cache)}")
+    for address in admin:
+        _say(f"  admin      {address}")
 
 
 def _say_unused_proxy(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""What has happened since the start, in numbers.
+"""What has happened since the start, in numbers that never fall.
 
 Hits from memory are counted where they arise, by the event loop in the replies themselves, without
 a lock. All else goes through a thread and can afford one. The set of names is closed, so that
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Callable
 
 from api_relaying_server.errors import RelayError
+from api_relaying_server.serving.pace import BOUNDS, PLACES, Pace
 from api_relaying_server.serving.served import HIT, RESULTS, Served
 from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.guards import UpstreamLike
@@ -38,60 +40,173 @@ FAILURES = (
 )
 """How a call of the upstream can end without a response's head (RFC 9209, 2.3)."""
 
+STORE_ERRORS = ("read", "write", "unreadable", "dropped")
+"""What a store can fail at: reading, writing, a record that nobody can read, a change that was
+given up.
+"""
+
+TIERS = ("hot", "store")
+"""What entries leave for want of room."""
+
 SECONDS = "upstream.microseconds"
 """The time that all calls of the upstream took, to their response's head or failure."""
+
+PLACES_NAMES = tuple(str(place) for place in range(PLACES))
+"""The buckets of a histogram, by their places among BOUNDS."""
 
 NAMES = (
     *(f"requests.{result}.{kind}" for result in RESULTS for kind in CLASSES),
     *(f"bytes.{result}" for result in RESULTS),
+    *(f"took.{result}.{place}" for result in RESULTS for place in PLACES_NAMES),
+    *(f"took.{result}.microseconds" for result in RESULTS),
     *(f"upstream.{kind}" for kind in CLASSES),
     *(f"upstream.{failure}" for failure in FAILURES),
+    *(f"upstream.took.{place}" for place in PLACES_NAMES),
     SECONDS,
+    *(f"store.{kind}" for kind in STORE_ERRORS),
+    *(f"evicted.{tier}" for tier in TIERS),
+    "purged",
+    "restarts",
     "faults",
+    "cpu.microseconds",
 )
-"""Every number there is: answered requests and the bytes of their bodies by what the cache did,
-calls of the upstream by their outcome, their time, and requests that met a fault of the relay.
+"""Every number there is: answered requests, the bytes of their bodies and the time they took by
+what the cache did; calls of the upstream by their outcome, and their time; failures of the store;
+evicted entries; targets that were purged; workers that were replaced because they had ended;
+requests that met a fault of the relay; the processor's time.
 """
 
-Hits = Callable[[], Mapping[int, "tuple[int, int]"]]
-"""Answers from memory by status: how many, and the bytes of their bodies."""
+Source = Callable[[], Mapping[str, int]]
+"""Gives some of NAMES, counted elsewhere."""
 
 
 class Counters:
-    """Counts. `hits` tells of the answers from memory. Safe to use from any thread."""
+    """Counts, and adds what `sources` have counted. Safe to use from any thread."""
 
-    def __init__(self, hits: Hits) -> None:
-        self._hits = hits
+    def __init__(self, *sources: Source) -> None:
         self._lock = threading.Lock()  # guards `_counts`
+        # guards `_sources`. They are asked under it, one after the other; taken before `_lock`.
+        self._asking = threading.Lock()
         self._counts = dict.fromkeys(NAMES, 0)
+        self._sources = sources
+
+    def include(self, *sources: Source) -> None:
+        """Adds what these have counted, from now on."""
+        with self._asking:
+            self._sources += sources
+
+    def settle(self, *sources: Source) -> None:
+        """These count no more; what they have counted stays."""
+        with self._asking:
+            self._sources = tuple(one for one in self._sources if one not in sources)
+            for source in sources:
+                counted = source()
+                with self._lock:
+                    _add(self._counts, counted)
 
     def answered(self, served: Served) -> None:
         """Counts a request that was answered otherwise than from memory by the event loop."""
-        name = f"requests.{served.result}.{_class_of(served.status)}"
+        result = served.result
+        name = f"requests.{result}.{_class_of(served.status)}"
         with self._lock:
             self._counts[name] += 1
-            self._counts[f"bytes.{served.result}"] += served.size
+            self._counts[f"bytes.{result}"] += served.size
+            self._counts[f"took.{result}.{bisect_left(BOUNDS, served.took)}"] += 1
+            self._counts[f"took.{result}.microseconds"] += _microseconds(served.took)
             self._counts["faults"] += served.number != ""
 
     def asked(self, outcome: str, seconds: float) -> None:
         """Counts a call of the upstream; `outcome` is one of CLASSES or FAILURES."""
         with self._lock:
             self._counts[f"upstream.{outcome}"] += 1
-            self._counts[SECONDS] += int(seconds * 1e6)
+            self._counts[f"upstream.took.{bisect_left(BOUNDS, seconds)}"] += 1
+            self._counts[SECONDS] += _microseconds(seconds)
+
+    def purged(self, targets: int) -> None:
+        """Counts targets of which something was stored and has been purged."""
+        with self._lock:
+            self._counts["purged"] += targets
 
     def snapshot(self) -> dict[str, int]:
         """All numbers by name, in the order of NAMES."""
-        with self._lock:
-            counts = dict(self._counts)
-        for status, (answers, size) in self._hits().items():
-            counts[f"requests.{HIT}.{_class_of(status)}"] += answers
-            counts[f"bytes.{HIT}"] += size
+        with self._asking:
+            with self._lock:
+                counts = dict(self._counts)
+            for source in self._sources:
+                _add(counts, source())
         return counts
+
+
+def _add(counts: dict[str, int], more: Mapping[str, int]) -> None:
+    for name, number in more.items():
+        counts[name] += number
 
 
 def _class_of(status: int) -> str:
     # A status above 599 is taken for a server's error (RFC 9110, 15).
     return f"{min(status // 100, 5)}xx"
+
+
+def _microseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1e6))
+
+
+Answered = Callable[[float], Mapping[int, "tuple[int, int]"]]
+"""Answers from memory by status, until a Unix time: how many, and the bytes of their bodies."""
+
+
+class LoopHits:
+    """A source of counters: the answers that an event loop gave from memory. Their times are those
+    of the loop's passes since the last look, in the same proportion (`serving.pace`).
+    """
+
+    def __init__(self, answered: Answered, *paces: Pace) -> None:
+        self._answered = answered
+        self._paces = paces
+        self._seen = [0] * PLACES
+        self._seconds = 0.0
+        self._took = [0] * PLACES
+        self._microseconds = 0
+        self._hits = 0
+
+    def watch(self, pace: Pace) -> None:
+        """The passes of one more loop count, that answers from the same memory."""
+        self._paces += (pace,)
+
+    def __call__(self) -> Mapping[str, int]:
+        """The counts, by NAMES. For one thread at a time."""
+        counts: dict[str, int] = {}
+        hits = 0
+        for status, (answers, size) in self._answered(time.time()).items():
+            name = f"requests.{HIT}.{_class_of(status)}"
+            counts[name] = counts.get(name, 0) + answers
+            counts[f"bytes.{HIT}"] = counts.get(f"bytes.{HIT}", 0) + size
+            hits += answers
+        self._spread(hits - self._hits)
+        self._hits = hits
+        for place, number in enumerate(self._took):
+            counts[f"took.{HIT}.{place}"] = number
+        counts[f"took.{HIT}.microseconds"] = self._microseconds
+        return counts
+
+    def _spread(self, new: int) -> None:
+        """Gives so many hits the times that the loop's passes had, in proportion."""
+        events = [sum(pace.events[place] for pace in self._paces) for place in range(PLACES)]
+        seconds = sum(pace.seconds for pace in self._paces)
+        passed = [now - before for now, before in zip(events, self._seen)]
+        total = sum(passed)
+        spent, self._seen = seconds - self._seconds, events
+        self._seconds = seconds
+        if not total:  # the pass that has answered them has not ended
+            self._took[0] += new
+            return
+        done = given = 0
+        for place, number in enumerate(passed):
+            done += number
+            share = new * done // total
+            self._took[place] += share - given
+            given = share
+        self._microseconds += _microseconds(spent * new / total)
 
 
 class CountedUpstream:

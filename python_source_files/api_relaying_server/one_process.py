@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import Callable, NamedTuple
 
-from api_relaying_server.assembly import Worker, bind, build
+from api_relaying_server.assembly import Before, Inside, Worker, bind, build
 from api_relaying_server.errors import ConfigError
+from api_relaying_server.figures import STATE_NAMES, Figures
 from api_relaying_server.process import configure_logging, notify_reloading, notify_systemd
 from api_relaying_server.settings import TABLE, Settings
 
-FIXED = ("demo", "host", "listen", "port", "workers")
+FIXED = ("admin", "demo", "host", "listen", "port", "workers")
 """Settings that change with a restart only."""
 
 ALSO_FIXED = ("cache_size",)
@@ -34,6 +36,7 @@ class OneProcess:
     """The worker of now, and those that finish what they have. Thread-safe.
 
     `read` gives the settings of now and raises ConfigError; `why_not` puts an OSError into words.
+    `on_reloaded` is told of other settings that are in use. `started` is monotonic time.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class OneProcess:
         # guards `_settings`, `_worker`, `_serving`, `_threads`, `_stopping`. `_upstream` is the
         # reloading thread's own.
         self._lock = threading.Lock()
+        self.started = time.monotonic()
+        self.on_reloaded: Callable[[Settings], object] | None = None
         self._settings = settings
         self._bound = bind(settings)
         try:
@@ -66,6 +71,27 @@ class OneProcess:
     def addresses(self) -> Sequence[str]:
         """The URLs it listens on."""
         return self._worker.addresses
+
+    @property
+    def stopping(self) -> bool:
+        """True once it takes nothing new."""
+        return self._stopping
+
+    def figures(self, patience: float = 0.0) -> Figures:
+        """The numbers of the relay at this moment."""
+        with self._lock:
+            worker = self._worker
+            leaving = [one for one in self._serving if one is not worker]
+        gauges = worker.gauges()
+        for one in leaving:
+            theirs = one.gauges()
+            for name in (*(f"connections.{state}" for state in STATE_NAMES), "handlers.busy"):
+                gauges[name] += theirs[name]
+        return Figures(worker.counters.snapshot(), [gauges])
+
+    def inside(self) -> Inside:
+        """What an operator looks into."""
+        return self._worker.inside
 
     def serve(self) -> None:
         """Answers requests until stopped."""
@@ -150,7 +176,8 @@ class OneProcess:
         kept = None if set(changed).intersection(ANOTHER_STORE) else before.kept
         listeners = [sock.dup() for sock in before.server.front.listeners]
         try:
-            worker = build(settings, self._upstream, listeners=listeners, kept=kept)
+            taken_over = Before(before.counters, kept)
+            worker = build(settings, self._upstream, listeners=listeners, before=taken_over)
             self._begin(worker)
         except BaseException:
             for sock in listeners:
@@ -161,6 +188,8 @@ class OneProcess:
         if kept is not None:
             before.hand_over()
         before.retire()
+        if self.on_reloaded is not None:
+            self.on_reloaded(settings)
         configure_logging(settings.log_level, settings.log_format)
 
     def _begin(self, worker: Worker) -> None:

@@ -106,6 +106,37 @@ class Trimmer:
             self._trim()
 
 
+class Seldom:
+    """Does something each `every` seconds, and more seldom where it takes long: `share` times as
+    long lie between two beginnings at least.
+    """
+
+    def __init__(
+        self,
+        do: Callable[[], object],
+        every: float,
+        share: float = 50.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._do = do
+        self._every = every
+        self._share = share
+        self._clock = clock
+        self._due = 0.0
+
+    def patience(self) -> float:
+        """Seconds until it is due, a hundredth at least."""
+        return max(0.01, self._due - self._clock())
+
+    def __call__(self) -> None:
+        """Does it if it is due."""
+        began = self._clock()
+        if began < self._due:
+            return
+        self._do()
+        self._due = began + max(self._every, (self._clock() - began) * self._share)
+
+
 def collect_young_only() -> None:
     """Has the collector look at young objects only. Call once, when the long-lived ones exist."""
     gc.collect()

@@ -13,6 +13,7 @@ from typing import Any
 from api_relaying_server.caching.allow import parse_allow
 from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.configuration import values
+from api_relaying_server.configuration.secret import parse_secret
 from api_relaying_server.configuration.setting import Given, Setting, maybe, one, several, switch
 from api_relaying_server.configuration.upstream_field import parse_upstream_field
 from api_relaying_server.configuration.upstream_route import (
@@ -220,6 +221,27 @@ class Settings:
         separator=",",
         more="Addresses or blocks such as `10.0.0.0/8`; repeat it or separate with commas; `unix:` "
         "is everybody who comes by a Unix socket. From other clients these fields are dropped.",
+    )
+
+    admin = one(
+        LISTENING,
+        "address for health, metrics and purges; off: none",
+        metavar="HOST:PORT",
+        parse=values.address,
+        default="localhost:8001",
+        more="Health, metrics, purges and the live page: see docs/operations.md. Port 0: a free "
+        "one, printed at start. If another program uses the default port, the relay says so and "
+        "runs without; a port that was named must be free.",
+    )
+    admin_token = maybe(
+        LISTENING,
+        "token that the admin address asks for",
+        metavar="TOKEN",
+        parse=parse_secret,
+        secret=True,
+        more="Required where `--admin` is not a loopback address. All calls but `/healthz` and "
+        "`/readyz` then need `Authorization: Bearer TOKEN`. `@FILE` reads it from a file, again on "
+        "`SIGHUP`. It is never shown; but `ps` shows flags, so use a file or `RELAY_ADMIN_TOKEN`.",
     )
 
     cache = one(
@@ -558,6 +580,7 @@ def resolve(given: Mapping[str, Given]) -> Settings:
             texts = tuple(str(value) for value in values_read if value is not None)
             written[row.name] = written[row.name]._replace(texts=texts)
     _refuse_contradictions(as_dict, given)
+    _refuse_open_admin(as_dict, given)
     refuse_wrong_route(as_dict, given)
     return Settings(as_dict, written)
 
@@ -598,6 +621,15 @@ def _refuse_contradictions(as_dict: Mapping[str, Any], given: Mapping[str, Given
         raise ConfigError(
             f"{given['offline'].place}: there is nothing to answer from with the cache none://; "
             "give another cache, or do not use --offline"
+        )
+
+
+def _refuse_open_admin(as_dict: Mapping[str, Any], given: Mapping[str, Given]) -> None:
+    admin = as_dict["admin"]
+    if admin is not None and not admin.is_loopback and as_dict["admin_token"] is None:
+        raise ConfigError(
+            f"{given['admin'].place}: {admin.host} can be reached by others; give a token with "
+            "RELAY_ADMIN_TOKEN or --admin-token @FILE, or a loopback address such as localhost:8001"
         )
 
 

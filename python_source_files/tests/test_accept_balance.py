@@ -43,7 +43,8 @@ class EndedTest(unittest.TestCase):
     """What a worker leaves behind that was killed."""
 
     def test_nobody_waits_for_it(self) -> None:
-        settings = Settings.of(host="127.0.0.1", port="0", workers="2", cache="none://")
+        given = {"host": "127.0.0.1", "port": "0", "workers": "2", "cache": "none://"}
+        settings = Settings.of(**given, admin="off")
         workers = Workers(settings, lambda: settings, lambda error, _: str(error))
         self.addCleanup(workers._selector.close)
         for sock in (*workers.listeners, workers._signals, workers._arriving):

@@ -14,7 +14,9 @@ from api_relaying_server.counters import (
     SECONDS,
     CountedUpstream,
     Counters,
+    LoopHits,
 )
+from api_relaying_server.serving.pace import BOUNDS, PLACES, Pace
 from api_relaying_server.serving.served import RESULTS, Served
 from api_relaying_server.upstream.exchange import UpstreamRequest
 from sample_menu_api.server import SampleMenuApi
@@ -39,7 +41,7 @@ def upstream_of(counts: dict[str, int]) -> dict[str, int]:
     return {
         name.partition(".")[2]: number
         for name, number in counts.items()
-        if name.startswith("upstream.") and number and name != SECONDS
+        if number and name.startswith("upstream.") and name.count(".") == 1 and name != SECONDS
     }
 
 
@@ -47,13 +49,14 @@ class CountersTest(unittest.TestCase):
     """The class alone."""
 
     def test_every_name_is_there_from_the_start(self) -> None:
-        counts = Counters(dict).snapshot()
+        counts = Counters().snapshot()
         self.assertEqual(tuple(counts), NAMES)
         self.assertEqual(set(counts.values()), {0})
         self.assertEqual(len(set(NAMES)), len(NAMES))
 
     def test_nothing_makes_a_new_name(self) -> None:
-        counters = Counters(lambda: {200: (1, 5), 206: (1, 5), 304: (1, 0), 410: (1, 5)})
+        hits = {200: (1, 5), 206: (1, 5), 304: (1, 0), 410: (1, 5)}
+        counters = Counters(LoopHits(lambda now: hits))
         for result in RESULTS:
             for status in (200, 304, 499, 599, 799):
                 counters.answered(Served("", b"", status, 1, result, None, 0.0, 0.0))
@@ -67,8 +70,35 @@ class CountersTest(unittest.TestCase):
         self.assertEqual(counts["requests.miss.5xx"], 2)
         self.assertEqual(counts[SECONDS], len(CLASSES + FAILURES) * 500_000)
 
+    def test_times_go_where_they_belong(self) -> None:
+        counters = Counters()
+        for bound in BOUNDS:
+            counters.answered(Served("", b"", 200, 0, "miss", None, bound, 0.0))
+            counters.asked("2xx", bound)
+        counters.answered(Served("", b"", 200, 0, "miss", None, BOUNDS[-1] * 2, 0.0))
+        counts = counters.snapshot()
+        places = [counts[f"took.miss.{place}"] for place in range(PLACES)]
+        self.assertEqual(places, [1] * PLACES)
+        self.assertEqual([counts[f"upstream.took.{n}"] for n in range(PLACES)], [1] * 17 + [0])
+        spent = round(sum(BOUNDS) * 1e6)
+        self.assertEqual(counts[SECONDS], spent)
+        self.assertEqual(counts["took.miss.microseconds"], spent + 60_000_000)
+
+    def test_what_a_source_has_counted_stays_when_it_is_gone(self) -> None:
+        counters = Counters()
+
+        def source() -> dict[str, int]:
+            return {"purged": 3}
+
+        counters.include(source)
+        self.assertEqual(counters.snapshot()["purged"], 3)
+        counters.settle(source)
+        self.assertEqual(counters.snapshot()["purged"], 3)
+        counters.purged(2)
+        self.assertEqual(counters.snapshot()["purged"], 5)
+
     def test_threads_lose_no_count(self) -> None:
-        counters = Counters(dict)
+        counters = Counters()
         served = Served("", b"", 200, 3, "miss", None, 0.0, 0.0, "fault")
 
         def work(_: int) -> None:
@@ -90,11 +120,61 @@ class CountersTest(unittest.TestCase):
             def fetch(self, *_: object, **__: object) -> None:
                 raise KeyboardInterrupt
 
-        counters = Counters(dict)
+        counters = Counters()
         upstream = CountedUpstream(Broken(), counters)  # type: ignore[arg-type]
         with self.assertRaises(KeyboardInterrupt):
             upstream.fetch(UpstreamRequest("GET", "/"))
         self.assertEqual(upstream_of(counters.snapshot()), {"other": 1})
+
+
+class LoopHitsTest(unittest.TestCase):
+    """Answers from memory get the times of the loop's passes."""
+
+    def setUp(self) -> None:
+        self.hits = 0
+        self.pace = Pace(lambda: 0.0)
+        self.source = LoopHits(lambda now: {200: (self.hits, 0)}, self.pace)
+
+    def places(self) -> list[int]:
+        counts = self.source()
+        return [counts[f"took.hit.{place}"] for place in range(PLACES)]
+
+    def test_in_the_proportion_of_the_passes_since_the_last_look(self) -> None:
+        self.pace.events[0] += 30
+        self.pace.events[4] += 10
+        self.pace.seconds += 0.4
+        self.hits += 20
+        self.assertEqual(self.places()[:5], [15, 0, 0, 0, 5])
+        self.assertEqual(self.source()["took.hit.microseconds"], 200_000)
+        self.pace.events[2] += 7
+        self.hits += 3
+        self.assertEqual(self.places()[:5], [15, 0, 3, 0, 5])
+
+    def test_all_are_there_whatever_the_proportion(self) -> None:
+        for round_ in range(1, 200):
+            self.pace.events[round_ % PLACES] += 1 + round_ % 3
+            self.pace.events[round_ * 7 % PLACES] += 1
+            before = self.places()
+            self.hits += round_ % 11
+            after = self.places()
+            self.assertEqual(sum(after), self.hits)
+            self.assertTrue(all(new >= old for old, new in zip(before, after)))
+
+    def test_a_hit_of_a_pass_that_has_not_ended(self) -> None:
+        self.hits += 1
+        self.assertEqual(sum(self.places()), 1)
+
+    def test_the_longest_pass_of_the_last_ten_seconds_is_the_lag(self) -> None:
+        now = 100.0
+        pace = Pace(lambda: now)
+        pace.longest = 0.7
+        for second in range(10):
+            self.assertEqual(pace.lag(now), 0.7, second)
+            now += 1.0
+            pace.each_second(now)
+            pace.each_second(now + 0.5)
+        self.assertEqual(pace.lag(now), 0.0)
+        self.assertAlmostEqual(pace.lag(now + 3.5), 2.5)  # a pass that does not end
 
 
 class RelayTest(unittest.TestCase):

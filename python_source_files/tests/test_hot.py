@@ -617,6 +617,7 @@ class BoundsTest(unittest.TestCase):
         hot.remember(entry, quick, again)
         self.assertEqual((hot.size, entry.heads), (size, [b"head"]))
         self.assertIs(hot.heads[b"head"], again)
+        self.assertTrue(again.renew(NOW))  # as before each first sending
         again.hits += 1
         self.assertEqual(hot.demand("GET /x"), [(entry.record.variants[0], 3)])
         self.assertEqual(hot.answered()[206][0], 3)

@@ -19,6 +19,7 @@ from api_relaying_server.caching.allow import AllowRule
 from api_relaying_server.caching.wallclock import LocalMidnight, PathRule, Seconds
 from api_relaying_server.cli import EXAMPLES, NOTES, PROGRAM, read_settings
 from api_relaying_server.configuration import command_line, values
+from api_relaying_server.configuration.secret import Secret
 from api_relaying_server.configuration.setting import Setting
 from api_relaying_server.configuration.sources import LARGEST_FILE, from_file
 from api_relaying_server.configuration.weekly import Weekly
@@ -343,6 +344,34 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
     "timeout_idle": (60.0, [("1d", 86400.0)], [("86401", "to 86400")]),
     "drain": (15.0, [("0", 0.0)], [("-1", "give seconds")]),
     "connections_per_client": (0, [("off", 0), ("1", 1)], [("0", "or off")]),
+    "admin": (
+        values.Address("localhost", 8001),
+        [
+            ("off", None),
+            ("localhost:0", values.Address("localhost", 0)),
+            ("127.0.0.1:65535", values.Address("127.0.0.1", 65535)),
+            ("[::1]:8001", values.Address("::1", 8001)),
+        ],
+        [
+            *((text, "give HOST:PORT") for text in ("", "8001", "localhost", "localhost:")),
+            *((text, "give HOST:PORT") for text in ("localhost:65536", "::1:8001", "[a]:8001")),
+            ("a b:8001", "not a host name"),
+            (":8001", "not a host name"),
+        ],
+    ),
+    "admin_token": (
+        None,
+        [("t0ken~", Secret("t0ken~"))],
+        [
+            ("", "is empty; give"),
+            ("S3 CRET", "has spaces"),
+            ("S3CRET\u00e9", "has spaces, other letters"),
+            ("S3CRET" * 2000, "too long; give"),
+            ("@/no/such", "cannot be read (No such file or directory); give a file"),
+            ("@/dev/null", "is not a plain file; give"),
+            ("@a\0b", "no name of a file; give"),
+        ],
+    ),
     "access_log": (
         None,
         [("-", "-"), ("a.log", "a.log"), ("off", None)],
@@ -456,6 +485,38 @@ class TableTest(unittest.TestCase):
                 path.write_bytes(content)
                 with self.assertRaisesRegex(ValueError, why):
                     read_file([f"X-Key: @{path}"])
+
+    def test_a_token_is_shown_nowhere(self) -> None:
+        found = Settings.of(admin_token="S3CRET")
+        self.assertEqual(found.admin_token, Secret("S3CRET"))
+        self.assertEqual(found.written["admin_token"].texts, ("***",))
+        self.assertNotIn("S3CRET", repr(found) + str(found.admin_token))
+        for text, _ in CASES["admin_token"][2]:
+            with self.assertRaises(ConfigError) as caught:
+                Settings.of(admin_token=text)
+            self.assertNotRegex(str(caught.exception), "S3|CRET")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "token")
+            path.write_text(" S3CRET\n")
+            self.assertEqual(Settings.of(admin_token=f"@{path}").admin_token, Secret("S3CRET"))
+
+    def test_an_address_for_everybody_needs_a_token(self) -> None:
+        for address in (
+            "0.0.0.0:8001",
+            "[::]:8001",
+            "10.1.2.3:0",
+            "example.org:1",
+            "localhost.a:1",
+        ):
+            with self.subTest(address):
+                with self.assertRaises(ConfigError) as caught:
+                    read(["--admin", address])
+                self.assertRegex(str(caught.exception), "^--admin: .* give a token")
+                self.assertEqual(
+                    read(["--admin", address, "--admin-token", "x"])[0].admin_token, Secret("x")
+                )
+        for address in ("127.9.9.9:1", "[::1]:1", "LOCALHOST:1", "a.localhost.:1", "off"):
+            self.assertIsNone(read(["--admin", address])[0].admin_token)
 
     def test_fields_in_the_environment_stand_one_a_line(self) -> None:
         texts = "Authorization: Bearer a b\n\n  X-Key: c\n"

@@ -25,10 +25,10 @@ CORE = (
     ("upstream",),
     ("relaying",),
     ("serving",),
-    ("counters",),
+    ("counters", "figures"),
     ("configuration",),
     ("settings",),
-    ("checking",),
+    ("checking", "admin_address"),
     ("early", "version"),
     ("runtime", "process"),
     ("assembly",),
@@ -47,7 +47,7 @@ OPTIONAL = (
     ("stores.databases",),
     ("operations",),
     ("cluster.child_process", "cluster.supervisor"),
-    ("cluster.workers",),
+    ("cluster.workers", "cluster.admin_process"),
 )
 
 ON_REQUEST = {
@@ -227,7 +227,8 @@ class RoomsTest(StructureCase):
         )
 
     def test_only_the_command_and_the_assembly_see_the_settings(self) -> None:
-        may = {"asking", "assembly", "checking", "cli", "one_process", "cluster.workers"}
+        may = {"assembly", "asking", "checking", "cli", "one_process", "cluster.workers"}
+        may |= {"admin_address", "cluster.admin_process"}
         seers = {name for name, tree in modules() if f"{NAME}.settings" in imported(tree)}
         self.assert_kept(
             "only the command and the assembly see the settings object",

@@ -1,42 +1,101 @@
-"""The counters of all workers, side by side in shared memory, and their sums.
+"""The numbers of all workers, side by side in shared memory, and their sums.
 
 Each worker writes its own row, now and then; anybody may add up the rows. The row of a worker that
-has ended is added to that of the parent, so that the sums never fall.
+has ended is added to that of the parent, so that the sums never fall. That takes the parent a
+moment, in which the sums would be wrong: it says so by an odd number before it begins, and an even
+one afterwards, and who reads looks at that number before and after.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from typing import Callable
 
 from api_relaying_server.cluster.shared_memory import FIRST_FREE, SharedMemory
 from api_relaying_server.counters import NAMES
+from api_relaying_server.figures import AT, GAUGES, Figures
+
+_VERSION = FIRST_FREE
+_COUNTS = FIRST_FREE + 1
+_GAUGES = _COUNTS + len(NAMES)
+
+_AT = _GAUGES + GAUGES.index(AT)
+NEEDED = _GAUGES + len(GAUGES)
+"""Numbers of a slot that are taken."""
+
+PARENTS_SLOT = 0
+"""The parent's place in shared memory."""
+
+READ_AGAIN = 0.0005
+"""Seconds after which sums are made anew that the parent has changed meanwhile..."""
+
+READ_AT_MOST = 100
+"""...and how often: a parent that stopped within it is not waited for."""
+
+LOOK_AGAIN = 0.005
+"""Seconds between two looks whether all workers have written their rows."""
 
 
 class SharedCounters:
     """The rows of all workers; `slot` is the own one."""
 
-    def __init__(self, memory: SharedMemory, slot: int) -> None:
-        self._rows = [
-            memory.numbers(each)[FIRST_FREE : FIRST_FREE + len(NAMES)]
-            for each in range(memory.slots)
-        ]
+    def __init__(
+        self, memory: SharedMemory, slot: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rows = [memory.numbers(each) for each in range(memory.slots)]
+        self._version = self._rows[PARENTS_SLOT][_VERSION : _VERSION + 1]
         self._slot = slot
+        self._clock = clock
 
-    def publish(self, counts: Mapping[str, int]) -> None:
-        """Writes what this worker has counted, by NAMES."""
+    def publish(self, counts: Mapping[str, int], gauges: Mapping[str, int] | None = None) -> None:
+        """Writes what this process has counted, by NAMES, and what it is like, by GAUGES, where it
+        is a worker.
+        """
         row = self._rows[self._slot]
-        for place, name in enumerate(NAMES):
+        for place, name in enumerate(NAMES, _COUNTS):
             row[place] = counts[name]
+        for place, name in enumerate(GAUGES, _GAUGES):
+            row[place] = gauges[name] if gauges is not None else 0
 
-    def total(self) -> dict[str, int]:
-        """What all workers have counted, those that have ended included, by NAMES."""
-        return {name: sum(row[place] for row in self._rows) for place, name in enumerate(NAMES)}
+    def add(self, name: str, number: int) -> None:
+        """Adds to one number of the own row, of a process that counts nothing else."""
+        self._rows[self._slot][_COUNTS + NAMES.index(name)] += number
+
+    def figures(self) -> Figures:
+        """What all have counted, those that have ended included, and what the workers are like."""
+        for _ in range(READ_AT_MOST):
+            before = self._version[0]
+            found = self._read()
+            if before == self._version[0] and not before % 2:
+                break
+            time.sleep(READ_AGAIN)
+        return found
+
+    def _read(self) -> Figures:
+        rows = [row.tolist() for row in self._rows]
+        counts = {
+            name: sum(row[place] for row in rows) for place, name in enumerate(NAMES, _COUNTS)
+        }
+        workers = [dict(zip(GAUGES, row[_GAUGES:NEEDED])) for row in rows if row[_GAUGES]]
+        return Figures(counts, workers)
+
+    def await_rows(self, patience: float) -> None:
+        """Waits until each worker has counted anew after this call, at most so many seconds."""
+        asked = int(self._clock() * 1000)
+        until = self._clock() + patience
+        while self._clock() < until and any(
+            row[_GAUGES] and row[_AT] <= asked for row in self._rows
+        ):
+            time.sleep(LOOK_AGAIN)
 
     def take_over(self, slot: int) -> None:
-        """Adds the row of a worker that has ended to the own one. Who adds up in this very moment
-        may count it twice.
-        """
+        """Adds the row of a process that has ended to the own one. The parent alone does this."""
         mine, theirs = self._rows[self._slot], self._rows[slot]
-        for place in range(len(NAMES)):
+        self._version[0] += 1
+        for place in range(_COUNTS, _GAUGES):
             mine[place] += theirs[place]
             theirs[place] = 0
+        for place in range(_GAUGES, NEEDED):
+            theirs[place] = 0
+        self._version[0] += 1

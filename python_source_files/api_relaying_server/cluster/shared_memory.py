@@ -27,7 +27,7 @@ RING = 256 * 1024
 hundred times a second.
 """
 
-NUMBERS = 128
+NUMBERS = 512
 """Numbers in a slot beside its ring: the first two are the ring's."""
 
 MOST_SLOTS = 1024

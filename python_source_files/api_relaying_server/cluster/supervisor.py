@@ -66,19 +66,24 @@ class WorkerFactory:
 
 
 class Supervisor:
-    """Keeps a worker on each seat. For one thread.
+    """Keeps a worker on each seat. For one thread. `kind` is what the log calls one.
 
-    Add one to `generation` to have all workers replaced.
+    Add one to `generation` to have all workers replaced. `restarts` counts those that were lost.
     """
 
     def __init__(
-        self, count: int, factory: WorkerFactory, clock: Callable[[], float] = time.monotonic
+        self,
+        count: int,
+        factory: WorkerFactory,
+        clock: Callable[[], float] = time.monotonic,
+        kind: str = "worker",
     ) -> None:
         self.seats = [Seat(number) for number in range(count)]
         self.stopping = False
-        self.generation = 0
+        self.generation = self.restarts = 0
         self._factory = factory
         self._clock = clock
+        self._kind = kind
         self._begun = False
         self._leaving: list[Child] = []
 
@@ -150,7 +155,7 @@ class Supervisor:
         try:
             seat.worker = self._factory.spawn(seat.number)
         except OSError as error:
-            self._failed(seat, f"worker {seat.number + 1}", _no_process(error))
+            self._failed(seat, self._name_of(seat), _no_process(error))
         else:
             seat.generation = self.generation
 
@@ -190,7 +195,8 @@ class Supervisor:
 
     def _ended_unasked(self, seat: Seat, child: Child) -> None:
         lived = self._clock() - child.born
-        name, how = f"worker {seat.number + 1}, process {child.pid},", child.how_it_ended()
+        self.restarts += 1
+        name, how = f"{self._name_of(seat)}, process {child.pid},", child.how_it_ended()
         if child.ready and lived >= LIVED:
             seat.failures, seat.due = 0, 0.0
             _log.warning("%s %s", name, how)
@@ -207,6 +213,9 @@ class Supervisor:
         pause = 0.0 if exponent < 0 else min(PAUSE_FIRST * 2.0**exponent, PAUSE_MOST)
         seat.due = self._clock() + pause
         _log.warning("%s ended early; a new one starts in %.1f s: %s", name, pause, why)
+
+    def _name_of(self, seat: Seat) -> str:
+        return f"{self._kind} {seat.number + 1}" if len(self.seats) > 1 else self._kind
 
     def order_all(self, order: bytes) -> None:
         """Has everybody do something."""

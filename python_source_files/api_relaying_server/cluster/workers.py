@@ -16,11 +16,13 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Callable
 
 from api_relaying_server import early
+from api_relaying_server.admin_address import open_admin
 from api_relaying_server.assembly import Worker, bind, build, urls_of
+from api_relaying_server.cluster.admin_process import serve_admin
 from api_relaying_server.cluster.child_process import (
     NONE,
     REOPEN,
@@ -33,7 +35,7 @@ from api_relaying_server.cluster.child_process import (
 )
 from api_relaying_server.cluster.file_locks import lock_file
 from api_relaying_server.cluster.message_text import encode
-from api_relaying_server.cluster.shared_counters import SharedCounters
+from api_relaying_server.cluster.shared_counters import PARENTS_SLOT, SharedCounters
 from api_relaying_server.cluster.shared_memory import CALLS, SEEN, RingWriter, SharedMemory
 from api_relaying_server.cluster.supervisor import MEND, GivesUp, Supervisor, WorkerFactory
 from api_relaying_server.cluster.worker_share import MemoryFile, WorkerShare
@@ -48,7 +50,7 @@ from api_relaying_server.process import (
     notify_systemd,
     say_draining,
 )
-from api_relaying_server.runtime import collect_young_only
+from api_relaying_server.runtime import Seldom, collect_young_only
 from api_relaying_server.settings import Settings
 
 GRACE = 5.0
@@ -59,20 +61,14 @@ killed.
 SAMPLE_WITHIN = 20.0
 """Seconds for the sample API to start, or to end."""
 
-COUNT_EVERY = 1.0
-"""Seconds between two times that a worker lets others know what it has counted..."""
-
-COUNT_SHARE = 50.0
-"""...and how many times as long as that takes they are apart at least."""
-
-PARENTS_SLOT = 0
-"""The parent's place in shared memory."""
+COUNT_EVERY = 0.2
+"""Seconds between two times that a worker lets others know what it has counted."""
 
 _log = logging.getLogger(__name__)
 
 
-OnReady = Callable[[str, Sequence[str]], None]
-"""Is told the upstream's URL and those that the workers listen on."""
+OnReady = Callable[[str, Sequence[str], Sequence[str]], None]
+"""Is told the upstream's URL, those that the workers listen on, and those of the admin address."""
 
 
 class Workers(WorkerFactory):
@@ -88,8 +84,9 @@ class Workers(WorkerFactory):
         reread: Callable[[], Settings],
         why_not: Callable[[OSError, Settings], str],
     ) -> None:
-        """Binds the port. Raises OSError."""
+        """Binds the ports. Raises OSError and UsageError."""
         count = settings.workers
+        self.admin_listeners = open_admin(settings)
         self._bound = bind(settings)
         self.listeners = self._bound.sockets
         self.settings = settings
@@ -97,17 +94,21 @@ class Workers(WorkerFactory):
         self._sample: Sample | None = None
         self._reread = reread
         self._why_not = why_not
-        # At most: each seat's worker, as many that leave, one that takes over, and the parent.
-        self._memory = SharedMemory(2 * count + 2)
+        # At most: each seat's worker, as many that leave, one that takes over, and the parent; and
+        # the admin process with one that takes over and one that leaves.
+        self._memory = SharedMemory(2 * count + 5)
         self._shared_counters = SharedCounters(self._memory, PARENTS_SLOT)
         self._lock_file = lock_file()
         self._memory_file: MemoryFile | None = None
         self._free_slots = list(range(1, self._memory.slots))
         self._slots: dict[Child, int] = {}
+        self._started = time.monotonic()
         self._supervisor = Supervisor(count, self)
+        seats = 1 if self.admin_listeners else 0
+        self._admin = Supervisor(seats, AdminFactory(self), kind="the admin process")
         self._selector = selectors.DefaultSelector()
         self._signals, self._arriving = socket.socketpair()
-        self._stops = 0
+        self._stops = self._restarts = 0
         self._kill_at = float("inf")
         self._code = 0
         self._on_ready: OnReady | None = None
@@ -127,16 +128,16 @@ class Workers(WorkerFactory):
             try:
                 if self.settings.demo:
                     self._sample = Sample([*self.listeners, *self._useless_to()])
-                while not self._supervisor.stopping or any(self._supervisor.children()):
+                while not self._supervisor.stopping or any(self._children()):
                     self._round()
             finally:
-                for child in self._supervisor.children():
+                for child in self._children():
                     child.kill()
                 if self._sample is not None:
                     self._sample.end()
                 if self._memory_file is not None:
                     self._memory_file.remove()
-                _log.debug("counted in all: %s", json.dumps(self._shared_counters.total()))
+                _log.debug("counted in all: %s", json.dumps(self._shared_counters.figures().counts))
                 self._selector.close()
                 self._bound.close()
         return self._code
@@ -159,20 +160,45 @@ class Workers(WorkerFactory):
                 raise GivesUp(f"the sample API was lost: {self._sample.child.how_it_ended()}")
         except GivesUp as error:
             self._give_up(str(error))
+        self._manage_admin()
         if time.monotonic() >= self._kill_at:
             _log.error("workers that do not end are killed")
             self._kill_all()
-        if self._supervisor.all_ready:
+        self._count_restarts()
+        if self._supervisor.all_ready and self._admin.all_ready:
             self._all_ready()
 
+    def _manage_admin(self) -> None:
+        """The relay goes on without the admin address where that cannot be served."""
+        try:
+            self._admin.reap()
+            self._admin.manage()
+        except GivesUp as error:
+            _log.error("%s; going on without the admin address", error)
+            self._admin.stopping = True
+            self._admin.seats = []
+        if self._supervisor.stopping and not any(self._supervisor.children()):
+            self._admin.order_all(STOP)  # for the second time: not only of draining
+
+    def _children(self) -> Iterator[Child]:
+        yield from self._supervisor.children()
+        yield from self._admin.children()
+
+    def _count_restarts(self) -> None:
+        new = self._supervisor.restarts - self._restarts
+        if new:
+            self._restarts += new
+            self._shared_counters.add("restarts", new)
+
     def _patience(self) -> float:
-        return min(self._supervisor.next_due(), max(0.0, self._kill_at - time.monotonic()))
+        due = min(self._supervisor.next_due(), self._admin.next_due())
+        return min(due, max(0.0, self._kill_at - time.monotonic()))
 
     def _all_ready(self) -> None:
         on_ready, self._on_ready = self._on_ready, None
         self._proven = self.settings
         if on_ready is not None:
-            on_ready(self._upstream(), urls_of(self.listeners))
+            on_ready(self._upstream(), urls_of(self.listeners), urls_of(self.admin_listeners))
             for number in dict.fromkeys(early.waiting()):
                 self._arrived(number)
         elif self._changed:
@@ -190,7 +216,7 @@ class Workers(WorkerFactory):
     def _kill_all(self) -> None:
         self._code = 1
         self._kill_at = float("inf")
-        for child in self._supervisor.children():
+        for child in self._children():
             child.kill()
 
     # Signals.
@@ -210,9 +236,11 @@ class Workers(WorkerFactory):
             self._supervisor.order_all(REOPEN)
 
     def _stop(self) -> None:
-        self._supervisor.stopping = True
+        self._supervisor.stopping = self._admin.stopping = True
         self._kill_at = time.monotonic() + 2 * self.settings.drain + GRACE
         self._supervisor.order_all(STOP)
+        if self._stops < 2:
+            self._admin.order_all(STOP)
 
     def _reload(self) -> None:
         found = reread(self.settings, self._reread)
@@ -225,21 +253,45 @@ class Workers(WorkerFactory):
         self.settings = found.settings
         configure_logging(self.settings.log_level, self.settings.log_format)
         self._changed = found.changed
+        self._replace_all()
+
+    def _replace_all(self) -> None:
         self._supervisor.generation += 1
+        self._admin.generation += 1
 
     # What the seats want.
 
     def spawn(self, seat: int) -> Child:
         """Starts a worker for a seat. Raises OSError."""
+        settings, upstream, why_not = self.settings, self._upstream(), self._why_not
+
+        def live(parent: Parent, share: WorkerShare) -> int:
+            return serve(parent, settings, upstream, share, why_not)
+
+        return self._fork(live, self.listeners, self.admin_listeners, seat)
+
+    def spawn_admin(self) -> Child:
+        """Starts the process of the admin address. Raises OSError."""
+        settings, upstream = self.settings, self._upstream()
+
+        def live(parent: Parent, share: WorkerShare) -> int:
+            return serve_admin(parent, settings, upstream, share, self._started)
+
+        return self._fork(live, self.admin_listeners, self.listeners)
+
+    def _fork(
+        self,
+        live: Callable[[Parent, WorkerShare], int],
+        listeners: Sequence[socket.socket],
+        not_his: Sequence[socket.socket],
+        seat: int = -1,
+    ) -> Child:
         store = self._common_store()
         slot = self._free_slots.pop(0)
-        share = WorkerShare(self.listeners, self._memory, slot, self._lock_file, seat, store)
-        settings, upstream, why_not = self.settings, self._upstream(), self._why_not
+        share = WorkerShare(listeners, self._memory, slot, self._lock_file, seat, store)
         try:
-            child = fork(
-                lambda parent: serve(parent, settings, upstream, share, why_not),
-                self._useless_to(),
-            )
+            useless = (*self._useless_to(), *not_his)
+            child = fork(lambda parent: live(parent, share), useless)
         except OSError:
             self._free_slots.insert(0, slot)
             raise
@@ -278,8 +330,28 @@ class Workers(WorkerFactory):
         """Goes back to the settings that work."""
         _log.error("reload failed, the old workers keep running: %s", why)
         self.settings, self._changed = self._proven, []
+        self._admin.generation += 1
         configure_logging(self.settings.log_level, self.settings.log_format)
         self._supervisor.order_all(REOPEN)
+
+
+class AdminFactory(WorkerFactory):
+    """Starts the admin process, which is replaced like a worker."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+
+    def spawn(self, seat: int) -> Child:
+        """Starts it. Raises OSError."""
+        return self._workers.spawn_admin()
+
+    def on_exit(self, child: Child) -> None:
+        """What it has counted is kept."""
+        self._workers.on_exit(child)
+
+    def on_refused(self, why: str) -> None:
+        """The old one goes on."""
+        _log.error("reload failed, the old admin process keeps running: %s", why)
 
 
 # What a worker does.
@@ -332,28 +404,8 @@ def _live(
     return 0
 
 
-class Counting:
-    """Lets the others know what a worker has counted, each second; more seldom where that takes
-    long.
-    """
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-        self._due = 0.0
-
-    def patience(self) -> float:
-        """Seconds until it is due."""
-        return max(0.01, self._due - time.monotonic())
-
-    def __call__(self) -> None:
-        began = time.monotonic()
-        self._worker.publish_counts()
-        took = time.monotonic() - began
-        self._due = began + max(COUNT_EVERY, took * COUNT_SHARE)
-
-
 def _obey(parent: Parent, worker: Worker, orphaned: threading.Event) -> None:
-    stops, count = 0, Counting(worker)
+    stops, count = 0, Seldom(worker.publish_counts, COUNT_EVERY)
     for order in parent.orders(count.patience):
         if order == NONE:
             count()

@@ -210,6 +210,36 @@ _STEERING = frozenset(
 """Fields by which a connection, a message or its way is steered: never left out."""
 
 
+class Address(NamedTuple):
+    """Where to listen: a name or an IP address, and a port; 0: any free one."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """True where nobody but this machine can come: other names may lead anywhere."""
+        from ipaddress import ip_address
+
+        name = self.host.lower().removesuffix(".")
+        try:
+            return ip_address(name).is_loopback
+        except ValueError:
+            return name == "localhost" or name.endswith(".localhost")
+
+
+def address(text: str) -> Address | None:
+    """HOST:PORT, IPv6 in brackets; None for `off`."""
+    if text == "off":
+        return None
+    match = _HOST_AND_PORT.fullmatch(text)
+    name = match.group(1) if match else ""
+    port = match.group(2) if match else None
+    if port is None or int(port) > 65535 or name.startswith("[") != (":" in name):
+        refuse(text, "is not an address", "give HOST:PORT such as localhost:8001, or off")
+    return Address(host(name), int(port))
+
+
 def field_name(text: str) -> str:
     """The name of a request field, in small letters, that the relay can do without."""
     name = text.lower()

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from itertools import islice
 from typing import Callable, NamedTuple
+from weakref import ref
 
 from api_relaying_server.caching.responding import Prepared, Shape, build
 from api_relaying_server.caching.reuse import BYPASSING_FIELDS, CLOCK_SLACK, Assessed
@@ -30,6 +31,7 @@ from api_relaying_server.caching.vary import is_written_here
 from api_relaying_server.http1.fields import STATUS_OF_HIT
 from api_relaying_server.http1.rendering import Buffer, pieces_of, render_status_line
 from api_relaying_server.memory.admission import Admission
+from api_relaying_server.memory.hit_count import HitCount
 
 _WIRE = b"%b%b%bAge: %d\r\n" + STATUS_OF_HIT + b"\r\n%b"
 """A reply: the part of its head that stays, `Age`, `Cache-Status`, and a small body."""
@@ -103,19 +105,21 @@ class Reply:
     """A ready answer: `wire` is sent until `valid_until` (Unix time), and `tail` behind it,
     uncopied.
 
-    `hits` counts how often it was sent; only the event loop
-    counts. `closes`: the connection ends after it; `kept`: it may be sent at all. `size` is the
-    bytes that it takes beside its entry's record, without `wire`: that takes `joined`, which
-    `Wires` counts, and may empty at any time. Then `rendered` has the bytes.
+    `hits` counts how often it was sent; only the event loop counts. `counted` of them are in the
+    sums of `HitCount`. `closes`: the connection ends after it; `kept`: it may be sent at all.
+    `size` is the bytes that it takes beside its entry's record, without `wire`: that takes
+    `joined`, which `Wires` counts, and may empty at any time. Then `rendered` has the bytes.
     """
 
     __slots__ = (
+        "__weakref__",
         "_body",
         "_born",
         "_ending",
         "_fields",
         "_status_line",
         "closes",
+        "counted",
         "entry",
         "hits",
         "joined",
@@ -136,7 +140,7 @@ class Reply:
         self.shape = prepared.shape
         self.status = prepared.status
         self.closes = ending.closes
-        self.hits = 0
+        self.hits = self.counted = 0
         self.kept = False
         self.wire = b""
         self.joined = 0
@@ -185,8 +189,10 @@ class Reply:
             return False
         age = max(int(now - born), 0)
         self.wire = self.rendered(now)
-        if not self.joined and self.wires is not None:
-            self.wires.keep(self, len(self.wire), now)
+        if self.wires is not None:
+            self.wires.on_render(ref(self))
+            if not self.joined:
+                self.wires.keep(self, len(self.wire), now)
         self.valid_until = min(born + age + 1, born + lifetime)
         # Closes a race: another thread may have dropped the entry since it was looked at above, and
         # have set `valid_until` to 0 before this set it. `gone` was set before that.
@@ -217,11 +223,13 @@ class Reply:
 class Wires:
     """Replies whose `wire` is there, within `limit` bytes: most are asked for once in a while, and
     joining their pieces costs less than the room. Thread-safe: while settings change there are two
-    event loops, and one of them may empty a wire that the other is about to send.
+    event loops, and one of them may empty a wire that the other is about to send. `on_render` is
+    told of each reply that is rendered.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, on_render: Callable[[ref[Reply]], object]) -> None:
         self.limit = limit
+        self.on_render = on_render
         self.size = 0
         self._replies: OrderedDict[Reply, None] = OrderedDict()
         self._lock = threading.Lock()  # guards `size`, `_replies` and `joined` of each reply
@@ -344,23 +352,22 @@ class HotCache:
         self._watchers: tuple[Watcher, ...] = ()
         self.heads: dict[bytes, Reply] = {}
         self._size = 0
-        self.wires = Wires(limit // WIRES_SHARE)
+        self._hit_count = HitCount()
+        self.wires = Wires(limit // WIRES_SHARE, self._hit_count.rendered.append)
         self.evicted = 0
         # Grows when any entry may be out of date; an entry of an earlier number is looked at before
         # it is used.
         self.doubts = 0
-        # Answers from what is no longer here, by status: how many, and the bytes of their bodies.
-        self._retired: dict[int, tuple[int, int]] = {}
         self._entries: dict[str, Entry] = {}
         # The entry of a key, in one call for the event loop; counts as no use, as its replies count
         # their own.
         self.peek: Callable[[str], Entry | None] = self._entries.get
         self._order = Admission(self.room)
         self._seen_once: set[int] = set()
-        # Guards changes of heads, size, evicted, doubts, _watchers, _retired, _entries, _order, and
-        # of an entry and its lists; not of _seen_once, which the event loop alone uses, nor of a
-        # reply's bytes, which the event loop alone renders. One thread may take it twice: making
-        # room removes entries.
+        # Guards changes of heads, size, evicted, doubts, _watchers, _entries, _order, and of an
+        # entry and its lists; not of _seen_once, which the event loop alone uses, nor of a reply's
+        # bytes, which the event loop alone renders. One thread may take it twice: making room
+        # removes entries.
         self._lock = threading.RLock()
 
     def watch(self, watcher: Watcher) -> None:
@@ -494,7 +501,7 @@ class HotCache:
         for reply in entry.replies:
             reply.valid_until = 0.0
             self.wires.drop(reply)
-            _count(self._retired, reply)
+            self._hit_count.leaves(reply)
         for head in entry.heads or ():
             self.heads.pop(head, None)
         entry.forget_replies()
@@ -555,22 +562,18 @@ class HotCache:
         oldest, *rest = entry.replies
         entry.replies = tuple(rest)
         self.wires.drop(oldest)
-        _count(self._retired, oldest)
+        self._hit_count.leaves(oldest)
         stored = id(oldest.stored)
         entry.past = {**entry.past, stored: entry.past.get(stored, 0) + oldest.hits}
         self._grow(entry, -oldest.size)
         oldest.retire()
 
-    def answered(self) -> dict[int, tuple[int, int]]:
+    def answered(self, now: float = 0.0) -> dict[int, tuple[int, int]]:
         """Answers that were sent from memory since the start, by status: their number, and the
-        bytes of their bodies.
+        bytes of their bodies. `now` is the Unix time; it lets those be passed over next time whose
+        own time is over.
         """
-        with self._lock:
-            counts = dict(self._retired)
-            for entry in self._entries.values():
-                for reply in entry.replies:
-                    _count(counts, reply)
-        return counts
+        return self._hit_count.totals(now)
 
     def remember(self, entry: Entry, quick: QuickKey, reply: Reply) -> None:
         """Remembers the reply for requests that are alike in all that it depends on."""
@@ -630,8 +633,3 @@ class HotCache:
         entry.size += size
         self._size += size
         self._order.grow(entry.key, size)
-
-
-def _count(counts: dict[int, tuple[int, int]], reply: Reply) -> None:
-    answers, size = counts.get(reply.status, (0, 0))
-    counts[reply.status] = (answers + reply.hits, size + reply.hits * reply.body_size)

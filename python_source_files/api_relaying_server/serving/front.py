@@ -40,6 +40,7 @@ import socket
 import sys
 import time
 import uuid
+from bisect import bisect_left
 from typing import Callable, NamedTuple, Protocol
 
 from api_relaying_server.errors import BadRequest, ClientGone, RelayError, own_lack
@@ -66,6 +67,7 @@ from api_relaying_server.serving.gathering import BodyGatherer
 from api_relaying_server.serving.handover import HandOver
 from api_relaying_server.serving.incoming import IncomingBody, body_of
 from api_relaying_server.serving.listeners import Listeners
+from api_relaying_server.serving.pace import BOUNDS, LONGEST_WAIT, Pace
 from api_relaying_server.serving.poller import READ, Poller, make_poller
 from api_relaying_server.serving.problems import problem_bytes
 from api_relaying_server.serving.request_bytes import (
@@ -155,6 +157,7 @@ class Front:
         self._clock, self._wall = clocks
         self.loop_time = self._clock()  # when this pass of the loop began; for all deadlines
         self.now = 0.0  # the same as Unix time
+        self.pace = Pace(lambda: self.loop_time)
         self._poller: Poller = make_poller()
         self._connections = Connections(self._poller, self._on_close)
         self._by_fd = self._connections.by_fd
@@ -185,18 +188,29 @@ class Front:
         """How many connections there are."""
         return len(self._by_fd)
 
+    def states(self) -> list[int]:
+        """The states of all connections at this moment. From any thread."""
+        return [conn.state for conn in list(self._by_fd.values())]
+
     # The loop.
 
     def run(self) -> None:
         """Serves until it is stopped and drained."""
         self._acceptor.open()
-        poll = self._poller.poll
+        poll, clock, pace = self._poller.poll, self._clock, self.pace
+        places = pace.events
         while self._running:
-            events = poll(0.05 if self._stopping else 1.0)
+            events = poll(0.05 if self._stopping else LONGEST_WAIT)
             try:
                 if self._bell[0] != self._bell_seen:
                     self._hear_bell()
                 self._pass(events)
+                count = len(events)
+                took = clock() - self.loop_time
+                places[bisect_left(BOUNDS, took)] += count
+                pace.seconds += took * count
+                if took > pace.longest:
+                    pace.longest = took
             except Exception:
                 self._bug("the event loop failed")
                 time.sleep(0.01)  # a bug that shows again and again must not take the whole core
@@ -667,6 +681,7 @@ class Front:
 
     def _each_second(self) -> None:
         self._next_second = self.loop_time + 1.0
+        self.pace.each_second(self.loop_time)
         self.sender.count_writers(self._by_fd.values())
         late, has_more = self._connections.late(self.loop_time)
         for conn in late:

@@ -282,6 +282,11 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         _log.error("a handler failed", exc_info=sys.exc_info())
 
     @property
+    def most_threads(self) -> int:
+        """Handlers that may be at work."""
+        return self._most_threads
+
+    @property
     def busy(self) -> int:
         """Handlers at work."""
         return self._threads - self._idle

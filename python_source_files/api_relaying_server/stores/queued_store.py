@@ -74,6 +74,11 @@ class QueuedStore(Store):
         fault = self._health.fault
         return "" if fault is None else str(fault)
 
+    @property
+    def trouble(self) -> Trouble | None:
+        fault = self._health.fault
+        return None if fault is None else fault.trouble
+
     # Reading
 
     def read(self, key: str) -> Record | None:

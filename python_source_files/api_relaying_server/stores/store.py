@@ -83,6 +83,11 @@ class Store(ABC):
         """Why the store is being done without at the moment, empty if it works."""
         return ""
 
+    @property
+    def trouble(self) -> Trouble | None:
+        """The kind of that."""
+        return None
+
     def coordinator(self) -> Coordinator:
         """What this process and those on other machines that use the store know of each other."""
         return ALONE

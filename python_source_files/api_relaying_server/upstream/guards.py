@@ -68,8 +68,8 @@ class OfflineUpstream:
 class GuardedUpstream:
     """An upstream with the checks before it. Thread-safe.
 
-    `tokens` None: no limit of the rate. `refused` counts refusals by their reason; the admin
-    address will read it.
+    `tokens` None: no limit of the rate. `refused` counts refusals by their reason. `queued` calls
+    wait for a slot or a token, `in_flight` ones are under way.
     """
 
     def __init__(
@@ -85,7 +85,9 @@ class GuardedUpstream:
         self.slots = slots
         self.tokens = tokens
         self.refused: Counter[str | None] = Counter()
-        self._lock = threading.Lock()  # guards `refused`, `_lack_said_at`, `_skew_said`
+        self.queued = self.in_flight = 0
+        # guards `refused`, `queued`, `in_flight`, `_lack_said_at`, `_skew_said`
+        self._lock = threading.Lock()
         self._lack_said_at = float("-inf")
         self._skew_said = False
         self._upstream = upstream
@@ -124,7 +126,7 @@ class GuardedUpstream:
                 if self.tokens is not None and call.cooldown_of(ANONYMOUS) is not None:
                     # The upstream counts differently: start with an empty bucket.
                     self.tokens.empty(0.0)
-                waited = self._take(call.at)
+                waited = self._queue(call.at)
             except BaseException:
                 self.breaker.settle(call, None)
                 raise
@@ -133,6 +135,19 @@ class GuardedUpstream:
             with self._lock:
                 self.refused[refusal.reason] += 1
             raise
+
+    def _queue(self, began: float) -> bool:
+        with self._lock:
+            self.queued += 1
+        has_begun = False
+        try:
+            waited = self._take(began)
+            has_begun = True
+            return waited
+        finally:
+            with self._lock:
+                self.queued -= 1
+                self.in_flight += has_begun
 
     def _take(self, began: float) -> bool:
         waited = self.slots.take(PATIENCE)
@@ -150,7 +165,7 @@ class GuardedUpstream:
         try:
             return self.breaker.admit(request)
         except BaseException:
-            self.slots.give_back()
+            self._give_back()
             raise
 
     # ...and after it.
@@ -161,7 +176,12 @@ class GuardedUpstream:
         self._leave(call)
 
     def _leave(self, call: Call) -> None:
-        self.slots.give_back(self._clock() - call.at)
+        self._give_back(self._clock() - call.at)
+
+    def _give_back(self, held_for: float | None = None) -> None:
+        with self._lock:
+            self.in_flight -= 1
+        self.slots.give_back(held_for)
 
     # What is logged.
 

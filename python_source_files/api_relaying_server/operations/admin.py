@@ -1,0 +1,38 @@
+"""The admin address of a relay: puts its parts together and runs them."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Sequence
+
+from api_relaying_server.operations import page
+from api_relaying_server.operations.admin_calls import Admin
+from api_relaying_server.operations.admin_server import AdminServer
+from api_relaying_server.operations.gates import Access
+from api_relaying_server.operations.view import Overseen, View
+
+
+class AdminAddress:
+    """Serves on `listeners`, which it closes at its end; `name` is what `--admin` calls them,
+    `token` what callers have to know, empty for nothing.
+    """
+
+    def __init__(
+        self, relay: Overseen, listeners: Sequence[socket.socket], name: str, token: str
+    ) -> None:
+        self._names = frozenset((name.lower().removesuffix("."), socket.gethostname().lower()))
+        live_page = None
+        with contextlib.suppress(FileNotFoundError):
+            live_page = page.load()
+        calls = Admin(View(relay)).calls(live_page)
+        self._server = AdminServer(listeners, calls, Access(token, self._names))
+        self._server.start()
+
+    def renew(self, token: str) -> None:
+        """Asks for another token from now on."""
+        self._server.access = Access(token, self._names)
+
+    def close(self) -> None:
+        """Serves no more."""
+        self._server.close()
