@@ -34,6 +34,7 @@ from api_relaying_server.relaying.shared_body import Room
 from api_relaying_server.runtime import Seldom, Trimmer, limit_allocator
 from api_relaying_server.serving.connection import Limits
 from api_relaying_server.serving.listeners import Bound, Listeners, listen
+from api_relaying_server.serving.served import telling
 from api_relaying_server.serving.server import Hooks, RelayServer
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.stores.store import Store, open_store
@@ -231,6 +232,8 @@ def build(
     keeper = kept_now.keeper
     path = _path(settings, upstream_url, kept_now, neighbours, share)
     hooks = _hooks(counters, log, path.chore, keeper.hot, neighbours)
+    if settings.log_level == "debug":
+        hooks = hooks._replace(on_hit=telling(hooks.on_hit))
     here = _listeners(settings, listeners, share, neighbours)
     server = RelayServer(here, path.relay, keeper.hot.heads, _limits(settings), hooks)
     beside = Extras(

@@ -19,6 +19,7 @@ from typing import Protocol
 
 from api_relaying_server import PACKAGE, early
 from api_relaying_server.early import RELOAD_SIGNALS, REOPEN_SIGNALS, STOP_SIGNALS
+from api_relaying_server.serving.request_ids import in_hand
 
 STACK = 4 << 20
 """Bytes of a thread's stack. Twice as much is usual, and 64 threads of that are half a GiB of
@@ -52,12 +53,17 @@ class Stoppable(Protocol):
 
 
 class TextLines(logging.Formatter):
-    """A record as one line: time (UTC), level, logger, message; a traceback below it."""
+    """A record as one line: time (UTC), level, logger, message, and the id of the request that it
+    is about; a traceback below it.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
         message = record.getMessage().translate(_ESCAPED)
         line = f"{_when(record)} {record.levelname.lower():7} {record.name}: {message}"
+        number = getattr(record, "id", "")
+        if number:
+            line += f" id={number}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -81,6 +87,17 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class WithRequestId(logging.Filter):
+    """Gives a record the `id` of the request that its thread answers, if there is one."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """True: all records pass."""
+        number = in_hand()
+        if number:
+            record.id = number
+        return True
+
+
 def _when(record: logging.LogRecord) -> str:
     moment = datetime.fromtimestamp(record.created, timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -96,6 +113,7 @@ def configure_logging(level: str, form: str) -> None:
     """Send the log to standard error: `form` is text or json; libraries speak from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
+    handler.addFilter(WithRequestId())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger(PACKAGE).setLevel(level.upper())
     # A log that cannot be written is no reason to fill standard error with tracebacks.

@@ -282,8 +282,8 @@ class JsonTest(unittest.TestCase):
                 "referer": None,
                 "user_agent": '\\xe5"\\',
                 "cache": "miss",
-                "upstream": 0.123,
-                "duration": 0.2,
+                "upstream_s": 0.123,
+                "duration_s": 0.2,
                 "id": "7",
             },
         )
@@ -291,7 +291,7 @@ class JsonTest(unittest.TestCase):
     def test_what_is_no_request_line(self) -> None:
         told = json.loads(Lines(JsonObjects()).served(served(b"\x16\x03\x01", upstream=None)))
         self.assertEqual(told["request"], "\x16\x03\x01")
-        self.assertEqual((told["method"], told["target"], told["upstream"]), (None, None, None))
+        self.assertEqual((told["method"], told["target"], told["upstream_s"]), (None, None, None))
 
 
 class Disk:
@@ -468,7 +468,7 @@ class QueueTest(unittest.TestCase):
             log._drop_beyond_bound()
             log._file.close(20)
         self.assertEqual((log.lost, len(log._records)), (7, MOST_RECORDS))
-        self.assertEqual(log._records[0][-2], 7.0)
+        self.assertEqual(log._records[0].at, 7.0)  # type: ignore[union-attr]
 
     def test_a_record_that_cannot_be_rendered_costs_one_line(self) -> None:
         log = AccessLog(str(self.path), "combined")

@@ -15,6 +15,7 @@ from api_relaying_server.serving.connection import LINGERING, Connection, Limits
 from api_relaying_server.serving.front import Clocks, Front
 from api_relaying_server.serving.listeners import Listeners, listen
 from api_relaying_server.serving.request_bytes import EMPTY_LINES
+from api_relaying_server.serving.request_ids import RequestIds
 from api_relaying_server.serving.served import Served
 from tests.relay_support import set_reset_on_close
 from tests.wire_support import request
@@ -71,6 +72,7 @@ class FrontTestCase(unittest.TestCase):
 
     on_hit = None
     store_reader: Any = mock.Mock(batch=(), add=lambda conn: False)
+    ids = RequestIds()
 
     def hear_others(self) -> None:
         """There are none."""

@@ -20,6 +20,7 @@ from api_relaying_server.serving.front import Clocks, Front
 from api_relaying_server.serving.handover import HandOver
 from api_relaying_server.serving.listeners import Listeners
 from api_relaying_server.serving.poller import READ, Waker
+from api_relaying_server.serving.request_ids import RequestIds
 from tests.schedules import Play, Schedule, all_plays, codes
 from tests.wire_support import request
 
@@ -199,7 +200,7 @@ class World:
         self.owner: dict[int, str] = {}
         self.sockets: dict[int, Socket] = {}
         backend: Any = self
-        self.store_reader, self.on_hit = backend, None
+        self.store_reader, self.on_hit, self.ids = backend, None, RequestIds()
         clocks = Clocks(lambda: 1000.0, lambda: 0.0)
         self.front = Front(Listeners([]), {}, backend, Limits(), clocks)
         self.connections = [self._connect(100 + number) for number in range(connections)]

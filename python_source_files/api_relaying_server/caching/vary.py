@@ -29,7 +29,7 @@ _PERMISSION = "access-control-allow-origin"
 _WRITTEN = frozenset(
     ("connection", "content-length", "expect", "forwarded", "host", "if-match", "if-modified-since")
     + ("if-none-match", "if-range", "if-unmodified-since", "max-forwards", "range", "te")
-    + ("transfer-encoding", "via", "x-real-ip")
+    + ("transfer-encoding", "via", "x-real-ip", "x-request-id")
 )
 
 _TOKEN = TOKEN.pattern

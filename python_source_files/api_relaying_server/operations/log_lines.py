@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
+from api_relaying_server.http1.request_id import PLAIN
 from api_relaying_server.memory.hot import Reply
 from api_relaying_server.serving.peers import Peer, TrustedPeers
 from api_relaying_server.serving.served import HIT, Served
@@ -37,7 +38,7 @@ LONGEST_REMEMBERED = 2048
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _UNSAFE = re.compile(r"[^ !#-\[\]-~]")
-_NUMBER = re.compile(r"[0-9A-Za-z._:@/+=-]{1,128}")
+_NUMBER = re.compile(PLAIN)
 
 OTHER, REFERER, AGENT, REQUEST_ID, TRACE, FORWARDED_FOR = range(6)
 """Lines of a head, by what they are to a log."""
@@ -160,7 +161,7 @@ class JsonObjects:
         return (
             f'{{"time":"{clock}.{int(at % 1 * 1000):03d}Z","client":"{address}",{known.request}'
             f',"status":{status},"bytes":{size},"referer":{known.referer}'
-            f',"user_agent":{known.agent},"cache":"{result}","upstream":{upstream},"duration":{took},"id":"{number}"}}\n'
+            f',"user_agent":{known.agent},"cache":"{result}","upstream_s":{upstream},"duration_s":{took},"id":"{number}"}}\n'
         )
 
 
@@ -216,7 +217,10 @@ class Lines:
                 self._form.nothing if served.upstream is None else f"{served.upstream:.3f}",
                 f"{served.took:.3f}",
                 served.at,
-                served.number or known.number or f"{self._prefix}{next(self._count):x}",
+                served.number
+                or served.request_id
+                or known.number
+                or f"{self._prefix}{next(self._count):x}",
             ),
         )
 

@@ -18,7 +18,7 @@ from api_relaying_server.caching.validation import conditions
 from api_relaying_server.errors import UpstreamError, UpstreamPaused
 from api_relaying_server.http1.fields import end_to_end
 from api_relaying_server.http1.grammar import format_date
-from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
+from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.relaying.answer import Waiting
 from api_relaying_server.relaying.keeping import FoundRecord, Keeper, Moment
 from api_relaying_server.relaying.shared_body import Room
@@ -188,11 +188,21 @@ class Fetcher:
         if head.status == 304 and not _has_condition(call.fields):
             fetch.exchange.close()
             raise UpstreamError("the upstream answered 304 to a request without a condition")
-        received = localised(end_to_end(head.fields), self.base)
+        received = _without_echo(localised(end_to_end(head.fields), self.base), caller)
         if "date" not in received:  # RFC 9110, 6.6.1
             received = received.plus(("Date", format_date(fetch.response_time)))
         sent = request.with_method(plan.method)
         return Received(sent, ResponseHead(head.status, head.reason, received), fetch, began)
+
+
+def _without_echo(fields: Fields, caller: Caller) -> Fields:
+    """The fields of a response without the id of the request, which many upstreams send back: it
+    is this client's, and others may get the response too.
+    """
+    number = caller.client.request_id
+    if number and fields.all("x-request-id") == [number]:
+        return fields.without(lambda name: name == "x-request-id")
+    return fields
 
 
 def _plan_of(query: Query, keeps_conditions: bool) -> Plan:

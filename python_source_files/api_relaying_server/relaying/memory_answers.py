@@ -16,6 +16,7 @@ from api_relaying_server.http1.fields import relay_fields, with_key
 from api_relaying_server.http1.heads import known_lines, wants_close
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.rendering import render_fields
+from api_relaying_server.http1.request_id import given_id
 from api_relaying_server.memory.hot import Ending, Entry, Reply
 from api_relaying_server.relaying.keeping import FoundRecord, Keeper
 
@@ -68,10 +69,15 @@ class MemoryAnswers:
             if reply.hits >= DECIDED_AGAIN:
                 hot.remember(entry, quick, reply)
         if request.raw is not None:
-            hot.learn(_to_learn(request.raw, influential), reply)
-            if self._keeper.policy is not policy:
-                hot.clear()  # other settings came in between: a known head is not looked at again
+            self._learn(_to_learn(request.raw, influential), reply, policy)
         return reply
+
+    def _learn(self, head: bytes, reply: Reply, policy: Policy) -> None:
+        if not given_id(head):  # else each of its clients is to get an id back
+            self._keeper.hot.learn(head, reply)
+        if self._keeper.policy is not policy:
+            # Other settings came in between, and a known head is not looked at again.
+            self._keeper.hot.clear()
 
     def is_worth_bringing(self, request: RequestHead) -> bool:
         """True where the store may have what would answer a request once it is in memory."""

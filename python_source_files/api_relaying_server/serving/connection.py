@@ -112,8 +112,8 @@ class Connection:
     - `recv`, `send`: the methods of `tls`, or the socket's own, looked up once.
     - `deadline`: when the loop ends it.
     - `buffer`: bytes that have come and belong to no request yet.
-    - `request`, `since`, `body`: the request in progress, when its head was there, and what has
-      come of its body.
+    - `request`, `number`, `since`, `body`: the request in progress, its id once a handler has it,
+      when its head was there, and what has come of its body.
     - `counted`: bytes of its body that count against the loop's bound for all bodies.
     - `seen`: what the store reader found for the request.
     - `waited`: the fetch for which the request waits, or has waited.
@@ -130,6 +130,7 @@ class Connection:
         "counted",
         "deadline",
         "fd",
+        "number",
         "out",
         "recv",
         "request",
@@ -156,6 +157,7 @@ class Connection:
         self.deadline = deadline
         self.buffer = b""
         self.request: RequestHead | None = None
+        self.number = ""
         self.since = 0.0
         self.body: IncomingBody | None = None
         self.counted = 0

@@ -77,7 +77,9 @@ from api_relaying_server.serving.request_bytes import (
     skip_empty_lines,
     too_long,
     with_close,
+    with_id,
 )
+from api_relaying_server.serving.request_ids import RequestIds
 from api_relaying_server.serving.sending import Sender
 from api_relaying_server.serving.served import NONE, OnHit, Served
 from api_relaying_server.serving.store_reader import StoreReader
@@ -105,6 +107,7 @@ class Backend(Protocol):
 
     on_hit: OnHit | None
     store_reader: StoreReader
+    ids: RequestIds
 
     def from_memory(self, request: RequestHead, now: float) -> Reply | None:
         """The reply to a request, where a fresh one is in memory. Never blocks."""
@@ -509,6 +512,7 @@ class Front:
         conn.closes = reply.closes or self._stopping
         wire = reply.wire or reply.rendered(self.now)
         wire = wire if conn.closes == reply.closes else with_close(wire)
+        wire = with_id(wire, head)
         try:
             rest = self.sender.send(conn, wire, reply.tail)
         except OSError:
@@ -547,7 +551,7 @@ class Front:
 
     def _begin_request(self, conn: Connection, request: RequestHead) -> None:
         """Reads the body, if there is one, and gives the request to a thread."""
-        conn.request = request
+        conn.request, conn.number = request, ""
         conn.since = self.loop_time
         body = conn.body = body_of(request, self._max_body)
         if body is not None and not body.done:
@@ -643,7 +647,8 @@ class Front:
         """
         _log.debug("refused a request from %s: %s", conn.address, error.detail)
         with_body = head is None or not head.startswith(b"HEAD ")
-        answer = problem_bytes(error, with_body)
+        number = conn.number or self._backend.ids.of(head or b"")
+        answer = problem_bytes(error, number, with_body)
         size = len(answer) - answer.index(END_OF_HEAD) - len(END_OF_HEAD)
         self._backend.report(
             Served(
@@ -655,6 +660,7 @@ class Front:
                 upstream=None,
                 took=0.0,
                 at=self.now,
+                request_id=number,
             )
         )
         try:

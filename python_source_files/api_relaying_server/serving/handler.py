@@ -21,11 +21,13 @@ from api_relaying_server.http1.fields import end_to_end
 from api_relaying_server.http1.heads import wants_close
 from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import pieces_of, render_fields, render_status_line
+from api_relaying_server.http1.request_id import REQUEST_ID
 from api_relaying_server.relaying.answer import Answer, Waiting
 from api_relaying_server.relaying.fetching import Caller
 from api_relaying_server.serving.body import RequestBody
 from api_relaying_server.serving.connection import Connection
 from api_relaying_server.serving.problems import problem_answer, problem_bytes
+from api_relaying_server.serving.request_ids import take_in_hand
 from api_relaying_server.serving.served import CLIENT_LEFT, NONE, Served, result_of
 from api_relaying_server.serving.writing import StreamListener, Writer
 
@@ -66,6 +68,8 @@ class RelayHandler(BaseHTTPRequestHandler):
         conn.closes = True
         if request is None:
             return
+        conn.number = conn.number or self.server.ids.of(conn.head)
+        take_in_hand(conn.number)
         try:
             body = None
             if conn.body is not None:
@@ -80,6 +84,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         finally:
             if conn.waited is None:
                 self.server.report(self._served(request))
+            take_in_hand("")
 
     def finish(self) -> None:
         """Nothing to flush: nothing is buffered."""
@@ -91,7 +96,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         request = conn.request
         with_body = request is None or request.method != "HEAD"
         with contextlib.suppress(OSError):
-            conn.send(problem_bytes(error, with_body))
+            conn.send(problem_bytes(error, conn.number, with_body))
         size = len(problem_answer(error).body) if with_body else 0
         took = time.monotonic() - conn.since
         return Served(
@@ -103,6 +108,7 @@ class RelayHandler(BaseHTTPRequestHandler):
             upstream=None,
             took=took,
             at=time.time(),
+            request_id=conn.number,
         )
 
     # The request...
@@ -123,7 +129,7 @@ class RelayHandler(BaseHTTPRequestHandler):
 
     def _caller(self, request: RequestHead, body: RequestBody | None) -> Caller:
         return Caller(
-            client=self.server.client_at(self.conn.address),
+            client=self.server.client_at(self.conn.address)._replace(request_id=self.conn.number),
             body=body,
             length=body.length if body is not None else None,
             on_interim=self._send_interim if request.version >= (1, 1) else None,
@@ -164,8 +170,11 @@ class RelayHandler(BaseHTTPRequestHandler):
         has_body = request.method != "HEAD" and answer.status not in _BODILESS
         framing, chunked, until_close = self._framing(request, answer, has_body)
         keeps = keeps and not until_close
+        own = framing + _connection_fields(request, keeps)
+        if "x-request-id" not in answer.fields:  # else it is the upstream's own
+            own.append((REQUEST_ID, self.conn.number))
         head = render_status_line(answer.status, answer.reason) + render_fields(answer.fields)
-        head += render_fields(framing + _connection_fields(request, keeps)) + b"\r\n"
+        head += render_fields(own) + b"\r\n"
         if not has_body:
             self._writer.send(head)
             self._begun = answer
@@ -251,6 +260,7 @@ class RelayHandler(BaseHTTPRequestHandler):
             took=time.monotonic() - self.conn.since,
             at=time.time(),
             number=self._number,
+            request_id=self.conn.number,
         )
 
 

@@ -15,6 +15,7 @@ from api_relaying_server.http1.fields import ALLOWED, PSEUDONYM, relay_fields
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.http1.rendering import reason_phrase, render_fields, render_status_line
+from api_relaying_server.http1.request_id import REQUEST_ID
 from api_relaying_server.relaying.answer import Answer
 
 
@@ -55,8 +56,9 @@ def _details(detail: str) -> str:
     return f'; details="{escaped}"'
 
 
-def problem_bytes(error: RelayError, with_body: bool = True) -> bytes:
-    """The same as bytes, for a connection that ends after it."""
+def problem_bytes(error: RelayError, number: str, with_body: bool = True) -> bytes:
+    """The same as bytes, for a connection that ends after it; `number` is the request's id."""
     answer = problem_answer(error)
     head = render_status_line(answer.status, answer.reason) + render_fields(answer.fields)
+    head += render_fields([(REQUEST_ID, number)])
     return head + b"Connection: close\r\n\r\n" + (bytes(answer.body) if with_body else b"")

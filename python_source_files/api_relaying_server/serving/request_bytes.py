@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from api_relaying_server.errors import BadRequest
 from api_relaying_server.http1.heads import END_OF_HEAD, check_beginning, known_lines
+from api_relaying_server.http1.request_id import given_id
 from api_relaying_server.memory.hot import Reply
 
 EMPTY_LINES = 8
@@ -56,6 +57,19 @@ def reply_without_high_cardinality(heads: dict[bytes, Reply], head: bytes) -> Re
     if reply is None or reply.entry.influential.isdisjoint(known_lines.high_cardinality_names):
         return reply
     return None
+
+
+def with_id(wire: bytes, head: bytes) -> bytes:
+    """A reply from memory that tells its client the id which it gave the request, unless the
+    upstream's own is there.
+    """
+    number = given_id(head)
+    if not number:
+        return wire
+    end = wire.find(END_OF_HEAD) + 2
+    if b"\r\nx-request-id:" in wire[:end].lower():
+        return wire
+    return b"%bX-Request-Id: %b\r\n%b" % (wire[:end], number, wire[end:])
 
 
 def with_close(wire: bytes) -> bytes:

@@ -5,11 +5,15 @@ It must not know who reads the reports.
 
 from __future__ import annotations
 
+import logging
 from typing import Callable, NamedTuple
 
 from api_relaying_server.http1.fields import PSEUDONYM
 from api_relaying_server.http1.message import Fields
+from api_relaying_server.http1.request_id import client_id
 from api_relaying_server.memory.hot import Reply
+
+_log = logging.getLogger(__name__)
 
 HIT, STALE, MISS, EXPIRED, REVALIDATED, COLLAPSED, BYPASS, NONE = RESULTS = (
     "hit",
@@ -54,7 +58,8 @@ class Served(NamedTuple):
     - `status`, `size`: the status and the bytes of body that went out; `result`: one of RESULTS.
     - `upstream`: seconds until the upstream's head was there, None where it was not asked.
     - `took`, `at`: seconds from the request's head to the end of the answer; the Unix time then.
-    - `number`: under which the relay's own log says more, if it does.
+    - `number`: under which the relay's own log says more, if it does; `request_id`: the id of the
+      request, empty where it has none yet.
     """
 
     address: str
@@ -66,10 +71,29 @@ class Served(NamedTuple):
     took: float
     at: float
     number: str = ""
+    request_id: str = ""
 
 
 OnHit = Callable[[Hit], object]
 """Called by the event loop for each answer from memory, so it costs time for each of them."""
+
+
+def telling(on_hit: OnHit | None) -> OnHit:
+    """Also says each answer from memory in the log, at debug: there a decision is one line."""
+
+    def tell(hit: Hit) -> None:
+        if on_hit is not None:
+            on_hit(hit)
+        _, head, _, _ = hit
+        method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
+        path, query, _ = rest.partition(" ")[0].partition("?")
+        shown = path + "?..." * bool(query)
+        number = client_id(head)
+        about = {"id": number} if number else None
+        _log.debug("%s %s: fresh, in memory", method, shown, extra=about)
+
+    return tell
+
 
 Observer = Callable[[Served], None]
 """Called for each other request. From any thread; returns at once."""

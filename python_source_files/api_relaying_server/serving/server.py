@@ -29,6 +29,7 @@ from api_relaying_server.serving.front import Front
 from api_relaying_server.serving.handler import RelayHandler
 from api_relaying_server.serving.listeners import Listeners
 from api_relaying_server.serving.peers import TrustedPeers
+from api_relaying_server.serving.request_ids import RequestIds
 from api_relaying_server.serving.served import Observer, OnHit, Served
 from api_relaying_server.serving.store_reader import StoreReader
 from api_relaying_server.serving.watchdog import LoopWatchdog
@@ -103,6 +104,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.from_memory = relay.memory.from_memory
         self.on_hit = hooks.on_hit
         self._hooks = hooks
+        self.ids = RequestIds()
         self.store_reader = StoreReader(
             relay.memory.is_worth_bringing, self._load, self._on_loaded, self._on_missing
         )
@@ -150,6 +152,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
             self.shutdown_request(conn)
 
     def _refuse(self, conn: Connection, busy: Overloaded) -> None:
+        conn.number = conn.number or self.ids.of(conn.head)
         self.report(RelayHandler.refuse(conn, busy))
         self.shutdown_request(conn)
 

@@ -22,10 +22,11 @@ from api_relaying_server.http1.fields import (
 )
 from api_relaying_server.http1.grammar import delta_seconds, split_list
 from api_relaying_server.http1.message import Field, Fields, RequestHead
+from api_relaying_server.http1.request_id import REQUEST_ID
 
 _OURS = frozenset(
     ("host", "content-length", "via", "expect", "max-forwards")
-    + ("x-forwarded-for", "x-forwarded-proto")
+    + ("x-forwarded-for", "x-forwarded-proto", "x-request-id")
 )
 """Request fields that the relay writes itself."""
 
@@ -124,10 +125,13 @@ def parse_base(url: str) -> UpstreamBase:
 
 
 class Client(NamedTuple):
-    """The client: its address, and whether it is a trusted proxy whose forwarding fields count."""
+    """The client: its address, and whether it is a trusted proxy whose forwarding fields count;
+    the id of its request, empty where the upstream is to be told none.
+    """
 
     address: str
     trusted: bool = False
+    request_id: str = ""
 
 
 class Public(NamedTuple):
@@ -165,6 +169,8 @@ def as_upstream_sees(
     via = f"{request.version[0]}.{request.version[1]} {PSEUDONYM}"
     fields.append(("Via", f"{before}, {via}" if before else via))
     fields += _forwarded(request, client, public.scheme)
+    if client.request_id:
+        fields.append((REQUEST_ID, client.request_id))
     if public.host is not None:
         fields.append(("X-Forwarded-Host", public.host))
     return Fields(fields)
