@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Optional
 
 from api_relaying_server.http1.message import Fields
 
-VARIANT_COST = 384
+VARIANT_COST = 512
 """Bytes reckoned for a stored response beside its content and its fields."""
 
 Selecting = tuple[tuple[str, Optional[str]], ...]
