@@ -413,7 +413,7 @@ def upstream_for_one_call(settings: Settings, url: str) -> UpstreamLike:
     """
     upstream = _upstream(settings, RelaySession(open_store("none://", 0).backend), url)
     own = settings.upstream_header
-    return WithOwnFields(upstream, own, neighbours or ALONE) if own else upstream
+    return WithOwnFields(upstream, own) if own else upstream
 
 
 def _upstream(settings: Settings, session: RelaySession, url: str) -> UpstreamLike:
