@@ -10,7 +10,9 @@ from __future__ import annotations
 import gzip
 import os
 import subprocess
+import sys
 import tarfile
+from distutils.command.install_data import install_data  # setuptools has this one of distutils
 from pathlib import Path
 
 from setuptools import setup
@@ -34,6 +36,8 @@ def commit_and_time() -> tuple[str, str]:
         when = git("log", "-1", "--format=%ct")
     return commit or "unknown", os.environ.get("SOURCE_DATE_EPOCH") or when or "315532800"
 
+
+MANUAL = "share/man/man1"
 
 DESCRIBE = ("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
 """The commit, and whether files differ from it; no tag in its place."""
@@ -75,6 +79,23 @@ class BuildPy(build_py):
             path.chmod(0o755 if path.is_dir() else 0o644)
 
 
+class InstallData(install_data):
+    """Adds the manual page, which is made from the table of settings."""
+
+    def run(self) -> None:
+        super().run()
+        page = Path(self.install_dir, MANUAL, "api-relaying-server.1")
+        made = subprocess.run(
+            [sys.executable, "-B", "-m", "api_relaying_server.manual"],
+            cwd=ROOT / "python_source_files",
+            check=True,
+            stdout=subprocess.PIPE,
+        ).stdout
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_bytes(made)
+        self.outfiles.append(str(page))
+
+
 class Sdist(sdist):
     """The sources as one file; with the commit, and nothing of this machine or moment in it."""
 
@@ -103,4 +124,5 @@ def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-setup(cmdclass={"build_py": BuildPy, "sdist": Sdist})
+commands = {"build_py": BuildPy, "install_data": InstallData, "sdist": Sdist}
+setup(cmdclass=commands, data_files=[(MANUAL, [])])

@@ -38,6 +38,14 @@ from api_relaying_server.errors import ConfigError
 Application = Callable[..., Any]
 """A WSGI application (PEP 3333)."""
 
+DEFAULTS = (
+    ("--host", "127.0.0.1"),
+    ("--port", "0"),
+    ("--cache", "memory://"),
+    ("--admin", "off"),
+)
+"""Flags, for those that are not given."""
+
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 
@@ -144,7 +152,7 @@ class _QuietHandler(WSGIRequestHandler):
 
 def _command(url: str, flags: Sequence[str]) -> list[str]:
     given = [] if "--demo" in flags else ["--upstream", url]
-    for flag, value in (("--host", "127.0.0.1"), ("--port", "0"), ("--cache", "memory://")):
+    for flag, value in DEFAULTS:
         if not any(each == flag or each.startswith(flag + "=") for each in flags):
             given += [flag, value]
     return [sys.executable, "-c", _CHILD, *given, *flags]

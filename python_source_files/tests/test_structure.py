@@ -36,6 +36,7 @@ CORE = (
     ("one_process",),
     ("cli",),
     ("__main__",),
+    ("manual",),
     ("testing",),
     ("pytest_plugin",),
 )
@@ -227,7 +228,7 @@ class RoomsTest(StructureCase):
         )
 
     def test_only_the_command_and_the_assembly_see_the_settings(self) -> None:
-        may = {"assembly", "asking", "checking", "cli", "one_process", "cluster.workers"}
+        may = {"assembly", "asking", "checking", "cli", "one_process", "cluster.workers", "manual"}
         may |= {"admin_address", "cluster.admin_process"}
         seers = {name for name, tree in modules() if f"{NAME}.settings" in imported(tree)}
         self.assert_kept(
