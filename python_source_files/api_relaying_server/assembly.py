@@ -104,14 +104,13 @@ class SharedState(NamedTuple):
 
 class Inside(NamedTuple):
     """What an operator looks into: the store, of which `kind` names the sort, the rules, and the
-    way to the upstream. `catch_up` passes on what other processes have said.
+    way to the upstream.
     """
 
     kept: SharedState
     path: Path
     upstream_url: str
     kind: str
-    catch_up: Callable[[], None]
 
 
 class Extras(NamedTuple):
@@ -248,8 +247,7 @@ def build(
         # Only now: what raises before leaves the other worker as it is.
         keeper.renew(_policy(settings), settings.hot_size)
     kept_now.hits.watch(server.front.pace)
-    catch_up = _coordinator(neighbours, kept_now.store).catch_up
-    inside = Inside(kept_now, path, upstream_url, kind_of(settings), catch_up)
+    inside = Inside(kept_now, path, upstream_url, kind_of(settings))
     return Worker(server, inside, beside, settings.drain)
 
 
@@ -262,7 +260,7 @@ def build_inside(settings: Settings, upstream_url: str, share: WorkerShare) -> I
     kept = _kept(settings, neighbours, share, Counters(cpu_counts))
     kept.keeper.renew(_policy(settings), 0)
     path = _path(settings, upstream_url, kept, neighbours, share)
-    return Inside(kept, path, upstream_url, kind_of(settings), neighbours.catch_up)
+    return Inside(kept, path, upstream_url, kind_of(settings))
 
 
 def kind_of(settings: Settings) -> str:

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
+import tempfile
+import threading
 import unittest
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
 
 from sample_menu_api.server import SampleMenuApi
+from tests import relay_support
 from tests.admin_support import AdministeredRelay
 from tests.relay_support import (
     PATIENCE,
+    SOURCES,
+    Asked,
+    RunningRelay,
+    ScriptedOrigin,
     eventually,
+    response,
 )
 
 TOKEN = "t0ken"
-
-
-def requests_of(relay: AdministeredRelay) -> dict[str, float]:
-    """The series of requests that are not 0, by their labels."""
-    return {
-        name.partition("{")[2].rstrip("}"): value
-        for name, value in relay.metrics().items()
-        if name.startswith("relay_requests_total{") and value
-    }
 
 
 class AdminTest(unittest.TestCase):
@@ -153,6 +158,48 @@ class AdminTest(unittest.TestCase):
         self.assertGreaterEqual(after["store"]["entries"], 1)
         self.assertLessEqual(after["upstream"]["tokens"], 9)
 
+    def test_explain_says_what_happens_next(self) -> None:
+        path = "/restaurant/bikupan"
+        question = f"/api/explain?path={path}&header=Accept:%20text/plain&header=X-A:b"
+        self.assertEqual(self.relay.call(question).value["next"]["result"], "miss")
+        self.relay.get(path)
+        told = self.relay.call(question).value
+        self.assertEqual((told["target"], told["next"]["result"]), (path, "hit"))
+        self.assertEqual(len(told["variants"]), 1)
+        for query in ("", "?path=x", "?path=/a&path=/b", "?path=/a&header=b", "?path=/a&c=d"):
+            with self.subTest(query):
+                self.assertEqual(self.relay.call("/api/explain" + query).status, 400)
+
+    def test_paths_are_warmed(self) -> None:
+        path = "/restaurant/nanna"
+        answer = self.relay.call("/api/warm", "POST", {"paths": [path, path]})
+        self.assertEqual((answer.status, answer.value), (202, {"asked": 1}))
+        eventually(
+            lambda: self.relay.call(f"/api/explain?path={path}").value["variants"], "it is stored"
+        )
+        before = self.relay.call("/api/status").value["upstream_calls"]
+        self.assertEqual(self.relay.get(path).cache_status.partition(";")[0], "hit")
+        self.assertEqual(self.relay.call("/api/status").value["upstream_calls"], before)
+        none = self.relay.call("/api/warm", "POST", {"paths": []})
+        self.assertEqual((none.status, none.value), (202, {"asked": 0}))
+
+    def test_changes_need_more(self) -> None:
+        body = {"paths": ["/restaurant"]}
+        for status, fields in (
+            (415, {"Content-Type": "text/plain"}),
+            (415, {"Content-Type": "application/jsonx"}),
+            (421, {"Host": "evil.example"}),
+            (403, {"Origin": "http://evil.example"}),
+            (202, {"Content-Type": "Application/JSON; charset=utf-8"}),
+        ):
+            with self.subTest(fields):
+                self.assertEqual(
+                    self.relay.call("/api/warm", "POST", body, **fields).status, status
+                )
+        for wrong in (b"", b"[]", b"{", {}, {"paths": "/a"}, {"paths": ["a"]}, {"paths": ["/ "]}):
+            with self.subTest(wrong):
+                self.assertEqual(self.relay.call("/api/warm", "POST", wrong).status, 400)
+
     def test_listeners_to_events_are_bounded(self) -> None:
         with contextlib.ExitStack() as stack:
             streams = []
@@ -178,6 +225,170 @@ class AdminTest(unittest.TestCase):
         with socket.create_connection(("127.0.0.1", self.relay.admin), PATIENCE) as sock:
             sock.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             return b" 200 " in sock.recv(100)
+
+
+class TokenTest(unittest.TestCase):
+    """A relay that asks for a token."""
+
+    def test_who_knows_it_may_call(self) -> None:
+        given = {"RELAY_ADMIN_TOKEN": TOKEN}
+        with SampleMenuApi() as api, AdministeredRelay(api.url, env=given) as relay:
+            for field, status in (
+                ({}, 401),
+                ({"Authorization": "Bearer"}, 401),
+                ({"Authorization": f"Bearer {TOKEN}x"}, 401),
+                ({"Authorization": f"Bearer {TOKEN[:-1]}"}, 401),
+                ({"Authorization": f"Basic {TOKEN}"}, 401),
+                ({"Authorization": "Bearer \u00e9"}, 401),
+                ({"Authorization": f"Bearer {TOKEN}"}, 200),
+                ({"Authorization": f"bearer {TOKEN}", "Host": "relay.internal:8001"}, 200),
+            ):
+                for path in ("/metrics", "/api/status"):
+                    with self.subTest(field, path=path):
+                        self.assertEqual(relay.call(path, **field).status, status)
+            self.assertTrue(relay.call("/metrics").fields["www-authenticate"].startswith("Bearer"))
+            self.assertEqual(relay.call("/healthz").status, 200)
+            self.assertEqual(relay.call("/readyz").status, 200)
+            bearer, body = {"Authorization": f"Bearer {TOKEN}"}, {"paths": ["/restaurant"]}
+            foreign = {**bearer, "Host": "relay.internal:8001"}
+            self.assertEqual(relay.call("/api/warm", "POST", body, **foreign).status, 421)
+            self.assertEqual(relay.call("/api/warm", "POST", body, **bearer).status, 202)
+            self.assertNotIn(TOKEN, relay.log())
+
+    def test_a_reload_changes_it(self) -> None:
+        for workers in ("1", "2"):
+            with self.subTest(workers=workers), tempfile.TemporaryDirectory() as folder:
+                file = Path(folder, "token")
+                file.write_text("old\n")
+                flags = ("--workers", workers, "--admin-token", f"@{file}")
+                with SampleMenuApi() as api, AdministeredRelay(api.url, *flags) as relay:
+
+                    def status_for(token: str) -> int:
+                        return relay.call("/metrics", Authorization=f"Bearer {token}").status
+
+                    self.assertEqual([status_for("old"), status_for("new")], [200, 401])
+                    file.write_text("new\n")
+                    relay.signal(signal.SIGHUP)
+                    eventually(lambda: "reloaded" in relay.log(), "the reload")
+                    eventually(lambda: status_for("new") == 200, "the new token")
+                    eventually(lambda: status_for("old") == 401, "the end of the old token")
+                    self.assertIn("these have changed: admin-token", relay.log())
+
+
+class StartTest(unittest.TestCase):
+    """What is said of the address at the start."""
+
+    def run_relay(self, *flags: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "api_relaying_server", "--demo", "--cache", "memory://", *flags],
+            cwd=SOURCES,
+            env={name: text for name, text in os.environ.items() if not name.startswith("RELAY_")},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.returncode, done.stderr + done.stdout
+
+    def test_a_named_port_in_use_is_wrong_usage(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            for more in ((), ("--workers", "2"), ("--check",)):
+                with self.subTest(more):
+                    code, said = self.run_relay("--port", "0", "--admin", address, *more)
+                    self.assertEqual(code, 2, said)
+                    self.assertRegex(said, "(?m)^api-relaying-server: --admin: .* is in use; ")
+                    self.assertNotIn("Traceback", said)
+
+    def test_the_default_port_in_use_is_a_warning(self) -> None:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # another program has it: as well
+                stack.enter_context(socket.create_server(("127.0.0.1", 8001)))
+            for workers in ("1", "2"):
+                with (
+                    self.subTest(workers),
+                    SampleMenuApi() as api,
+                    DefaultRelay(api.url, "--workers", workers) as relay,
+                ):
+                    self.assertEqual(relay.get("/restaurant").status, 200)
+                    self.assertRegex(relay.log(), "warning .*--admin: 8001 is in use; .* without")
+
+    def test_an_open_address_without_token_is_wrong_usage(self) -> None:
+        code, said = self.run_relay("--port", "0", "--admin", "0.0.0.0:0")
+        self.assertEqual(code, 2)
+        self.assertRegex(said, "^api-relaying-server: --admin: 0.0.0.0 can be reached by others; ")
+
+    def test_check_shows_it(self) -> None:
+        code, said = self.run_relay("--check", "--port", "0", "--admin-token", TOKEN)
+        self.assertEqual(code, 0, said)
+        self.assertRegex(said, r"(?m)^  --admin +localhost:8001 +default$")
+        self.assertRegex(said, r"(?m)^  --admin-token +\*\*\* +--admin-token$")
+        self.assertNotIn(TOKEN, said)
+
+
+class DefaultRelay(RunningRelay):
+    """A relay with its default admin address."""
+
+    def __init__(self, upstream: str, *flags: str) -> None:
+        with mock.patch.object(relay_support, "TABLE", ()):  # so that it gives none
+            super().__init__(upstream, "--cache", "memory://", *flags)
+
+
+class ReadinessTest(unittest.TestCase):
+    """When requests can be answered."""
+
+    def test_a_resting_upstream_with_nothing_stored(self) -> None:
+        for workers in ("1", "2"):
+            with self.subTest(workers):
+                with (
+                    ScriptedOrigin([response(429, [("Retry-After", "600")])]) as origin,
+                    AdministeredRelay(origin.url, "--workers", workers) as relay,
+                ):
+                    self.assertEqual(relay.call("/readyz").status, 200)
+                    self.assertEqual(relay.get("/a").status, 429)
+                    eventually(lambda: relay.call("/readyz").status == 503, "unready")
+                    unready = relay.call("/readyz").value
+                    self.assertEqual(set(unready), {"status", "why"})
+                    self.assertRegex(unready["why"], "the upstream rests for .* nothing is stored")
+                    status = relay.call("/api/status").value
+                    self.assertEqual(status["upstream"]["state"], "resting")
+                    self.assertGreater(status["upstream"]["rests_for_s"], 1)
+                    self.assertEqual(relay.metrics()["relay_upstream_resting"], 1.0)
+                    self.assertEqual(relay.call("/healthz").status, 200)
+                    told = relay.call("/api/explain?path=/b").value["next"]
+                    self.assertEqual(told["result"], "none")
+
+    def test_what_is_stored_makes_ready(self) -> None:
+        fields = [("Cache-Control", "max-age=60")]
+        script = [response(200, fields, b"x"), response(429, [("Retry-After", "600")])]
+        with ScriptedOrigin(script) as origin, AdministeredRelay(origin.url) as relay:
+            relay.get("/a")
+            self.assertEqual(relay.get("/b").status, 429)
+            state = relay.call("/api/status").value["upstream"]["state"]
+            self.assertEqual((state, relay.call("/readyz").status), ("resting", 200))
+
+    def test_a_draining_relay_says_so(self) -> None:
+        for workers in ("1", "2"):
+            with self.subTest(workers):
+                go_on = threading.Event()
+
+                def held(asked: Asked, go_on: threading.Event = go_on) -> Iterator[bytes]:
+                    go_on.wait(PATIENCE)
+                    yield response(200)
+
+                with (
+                    ScriptedOrigin(held) as origin,
+                    AdministeredRelay(origin.url, "--workers", workers) as relay,
+                    relay.connect() as client,
+                ):
+                    client.sendall(b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n")
+                    origin.wait_for(1)
+                    relay.signal(signal.SIGTERM)
+                    eventually(lambda: relay.call("/healthz").status == 503, "draining")
+                    self.assertEqual(relay.call("/healthz").value, {"status": "draining"})
+                    self.assertEqual(relay.call("/readyz").value["status"], "draining")
+                    go_on.set()
+                    self.assertEqual(relay.wait(), 0)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,14 @@ listens on no port for clients, with a store, a coordinator and a place in share
 from __future__ import annotations
 
 import logging
+import time
 
 from api_relaying_server.admin_address import admin_access
 from api_relaying_server.assembly import Inside, build_inside
 from api_relaying_server.cluster.child_process import NONE, RETIRE, STOP, Parent
 from api_relaying_server.cluster.shared_counters import SharedCounters
 from api_relaying_server.cluster.worker_share import WorkerShare
+from api_relaying_server.coordination import Paused
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.figures import Figures
 from api_relaying_server.operations.admin import AdminAddress
@@ -54,10 +56,11 @@ def serve_admin(
         return 1
     shared_counters = share.shared_counters()
     relay = OverseenWorkers(shared_counters, inside, started)
+    _hear_of_pause(relay, inside)
     address = AdminAddress(relay, share.listeners, *admin_access(settings))
 
     def look_after() -> None:
-        inside.catch_up()
+        inside.kept.keeper.catch_up()
         inside.path.chore()
         shared_counters.publish(inside.kept.counters.snapshot())
 
@@ -69,6 +72,14 @@ def serve_admin(
     inside.kept.store.close(settings.drain)
     shared_counters.publish(inside.kept.counters.snapshot())
     return 0
+
+
+def _hear_of_pause(relay: OverseenWorkers, inside: Inside) -> None:
+    """Learns of a pause that the workers told each other before this process was there."""
+    ends = [worker["rests.until.milliseconds"] / 1000 for worker in relay.figures().workers]
+    seconds = max(ends, default=0.0) - time.monotonic()
+    if seconds > 0:
+        inside.path.upstream.breaker.hear(Paused(seconds, "a worker's call had failed"))
 
 
 def _obey(parent: Parent, relay: OverseenWorkers, look_after: Seldom) -> None:

@@ -25,7 +25,8 @@ class AdminAddress:
         live_page = None
         with contextlib.suppress(FileNotFoundError):
             live_page = page.load()
-        calls = Admin(View(relay)).calls(live_page)
+        self._admin = Admin(View(relay))
+        calls = self._admin.calls(live_page)
         self._server = AdminServer(listeners, calls, Access(token, self._names))
         self._server.start()
 
@@ -36,3 +37,4 @@ class AdminAddress:
     def close(self) -> None:
         """Serves no more."""
         self._server.close()
+        self._admin.close()

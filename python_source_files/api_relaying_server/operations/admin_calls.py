@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
+from api_relaying_server.errors import RelayError
+from api_relaying_server.operations.admin_requests import explained_of, paths_of
 from api_relaying_server.operations.admin_server import Asked, Calls, Said, page_said, said
 from api_relaying_server.operations.events import Events
+from api_relaying_server.operations.explaining import Explainer
 from api_relaying_server.operations.metrics import exposition, registry_of
 from api_relaying_server.operations.page import Page
 from api_relaying_server.operations.view import View
+from api_relaying_server.operations.warm_inside import InsideWarmer
+
+WARM_AGAIN = 5
+"""Seconds after which who could not have more warmed is to come again."""
 
 
 class Admin:
@@ -18,6 +25,7 @@ class Admin:
         self._view = view
         self._relay = view.relay
         self._registry = registry_of(view)
+        self._warmer = InsideWarmer(lambda: self._relay.inside().path.relay)
 
     def calls(self, page: Page | None) -> Calls:
         """All that can be called."""
@@ -26,6 +34,8 @@ class Admin:
             ("/readyz", "GET"): self.readiness,
             ("/metrics", "GET"): self.metrics,
             ("/api/status", "GET"): self.status,
+            ("/api/explain", "GET"): self.explain,
+            ("/api/warm", "POST"): self.warm,
         }
         if page is not None:
             table["/", "GET"] = lambda asked: page_said(page)
@@ -51,3 +61,20 @@ class Admin:
     def status(self, asked: Asked) -> Said:
         """The numbers of the whole relay."""
         return said(self._view.status())
+
+    def explain(self, asked: Asked) -> Said:
+        """What the next request of a target would get, and why."""
+        path, target = self._relay.inside().path, explained_of(asked.query)
+        explainer = Explainer(path.relay, path.upstream.breaker)
+        return said(explainer.explain(target.target, target.fields))
+
+    def warm(self, asked: Asked) -> Said:
+        """Has paths fetched that are not stored."""
+        paths = paths_of(asked.body)
+        if paths and not self._warmer.warm(paths):
+            raise RelayError("others are being warmed", status=503, retry_after=WARM_AGAIN)
+        return said({"asked": len(paths)}, 202)
+
+    def close(self) -> None:
+        """Ends what these calls have begun."""
+        self._warmer.close()

@@ -97,13 +97,15 @@ class WarmAt:
                     _log.exception("warming failed")
 
 
-def warm(ask: Ask, stop: threading.Event) -> Counter[str]:
-    """Warms once; says what came of it in the log, and returns how many paths went which way."""
+def warm(ask: Ask, stop: threading.Event, paths: Sequence[str] = ()) -> Counter[str]:
+    """Warms once: these paths, or all menus; says what came of it in the log, and returns how many
+    paths went which way.
+    """
     began = time.monotonic()
     kinds: Counter[str] = Counter()
     warming = Warming(ask, stop)
     try:
-        for outcome in warming.run():
+        for outcome in warming.run(paths):
             kinds[outcome.kind] += 1
             if outcome.kind == FAILED and kinds[FAILED] <= MOST_TOLD:
                 _log.warning("not warmed: %s: %s", outcome.path, outcome.why)
