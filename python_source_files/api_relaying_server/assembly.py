@@ -375,7 +375,7 @@ def _path(
     coordinator = _coordinator(neighbours, store)
     upstream = _upstream(settings, RelaySession(store.backend), upstream_url)
     own = settings.upstream_header
-    with_fields = WithOwnFields(upstream, own) if own else upstream
+    with_fields = WithOwnFields(upstream, own, neighbours or ALONE) if own else upstream
     traced = _traced(with_fields)
     counted = CountedUpstream(traced or with_fields, counters)
     guarded = _guarded(counted, settings, store, coordinator, share)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import ssl
 import subprocess
+import unittest
 from pathlib import Path
 from typing import NamedTuple
+
+if shutil.which("openssl") is None:
+    raise unittest.SkipTest("needs the command openssl")
 
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 

@@ -635,7 +635,7 @@ class SharedStore(KeepingTest):
             self.hot, cast("Store", self.shelf), Policy(), lambda: self.now, Neighbours(self.line)
         )
         self.hot.limit = MIB
-        for key, size in ((KEY, 2500), (OTHER, 1500)):
+        for key, size in ((KEY, 3600), (OTHER, 1500)):
             self.shelf.records[key] = Record((variant(b"x" * size),), NOW + 1000)
             keeper.read(key)
         self.line.hear(Changed(OTHER))

@@ -15,7 +15,7 @@ _INLINE = re.compile(rb"<(script|style)(?:\s[^>]*)?>(.*?)</\1>", re.DOTALL)
 
 class Page(NamedTuple):
     """The page, and its Content-Security-Policy: it may run the scripts and styles that are in it,
-    ask this address, and nothing else.
+    ask this address, and nothing else. No text becomes markup.
     """
 
     content: bytes
@@ -33,6 +33,6 @@ def load(path: Path = FILE) -> Page:
     policy = (
         f"default-src 'none'; script-src {sources[b'script']}; style-src {sources[b'style']}; "
         "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
+        "frame-ancestors 'none'; require-trusted-types-for 'script'"
     )
     return Page(content, policy)

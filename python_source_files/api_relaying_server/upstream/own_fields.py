@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Sequence
 
+from api_relaying_server.coordination import ALONE, Coordinator, Lease
 from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
@@ -21,14 +22,24 @@ _DENIED = frozenset((401, 403))
 
 
 class WithOwnFields:
-    """An upstream that adds these fields to every call. Thread-safe."""
+    """An upstream that adds these fields to every call. Thread-safe.
 
-    def __init__(self, upstream: UpstreamLike, own: Sequence[OwnField]) -> None:
+    That they were refused is said once by this process and its `neighbours`.
+    """
+
+    def __init__(
+        self,
+        upstream: UpstreamLike,
+        own: Sequence[OwnField],
+        neighbours: Coordinator = ALONE,
+    ) -> None:
         self.base: UpstreamBase = upstream.base
         self._upstream = upstream
         self._own = tuple(own)
-        self._lock = threading.Lock()  # guards `_has_said`
+        self._neighbours = neighbours
+        self._lock = threading.Lock()  # guards `_has_said`, `_right`
         self._has_said = False
+        self._right: Lease | None = None  # to say it; kept, so that no other process has it
 
     def fetch(self, request: UpstreamRequest) -> Fetch:
         """The response to one request, once its head is here."""
@@ -41,8 +52,12 @@ class WithOwnFields:
 
     def _say_once(self, status: int) -> None:
         with self._lock:
-            said, self._has_said = self._has_said, True
-        if not said:
+            if self._has_said:
+                return
+            self._has_said = True
+            # The name only: it is another one for other values, and shows none.
+            self._right = self._neighbours.lease(f"refused {hash(self._own)}", 0.0)
+        if self._right is not None:
             _log.warning(
                 "the upstream answered %d to a request with the relay's own %s; is it still valid?",
                 status,
