@@ -28,12 +28,15 @@ from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.memory.refresh_ahead import RefreshAhead, Renewals
 from api_relaying_server.relaying.fetching import Fetcher
 from api_relaying_server.relaying.keeping import Keeper, Neighbours
+from api_relaying_server.relaying.purging import StoredTargets
 from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.relay import Relay
 from api_relaying_server.relaying.shared_body import Room
 from api_relaying_server.runtime import Seldom, Trimmer, limit_allocator
 from api_relaying_server.serving.connection import Limits
 from api_relaying_server.serving.listeners import Bound, Listeners, listen
+from api_relaying_server.serving.peers import TrustedPeers
+from api_relaying_server.serving.purge_requests import PurgeRequests
 from api_relaying_server.serving.served import telling
 from api_relaying_server.serving.server import Hooks, RelayServer
 from api_relaying_server.settings import Settings, place_of
@@ -83,6 +86,7 @@ class SharedState(NamedTuple):
     store: Store
     keeper: Keeper
     counters: Counters
+    stored: StoredTargets
     hits: LoopHits
 
     def store_counts(self) -> dict[str, int]:
@@ -153,6 +157,7 @@ class Worker:
                 self._beside.ahead.close()
             self._beside.refresher.close()
             if self._owns_store:
+                self.kept.stored.close()
                 self.kept.store.close(self._drain)
                 self.kept.settle()
             self.publish_counts()
@@ -303,7 +308,9 @@ def _kept(
     if neighbours is not None and share is not None:
         others = others._replace(news=neighbours.news, unstored=share.memory.unstored)
     keeper = Keeper(hot, store, _policy(settings), time.time, others)
-    kept = SharedState(store, keeper, counters, LoopHits(hot.answered))
+    leases = others.coordinator if store.shared else ALONE
+    stored = StoredTargets(keeper, store, leases, counters.purged)
+    kept = SharedState(store, keeper, counters, stored, LoopHits(hot.answered))
     counters.include(kept.hits, kept.store_counts)
     return kept
 
@@ -370,7 +377,7 @@ def _path(
     neighbours: WorkerCoordinator | None,
     share: WorkerShare | None,
 ) -> Path:
-    store, keeper, counters, _ = kept
+    store, keeper, counters, stored, _ = kept
     policy = _policy(settings)
     coordinator = _coordinator(neighbours, store)
     upstream = _upstream(settings, RelaySession(store.backend), upstream_url)
@@ -384,11 +391,15 @@ def _path(
     fetcher = Fetcher(guarded, keeper, policy, _public(settings), room)
     refresher, background = Refresher(), Refresher(settings.upstream_connections)
     # Who cannot read what another has fetched need not wait for it.
-    relay = Relay(fetcher, refresher, background, coordinator if store.shared else ALONE)
+    allowed, proxies = TrustedPeers(settings.purge_from), TrustedPeers(settings.trust_forwarded)
+    on_purge = PurgeRequests(stored.purge, allowed, proxies).answer
+    leases = coordinator if store.shared else ALONE
+    relay = Relay(fetcher, refresher, background, leases, on_purge)
     chores: list[Callable[[], None]] = [
         Trimmer(lambda: room.passed),
         lambda: relay.flight.release_stalled(time.monotonic()),
         Seldom(counters.snapshot, COUNT_EVERY),
+        stored.look,
     ]
     if isinstance(upstream, Upstream):
         chores.append(upstream.close_ended)

@@ -222,6 +222,18 @@ class Settings:
         more="Addresses or blocks such as `10.0.0.0/8`; repeat it or separate with commas; `unix:` "
         "is everybody who comes by a Unix socket. From other clients these fields are dropped.",
     )
+    purge_from = several(
+        LISTENING,
+        "clients that may send PURGE",
+        metavar="ADDRESS",
+        parse=values.peer,
+        separator=",",
+        default="127.0.0.0/8,::1",
+        shown="loopback",
+        more="As `--trust-forwarded`, in place of the default. Others get 405. So does a request "
+        "that came through a proxy, unless that is in `--trust-forwarded` and names such a client. "
+        "No `PURGE` goes upstream.",
+    )
 
     admin = one(
         LISTENING,

@@ -11,10 +11,11 @@ import unittest
 from collections.abc import Iterator
 from unittest import mock
 
+from api_relaying_server.caching.stored import Record
 from api_relaying_server.cluster import node_coordinator as nodes
 from api_relaying_server.cluster.message_text import encode
 from api_relaying_server.coordination import Changed, Coordinator, Message, claim_on
-from api_relaying_server.stores import health, queued_store
+from api_relaying_server.stores import health, queued_store, storage
 from api_relaying_server.stores.databases.shared_store import SharedStore, open_shared
 from api_relaying_server.stores.storage import Change
 from tests.database_support import DatabaseServer
@@ -133,10 +134,16 @@ class RecordCases(SharedStoreCases):
         store.delete("GET /a/7")
         self.assertTrue(store.flush(PATIENCE))
         keys.remove("GET /a/7")
-        with mock.patch.object(queued_store, "KEYS_AT_ONCE", 7):
+        with mock.patch.object(storage, "KEYS_AT_ONCE", 7):
             self.assertEqual(sorted(store.keys()), sorted(keys))
             self.assertEqual(sorted(store.keys("GET /a")), sorted(keys)[:19])
             self.assertEqual(list(store.keys("GET /c")), [])
+            self.assertEqual(store.keys_after("GET /a/4", "GET /a", 2), ["GET /a/5", "GET /a/6"])
+        store.write("GET /a/empty", Record((), NEVER, 2**48))
+        self.assertTrue(store.flush(PATIENCE))
+        self.assertEqual([store.count_keys(f"GET /{one}") for one in ("a", "b", "c")], [19, 20, 0])
+        store.delete("GET /a/empty")
+        self.assertTrue(store.flush(PATIENCE))
         self.assertEqual(store.size().entries, 39)
         self.assertGreater(store.size().bytes, 39 * 300)
 

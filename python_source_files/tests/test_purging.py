@@ -353,6 +353,13 @@ class InvalidatedGroups(PurgeTest):
         self.assertEqual(self.told(), "fwd=stale; fwd-status=304; stored")
         self.assertEqual(self.told(), "hit")
 
+    def test_nothing_follows_from_what_is_invalidated(self) -> None:
+        both = Record((stored(1.0, ("Cache-Groups", '"menus", "other"')),), 9.0)
+        other = Record((stored(1.0, ("Cache-Groups", '"other"')),), 9.0)
+        marks = NO_MARKS.with_mark((), ("menus",), Mark(times_of(Effect.INVALIDATED, 2.0), 1))
+        self.assertTrue(judged(both, NEVER, marks, KEY).variants[0].must_validate)
+        self.assertIs(judged(other, NEVER, marks, KEY), other)
+
     def test_a_304_without_the_field_leaves_the_groups(self) -> None:
         self.fill()
         self.world.ask("POST")

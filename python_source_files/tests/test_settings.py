@@ -159,6 +159,14 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
             ("10.0.0.5,", "such as"),
         ],
     ),
+    "purge_from": (
+        (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1")),
+        [
+            ("10.0.0.5", (ipaddress.ip_network("10.0.0.5/32"),)),
+            ("10.0.0.0/8, unix:", (ipaddress.ip_network("10.0.0.0/8"), "unix:")),
+        ],
+        [("10.0.0.1/8", "give 10.0.0.0/8"), ("localhost", "such as"), ("", "such as")],
+    ),
     "cache": (
         ...,
         [

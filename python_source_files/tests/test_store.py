@@ -86,6 +86,36 @@ class Contract(Case):
         self.assertEqual(size.entries, len(names))
         self.assertTrue(0 < size.bytes <= size.limit, size)
 
+    def listed(self, prefix: str, limit: int, after: str = "") -> list[str]:
+        """All keys that begin with `prefix`, page by page."""
+        found: list[str] = []
+        while page := self.store.keys_after(after, prefix, limit):
+            self.assertLessEqual(len(page), limit)
+            found += page
+            after = page[-1]
+        return found
+
+    def test_keys_in_order_and_their_number(self) -> None:
+        names = [f"GET /{one}" for one in ("", "a", "a/b", "a\xe5", "b", "b?", "c", "d", "e")]
+        for name in [*names, "GET", "HEAD /b", "GET /x", "GET /bb"]:
+            self.store.write(name, make_record(name))
+        self.store.flush(PATIENCE)
+        self.store.write("GET /b", make_record("newer"))
+        self.store.write("GET /aa", make_record())
+        for gone in ("GET /c", "GET /d", "GET /x", "GET /bb"):
+            self.store.delete(gone)
+        names = sorted({*names, "GET /aa"} - {"GET /c", "GET /d"})
+        for limit in (1, 2, 3, 100):
+            for _ in range(2):
+                self.assertEqual(self.listed("GET /", limit), names)
+                self.assertEqual(self.listed("GET /b", limit), ["GET /b", "GET /b?"])
+                self.assertEqual(self.listed("GET /", limit, "GET /b"), ["GET /b?", "GET /e"])
+                self.assertEqual(self.listed("POST", limit), [])
+        counts = [self.store.count_keys(prefix) for prefix in ("GET /", "GET /b", "POST", "")]
+        self.assertEqual(counts, [8, 2, 0, 10])
+        self.store.clear()
+        self.assertEqual((self.store.count_keys(""), self.listed("", 9)), (0, []))
+
     def test_clear(self) -> None:
         for number in range(10):
             self.store.write(str(number), make_record(number))

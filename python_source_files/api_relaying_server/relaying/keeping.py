@@ -239,7 +239,7 @@ class Keeper:
         entry = self.hot.peek(key)
         if entry is not None:
             return self._judged(key, entry.record)
-        record = self._store.peek(key) if self._know_marks() else None
+        record = self._store.peek(key) if self.know_marks() else None
         record = None if record is None else self._judged(key, record)
         return record if record is not None else self._lost(key)
 
@@ -247,7 +247,7 @@ class Keeper:
         """What the store has under a key, as purges and invalidations leave it, even where the
         store does not say so: it may be slow or full, and a purge of many changes nothing in it.
         """
-        if not self._know_marks():
+        if not self.know_marks():
             return None  # the store fails: what is in it may have been purged before the start
         record = self._store.read(key)
         return None if record is None else self._judged(key, record)
@@ -419,18 +419,19 @@ class Keeper:
         if not self._alone:
             self._coordinator.tell(Purged(keys, names, times), INVALIDATION_AT_MOST)
         gone = effect is Effect.GONE
-        self.save_marks([("prefix", key) for key in keys] + [("group", one) for one in names], gone)
+        self.save_marks(_named(keys, names), gone)
 
     def save_marks(self, marked: Sequence[tuple[str, str]], unswept: bool) -> None:
         """Has the store remember all marks over a restart, and whether what was marked may still
         take room there.
         """
-        if not self._store.shared:
-            return  # it ends with this process
+        if not self._store.shared:  # it ends with this process
+            self.stored_marks.note(marked, unswept)
+            return
         claim = self._coordinator.lease(claim_on(MARKS), CLAIM_AT_MOST) if self._shares else None
         try:
             with self._lock_of(MARKS):
-                if self._know_marks(anew=True) or self.stored_marks.was_read:
+                if self.know_marks(anew=True) or self.stored_marks.was_read:
                     marks = self.facts.invalidations.marks
                     self.stored_marks.write(marks, marked, unswept, self.clock())
         finally:
@@ -439,7 +440,19 @@ class Keeper:
         if not self._shares:
             self._wait_for_store(MARKS)
 
-    def _know_marks(self, anew: bool = False) -> bool:
+    def sweep(self, key: str) -> bool:
+        """Deletes what the store has of a key if nothing of it is left; whether it was so."""
+        with self._lock_of(key):
+            record = self._store.peek(key)
+            if record is None or not record.variants:
+                return False
+            left = self._judged(key, record)
+            if left is not None and left.variants:
+                return False
+            self._store.delete(key)
+            return True
+
+    def know_marks(self, anew: bool = False) -> bool:
         """Reads the marks that other processes have left, if it must be; False where it fails."""
         if self.stored_marks.known and not anew:
             return True
@@ -531,6 +544,8 @@ class Keeper:
             self._drop(message.key)
         elif isinstance(message, Purged):
             self._take_mark(message.prefixes, message.groups, message.times)
+            if not self._shares and message.times[Effect.GONE]:
+                self.stored_marks.note(_named(message.prefixes, message.groups), True)
         elif isinstance(message, (MemoryLost, MessagesLost)):
             self._forget_memory(isinstance(message, MessagesLost))
 
@@ -621,6 +636,11 @@ class Keeper:
 
     def _lock_of(self, key: str) -> threading.Lock:
         return self._locks[hash(key) % _STRIPES]
+
+
+def _named(keys: Iterable[str], groups: Iterable[str]) -> list[tuple[str, str]]:
+    """What marks are of, as `StoredMarks` names it."""
+    return [("prefix", key) for key in keys] + [("group", group) for group in groups]
 
 
 def _epoch_of(record: Record | None) -> int:

@@ -2,6 +2,7 @@
 
     request
        |
+       |-- PURGE ----------------------------------------------> answer    `on_purge`
        |-- not allowed ----------------------------------------> 403       caching.allow
        |-- kept from the store (`--bypass`) -------------------> answer    `_bypass`
        |-- fresh in memory ------------------------------------> answer    memory_answers
@@ -134,12 +135,19 @@ Look = Callable[[str, RequestHead], FoundRecord]
 """Looks up what is stored under the key of a request."""
 
 
+OnPurge = Callable[[RequestHead, Client], Answer]
+
+
+def _refuse_purge(request: RequestHead, client: Client) -> Answer:
+    raise NotAllowed("nobody may purge", status=405)
+
+
 class Relay:
     """Answers requests. Thread-safe; times in seconds.
 
     `refresher` runs what no client waits for, `background` the fetches of clients who have a
     stale answer and wait only briefly. `coordinator` gives the leases among processes that share
-    a store.
+    a store. `on_purge` answers the requests to purge, none of which goes upstream.
     """
 
     def __init__(
@@ -148,7 +156,9 @@ class Relay:
         refresher: Refresher,
         background: Refresher | None = None,
         coordinator: Coordinator = ALONE,
+        on_purge: OnPurge = _refuse_purge,
     ) -> None:
+        self._on_purge = on_purge
         self.fetcher = fetcher
         self._keeper = fetcher.keeper
         self._policy = fetcher.policy
@@ -164,6 +174,8 @@ class Relay:
         """The answer to a request, or for a caller that can be parked what it waits for. Raises
         RelayError where the answer is the relay's own.
         """
+        if request.method.upper() == "PURGE":
+            return self._on_purge(request, caller.client)
         try:
             decision = self.decide(request, caller, partial(self._look, caller))
         except RelayError as error:

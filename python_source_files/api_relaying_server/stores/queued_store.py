@@ -19,7 +19,6 @@ from api_relaying_server.caching.stored import Record
 from api_relaying_server.stores.health import Health
 from api_relaying_server.stores.storage import (
     HARMLESS,
-    KEYS_AT_ONCE,
     MENDABLE,
     Change,
     Extent,
@@ -145,21 +144,50 @@ class QueuedStore(Store):
     def keys(self, prefix: str = "") -> Iterator[str]:
         waiting, others_go = self._queue.waiting()
         yield from (key for key, stays in waiting.items() if stays and key.startswith(prefix))
-        after = ""
-        while not others_go:
-            try:
-                keys = self._storage.keys_after(after, prefix, KEYS_AT_ONCE)
-            except Exception as error:
-                self._read_failed(_as_fault(error))
-                return
-            for key in keys:
-                if not key.startswith(prefix):
-                    return
-                if key not in waiting:
-                    yield key
-            if len(keys) < KEYS_AT_ONCE:
-                return
-            after = keys[-1]
+        if others_go:
+            return
+        try:
+            yield from (key for key in self._storage.walk(prefix) if key not in waiting)
+        except Exception as error:
+            self._read_failed(_as_fault(error))
+
+    def keys_after(self, key: str, prefix: str, limit: int) -> list[str]:
+        waiting, others_go = self._queue.waiting()
+        new = sorted(
+            one for one, stays in waiting.items() if stays and one > key and one.startswith(prefix)
+        )
+        try:
+            while not others_go:
+                found = self._storage.keys_after(key, prefix, limit)
+                old = [one for one in found if one.startswith(prefix) and one not in waiting]
+                is_all = len(found) < limit or not found[-1].startswith(prefix)
+                # Behind the last of them there may be others, before what is new.
+                near = new if is_all else [one for one in new if one <= found[-1]]
+                if old or near or is_all:
+                    return sorted(old + near)[:limit]
+                key = found[-1]
+        except Exception as error:
+            self._read_failed(_as_fault(error))
+        return new[:limit]
+
+    def count_keys(self, prefix: str) -> int:
+        waiting, others_go = self._queue.waiting()
+        here = {key: stays for key, stays in waiting.items() if key.startswith(prefix)}
+        count = sum(here.values())
+        try:
+            if not others_go:
+                count += self._storage.count_keys(prefix)
+                count -= sum(self._storage.fetch(key) is not None for key in here)
+        except Exception as error:
+            self._read_failed(_as_fault(error))
+        return count
+
+    def uses(self, key: str) -> int:
+        try:
+            return self._storage.uses(key)
+        except Exception as error:
+            self._read_failed(_as_fault(error))
+            return 0
 
     def size(self) -> Extent:
         try:

@@ -53,6 +53,9 @@ LAST_EPOCH = 2**53
 MOST_NAMES = 4096
 """Names that are remembered as right, of response fields and of selecting ones."""
 
+LARGEST_TOMBSTONE = 64
+"""Bytes that a record without a response takes at most; any with one takes more."""
+
 PURGED = 2
 """The mark of a variant that was purged, in place of the truth of `must_validate`."""
 

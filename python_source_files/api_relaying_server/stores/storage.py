@@ -116,6 +116,27 @@ class RecordStorage(BaseStorage[str, Record]):
     def keys_after(self, key: str, prefix: str, limit: int) -> list[str]:
         """At most `limit` keys in order, all behind `key`, none before `prefix`."""
 
+    def walk(self, prefix: str) -> Iterator[str]:
+        """All keys that begin with `prefix`, in any order."""
+        after = ""
+        while True:
+            keys = self.keys_after(after, prefix, KEYS_AT_ONCE)
+            for key in keys:
+                if not key.startswith(prefix):
+                    return
+                yield key
+            if len(keys) < KEYS_AT_ONCE:
+                return
+            after = keys[-1]
+
+    @abstractmethod
+    def count_keys(self, prefix: str) -> int:
+        """How many records with a response are stored for keys that begin with `prefix`."""
+
+    def uses(self, key: str) -> int:
+        """How often the record of a key was used, where that is noted."""
+        return 0
+
     @abstractmethod
     def extent(self) -> Extent:
         """How much is stored."""
@@ -173,10 +194,7 @@ class RecordStorage(BaseStorage[str, Record]):
         return isinstance(key, str) and self.fetch(key) is not None
 
     def __iter__(self) -> Iterator[str]:
-        keys = self.keys_after("", "", KEYS_AT_ONCE)
-        while keys:
-            yield from keys
-            keys = self.keys_after(keys[-1], "", KEYS_AT_ONCE)
+        return self.walk("")
 
     def __len__(self) -> int:
         return self.extent().entries

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from heapq import nsmallest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -132,6 +133,20 @@ class Store(ABC):
     @abstractmethod
     def keys(self, prefix: str = "") -> Iterator[str]:
         """The keys that begin with `prefix`, in any order; for administration, may be slow."""
+
+    def keys_after(self, key: str, prefix: str, limit: int) -> list[str]:
+        """At most `limit` of these keys in order, all behind `key`; none where there are none. For
+        administration.
+        """
+        return nsmallest(limit, (one for one in self.keys(prefix) if one > key))
+
+    def count_keys(self, prefix: str) -> int:
+        """How many records with a response there are under these keys; for administration."""
+        return sum(1 for _ in self.keys(prefix))
+
+    def uses(self, key: str) -> int:
+        """How often a record was used, as far as the store counts that; 0 where it does not."""
+        return 0
 
     @abstractmethod
     def size(self) -> Extent:

@@ -31,7 +31,7 @@ from api_relaying_server.stores.databases.shared_storage import (
     DELETION_LASTS,
     SharedStorage,
 )
-from api_relaying_server.stores.record import LATEST, pipeline
+from api_relaying_server.stores.record import LARGEST_TOMBSTONE, LATEST, pipeline
 from api_relaying_server.stores.storage import (
     Change,
     Extent,
@@ -162,6 +162,12 @@ class MongoRecords(SharedStorage):
             return [document["_id"] for document in found]
 
         return self._link.patiently(read)
+
+    def count_keys(self, prefix: str) -> int:
+        """How many records with a response are stored for keys that begin with `prefix`."""
+        place = {"$gte": prefix, "$lt": prefix + "\U0010ffff"}
+        wanted = {"_id": place, "size": {"$gt": LARGEST_TOMBSTONE}}
+        return self._link.patiently(lambda: int(self.collection.count_documents(wanted)))
 
     def extent(self) -> Extent:
         """Entries, and the bytes of the whole collection; it has no bound."""

@@ -28,7 +28,7 @@ from api_relaying_server.stores.databases.shared_storage import (
     DELETION_LASTS,
     SharedStorage,
 )
-from api_relaying_server.stores.record import LATEST, pipeline
+from api_relaying_server.stores.record import LARGEST_TOMBSTONE, LATEST, pipeline
 from api_relaying_server.stores.storage import (
     Change,
     Extent,
@@ -194,8 +194,14 @@ class RedisRecords(SharedStorage):
         found = [k for k in self._keys(prefix) if k > key]
         return sorted(found)[:limit]
 
-    def __iter__(self) -> Iterator[str]:
-        return self._keys("")
+    def walk(self, prefix: str) -> Iterator[str]:
+        """All keys that begin with `prefix`, in any order."""
+        return self._keys(prefix)
+
+    def count_keys(self, prefix: str) -> int:
+        """How many records with a response are stored for keys that begin with `prefix`."""
+        least = _NUMBER + LARGEST_TOMBSTONE
+        return sum(size > least for _, sizes in self._scan(prefix) for size in sizes)
 
     def _keys(self, prefix: str) -> Iterator[str]:
         """The keys with a record that begin with `prefix`; looks at every key of the database."""
