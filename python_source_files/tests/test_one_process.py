@@ -92,6 +92,28 @@ class OneProcessTest(unittest.TestCase):
         self.reload("nothing has changed")
         self.assertIn("hit", self.ask("/a"))
 
+    def test_counters_outlive_another_store(self) -> None:
+        asked = {"hit": 0, "miss": 0}
+
+        def ask_and_count() -> None:
+            for target in ("/a", "/a", "/b", "/a"):
+                asked["hit" if "hit" in self.ask(target) else "miss"] += 1
+
+        def counted() -> dict[str, int]:
+            counts = self.relay.figures().counts
+            return {name: counts[f"requests.{name}.2xx"] for name in asked}
+
+        ask_and_count()
+        for number in range(3):
+            self.reload("these have changed: cache", cache=f"sqlite:///{self.folder}/{number}")
+            ask_and_count()
+            eventually(lambda: counted() == asked, f"{counted()} to be {asked}")
+        counts = self.relay.figures().counts
+        self.assertEqual(counts["upstream.2xx"], len(self.origin.requests))
+        self.assertEqual(len(self.relay.figures().workers), 1)
+        sources = self.relay._worker.counters._sources
+        eventually(lambda: len(self.relay._worker.counters._sources) == 3, f"{sources} to be 3")
+
     def test_settings_of_what_is_in_memory_count_for_that_too(self) -> None:
         for _ in range(3):
             self.ask("/a")  # until an answer to these very bytes is ready
