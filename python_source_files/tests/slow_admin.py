@@ -173,6 +173,22 @@ class CountsTest(unittest.TestCase):
                 [name for name in counters_of(before) if after[name] < before[name]], []
             )
 
+    def test_a_purge_reaches_both_workers_at_once(self) -> None:
+        with (
+            ScriptedOrigin(origin_answer) as origin,
+            AdministeredRelay(origin.url, "--workers", "2") as relay,
+        ):
+            client = Client(relay)
+            client.ask_at_once(8, ["/a", "/b", "/a"])
+            eventually(lambda: len(relay.call("/api/cache").value["entries"]) == 2, "both stored")
+            before = len(origin.requests)
+            answer = relay.call("/api/purge", "POST", {"all": True, "hard": True})
+            self.assertEqual(answer.value, {"purged": 2})
+            time.sleep(0.5)
+            client.ask_at_once(8, ["/a", "/a"])
+            self.assertEqual(len(origin.requests), before + 1)
+            self.assertEqual(relay.metrics()["relay_purged_total"], 2)
+
     def test_the_admin_process_is_replaced_when_it_dies(self) -> None:
         with (
             ScriptedOrigin(origin_answer) as origin,

@@ -183,6 +183,59 @@ class AdminTest(unittest.TestCase):
         none = self.relay.call("/api/warm", "POST", {"paths": []})
         self.assertEqual((none.status, none.value), (202, {"asked": 0}))
 
+    def test_what_is_stored_is_listed_and_purged(self) -> None:
+        for path in ("/restaurant?purged=1", "/restaurant?purged=2", "/restaurant?purged=3"):
+            self.relay.get(path)
+        listing = "/api/cache?prefix=/restaurant?purged"
+
+        def listed(query: str = "") -> list[str]:
+            return [e["target"] for e in self.relay.call(listing + query).value["entries"]]
+
+        eventually(lambda: len(listed()) == 3, "all three")
+        self.assertEqual(listed("&limit=2"), ["/restaurant?purged=1", "/restaurant?purged=2"])
+        self.assertTrue(self.relay.call(listing + "&limit=2").value["more"])
+        rest = self.relay.call(listing + "&limit=2&after=/restaurant?purged=2").value
+        self.assertEqual([e["target"] for e in rest["entries"]], ["/restaurant?purged=3"])
+        self.assertFalse(rest["more"])
+        names = {"target", "variants", "bytes", "stored_at", "age_s", "fresh_for_s", "uses"}
+        self.assertEqual(set(rest["entries"][0]), names)
+        self.assertRegex(rest["entries"][0]["stored_at"], r"^2\d{3}-\d\d-\d\dT[0-9:.]+Z$")
+        before = self.relay.metrics()["relay_purged_total"]
+        for body, purged, left in (
+            ({"paths": []}, 0, 3),
+            ({"paths": ["/restaurant?purged=1"], "hard": True}, 1, 2),
+            ({"paths": ["/restaurant?purged=1"], "hard": True}, 0, 2),
+            ({"prefix": "/restaurant?purged=2"}, 1, 2),
+            ({"prefix": "/restaurant?purged", "hard": True}, 2, 0),
+            ({"groups": ["none"]}, 0, 0),
+        ):
+            with self.subTest(body):
+                answer = self.relay.call("/api/purge", "POST", body)
+                self.assertEqual((answer.status, answer.value), (200, {"purged": purged}))
+                self.assertEqual(len(listed()), left)
+        self.assertEqual(self.relay.metrics()["relay_purged_total"], before + 4)
+        for wrong in (
+            {},
+            {"paths": ["/a"], "all": True},
+            {"all": False},
+            {"prefix": ""},
+            {"prefix": 1},
+            {"groups": "a"},
+            {"paths": ["/a"], "hard": 1},
+            {"path": "/a"},
+        ):
+            with self.subTest(wrong):
+                self.assertEqual(self.relay.call("/api/purge", "POST", wrong).status, 400)
+        for query in ("limit=0", "limit=1001", "limit=x", "limit=1&limit=2", "a=b"):
+            with self.subTest(query):
+                self.assertEqual(self.relay.call(f"/api/cache?{query}").status, 400)
+
+    def test_the_page_is_there(self) -> None:
+        answer = self.relay.call("/")
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(answer.fields["content-type"], "text/html; charset=utf-8")
+        self.assertIn("default-src 'none'", answer.fields["content-security-policy"])
+
     def test_changes_need_more(self) -> None:
         body = {"paths": ["/restaurant"]}
         for status, fields in (
@@ -249,6 +302,10 @@ class TokenTest(unittest.TestCase):
             self.assertTrue(relay.call("/metrics").fields["www-authenticate"].startswith("Bearer"))
             self.assertEqual(relay.call("/healthz").status, 200)
             self.assertEqual(relay.call("/readyz").status, 200)
+            # The page has no secret: a browser gets it, to ask for the token.
+            page = relay.call("/", Accept="text/html,*/*;q=0.1")
+            self.assertEqual((page.status, page.content[:9].lower()), (401, b"<!doctype"))
+            self.assertEqual(relay.call("/").fields["content-type"], "application/problem+json")
             bearer, body = {"Authorization": f"Bearer {TOKEN}"}, {"paths": ["/restaurant"]}
             foreign = {**bearer, "Host": "relay.internal:8001"}
             self.assertEqual(relay.call("/api/warm", "POST", body, **foreign).status, 421)

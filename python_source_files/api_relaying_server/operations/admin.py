@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Sequence
 
@@ -22,11 +21,8 @@ class AdminAddress:
         self, relay: Overseen, listeners: Sequence[socket.socket], name: str, token: str
     ) -> None:
         self._names = frozenset((name.lower().removesuffix("."), socket.gethostname().lower()))
-        live_page = None
-        with contextlib.suppress(FileNotFoundError):
-            live_page = page.load()
         self._admin = Admin(View(relay))
-        calls = self._admin.calls(live_page)
+        calls = self._admin.calls(page.load())
         self._server = AdminServer(listeners, calls, Access(token, self._names))
         self._server.start()
 

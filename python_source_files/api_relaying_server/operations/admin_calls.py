@@ -5,14 +5,28 @@ from __future__ import annotations
 from functools import partial
 
 from api_relaying_server.errors import RelayError
-from api_relaying_server.operations.admin_requests import explained_of, paths_of
-from api_relaying_server.operations.admin_server import Asked, Calls, Said, page_said, said
+from api_relaying_server.operations.admin_requests import (
+    explained_of,
+    part_of,
+    paths_of,
+    purge_of,
+)
+from api_relaying_server.operations.admin_server import (
+    PAGE,
+    Asked,
+    Calls,
+    Said,
+    Serve,
+    page_said,
+    said,
+)
 from api_relaying_server.operations.events import Events
-from api_relaying_server.operations.explaining import Explainer
+from api_relaying_server.operations.explaining import Explainer, rfc3339
 from api_relaying_server.operations.metrics import exposition, registry_of
 from api_relaying_server.operations.page import Page
 from api_relaying_server.operations.view import View
 from api_relaying_server.operations.warm_inside import InsideWarmer
+from api_relaying_server.relaying.purging import StoredTarget
 
 WARM_AGAIN = 5
 """Seconds after which who could not have more warmed is to come again."""
@@ -27,18 +41,19 @@ class Admin:
         self._registry = registry_of(view)
         self._warmer = InsideWarmer(lambda: self._relay.inside().path.relay)
 
-    def calls(self, page: Page | None) -> Calls:
+    def calls(self, page: Page) -> Calls:
         """All that can be called."""
-        table = {
+        table: dict[tuple[str, str], Serve] = {
+            (PAGE, "GET"): lambda asked: page_said(page),
             ("/healthz", "GET"): self.health,
             ("/readyz", "GET"): self.readiness,
             ("/metrics", "GET"): self.metrics,
             ("/api/status", "GET"): self.status,
             ("/api/explain", "GET"): self.explain,
+            ("/api/cache", "GET"): self.cache,
+            ("/api/purge", "POST"): self.purge,
             ("/api/warm", "POST"): self.warm,
         }
-        if page is not None:
-            table["/", "GET"] = lambda asked: page_said(page)
         return Calls(table, Events(partial(self._view.status, 0.0)), page)
 
     def health(self, asked: Asked) -> Said:
@@ -68,6 +83,19 @@ class Admin:
         explainer = Explainer(path.relay, path.upstream.breaker)
         return said(explainer.explain(target.target, target.fields))
 
+    def cache(self, asked: Asked) -> Said:
+        """What is stored, a part of it."""
+        part = part_of(asked.query)
+        listing = self._relay.inside().kept.stored.listing(*part)
+        return said({"entries": [_entry(one) for one in listing.targets], "more": listing.more})
+
+    def purge(self, asked: Asked) -> Said:
+        """Takes what is stored out of use, everywhere."""
+        rule = purge_of(asked.body)
+        is_something = rule.paths or rule.groups or rule.prefix is not None
+        purged = self._relay.inside().kept.stored.purge(rule) if is_something else 0
+        return said({"purged": purged})
+
     def warm(self, asked: Asked) -> Said:
         """Has paths fetched that are not stored."""
         paths = paths_of(asked.body)
@@ -78,3 +106,15 @@ class Admin:
     def close(self) -> None:
         """Ends what these calls have begun."""
         self._warmer.close()
+
+
+def _entry(stored: StoredTarget) -> dict[str, object]:
+    return {
+        "target": stored.target,
+        "variants": stored.variants,
+        "bytes": stored.bytes,
+        "stored_at": rfc3339(stored.stored_at),
+        "age_s": round(stored.age, 3),
+        "fresh_for_s": round(stored.fresh_for, 3),
+        "uses": stored.uses,
+    }

@@ -42,7 +42,7 @@ def _one(query: Query, name: str, default: str = "") -> str:
     return values[0]
 
 
-class Page(NamedTuple):
+class Part(NamedTuple):
     """A part of the listing: targets that begin with `prefix`, behind `after`, so many at most."""
 
     prefix: str
@@ -50,13 +50,13 @@ class Page(NamedTuple):
     limit: int
 
 
-def page_of(text: str) -> Page:
+def part_of(text: str) -> Part:
     """The part of the listing that a query asks for."""
     query = query_of(text, "prefix", "after", "limit")
     limit = _one(query, "limit", str(LISTED))
     if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MOST_LISTED:
         raise BadRequest(f"limit is a number from 1 to {MOST_LISTED}")
-    return Page(_one(query, "prefix"), _one(query, "after"), int(limit))
+    return Part(_one(query, "prefix"), _one(query, "after"), int(limit))
 
 
 class Explained(NamedTuple):

@@ -100,7 +100,7 @@ class Calls(NamedTuple):
 
     table: Mapping[tuple[str, str], Serve]
     events: Events
-    page: Page | None
+    page: Page
 
     def known(self) -> dict[str, frozenset[str]]:
         """The methods of each path."""
@@ -239,7 +239,7 @@ class AdminHandler(BaseHTTPRequestHandler):
         """
         page = self.server.calls.page
         wants_page = call.path == PAGE and "text/html" in call.fields.get("accept", "")
-        if refused.status == HTTPStatus.UNAUTHORIZED and wants_page and page is not None:
+        if refused.status == HTTPStatus.UNAUTHORIZED and wants_page:
             return page_said(page)._replace(status=refused.status)
         return None
 
