@@ -24,6 +24,7 @@ from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.counters import CountedUpstream, Counters, LoopHits
 from api_relaying_server.errors import ConfigError, UsageError
 from api_relaying_server.figures import gauges_of
+from api_relaying_server.http1.codings import compressors
 from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.memory.refresh_ahead import RefreshAhead, Renewals
 from api_relaying_server.relaying.fetching import Fetcher
@@ -349,6 +350,7 @@ def _policy(settings: Settings) -> Policy:
         stale_while_revalidate=settings.stale_while_revalidate or 0.0,
         client_refresh=settings.client_refresh,
         offline=settings.offline,
+        codings=tuple(compressors()) if settings.compress else (),
         max_object=min(MAX_OBJECT, settings.cache_size // 10),
     )
 

@@ -304,6 +304,14 @@ class Settings:
         "ignore the order of query parameters",
         more="Parameters of the same name keep their order.",
     )
+    compress = switch(
+        CACHE,
+        "compress what is stored, for clients that accept it",
+        more="Once for each response and coding: text, JSON, XML and SVG above 1 KiB that came "
+        "without a coding and without `no-transform`. gzip always, br and zstd with the extras "
+        "`brotli` and `zstd`. A compressed answer has a weak `ETag`, and a request with `Range` "
+        "gets none.",
+    )
     bypass = several(
         CACHE,
         "paths that are never cached",

@@ -11,8 +11,8 @@ from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 EXTRAS = frozenset(
-    ("axe_playwright_python", "bson", "hypothesis", "nx_27017", "opentelemetry", "playwright")
-    + ("pygal", "pymongo", "pytest", "redis")
+    ("axe_playwright_python", "backports", "brotli", "bson", "hypothesis", "nx_27017")
+    + ("opentelemetry", "playwright", "pygal", "pymongo", "pytest", "redis")
 )
 """Packages of the extra `test`; `requirements.txt` has none of them."""
 

@@ -163,7 +163,7 @@ class AheadTest(unittest.TestCase):
         entry.used = False
         request = RequestHead.of("GET", target, Fields())
         found = assess(entry.record.variants[nth], target, Policy())
-        shape = shape_of(request, found.stored)
+        shape = shape_of(request, found)
         self.hot.reply(entry, found, shape, Ending(b"")).hits += times
 
     def run_to(self, seconds: float) -> list[str]:

@@ -16,7 +16,7 @@ from api_relaying_server.memory.hot import Ending, Entry, HotCache, Reply
 
 NOW = 1_800_000_000.0
 POLICY = Policy()
-WHOLE = ("whole", ())
+WHOLE = ("whole", (), "")
 
 
 def stored(body: bytes = b"hello", max_age: int = 60) -> StoredResponse:
@@ -35,7 +35,7 @@ def reply_of(hot: HotCache, entry: Entry, extra: bytes = b"") -> Reply:
 
 def range_of(hot: HotCache, entry: Entry, first: int, last: int) -> Reply:
     found = assess(entry.record.variants[0], "/x", POLICY)
-    shape = "range", (Part(first, last),)
+    shape = "range", (Part(first, last),), ""
     return hot.reply(entry, found, shape, Ending(b""))
 
 

@@ -42,6 +42,9 @@ WHOLE = st.builds(
     lambda body, **more: StoredResponse(body=body, complete_length=len(body), **more),
     body=st.binary(max_size=200),
     status=st.sampled_from([200, 203, 299, 301, 404, 500, 599]),
+    forms=st.dictionaries(st.sampled_from(["gzip", "br", "zstd"]), st.binary(max_size=50)).map(
+        lambda forms: tuple(forms.items())
+    ),
     **COMMON,
 )
 PARTS = st.builds(
@@ -294,6 +297,32 @@ class NothingElse(unittest.TestCase):
         ):
             with self.subTest(form), self.assertRaises(ValueError):
                 loads(sealed(form.encode()))
+
+    def test_forms(self) -> None:
+        right = {"length": 1, "complete": 1, "fields": []}
+        for forms, bodies in (
+            (["gzip", 1], (("gzip", b"y"),)),
+            (["br", 0], (("br", b""),)),
+            (["br", 0, "zstd", 1], (("br", b""), ("zstd", b"y"))),
+        ):
+            length = sum(len(body) for _, body in bodies)
+            found = loads(sealed(head_of(**right, forms=forms), b"xy"[: 1 + length]))
+            self.assertEqual(found.variants[0].body, b"x")
+            self.assertEqual(found.variants[0].forms, bodies)
+            self.assertEqual(loads(dumps(found)), found)
+        old = head_of(**right)
+        self.assertEqual(loads(dumps(loads(sealed(old, b"x")))).variants[0].forms, ())
+        wrongs: list[object] = [
+            [], None, {}, "", ["gzip"], ["gzip", 2], ["gzip", 0], ["gzip", -1], ["gzip", True],
+            ["gzip", 1.0], ["gzip", None], ["gzip", "1"], ["deflate", 1], [7, 1], [None, 1],
+            [[], 1], ["gzip", 1, "gzip", 0], ["gzip", 1, 0], ["gzip", 1, "br"],
+            ["gzip", 1, "br", 0, "zstd", 0, "gzip", 0], ["gzip", 2**70], ["gzip", 3, "br", -2],
+        ]  # fmt: skip
+        for wrong in wrongs:
+            with self.subTest(wrong), self.assertRaises(ValueError):
+                loads(sealed(head_of(**right, forms=wrong), b"xy"))
+        with self.assertRaises(ValueError):
+            loads(sealed(head_of(**right, forms=["gzip", 1], more=["br", 0]), b"xy"))
 
     def test_epochs(self) -> None:
         for epoch in (1, record_form.LAST_EPOCH):

@@ -225,7 +225,7 @@ class Shape(unittest.TestCase):
     """What tells two answers from one stored response apart."""
 
     def test_shapes(self) -> None:
-        variant = stored(TAG)
+        variant = assess(stored(TAG), "/x", PLAIN)
         conditions: tuple[tuple[str, ...], ...] = (
             (),
             ('If-None-Match: "a"',),

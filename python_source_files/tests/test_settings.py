@@ -223,6 +223,7 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
         [("utm_*", ("utm_*",)), ("a b", ("a b",))],
         [("", "such as utm_*"), ("a\n", "such as utm_*")],
     ),
+    "compress": (False, [("on", True), ("off", False)], [("gzip", "on or off")]),
     "sort_query": (False, [("on", True)], [("x", "on or off")]),
     "bypass": (
         (),

@@ -43,6 +43,8 @@ class Policy(NamedTuple):
     """Requests that pass by the store."""
     query: QueryRules | None = None
     """Parameters that select no response."""
+    codings: tuple[str, ...] = ()
+    """Codings in which a stored response is offered, the preferred one first."""
 
     def allows(self, request: RequestHead) -> bool:
         """True where the operator lets this request through."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from typing import NamedTuple
 
+from api_relaying_server.caching.compression import coded_fields, varied, wanted_coding
 from api_relaying_server.caching.conditional import fields_of_304, if_range_holds, is_not_modified
 from api_relaying_server.caching.directives import parse_cache_control
 from api_relaying_server.caching.ranges import Part, asked_ranges, cut, is_excessive, resolve
@@ -25,8 +26,10 @@ from api_relaying_server.http1.rendering import (
     render_fields,
 )
 
-Shape = tuple[str, tuple[Part, ...]]
-"""What distinguishes two answers from the same stored response: their kind, and their parts."""
+Shape = tuple[str, tuple[Part, ...], str]
+"""What distinguishes two answers from the same stored response: their kind, their parts, and the
+coding that was made here.
+"""
 
 BODILESS_STATUSES = frozenset((204, 304))
 
@@ -48,20 +51,38 @@ class Prepared(NamedTuple):
     shape: Shape
 
 
-def shape_of(request: RequestHead, stored: StoredResponse) -> Shape:
+def shape_of(request: RequestHead, found: Assessed) -> Shape:
     """Which answer a request gets from a stored response that covers it (RFC 9110, 13.2.2: this
-    order).
+    order). One in a coding, where it wants that and the form has been made.
     """
+    stored = found.stored
     fields, made = request.fields, stored.response_time
+    coding = wanted_coding(fields, found.codings) if found.codings else ""
+    form = stored.form(coding) if coding else None
     if is_not_modified(fields, stored.status, stored.fields, made):
-        return "not-modified", ()
+        return "not-modified", (), coding if form != b"" else ""
+    coding = coding if form else ""
     if request.method == "HEAD":
-        return "head", ()
+        return "head", (), coding
     if stored.status in (200, 206):
         specs = asked_ranges(fields)
         if specs is not None and if_range_holds(fields, stored.status, stored.fields, made):
             return _range_shape(specs, stored)
-    return "whole", ()
+    return "whole", (), coding
+
+
+def missing_form(request: RequestHead, found: Assessed) -> str:
+    """The coding of the form that a request wants of a stored response and that has not been made
+    yet; empty where there is none.
+    """
+    if not found.codings:
+        return ""
+    stored = found.stored
+    coding = wanted_coding(request.fields, found.codings)
+    if not coding or stored.is_partial or stored.form(coding) is not None:
+        return ""
+    unmodified = is_not_modified(request.fields, stored.status, stored.fields, stored.response_time)
+    return "" if unmodified else coding
 
 
 def _range_shape(specs: list[tuple[int | None, int | None]], stored: StoredResponse) -> Shape:
@@ -71,24 +92,25 @@ def _range_shape(specs: list[tuple[int | None, int | None]], stored: StoredRespo
     else:
         parts = resolve(specs, length)
     if not parts:
-        return "unsatisfiable", ()
+        return "unsatisfiable", (), ""
     if is_excessive(parts):
-        return "whole", ()
-    return "range", tuple(parts)
+        return "whole", (), ""
+    return "range", tuple(parts), ""
 
 
 def prepare(request: RequestHead, found: Assessed) -> Prepared:
     """The answer that a request gets from a stored response that covers it."""
-    return build(shape_of(request, found.stored), found)
+    return build(shape_of(request, found), found)
 
 
 def build(shape: Shape, found: Assessed) -> Prepared:
     """The answer of this shape."""
     stored = found.stored
-    kind, parts = shape
+    kind, parts, coding = shape
     fields = shortened(stored.fields, found.lifetime) if found.capped else stored.fields
     if "age" in fields:
         fields = fields.without(lambda name: name == "age")  # added anew on every use
+    fields = in_form(fields, coding, found.codings)
     if kind == "not-modified":
         return Prepared(304, reason_phrase(304), fields_of_304(fields), b"", shape)
     if kind == "unsatisfiable":
@@ -97,17 +119,26 @@ def build(shape: Shape, found: Assessed) -> Prepared:
         return _ranged(fields, stored, parts, shape)
     status = 200 if stored.status == 206 else stored.status
     reason = reason_phrase(200) if stored.status == 206 else stored.reason
-    fields = _whole(fields, stored)
-    body = b"" if kind == "head" or status in BODILESS_STATUSES else stored.body
+    content = stored.form(coding) or stored.body
+    fields = _whole(fields, stored, len(content))
+    body = b"" if kind == "head" or status in BODILESS_STATUSES else content
     return Prepared(status, reason, fields, body, shape)
 
 
-def _whole(fields: Fields, stored: StoredResponse) -> Fields:
+def in_form(fields: Fields, coding: str, codings: tuple[str, ...]) -> Fields:
+    """The fields of a response that is offered in these codings, in one of them or in none."""
+    if not codings:
+        return fields
+    fields = varied(fields)
+    return coded_fields(fields, coding) if coding else fields
+
+
+def _whole(fields: Fields, stored: StoredResponse, length: int) -> Fields:
     if stored.status == 206:
         fields = fields.without(lambda name: name == "content-range")
     if stored.status in BODILESS_STATUSES:
         return fields
-    return with_length(fields, len(stored.body))
+    return with_length(fields, length)
 
 
 def with_length(fields: Fields, length: int) -> Fields:

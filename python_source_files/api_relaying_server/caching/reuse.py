@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Callable, NamedTuple, Union
 
+from api_relaying_server.caching.compression import may_be_compressed, names_part_weakly
 from api_relaying_server.caching.conditional import CONDITIONS_FOR_ORIGINS, if_range_holds
 from api_relaying_server.caching.directives import Directives, request_directives
 from api_relaying_server.caching.freshness import Times, arrival_of, lifetime
@@ -30,6 +31,8 @@ BYPASSING_FIELDS = CONDITIONS_FOR_ORIGINS | OVERRIDES | {"a-im", "x-original-url
 """Fields with which a request passes by the store: conditions that only the origin can judge, and
 fields that make some origins answer another request than the one in the key.
 """
+
+_RANGE = frozenset(("range", "if-range"))
 
 _USUAL_OPTIONS = frozenset(
     ("close", "http2-settings", "keep-alive", "proxy-connection", "te", "trailer", "upgrade")
@@ -57,11 +60,22 @@ def must_bypass(fields: Fields) -> bool:
     return bypass_rule(fields) != ""
 
 
+def as_counted(request: RequestHead, policy: Policy) -> RequestHead:
+    """A request less the fields of it that do not count."""
+    if policy.ignored_fields:
+        request = request.without(policy.ignored_fields)
+    has_condition = policy.codings and any(line[0] == "if-range" for line in request.lines)
+    if has_condition and names_part_weakly(request.fields, policy.codings):
+        request = request.without(_RANGE)
+    return request
+
+
 class Assessed(NamedTuple):
     """A stored response with the times that its use depends on; `age` and `lifetime` in seconds.
 
     `born` is the Unix time at which its age was 0; it is fresh before `born + lifetime` (RFC 9111,
     4.2). `given` is the part of `lifetime` that the origin itself gave, None where it gave none.
+    `codings` are those in which it is offered.
     """
 
     stored: StoredResponse
@@ -70,6 +84,7 @@ class Assessed(NamedTuple):
     capped: bool
     born: float
     given: float | None = None
+    codings: tuple[str, ...] = ()
 
     def age(self, now: float) -> float:
         """current_age (RFC 9111, 4.2.3); a clock that was set back makes nothing younger than it
@@ -158,7 +173,8 @@ def assess(stored: StoredResponse, target: str, policy: Policy) -> Assessed:
     arrival = arrival_of(stored.status, stored.fields, times)
     span, born = lifetime(arrival, target, policy), arrival.time - arrival.age
     directives = arrival.said.directives
-    return Assessed(stored, directives, span.seconds, span.capped, born, span.given)
+    codings = policy.codings if policy.codings and may_be_compressed(stored) else ()
+    return Assessed(stored, directives, span.seconds, span.capped, born, span.given, codings)
 
 
 class Case(NamedTuple):

@@ -11,6 +11,12 @@ from api_relaying_server.http1.message import Fields
 VARIANT_COST = 512
 """Bytes reckoned for a stored response beside its content and its fields."""
 
+FORM_COST = 128
+"""Bytes reckoned for a form of a response beside its content."""
+
+Form = tuple[str, bytes]
+"""A content coding, and the content in it; empty where that is not worth it."""
+
 Selecting = tuple[tuple[str, Optional[str]], ...]
 """The request fields that select a variant, by lower-case name, with their normalised values."""
 
@@ -40,7 +46,8 @@ class StoredResponse(NamedTuple):
     None for one that was absent. Times are seconds of Unix time: `request_time` when the request
     that fetched or last validated it was sent, `response_time` when its head arrived.
     `must_validate` is set by an invalidation (RFC 9111, 4.4); `purged` by a soft purge, which asks
-    for the same, but leaves what may answer when the upstream fails.
+    for the same, but leaves what may answer when the upstream fails. `forms` are the same content
+    in codings that were made here.
     """
 
     status: int
@@ -54,6 +61,19 @@ class StoredResponse(NamedTuple):
     complete_length: int | None = None
     must_validate: bool = False
     purged: bool = False
+    forms: tuple[Form, ...] = ()
+
+    def form(self, coding: str) -> bytes | None:
+        """The content in a coding, empty where that is not worth it; None: not made yet."""
+        return next((content for name, content in self.forms if name == coding), None)
+
+    def is_same(self, other: StoredResponse) -> bool:
+        """True where two responses differ in their forms at most."""
+        return self is other or self._replace(forms=()) == other._replace(forms=())
+
+    def with_forms_of(self, old: StoredResponse) -> StoredResponse:
+        """The same with what was made of its content before, where that is the old one's."""
+        return self._replace(forms=old.forms if self.body == old.body else ())
 
     @property
     def is_partial(self) -> bool:
@@ -77,13 +97,23 @@ class Record(NamedTuple):
     expires: float
     epoch: int = 0
 
+    def is_same(self, other: Record | None) -> bool:
+        """True where two records differ in the forms of their responses at most."""
+        if other is None or self[1:] != other[1:] or len(self.variants) != len(other.variants):
+            return False
+        return all(one.is_same(old) for one, old in zip(self.variants, other.variants))
+
     @property
     def size(self) -> int:
         """Bytes of content and text in all variants, with an allowance for what holds them."""
-        return sum([len(v.body) + _size_of_head(v) for v in self.variants])
+        return sum([len(v.body) + _size_of_head(v) + _size_of_forms(v) for v in self.variants])
 
 
 def _size_of_head(variant: StoredResponse) -> int:
     fields = variant.fields
     selecting = sum([len(name) + len(value or "") for name, value in variant.selecting])
     return VARIANT_COST + fields.text_size + selecting
+
+
+def _size_of_forms(variant: StoredResponse) -> int:
+    return sum([FORM_COST + len(content) for _, content in variant.forms]) if variant.forms else 0

@@ -260,9 +260,13 @@ def accepts_coding(asked: Selectors, coding: str) -> bool:
     accepts none here, though RFC 9110, 12.5.3 lets it accept any: clients that cannot decode send
     no such field.
     """
-    weights = asked.weights("accept-encoding")
+    return coding_weight(asked.weights("accept-encoding"), coding) > 0
+
+
+def coding_weight(weights: QValues, coding: str) -> float:
+    """The weight that an `Accept-Encoding` gives to a coding, by whatever name; 0 for none."""
     named = [weight for name, weight in weights.items() if _new_name(name) == coding]
-    return min(named) > 0 if named else weights.get("*", 0.0) > 0
+    return min(named) if named else weights.get("*", 0.0)
 
 
 def accepts_type(asked: Selectors, content_type: str | None) -> bool:

@@ -163,7 +163,9 @@ class Reply:
     @property
     def size(self) -> int:
         """Bytes that it takes: its own copy of fields and body, where it has one."""
-        own = 0 if self._body is self.stored.body else len(self._body)
+        stored = self.stored
+        is_there = self._body is stored.body or any(self._body is body for _, body in stored.forms)
+        own = 0 if is_there else len(self._body)
         own += 0 if self._fields is self.stored.fields.lines else len(self._fields)
         return REPLY_COST + own
 
@@ -389,6 +391,10 @@ class HotCache:
     def has_room(self) -> bool:
         """True where an entry of the usual size is kept."""
         return self.limit // 4 > USUAL_SIZE
+
+    def takes(self, key: str, record: Record) -> bool:
+        """True where a record is not too large to be kept."""
+        return Entry(key, record).size <= self.limit // 4
 
     def get(self, key: str) -> Entry | None:
         """The entry of a key; counts as a use."""

@@ -180,8 +180,9 @@ def _from_stored(decision: Decision, verdict: Fresh) -> Next:
     _, member = cache_hit(fresh_for, verdict.why)
     words = [verdict.rule]
     words.append(f"for {fresh_for:.0f} s more" if fresh_for > 0 else f"since {-fresh_for:.0f} s")
-    kind, _ = shape_of(decision.request, verdict.assessed.stored)
+    kind, _, coding = shape_of(decision.request, verdict.assessed)
     words += [_SHAPES[kind]] if kind in _SHAPES else []
+    words += [f"compressed as {coding}"] if coding else []
     return Next(result_of_member(member), _sentence(", ".join(words)))
 
 

@@ -6,8 +6,9 @@ Functions of a request, a response and the time. Each says in `Cache-Status` wha
 
 from __future__ import annotations
 
+from api_relaying_server.caching.compression import wanted_coding
 from api_relaying_server.caching.conditional import fields_of_304, is_not_modified
-from api_relaying_server.caching.responding import prepare, shortened
+from api_relaying_server.caching.responding import in_form, prepare, shortened
 from api_relaying_server.caching.reuse import Assessed
 from api_relaying_server.http1.fields import (
     ALLOWED,
@@ -113,7 +114,10 @@ def fetched_answer(
     )
     status, phrase, fields = arrived.status, arrived.received.head.reason, arrived.fields
     if arrived.is_not_modified_for(request):
-        status, phrase, fields = 304, reason_phrase(304), fields_of_304(fields)
+        status, phrase = 304, reason_phrase(304)
+        fields = _not_modified(request, fields, arrived.codings)
+    else:
+        fields = in_form(fields, "", arrived.codings)
     fields = fields.plus(*relay_fields(cache_status))
     return Answer(status, phrase, fields, content, reader, arrived.status)
 
@@ -126,9 +130,17 @@ def shared_answer(
     fields = shortened(stored.fields, found.lifetime) if found.capped else stored.fields
     status, phrase = stored.status, stored.reason
     if is_not_modified(request.fields, stored.status, stored.fields, stored.response_time):
-        status, phrase, fields = 304, reason_phrase(304), fields_of_304(fields)
+        status, phrase = 304, reason_phrase(304)
+        fields = _not_modified(request, fields, found.codings)
+    else:
+        fields = in_form(fields, "", found.codings)
     fields = fields.plus(*relay_fields(cache_collapsed(reason)))
     return Answer(status, phrase, fields, content, reader)
+
+
+def _not_modified(request: RequestHead, fields: Fields, codings: tuple[str, ...]) -> Fields:
+    """The fields of a 304: those of the form that its client has if it asks the same each time."""
+    return fields_of_304(in_form(fields, wanted_coding(request.fields, codings), codings))
 
 
 # --- by the relay itself

@@ -39,7 +39,7 @@ from api_relaying_server.caching.reuse import (
     reason_to_keep,
     useful_until,
 )
-from api_relaying_server.caching.stored import Record, StoredResponse, cache_key
+from api_relaying_server.caching.stored import Form, Record, StoredResponse, cache_key
 from api_relaying_server.caching.vary import within
 from api_relaying_server.coordination import (
     ALONE,
@@ -271,14 +271,14 @@ class Keeper:
         return FoundRecord(self.read(key), version)
 
     def changed_since(self, key: str, seen: FoundRecord, surely: bool) -> Record | None:
-        """The record of a key if it is another one by now. With `surely` the store is asked
-        though no message of a change has come.
+        """The record of a key if it is another one by now, and not only in its forms. With `surely`
+        the store is asked though no message of a change has come.
         """
         now = self._changes[hash(key) % _STRIPES], self._news()
         if not surely and now == seen.version:
             return None
         record = self._read_stored(key, seen.record) if self._shares else self.read(key)
-        return None if record == seen.record else record
+        return None if record is None or record.is_same(seen.record) else record
 
     def when_stored(self, key: str, then: Callable[[], None]) -> None:
         """Calls `then` when others can read what was last changed of a key."""
@@ -359,11 +359,46 @@ class Keeper:
             variants = list(record.variants)
             for old, new in changes:
                 variants = [
-                    new if variant is old or variant == old else variant for variant in variants
+                    new.with_forms_of(variant) if variant.is_same(old) else variant
+                    for variant in variants
                 ]
             if variants == list(record.variants):
                 return None
             return self._put(key, target, variants, record.epoch, doubts)
+
+    def as_kept(self, target: str, stored: StoredResponse) -> StoredResponse:
+        """A stored response with the forms that are kept of it by now."""
+        record = self.read(self.key_of(target))
+        variants = record.variants if record is not None else ()
+        return next((variant for variant in variants if variant.is_same(stored)), stored)
+
+    def add_form(self, target: str, stored: StoredResponse, form: Form) -> StoredResponse:
+        """Keeps a form beside a stored response, if that is still there: the response with it. One
+        with which the record would no longer fit where it is now is not worth keeping.
+        """
+        key, doubts = self.key_of(target), self.hot.doubts
+        with self._changing(key) as record:
+            before = record.variants if record is not None else ()
+            at = next((n for n, variant in enumerate(before) if variant.is_same(stored)), -1)
+            if record is None or at < 0:
+                return stored.changed(forms=(*stored.forms, form))
+            if before[at].form(form[0]) is not None:
+                return before[at]
+
+            def beside(new: Form) -> list[StoredResponse]:
+                formed = before[at].changed(forms=(*before[at].forms, new))
+                return [*before[:at], formed, *before[at + 1 :]]
+
+            variants = beside(form)
+            if not self._fits_as_before(key, record, variants):
+                variants = beside((form[0], b""))
+            self._put(key, target, variants, record.epoch, doubts)
+            return variants[at]
+
+    def _fits_as_before(self, key: str, record: Record, variants: Sequence[StoredResponse]) -> bool:
+        new = record._replace(variants=tuple(variants))
+        places = self.hot, self._store
+        return all(place.takes(key, new) or not place.takes(key, record) for place in places)
 
     def invalidate(self, target: str, began: Moment | None = None) -> Moment | None:
         """From now on nothing that is stored for this target is used before its origin has

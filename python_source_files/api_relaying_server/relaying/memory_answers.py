@@ -10,7 +10,14 @@ from functools import lru_cache
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import shape_of
-from api_relaying_server.caching.reuse import CACHED_METHODS, Assessed, Fresh, decide, must_bypass
+from api_relaying_server.caching.reuse import (
+    CACHED_METHODS,
+    Assessed,
+    Fresh,
+    as_counted,
+    decide,
+    must_bypass,
+)
 from api_relaying_server.caching.stored import cache_key
 from api_relaying_server.http1.fields import relay_fields, with_key
 from api_relaying_server.http1.heads import known_lines, wants_close
@@ -18,6 +25,7 @@ from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.rendering import render_fields
 from api_relaying_server.http1.request_id import given_id
 from api_relaying_server.memory.hot import Ending, Entry, Reply
+from api_relaying_server.relaying.forms import Forms
 from api_relaying_server.relaying.keeping import FoundRecord, Keeper
 
 _NEVER_FROM_MEMORY = frozenset(
@@ -36,8 +44,9 @@ _SHOWS_KEY = (("", "key"),)
 class MemoryAnswers:
     """Answers from memory alone. Thread-safe."""
 
-    def __init__(self, keeper: Keeper) -> None:
+    def __init__(self, keeper: Keeper, forms: Forms) -> None:
         self._keeper = keeper
+        self.forms = forms
 
     def from_memory(self, request: RequestHead, now: float) -> Reply | None:
         """The reply to a request if a fresh one is in memory, which then remembers the bytes of its
@@ -53,24 +62,31 @@ class MemoryAnswers:
         # Where the relay's own word selects, the client's bytes do not hold it.
         if entry.selected_here or not _may_be_answered(request, policy):
             return None
-        if policy.ignored_fields:
-            request = request.without(policy.ignored_fields)
+        if policy.ignored_fields or policy.codings:
+            request = as_counted(request, policy)
         influential = entry.influential
         picked = tuple([(line[0], line[2]) for line in request.lines if line[0] in influential])
         picked += _SHOWS_KEY if target != asked else ()
         quick = (request.method, request.version, request.credentialed, picked)
         reply = entry.quick.get(quick)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
-            reply = self._decide_in_memory(request, entry, now)
-            if reply is None:
+            found = self._found_in_memory(request, entry, now)
+            if found is None:
                 return None
-            if policy.client_refresh and _limits_age(request):
+            reply = self._reply(request, entry, found)
+            if self._is_for_now(request, found, policy):
                 return reply
             if reply.hits >= DECIDED_AGAIN:
                 hot.remember(entry, quick, reply)
         if request.raw is not None:
             self._learn(_to_learn(request.raw, influential), reply, policy)
         return reply
+
+    def _is_for_now(self, request: RequestHead, found: Assessed, policy: Policy) -> bool:
+        """True where the same request may be answered otherwise though nothing has changed."""
+        if policy.client_refresh and _limits_age(request):
+            return True
+        return bool(found.codings) and self.forms.is_missing(request, found)
 
     def _learn(self, head: bytes, reply: Reply, policy: Policy) -> None:
         if not given_id(head):  # else each of its clients is to get an id back
@@ -99,7 +115,7 @@ class MemoryAnswers:
         self._keeper.note_asked(key, request.target)
         return seen, seen.record is not None and self._keeper.hot.peek(key) is not None
 
-    def _decide_in_memory(self, request: RequestHead, entry: Entry, now: float) -> Reply | None:
+    def _found_in_memory(self, request: RequestHead, entry: Entry, now: float) -> Assessed | None:
         if request.method not in CACHED_METHODS:
             return None
         if request.fields.has_any(_NEVER_FROM_MEMORY):
@@ -107,11 +123,14 @@ class MemoryAnswers:
         verdict = decide(request, entry.record, now, self._keeper.policy)
         if not isinstance(verdict, Fresh) or verdict.stale:
             return None
-        return self._reply(request, entry, verdict.assessed)
+        found = verdict.assessed
+        if found.codings and self.forms.goes_to_thread(request, found, now):
+            return None
+        return found
 
     def _reply(self, request: RequestHead, entry: Entry, found: Assessed) -> Reply:
         closes = wants_close(request.version, request.fields)
-        shape = shape_of(request, found.stored)
+        shape = shape_of(request, found)
         key = self._keeper.policy.shown_key(request.target)
         ending = _ending(closes, request.version < (1, 1), key)
         return self._keeper.hot.reply(entry, found, shape, ending)
@@ -143,7 +162,5 @@ def _to_learn(head: bytes, influential: frozenset[str]) -> bytes:
 
 
 def _limits_age(request: RequestHead) -> bool:
-    """True where a client's `max-age` or `min-fresh` is obeyed: a second later the same request may
-    be answered otherwise though nothing has changed.
-    """
+    """True where a client's `max-age` or `min-fresh` is obeyed: a second later it may not hold."""
     return "cache-control" in request.fields or "pragma" in request.fields

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple, Union
 
+from api_relaying_server.caching.compression import may_be_compressed
 from api_relaying_server.caching.conditional import is_not_modified
 from api_relaying_server.caching.freshness import Lifetime, Times, arrival_of, lifetime
 from api_relaying_server.caching.invalidation import (
@@ -86,6 +87,7 @@ class Arrived(NamedTuple):
     unstored: str = ""
     failed: bool = False
     capped: float | None = None
+    codings: tuple[str, ...] = ()
 
     @property
     def status(self) -> int:
@@ -315,7 +317,22 @@ class Receiver:
             now = received.fetch.response_time
             unstored = reason_to_keep(known, shared, received.request, now, self._policy)
         failed = head.status in FAILURE_STATUSES and not (span.given or 0) > 0
-        return Arrived(received, shared, unstored, failed, span.seconds if span.capped else None)
+        capped = span.seconds if span.capped else None
+        codings = self._codings(received, shared if not unstored else None)
+        return Arrived(received, shared, unstored, failed, capped, codings)
+
+    def _codings(self, received: Received, kept: StoredResponse | None) -> tuple[str, ...]:
+        """The codings in which a response is offered once it is stored. The answer to a HEAD says
+        what that to a GET says.
+        """
+        if not self._policy.codings:
+            return ()
+        request, head = received.request, received.head
+        if request.method == "HEAD":
+            received = received._replace(request=request.with_method("GET"))
+            _, rule = self._judge(received, head.status, head.fields)
+            kept = self._template(received) if rule is None else None
+        return self._policy.codings if kept is not None and may_be_compressed(kept) else ()
 
     def _unfit(self, received: Received) -> str:
         """Why a response can neither be stored nor shared; empty where it can."""

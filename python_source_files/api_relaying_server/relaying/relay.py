@@ -10,7 +10,7 @@
        v
     decide by what is stored                                               caching.reuse
        |
-       |-- Fresh: a stored response does ----------------------> answer    `_from_stored`
+       |-- Fresh: a stored response does ----------------------> answer    `_from_stored`, forms
        |     (a stale one too where it may: renewed behind it)             `_renew_meanwhile`
        |
        |-- Ask: the upstream is needed                                     `_ask`, `_join`
@@ -43,6 +43,7 @@ from api_relaying_server.caching.reuse import (
     Fresh,
     Refuse,
     Verdict,
+    as_counted,
     decide,
     may_answer,
 )
@@ -63,6 +64,7 @@ from api_relaying_server.relaying.answering import (
 from api_relaying_server.relaying.background_fetch import BackgroundFetch, drain
 from api_relaying_server.relaying.fetching import Caller, Fetcher, Query
 from api_relaying_server.relaying.flight import Flight, Landing
+from api_relaying_server.relaying.forms import Forms
 from api_relaying_server.relaying.keeping import FoundRecord
 from api_relaying_server.relaying.memory_answers import MemoryAnswers
 from api_relaying_server.relaying.receiving import Receiver
@@ -165,7 +167,8 @@ class Relay:
         self._clock = fetcher.keeper.clock
         self._refresher = refresher
         self._background = background
-        self.memory = MemoryAnswers(self._keeper)
+        self._forms = Forms(self._keeper)
+        self.memory = MemoryAnswers(self._keeper, self._forms)
         self.flight: Flight[Outcome] = Flight()
         receiver = Receiver(self._keeper, self._policy, fetcher.base)
         self._tools = Tools(fetcher, receiver, self.flight, coordinator)
@@ -194,8 +197,7 @@ class Relay:
             raise NotAllowed("the settings of this relay do not allow this method for this path")
         self._keeper.catch_up()  # before anything is decided by what is stored
         bypassed = self._policy.bypasses(request)  # before fields are ignored
-        if self._policy.ignored_fields:
-            request = request.without(self._policy.ignored_fields)
+        request = as_counted(request, self._policy)
         request = self.fetcher.as_seen(request, caller.client)
         key, now = self._keeper.key_of(request.target), self._clock()
         has_key = request.method in CACHED_METHODS
@@ -238,7 +240,10 @@ class Relay:
     def _from_stored(self, request: RequestHead, verdict: Fresh, now: float) -> Answer:
         if verdict.refresh:
             self._renew_meanwhile(request, verdict)
-        return hit_answer(request, verdict.assessed, now, verdict.why)
+        found = verdict.assessed
+        if not verdict.stale:  # that one will be replaced
+            found = self._forms.made(request, found)
+        return hit_answer(request, found, now, verdict.why)
 
     # Nothing that is stored can answer.
 
@@ -385,7 +390,8 @@ class Relay:
 
     def _from_elsewhere(self, query: Query, verdict: Fresh) -> Answer:
         """The answer that somebody else's fetch has stored meanwhile."""
-        return collapsed_answer(query.request, query.ask.reason, verdict.assessed, self._clock())
+        found = self._forms.made(query.request, verdict.assessed)
+        return collapsed_answer(query.request, query.ask.reason, found, self._clock())
 
     # Renewing what is stored, while no client waits.
 

@@ -102,6 +102,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.relay = relay
         self.stopping = False
         self.from_memory = relay.memory.from_memory
+        relay.memory.forms.has_thread = self.has_room_for_form
         self.on_hit = hooks.on_hit
         self._hooks = hooks
         self.ids = RequestIds()
@@ -115,8 +116,8 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self._mine = threading.local()  # `is_slow`: whether this thread's job is
         # Guards _jobs, _slow_jobs, _slow, _threads, _idle, bugs. The event loop takes it too, so it
         # is held for a few instructions, at most for the start of a thread, and never around a
-        # socket. `has_room_for_slow`, `patience`, `busy` and `waiting` read without it, and may be
-        # off by one job.
+        # socket. `has_room_for_slow`, `has_room_for_form`, `patience`, `busy` and `waiting` read
+        # without it, and may be off by one job.
         self._work_to_do = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._slow_jobs: deque[Job] = deque()  # those that wait until fewer are slow
@@ -257,6 +258,11 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         """True where a thread is free for a slow client."""
         busy = self._threads - self._idle + len(self._jobs)
         return self._slow < self._most_slow and busy < self._most_threads
+
+    def has_room_for_form(self) -> bool:
+        """True where a thread is free, and half of them are."""
+        busy = self._threads - self._idle + len(self._jobs)
+        return busy < max(1, self._most_threads // 2)
 
     def gives_way(self) -> bool:
         """The calling thread waits for a client that reads slowly; True where it has to end that,

@@ -104,6 +104,9 @@ class MemoryStore(Store):
     def peek(self, key: str) -> Record | None:
         return self._records.peek(key)
 
+    def takes(self, key: str, record: Record) -> bool:
+        return record.size + len(key) <= self._records.limit
+
     def write(self, key: str, record: Record) -> None:
         self._records[key] = record
         with self._lock:

@@ -198,8 +198,11 @@ class QueuedStore(Store):
 
     # Changing: into the queue
 
+    def takes(self, key: str, record: Record) -> bool:
+        return record.size <= self._storage.largest
+
     def write(self, key: str, record: Record) -> None:
-        if record.size > self._storage.largest:
+        if not self.takes(key, record):
             self._queue.delete(key)  # what is stored now is out of date
             self._count_dropped(1)
         else:

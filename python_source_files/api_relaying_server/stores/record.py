@@ -5,7 +5,7 @@ pickle).
     checksum             4 bytes   CRC-32 over the key and all that follows
     length of the head   4 bytes
     head                 JSON: everything but the bodies, and how long each body is
-    bodies               raw, one behind the other
+    bodies               raw, one behind the other, each with its forms behind it
 
 The key is in the checksum, so that bytes which land under a wrong key are not taken for an answer.
 A checksum proves no good will: what could not be sent as a response is no record. Nothing here
@@ -23,8 +23,9 @@ from typing import Any
 
 from requests_cache.serializers import SerializerPipeline, Stage
 
-from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
+from api_relaying_server.caching.stored import Form, Record, Selecting, StoredResponse
 from api_relaying_server.caching.vary import ANY_ORIGIN
+from api_relaying_server.http1.codings import KNOWN
 from api_relaying_server.http1.fields import HOP_BY_HOP
 from api_relaying_server.http1.grammar import (
     FIELD_VALUE_FORBIDDEN,
@@ -80,6 +81,8 @@ def dumps(record: Record, key: str = "") -> bytes:
     length = _LENGTH.pack(len(head))
     checksum = zlib.crc32(head, zlib.crc32(length, _seed(key)))
     bodies = [variant.body for variant in record.variants]
+    if any(variant.forms for variant in record.variants):
+        bodies = [b for v in record.variants for b in (v.body, *(body for _, body in v.forms))]
     for body in bodies:
         checksum = zlib.crc32(body, checksum)
     return b"".join((_PREFIX.pack(MAGIC, checksum, len(head)), head, *bodies))
@@ -136,6 +139,7 @@ def _seed(key: str) -> int:
 
 
 def _variant_head(variant: StoredResponse) -> tuple[Any, ...]:
+    forms = ([part for name, body in variant.forms for part in (name, len(body))],)
     return (
         variant.status,
         variant.reason,
@@ -147,6 +151,7 @@ def _variant_head(variant: StoredResponse) -> tuple[Any, ...]:
         variant.first,
         variant.complete_length,
         PURGED if variant.purged else variant.must_validate,
+        *(forms if variant.forms else ()),  # older versions read what has none
     )
 
 
@@ -160,7 +165,9 @@ def _variants(
         raise ValueError("no list of variants, or too many")
     variants: list[StoredResponse] = []
     for head in heads:
-        status, reason, fields, length, sent, arrived, selecting, first, complete, mark = head
+        status, reason, fields, length, sent, arrived, selecting, first, complete, mark, *more = (
+            head
+        )
         _check_numbers(status, length, sent, arrived)
         if type(reason) is not str or (type(mark) is not bool and mark != PURGED):
             raise ValueError("the reason or a mark is of a wrong type")
@@ -178,6 +185,7 @@ def _variants(
         reason = intern(reason)
         body = data[at : at + length]
         at += length
+        forms, at = _forms(more, data, at) if more else ((), at)
         variants.append(
             StoredResponse(
                 status,
@@ -191,11 +199,29 @@ def _variants(
                 complete,
                 mark is True,
                 mark == PURGED,
+                forms,
             )
         )
     if at != len(data):
         raise ValueError("the bodies are not as long as the head says")
     return tuple(variants)
+
+
+def _forms(more: Sequence[Any], data: bytes, at: int) -> tuple[tuple[Form, ...], int]:
+    """The forms of a variant, whose contents begin at `at`, and where these end."""
+    (texts,) = more
+    if type(texts) is not list or not 0 < len(texts) <= 2 * len(KNOWN) or len(texts) % 2:
+        raise ValueError("the forms are no list of pairs, or too many")
+    names, lengths = texts[::2], texts[1::2]
+    if not set(names).issubset(KNOWN) or len(set(names)) < len(names):
+        raise ValueError("a form in an unknown coding, or two in one")
+    forms = []
+    for name, length in zip(names, lengths):
+        if type(length) is not int or length < 0:
+            raise ValueError("the length of a form is none")
+        forms.append((name, data[at : at + length]))
+        at += length
+    return tuple(forms), at
 
 
 # Whether what is described can be sent: whatever raises here is a ValueError or a TypeError.

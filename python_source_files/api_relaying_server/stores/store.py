@@ -115,6 +115,10 @@ class Store(ABC):
     def delete(self, key: str) -> None:
         """Delete what is stored under `key`, after the writes before it."""
 
+    def takes(self, key: str, record: Record) -> bool:
+        """True where a record is not too large to be stored."""
+        return True
+
     def has_lost(self, key: str) -> bool:
         """True where nothing is stored under `key` and nobody has deleted it of late: the store
         was emptied by other means. False where that cannot be told.

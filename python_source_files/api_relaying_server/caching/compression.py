@@ -1,0 +1,122 @@
+"""Which stored responses have compressed forms, which form a client gets, and how its fields read
+(RFC 9110, 7.7, 8.4, 12.5.3).
+
+A stored response stays as its upstream sent it, with its own validators. Its forms lie beside it,
+are made of it once, and go when it goes: so nothing that selects, validates, freshens or
+invalidates a response needs to know of them.
+
+A form has a weak entity-tag, which no `If-Range` can name and no `If-Match` matches (RFC 9110,
+13.1.1, 13.1.5). So ranges are of the uncompressed response: a request with `Range` gets no form.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from api_relaying_server.caching.stored import StoredResponse
+from api_relaying_server.caching.vary import coding_weight, qvalues, varying_names
+from api_relaying_server.http1.grammar import content_length, parse_entity_tag
+from api_relaying_server.http1.message import Field, Fields
+
+SMALLEST = 1024
+"""Bytes of content up to which nothing is compressed: it would save less than a packet."""
+
+_EXCLUDED = frozenset(("content-encoding", "content-range"))
+_NEVER = frozenset((204, 205, 206, 304))
+_COMPRESSIBLE = re.compile(r"text/(?!event-stream).*|[^/]+/(?:[^/]*\+)?(?:json|xml)", re.DOTALL)
+_OF_THE_CONTENT = frozenset(("content-digest", "repr-digest", "digest", "content-md5"))
+"""Fields that are true of the content as the upstream sent it alone (RFC 9530)."""
+
+
+def may_be_compressed(stored: StoredResponse) -> bool:
+    """True for text, JSON, XML and SVG above `SMALLEST` that came without a coding, where nobody
+    forbids it. One whose content is still to come is judged by its head.
+    """
+    fields = stored.fields
+    if stored.status in _NEVER or fields.has_any(_EXCLUDED):
+        return False
+    length = content_length(fields.all("content-length")) if stored.is_partial else len(stored.body)
+    if length is not None and length <= SMALLEST:
+        return False
+    kinds = fields.all("content-type")
+    if len(kinds) != 1:
+        return False
+    kind = kinds[0].partition(";")[0].strip(" \t").lower()
+    return _COMPRESSIBLE.fullmatch(kind) is not None and not _is_as_it_is(fields)
+
+
+def _is_as_it_is(fields: Fields) -> bool:
+    """True where `no-transform` is said (RFC 9111, 5.2.2.6), or what looks like it; a targeted
+    field takes nothing of that back (RFC 9110, 7.7).
+    """
+    values = fields.all("cache-control") + fields.all("cdn-cache-control")
+    return any("no-transform" in value.lower() for value in values)
+
+
+# --- which form a request gets
+
+
+def wanted_coding(request: Fields, codings: Sequence[str]) -> str:
+    """The coding of these that a request prefers, the first of equals; empty where it gets the
+    response as the upstream sent it.
+    """
+    return "" if "range" in request else _preferred(request, codings)
+
+
+def _preferred(request: Fields, codings: Sequence[str]) -> str:
+    values = request.all("accept-encoding")
+    if not values or not codings:
+        return ""  # RFC 9110, 12.5.3 allows any coding, but who cannot decode sends no such field
+    if "no-transform" in (request.get("cache-control") or "").lower():
+        return ""  # RFC 9111, 5.2.1.6
+    weights = qvalues("accept-encoding", values)
+    if not weights:
+        return ""
+    best = max(codings, key=lambda coding: coding_weight(weights, coding))
+    weight = coding_weight(weights, best)
+    plain = coding_weight(weights, "identity")  # 0 where it is acceptable, but not named
+    return best if weight > 0 and weight >= plain else ""
+
+
+def names_part_weakly(request: Fields, codings: Sequence[str]) -> bool:
+    """True for a part of something that is told by its date or a weak tag, where the client may
+    have it in one of these codings: both are the same of all forms, whose parts do not fit.
+    """
+    condition = request.first("if-range")
+    if condition is None or condition.lstrip(" \t").startswith('"'):
+        return False
+    return bool(_preferred(request, codings))
+
+
+# --- how the fields read
+
+
+def varied(fields: Fields) -> Fields:
+    """The fields of a response that has forms, in any of them: `Accept-Encoding` selects it."""
+    names = varying_names(fields)
+    if names is None or "accept-encoding" in names:
+        return fields
+    return fields.plus(("Vary", "Accept-Encoding"))
+
+
+def coded_fields(fields: Fields, coding: str) -> Fields:
+    """The fields of the form in this coding, in place of those of the response; its length is
+    still to be told.
+
+    The tag becomes weak: it stands for the same content in other bytes (RFC 9110, 8.8.1).
+    """
+    items: list[Field] = []
+    for name, value in fields:
+        lower = name.lower()
+        if lower == "etag":
+            items.append((name, _weak(value)))
+        elif lower not in _OF_THE_CONTENT and lower not in ("content-length", "accept-ranges"):
+            items.append((name, value))
+    items.append(("Content-Encoding", coding))
+    return Fields(items)
+
+
+def _weak(tag: str) -> str:
+    """The same tag, marked as weak; one of no known grammar counts as weak already."""
+    return tag if parse_entity_tag(tag.strip(" \t")).weak else "W/" + tag.strip(" \t")
