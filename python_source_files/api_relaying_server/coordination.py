@@ -131,8 +131,10 @@ class Coordinator(Protocol):
         `wait` seconds; False if it has not.
         """
 
-    def on_message(self, hear: Hear) -> None:
-        """Call `hear` with each message from another process, from now on."""
+    def on_message(self, hear: Hear, near: Hear | None = None) -> None:
+        """Call `hear` with each message from another process, from now on; where it is given,
+        `near` in its place with those from the same relay on this machine.
+        """
 
     def catch_up(self) -> None:
         """Pass on all that other workers sent before this call. For any thread, before it decides
@@ -154,7 +156,7 @@ class Alone:
         """Nobody has to be told."""
         return True
 
-    def on_message(self, hear: Hear) -> None:
+    def on_message(self, hear: Hear, near: Hear | None = None) -> None:
         """No message will come."""
 
     def catch_up(self) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from api_relaying_server.caching.allow import parse_allow
 from api_relaying_server.caching.bypass import BypassRules
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.purging import Effect
 from api_relaying_server.caching.query import QueryRules
 from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.errors import RelayError, UpstreamError, UpstreamRefused, UpstreamTimeout
@@ -59,6 +60,7 @@ EXTRAS: tuple[tuple[Field, ...], ...] = (
     (("Vary", "*"),),
     (("Access-Control-Allow-Origin", "*"),),
     (("Content-Encoding", "gzip"),),
+    (("Cache-Groups", '"menus"'),),
 )
 
 ASKED: tuple[Field, ...] = (
@@ -210,11 +212,27 @@ class History:
             self.clock.advance(rng.choice((0.3, 1.0, 5.0, 11.0, 40.0)))
         elif kind < 0.2:
             self._ask(rng.choice(("POST", "HEAD", "DELETE")), rng.choice(TARGETS), ())
-        elif kind < 0.23:
+        elif kind < 0.25:
+            self._purge(rng.choice(TARGETS))
+        elif kind < 0.28:
             self._live(random_policy(rng), self.world)  # a restart
         else:
             return self._compare(rng.choice(TARGETS), self._fields())
         return None
+
+    def _purge(self, target: str) -> None:
+        """An operator purges a target, or many."""
+        keeper, kind = self.world.keeper, self.rng.random()
+        if kind < 0.3:
+            keeper.soften(target)
+        elif kind < 0.5:
+            keeper.forget(target)
+        elif kind < 0.7:
+            keeper.invalidate(target)
+        else:
+            effect = self.rng.choice(list(Effect))
+            prefixes, groups = self.rng.choice(((("/a",), ()), ((), ("menus",))))
+            keeper.mark_wide(prefixes, groups, effect)
 
     def _fields(self) -> tuple[Field, ...]:
         count = self.rng.choice((0, 0, 1, 1, 2, 3))

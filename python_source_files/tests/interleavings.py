@@ -330,7 +330,7 @@ class ChannelEnd(Coordinator):
         self._channel.tell(self, message)
         return True
 
-    def on_message(self, hear: Hear) -> None:
+    def on_message(self, hear: Hear, near: Hear | None = None) -> None:
         """`hear` is called for what others tell."""
         self._hearers.append(hear)
 

@@ -303,7 +303,9 @@ class RunningRelay:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self._lines.append(line)
-            found = re.search(r"listening +(?:(https?)://127\.0\.0\.1:([0-9]+)|unix:(.+))", line)
+            found = re.search(
+                r"listening(?: on)? +(?:(https?)://127\.0\.0\.1:([0-9]+)|unix:(\S+))", line
+            )
             if found is not None and not self.port and not self.path:
                 self.scheme, self.path = found[1] or "http", found[3] or ""
                 self.port = int(found[2] or 0)

@@ -9,6 +9,7 @@ import unittest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from api_relaying_server.coordination import Alone, Hear, Paused, Resumed
 from api_relaying_server.errors import (
     LackOfOwn,
     UpstreamConnectTimeout,
@@ -566,6 +567,24 @@ class LogTest(unittest.TestCase):
                 clock.advance(0.25)
             cooldown.settle(cooldown.admit(call_for("/a")), REFUSED)
         self.assertEqual(len(logged.records), 10 + 1)
+
+    def test_news_of_a_worker_beside_are_said_by_that_one_alone(self):
+        class Near(Alone):
+            def on_message(self, hear: Hear, near: Hear | None = None) -> None:
+                hearers.append(near or hear)
+
+        hearers: list[Hear] = []
+        clock = HandClock()
+        CircuitBreaker(5.0, clock, lambda: 1.0, Near())
+        with self.assertLogs(_log, "DEBUG") as logged:
+            hearers[0](Paused(5.0, "connection refused"))
+            hearers[0](Resumed())
+        self.assertEqual([record.levelname for record in logged.records], ["DEBUG"])
+        far = CircuitBreaker(5.0, clock, lambda: 1.0)
+        with self.assertLogs(_log, "INFO") as logged:
+            far.hear(Paused(5.0, "connection refused"))
+            far.hear(Resumed())
+        self.assertEqual(len(logged.records), 2)
 
 
 class ToldCase(unittest.TestCase):

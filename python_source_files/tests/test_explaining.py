@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Callable
 
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.purging import Effect
 from api_relaying_server.caching.query import QueryRules
 from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.cluster.shared_memory import SharedMemory
@@ -157,6 +158,15 @@ class ObjectTest(ExplainCase):
         self.assertNotIn("swordfish", str(told))
         self.assertIn("***", str(told))
         self.assert_next(told, "hit", "fresh")
+
+    def test_groups(self) -> None:
+        self.reply = reply(200, MINUTE, ("Cache-Groups", '"menus", "a";x=1'))
+        self.world.ask()
+        self.assertEqual(self.variant()["groups"], ["a", "menus"])
+        self.clock.advance(1)
+        self.world.keeper.mark_wide((), ("menus",), Effect.PURGED)
+        self.clock.advance(1)
+        self.assert_next(self.explain(), "expired", "It was purged")
 
     def test_never_stale_and_for_ever(self) -> None:
         self.reply = reply(200, ("Cache-Control", "max-age=60, must-revalidate"))

@@ -141,7 +141,9 @@ class Line:
         self.said.append(f"tell {encode(message)} {wait}")
         return True
 
-    def on_message(self, hear: Callable[[Message], None]) -> None:
+    def on_message(
+        self, hear: Callable[[Message], None], near: Callable[[Message], None] | None = None
+    ) -> None:
         self._hear = hear
 
     def hear(self, message: Message) -> None:

@@ -31,9 +31,9 @@ class ChainedCoordinator:
         near = self._near.tell(message, wait)
         return self._far.tell(message, wait) and near
 
-    def on_message(self, hear: Hear) -> None:
+    def on_message(self, hear: Hear, near: Hear | None = None) -> None:
         """Hear both."""
-        self._near.on_message(hear)
+        self._near.on_message(hear, near)
         self._far.on_message(hear)
 
     def catch_up(self) -> None:

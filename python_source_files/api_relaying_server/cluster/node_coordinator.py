@@ -241,7 +241,7 @@ class NodeCoordinator:
             self._published.wait_for(is_settled, wait)
             return self._published_to >= number
 
-    def on_message(self, hear: Hear) -> None:
+    def on_message(self, hear: Hear, near: Hear | None = None) -> None:
         """Have a thread call `hear` with each message of another node."""
         self._hearers = [*self._hearers, hear]
         self._fences.when_late(self._refused)

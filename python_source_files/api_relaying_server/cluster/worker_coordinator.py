@@ -41,9 +41,9 @@ class WorkerCoordinator:
         self._writer.write(encode(message))
         return True
 
-    def on_message(self, hear: Hear) -> None:
-        """Have `catch_up` call `hear` with each message of another worker."""
-        self._hearers.append(hear)
+    def on_message(self, hear: Hear, near: Hear | None = None) -> None:
+        """Have `catch_up` call `hear`, or `near`, with each message of another worker."""
+        self._hearers.append(near or hear)
 
     def news(self) -> int:
         """A number that changes with each message."""

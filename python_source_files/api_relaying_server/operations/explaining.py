@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from typing import NamedTuple
 
 from api_relaying_server.caching.freshness import SECTIONS, Times, arrival_of, lifetime
+from api_relaying_server.caching.purging import groups_of
 from api_relaying_server.caching.responding import shape_of
 from api_relaying_server.caching.reuse import (
     Ask,
@@ -148,7 +149,7 @@ class Explainer:
             "lifetime_from": source,
             "section": SECTIONS[source],
             "stale_until": self._stale_until(mine),
-            "groups": [],
+            "groups": sorted(groups_of(stored.fields)),
         }
 
     def _stale_until(self, found: Assessed) -> str | None:

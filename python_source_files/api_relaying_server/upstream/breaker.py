@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterable
 from copy import copy
+from functools import partial
 from typing import Callable, NamedTuple
 
 from api_relaying_server.coordination import ALONE, Coordinator, Lease, Message
@@ -131,7 +132,8 @@ class CircuitBreaker:
         self._closed_at = float("-inf")
         self._answered_at = float("-inf")  # by any call; also set without `_lock`: the latest wins
         self._said_at = float("-inf")
-        coordinator.on_message(self.hear)
+        # Whoever has met it says so: once in the log that the workers of one relay share.
+        coordinator.on_message(self.hear, partial(self.hear, level=logging.DEBUG))
 
     # Before a call...
 
@@ -289,14 +291,16 @@ class CircuitBreaker:
             if now < self._said_at + QUIET:
                 return
             self._said_at = now
-        cooldown.said = True
+        cooldown.said = level > logging.DEBUG
         seconds = cooldown.until - now
         _log.log(level, "calls to %s paused for %.1f s: %s", cooldown.of, seconds, cooldown.why)
 
     # What other processes have learnt
 
-    def hear(self, message: Message) -> None:
-        """Takes over another process's news of a cooldown; ignores other messages."""
+    def hear(self, message: Message, level: int = logging.INFO) -> None:
+        """Takes over another process's news of a cooldown; ignores other messages. News are logged
+        at this level.
+        """
         news = news_in(message)
         if news is None or news.seconds == 0:  # nothing whose end would have to be probed
             return
@@ -314,7 +318,7 @@ class CircuitBreaker:
                 cooldown.until, cooldown.why = until, news.why
             if is_new:
                 self._cooldowns.put(news.subject, cooldown)
-                self._say(news.subject, cooldown, logging.INFO, now)
+                self._say(news.subject, cooldown, level, now)
 
     def _hear_of_end(self, subject: Subject, cooldown: Cooldown | None, now: float) -> None:
         if subject == WHOLE:
