@@ -35,6 +35,6 @@ ENV PATH=/opt/relay/bin:$PATH \
 USER 10001:10001
 VOLUME /var/cache/api_relaying_server
 EXPOSE 8000
-# It finds by itself where the relay listens, and costs the upstream nothing.
+# /readyz of the admin address, wherever flags and variables have put that.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["python", "-m", "api_relaying_server.operations.health"]
 ENTRYPOINT ["api-relaying-server"]

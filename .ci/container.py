@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,18 +82,84 @@ def check_user(pid: int) -> None:
     check(cache.stat().st_uid == user, f"/{CACHE_FILE} belongs to {cache.stat().st_uid}")
 
 
+@contextmanager
+def mounted(*words: str) -> Iterator[None]:
+    """A mount while the block runs; the last word is the place."""
+    subprocess.run(["mount", *words], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", words[-1]], check=True)
+
+
+def check_read_only(container: str, config: dict[str, Any]) -> None:
+    """With a root that is read-only it works as long as its volume is not, or with no store; else
+    it says in one line what it cannot write.
+    """
+    root = output_of(image_tool("mount", container))
+    environ = dict(text.split("=", 1) for text in config["Env"])
+    user = config["User"]
+    command = ["chroot", f"--userspec={user}", root, *config["Entrypoint"], "--demo"]
+    command += ["--port", str(PORT)]
+    volume = f"{root}/{CACHE_FILE.rpartition('/')[0]}"
+    with ExitStack() as stack:
+        stack.enter_context(mounted("--bind", root, root))
+        for name in ("proc", "dev"):
+            stack.enter_context(mounted("--bind", f"/{name}", f"{root}/{name}"))
+        subprocess.run(["mount", "-o", "remount,bind,ro", root], check=True)
+        options = "uid={},gid={},mode=700".format(*user.split(":"))
+        with mounted("-t", "tmpfs", "-o", options, "tmpfs", volume):
+            answer_and_stop(command, environ)
+            check(Path(volume, CACHE_FILE.rpartition("/")[2]).exists(), "nothing was stored")
+        answer_and_stop([*command, "--cache", "memory://"], environ)
+        done = subprocess.run(command, env=environ, stderr=subprocess.PIPE, text=True)
+        check(done.returncode == 1, f"it ended with {done.returncode}")
+        last = done.stderr.splitlines()[-1]
+        check("Read-only file system" in last, f"it does not say what is wrong: {done.stderr}")
+        sys.stdout.write(last + "\n")
+
+
+def answer_and_stop(command: list[str], environ: dict[str, str]) -> None:
+    """The relay answers, and `SIGTERM` stops it."""
+    relay = subprocess.Popen(command, env=environ)
+    try:
+        restaurants_from(PORT, relay, FIRST_ANSWER_SECONDS)
+        relay.terminate()
+        code = relay.wait(STOP_SECONDS)
+        check(code == 0, f"SIGTERM: the relay ended with {code}")
+    finally:
+        relay.kill()
+        relay.wait()
+
+
+def check_labels(config: dict[str, Any]) -> None:
+    """The image says what it is, and of which version and commit."""
+    labels = config["Labels"]
+    known = {name.rpartition(".")[2]: text for name, text in labels.items()}
+    check(known.get("title") == IMAGE, f"labels: {labels}")
+    told = subprocess.run(
+        [f"{os.environ['WORK']}/tools-{os.environ['NEWEST']}/bin/api-relaying-server", "--version"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+    check(f" {known['version']} " in told, f"the label says {known['version']}, the relay {told}")
+    check(known["revision"] not in ("", "unknown"), "no commit in the labels")
+
+
 def main() -> None:
     """Do what the module says."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     inspect = image_tool("inspect", "--type", "image", IMAGE)
     config: dict[str, Any] = json.loads(output_of(inspect))["Docker"]["config"]
     check(config["User"] not in ("", "0", "root"), "the image's user is root")
+    check_labels(config)
     check(list(config["Volumes"]) == [f"/{CACHE_FILE.rpartition('/')[0]}"], "no volume for it")
     container = output_of(image_tool("from", "--pull-never", IMAGE))
     health = inside(container, config["Healthcheck"]["Test"][1:])
-    container_run = subprocess.Popen(
-        inside(container, [*config["Entrypoint"], "--demo", "--port", str(PORT)])
-    )
+    # The admin address is not where the image has it, so the health check has to find it.
+    flags = ["--demo", "--port", str(PORT), "--admin", f"127.0.0.1:{PORT + 1}"]
+    container_run = subprocess.Popen(inside(container, [*config["Entrypoint"], *flags]))
     check_answers(container_run)
     relay = relay_process(container_run)
     check_user(relay)
@@ -104,6 +171,7 @@ def main() -> None:
     check(code == 0, f"SIGTERM: the relay ended with {code}")
     gone = subprocess.run(health, stderr=subprocess.DEVNULL).returncode
     check(gone != 0, "HEALTHCHECK passes without a relay")
+    check_read_only(container, config)
 
 
 if __name__ == "__main__":

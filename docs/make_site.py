@@ -68,6 +68,10 @@ def main() -> int:
     shutil.rmtree(PAGES, ignore_errors=True)
     shutil.rmtree(ROOT / "site", ignore_errors=True)
     there = places()
+    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for place in there.values():
+        if place.endswith(".md") and f": {place}\n" not in config:
+            raise SystemExit(f"mkdocs.yml: {place} is nowhere in nav")
     for path, place in there.items():
         target = PAGES / place
         target.parent.mkdir(parents=True, exist_ok=True)

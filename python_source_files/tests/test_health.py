@@ -7,12 +7,25 @@ import io
 import os
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import unittest
+import urllib.error
+import urllib.request
+from pathlib import Path
 from unittest import mock
 
 from api_relaying_server.operations import health
-from tests.relay_support import RunningRelay, ScriptedOrigin, response
+from tests.database_support import free_port
+from tests.relay_support import (
+    PATIENCE,
+    SOURCES,
+    RunningRelay,
+    ScriptedOrigin,
+    eventually,
+    response,
+)
 
 
 @unittest.skipUnless(sys.platform == "linux", "the image runs Linux")
@@ -27,7 +40,7 @@ class HealthTest(unittest.TestCase):
         ):
             return health.main(), said.getvalue()
 
-    def test_it_finds_the_port_by_itself(self) -> None:
+    def test_without_an_admin_address_the_relay_itself_is_asked(self) -> None:
         with ScriptedOrigin(lambda asked: response(200)) as origin:
             for flags in ((), ("--workers", "2")):
                 with self.subTest(flags=flags), RunningRelay(origin.url, *flags) as relay:
@@ -39,6 +52,72 @@ class HealthTest(unittest.TestCase):
             self.assertEqual(origin.requests, [])
             code, said = self.check(relay.pid)
         self.assertEqual((code, said), (1, "no relay listens\n"))
+
+    def test_readyz_is_asked_wherever_it_is(self) -> None:
+        admin = f"127.0.0.1:{free_port()}"
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "relay.toml")
+            file.write_text(f'admin = "{admin}"')
+            near = os.path.relpath(file, SOURCES)  # the relay is started there
+            for flags, environ in (
+                (("--admin", admin), {}),
+                (("--admin", "127.0.0.1:0"), {}),
+                (("--admin=127.0.0.1:0", "--workers", "2"), {}),
+                (("--admin", "0.0.0.0:0"), {"RELAY_ADMIN_TOKEN": "secret"}),
+                ((), {"RELAY_ADMIN": admin}),
+                ((), {"RELAY_CONFIG": near}),
+                (("--config", near), {}),
+            ):
+                with self.subTest(flags=flags, environ=environ):
+                    self.check_readiness(flags, environ)
+
+    def check_readiness(self, flags: tuple[str, ...], environ: dict[str, str]) -> None:
+        """A relay whose upstream fails is well until it can answer nothing any more."""
+        port = free_port()
+        command = [sys.executable, "-m", "api_relaying_server", "--host", "127.0.0.1"]
+        command += ["--port", str(port), "--cache", "none://", "--upstream", "http://127.0.0.1:9"]
+        relay = subprocess.Popen(
+            [*command, *flags],
+            cwd=SOURCES,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **environ},
+        )
+        try:
+            eventually(lambda: self.check(relay.pid) == (0, ""), "its readiness")
+            with self.assertRaises(urllib.error.HTTPError) as failed:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/x", timeout=PATIENCE)
+            failed.exception.close()
+            eventually(lambda: self.check(relay.pid)[0] == 1, "the pause of the upstream")
+            said = self.check(relay.pid)[1]
+            self.assertRegex(said, r"\A503 at 127\.0\.0\.1, port [0-9]+: [^\n]*why[^\n]*\n\Z")
+        finally:
+            relay.terminate()
+            relay.wait()
+
+    def test_a_unix_socket_is_asked(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/relay"
+            command = [sys.executable, "-m", "api_relaying_server", "--listen", f"unix:{path}"]
+            command += ["--admin", "off", "--cache", "memory://", "--offline"]
+            relay = subprocess.Popen(command, cwd=SOURCES, stderr=subprocess.DEVNULL)
+            try:
+                eventually(lambda: os.path.exists(path), "the socket")
+                self.assertEqual(self.check(relay.pid), (0, ""))
+                relay.send_signal(signal.SIGSTOP)
+                self.assertEqual(self.check(relay.pid), (1, f"no answer at unix:{path}\n"))
+                relay.send_signal(signal.SIGCONT)
+            finally:
+                relay.terminate()
+                relay.wait()
+            self.assertEqual(self.check(relay.pid), (1, "no relay listens\n"))
+
+    def test_settings_that_are_wrong_by_now_are_no_matter(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "relay.toml")
+            file.write_text("threads = 8")
+            with RunningRelay("http://127.0.0.1:9", "--config", str(file)) as relay:
+                file.write_text("threads = -8")
+                self.assertEqual(self.check(relay.pid), (0, ""))
 
     def test_one_that_hangs_is_not_well(self) -> None:
         with RunningRelay("http://127.0.0.1:9") as relay:
