@@ -83,6 +83,7 @@ class WithoutRooms(unittest.TestCase):
             ("--cache", "cluster", ("--cache", "redis://127.0.0.1:1")),
             ("--access-log", "operations", ("--access-log", "-")),
             ("--warm-at", "operations", ("--warm-at", "10:45@UTC")),
+            ("--admin", "operations", ("--admin", "127.0.0.1:0")),
         ):
             for check in ((), ("--check",)):
                 with self.subTest(flag=flag, check=check):
