@@ -18,6 +18,7 @@ from unittest import mock
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from api_relaying_server.operations.gates import Access, Call, Refused, access_of, check
 from sample_menu_api.server import SampleMenuApi
 from tests import relay_support
 from tests.admin_support import AdministeredRelay
@@ -155,7 +156,7 @@ class AdminTest(unittest.TestCase):
 
     def test_no_client_makes_a_series(self) -> None:
         before = set(self.relay.metrics())
-        for number in range(20):
+        for number in range(4):
             self.relay.request(f"METHOD{number}", f"/{number}?{number}", [(f"X-{number}", "a")])
         self.assertEqual(set(self.relay.metrics()), before)
 
@@ -352,6 +353,41 @@ class TokenTest(unittest.TestCase):
                     eventually(lambda: status_for("new") == 200, "the new token")
                     eventually(lambda: status_for("old") == 401, "the end of the old token")
                     self.assertIn("these have changed: admin-token", relay.log())
+
+
+class GatesTest(unittest.TestCase):
+    """The gate alone: whose Host is the admin's own."""
+
+    def passes(self, access: Access, host: str, method: str = "GET") -> bool:
+        fields = {"host": host, "content-type": "application/json", "authorization": "Bearer x"}
+        known = {"/api/warm": frozenset(("GET", "POST"))}
+        try:
+            check(Call(method, "/api/warm", fields, "10.0.0.7"), access, known)
+        except Refused as refused:
+            self.assertEqual(refused.status, 421)
+            return False
+        return True
+
+    def test_names(self) -> None:
+        named, open_ = access_of("Relay.internal.", "", "box"), access_of("0.0.0.0", "x", "box")
+        for host, by_name in (
+            ("relay.internal", True),
+            ("relay.internal:99", True),
+            ("BOX:1", True),
+            ("10.0.0.7:8001", True),
+            ("localhost", True),
+            ("evil.example", False),
+            ("10.0.0.8", False),
+            ("user@localhost", False),
+            ("localhost/", False),
+            ("", False),
+        ):
+            with self.subTest(host):
+                self.assertEqual(self.passes(named, host), by_name)
+                self.assertEqual(self.passes(named, host, "POST"), by_name)
+                self.assertEqual(self.passes(named._replace(token="x"), host, "POST"), by_name)
+                self.assertTrue(self.passes(named._replace(token="x"), host))
+                self.assertTrue(self.passes(open_, host, "POST"))
 
 
 class StartTest(unittest.TestCase):

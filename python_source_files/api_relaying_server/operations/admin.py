@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from api_relaying_server.operations import page
 from api_relaying_server.operations.admin_calls import Admin
 from api_relaying_server.operations.admin_server import AdminServer
-from api_relaying_server.operations.gates import Access
+from api_relaying_server.operations.gates import Access, access_of
 from api_relaying_server.operations.view import Overseen, View
 
 
@@ -20,15 +20,18 @@ class AdminAddress:
     def __init__(
         self, relay: Overseen, listeners: Sequence[socket.socket], name: str, token: str
     ) -> None:
-        self._names = frozenset((name.lower().removesuffix("."), socket.gethostname().lower()))
+        self._name = name
         self._admin = Admin(View(relay))
         calls = self._admin.calls(page.load())
-        self._server = AdminServer(listeners, calls, Access(token, self._names))
+        self._server = AdminServer(listeners, calls, self._access(token))
         self._server.start()
 
     def renew(self, token: str) -> None:
         """Asks for another token from now on."""
-        self._server.access = Access(token, self._names)
+        self._server.access = self._access(token)
+
+    def _access(self, token: str) -> Access:
+        return access_of(self._name, token, socket.gethostname())
 
     def close(self) -> None:
         """Serves no more."""

@@ -27,6 +27,9 @@ READING = frozenset(("GET", "HEAD"))
 HERE = frozenset(("localhost", "127.0.0.1", "::1"))
 """This machine, as its own browsers and tunnels to it name it."""
 
+ANYWHERE = frozenset(("0.0.0.0", "::"))  # noqa: S104  # to be reached by others
+"""Addresses that stand for all of a machine's."""
+
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/@?#\s]+)(?::[0-9]{1,5})?")
 _JSON = re.compile(r"application/json[ \t]*(?:;.*)?", re.IGNORECASE)
 
@@ -46,11 +49,20 @@ class Refused(RelayError):
 
 class Access(NamedTuple):
     """What is asked of callers: the `token`, empty for none, and the `names` of this address, in
-    small letters.
+    small letters. `any_name`: whatever leads here is its name.
     """
 
     token: str
     names: frozenset[str]
+    any_name: bool = False
+
+
+def access_of(name: str, token: str, machine: str) -> Access:
+    """What is asked where `--admin` has this name, on a machine of that name. An address for
+    everybody, which needs a token, may be called by any name.
+    """
+    names = (each.lower().removesuffix(".") for each in (name, machine))
+    return Access(token, frozenset(names), name in ANYWHERE and token != "")
 
 
 class Call(NamedTuple):
@@ -75,7 +87,7 @@ def check(call: Call, access: Access, known: Mapping[str, frozenset[str]]) -> No
     if call.path in OPEN:
         return
     changes = call.method not in READING
-    if changes or not access.token:
+    if (changes or not access.token) and not access.any_name:
         _check_host(call, access)
     _check_origin(call)
     if access.token:
