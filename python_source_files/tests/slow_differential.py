@@ -14,7 +14,17 @@ from tests.differential.world import Chapter, World, run
 TOLD = 2
 """Violations of each rule that a failure tells with their history."""
 
-LEAST = {"answered": 1000, "hit": 200, "collapsed": 5, "stored": 50, "206": 20, "304": 20}
+LEAST = {
+    "answered": 1000,
+    "hit": 200,
+    "collapsed": 5,
+    "stored": 50,
+    "206": 20,
+    "304": 20,
+    "soft": 20,
+    "hard": 10,
+    "invalidated": 5,
+}
 """What happens at least in ten seconds, so that nothing found does not mean nothing tried."""
 
 

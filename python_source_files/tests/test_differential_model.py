@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 from email.utils import formatdate
 
-from tests.differential.events import Answer, Asked, content_in, name_content, rendered
+from tests.differential.events import Answer, Asked, Purged, content_in, name_content, rendered
 from tests.differential.model import (
     Log,
     Setting,
@@ -394,6 +394,59 @@ class When(unittest.TestCase):
             rules(got(2.3, old, fields_of=bare), old, post, bare, others=(change,)),
             ["old-after-new"],
         )
+
+
+class PurgedTest(unittest.TestCase):
+    """What was asked for before a purge is validated before it is used, or gone."""
+
+    def judged(self, asked: Asked, answers: tuple[Answer, ...], *purged: Purged) -> list[str]:
+        log = Log(answers, [asked], (), purged)
+        return sorted({found.rule for found in judge(asked, log, Setting())})
+
+    def test_what_was_asked_for_before(self):
+        one = answer(1, 1.0, "max-age=60", None, ("Cache-Groups", '"a", "b"'))
+        for covers in ({"target": T}, {"prefix": "/"}, {"groups": frozenset("b")}):
+            for rule, expected in (
+                ("soft", ["purged"]), ("invalidated", ["purged"]), ("hard", ["gone"]),
+            ):  # fmt: skip
+                purge = Purged(rule, 0, 2.0, 2.1, **covers)
+                self.assertEqual(self.judged(got(3.0, one), (one,), purge), expected)
+                self.assertEqual(self.judged(got(2.05, one), (one,), purge), [])
+                self.assertEqual(self.judged(got(2.3, one, node=1), (one,), purge), [])
+                self.assertEqual(self.judged(got(3.0, one, node=1), (one,), purge), expected)
+                before = purge._replace(since=0.9, until=0.95)
+                self.assertEqual(self.judged(got(3.0, one), (one,), before), [])
+        for covers in ({"target": "/u"}, {"prefix": "/u"}, {"groups": frozenset("c")}):
+            purge = Purged("hard", 0, 2.0, 2.1, **covers)
+            self.assertEqual(self.judged(got(3.0, one), (one,), purge), [])
+
+    def test_what_is_validated_after_it(self):
+        one = answer(1, 1.0, "max-age=60", tag="x")
+        again = answer(2, 2.5, "max-age=60", tag="x", status=304)
+        for rule, expected in (("soft", []), ("invalidated", []), ("hard", ["gone"])):
+            purge = Purged(rule, 0, 2.0, 2.1, target=T)
+            self.assertEqual(self.judged(got(3.0, one), (one, again), purge), expected)
+
+    def test_in_an_outage_what_is_softly_purged_may_still_answer(self):
+        one = answer(1, 1.0, "max-age=60")
+        failed = answer(2, 3.1, status=503)
+        for rule, expected in (
+            ("soft", []), ("invalidated", ["purged"]), ("hard", ["gone"]),
+        ):  # fmt: skip
+            purge = Purged(rule, 0, 2.0, 2.1, target=T)
+            self.assertEqual(self.judged(got(3.0, one), (one, failed), purge), expected)
+
+    def test_a_change_at_the_origin_invalidates_the_groups_that_it_names(self):
+        one = answer(1, 1.0, "max-age=60", None, ("Cache-Groups", '"a"'))
+        for names, status, expected in (
+            ('"b", "a"', 200, ["purged"]), ('"b"', 200, []), ('"a"', 404, []),
+        ):  # fmt: skip
+            changed = answer(
+                2, 2.0, "", numbered(8), ("Cache-Group-Invalidation", names), method="POST",
+                status=status,
+            )._replace(target="/other")  # fmt: skip
+            post = got(1.9, changed, method="POST", number=8)._replace(target="/other")
+            self.assertEqual(rules(got(3.0, one), one, changed, others=(post,)), expected)
 
 
 class What(unittest.TestCase):

@@ -9,12 +9,13 @@ import sys
 import threading
 import time
 from collections import defaultdict, deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from tests.admin_support import call
 from tests.relay_support import PATIENCE, Stream, set_reset_on_close, split_head
 
-from .events import Asked, Field
-from .plans import pick
+from .events import Asked, Field, Purged
+from .plans import groups_of, listed, pick
 
 ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3") if sys.platform == "linux" else ("127.0.0.1",)
 ALIVE = 24
@@ -72,19 +73,31 @@ class Ask(NamedTuple):
         fields = {"Host": "relay.test", **self.fields}
         if self.number:
             fields["X-Number"] = str(self.number)
-        body = b"" if self.method in ("GET", "HEAD", "DELETE") else b"change"
+        body = b"" if self.method in ("GET", "HEAD", "DELETE", "PURGE") else b"change"
         if body:
             fields["Content-Length"] = str(len(body))
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         return f"{self.method} {self.target}{self.query} HTTP/1.1\r\n{lines}\r\n".encode() + body
 
 
+class Node(NamedTuple):
+    """A relay: its port, and that of its admin address."""
+
+    port: int
+    admin: int
+
+
 class Crowd:
     """Clients of some relays. `asked` is what they wrote down, `bursts` the equal requests."""
 
-    def __init__(self, ports: list[int], seed: str, queries: bool = False) -> None:
-        self._ports = ports
+    def __init__(
+        self, nodes: list[Node], seed: str, queries: bool = False, purges: float = 0.0
+    ) -> None:
+        """`purges` is the share of all steps that are one."""
+        self._nodes = nodes
         self._queries = queries
+        self._purges = purges
+        self.purged: list[Purged] = []
         self._seed = seed
         self._number = 0
         self._lock = threading.Lock()  # guards the number, the bodies and the tags
@@ -125,12 +138,15 @@ class Crowd:
                 line.close()
 
     def _step(self, rng: random.Random, lines: dict[tuple[int, str], Line]) -> None:
-        node = rng.randrange(len(self._ports))
+        node = rng.randrange(len(self._nodes))
         where = (node, pick(rng, ((4, ADDRESSES[0]), (1, ADDRESSES[-1]), (1, ADDRESSES[-2:][0]))))
         if where not in lines or lines[where].closed:
-            lines[where] = Line(self, self._ports[node], *where)
+            lines[where] = Line(self, self._nodes[node].port, *where)
         line = lines[where]
         target = self._target(rng)
+        if rng.random() < self._purges:
+            self._purge(rng, line, target)
+            return
         kind = rng.random()
         if kind < 0.82:
             line.talk([self._draw(rng, target)])
@@ -145,6 +161,45 @@ class Crowd:
             line.talk([self._draw(rng, self._target(rng)) for _ in range(count)])
         else:
             line.leave(self._draw(rng, target), rng.random() < 0.5, rng.choice((0.0, 0.02, 0.2)))
+
+    def _purge(self, rng: random.Random, line: Line, target: str) -> None:
+        """Purges a target, a group or a prefix, and asks for the target at once."""
+        groups = groups_of(target)
+        if rng.random() < 0.5:
+            self._purge_by_admin(rng, line.node, target, groups)
+            if not line.closed:
+                line.talk([self._draw(rng, target)])
+            return
+        fields: dict[str, str] = {}
+        if groups and rng.random() < 0.5:
+            groups = frozenset([rng.choice(sorted(groups))])
+            fields["Purge-Groups"] = listed(groups)
+        asks = Ask("PURGE", target, fields, 0, self._query(rng))
+        began = line.send([asks])
+        status, until = line.told()
+        if status == 200:
+            what = {"groups": groups} if fields else {"target": target}
+            self.purged.append(Purged("soft", line.node, began, until, **what))
+        if not line.closed:
+            line.talk([self._draw(rng, target)])
+
+    def _purge_by_admin(
+        self, rng: random.Random, node: int, target: str, groups: frozenset[str]
+    ) -> None:
+        rule = rng.choice(("soft", "hard"))
+        ways: list[tuple[dict[str, object], dict[str, Any]]] = [
+            ({"prefix": target[:-1]}, {"prefix": target[:-1]}),
+        ]
+        if not self._queries:
+            ways.append(({"paths": [target]}, {"target": target}))
+        if groups:
+            group = rng.choice(sorted(groups))
+            ways.append(({"groups": [group]}, {"groups": frozenset([group])}))
+        body, covers = rng.choice(ways)
+        began = time.monotonic()
+        said = call(self._nodes[node].admin, "/api/purge", "POST", {**body, "hard": rule == "hard"})
+        if said.status == 200:
+            self.purged.append(Purged(rule, node, began, time.monotonic(), **covers))
 
     def _target(self, rng: random.Random) -> str:
         """What many ask for just now, or any that is alive."""
@@ -206,8 +261,8 @@ class Crowd:
         while time.monotonic() + 1.0 < until:
             count += 1
             ask = Ask("GET", f"/burst/{self._seed}/b{count}", {}, 0)
-            nodes = [rng.randrange(len(self._ports)) for _ in range(BURST)]
-            lines = [Line(self, self._ports[node], node, ADDRESSES[0]) for node in nodes]
+            nodes = [rng.randrange(len(self._nodes)) for _ in range(BURST)]
+            lines = [Line(self, self._nodes[node].port, node, ADDRESSES[0]) for node in nodes]
             asks = [ask._replace(query=self._query(rng)) for _ in lines]
             began = [line.send([one]) for line, one in zip(lines, asks)]
             for line, moment in zip(lines, began):
@@ -222,7 +277,7 @@ class Line:
 
     def __init__(self, crowd: Crowd, port: int, node: int, address: str) -> None:
         self._crowd = crowd
-        self._node = node
+        self.node = node
         self._address = address
         self.closed = False
         self._socket = socket.create_connection(("127.0.0.1", port), PATIENCE, (address, 0))
@@ -249,11 +304,21 @@ class Line:
             self._socket.sendall(b"".join(ask.raw() for ask in asks))
         return began
 
+    def told(self) -> tuple[int, float]:
+        """The status that the relay itself answers with, and when; it is not written down."""
+        try:
+            line, fields = split_head(self._stream.head())
+            self._stream.body(fields, at_close=True)
+            return int(line.split(" ")[1]), time.monotonic()
+        except (OSError, EOFError, ValueError, IndexError):
+            self.close()
+            return 0, time.monotonic()
+
     def read(self, ask: Ask, began: float) -> Asked:
         """Reads the answer to a request and writes it down."""
         sent = {name.lower(): value for name, value in ask.fields.items()}
         asked = Asked(
-            ask.number, self._node, self._address, began, 0.0, 0.0, ask.method, ask.target, sent,
+            ask.number, self.node, self._address, began, 0.0, 0.0, ask.method, ask.target, sent,
             "nothing",
         )  # fmt: skip
         try:
@@ -288,7 +353,7 @@ class Line:
         now = time.monotonic()
         self._crowd.write_down(
             Asked(
-                ask.number, self._node, self._address, began, now, now, ask.method, ask.target,
+                ask.number, self.node, self._address, began, now, now, ask.method, ask.target,
                 sent, "left",
             )
         )  # fmt: skip

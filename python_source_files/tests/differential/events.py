@@ -73,6 +73,28 @@ class Asked(NamedTuple):
         return joined(self.fields, name)
 
 
+class Purged(NamedTuple):
+    """What a purge covers: what was asked for before `since` is not to be used as it is by who asks
+    after `until`, at the node that was told; others hear of it soon. `target` is the one that is
+    covered, or `prefix` begins it, or `groups` hold it. `rule` is "soft", "hard" or, for what a
+    change at the origin invalidates, "invalidated".
+    """
+
+    rule: str
+    node: int
+    since: float
+    until: float
+    target: str = ""
+    prefix: str = ""
+    groups: frozenset[str] = frozenset()
+
+    def covers(self, target: str, groups: frozenset[str]) -> bool:
+        """True where it is about a target, whose responses are in these groups."""
+        if self.prefix and target.startswith(self.prefix):
+            return True
+        return target == self.target or bool(self.groups & groups)
+
+
 def name_content(tag: str, gzipped: bool, size: int) -> str:
     """The name of a content of so many bytes before coding; `rendered` has its bytes."""
     return f"{tag} {'gzip' if gzipped else 'plain'} {size}"

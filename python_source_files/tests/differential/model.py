@@ -18,7 +18,7 @@ from email.utils import parsedate_to_datetime
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from .events import Answer, Asked, Fields, content_in, joined, rendered
+from .events import Answer, Asked, Fields, Purged, content_in, joined, rendered
 from .origin import UNSAFE, spans_of, takes_gzip
 
 SLACK = 0.5
@@ -256,7 +256,11 @@ class Log:
     """
 
     def __init__(
-        self, answers: Iterable[Answer], asked: Iterable[Asked], before: Iterable[Answer] = ()
+        self,
+        answers: Iterable[Answer],
+        asked: Iterable[Asked],
+        before: Iterable[Answer] = (),
+        purged: Iterable[Purged] = (),
     ) -> None:
         self.by_serial: dict[int, Answer] = {}
         self.by_target: dict[str, list[Answer]] = defaultdict(list)
@@ -283,6 +287,27 @@ class Log:
             own = self.by_serial.get(int(one.get("x-serial") or 0))
             if one.method in UNSAFE and one.outcome == "answered" and own and own.status < 400:
                 self.unsafe[one.target].append((one, own.version))
+        self.purged = [*purged, *filter(None, map(self._invalidation, self.asked))]
+        self._covering: dict[str, list[Purged]] = {}
+
+    def _invalidation(self, one: Asked) -> Purged | None:
+        """What a change at the origin has invalidated beside its own target (RFC 9875, 3)."""
+        own = self.by_serial.get(int(one.get("x-serial") or 0))
+        if one.method not in UNSAFE or own is None or one.outcome != "answered":
+            return None
+        groups = strings_in(own.get("cache-group-invalidation"))
+        if own.status >= 400 or not groups:
+            return None
+        return Purged("invalidated", one.node, own.sent, one.headed, groups=groups)
+
+    def covering(self, answer: Answer) -> list[Purged]:
+        """The purges that cover an answer, whatever the moments."""
+        if answer.target not in self._covering:
+            groups = strings_in(answer.get("cache-groups"))
+            self._covering[answer.target] = [
+                one for one in self.purged if one.covers(answer.target, groups)
+            ]
+        return self._covering[answer.target]
 
     def keepable(self, content: str) -> list[Answer]:
         """The answers that brought a content and could be kept; if there is none, the others."""
@@ -295,6 +320,11 @@ class Log:
             }
             self.bases[content] = list(one_of_a_kind.values())
         return self.bases[content]
+
+
+def strings_in(value: str | None) -> frozenset[str]:
+    """The Strings in the value of a field, as the origin writes it."""
+    return frozenset(re.findall('"([^"]*)"', value or ""))
 
 
 def bare_head(answer: Answer) -> bool:
@@ -616,6 +646,7 @@ def objections(base: Answer, voucher: Answer, case: Case) -> Iterator[tuple[str,
             yield from keeping(base)
         return
     yield from keeping(base)
+    yield from purging(base, voucher, case)
     said = words_of(voucher, base)
     if voucher is not base:
         yield from renewing(voucher, said)
@@ -628,6 +659,19 @@ def objections(base: Answer, voucher: Answer, case: Case) -> Iterator[tuple[str,
         yield "selected", f"made for other fields, and it varies by {base.get('vary')}"
     if voucher.arrived < case.asked.began:
         yield from timely(base, voucher, said, case)
+
+
+def purging(base: Answer, voucher: Answer, case: Case) -> Iterator[tuple[str, str]]:
+    """What stands against an answer from before a purge, or one that was confirmed before it."""
+    asked = case.asked
+    for one in case.log.covering(base):
+        late = case.setting.news if one.node != asked.node else 0.0
+        if one.until + late >= asked.began:
+            continue
+        if one.rule == "hard" and base.arrived < one.since:
+            yield "gone", f"asked for {one.since - base.arrived:.2f} s before it was purged"
+        if voucher.arrived < one.since and not (one.rule == "soft" and _failed(case)):
+            yield "purged", f"asked for {one.since - voucher.arrived:.2f} s before ({one.rule})"
 
 
 def timely(base: Answer, voucher: Answer, said: Words, case: Case) -> Iterator[tuple[str, str]]:

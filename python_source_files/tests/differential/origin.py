@@ -21,7 +21,16 @@ from typing import NamedTuple
 from tests.relay_support import PATIENCE, Stream, split_head
 
 from .events import Answer, Field, Fields, name_content, rendered
-from .plans import Plan, burst_plan, caching_fields, draw, last_modified
+from .plans import (
+    Plan,
+    burst_plan,
+    caching_fields,
+    draw,
+    groups_changed,
+    groups_of,
+    last_modified,
+    listed,
+)
 
 WHO = ("authorization", "cookie", "x-api-key", "x-auth-token", "x-session-id")
 STAMPED = (
@@ -174,6 +183,9 @@ def say(plan: Plan, request: Request) -> Said:
     if request.method in UNSAFE:
         cookie = _cookie(request) if plan.cookie == "always" else ()
         fields = _stamp(plan, request) + caching_fields(plan.cache, time.time()) + cookie
+        changed = groups_changed(request.target, request.serial)
+        if changed:
+            fields += (("Cache-Group-Invalidation", listed(changed)),)
         return _about_itself(request, plan.unsafe, fields)
     if random.Random(f"fails {request.target} {request.serial}").random() < plan.fails:
         return _about_itself(request, plan.failure, _stamp(plan, request))
@@ -219,6 +231,9 @@ def _stamp(plan: Plan, request: Request) -> Fields:
         ("X-Seen", "; ".join(f"{name}={seen[name]}" for name in STAMPED if name in seen)),
         ("Date", formatdate(usegmt=True)),
     )
+    groups = groups_of(request.target)
+    if groups:
+        stamp += (("Cache-Groups", listed(groups)),)
     if plan.limits and request.serial % 10 == 0:
         stamp += (("X-RateLimit-Remaining", "0"), ("X-RateLimit-Reset", "1"))
     return stamp

@@ -68,6 +68,9 @@ STATUS = (
     (2, 410), (1, 416), (1, 429), (2, 500), (1, 503),
 )  # fmt: skip
 
+GROUPS = 12
+"""Cache groups in a history."""
+
 BASE_TIME = 1_700_000_000
 """`Last-Modified` of a resource's first version; each other is ten seconds after the one before."""
 
@@ -178,6 +181,25 @@ def caching_fields(cache: tuple[str, ...] | None, now: float) -> Fields:
 def last_modified(version: int) -> Field:
     """When a version came to be, by the origin's word."""
     return ("Last-Modified", formatdate(BASE_TIME + 10 * version, usegmt=True))
+
+
+def groups_of(target: str) -> frozenset[str]:
+    """The cache groups that all answers of a resource are in."""
+    rng = random.Random(f"groups of {target}")
+    history = target.split("/")[1]
+    return frozenset(f"{history} {rng.randrange(GROUPS)}" for _ in range(rng.randrange(3)))
+
+
+def groups_changed(target: str, serial: int) -> frozenset[str]:
+    """The groups that a change of a resource invalidates, mostly none."""
+    rng = random.Random(f"changed {target} {serial}")
+    history = target.split("/")[1]
+    return frozenset({f"{history} {rng.randrange(GROUPS)}"} if rng.random() < 0.3 else ())
+
+
+def listed(groups: frozenset[str]) -> str:
+    """Groups as a List of Strings (RFC 9651)."""
+    return ", ".join(f'"{group}"' for group in sorted(groups))
 
 
 def pick(rng: random.Random, weighted: Sequence[tuple[int, T]]) -> T:

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tests.admin_support import AdministeredRelay
 from tests.database_support import RedisServer
-from tests.relay_support import RunningRelay
 
-from .clients import ADDRESSES, Crowd
+from .clients import ADDRESSES, Crowd, Node
 from .events import Answer
 from .model import Log, Setting, Violation, judge, kind_to_the_upstream, passed_on
 from .origin import Origin
@@ -24,7 +24,8 @@ CHAPTER = 20.0
 
 
 class World(NamedTuple):
-    """What is tried: the store, how many workers each relay has, how many relays share the store.
+    """What is tried: the store, how many workers each relay has, how many relays share the store,
+    the share of all steps that are a purge.
 
     The store "direct" puts no relay before the origin: the model must find nothing then.
     """
@@ -34,6 +35,7 @@ class World(NamedTuple):
     nodes: int = 1
     threads: int = 24
     setting: Setting = Setting()
+    purges: float = 0.03
 
     def command(self, seed: int, seconds: float) -> str:
         """What tries the same again."""
@@ -74,6 +76,7 @@ class Chapter(NamedTuple):
             found["206"] += asked.status == 206
             found["304"] += asked.status == 304
             found[asked.outcome] += 1
+        found.update(one.rule for one in self.log.purged)
         return found
 
 
@@ -81,17 +84,17 @@ def run(world: World, seed: int, seconds: float) -> Iterator[Chapter]:
     """Chapter by chapter, all with the same relays; seeds count up."""
     with contextlib.ExitStack() as stack:
         origin = stack.enter_context(Origin())
-        ports = [origin.port]
+        nodes = [Node(origin.port, 0)]
         if world.store != "direct":
-            ports = [relay.port for relay in _relays(world, origin, stack)]
+            nodes = [Node(relay.port, relay.admin) for relay in _relays(world, origin, stack)]
         while seconds > 0:
             spell = min(seconds, CHAPTER)
-            yield _chapter(world, origin, ports, seed, spell)
+            yield _chapter(world, origin, nodes, seed, spell)
             seconds -= spell
             seed += 1
 
 
-def _relays(world: World, origin: Origin, stack: contextlib.ExitStack) -> list[RunningRelay]:
+def _relays(world: World, origin: Origin, stack: contextlib.ExitStack) -> list[AdministeredRelay]:
     folder = stack.enter_context(tempfile.TemporaryDirectory())
     urls = {"sqlite": f"sqlite:///{folder}/store.sqlite3", "memory": "memory://", "none": "none://"}
     if world.store == "redis":
@@ -112,15 +115,16 @@ def _relays(world: World, origin: Origin, stack: contextlib.ExitStack) -> list[R
         flags += ["--bypass", setting.bypass]
     for name in setting.ignored:
         flags += ["--ignore-field", name]
-    return [stack.enter_context(RunningRelay(origin.url, *flags)) for _ in range(world.nodes)]
+    return [stack.enter_context(AdministeredRelay(origin.url, *flags)) for _ in range(world.nodes)]
 
 
-def _chapter(world: World, origin: Origin, ports: list[int], seed: int, seconds: float) -> Chapter:
-    crowd = Crowd(ports, f"s{seed}", world.setting.queries)
+def _chapter(world: World, origin: Origin, nodes: list[Node], seed: int, seconds: float) -> Chapter:
+    purges = 0.0 if world.store == "direct" else world.purges
+    crowd = Crowd(nodes, f"s{seed}", world.setting.queries, purges)
     since = len(origin.answers)
     crowd.run(seconds, world.threads)
     answers = _settled(origin)
-    log = Log(answers[since:], crowd.asked, answers[:since])
+    log = Log(answers[since:], crowd.asked, answers[:since], crowd.purged)
     violations = []
     for asked in log.asked:
         violations += judge(asked, log, world.setting)
