@@ -29,6 +29,9 @@ FILES = ("docs/*.md", "docs/pictures/*", "docs/*.cfg", "benchmarks/results/**/*.
 """What else is there, each at its place; that of what is in `docs/` is the top."""
 
 LINK = re.compile(r"(?P<text>!?\[[^\]]*\])\((?P<target>[^)\s]+)\)")
+NAMED = re.compile(r"^``` *(\w+) (\S+)$", re.MULTILINE)
+"""A block that a test knows by a second word, which is its file or what is done with it."""
+
 FENCE = re.compile(r"^( *```.*?^ *```)$", re.MULTILINE | re.DOTALL)
 
 
@@ -57,7 +60,11 @@ def page(path: str, text: str, there: dict[str, str]) -> str:
         link = posixpath.relpath(there[target], posixpath.dirname(there[path]) or ".")
         return f"{found['text']}({link}{sign}{anchor})"
 
-    pieces = FENCE.split(text)
+    def titled(found: re.Match[str]) -> str:
+        title = f' title="{found[2]}"' if "." in found[2] else ""
+        return f"```{found[1]}{title}"
+
+    pieces = FENCE.split(NAMED.sub(titled, text))
     return "".join(
         piece if number % 2 else LINK.sub(on_site, piece) for number, piece in enumerate(pieces)
     )
