@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import struct
@@ -28,6 +29,7 @@ from tests.relay_support import (
     PATIENCE,
     SOURCES,
     Asked,
+    RunningRelay,
     Script,
     ScriptedOrigin,
     eventually,
@@ -80,7 +82,7 @@ EXPLAINED: dict[str, Any] = {
     "selecting": ["accept-encoding"],
     "variants": [
         {
-            "selects": {"accept-encoding": "gzip"},
+            "selects": {"accept-encoding": "gzip", "origin": None},
             "status": 200,
             "stored_at": "2026-03-05T10:00:00Z",
             "age_s": 12,
@@ -190,16 +192,14 @@ class StatusTest(AdminCommandCase):
                     self.assertEqual(asked[0].get("authorization"), f"Bearer {token}")
 
     def test_what_is_no_token(self) -> None:
-        with tempfile.NamedTemporaryFile("wb") as file:
-            file.write(b"\xff\xfe")
-            file.flush()
+        with tempfile.NamedTemporaryFile("w") as empty:
             for words, environ, part in (
-                (["--token", "a b"], {}, "--token: a token is"),
-                (["--token", "a\r\nX: y"], {}, "--token: a token is"),
-                ([], {"RELAY_ADMIN_TOKEN": "é"}, "RELAY_ADMIN_TOKEN: a token is"),
-                (["--token", "@/nowhere"], {}, "--token: the file cannot be read (No such"),
-                (["--token", f"@{file.name}"], {}, "--token: the file cannot be read (it is no"),
-                (["--token", "@\0"], {}, "--token: the file cannot be read"),
+                (["--token", "a b"], {}, "--token: the value has spaces"),
+                (["--token", "a\r\nX: y"], {}, "--token: the value has spaces"),
+                (["--token", ""], {}, "--token: the value is empty"),
+                ([], {"RELAY_ADMIN_TOKEN": "é"}, "RELAY_ADMIN_TOKEN: the value has spaces"),
+                (["--token", "@/nowhere"], {}, "--token: /nowhere cannot be read (No such"),
+                (["--token", f"@{empty.name}"], {}, "--token: "),
             ):
                 with self.subTest(words=words, environ=environ):
                     self.assert_one_line(Ran(["status", *words], environ), 2, part)
@@ -214,7 +214,8 @@ class StatusTest(AdminCommandCase):
 
     def test_what_it_cannot_use(self) -> None:
         for answer, parts in (
-            (problem(401, "give the token\x1b[2J"), ["answers 401 give the token\\x1b[2J"]),
+            (problem(409, "give the token\x1b[2J"), ["answers 409 give the token\\x1b[2J"]),
+            (problem(401, "who?"), ["wants another token: give --token or RELAY_ADMIN_TOKEN"]),
             (response(502, (), b"<html>"), ["answers 502 Status 502"]),
             (response(200, (), b"<html>"), ["not the admin address"]),
             (as_json([1]), ["not the admin address"]),
@@ -320,8 +321,8 @@ class WatchTest(AdminCommandCase):
                 self.assertEqual(json.loads(lines.take()), STATUS)
 
     def test_the_first_look_must_succeed(self) -> None:
-        ran, _ = self.run_against(problem(401, "who are you?"), "status", "--watch")
-        self.assert_one_line(ran, 1, "401 who are you?")
+        ran, _ = self.run_against(problem(409, "who are you?"), "status", "--watch")
+        self.assert_one_line(ran, 1, "409 who are you?")
 
 
 class Lines(list[str]):
@@ -463,7 +464,7 @@ class ExplainTest(AdminCommandCase):
             "selected by  accept-encoding",
             "not stored   it had Set-Cookie (at 2026-03-05T10:00:01Z)",
             "stored response 1",
-            "selects      accept-encoding: gzip",
+            "selects      accept-encoding: gzip; no origin",
             "stored       2026-03-05T10:00:00Z, age 12 s",
             "fresh        for another 48 s",
             "lifetime     1 min 0 s, from max-age (RFC 9111, 4.2.1)",
@@ -516,6 +517,43 @@ class ExplainTest(AdminCommandCase):
     def test_json_is_the_answer_as_it_is(self) -> None:
         ran, _ = self.run_against(as_json(EXPLAINED), "explain", "/x", "--json")
         self.assertEqual(json.loads(ran.out), EXPLAINED)
+
+
+class RealRelayTest(unittest.TestCase):
+    """The same with the admin address of a relay with two workers."""
+
+    def test_from_the_first_look_to_a_purge(self) -> None:
+        fields = [("Cache-Control", "max-age=60"), ("Cache-Groups", '"menus"')]
+        flags = ("--admin", "127.0.0.1:0", "--admin-token", "secret", "--workers", "2")
+        with ScriptedOrigin(lambda asked: response(200, fields, b"x")) as origin:
+            with RunningRelay(origin.url, *flags) as relay:
+                line = re.compile(r"^ +admin +(http://\S+)$", re.MULTILINE)
+                eventually(lambda: line.search(relay.log()) is not None, "the admin address")
+                url = line.findall(relay.log())[0]
+
+                def run(name: str, *words: str) -> str:
+                    ran = Ran([name, *words, "--admin", url], {"RELAY_ADMIN_TOKEN": "secret"})
+                    self.assertEqual((ran.code, ran.err), (0, ""))
+                    return ran.out
+
+                denied = Ran(["status", "--admin", url])
+                self.assertEqual(denied.code, 1)
+                self.assertIn("wants another token", denied.err)
+                for path in ("/a?x=%20", "/a?x=%20", "/b", "/c"):
+                    relay.get(path)
+                self.assertRegex(run("status"), r"(?m)^calls saved +1$")
+                self.assertEqual(len(json.loads(run("status", "--json"))["workers"]), 2)
+                told = run("explain", "/a?x=%20", "--header", "Accept: text/html")
+                self.assertRegex(told, r"(?m)^target +/a\?x=%20$")
+                self.assertRegex(told, r"(?m)^next answer +hit: ")
+                self.assertRegex(told, r"(?m)^lifetime +1 min 0 s, from max-age \(RFC 9111")
+                self.assertRegex(told, r"(?m)^groups +menus$")
+                self.assertEqual(run("purge", "/a?x=%20", "/none"), "purged 1 target\n")
+                self.assertRegex(run("explain", "/a?x=%20"), r"(?m)^next answer +expired: ")
+                self.assertEqual(run("purge", "--prefix", "/b"), "purged 1 target\n")
+                self.assertEqual(run("purge", "--group", "menus"), "purged 3 targets\n")
+                self.assertEqual(run("purge", "--all", "--hard"), "purged 3 targets\n")
+                self.assertRegex(run("explain", "/b"), r"(?m)^next answer +miss: ")
 
 
 class WordsTest(unittest.TestCase):

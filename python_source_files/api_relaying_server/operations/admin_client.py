@@ -62,6 +62,8 @@ class AdminClient:
                 f"no relay answers at {self.url} ({why}); --admin names another"
             ) from None
         answer = _object(content)
+        if status == http.client.UNAUTHORIZED:
+            raise NoAdmin(f"{self.url} wants another token: give --token or RELAY_ADMIN_TOKEN")
         if status != http.client.OK:
             raise NoAdmin(f"{self.url} answers {status} {_why(answer) or reason}".rstrip())
         if answer is None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Callable, NoReturn
 
+from api_relaying_server.configuration.secret import parse_secret
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.http1.grammar import FIELD_VALUE_FORBIDDEN, is_token
 from api_relaying_server.operations.admin_client import AdminClient, Json, NoAdmin
@@ -41,9 +42,6 @@ CLEARED = "\x1b[H\x1b[2J"
 
 EACH = 1.0
 """Seconds between two looks of `status --watch`."""
-
-LARGEST_TOKEN = 4096
-"""Bytes of a token's file that are read."""
 
 CODES = """\
 Exit codes: 0 done, 1 no relay there or it refuses, 2 wrong usage, 130 interrupted.
@@ -142,18 +140,14 @@ def _explain_parser(program: str) -> Parser:
 
 
 def _token(given: str | None, environ: Mapping[str, str]) -> str:
-    place = "RELAY_ADMIN_TOKEN" if given is None else "--token"
     text = environ.get("RELAY_ADMIN_TOKEN", "") if given is None else given
-    if text.startswith("@"):
-        try:
-            with open(os.path.expanduser(text[1:]), encoding="utf-8") as file:
-                text = file.read(LARGEST_TOKEN).strip()
-        except (OSError, ValueError) as wrong:
-            why = getattr(wrong, "strerror", None) or "it is no text"
-            raise ConfigError(f"{place}: the file cannot be read ({why}); name another") from None
-    if not all("!" <= letter <= "~" for letter in text):
-        raise ConfigError(f"{place}: a token is one word of ASCII letters, digits and signs")
-    return text
+    if not text and given is None:
+        return ""
+    try:
+        return parse_secret(text).value
+    except ValueError as wrong:
+        place = "RELAY_ADMIN_TOKEN" if given is None else "--token"
+        raise ConfigError(f"{place}: {wrong}") from None
 
 
 def what_to_purge(asked: argparse.Namespace) -> list[Json]:

@@ -117,7 +117,8 @@ def _rest(upstream: Json) -> str:
 
 def _kept(place: Json) -> str:
     limit = f" of {size(place['limit'])}" if place["limit"] else ""
-    return f"{shown(place['entries'])} entries, {size(place['bytes'])}{limit}"
+    entries = f"{shown(place['entries'])} {'entry' if place['entries'] == 1 else 'entries'}"
+    return f"{entries}, {size(place['bytes'])}{limit}"
 
 
 def _because(store: Json) -> str:
@@ -171,7 +172,7 @@ def explain_blocks(told: Json) -> list[Block]:
 
 
 def _variant(variant: Json) -> list[tuple[str, str]]:
-    selects = [f"{shown(name)}: {shown(value)}" for name, value in variant["selects"].items()]
+    selects = [_selects(name, value) for name, value in variant["selects"].items()]
     lifetime = f"{seconds(variant['lifetime_s'])}, from {shown(variant['lifetime_from'])}"
     rows = [
         ("selects", "; ".join(selects) or "every request"),
@@ -184,6 +185,10 @@ def _variant(variant: Json) -> list[tuple[str, str]]:
     if variant.get("groups"):
         rows.append(("groups", ", ".join(map(shown, variant["groups"]))))
     return rows
+
+
+def _selects(name: str, value: object) -> str:
+    return f"no {shown(name)}" if value is None else f"{shown(name)}: {shown(value)}"
 
 
 def _fresh(left: object) -> str:
