@@ -36,13 +36,15 @@ class Authority:
         self._pair = _make(folder, name, usage, by)
         self.file = self._pair.certificate
 
-    def issue(self, name: str = "localhost") -> Pair:
+    def issue(self, name: str = "localhost", alternative: str = "") -> Pair:
         """A certificate for a host, or for a client, of this name."""
-        return _make(self._folder, name, (f"subjectAltName=DNS:{name}",), self)
+        return _make(self._folder, name, (f"subjectAltName={alternative or f'DNS:{name}'}",), self)
 
-    def server(self, name: str = "localhost", chain: Path | None = None) -> ssl.SSLContext:
+    def server(
+        self, name: str = "localhost", chain: Path | None = None, alternative: str = ""
+    ) -> ssl.SSLContext:
         """TLS for a server of this name, which shows the certificates in `chain`, too."""
-        pair = self.issue(name)
+        pair = self.issue(name, alternative)
         if chain is not None:
             pair.certificate.write_bytes(pair.certificate.read_bytes() + chain.read_bytes())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -20,7 +20,11 @@ from tests.relay_support import (
 
 
 class SecureOrigin(ScriptedOrigin):
-    """A `ScriptedOrigin` behind TLS; `faults_of_tls` are the handshakes that failed."""
+    """A `ScriptedOrigin` behind TLS; `latest` is its newest connection, and `faults_of_tls` are the
+    handshakes that failed.
+    """
+
+    latest: ssl.SSLSocket
 
     def __init__(self, script: Handler, context: ssl.SSLContext, name: str = "localhost") -> None:
         super().__init__(script)
@@ -36,6 +40,7 @@ class SecureOrigin(ScriptedOrigin):
             self.faults_of_tls.append(error)
             connection.close()
             return
+        self.latest = secure
         with self._lock:
             self._open.add(secure)
         super()._serve(secure, number)

@@ -13,10 +13,19 @@ import tempfile
 import threading
 import time
 import unittest
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
+from unittest import mock
 
-from api_relaying_server.errors import ProxyFailed, UpstreamConnectTimeout, UpstreamTlsAlert
+from api_relaying_server.errors import (
+    LackOfOwn,
+    ProxyFailed,
+    UpstreamConnectTimeout,
+    UpstreamTlsAlert,
+    UpstreamTlsError,
+)
+from api_relaying_server.upstream.dialling import Dialler
 from api_relaying_server.upstream.exchange import Exchange, UpstreamRequest
 from api_relaying_server.upstream.pool import ConnectionPool
 from api_relaying_server.upstream.route import HttpProxy, Route
@@ -129,6 +138,15 @@ class CertificateTest(RouteCase):
         self.assertEqual(relay.get("/a").status, 200)
         self.assertIsNone(origin.requests[-1].get("authorization"))
 
+    def test_a_failure_is_said_again_after_a_success_or_for_another_reason(self) -> None:
+        pool = ConnectionPool(Route(parse_base("https://a.test")), 1)
+        first, second = UpstreamTlsError("one"), UpstreamTlsError("two")
+        with self.assertLogs("api_relaying_server.upstream.pool") as logs:
+            for error in (None, first, first, None, None, first, second, second):
+                pool.note_tls(error)
+        said = [line.rpartition(": ")[2] for line in logs.output]
+        self.assertEqual(said, ["one", "one", "two"])
+
     def test_details_are_in_the_log_once_and_nowhere_else(self) -> None:
         relay = self.relay(self.secure(self.authority.server("other")).url, *self.trusts)
         for _ in range(3):
@@ -137,6 +155,17 @@ class CertificateTest(RouteCase):
             self.assertNotRegex(str(reply), "mismatch|not valid for|CERTIFICATE_VERIFY")
         eventually(lambda: "Hostname mismatch" in relay.log(), "the line")
         self.assertEqual(relay.log().count("no secure connection to"), 1)
+
+    def test_the_name_is_an_alternative_one(self) -> None:
+        """The common name, `localhost`, is no name of a host."""
+        for alternative, host, status in (
+            ("email:a@b.test", "localhost", 502),
+            ("IP:127.0.0.1", "localhost", 502),
+            ("IP:127.0.0.1", "127.0.0.1", 200),
+        ):
+            origin = self.secure(self.authority.server(alternative=alternative), host)
+            relay = self.relay(origin.url, *self.trusts)
+            self.assertEqual(relay.get("/a").status, status, (alternative, host))
 
     def test_one_in_between_is_an_authority_too(self) -> None:
         between = Authority(self.folder, "between", by=self.authority)
@@ -199,6 +228,28 @@ class MutualTest(RouteCase):
             eventually(lambda relay=relay: "no secure connection" in relay.log(), "the line")  # type: ignore[misc]
             self.assertRegex(relay.log(), "(?i)alert")
 
+    def test_one_that_is_wanted_for_certain_paths_only(self) -> None:
+        def is_shown() -> bool:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                origin.latest.recv(1)
+            return "client" in str(origin.latest.getpeercert())
+
+        def ask_later(asked: Asked) -> Iterator[bytes]:
+            origin.latest.verify_client_post_handshake()
+            yield b"HTTP/1.1 102 Processing\r\n\r\n"  # with this the question goes out
+            origin.latest.settimeout(0)
+            eventually(is_shown, "the certificate")
+            origin.latest.settimeout(PATIENCE)
+            yield response(200, NO_STORE)
+
+        context = self.authority.wants_clients_of(self.authority.server())
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.post_handshake_auth = True
+        origin = SecureOrigin(ask_later, context)
+        self.start(origin)
+        relay = self.relay(origin.url, *self.trusts, *self.client.flags)
+        self.assertEqual(relay.get("/a").status, 200)
+
     def test_an_alert_behind_the_handshake_counts_though_the_connection_is_gone(self) -> None:
         """In TLS 1.3 our side is done before the other has looked at our certificate."""
         origin = self.wanting()
@@ -243,6 +294,21 @@ class ProxyTest(RouteCase):
         self.assertEqual({asked.connection for asked in self.proxy.requests}, {0})
         self.assertNotRegex(relay.log(), SECRETS)
 
+    def test_a_trace_would_show_what_is_the_proxys(self) -> None:
+        origin = self.start(ScriptedOrigin(answer))
+        for forwards in ("0", "1", "2"):
+            relay = self.relay(origin.url, *self.through, "--cool-down", "5")
+            reply = relay.request("TRACE", "/a", [("Max-Forwards", forwards)])
+            self.assertNotRegex(str(reply), SECRETS)
+            self.assertEqual(reply.status, 200 if forwards == "0" else 403)  # 0: the relay's own
+            self.assertEqual(relay.get("/a").status, 200)  # and it is nobody else's matter
+        self.assertEqual({asked.method for asked in self.proxy.requests}, {"GET"})
+        open_to_all = ForwardProxy()
+        self.start(open_to_all)
+        relay = self.relay(origin.url, "--upstream-proxy", f"http://127.0.0.1:{open_to_all.port}")
+        reply = relay.request("TRACE", "/a", [("Max-Forwards", "2")])
+        self.assertEqual((reply.status, len(open_to_all.requests)), (200, 1))
+
     def test_an_https_upstream_gets_a_tunnel_that_is_used_again(self) -> None:
         origin = self.secure(self.authority.server("api.test"), "api.test")  # a name nobody knows
         relay = self.relay(origin.url, *self.through, *self.trusts)
@@ -281,6 +347,8 @@ class ProxyTest(RouteCase):
         self.start(origin)
         relay = self.relay(origin.url, *self.through, *self.trusts)
         self.assertEqual(relay.get("/a").status, 407)
+        plain = self.start(ScriptedOrigin(lambda asked: response(407)))
+        self.assertEqual(self.relay(plain.url).get("/a").status, 407)  # without a proxy, too
 
     def test_one_that_is_not_there(self) -> None:
         origin = self.start(ScriptedOrigin(answer))
@@ -356,6 +424,23 @@ class TunnelTest(RouteCase):
                 return super()._tunnel(connection, target)
 
         self.assertEqual(self.fetch(self.start(Chatty())), b"/a")
+
+    def test_a_lack_of_ours_is_no_fault_of_the_proxy(self) -> None:
+        route = Route(parse_base("http://a.test"), HttpProxy("127.0.0.1", 1))
+        pool = ConnectionPool(route, 1)
+        with mock.patch.object(Dialler, "dial", side_effect=LackOfOwn("no descriptor")):
+            with self.assertRaises(LackOfOwn):
+                pool.connect(1.0, 1.0)
+
+    def test_an_address_of_six(self) -> None:
+        proxy = ForwardProxy()
+        self.start(proxy)
+        origin = self.secure(self.authority.server(alternative="IP:::1"), "[::1]")
+        relay = self.relay(origin.url, *self.trusts, "--upstream-proxy", proxy.url)
+        self.assertEqual(relay.get("/a").status, 200)
+        place = f"[::1]:{origin.port}"
+        self.assertEqual(proxy.requests[0].target, place)
+        self.assertEqual(proxy.requests[0].all("host"), [place])
 
     def test_one_that_hangs_up(self) -> None:
         class Closing(ForwardProxy):
@@ -552,6 +637,23 @@ class TwoWorkersReloadTest(ReloadTest):
     """The same with two workers."""
 
     workers = ("--workers", "2")
+
+    def test_a_worker_that_is_replaced_has_the_files_as_they_were(self) -> None:
+        context = self.authority.wants_clients_of(self.authority.server())
+        names = "ca.pem", "mine.pem", "mine.key"
+        ca, mine, key = (self.folder / name for name in names)
+        for copy, of in zip((ca, mine, key), (self.authority.file, *self.client)):
+            copy.write_bytes(of.read_bytes())
+        files = "--upstream-ca", str(ca), *Pair(mine, key).flags
+        relay = self.relay(self.secure(context).url, *files, *self.workers)
+        for file in (ca, mine, key):
+            file.write_text("half written")
+        children = Path(f"/proc/{relay.pid}/task/{relay.pid}/children")
+        before = children.read_text().split()
+        for child in before:
+            os.kill(int(child), signal.SIGKILL)
+        eventually(lambda: not set(children.read_text().split()).intersection(before), "new ones")
+        self.comes_to(relay, 200)
 
 
 if __name__ == "__main__":

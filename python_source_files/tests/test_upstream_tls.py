@@ -11,7 +11,7 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-from api_relaying_server.errors import UpstreamTlsError
+from api_relaying_server.errors import UpstreamCertificateError
 from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.route import Route
 from api_relaying_server.upstream.session import RelaySession, Upstream
@@ -19,6 +19,7 @@ from api_relaying_server.upstream.translation import parse_base
 from tests.relay_support import PATIENCE
 from tests.wire_support import ok
 
+POOL = "api_relaying_server.upstream.pool"
 LOCALHOST = """\
 -----BEGIN PRIVATE KEY-----
 MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgoq7pl40chwnjhzsQ
@@ -82,11 +83,11 @@ class CertificateTest(unittest.TestCase):
             self.assertEqual(self.fetch("localhost"), b"hello")
 
     def test_one_of_an_unknown_authority(self) -> None:
-        with self.assertRaises(UpstreamTlsError):
+        with self.assertLogs(POOL), self.assertRaises(UpstreamCertificateError):
             self.fetch("localhost")
 
     def test_one_of_another_name(self) -> None:
-        with self.trusting(), self.assertRaises(UpstreamTlsError):
+        with self.trusting(), self.assertLogs(POOL), self.assertRaises(UpstreamCertificateError):
             self.fetch("127.0.0.1")
 
 

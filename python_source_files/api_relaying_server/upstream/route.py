@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from api_relaying_server.errors import NotAllowed
 from api_relaying_server.http1.message import Field
 from api_relaying_server.upstream.translation import UpstreamBase
 
@@ -52,9 +53,16 @@ class Route(NamedTuple):
         """The proxy that gets the requests themselves, None where the upstream does."""
         return self.proxy if self.base.scheme == "http" else None
 
-    def as_sent(self, target: str, fields: Sequence[Field]) -> tuple[str, Sequence[Field]]:
-        """The target and the fields of a request as they go out."""
+    def as_sent(
+        self, method: str, target: str, fields: Sequence[Field]
+    ) -> tuple[str, Sequence[Field]]:
+        """The target and the fields of a request as they go out. Raises NotAllowed for a TRACE that
+        would have our credentials in it: its answer may be the proxy's own, and shows them to the
+        client (RFC 9110, 9.3.8).
+        """
         if self.forwarder is None:
             return target, fields
+        if method == "TRACE" and self.forwarder.fields:
+            raise NotAllowed("no TRACE goes through a proxy that wants credentials")
         path = "" if target == "*" else target  # RFC 9112, 3.2.4
         return f"http://{self.base.authority}{path}", [*fields, *self.forwarder.fields]

@@ -162,7 +162,7 @@ class ExchangeAdapter(HTTPAdapter):
 
     def _send(self, sent: UpstreamRequest, timeout: tuple[float, float]) -> Fetch:
         connect_timeout, read_timeout = timeout
-        target, fields = self._route.as_sent(sent.target, sent.fields)
+        target, fields = self._route.as_sent(sent.method, sent.target, sent.fields)
         head = render_request_line(sent.method, target) + render_fields(fields) + b"\r\n"
         again = sent.is_whole and sent.method in IDEMPOTENT_METHODS
         pool = self.connections

@@ -33,6 +33,8 @@ def client_context(
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.hostname_checks_common_name = False  # RFC 9525, 6.3: names stand in subjectAltName
+    context.post_handshake_auth = True  # some want a client certificate for certain paths only
     if authorities is None:
         context.load_default_certs()
     else:
