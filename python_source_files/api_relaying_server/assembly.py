@@ -40,6 +40,7 @@ from api_relaying_server.serving.peers import TrustedPeers
 from api_relaying_server.serving.purge_requests import PurgeRequests
 from api_relaying_server.serving.served import telling
 from api_relaying_server.serving.server import Hooks, RelayServer
+from api_relaying_server.serving.tls import server_context
 from api_relaying_server.settings import Settings, place_of
 from api_relaying_server.stores.store import Store, open_store
 from api_relaying_server.upstream.breaker import CircuitBreaker
@@ -141,7 +142,7 @@ class Worker:
         self._beside = beside
         self._owns_store = True
         self._drain = drain
-        self.addresses: Sequence[str] = urls_of(server.front.listeners)
+        self.addresses: Sequence[str] = urls_of(server.front.listeners, server.scheme)
 
     def serve(self) -> None:
         """Answers requests until stopped."""
@@ -356,7 +357,12 @@ def _policy(settings: Settings) -> Policy:
 
 
 def _public(settings: Settings) -> Public:
-    return Public("http", settings.public_host)
+    return Public(scheme_of(settings), settings.public_host)
+
+
+def scheme_of(settings: Settings) -> str:
+    """The scheme of the URLs by which clients reach the relay."""
+    return "http" if settings.tls_cert is None else "https"
 
 
 # The path to the upstream.
@@ -512,9 +518,12 @@ def _listeners(
     neighbours: WorkerCoordinator | None,
 ) -> Listeners:
     trusted = settings.trust_forwarded
+    certificate, key = settings.tls_cert, settings.tls_key
+    tls = server_context(certificate.content, key.content) if certificate and key else None
+    here = Listeners(sockets, trusted, tls=tls)
     if share is None or neighbours is None:
-        return Listeners(sockets, trusted)
-    return Listeners(sockets, trusted, share.accept_balance(), neighbours.bell)
+        return here
+    return here._replace(balance=share.accept_balance(), bell=neighbours.bell)
 
 
 def _limits(settings: Settings) -> Limits:
@@ -552,7 +561,7 @@ def _most_connections() -> int:
     return max(64, min(soft, 65536) - SPARE_DESCRIPTORS)
 
 
-def urls_of(listeners: Sequence[socket.socket]) -> list[str]:
+def urls_of(listeners: Sequence[socket.socket], scheme: str = "http") -> list[str]:
     """The URLs at which listening sockets can be asked."""
     urls = []
     for sock in listeners:
@@ -561,7 +570,7 @@ def urls_of(listeners: Sequence[socket.socket]) -> list[str]:
             urls.append("unix:" + name.replace("\0", "@"))  # as systemd writes an abstract one
             continue
         host, port = sock.getsockname()[:2]
-        urls.append(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+        urls.append(f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}")
     return urls
 
 
@@ -606,7 +615,8 @@ def _warm_at(settings: Settings, server: RelayServer, share: WorkerShare | None)
         return None
     from api_relaying_server.operations.warm_at import WarmAt
 
-    url = next((u for u in urls_of(server.front.listeners) if not u.startswith("unix:")), None)
+    urls = urls_of(server.front.listeners, server.scheme)
+    url = next((url for url in urls if not url.startswith("unix:")), None)
     if url is None:
         raise UsageError(
             f"{place_of(Settings.warm_at, settings.written)}: the relay asks itself by TCP; "

@@ -14,6 +14,7 @@ from api_relaying_server.caching.allow import parse_allow
 from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.configuration import values
 from api_relaying_server.configuration.secret import parse_secret
+from api_relaying_server.configuration.serving_tls import refuse_wrong_pair
 from api_relaying_server.configuration.setting import Given, Setting, maybe, one, several, switch
 from api_relaying_server.configuration.upstream_field import parse_upstream_field
 from api_relaying_server.configuration.upstream_route import (
@@ -194,6 +195,24 @@ class Settings:
         "its user and group (mode 0660), made anew where nobody listens at an old one, removed at "
         "the end. `fd:N`: a listening socket that was handed over under this number; those of a "
         "systemd `.socket` unit begin at `fd:3`. See docs/operations.md.",
+    )
+    tls_cert = maybe(
+        LISTENING,
+        "certificate for clients: HTTPS in place of HTTP",
+        metavar="FILE",
+        parse=certificate_file,
+        secret=True,
+        more="In PEM, with the certificates between it and its CA behind it. TLS 1.2 and 1.3, on "
+        "all addresses of the relay. Read again on `SIGHUP`, for new connections. A plain HTTP "
+        "request gets 400.",
+    )
+    tls_key = maybe(
+        LISTENING,
+        "private key of that certificate",
+        metavar="FILE",
+        parse=key_file,
+        secret=True,
+        more="In PEM, without a passphrase. May be the same file. Read again on `SIGHUP`.",
     )
     workers = one(
         LISTENING,
@@ -602,6 +621,7 @@ def resolve(given: Mapping[str, Given]) -> Settings:
     _refuse_contradictions(as_dict, given)
     _refuse_open_admin(as_dict, given)
     refuse_wrong_route(as_dict, given)
+    refuse_wrong_pair(as_dict, given)
     return Settings(as_dict, written)
 
 

@@ -38,7 +38,9 @@ class Authority:
 
     def issue(self, name: str = "localhost", alternative: str = "") -> Pair:
         """A certificate for a host, or for a client, of this name."""
-        return _make(self._folder, name, (f"subjectAltName={alternative or f'DNS:{name}'}",), self)
+        usage = "basicConstraints=critical,CA:false", "keyUsage=critical,digitalSignature"
+        names = f"subjectAltName={alternative or f'DNS:{name}'}"
+        return _make(self._folder, name, (names, *usage), self)
 
     def server(
         self, name: str = "localhost", chain: Path | None = None, alternative: str = ""

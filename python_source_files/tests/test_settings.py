@@ -311,6 +311,8 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
     "upstream_ca": (None, [], [("", "give a file of cert"), ("/dev/null", "not a plain file")]),
     "upstream_cert": (None, [], [("/no/such", "give a file of cert"), (__file__, "in PEM")]),
     "upstream_key": (None, [], [("/no/such", "with a private key"), (__file__, "in PEM")]),
+    "tls_cert": (None, [], [("/no/such", "give a file of cert"), (__file__, "in PEM")]),
+    "tls_key": (None, [], [("/no/such", "with a private key"), (__file__, "in PEM")]),
     "upstream_proxy": (
         None,
         [

@@ -21,7 +21,7 @@ from typing import Callable
 
 from api_relaying_server import early
 from api_relaying_server.admin_address import open_admin
-from api_relaying_server.assembly import Worker, bind, build, urls_of
+from api_relaying_server.assembly import Worker, bind, build, scheme_of, urls_of
 from api_relaying_server.cluster.admin_process import serve_admin
 from api_relaying_server.cluster.child_process import (
     NONE,
@@ -198,7 +198,8 @@ class Workers(WorkerFactory):
         on_ready, self._on_ready = self._on_ready, None
         self._proven = self.settings
         if on_ready is not None:
-            on_ready(self._upstream(), urls_of(self.listeners), urls_of(self.admin_listeners))
+            addresses = urls_of(self.listeners, scheme_of(self.settings))
+            on_ready(self._upstream(), addresses, urls_of(self.admin_listeners))
             for number in dict.fromkeys(early.waiting()):
                 self._arrived(number)
         elif self._changed:

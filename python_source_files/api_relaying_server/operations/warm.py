@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import queue
+import ssl
 import threading
 import time
 import zlib
@@ -86,12 +87,15 @@ Ask = Callable[[str], RelayReply]
 
 
 class RelayClient:
-    """Asks the relay at `url` as the dish tool does, so that the tool meets what was warmed."""
+    """Asks the relay at `url` as the dish tool does, so that the tool meets what was warmed. `tls`:
+    how an https one is trusted, None for the usual way.
+    """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
         self.url = url
+        route = Route(parse_base(url), tls=tls)
         self._upstream = Upstream(
-            RelaySession("memory"), Route(parse_base(url)), CONNECT_WITHIN, ANSWER_WITHIN, AT_ONCE
+            RelaySession("memory"), route, CONNECT_WITHIN, ANSWER_WITHIN, AT_ONCE
         )
         self._fields = [
             ("Host", self._upstream.base.authority),

@@ -111,6 +111,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         )
         self._silence = min(SILENCE, limits.timeout_idle)
         self._trusted = TrustedPeers(listeners.trusted)
+        self.scheme = "http" if listeners.tls is None else "https"
         self._most_threads = limits.threads
         self._most_slow = limits.slow_threads
         self._mine = threading.local()  # `is_slow`: whether this thread's job is

@@ -16,10 +16,12 @@ import socket
 import ssl
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Callable
 
 from api_relaying_server.http1.rendering import Buffer
 from api_relaying_server.serving.connection import Connection
+from api_relaying_server.upstream.tls import show_certificate
 
 RECORD = 16384
 """Bytes of plaintext in the longest record (RFC 8446, 5.1). What is read or encrypted at a time is
@@ -35,7 +37,30 @@ MOST_UNSENT = (RECORDS + 1) * (RECORD + 256)
 HANDSHAKE = 22
 """The first byte that a client of TLS sends (RFC 8446, 5.1)."""
 
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Of TLS 1.2: those with forward secrecy and authenticated encryption. All of TLS 1.3 are so."""
+
+PROTOCOLS = ["http/1.1"]
+"""What is agreed on by ALPN (RFC 7301)."""
+
 _log = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=2)
+def server_context(certificate: bytes, key: bytes) -> ssl.SSLContext:
+    """The server's side of TLS 1.2 and 1.3 with a certificate and its key, in PEM. ValueError says
+    what is wrong with the key.
+
+    The same files give the same context, so workers that are forked later, and those that other
+    settings bring, know each other's session tickets.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_ciphers(CIPHERS)
+    context.set_alpn_protocols(PROTOCOLS)
+    show_certificate(context, certificate, key)
+    return context
 
 
 class PlainText(OSError):
