@@ -180,7 +180,7 @@ class Settings:
     )
     port = one(
         LISTENING,
-        "port to listen on; 0: a free one, printed at start",
+        "port to listen on; 0: a free one",
         metavar="N",
         parse=values.number(0, 65535, "a port number"),
         default="8000",
@@ -198,7 +198,7 @@ class Settings:
     )
     tls_cert = maybe(
         LISTENING,
-        "certificate for clients: HTTPS in place of HTTP",
+        "certificate for clients: speak HTTPS only",
         metavar="FILE",
         parse=certificate_file,
         secret=True,
@@ -470,12 +470,12 @@ class Settings:
     )
     cool_down = one(
         PROTECTION,
-        "pause of upstream calls after a failure; 0: none",
+        "pause of upstream calls after a failure",
         metavar="SECONDS",
         parse=values.duration(off=True),
         default="5",
-        more="After a 429, a 5xx, a refused connection or a time-out. Meanwhile clients get stale "
-        "answers; then one request tries again. `Retry-After` is always obeyed.",
+        more="After a 429, a 5xx, a refused connection or a time-out; `0`: none. Meanwhile clients "
+        "get stale answers; then one request tries again. `Retry-After` is always obeyed.",
     )
 
     max_body = one(
@@ -510,7 +510,7 @@ class Settings:
     )
     drain = one(
         LIMITS,
-        "maximum time to finish requests at shutdown",
+        "time to finish requests at shutdown",
         metavar="SECONDS",
         parse=values.duration(0.0, values.LONGEST_TIMEOUT),
         default="15",

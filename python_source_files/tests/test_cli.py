@@ -181,7 +181,7 @@ class UsageTest(CommandTest):
             with self.subTest(flag=row.flag):
                 self.assertIn(f"  {row.flag} {row.metavar}".rstrip(), out)
         self.assertLessEqual(max(map(len, out.splitlines())), 80)
-        self.assertLessEqual(len(out.splitlines()), 100)
+        self.assertLessEqual(len(out.splitlines()), 110)
         self.assertNotIn("--no-demo", out)
         self.assertIn("(https://menu.dckube.scilifelab.se/api)", out)
 
