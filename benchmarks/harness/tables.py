@@ -361,11 +361,29 @@ def soak(data: Json) -> str:
     return table(["", "memory", "descriptors", "threads"], rows) + note
 
 
+def compression(data: Json) -> str:
+    """Bytes of hits in each coding, and the share of what they are without `--compress`."""
+    whole = data["rows"][0]["forms"]
+    names = {"without": "without `--compress`", "identity": "with it, without a coding"}
+    rows = []
+    for row in data["rows"]:
+        cells = [
+            f"{size:,} ({size / whole[form][part]:.0%})"
+            for form, sizes in row["forms"].items()
+            for part, size in sizes.items()
+        ]
+        rows.append([names.get(row["coding"], row["coding"]), *cells])
+    told = "list", f"{data['menus']} menus"
+    parts = [f"{form}: {part}" for form in whole for part in told]
+    return table(["bytes of heads and bodies", *parts], rows)
+
+
 TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "compare-behind": ("compare", compare_behind),
     "compare": ("compare", compare),
     "compare-more": ("compare", compare_more),
     "micro": ("micro", micro),
+    "compression": ("compression", compression),
     "hit-ratio": ("hit_ratio", hit_ratio),
     "load-capacity": ("load/report", load_capacity),
     "load-model": ("load/report", load_model),

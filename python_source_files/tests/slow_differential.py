@@ -50,12 +50,16 @@ class Histories(unittest.TestCase):
         setting = Setting(bypass="/s*5", queries=True, stale_while_revalidate=1.0)
         self.try_out(World("sqlite", workers=2, setting=setting), 501, 15.0)
 
+    def test_compressed_answers(self) -> None:
+        world = World("sqlite", workers=2, setting=Setting(compress=True))
+        self.try_out(world, 601, 15.0, compressed=4)
+
     def test_a_seed_that_was_never_tried(self) -> None:
         seed = random.randrange(1000, 1_000_000)
         sys.stderr.write(f"seed {seed} ")
         self.try_out(World("sqlite"), seed, 10.0)
 
-    def try_out(self, world: World, seed: int, seconds: float) -> None:
+    def try_out(self, world: World, seed: int, seconds: float, **least: int) -> None:
         """Fails with the first violations of each rule, and where too little has happened."""
         ways: Counter[str] = Counter()
         for chapter in run(world, seed, seconds):
@@ -63,8 +67,8 @@ class Histories(unittest.TestCase):
             ways += chapter.ways()
         if world.store == "direct":
             return
-        for way, least in LEAST.items():
-            self.assertGreaterEqual(ways[way], least * seconds / 10.0, f"{way}: {dict(ways)}")
+        for way, count in {**LEAST, **least}.items():
+            self.assertGreaterEqual(ways[way], count * seconds / 10.0, f"{way}: {dict(ways)}")
 
     def assert_unbroken(self, chapter: Chapter, world: World) -> None:
         """Fails where the history breaks a rule."""

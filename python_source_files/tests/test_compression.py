@@ -67,8 +67,15 @@ class WhatIsCompressed(unittest.TestCase):
             self.assertFalse(may_be_compressed(of_text(JSON, line)), line)
         both = of_text(JSON, "Cache-Control: no-transform", "CDN-Cache-Control: max-age=9")
         self.assertFalse(may_be_compressed(both))
-        for status, expected in ((200, True), (203, True), (404, True), (206, False), (204, False)):
+        for status, expected in ((200, True), (203, True), (404, True), (206, True), (204, False)):
             self.assertEqual(may_be_compressed(of_text(status=status)), expected, status)
+        place = JSON, "Content-Range: bytes 0-1499/1500"
+        whole = of_text(*place, status=206, forms=(("gzip", b"short"),))
+        self.assertTrue(may_be_compressed(whole))
+        told = prepare(request("Accept-Encoding: gzip"), assess(whole, "/x", POLICY))
+        self.assertEqual((told.status, told.body), (200, b"short"))
+        self.assertNotIn("content-range", told.fields)
+        self.assertFalse(may_be_compressed(of_text(*place, status=206, length=1600)), "a part")
 
 
 class WhichForm(unittest.TestCase):

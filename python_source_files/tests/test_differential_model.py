@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import unittest
 from email.utils import formatdate
 
@@ -706,6 +707,55 @@ class Reading(unittest.TestCase):
     def test_a_plan_belongs_to_its_seed(self):
         self.assertEqual(draw("/s1/r1"), draw("/s1/r1"))
         self.assertGreater(len({draw(f"/s1/r{n}").cache for n in range(300)}), 20)
+
+
+class Compressed(unittest.TestCase):
+    """Answers in a coding of the relay's own."""
+
+    GZIP = {"accept-encoding": "gzip"}
+    CONTENT = name_content("/t v1 a", False, 2000)
+
+    def base(self, *more: tuple[str, str], **told) -> Answer:
+        kind = (("Content-Type", "text/plain"),) if told.pop("text", True) else ()
+        told = {"tag": "a", "content": self.CONTENT, **told}
+        return answer(1, 1.0, "max-age=60", None, *kind, *more, **told)
+
+    def form(self, base: Answer, sent: dict[str, str], *more: tuple[str, str], **told) -> list[str]:
+        """The rules that such an answer breaks; its tag is `tag`, its `Vary` is `vary`."""
+        tag, vary = told.pop("tag", 'W/"a"'), told.pop("vary", "accept-encoding")
+        drop = ("etag", "vary")
+        kept = [field for field in base.fields if field[0].lower() not in drop]
+        fields = (*kept, ("ETag", tag), ("Vary", vary), ("Content-Encoding", "gzip"), *more)
+        body = gzip.compress(rendered(base.content))
+        asked = got(2.0, base, sent, body=body, **told)._replace(fields=fields)
+        return rules(asked, base, compress=True)
+
+    def test_allowed(self):
+        self.assertEqual(self.form(self.base(), self.GZIP), [])
+        self.assertEqual(self.form(self.base(), {"accept-encoding": "*, br;q=0"}), [])
+        dated = {**self.GZIP, "range": "bytes=0-1", "if-range": CHANGED}
+        self.assertEqual(self.form(self.base(), dated), [])
+        self.assertEqual(rules(got(2.0, self.base(), self.GZIP), self.base()), [])
+
+    def test_forbidden(self):
+        base = self.base()
+        self.assertEqual(self.form(base, {"accept-encoding": "br"}), ["coding"])
+        self.assertEqual(self.form(base, {}), ["coding"])
+        self.assertEqual(self.form(base, self.GZIP, tag='"a"'), ["form"])
+        self.assertEqual(self.form(base, self.GZIP, vary="accept"), ["form"])
+        self.assertEqual(self.form(base, {**self.GZIP, "range": "bytes=0-1"}), ["form"])
+        self.assertEqual(self.form(base, self.GZIP, ("Accept-Ranges", "bytes")), ["form"])
+        self.assertEqual(self.form(self.base(text=False), self.GZIP), ["form"])
+        untouched = self.base(("Cache-Control", "no-transform"))
+        self.assertEqual(self.form(untouched, self.GZIP), ["form"])
+        small = self.base(content=name_content("/t v1 a", False, 1024))
+        self.assertEqual(self.form(small, self.GZIP), ["form"])
+        self.assertEqual(rules(got(2.0, base, self.GZIP, ("Cache-Status", "r; hit")), base,
+                               compress=True), ["form"])  # fmt: skip
+
+    def test_a_digest_of_other_bytes(self):
+        base = self.base(("Repr-Digest", "sha-256=:AAAA:"))
+        self.assertEqual(rules(got(2.0, base), base), ["bytes"])
 
 
 if __name__ == "__main__":

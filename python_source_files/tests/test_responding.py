@@ -99,6 +99,14 @@ class OneRange(unittest.TestCase):
         self.assertEqual(self.ranged("bytes=-99"), (206, "bytes 0-9/10", BODY))
         self.assertEqual(self.ranged("bytes=8-8, 99-"), (206, "bytes 8-8/10", b"8"))
 
+    def test_a_digest_of_what_came_is_none_of_a_part_nor_of_what_parts_make(self) -> None:
+        digests = "Content-Digest: sha-256=:a:", "Repr-Digest: sha-256=:b:"
+        self.assertIn("content-digest", answer(stored(*digests)).fields)
+        whole = stored("Content-Range: bytes 0-9/10", *digests, status=206)
+        for found in (answer(stored(*digests), "Range: bytes=2-4"), answer(whole)):
+            self.assertNotIn("content-digest", found.fields)
+            self.assertEqual(found.fields.get("repr-digest"), "sha-256=:b:")
+
     def test_the_fields_of_the_whole_go_along(self) -> None:
         variant = stored(
             TAG, "X: y", "Content-Length: 10", "Date: z", "Vary: A", "Content-Type: t/t"

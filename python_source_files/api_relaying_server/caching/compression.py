@@ -22,19 +22,20 @@ from api_relaying_server.http1.message import Field, Fields
 SMALLEST = 1024
 """Bytes of content up to which nothing is compressed: it would save less than a packet."""
 
-_EXCLUDED = frozenset(("content-encoding", "content-range"))
-_NEVER = frozenset((204, 205, 206, 304))
+_BODILESS = frozenset((204, 205, 304))
 _COMPRESSIBLE = re.compile(r"text/(?!event-stream).*|[^/]+/(?:[^/]*\+)?(?:json|xml)", re.DOTALL)
 _OF_THE_CONTENT = frozenset(("content-digest", "repr-digest", "digest", "content-md5"))
 """Fields that are true of the content as the upstream sent it alone (RFC 9530)."""
 
 
 def may_be_compressed(stored: StoredResponse) -> bool:
-    """True for text, JSON, XML and SVG above `SMALLEST` that came without a coding, where nobody
-    forbids it. One whose content is still to come is judged by its head.
+    """True for text, JSON, XML and SVG above `SMALLEST` that came whole, or in parts that make a
+    whole, without a coding, where nobody forbids it. What is still to come is judged by its head.
     """
     fields = stored.fields
-    if stored.status in _NEVER or fields.has_any(_EXCLUDED):
+    if stored.status in _BODILESS or "content-encoding" in fields:
+        return False
+    if stored.is_partial if stored.status == 206 else "content-range" in fields:
         return False
     length = content_length(fields.all("content-length")) if stored.is_partial else len(stored.body)
     if length is not None and length <= SMALLEST:

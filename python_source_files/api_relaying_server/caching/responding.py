@@ -33,6 +33,9 @@ coding that was made here.
 
 BODILESS_STATUSES = frozenset((204, 304))
 
+_OF_ALL_THAT_CAME = frozenset(("content-range", "content-length", "content-digest"))
+"""Fields about the content of a response, which is another one in a part of it (RFC 9530, 2)."""
+
 COPIED = 65536
 """Bytes up to which the parts of an answer are copied into one piece; larger ones stay where they
 are: the event loop's work for an answer must not grow with its size.
@@ -135,7 +138,7 @@ def in_form(fields: Fields, coding: str, codings: tuple[str, ...]) -> Fields:
 
 def _whole(fields: Fields, stored: StoredResponse, length: int) -> Fields:
     if stored.status == 206:
-        fields = fields.without(lambda name: name == "content-range")
+        fields = fields.without(lambda name: name in ("content-range", "content-digest"))
     if stored.status in BODILESS_STATUSES:
         return fields
     return with_length(fields, length)
@@ -171,7 +174,7 @@ def _unsatisfiable(fields: Fields, stored: StoredResponse, shape: Shape) -> Prep
 def _ranged(
     fields: Fields, stored: StoredResponse, parts: tuple[Part, ...], shape: Shape
 ) -> Prepared:
-    fields = fields.without(lambda name: name in ("content-range", "content-length"))
+    fields = fields.without(lambda name: name in _OF_ALL_THAT_CAME)
     if len(parts) == 1:
         slices = Slices((cut(stored, parts[0]),))
         fields = fields.plus(("Content-Range", _content_range(parts[0], stored)))

@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument("--stale-while-revalidate", type=float, default=0.0)
     parser.add_argument("--bypass", default="", metavar="GLOB")
     parser.add_argument("--queries", action="store_true", help="parameters that select nothing")
+    parser.add_argument("--compress", action="store_true")
     parser.add_argument("--show", type=int, default=1, help="violations told of each rule")
     given = parser.parse_args()
     ignored = tuple(name.lower() for name in given.ignore_field)
@@ -34,6 +35,7 @@ def main() -> int:
         ignored=ignored,
         bypass=given.bypass,
         queries=given.queries,
+        compress=given.compress,
         stale_while_revalidate=given.stale_while_revalidate,
     )
     world = World(given.store, given.workers, given.nodes, given.threads, setting)

@@ -10,7 +10,9 @@ against one such pair. Wherever moments leave a doubt, the client's answer is al
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -19,6 +21,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from .events import Answer, Asked, Fields, Purged, content_in, joined, rendered
+from .forms import as_it_came, may_be_compressed, objections_to_form, objections_to_vary
 from .origin import UNSAFE, spans_of, takes_gzip
 
 SLACK = 0.5
@@ -56,7 +59,8 @@ PLACES = {
 class Setting(NamedTuple):
     """What the relay was told. `fixed_ttl` is its `--ttl` of targets with `/fixed/`; `news` are the
     seconds in which nodes hear of each other, `bypass` a glob of targets. With `queries` clients
-    send parameters that the relay is to ignore, others in any order.
+    send parameters that the relay is to ignore, others in any order; with `compress` it may put
+    answers into codings of its own.
     """
 
     default_ttl: float = 2.0
@@ -69,6 +73,7 @@ class Setting(NamedTuple):
     stale_while_revalidate: float = 0.0
     bypass: str = ""
     queries: bool = False
+    compress: bool = False
 
     def bypasses(self, target: str) -> bool:
         """True where requests for a target pass by the store."""
@@ -393,8 +398,14 @@ def judge(asked: Asked, log: Log, setting: Setting) -> list[Violation]:
     """The rules that an answer breaks."""
     if asked.outcome == "left":
         return []
-    case = Case(asked, log, setting)
-    return [Violation(rule, why, asked) for rule, why in _judged(case)]
+    found: list[tuple[str, str]] = []
+    plain = as_it_came(asked) if setting.compress else None
+    if plain is not None:
+        found += objections_to_form(asked, plain)
+    elif setting.compress and may_be_compressed(asked):
+        found += objections_to_vary(asked)
+    found += _judged(Case(plain or asked, log, setting))
+    return [Violation(rule, why, asked) for rule, why in found]
 
 
 def _judged(case: Case) -> Iterator[tuple[str, str]]:
@@ -411,6 +422,7 @@ def _judged(case: Case) -> Iterator[tuple[str, str]]:
             yield "own", f"a {asked.method} answered with what is not its own"
     else:
         yield from _form(asked)
+        yield from _digest(asked)
         yield from _cookies(case)
         if case.is_bypassed and serial and (head is None or not own(head, case)):
             yield "bypass", "answered with what is not its own, though it is to pass by the store"
@@ -471,6 +483,15 @@ def _form(asked: Asked) -> Iterator[tuple[str, str]]:
     if asked.get("content-encoding") == "gzip" and asked.status in (200, 203, 206):
         if not takes_gzip(asked.sent.get("accept-encoding")):
             yield "coding", "gzip to a client that does not say it can read it"
+
+
+def _digest(asked: Asked) -> Iterator[tuple[str, str]]:
+    """A digest is that of the content, as far as the whole is there (RFC 9530, 3)."""
+    told = asked.get("repr-digest")
+    if told is not None and asked.status == 200 and asked.method == "GET":
+        digest = base64.b64encode(hashlib.sha256(asked.body).digest()).decode()
+        if told != f"sha-256=:{digest}:":
+            yield "bytes", "the digest of another content"
 
 
 def _condition(asked: Asked) -> Iterator[tuple[str, str]]:
@@ -559,10 +580,11 @@ def _of_fields(case: Case, head: Answer | None) -> Iterable[str]:
         like = case.log.by_tag[head.tag]
     else:
         tag, changed = case.asked.get("etag"), case.asked.get("last-modified")
+        tags = {tag, tag.removeprefix("W/")} if tag and case.setting.compress else {tag}
         like = [
             answer
             for answer in case.about
-            if answer.get("etag") == tag and changed in (None, answer.get("last-modified"))
+            if answer.get("etag") in tags and changed in (None, answer.get("last-modified"))
         ]
     brought = {answer.content for answer in like if answer.content in case.log.by_content}
     return brought or {answer.content for answer in like}

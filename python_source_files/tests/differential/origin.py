@@ -8,6 +8,7 @@ that the bytes stay the same.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import random
@@ -210,6 +211,8 @@ def _say_what_is_there(plan: Plan, request: Request) -> Said:
         fields += _cookie(request)
     cache = {"GET": plan.cache, "HEAD": plan.cache_head, "304": plan.cache_304}[kind]
     fields += caching_fields(cache, time.time())
+    if plan.no_transform and not (kind == "304" and cache is None):
+        fields += (("Cache-Control", "no-transform"),)
     if kind == "304":
         if plan.tags == "nginx":
             # nginx compares weakly, and answers with the tag of the file, not of its gzip.
@@ -308,7 +311,8 @@ def _with_body(plan: Plan, request: Request, said: Said) -> Said:
         fields += (("Retry-After", "1"),)
     if said.status == 204:
         return said._replace(fields=fields)
-    fields += (("Content-Type", "text/plain"),)
+    digest = base64.b64encode(hashlib.sha256(body).digest()).decode()
+    fields += (("Content-Type", plan.kind), ("Repr-Digest", f"sha-256=:{digest}:"))
     if said.content.split(" ")[-2] == "gzip":
         fields += (("Content-Encoding", "gzip"),)
     if request.method == "HEAD":
@@ -369,8 +373,13 @@ def spans_of(spec: str, length: int) -> list[tuple[int, int]] | None:
 
 def takes_gzip(accept: str | None) -> bool:
     """True where an Accept-Encoding names gzip (or everything) with a weight above 0."""
+    return takes(accept, "gzip")
+
+
+def takes(accept: str | None, wanted: str) -> bool:
+    """The same for any coding."""
     weights = {}
     for member in (accept or "").lower().split(","):
         coding, _, rest = member.partition(";")
         weights[coding.strip()] = float(rest.partition("q=")[2] or 1)
-    return weights.get("gzip", weights.get("*", 0.0)) > 0
+    return weights.get(wanted, weights.get("*", 0.0)) > 0

@@ -80,7 +80,7 @@ class Plan(NamedTuple):
     its 304s and its answers to HEAD. `tags` is "strong", "weak", "none", or "nginx": strong, but
     weak for gzip, each matching the other. `personal`: the content depends on the credentials.
     `cookie`: when it sets one. `breaks` and `fails` are shares, `unsafe` the status of a change,
-    `limits`: it says now and then that a limit is reached.
+    `limits`: it says now and then that a limit is reached. `kind` is its `Content-Type`.
     """
 
     cache: tuple[str, ...]
@@ -105,6 +105,8 @@ class Plan(NamedTuple):
     failure: int
     unsafe: int
     limits: bool = False
+    kind: str = "text/plain"
+    no_transform: bool = False
 
 
 def draw(seed: str) -> Plan:
@@ -139,6 +141,8 @@ def draw(seed: str) -> Plan:
         failure=pick(rng, ((3, 500), (1, 503))),
         limits=rng.random() < 0.03,
         unsafe=pick(rng, ((4, 200), (1, 201), (3, 204), (1, 303), (1, 400))),
+        kind=pick(rng, ((5, "text/plain"), (1, "image/png"))),
+        no_transform=rng.random() < 0.1,
     )
 
 

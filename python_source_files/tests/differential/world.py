@@ -14,6 +14,7 @@ from tests.database_support import RedisServer
 
 from .clients import ADDRESSES, Crowd, Node
 from .events import Answer
+from .forms import as_it_came
 from .model import Log, Setting, Violation, judge, kind_to_the_upstream, passed_on
 from .origin import Origin
 
@@ -46,7 +47,7 @@ class World(NamedTuple):
             more += f" --stale-while-revalidate {self.setting.stale_while_revalidate:g}"
         if self.setting.bypass:
             more += f" --bypass '{self.setting.bypass}'"
-        more += " --queries" * self.setting.queries
+        more += " --queries" * self.setting.queries + " --compress" * self.setting.compress
         return (
             f"python -m tests.differential --seconds {seconds:g} --seed {seed} --store {self.store}"
             f" --workers {self.workers} --nodes {self.nodes} --threads {self.threads}{more}"
@@ -75,6 +76,7 @@ class Chapter(NamedTuple):
                 found[word] += f"; {word}" in said
             found["206"] += asked.status == 206
             found["304"] += asked.status == 304
+            found["compressed"] += asked.method == "GET" and as_it_came(asked) is not None
             found[asked.outcome] += 1
         found.update(one.rule for one in self.log.purged)
         return found
@@ -109,6 +111,7 @@ def _relays(world: World, origin: Origin, stack: contextlib.ExitStack) -> list[A
     ]  # fmt: skip
     flags += ["--stale-while-revalidate", f"{setting.stale_while_revalidate:g}"]
     flags += ["--ttl", f"/*/fixed/*={setting.fixed_ttl:g}"]
+    flags += ["--compress"] if setting.compress else []
     if setting.queries:
         flags += ["--ignore-query", "u*", "--sort-query"]
     if setting.bypass:
