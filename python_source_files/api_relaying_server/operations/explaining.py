@@ -34,7 +34,13 @@ from api_relaying_server.relaying.keeping import FoundRecord
 from api_relaying_server.relaying.relay import Decision, Relay
 from api_relaying_server.relaying.transfer import stale_instead
 from api_relaying_server.relaying.unstored import REASONS
-from api_relaying_server.serving.served import COLLAPSED, NONE, result_of, result_of_member
+from api_relaying_server.serving.served import (
+    COLLAPSED,
+    EXPIRED,
+    NONE,
+    result_of,
+    result_of_member,
+)
 from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.translation import Client
 
@@ -123,9 +129,10 @@ class Explainer:
         if refusal is not None:
             return _while_paused(decision, query, refusal)
         _, member = cache_forwarded(ask.reason)
-        what = "whether what is stored is still valid" if ask.validate else "for it"
-        why = _sentence(f"{rule}, so the upstream is asked {what}")
-        return Next(result_of_member(member), why)
+        if ask.validate and ask.reason != "vary-miss":
+            why = f"{rule}, so the upstream is asked whether what is stored is still valid"
+            return Next(EXPIRED, _sentence(why))
+        return Next(result_of_member(member), _sentence(f"{rule}, so the upstream is asked for it"))
 
     # What is stored.
 
