@@ -266,6 +266,34 @@ class MutualTest(RouteCase):
                 time.sleep(0.001)
             exchange.receive_head()
 
+    def test_one_on_a_connection_that_was_idle_is_its_end(self) -> None:
+        origin = self.start(ScriptedOrigin(answer))
+        receive, calls = Exchange.receive_head, []
+
+        def receive_head(exchange: Exchange, on_interim: object = None) -> object:
+            calls.append(exchange)
+            if len(calls) == 2:
+                origin.wait_for(2)
+                raise UpstreamTlsAlert("the key was changed")
+            return receive(exchange)
+
+        with RelaySession("memory") as session:
+            upstream = Upstream(session, Route(parse_base(origin.url)), PATIENCE, PATIENCE, 1)
+            self.addCleanup(upstream.close)
+            with mock.patch.object(Exchange, "receive_head", receive_head):
+                for _ in range(2):
+                    fetch = upstream.fetch(UpstreamRequest("GET", "/a", [("Host", "a")]))
+                    self.assertEqual(fetch.content, b"/a")
+        self.assertEqual([asked.connection for asked in origin.requests], [0, 0, 1])
+
+    def test_without_files_in_memory(self) -> None:
+        """On systems that have none."""
+        certificate, key = (file.read_bytes() for file in self.client)
+        with mock.patch("api_relaying_server.upstream.tls.os", spec=[]):
+            client_context(None, certificate, key)
+            with self.assertRaisesRegex(ValueError, "does not match"):
+                client_context(None, certificate, self.authority.issue("x").key.read_bytes())
+
 
 class ProxyTest(RouteCase):
     """A proxy on the way."""
@@ -406,7 +434,7 @@ class TunnelTest(RouteCase):
         ok = b"HTTP/1.1 200 OK\r\n\r\n"
         for said, words in (
             (b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno", "answered 403 to CONNECT"),
-            (b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", "answered 302 to CONNECT"),
+            (b"HTTP/1.1 300 Choose\r\n\r\n", "answered 300 to CONNECT"),
             (b"HTTP/1.1 504 Gateway Timeout\r\n\r\n", "answered 504 to CONNECT"),
             (b"SSH-2.0-server\r\n\r\n", "malformed"),
             (b"HTTP/1.1 200 OK\r\nBad Name: a\r\n\r\n", "malformed"),
@@ -548,6 +576,11 @@ class StartTest(RouteCase):
         self.assertEqual(done.returncode, 2)
         self.assertIn("CERTIFICATE_VERIFY_FAILED", done.stderr)
         self.assertNotRegex(done.stdout + done.stderr, SECRETS)
+
+    def test_warm_tells_what_is_wrong_with_the_relays_certificate_once(self) -> None:
+        done = run("warm", "--relay", self.secure().url, "/a")
+        self.assertEqual((done.returncode, done.stderr.count("\n")), (5, 1), done.stderr)
+        self.assertIn("CERTIFICATE_VERIFY_FAILED", done.stderr)
 
     def test_check_looks_the_proxys_name_up_and_not_the_upstreams(self) -> None:
         words = (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Callable
 
+from api_relaying_server import PACKAGE
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.operations.commands import (
     Parser,
@@ -50,6 +52,7 @@ Tell = Callable[[PathOutcome, int], None]
 
 def main(program: str, words: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run `warm` with these words behind it; return its exit code."""
+    logging.getLogger(PACKAGE).addHandler(logging.NullHandler())  # what fails is told here, once
     parser = _parser(f"{program} warm")
     try:
         asked = parser.parse_args(words)

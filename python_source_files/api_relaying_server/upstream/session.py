@@ -25,6 +25,7 @@ from api_relaying_server.errors import (
     LackOfOwn,
     ProxyWantsCredentials,
     UpstreamError,
+    UpstreamTlsAlert,
     UpstreamTlsError,
     is_own_lack,
 )
@@ -37,6 +38,9 @@ from api_relaying_server.upstream.tunnel import THE_PROXY
 
 IDEMPOTENT_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"))
 """RFC 9110, 9.2.2: these may be sent again where nothing of an answer was seen."""
+
+_ENDED = (ConnectionLost, UpstreamTlsAlert)
+"""How a connection ends that is not to be used again, without a word about this request."""
 
 _NO_PROXIES: dict[str, str] = {}
 
@@ -180,7 +184,7 @@ class ExchangeAdapter(HTTPAdapter):
                 exchange.close()
                 if is_own_lack(error) and isinstance(error, (UpstreamError, MemoryError)):
                     raise LackOfOwn(str(error.__cause__ or "memory")) from error
-                if not (isinstance(error, ConnectionLost) and idle is not None and again):
+                if not (isinstance(error, _ENDED) and idle is not None and again):
                     raise
 
     def _check(self, head: ResponseHead) -> None:
