@@ -348,6 +348,28 @@ def slow_clients(data: Json) -> str:
 _TIMES = ("median", "p99", "worst")
 
 
+def admin_cost(data: Json) -> str:
+    """Hits per second without an admin address, and with one that is scraped."""
+    rows = [
+        [str(row["workers"]), f"{row['off']:,.0f}", f"{row['scraped']:,.0f}",
+         f"{row['apart'] * 100:+.1f} %", f"{row['off_cpu_us']:.2f}",
+         f"{row['scraped_cpu_us']:.2f}", f"{row['scrape_ms']:.0f}"]
+        for row in data["rates"]
+    ]  # fmt: skip
+    head = ["workers", "hits/s, `--admin off`", "scraped each second", "apart",
+            "CPU µs a hit, off", "scraped", "a scrape, ms"]  # fmt: skip
+    return table(head, rows)
+
+
+def admin_crowds(data: Json) -> str:
+    """Hits beside callers of the admin address that are slow."""
+    rows = [
+        [row["callers"], f"{row['rate']:,.0f}", f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}"]
+        for row in data["crowds"]
+    ]
+    return table(["callers of the admin address", "hits/s", "median ms", "p99 ms"], rows)
+
+
 def soak(data: Json) -> str:
     """What is left after much of everything."""
     rows = [
@@ -397,6 +419,8 @@ TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "probe-peers": ("probe_peers", probe_peers),
     "slow-clients": ("slow_clients", slow_clients),
     "soak": ("soak", soak),
+    "admin-cost": ("admin_cost", admin_cost),
+    "admin-crowds": ("admin_cost", admin_crowds),
 }
 """By the name in a document: the result file, and what makes the table of its content."""
 
