@@ -163,6 +163,42 @@ class InSQLite(Contract, StoreCase):
         self.begin(self.open())
         self.clock.now = clock.now + 1
 
+    def test_groups_are_found_however_they_are_written(self) -> None:
+        names = ('q"uote', "back\\slash", '"', "\\", "", "plain", "x" * 32)
+        for number, name in enumerate(names):
+            quoted = name.replace("\\", "\\\\").replace('"', '\\"')
+            self.add(f"/{number}", ("Cache-Groups", f'"{quoted}"'))
+        large = ("X", "y" * 60_000)  # such a record lies in parts
+        self.add("/large", ("Cache-Groups", '"plain"'), *[large] * 10)
+        self.assertTrue(self.store.flush(PATIENCE))
+        self.clock.now += 1
+        self.keeper.hot.clear()
+        for name in names:
+            expected = 2 if name == "plain" else 1
+            self.assertEqual(self.targets.purge(PurgeRule(groups=(name,))), expected, name)
+            self.assertEqual(self.targets.purge(PurgeRule(groups=(name + "z",))), 0, name)
+        some = list(self.store.keys("GET ", ["plain", "x" * 32]))
+        self.assertEqual(sorted(some), ["GET /5", "GET /6", "GET /large"])
+        many = tuple(f"g{number}" for number in range(40))
+        self.assertEqual(self.targets.purge(PurgeRule(groups=(*many, "plain"), hard=True)), 2)
+        self.assertEqual(self.store.count_keys("GET "), len(names) - 1)
+
+    def test_the_marks_are_used_so_that_they_are_not_evicted(self) -> None:
+        self.stock()
+        self.targets.look()
+        self.assertNotIn(MARKS, self.store._uses)  # type: ignore[attr-defined]
+        self.targets.purge(PurgeRule(prefix="/b"))
+        with mock.patch.object(type(self.store._storage), "wants_credit", True):  # type: ignore[attr-defined]
+            self.targets._next_look = 0.0
+            self.targets.look()
+            self.assertEqual(self.store._uses[MARKS], purging.USES_OF_MARKS)  # type: ignore[attr-defined]
+
+    def test_a_listing_ends_in_time(self) -> None:
+        self.stock()
+        with mock.patch.object(purging, "LIST_AT_MOST", -1.0):
+            found = self.targets.listing()
+        self.assertEqual((list(found.targets), found.more), ([], True))
+
     def test_marks_outlive_the_process(self) -> None:
         for rule, expected in (
             (PurgeRule(prefix="/b"), "purged"),
@@ -275,7 +311,9 @@ class ManyOfThem(Cases):
             self.add(f"/{number}")
         self.clock.now += 1
         with (
-            mock.patch.multiple(purging, AT_FULL_SPEED=64, PAUSES=math.inf, SWEEP_AT_MOST=0.01),
+            mock.patch.multiple(
+                purging, SWEPT_AT_ONCE=64, AT_FULL_SPEED=64, PAUSES=math.inf, SWEEP_AT_MOST=0.01
+            ),
             mock.patch.object(self.targets._closed, "wait", lambda seconds: paused.append(seconds)),
         ):
             paused: list[float] = []

@@ -13,10 +13,18 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Callable, NamedTuple
 
-from api_relaying_server.caching.purging import Effect, Marks, PurgeRule, groups_of, judged
+from api_relaying_server.caching.purging import (
+    NO_MARKS,
+    Effect,
+    Marks,
+    PurgeRule,
+    groups_of,
+    judged,
+)
 from api_relaying_server.caching.stored import Record, cache_key, target_of
 from api_relaying_server.coordination import Coordinator
 from api_relaying_server.relaying.keeping import Keeper
+from api_relaying_server.relaying.marks_store import MARKS
 from api_relaying_server.stores.store import Store
 
 COUNT_AT_MOST = 3.0
@@ -25,20 +33,26 @@ COUNT_AT_MOST = 3.0
 SWEEP_AT_MOST = 1.0
 """Seconds that a purge waits until what is gone is deleted. The sweep goes on without it."""
 
-SWEPT_AT_ONCE = 64
+SWEPT_AT_ONCE = 256
 """Records that are looked at between two pauses of a sweep."""
 
-AT_FULL_SPEED = 1024
+AT_FULL_SPEED = 2048
 """Records that a sweep looks at without a pause: a small store is swept at once."""
 
-PAUSES = 3.0
+PAUSES = 2.0
 """How many times as long as it works a sweep pauses."""
 
 WRITTEN_WITHIN = 5.0
 """Seconds in which the store has to delete what a sweep has found, or the sweep ends."""
 
-SWEEP_EVERY = 1.0
+LOOK_EVERY = 1.0
 """Seconds between two looks whether a sweep of another process was left unfinished."""
+
+LIST_AT_MOST = 2.0
+"""Seconds that a listing takes: what is gone is passed over, and may be much until it is swept."""
+
+USES_OF_MARKS = 15
+"""Uses that are noted for the record of marks, so that a store which is full never evicts it."""
 
 SWEEP = "sweep"
 """The name of the lease that is the right to sweep."""
@@ -141,7 +155,7 @@ class StoredTargets:
         """How many keys have a response of one of the groups, less what `marks` have covered."""
         until = time.monotonic() + COUNT_AT_MOST
         found: set[str] = set()
-        for key in self._store.keys(_GET):
+        for key in self._store.keys(_GET, sorted(groups)):
             record = self._store.peek(key)
             if record is not None and self._is_in(groups, record, marks, key):
                 found.add(key)
@@ -161,10 +175,16 @@ class StoredTargets:
     # Sweeping: what is gone takes no room any more.
 
     def look(self) -> None:
-        """Sweeps what nobody sweeps. A periodic task; returns at once."""
+        """Sweeps what nobody sweeps, and keeps the marks from being evicted. A periodic task;
+        returns at once.
+        """
         now = time.monotonic()
-        if now >= self._next_look and self._keeper.stored_marks.unswept:
-            self._next_look = now + SWEEP_EVERY
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_EVERY
+        if self._keeper.facts.invalidations.marks is not NO_MARKS:
+            self._store.note_use(MARKS, USES_OF_MARKS)
+        if self._keeper.stored_marks.unswept:
             self._start_sweep()
 
     def _start_sweep(self) -> None:
@@ -202,7 +222,7 @@ class StoredTargets:
 
     def _sweep_one(self, kind: str, text: str) -> bool:
         """Deletes what is gone by one mark; False where it could not be done to the end."""
-        keys = self._store.keys(text if kind == "prefix" else _GET)
+        keys = self._store.keys(text) if kind == "prefix" else self._store.keys(_GET, [text])
         looked_at = 0
         while some := list(islice(keys, SWEPT_AT_ONCE)):
             began = time.monotonic()
@@ -229,13 +249,17 @@ class StoredTargets:
     # Listing
 
     def listing(self, prefix: str = "", after: str = "", limit: int = 100) -> Listing:
-        """At most `limit` targets in order: those that begin with `prefix`, behind `after`."""
+        """At most `limit` targets in order: those that begin with `prefix`, behind `after`; fewer,
+        and `more`, where that takes too long.
+        """
         found: list[StoredTarget] = []
+        until = time.monotonic() + LIST_AT_MOST
         for key in self._keys_after(cache_key(after) if after else "", cache_key(prefix), limit):
             record = self._keeper.peek(key)
-            if record is None or not record.variants:
+            is_late = time.monotonic() > until
+            if not is_late and (record is None or not record.variants):
                 continue
-            if len(found) >= limit:
+            if is_late or record is None or len(found) >= limit:
                 return Listing(found, True)
             found.append(self._described(key, record))
         return Listing(found, False)

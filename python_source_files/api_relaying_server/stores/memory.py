@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from requests_cache.backends.base import BaseStorage
 
@@ -125,7 +125,7 @@ class MemoryStore(Store):
     def close(self, deadline: float) -> None:
         self._records.clear()
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
+    def keys(self, prefix: str = "", holding: Sequence[str] = ()) -> Iterator[str]:
         return (key for key in self._records if key.startswith(prefix))
 
     def size(self) -> Extent:
@@ -158,7 +158,7 @@ class NoStore(Store):
     def close(self, deadline: float) -> None:
         pass
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
+    def keys(self, prefix: str = "", holding: Sequence[str] = ()) -> Iterator[str]:
         return iter(())
 
     def size(self) -> Extent:

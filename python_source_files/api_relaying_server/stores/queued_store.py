@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Callable, cast
 
 from requests_cache.backends.base import BaseCache
@@ -141,13 +141,14 @@ class QueuedStore(Store):
         if self._storage.wants_credit and (len(uses) < MOST_CREDITED or key in uses):
             uses[key] = uses.get(key, 0) + times  # two threads may lose one: it is an estimate
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
+    def keys(self, prefix: str = "", holding: Sequence[str] = ()) -> Iterator[str]:
         waiting, others_go = self._queue.waiting()
         yield from (key for key, stays in waiting.items() if stays and key.startswith(prefix))
         if others_go:
             return
         try:
-            yield from (key for key in self._storage.walk(prefix) if key not in waiting)
+            keys = self._storage.walk(prefix, holding)
+            yield from (key for key in keys if key not in waiting)
         except Exception as error:
             self._read_failed(_as_fault(error))
 

@@ -150,7 +150,7 @@ def _variant_head(variant: StoredResponse) -> tuple[Any, ...]:
         [text for pair in variant.selecting for text in pair],
         variant.first,
         variant.complete_length,
-        PURGED if variant.purged else variant.must_validate,
+        PURGED if variant.purged and not variant.must_validate else variant.must_validate,
         *(forms if variant.forms else ()),  # older versions read what has none
     )
 

@@ -14,6 +14,7 @@ or when to try again.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,6 +59,7 @@ from api_relaying_server.stores.sqlite_file import (
 )
 from api_relaying_server.stores.sqlite_readers import Readers
 from api_relaying_server.stores.storage import (
+    KEYS_AT_ONCE,
     Change,
     Extent,
     RecordStorage,
@@ -74,6 +76,7 @@ NAMED_WITHIN = 60.0  # seconds; parts that no entry names after that were left b
 READER_CACHE = 1024  # KiB of pages that each may keep; the system keeps all of them too
 WRITE_DEADLINE = 1.0  # seconds that a write waits for another process's
 OPEN_DEADLINE = 0.5  # seconds that opening waits for another process
+MOST_TEXTS = 16  # that are looked for in records; SQLite looks for each in all of a record
 MOST_EVICTED = 256  # entries in one transaction, so that no other writer waits for long
 VACUUMED_AT_ONCE = 512  # pages given back to the file system in one step
 MOST_BLOB = 900_000_000  # bytes: as SQLite is usually built, a row ends at 1,000,000,000
@@ -257,6 +260,35 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
         values = (begin + key, begin + prefix, self._end, limit)
         with self.connection() as connection:
             return [row[0][len(begin) :] for row in connection.execute(select, values).fetchall()]
+
+    def walk(self, prefix: str, holding: Sequence[str] = ()) -> Iterator[str]:
+        """All keys that begin with `prefix`, in order, but for those whose records hold none of the
+        texts `holding`: SQLite looks for them, which takes a hundredth of reading the records.
+        """
+        texts = [max(re.split(r'["\\\\]', text), key=len) for text in holding]
+        if not texts or "" in texts or len(texts) > MOST_TEXTS:
+            yield from super().walk(prefix)
+            return
+        begin, after = self._begin, self._begin + prefix
+        holds = " OR ".join("instr(value, ?)" for _ in texts)
+        select = (
+            f"SELECT key, {holds} OR length(value) = {parts.MARK_SIZE} FROM responses "
+            "WHERE key >= ? AND key > ? AND key < ? ORDER BY key LIMIT ?"
+        )
+        wanted = [text.encode() for text in texts]
+        last = ""
+        while True:
+            values = (*wanted, after, last, self._end, KEYS_AT_ONCE)
+            with self.connection() as connection:
+                rows = connection.execute(select, values).fetchall()
+            for key, may_hold in rows:
+                if not key.startswith(after):
+                    return
+                if may_hold:
+                    yield key[len(begin) :]
+            if len(rows) < KEYS_AT_ONCE:
+                return
+            last = rows[-1][0]
 
     def count_keys(self, prefix: str) -> int:
         """How many records are stored for keys that begin with `prefix`."""

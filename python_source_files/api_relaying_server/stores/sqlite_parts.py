@@ -20,6 +20,7 @@ AT_ONCE = 8
 
 _MAGIC = b"RLP\x01"  # no record begins like this
 _MARK = struct.Struct(">4sQQ")
+MARK_SIZE = _MARK.size  # bytes; no record is as short
 
 
 def new_name() -> int:

@@ -116,8 +116,10 @@ class RecordStorage(BaseStorage[str, Record]):
     def keys_after(self, key: str, prefix: str, limit: int) -> list[str]:
         """At most `limit` keys in order, all behind `key`, none before `prefix`."""
 
-    def walk(self, prefix: str) -> Iterator[str]:
-        """All keys that begin with `prefix`, in any order."""
+    def walk(self, prefix: str, holding: Sequence[str] = ()) -> Iterator[str]:
+        """All keys that begin with `prefix`, in any order. Those whose records hold none of the
+        texts `holding` may be left out.
+        """
         after = ""
         while True:
             keys = self.keys_after(after, prefix, KEYS_AT_ONCE)

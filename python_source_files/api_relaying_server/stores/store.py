@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from heapq import nsmallest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable
@@ -135,8 +135,10 @@ class Store(ABC):
         """Delete everything, after the writes before it."""
 
     @abstractmethod
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        """The keys that begin with `prefix`, in any order; for administration, may be slow."""
+    def keys(self, prefix: str = "", holding: Sequence[str] = ()) -> Iterator[str]:
+        """The keys that begin with `prefix`, in any order; for administration, may be slow. A store
+        that can tell leaves out those whose records hold none of the texts `holding`.
+        """
 
     def keys_after(self, key: str, prefix: str, limit: int) -> list[str]:
         """At most `limit` of these keys in order, all behind `key`; none where there are none. For

@@ -194,7 +194,7 @@ class RedisRecords(SharedStorage):
         found = [k for k in self._keys(prefix) if k > key]
         return sorted(found)[:limit]
 
-    def walk(self, prefix: str) -> Iterator[str]:
+    def walk(self, prefix: str, holding: Sequence[str] = ()) -> Iterator[str]:
         """All keys that begin with `prefix`, in any order."""
         return self._keys(prefix)
 
