@@ -44,6 +44,71 @@ def learn(hot: HotCache, head: bytes, reply: Reply) -> None:
     hot.learn(head, reply)
 
 
+class DoubtTest(unittest.TestCase):
+    """Any entry may be out of date: each is looked at before it is used again."""
+
+    def setUp(self) -> None:
+        self.hot = HotCache(1 << 20)
+        entry = keep(self.hot, "GET /x")
+        assert entry is not None
+        self.entry = entry
+        self.reply = reply_of(self.hot, entry)
+        learn(self.hot, b"head", self.reply)
+        self.before = self.hot.size
+
+    def test_no_head_is_answered_nor_learned_until_it_is_settled(self) -> None:
+        self.assertEqual(list(self.hot.heads), [b"head"])
+        self.hot.doubt()
+        self.assertEqual(self.hot.heads, {})
+        learn(self.hot, b"head", self.reply)
+        self.assertEqual(self.hot.heads, {})
+        self.hot.settle(self.entry, self.entry.record, self.hot.doubts)
+        self.assertIs(self.hot.peek("GET /x"), self.entry)
+        learn(self.hot, b"head", self.reply)
+        self.assertEqual((list(self.hot.heads), self.hot.size), ([b"head"], self.before))
+
+    def test_a_doubt_that_comes_while_one_is_settled_stays(self) -> None:
+        self.hot.doubt()
+        seen = self.hot.doubts
+        self.hot.doubt()
+        self.hot.settle(self.entry, self.entry.record, seen)
+        self.assertNotEqual(self.entry.doubts, self.hot.doubts)
+        learn(self.hot, b"head", self.reply)
+        self.assertEqual(self.hot.heads, {})
+
+    def test_another_record_takes_its_place_or_none(self) -> None:
+        for record in (self.entry.record._replace(expires=1.0), None):
+            self.setUp()
+            self.hot.doubt()
+            self.hot.settle(self.entry, record, self.hot.doubts)
+            self.assertTrue(self.entry.gone)
+            found = self.hot.peek("GET /x")
+            self.assertEqual(found and found.record, record)
+            self.assertFalse(self.reply.renew(NOW))
+            if found is not None:
+                self.assertEqual(found.doubts, self.hot.doubts)
+                self.hot.drop("GET /x")
+            self.assertEqual(self.hot.size, 0)
+
+    def test_what_was_replaced_meanwhile_is_left_alone(self) -> None:
+        self.hot.doubt()
+        newer = keep(self.hot, "GET /x", b"newer")
+        self.hot.settle(self.entry, None, self.hot.doubts)
+        self.assertIs(self.hot.peek("GET /x"), newer)
+        again = newer and newer.record
+        self.hot.settle(newer, None, newer.doubts)  # type: ignore[arg-type, union-attr]
+        self.assertIs(self.hot.peek("GET /x"), newer)
+        self.assertEqual(newer and newer.record, again)
+
+    def test_what_was_looked_at_before_the_doubt_is_doubtful(self) -> None:
+        seen = self.hot.doubts
+        self.hot.doubt()
+        old = self.hot.put("GET /y", self.entry.record, doubts=seen)
+        new = self.hot.put("GET /z", self.entry.record)
+        assert old is not None and new is not None
+        self.assertEqual((old.doubts, new.doubts), (seen, self.hot.doubts))
+
+
 class ReplyTest(unittest.TestCase):
     def setUp(self) -> None:
         self.hot = HotCache(1 << 20)

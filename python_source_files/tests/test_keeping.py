@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import unittest
 from typing import Callable, cast
 from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
-from api_relaying_server.caching.purging import Effect
+from api_relaying_server.caching.purging import (
+    NO_MARKS,
+    Effect,
+    Mark,
+    SavedMarks,
+    saved_marks,
+    times_of,
+)
 from api_relaying_server.caching.reuse import useful_until
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.cluster.message_text import encode
@@ -20,6 +28,7 @@ from api_relaying_server.coordination import (
     MemoryLost,
     Message,
     MessagesLost,
+    Purged,
 )
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Field, Fields, RequestHead
@@ -440,6 +449,36 @@ class OwnStore(KeepingTest):
             self.assertEqual(self.both(), [])
             self.assertNotEqual(self.keeper.see(KEY).version, seen.version)
 
+    def test_a_purge_of_many_is_told_to_all(self) -> None:
+        self.add(variant(b"1"))
+        self.keeper.mark_wide(("/",), ("a", "b"), Effect.GONE)
+        told = encode(Purged(("GET /",), ("a", "b"), times_of(Effect.GONE, NOW)))
+        self.assertEqual(self.line.said, [f"tell {told} {keeping.INVALIDATION_AT_MOST}"])
+
+    def test_a_purge_that_another_tells_of_counts_here(self) -> None:
+        for effect, left in ((Effect.PURGED, [b"1"]), (Effect.GONE, [])):
+            with self.subTest(effect=effect):
+                self.setUp()
+                self.add(variant(b"1"))
+                began, seen = self.keeper.begin(), self.keeper.see(KEY)
+                self.line.hear(Purged(("GET /y",), ("g",), times_of(effect, NOW + 1)))
+                self.assertTrue(self.keeper.is_current(KEY, began, variant(b"1")))
+                self.line.hear(Purged(("GET /x",), (), times_of(effect, NOW + 1)))
+                self.assertFalse(self.keeper.is_current(KEY, began))
+                self.assertNotEqual(self.keeper.see(KEY).version, seen.version)
+                record = self.keeper.read(KEY)
+                self.assertEqual(bodies(record), left)
+                self.assertTrue(record is None or record.variants[0].purged)
+                swept = [("prefix", "GET /y"), ("group", "g"), ("prefix", "GET /x")]
+                gone = effect is Effect.GONE
+                self.assertEqual(self.keeper.stored_marks.unswept, swept if gone else [])
+
+    def test_a_target_that_another_has_softly_purged_may_serve_in_an_outage(self) -> None:
+        self.add(variant(b"1"))
+        self.line.hear(Invalidated(KEY, NOW + 1, Effect.PURGED))
+        record = self.keeper.read(KEY)
+        self.assertEqual([v.purged for v in record.variants] if record else None, [True])
+
     def test_what_another_has_invalidated_counts_here(self) -> None:
         began = self.keeper.begin()
         self.line.hear(Changed(KEY))
@@ -487,6 +526,88 @@ class SharedStore(KeepingTest):
         found = self.keeper.invalidate(TARGET)
         assert found is not None
         self.assertEqual((found.epoch, self.shelf.records[KEY].epoch), (0, 0))
+
+    def saved(self) -> SavedMarks:
+        """The marks that lie in the store."""
+        return saved_marks(self.shelf.records[MARKS].variants[0].body, math.inf)
+
+    def save(self, prefix: str, effect: Effect, *unswept: tuple[str, str]) -> None:
+        """Has the store hold a mark that another process has made."""
+        marks = NO_MARKS.with_mark((prefix,), (), Mark(times_of(effect, NOW + 1)))
+        body = SavedMarks(marks, unswept).dumps()
+        stored = StoredResponse(200, "", Fields(), body, NOW, NOW, complete_length=len(body))
+        self.shelf.records[MARKS] = Record((stored,), NOW)
+
+    def test_marks_are_told_at_once_and_saved_by_one_at_a_time(self) -> None:
+        self.save("GET /y", Effect.PURGED, ("prefix", "GET /y"))
+        self.keeper.mark_wide(("/x",), ("g",), Effect.GONE)
+        told = encode(Purged(("GET /x",), ("g",), times_of(Effect.GONE, NOW)))
+        self.assertEqual(
+            self.line.said,
+            [
+                f"tell {told} {keeping.INVALIDATION_AT_MOST}",
+                f"lease record {MARKS} {keeping.CLAIM_AT_MOST}",
+                f"tell changed {MARKS} 0.0",
+                "release",
+            ],
+        )
+        found = self.saved()
+        self.assertEqual(set(found.marks.prefixes), {"GET /x", "GET /y"})
+        self.assertEqual(set(found.marks.groups), {"g"})
+        self.assertEqual(
+            found.unswept, [("prefix", "GET /y"), ("prefix", "GET /x"), ("group", "g")]
+        )
+        self.keeper.save_marks([("prefix", "GET /y")], False)
+        self.assertEqual(self.saved().unswept, [("prefix", "GET /x"), ("group", "g")])
+
+    def test_marks_of_others_are_read_before_anything_else_and_when_they_change(self) -> None:
+        self.put_by_another(variant(b"1"))
+        self.save("GET /x", Effect.PURGED)
+        found = self.keeper.read(KEY)
+        self.assertEqual([v.purged for v in found.variants] if found else None, [True])
+        self.save("GET /", Effect.GONE)
+        for message in (Changed(MARKS), MessagesLost()):
+            self.assertTrue(self.keeper.stored_marks.known)
+            self.line.hear(message)
+            self.assertFalse(self.keeper.stored_marks.known)
+            self.assertIsNone(self.keeper._read_stored(KEY))
+        self.assertIsNone(self.keeper.read(KEY))
+
+    def test_marks_that_come_by_the_store_count_for_what_is_in_memory_and_under_way(self) -> None:
+        self.add(variant(b"1"))
+        began = self.keeper.begin()
+        self.save("GET /", Effect.GONE)
+        self.line.hear(Changed(MARKS))
+        self.keeper.read(OTHER)  # which is not in memory
+        self.assertIsNone(self.keeper.read(KEY))
+        self.assertFalse(self.keeper.is_current(KEY, began))
+
+    def test_marks_that_were_never_read_are_not_written_over(self) -> None:
+        self.save("GET /y", Effect.PURGED)
+        there = self.shelf.records[MARKS]
+
+        def fails(now: float) -> None:
+            return None
+
+        with mock.patch.object(self.keeper.stored_marks, "_read", fails):
+            self.keeper.mark_wide(("/x",), (), Effect.PURGED)
+        self.assertIs(self.shelf.records[MARKS], there)
+        self.assertEqual(set(self.keeper.facts.invalidations.marks.prefixes), {"GET /x"})
+        self.keeper.mark_wide(("/z",), (), Effect.PURGED)
+        self.assertEqual(set(self.saved().marks.prefixes), {"GET /x", "GET /y", "GET /z"})
+
+    def test_what_the_store_has_lost_comes_back_as_purges_leave_it(self) -> None:
+        for effect, left in ((Effect.PURGED, [True]), (Effect.GONE, None)):
+            with self.subTest(effect=effect):
+                self.setUp()
+                self.add(variant(b"1", None, ("Cache-Groups", '"g"')))
+                self.line.hear(MemoryLost())  # what was in memory is only known
+                self.line.hear(Purged((), ("g",), times_of(effect, NOW + 1)))
+                self.shelf.lose(KEY)
+                found = self.keeper.read(KEY)
+                self.assertEqual([v.purged for v in found.variants] if found else None, left)
+                back = self.shelf.records.get(KEY)
+                self.assertEqual([v.purged for v in back.variants] if back else None, left)
 
     def test_a_record_is_changed_by_one_at_a_time_from_what_lies_in_the_store(self) -> None:
         self.add(variant(b"1", "a"))

@@ -24,6 +24,9 @@ MOST_PREFIXES = 256
 MOST_GROUPS = 4096
 """Groups with a mark; past it the oldest mark counts for all groups."""
 
+MOST_AHEAD = 60.0
+"""Seconds by which the clock of another process may be ahead, and be believed."""
+
 CACHE_GROUPS = "cache-groups"
 INVALIDATED_GROUPS = "cache-group-invalidation"
 PURGED_GROUPS = "purge-groups"
@@ -127,6 +130,12 @@ def strings_in(value: str) -> frozenset[str] | None:
     items = [member[0] if isinstance(member, tuple) else member for member in members]
     names = [item for item in items if isinstance(item, str)]  # a Token is none
     return frozenset(names) if len(names) == len(items) else None
+
+
+def written(group: str) -> str:
+    """A group as it stands in a field: there is one way to write a String (RFC 9651, 3.3.3)."""
+    escaped = group.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 # The marks of more than one target.
@@ -242,12 +251,15 @@ class SavedMarks(NamedTuple):
 def saved_marks(data: bytes, now: float) -> SavedMarks:
     """The marks in JSON. Raises ValueError for anything else.
 
-    A time after `now` is of a clock that was ahead, and counts as now: nothing could be stored
+    A time long after `now` is of a clock that was ahead, and counts as now: nothing could be stored
     until it has come.
     """
+    latest = now + MOST_AHEAD
 
     def mark(times: Sequence[float]) -> Mark:
-        purged, invalidated, gone = (min(float(time), now) for time in times)
+        purged, invalidated, gone = (
+            now if latest < float(time) < math.inf else float(time) for time in times
+        )
         if not all(map(math.isfinite, (purged, invalidated, gone))):
             raise ValueError("a time is not a number")
         return Mark((purged, invalidated, gone))

@@ -20,6 +20,7 @@ from api_relaying_server.caching.purging import (
     PurgeRule,
     groups_of,
     judged,
+    written,
 )
 from api_relaying_server.caching.stored import Record, cache_key, target_of
 from api_relaying_server.coordination import Coordinator
@@ -155,7 +156,7 @@ class StoredTargets:
         """How many keys have a response of one of the groups, less what `marks` have covered."""
         until = time.monotonic() + COUNT_AT_MOST
         found: set[str] = set()
-        for key in self._store.keys(_GET, sorted(groups)):
+        for key in self._store.keys(_GET, [*map(written, groups)]):
             record = self._store.peek(key)
             if record is not None and self._is_in(groups, record, marks, key):
                 found.add(key)
@@ -222,7 +223,9 @@ class StoredTargets:
 
     def _sweep_one(self, kind: str, text: str) -> bool:
         """Deletes what is gone by one mark; False where it could not be done to the end."""
-        keys = self._store.keys(text) if kind == "prefix" else self._store.keys(_GET, [text])
+        keys = (
+            self._store.keys(text) if kind == "prefix" else self._store.keys(_GET, [written(text)])
+        )
         looked_at = 0
         while some := list(islice(keys, SWEPT_AT_ONCE)):
             began = time.monotonic()

@@ -118,6 +118,11 @@ def loads(data: bytes, key: str = "") -> Record:
         raise ValueError(f"not the head of a record: {error}") from None
 
 
+def in_record(text: str) -> bytes:
+    """A part of a field, as it stands in the bytes of a record."""
+    return _encode_head(text).encode()[1:-1]
+
+
 def pipeline() -> SerializerPipeline:
     """The format for requests-cache: turns (key, record) to bytes, (key, bytes) to a record."""
     stage = Stage(dumps=_dump_pair, loads=_load_pair)

@@ -14,7 +14,6 @@ or when to try again.
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from requests_cache.backends.sqlite import SQLiteDict
 
 from api_relaying_server.stores import sqlite_log as log
 from api_relaying_server.stores import sqlite_parts as parts
-from api_relaying_server.stores.record import pipeline
+from api_relaying_server.stores.record import in_record, pipeline
 from api_relaying_server.stores.sqlite_file import (
     EVICTED_AT_ONCE,
     FIND,
@@ -262,33 +261,27 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
             return [row[0][len(begin) :] for row in connection.execute(select, values).fetchall()]
 
     def walk(self, prefix: str, holding: Sequence[str] = ()) -> Iterator[str]:
-        """All keys that begin with `prefix`, in order, but for those whose records hold none of the
-        texts `holding`: SQLite looks for them, which takes a hundredth of reading the records.
+        """All keys that begin with `prefix`, but for those whose records hold none of the texts
+        `holding`: SQLite looks for these in one row after the other, which takes a tenth of reading
+        the records.
         """
-        texts = [max(re.split(r'["\\\\]', text), key=len) for text in holding]
-        if not texts or "" in texts or len(texts) > MOST_TEXTS:
+        if not holding or len(holding) > MOST_TEXTS:
             yield from super().walk(prefix)
             return
-        begin, after = self._begin, self._begin + prefix
-        holds = " OR ".join("instr(value, ?)" for _ in texts)
+        begin, wanted = self._begin + prefix, [in_record(text) for text in holding]
+        holds = " OR ".join("instr(value, ?)" for _ in holding)
         select = (
-            f"SELECT key, {holds} OR length(value) = {parts.MARK_SIZE} FROM responses "
-            "WHERE key >= ? AND key > ? AND key < ? ORDER BY key LIMIT ?"
+            f"SELECT id, key, {holds} OR length(value) = {parts.MARK_SIZE} FROM responses "
+            "NOT INDEXED WHERE id > ? ORDER BY id LIMIT ?"
         )
-        wanted = [text.encode() for text in texts]
-        last = ""
-        while True:
-            values = (*wanted, after, last, self._end, KEYS_AT_ONCE)
+        last, more = 0, True
+        while more:
             with self.connection() as connection:
-                rows = connection.execute(select, values).fetchall()
-            for key, may_hold in rows:
-                if not key.startswith(after):
-                    return
-                if may_hold:
-                    yield key[len(begin) :]
-            if len(rows) < KEYS_AT_ONCE:
-                return
-            last = rows[-1][0]
+                rows = connection.execute(select, (*wanted, last, KEYS_AT_ONCE)).fetchall()
+            more = len(rows) == KEYS_AT_ONCE
+            for last, key, may_hold in rows:  # noqa: B007
+                if may_hold and key.startswith(begin):
+                    yield key[len(self._begin) :]
 
     def count_keys(self, prefix: str) -> int:
         """How many records are stored for keys that begin with `prefix`."""
