@@ -25,7 +25,14 @@ ELSEWHERE = {
 }
 """Pages outside `docs/`, and their places on the site."""
 
-FILES = ("docs/*.md", "docs/pictures/*", "docs/*.cfg", "benchmarks/results/**/*.svg")
+FILES = (
+    "docs/*.md",
+    "docs/pictures/*",
+    "docs/*.cfg",
+    "docs/*.json",
+    "docs/*.yaml",
+    "benchmarks/results/**/*.svg",
+)
 """What else is there, each at its place; that of what is in `docs/` is the top."""
 
 LINK = re.compile(r"(?P<text>!?\[[^\]]*\])\((?P<target>[^)\s]+)\)")

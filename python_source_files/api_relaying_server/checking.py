@@ -236,6 +236,16 @@ def _zones_well(settings: Settings) -> Iterator[str]:
         yield f"{_at(settings, row)}: the time zone {zone} is known"
 
 
+def _certificates_well(settings: Settings) -> Iterator[str]:
+    """Files that cannot be read or do not match are wrong usage already."""
+    for row, certificate in (
+        (Settings.tls_cert, settings.tls_cert),
+        (Settings.upstream_cert, settings.upstream_cert),
+    ):
+        if certificate is not None:
+            yield f"{_at(settings, row)}: {certificate.path} matches its key"
+
+
 def _at(settings: Settings, row: Setting[Any]) -> str:
     return place_of(row, settings.written)
 
@@ -253,6 +263,7 @@ _LOOKS = (
     (_log_fault, _log_well),
     (_upstream_fault, _upstream_well),
     (_nothing, _zones_well),
+    (_nothing, _certificates_well),
 )
 """What is looked at, and what is said where it is well."""
 

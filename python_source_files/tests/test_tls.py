@@ -18,6 +18,7 @@ from pathlib import Path
 
 import requests
 
+from api_relaying_server.operations import health
 from tests.certificates import Authority, Pair
 from tests.relay_support import (
     PATIENCE,
@@ -473,6 +474,12 @@ class OneByOneTest(TlsTestCase):
         with contextlib.suppress(ConnectionResetError):
             self.assertEqual(kept[0].recv(1), b"")  # the one that is idle longest made room
 
+    def test_the_health_check_knows_that_it_is_well(self) -> None:
+        relay = self.start(self.pair)  # without an admin address
+        question = health.question_for(relay.pid)
+        assert question is not None
+        self.assertEqual(health.why_unwell(question), "")
+
     def test_one_client_has_its_share(self) -> None:
         relay = self.start(self.pair, "--connections-per-client", "1", "--timeout-head", "1")
         with relay.connect() as begun:
@@ -570,6 +577,7 @@ class WrongFilesTest(TlsTestCase):
         )
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertTrue(re.search(rf"--tls-cert +{certificate} ", done.stdout), done.stdout)
+        self.assertIn(f"ok: --tls-cert: {certificate} matches its key\n", done.stdout)
 
 
 if __name__ == "__main__":
