@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Callable, NamedTuple
 from api_relaying_server.caching.bypass import bypass_rules
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.query import query_rules
+from api_relaying_server.caching.reuse import FRESH_RULE
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.configuration.values import Rate
 from api_relaying_server.coordination import ALONE, Coordinator
@@ -239,7 +240,7 @@ def build(
     path = _path(settings, upstream_url, kept_now, neighbours, share)
     hooks = _hooks(counters, log, path.chore, keeper.hot, neighbours)
     if settings.log_level == "debug":
-        hooks = hooks._replace(on_hit=telling(hooks.on_hit))
+        hooks = hooks._replace(on_hit=telling(hooks.on_hit, FRESH_RULE))
     here = _listeners(settings, listeners, share, neighbours)
     server = RelayServer(here, path.relay, keeper.hot.heads, _limits(settings), hooks)
     beside = Extras(

@@ -123,7 +123,7 @@ class DecisionLinesTest(unittest.TestCase):
 
             def is_hit() -> bool:
                 self.ask(relay, "/menu?key=secret", "again")
-                return "fresh, in memory" in relay.log()
+                return "4.2), in memory" in relay.log()
 
             eventually(is_hit, "a hit from memory")
             self.ask(relay, "/mine", "private")
@@ -136,7 +136,10 @@ class DecisionLinesTest(unittest.TestCase):
         for number, words in (
             ("first", "GET /menu?...: ask, nothing is stored for this target (RFC 9111, 4)"),
             ("first", "GET /menu?...: the response is stored"),
-            ("again", "GET /menu?...: fresh, in memory"),
+            (
+                "again",
+                "GET /menu?...: fresh, a stored response is fresh (RFC 9111, 4.2), in memory",
+            ),
             (
                 "private",
                 "GET /mine: the response is not stored, it says private (RFC 9111, 5.2.2.7)",

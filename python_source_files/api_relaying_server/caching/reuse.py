@@ -109,8 +109,10 @@ class Assessed(NamedTuple):
         return self if self.given == self.lifetime else self._replace(lifetime=self.given)
 
 
+FRESH_RULE = "a stored response is fresh (RFC 9111, 4.2)"
+
 _STALE_RULES = {
-    "": "a stored response is fresh (RFC 9111, 4.2)",
+    "": FRESH_RULE,
     "max-stale": "the client accepts it stale (RFC 9111, 5.2.1.2)",
     "stale-while-revalidate": "it may answer stale while it is renewed (RFC 5861, 3)",
     "offline": "the relay is offline, and the origin lets it answer stale (RFC 9111, 4.2.4)",

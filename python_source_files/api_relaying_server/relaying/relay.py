@@ -98,6 +98,7 @@ BACKGROUND = Caller(Client("127.0.0.1"))
 """Who asks where no client waits."""
 
 _BYPASSED = "the settings keep this request from the store (--bypass, --bypass-cookie)"
+_RENEWED = "it is renewed before it is needed (--refresh-ahead, RFC 5861, 3)"
 _HAS_BODY = "the request has a body, which is no part of the key (RFC 9111, 2)"
 
 _TOLD_APART = ("range", "if-range", "via")
@@ -184,7 +185,7 @@ class Relay:
         except RelayError as error:
             _log.debug("%s %s: refused, %s", request.method, request.shown, error.detail)
             raise
-        _say_decided(decision)
+        _say_decided(decision.request, decision.verdict)
         answer = self._carry_out(decision, caller)
         shown = self._policy.shown_key(request.target)
         return with_shown_key(answer, shown) if shown and isinstance(answer, Answer) else answer
@@ -425,7 +426,8 @@ class Relay:
         verdict = decide(request, seen.record, self._clock(), self._policy)
         if isinstance(verdict, Fresh) and (verdict.refresh or early):
             found = verdict.assessed
-            verdict = Ask("stale", validate=(found.stored,), fallback=found)
+            verdict = Ask("stale", validate=(found.stored,), fallback=found, rule=_RENEWED)
+        _say_decided(request, verdict)
         if isinstance(verdict, Ask):
             answer = self._ask(Query(request, BACKGROUND, verdict, seen.record), key, seen)
             if isinstance(answer, Answer):
@@ -439,10 +441,9 @@ def _bypassed(request: RequestHead, has_key: bool) -> Bypass | Refuse:
     return Bypass("bypass", _BYPASSED)
 
 
-def _say_decided(decision: Decision) -> None:
+def _say_decided(request: RequestHead, verdict: Verdict) -> None:
     """One line for each decision, where the log is to be so talkative."""
     if _log.isEnabledFor(logging.DEBUG):
-        request, verdict = decision.request, decision.verdict
         kind = type(verdict).__name__.lower()
         _log.debug("%s %s: %s, %s", request.method, request.shown, kind, verdict.rule)
 

@@ -175,6 +175,8 @@ class Transfer:
         except UpstreamError as error:
             outcome = UpstreamFailed(copy(error), credentials_of(self._query.request.fields))
             instead = stale_instead(self._query, error, self._keeper.clock())
+            request, answers = self._query.request, "the error" if instead is None else "stale"
+            _log.debug("%s %s: %s; %s", request.method, request.shown, error.detail, answers)
             if instead is None:
                 raise
             return instead

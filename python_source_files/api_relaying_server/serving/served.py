@@ -78,8 +78,10 @@ OnHit = Callable[[Hit], object]
 """Called by the event loop for each answer from memory, so it costs time for each of them."""
 
 
-def telling(on_hit: OnHit | None) -> OnHit:
-    """Also says each answer from memory in the log, at debug: there a decision is one line."""
+def telling(on_hit: OnHit | None, rule: str) -> OnHit:
+    """Also says each answer from memory in the log, at debug, with the rule by which it is one:
+    there each decision is a line.
+    """
 
     def tell(hit: Hit) -> None:
         if on_hit is not None:
@@ -90,7 +92,7 @@ def telling(on_hit: OnHit | None) -> OnHit:
         shown = path + "?..." * bool(query)
         number = client_id(head)
         about = {"id": number} if number else None
-        _log.debug("%s %s: fresh, in memory", method, shown, extra=about)
+        _log.debug("%s %s: fresh, %s, in memory", method, shown, rule, extra=about)
 
     return tell
 
