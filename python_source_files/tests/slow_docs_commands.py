@@ -29,7 +29,7 @@ PROGRAMS = {
 ASKING = ("status", "explain", "purge")
 VARYING = re.compile(r"commit \S+|[0-9]+")
 
-for _command in ("curl", "jq"):
+for _command in ("curl", "jq", "openssl"):
     if shutil.which(_command) is None:
         raise unittest.SkipTest(f"needs the command {_command}")
 
@@ -68,7 +68,7 @@ class Commands(unittest.TestCase):
             "RELAY_PORT": "0",
             "RELAY_ADMIN": "off",
             "RELAY_CACHE": "memory://",
-            "RELAY_UPSTREAM": cls.relay.url,
+            "RELAY_UPSTREAM": cls.relay.url,  # for those that name none, but for the sample
             "RELAY_URL": cls.relay.url,
         }
 
@@ -79,8 +79,9 @@ class Commands(unittest.TestCase):
         path.chmod(0o755)
 
     def here(self, text: str) -> str:
-        """The text with the relay and the admin address of this test."""
+        """The text with the relay, the admin address and a port of this test."""
         text = re.sub(r"http://(localhost|relay):8000", self.relay.url, text)
+        text = text.replace("--port 8443", "--port 0")
         admin = f"http://127.0.0.1:{self.relay.admin}"
         asking = "|".join(ASKING)
         return re.sub(rf"(api-relaying-server (?:{asking}))\b", rf"\1 --admin {admin}", text)
@@ -103,10 +104,12 @@ class Commands(unittest.TestCase):
 
     def run_script(self, text: str) -> None:
         """Commands, one after the other; those that run until they are stopped by themselves."""
-        script = []
+        script: list[str] = []
         for line in self.here(text).replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if words and runs_on(words):
+                self.bash("\n".join(script))
+                script.clear()
                 self.start_and_stop(words)
             else:
                 script.append(line)
@@ -128,16 +131,20 @@ class Commands(unittest.TestCase):
 
     def start_and_stop(self, words: list[str]) -> None:
         """It says that it listens, or whatever it is asked, and stops as it is told."""
+        environ = dict(self.environ)
+        if "--demo" in words:
+            del environ["RELAY_UPSTREAM"]
         with tempfile.TemporaryFile() as said:
             process = subprocess.Popen(
-                words, cwd=self.folder, env=self.environ, stdout=said, stderr=said
+                words, cwd=self.folder, env=environ, stdout=said, stderr=said
             )
             try:
                 mark = b"listening  http" if words[-1] != "--watch" else b"upstream"
 
                 def has_said() -> bool:
-                    self.assertIsNone(process.poll(), words)
-                    return mark in os.pread(said.fileno(), 100_000, 0)
+                    told = os.pread(said.fileno(), 100_000, 0)
+                    self.assertIsNone(process.poll(), told.decode())
+                    return mark in told
 
                 eventually(has_said, f"the start of {words}")
                 process.send_signal(signal.SIGINT)
