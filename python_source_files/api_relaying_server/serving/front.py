@@ -73,6 +73,7 @@ from api_relaying_server.serving.problems import problem_bytes
 from api_relaying_server.serving.request_bytes import (
     BLANK,
     cut_head,
+    named,
     reply_without_high_cardinality,
     skip_empty_lines,
     too_long,
@@ -487,7 +488,7 @@ class Front:
         request, now = conn.request, self.now
         conn.move(READING)
         self._connections.watch(conn)
-        head = conn.head
+        head = named(conn.head, conn.number)  # a handler may have given it an id
         if conn.waited is not None and conn.waited.is_own:
             self._dispatch(conn)
             return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from api_relaying_server.errors import BadRequest
 from api_relaying_server.http1.heads import END_OF_HEAD, check_beginning, known_lines
-from api_relaying_server.http1.request_id import given_id
+from api_relaying_server.http1.request_id import REQUEST_ID, given_id
 from api_relaying_server.memory.hot import Reply
 
 EMPTY_LINES = 8
@@ -59,6 +59,13 @@ def reply_without_high_cardinality(heads: dict[bytes, Reply], head: bytes) -> Re
     return None
 
 
+def named(head: bytes, number: str) -> bytes:
+    """A request head that tells the id of the request, as if its client had given it."""
+    if not number or given_id(head):
+        return head
+    return b"%b%b: %b\r\n\r\n" % (head[:-2], REQUEST_ID.encode(), number.encode())
+
+
 def with_id(wire: bytes, head: bytes) -> bytes:
     """A reply from memory that tells its client the id which it gave the request, unless the
     upstream's own is there.
@@ -69,7 +76,7 @@ def with_id(wire: bytes, head: bytes) -> bytes:
     end = wire.find(END_OF_HEAD) + 2
     if b"\r\nx-request-id:" in wire[:end].lower():
         return wire
-    return b"%bX-Request-Id: %b\r\n%b" % (wire[:end], number, wire[end:])
+    return b"%b%b: %b\r\n%b" % (wire[:end], REQUEST_ID.encode(), number, wire[end:])
 
 
 def with_close(wire: bytes) -> bytes:
