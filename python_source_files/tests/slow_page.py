@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import socket
 import time
 import unittest
@@ -119,7 +120,13 @@ class NumbersTest(PageCase):
         eventually(falls, "three numbers of the countdown")
 
     def test_the_most_used_entries_and_their_freshness(self) -> None:
-        relay = self.relay(self.origin())
+        def script(asked: Asked) -> Script:
+            if asked.target == "/short":
+                return response(200, [("Cache-Control", "max-age=1")], b"x")
+            return fresh(asked)
+
+        relay = self.relay(self.origin(script))
+        relay.get("/short")
         for path, times in (("/often", 9), ("/once", 1), ("/twice", 4), ("/other/x", 2)):
             for _ in range(times):
                 relay.get(path)
@@ -129,6 +136,9 @@ class NumbersTest(PageCase):
         before = first.locator(".freshness").text_content() or ""
         self.assertRegex(before, r"^fresh for \d+ s$")
         expect(first.locator(".freshness")).not_to_have_text(before)
+        short = page.locator("#entries tr").filter(has_text="/short").locator(".freshness")
+        expect(short).to_have_text(re.compile(r"^stale for \d+ s$"))
+        expect(short).to_have_class(re.compile(r"\bstale\b"))
         page.fill("#search-input", "/o")
         page.keyboard.press("Enter")
         expect(page.locator("#entries th")).to_have_text(["/often", "/other/x", "/once"])
@@ -143,19 +153,20 @@ class NumbersTest(PageCase):
         with socket.create_server(("127.0.0.1", 0)) as free:
             admin = f"127.0.0.1:{free.getsockname()[1]}"
         with RunningRelay(origin.url, "--admin", admin) as relay:
+            page = self.page(relay, may_err=(LOST,))
+            self.well(page)
             for _ in range(50):
                 relay.get("/a")
-            page = self.page(relay, may_err=(LOST,))
-            expect(page.locator("#tile-saved")).to_have_text("49")
+            self.expect_requests(page, 50)
         expect(page.locator("#state")).to_have_text("No connection to the relay; trying again")
+        expect(page).to_have_title("No connection to the relay; trying again – api_relaying_server")
         relay = self.relay(origin, admin=admin)
         self.well(page)
         relay.get("/b")
         relay.get("/b")
         expect(page.locator("#tile-saved")).to_have_text("1")
-        expect(page.locator("#charts svg").nth(0)).to_have_attribute(
-            "aria-label", re.compile(r", 2 requests in all$")
-        )
+        self.expect_requests(page, 52)
+        expect(page).to_have_title("api_relaying_server")
         drawn = page.eval_on_selector_all(
             "#charts path", "paths => paths.map(path => path.getAttribute('d')).join(' ')"
         )
@@ -163,11 +174,35 @@ class NumbersTest(PageCase):
         self.assertTrue(heights)
         self.assertGreaterEqual(min(heights), 0)
         self.assertLessEqual(max(heights), 100)
-        # a gap: the line begins anew
-        line = page.locator("#charts path:not(.area)").first.get_attribute("d") or ""
-        self.assertGreaterEqual(line.count("M"), 1)
+        self.assertEqual(self.lines(page), 2)
         page.locator("#minutes summary").click()
         self.assertNotIn("-", page.locator("#minutes-body").text_content() or "")
+
+    def test_a_relay_that_hangs_is_noticed_and_the_time_is_a_gap(self) -> None:
+        relay = self.relay(self.origin())
+        page = self.page(relay, may_err=(LOST,))
+        self.well(page)
+        relay.get("/a")
+        self.expect_requests(page, 1)
+        relay.signal(signal.SIGSTOP)
+        try:
+            expect(page.locator("#state")).to_contain_text("No connection to the relay")
+        finally:
+            relay.signal(signal.SIGCONT)
+        self.well(page)
+        relay.get("/a")
+        self.expect_requests(page, 2)
+        self.assertEqual(self.lines(page), 2)
+
+    def expect_requests(self, page: Page, count: int) -> None:
+        """Waits until the chart has so many requests."""
+        label = re.compile(f", {count} requests in all$")
+        expect(page.locator("#charts svg").nth(0)).to_have_attribute("aria-label", label)
+
+    def lines(self, page: Page) -> int:
+        """How many lines the first chart has: one more than gaps."""
+        line = page.locator("#charts path:not(.area)").first.get_attribute("d") or ""
+        return line.count("M")
 
     def test_more_pages_than_may_listen(self) -> None:
         relay = self.relay(self.origin())
@@ -247,7 +282,7 @@ class FormsTest(PageCase):
     def test_everything_only_after_a_question(self) -> None:
         relay = self.relay(self.origin())
         relay.get("/a")
-        page = self.page(relay)
+        page = self.page(relay, width=360)
         self.well(page)
         asked: list[str] = []
         answers = [False, True]
@@ -261,7 +296,8 @@ class FormsTest(PageCase):
 
         page.on("dialog", answer)
         page.check("input[value=all]")
-        expect(page.locator("#purge-words")).to_be_hidden()
+        for part in ("#purge-words", "#purge-label"):
+            expect(page.locator(part)).to_be_hidden()
         page.check("#purge-hard")
         page.click("#purge-form button")
         expect(page.locator("#purge-result")).to_have_text("Nothing was purged.")
