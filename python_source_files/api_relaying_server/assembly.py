@@ -459,7 +459,7 @@ def _traced(upstream: UpstreamLike) -> TracedUpstream | None:
     try:
         from api_relaying_server.operations.tracing import TracedUpstream
     except ModuleNotFoundError as missing:
-        _log.warning("%s is set, but %s; install the extra otel", where, missing)
+        _log.warning("%s is set, but %s; pip install '.[otel]' adds it", where, missing)
         return None
     return TracedUpstream(upstream)
 

@@ -106,7 +106,7 @@ def main(
     except KeyboardInterrupt:
         return STOPPED_AS_ASKED
     except ModuleNotFoundError as missing:
-        return _complain(f"{missing}; install requirements.txt", FAILED)
+        return _complain(f"{missing}; in the folder of the sources: pip install .", FAILED)
     except Exception as wrong:
         _log.debug("failed", exc_info=True)
         return _complain(f"{type(wrong).__name__}: {wrong}; --log-level debug tells more", FAILED)

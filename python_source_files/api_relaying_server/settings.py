@@ -328,8 +328,8 @@ class Settings:
         "compress what is stored, for clients that accept it",
         more="Once for each response and coding: text, JSON, XML and SVG above 1 KiB that came "
         "without a coding and without `no-transform`. gzip always, br and zstd with the extras "
-        "`brotli` and `zstd`. A compressed answer has a weak `ETag`, and a request with `Range` "
-        "gets none.",
+        "`brotli` and `zstd` (`pip install '.[brotli,zstd]'`). A compressed answer has a weak "
+        "`ETag`, and a request with `Range` gets none.",
     )
     bypass = several(
         CACHE,

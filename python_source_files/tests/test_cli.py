@@ -555,7 +555,7 @@ class RunTest(CommandTest):
             (OSError(errno.EMFILE, "Too many open files"), ["Too many open files"]),
             (OSError("odd"), ["odd"]),
             (ConfigError("--cache: broken; mend it"), ["--cache: broken; mend it"]),
-            (ModuleNotFoundError("No module named 'x'"), ["'x'", "requirements.txt"]),
+            (ModuleNotFoundError("No module named 'x'"), ["'x'", "pip install ."]),
             (ValueError("a bug\nin two lines"), ["ValueError: a bug in two lines", "debug"]),
         ):
             with self.subTest(wrong=wrong):

@@ -373,7 +373,7 @@ class ImportTest(unittest.TestCase):
                     self.assertRegex(
                         relay.log(),
                         "OTEL_EXPORTER_OTLP_ENDPOINT is set, but No module named 'opentelemetry"
-                        ".*; install the extra otel",
+                        r".*; pip install '\.\[otel\]' adds it",
                     )
                 self.assertEqual(origin.requests[0].get("traceparent"), SAMPLED)
 
