@@ -36,7 +36,9 @@ from tests.relay_support import (
 PAGE = SOURCES.parent / "docs" / "recipes.md"
 API = "https://api.example.org/v1"
 PAGES_ORIGIN = "http://localhost:5173"
-_BLOCK = re.compile(r"^(?:```(\S+)(?: (\S+))?\n(.*?)^```$|<!-- (.*?) -->$)", re.M | re.S)
+_BLOCK = re.compile(
+    r'^(?:```(\S+)(?: title="(\S+)")?\n(.*?)^```$|<!-- (.*?) -->$)', re.MULTILINE | re.DOTALL
+)
 _CHANGING = re.compile(r"(?<=ttl=)\d+|(?<=after )[\d.]+(?= s)")
 
 for _command in ("curl", "nginx", "chromium"):

@@ -131,11 +131,15 @@ class CertificateTest(RouteCase):
 
     def test_variables_of_others_do_not_count(self) -> None:
         origin, file = self.secure(), str(self.authority.file)
-        relay = self.relay(origin.url, env={"REQUESTS_CA_BUNDLE": file, "CURL_CA_BUNDLE": file})
+        keys = self.folder / "session-keys"
+        env = {"REQUESTS_CA_BUNDLE": file, "CURL_CA_BUNDLE": file, "SSLKEYLOGFILE": str(keys)}
+        relay = self.relay(origin.url, env=env)
         self.check_502(relay.get("/a"), "tls_certificate_error")
         (self.folder / ".netrc").write_text("machine localhost login me password S3CRET\n")
-        relay = self.relay(origin.url, *self.trusts, env={"HOME": str(self.folder)})
+        env = {"HOME": str(self.folder), "SSLKEYLOGFILE": str(keys)}
+        relay = self.relay(origin.url, *self.trusts, env=env)
         self.assertEqual(relay.get("/a").status, 200)
+        self.assertFalse(keys.exists())
         self.assertIsNone(origin.requests[-1].get("authorization"))
 
     def test_a_failure_is_said_again_after_a_success_or_for_another_reason(self) -> None:
@@ -387,7 +391,8 @@ class ProxyTest(RouteCase):
             relay = self.relay(origin.url, "--upstream-proxy", f"http://me:S3CRET@{place}")
             reply = relay.get("/a")
             self.check_502(reply, word)
-            self.assertIn(b"the upstream proxy cannot be reached", reply.body)
+            said = f"the upstream proxy cannot be reached: {word.replace('_', ' ')}"
+            self.assertIn(said.encode(), reply.body)
             self.assertNotRegex(relay.log() + str(reply), SECRETS)
             relay = RunningRelay(origin.url, "--upstream-proxy", f"http://me:S3CRET@{place}")
             self.addCleanup(relay.stop)
