@@ -407,9 +407,10 @@ def _path(
     chores: list[Callable[[], None]] = [
         Trimmer(lambda: room.passed),
         lambda: relay.flight.release_stalled(time.monotonic()),
-        Seldom(counters.snapshot, COUNT_EVERY),
         stored.look,
     ]
+    if share is None:  # else they are told to the others, more often
+        chores.append(Seldom(counters.snapshot, COUNT_EVERY))
     if isinstance(upstream, Upstream):
         chores.append(upstream.close_ended)
     return Path(relay, guarded, refresher, _all_of(chores), traced)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from tests.relay_support import RunningRelay, eventually
 
@@ -43,8 +43,13 @@ def call(port: int, path: str, method: str = "GET", body: object = None, **field
 class AdministeredRelay(RunningRelay):
     """A relay with an admin address on a free port."""
 
+    given: ClassVar[tuple[tuple[str, str], ...]] = (
+        ("--cache", "memory://"),
+        ("--admin", "127.0.0.1:0"),
+    )
+
     def __init__(self, upstream: str, *flags: str, env: dict[str, str] | None = None) -> None:
-        super().__init__(upstream, "--admin", "127.0.0.1:0", *flags, env=env)
+        super().__init__(upstream, *flags, env=env)
         eventually(self._admin_port, "the admin address")
         self.admin = self._admin_port()
 

@@ -30,8 +30,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Callable, ClassVar, NamedTuple, Union
 
-from api_relaying_server.settings import TABLE
-
 PATIENCE = 20.0
 """Seconds that something which takes a fraction of one may take on a busy machine."""
 
@@ -242,11 +240,13 @@ class RunningRelay:
     the sample with `--demo`.
 
     Its cache is `memory://` unless the flags name another, and with `--listen` it listens there. A
-    traceback in its log fails the test. `program` is what Python is told to run, `talks` whether it
-    reads and writes pipes of ours; it gets the descriptors `fds` under their numbers.
+    traceback in its log fails the test. `program` is what Python is told to run, `given` the flags
+    that it gets where a test does not give them, `talks` whether it reads and writes pipes of ours;
+    it gets the descriptors `fds` under their numbers.
     """
 
     program: ClassVar[tuple[str, ...]] = ("-m", "api_relaying_server")
+    given: ClassVar[tuple[tuple[str, str], ...]] = (("--cache", "memory://"), ("--admin", "off"))
     talks: ClassVar[bool] = False
 
     def __init__(
@@ -259,9 +259,8 @@ class RunningRelay:
         command = [sys.executable, *self.program]
         command += [] if "--demo" in flags else ["--upstream", upstream]
         command += [] if "--listen" in flags else ["--host", "127.0.0.1", "--port", "0"]
-        for flag, value in (("--cache", "memory://"), ("--admin", "off")):
-            if flag not in flags and any(row.flag == flag for row in TABLE):
-                command += [flag, value]
+        for flag, value in self.given:
+            command += [] if flag in flags else [flag, value]
         kept = {k: v for k, v in os.environ.items() if not k.startswith("RELAY_")}
         self._lines: list[str] = []
         self._ready = threading.Event()

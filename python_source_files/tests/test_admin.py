@@ -13,14 +13,13 @@ import tempfile
 import threading
 import unittest
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from unittest import mock
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from api_relaying_server.operations.gates import Access, Call, Refused, access_of, check
 from sample_menu_api.server import SampleMenuApi
-from tests import relay_support
 from tests.admin_support import AdministeredRelay
 from tests.relay_support import (
     PATIENCE,
@@ -390,6 +389,37 @@ class GatesTest(unittest.TestCase):
                 self.assertTrue(self.passes(open_, host, "POST"))
 
 
+class ReloadTest(unittest.TestCase):
+    """Another address."""
+
+    def test_it_needs_a_restart(self) -> None:
+        for workers in ("1", "2"):
+            with self.subTest(workers), tempfile.TemporaryDirectory() as folder:
+                file = Path(folder, "relay.toml")
+                file.write_text('admin = "127.0.0.1:0"\n')
+                flags = ("--workers", workers, "--config", str(file))
+                limit = 5 * int(workers)
+                with SampleMenuApi() as api, ConfiguredRelay(api.url, *flags) as relay:
+                    file.write_text('admin = "off"\nthreads = 5\n')
+                    relay.signal(signal.SIGHUP)
+                    eventually(lambda: "reloaded" in relay.log(), "the reload")
+                    self.assertIn("--admin needs a restart", relay.log())
+                    self.assertIn("these have changed: threads", relay.log())
+                    self.assertEqual(relay.call("/healthz").status, 200)
+                    eventually(partial(has_handlers, relay, limit), "the new settings")
+
+
+def has_handlers(relay: AdministeredRelay, limit: int) -> bool:
+    """Whether there may be so many request threads."""
+    return relay.metrics()["relay_handlers_limit"] == limit
+
+
+class ConfiguredRelay(AdministeredRelay):
+    """A relay whose admin address is in its file."""
+
+    given = (("--cache", "memory://"),)
+
+
 class StartTest(unittest.TestCase):
     """What is said of the address at the start."""
 
@@ -444,9 +474,7 @@ class StartTest(unittest.TestCase):
 class DefaultRelay(RunningRelay):
     """A relay with its default admin address."""
 
-    def __init__(self, upstream: str, *flags: str) -> None:
-        with mock.patch.object(relay_support, "TABLE", ()):  # so that it gives none
-            super().__init__(upstream, "--cache", "memory://", *flags)
+    given = (("--cache", "memory://"),)
 
 
 class ReadinessTest(unittest.TestCase):

@@ -11,6 +11,7 @@ Each connection is for one request.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -135,11 +136,11 @@ class AdminServer(HTTPServer):
         """Stops at once."""
         self.arrivals.close()
         self.calls.events.close()
+        with contextlib.suppress(queue.Empty):
+            while (whole := self._jobs.get_nowait()) is not None:
+                whole.sock.close()
         for _ in range(THREADS):
-            try:
-                self._jobs.put_nowait(None)
-            except queue.Full:
-                break  # daemon threads need not be waited for
+            self._jobs.put_nowait(None)
 
     def _take(self, whole: Whole) -> None:
         try:

@@ -90,6 +90,7 @@ class Arrivals:
         self._buffered = 0
         self._again_at = float("inf")
         self._running = True
+        self._ended = False
         self._lingering: deque[socket.socket] = deque()  # threads append, which is atomic
         self._wake, self._woken = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
@@ -116,6 +117,8 @@ class Arrivals:
         """
         self._lingering.append(sock)
         self._ring()
+        if self._ended:  # its last look may have been before this came
+            self._close_lingering()
 
     def _ring(self) -> None:
         with contextlib.suppress(OSError):
@@ -135,6 +138,13 @@ class Arrivals:
         for caller in self._callers.values():
             caller.sock.close()
         self._selector.close()
+        self._ended = True  # first: see `linger`
+        self._close_lingering()
+
+    def _close_lingering(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._lingering.popleft().close()
 
     def _round(self) -> None:
         events = self._selector.select(self._patience())
