@@ -12,10 +12,9 @@ import os
 import subprocess
 import sys
 import tarfile
-from distutils.command.install_data import install_data  # setuptools has this one of distutils
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
@@ -79,7 +78,7 @@ class BuildPy(build_py):
             path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-class InstallData(install_data):
+class InstallData(Distribution().get_command_class("install_data")):  # it has no module
     """Adds the manual page, which is made from the table of settings."""
 
     def run(self) -> None:
