@@ -11,10 +11,14 @@ import unittest
 from collections.abc import Iterator
 from unittest import mock
 
+from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.purging import Effect
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.cluster import node_coordinator as nodes
 from api_relaying_server.cluster.message_text import encode
 from api_relaying_server.coordination import Changed, Coordinator, Message, claim_on
+from api_relaying_server.memory.hot import HotCache
+from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.stores import health, queued_store, storage
 from api_relaying_server.stores.databases.shared_store import SharedStore, open_shared
 from api_relaying_server.stores.storage import Change
@@ -146,6 +150,29 @@ class RecordCases(SharedStoreCases):
         self.assertTrue(store.flush(PATIENCE))
         self.assertEqual(store.size().entries, 39)
         self.assertGreater(store.size().bytes, 39 * 300)
+
+    def keeper(self, hot_size: int = 0) -> Keeper:
+        """What keeps the records of another node, with so many bytes of memory."""
+        store = self.node()
+        neighbours = Neighbours(store.coordinator())
+        return Keeper(HotCache(hot_size), store, Policy(), time.time, neighbours)
+
+    def test_purges_reach_every_node_and_those_that_come_later(self) -> None:
+        one, other = self.keeper(), self.keeper(1 << 20)
+
+        def is_purged(keeper: Keeper) -> bool:
+            record = keeper.read("GET /a")
+            return record is not None and record.variants[0].purged
+
+        self.put(self.node(), "GET /a")
+        eventually(lambda: other.read("GET /a") is not None, "the other node has it in memory")
+        one.mark_wide(("/a",), (), Effect.PURGED)
+        eventually(lambda: is_purged(other), "the other node hears of it", TOLD_WITHIN)
+        self.assertTrue(is_purged(one))
+        self.assertTrue(is_purged(self.keeper()))
+        other.mark_wide(("/",), (), Effect.GONE)
+        eventually(lambda: one.read("GET /a") is None, "the first node hears of it", TOLD_WITHIN)
+        self.assertIsNone(self.keeper().read("GET /a"))
 
     def test_clearing_reaches_every_record_of_ours_and_none_of_others(self) -> None:
         store, other = self.node(), self.node()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import tempfile
 import unittest
 from collections.abc import Sequence
 from ipaddress import ip_network
+from pathlib import Path
 
 from api_relaying_server.caching.purging import PurgeRule
 from api_relaying_server.errors import BadRequest, NotAllowed
@@ -198,6 +200,22 @@ class Purging(unittest.TestCase):
                     before = len(self.origin.requests)
                     self.assertNotIn("hit", self.told(relay))
                     self.assertEqual(len(self.origin.requests), before + 1)
+                relay.stop()
+
+    def test_who_may_changes_on_a_signal(self) -> None:
+        for workers in ("1", "2"):
+            with self.subTest(workers=workers), tempfile.TemporaryDirectory() as folder:
+                file = Path(folder, "relay.toml")
+                file.write_text(f'purge-from = "{FAR}"\n')
+                relay = self.relay("--config", str(file), "--workers", workers)
+
+                def status(relay: RunningRelay = relay) -> int:
+                    return relay.request("PURGE", "/a").status
+
+                self.assertEqual(status(), 405)
+                file.write_text(f'purge-from = ["127.0.0.1", "{FAR}"]\n')
+                relay.signal(signal.SIGHUP)
+                eventually(lambda: {status() for _ in range(8)} == {200}, "this machine may")
                 relay.stop()
 
     def test_a_restart_forgets_no_purge(self) -> None:

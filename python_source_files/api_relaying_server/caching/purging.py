@@ -24,6 +24,9 @@ MOST_PREFIXES = 256
 MOST_GROUPS = 4096
 """Groups with a mark; past it the oldest mark counts for all groups."""
 
+REMEMBERED_LENGTH = 2048
+"""Characters of the longest list of groups that is remembered as read."""
+
 MOST_AHEAD = 60.0
 """Seconds by which the clock of another process may be ahead, and be believed."""
 
@@ -110,10 +113,17 @@ def groups_to_purge(fields: Fields) -> frozenset[str] | None:
 
 
 def _listed(fields: Fields, name: str) -> frozenset[str] | None:
-    return strings_in(", ".join(fields.all(name))) if name in fields else None
+    if name not in fields:
+        return None
+    value = ", ".join(fields.all(name))
+    return _remembered(value) if len(value) <= REMEMBERED_LENGTH else strings_in(value)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024)  # most origins send few of them
+def _remembered(value: str) -> frozenset[str] | None:
+    return strings_in(value)
+
+
 def strings_in(value: str) -> frozenset[str] | None:
     """The members of a List of Strings, whatever their parameters are; None where it is no such
     list: it is ignored as a whole then (RFC 9651, 4.2).
