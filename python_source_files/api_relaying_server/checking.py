@@ -18,6 +18,7 @@ from api_relaying_server.caching.wallclock import LocalMidnight
 from api_relaying_server.configuration.setting import Setting
 from api_relaying_server.configuration.values import cache_file
 from api_relaying_server.errors import ConfigError
+from api_relaying_server.http1.codings import compressors
 from api_relaying_server.serving.listeners import check
 from api_relaying_server.settings import BY_DEFAULT, Settings, place_of
 from api_relaying_server.stores.database_url import is_database
@@ -246,6 +247,11 @@ def _certificates_well(settings: Settings) -> Iterator[str]:
             yield f"{_at(settings, row)}: {certificate.path} matches its key"
 
 
+def _codings_well(settings: Settings) -> Iterator[str]:
+    if settings.compress:
+        yield f"{_at(settings, Settings.compress)}: compresses with {', '.join(compressors())}"
+
+
 def _at(settings: Settings, row: Setting[Any]) -> str:
     return place_of(row, settings.written)
 
@@ -264,6 +270,7 @@ _LOOKS = (
     (_upstream_fault, _upstream_well),
     (_nothing, _zones_well),
     (_nothing, _certificates_well),
+    (_nothing, _codings_well),
 )
 """What is looked at, and what is said where it is well."""
 

@@ -54,8 +54,9 @@ def _records() -> list[bytes]:
     placed = Fields([("Content-Range", "bytes 2-6/9"), ("Content-Length", "5")])
     part = variant.changed(status=206, fields=placed, first=2, complete_length=9)
     whole = dumps(Record((variant, part.changed(must_validate=True)), 60.0))
+    formed = dumps(Record((variant.changed(forms=(("gzip", b"hi"), ("br", b""))),), 60.0))
     head, bodies = whole[12:-10], whole[-10:]
-    return [whole, whole[8:], head + b"\0" + bodies]
+    return [whole, whole[8:], formed[8:], head + b"\0" + bodies]
 
 
 def _settings() -> list[bytes]:

@@ -57,6 +57,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     "relaying/last_known.py": ("test_last_known", "test_caching_model"),
     "memory/hot.py": ("test_hot", "test_admission", "test_room", "test_caching_model"),
     "memory/admission.py": ("test_admission", "test_hot"),
+    "caching/compression.py": ("test_compression", "test_forms"),
+    "http1/codings.py": ("test_compression",),
+    "relaying/forms.py": ("test_forms",),
     "caching/storing.py": ("test_storing", "test_reuse", "test_validation", *CACHING),
     "caching/reuse.py": ("test_reuse", "test_freshness", "test_responding", *CACHING),
 }

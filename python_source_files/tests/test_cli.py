@@ -25,6 +25,7 @@ from unittest import mock
 
 from api_relaying_server import __version__, cli
 from api_relaying_server.errors import ConfigError
+from api_relaying_server.http1.codings import compressors
 from api_relaying_server.process import (
     JsonLines,
     Signals,
@@ -298,7 +299,7 @@ class CheckTest(CommandTest):
     def test_what_was_looked_at_is_a_line_each(self) -> None:
         words = ("--cache", f"sqlite:///{self.folder}/c", "--access-log", f"{self.folder}/log")
         zones = ("--ttl", "/a=midnight@UTC", "--ttl", "*=1", "--warm-at", "10:45@Europe/Paris")
-        code, out, err = self.run_check(*words, *zones)
+        code, out, err = self.run_check(*words, *zones, "--compress")
         self.assertEqual((code, err), (0, ""))
         self.assertEqual(
             [line for line in out.splitlines() if line.startswith("ok: ")],
@@ -309,6 +310,7 @@ class CheckTest(CommandTest):
                 "ok: RELAY_UPSTREAM: the name 127.0.0.1 is known",
                 "ok: --ttl: the time zone UTC is known",
                 "ok: --warm-at: the time zone Europe/Paris is known",
+                f"ok: --compress: compresses with {', '.join(compressors())}",
             ],
         )
         _, out, _ = self.run_check("--demo", "--cache", "none://", "--max-ttl", "60")

@@ -6,7 +6,6 @@ import unittest
 from unittest import mock
 
 from api_relaying_server.caching.compression import (
-    SMALLEST,
     coded_fields,
     may_be_compressed,
     names_part_weakly,
@@ -51,7 +50,7 @@ class WhatIsCompressed(unittest.TestCase):
         self.assertFalse(may_be_compressed(of_text(JSON, JSON)), "two types")
 
     def test_above_a_length(self) -> None:
-        for length, expected in ((0, False), (1, False), (SMALLEST, False), (SMALLEST + 1, True)):
+        for length, expected in ((0, False), (1, False), (1024, False), (1025, True)):
             whole = of_text(body=b"x" * length)
             self.assertEqual(may_be_compressed(whole), expected, length)
             told = of_text(JSON, f"Content-Length: {length}", body=b"", length=None)

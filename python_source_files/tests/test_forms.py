@@ -14,7 +14,7 @@ from api_relaying_server.caching.stored import FORM_COST
 from api_relaying_server.http1.message import Field, Fields, RequestHead
 from api_relaying_server.memory.hot import ENTRY_COST
 from api_relaying_server.relaying import forms as forms_module
-from api_relaying_server.relaying.forms import AT_ONCE, CLAIMED_FOR
+from api_relaying_server.relaying.forms import AT_ONCE, CLAIMED_FOR, MOST_CLAIMS
 from tests.relay_world import TARGET, Call, Got, Reply, World, reply
 from tests.upstream_support import NOW, HandClock
 
@@ -113,8 +113,10 @@ class MadeOnce(FormsCase):
         self.ask(GZIP)
         request = RequestHead.of("GET", TARGET, Fields([GZIP]))
         self.assertIsNone(self.world.relay.memory.from_memory(request, NOW))
-        self.ask(GZIP)
-        self.assertIsNotNone(self.world.relay.memory.from_memory(request, NOW))
+        self.world.ask("GET", GZIP)
+        ready = self.world.relay.memory.from_memory(request, NOW)
+        assert ready is not None
+        self.assertIn(b"Content-Encoding: gzip", ready.rendered(NOW))
 
     def test_for_head_too(self) -> None:
         self.ask()
@@ -131,6 +133,32 @@ class MadeOnce(FormsCase):
         for _ in range(3):
             self.assert_plain(self.ask(("Accept-Encoding", "br")))
         self.assertEqual((self.stored_forms(), len(self.compressors.made)), (["br"], 1))
+
+    def test_as_long_is_no_smaller(self) -> None:
+        self.ask()
+        with mock.patch.object(Compressors, "_gzip", lambda _, content: b"x" * len(content)):
+            self.assert_plain(self.ask(GZIP))
+        self.assert_plain(self.ask(GZIP))
+
+    def test_what_the_loop_says_while_no_thread_is_free_is_not_remembered(self) -> None:
+        forms = self.world.relay.memory.forms
+        self.ask()
+        forms.has_thread = lambda: False
+        request = RequestHead.of("GET", TARGET, Fields([GZIP]))
+        for _ in range(3):
+            reply = self.world.relay.memory.from_memory(request, NOW)
+            assert reply is not None
+            reply.hits += 2  # as the loop counts: from here on a decision would be remembered
+            self.assert_plain(self.ask(GZIP))
+        forms.has_thread = lambda: True
+        self.assert_zipped(self.ask(GZIP))
+
+    def test_the_next_response_is_given_to_a_thread_at_once(self) -> None:
+        for number in range(3):
+            self.body = MENU + b"%d" % number
+            self.world.keeper.forget(TARGET)
+            self.ask(GZIP)
+            self.assert_zipped(self.ask(GZIP))
 
     def test_not_for_a_304_nor_for_a_part(self) -> None:
         self.ask()
@@ -407,6 +435,7 @@ class AtOnce(FormsCase):
         for _ in begun:
             self.assertTrue(self.compressors.began.acquire(timeout=20))
         self.assertIs(forms.made(request, found[-1]), found[-1])
+        self.assertEqual(len(self.compressors.made), AT_ONCE)
         self.assertFalse(forms.goes_to_thread(request, found[-1], NOW))
         assert self.compressors.held is not None
         self.compressors.held.set()
@@ -428,6 +457,12 @@ class AtOnce(FormsCase):
         )  # fmt: skip
         for now, expected in gives:
             self.assertEqual(forms.goes_to_thread(request, found, now), expected, now - NOW)
+        others = [RequestHead.of("GET", f"/{n}", Fields([GZIP])) for n in range(MOST_CLAIMS)]
+        for other in others[:-1]:
+            self.assertTrue(forms.goes_to_thread(other, found, NOW))
+        self.assertFalse(forms.goes_to_thread(others[0], found, NOW))
+        self.assertTrue(forms.goes_to_thread(others[-1], found, NOW))  # and forgets the others
+        self.assertTrue(forms.goes_to_thread(others[0], found, NOW))
         forms.has_thread = lambda: False
         self.assertFalse(forms.goes_to_thread(request, found, NOW + 99))
         self.assertFalse(forms.goes_to_thread(RequestHead.of("GET", TARGET, Fields()), found, NOW))

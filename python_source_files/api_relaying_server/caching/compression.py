@@ -22,7 +22,7 @@ from api_relaying_server.http1.message import Field, Fields
 SMALLEST = 1024
 """Bytes of content up to which nothing is compressed: it would save less than a packet."""
 
-_BODILESS = frozenset((204, 205, 304))
+_BODILESS = frozenset((204, 205))
 _COMPRESSIBLE = re.compile(r"text/(?!event-stream).*|[^/]+/(?:[^/]*\+)?(?:json|xml)", re.DOTALL)
 _OF_THE_CONTENT = frozenset(("content-digest", "repr-digest", "digest", "content-md5"))
 """Fields that are true of the content as the upstream sent it alone (RFC 9530)."""
