@@ -198,10 +198,10 @@ class SendingTest(unittest.TestCase):
 
     def test_what_is_refused_is_said_once_without_its_value(self) -> None:
         relay = self.relay()
-        for status in (401, 403, 401):
+        for status in (403, 401, 403):
             self.answers("/x", status=status)
             self.assertEqual(relay.get("/x").status, status)
-        said = "the upstream answered 401 to a request with the relay's own Authorization"
+        said = "the upstream answered 403 to a request with the relay's own Authorization"
         eventually(lambda: said in relay.log(), "the warning")
         self.assertEqual(relay.log().count("the relay's own"), 1)
         self.assertNotIn("S3CRET", relay.log())
