@@ -442,6 +442,11 @@ class FakeRelay:
         """What answers from memory."""
         return self
 
+    @property
+    def forms(self) -> FakeRelay:
+        """What makes other forms of a response."""
+        return self
+
     def from_memory(self, request: RequestHead, now: float) -> None:
         """Nothing is in memory."""
 
