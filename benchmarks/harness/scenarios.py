@@ -21,8 +21,9 @@ SESSION = "session"
 SAME_URL = Probe("/small.json")
 BROWSER_ENCODING = ("Accept-Encoding", "gzip, deflate, br")
 SEED_URLS = 2000
-# Hot tier per stored URL, in bytes: an entry with its book-keeping is 4.8 kB, so a tenth fits.
-HOT_TIER_PER_URL = 480
+# Hot tier per stored URL, in bytes: an entry with its book-keeping takes 2.1 kB.
+HOT_TIER_PER_URL = 240
+RECORDS = 20_000
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,15 @@ def _item(number: int) -> Probe:
     return Probe(f"/item/{number}", headers=(BROWSER_ENCODING,))
 
 
-def _fill(run: Run, server: Server, urls: int) -> None:
-    """Have the server store items 0 to ``urls``, and make sure that a sample of them are hits."""
+def _record(number: int) -> Probe:
+    return Probe(f"/record/{number}", headers=(BROWSER_ENCODING,), body="medium.json")
+
+
+def _fill(run: Run, server: Server, urls: int, probe_of: Callable[[int], Probe] = _item) -> None:
+    """Have the server store so many URLs, and make sure that a sample of them are hits."""
     seconds = max(60, urls // 50)
-    words = wrk_words(server.port, "fill", [str(urls)], seconds)
+    prefix = probe_of(0).path[:-1]
+    words = wrk_words(server.port, "fill", [str(urls), prefix], seconds)
     generator = Generator(words, run.bench.load_core, seconds)
     try:
         wanted = run.origin.requests() + urls
@@ -144,7 +150,7 @@ def _fill(run: Run, server: Server, urls: int) -> None:
         run.quiet(5)
     finally:
         generator.end()
-    sample = [_item(number) for number in range(0, urls, max(1, urls // 20))]
+    sample = [probe_of(number) for number in range(0, urls, max(1, urls // 20))]
     for probe in sample[:3]:
         problem = run.wrong(server, probe)
         if problem:
@@ -159,6 +165,14 @@ def _prepare_browser(run: Run, server: Server) -> None:
 
 def _measure_browser(run: Run, server: Server, turn: int) -> Sample:
     return run.wrk(server, "browser", "1000")
+
+
+def _prepare_records(run: Run, server: Server) -> None:
+    _fill(run, server, RECORDS, _record)
+
+
+def _measure_records(run: Run, server: Server, turn: int) -> Sample:
+    return run.wrk(server, "uniform", str(RECORDS), "/record/", str(turn))
 
 
 def _zipf_urls(run: Run, server: Server) -> int:
@@ -288,6 +302,18 @@ def _zipf(urls: int) -> Scenario:
     )
 
 
+def _records(name: str, title: str, *bars: Bar, **more: object) -> Scenario:
+    return Scenario(
+        name,
+        title,
+        _measure_records,
+        _prepare_records,
+        bars=bars,
+        columns=("rate", "p50", "p99", "cpu", "pss", "origin"),
+        **more,  # type: ignore[arg-type]
+    )
+
+
 def scenarios(urls: int) -> list[Scenario]:
     """All scenarios in the order of the table; ``urls`` is how many the Zipf row has."""
     named = {scenario.name: scenario for scenario in FIXED_SCENARIOS}
@@ -358,6 +384,14 @@ FIXED_SCENARIOS: tuple[Scenario, ...] = (
         "20 kB of JSON, as it is",
         Probe("/page.json", body="page.json"),
         at_least(1.0, "nginx"),
+    ),
+    _records("records", "20,000 URLs of 2 kB in random order", at_least(1.5, "nginx")),
+    _records(
+        "records-stored",
+        "the same, relay with 4 MiB of memory",
+        at_least(0.8, "nginx"),
+        at_most(45, "", "cpu"),
+        options=Options(relay_flags=("--hot-size=4MiB",)),
     ),
     _repeated("large", "1 MiB", Probe("/large.bin", body="large.bin"), at_least(1.5, "nginx")),
     Scenario(

@@ -134,6 +134,7 @@ class Origin:
         ]
         page = json.dumps(items).encode()[:19_998] + b'"]'
         (self.files / "small.json").write_bytes(small)
+        (self.files / "medium.json").write_bytes(page[:2046] + b'"]')
         (self.files / "page.json").write_bytes(page)
         (self.files / "page.json.gz").write_bytes(gzip.compress(page, 9, mtime=0))
         (self.files / "large.bin").write_bytes(os.urandom(1 << 20))

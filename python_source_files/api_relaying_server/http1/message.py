@@ -17,7 +17,7 @@ Line = tuple[str, str, str, int]
 """A field line as it was read: lower-case name, name, value, and the reader's mark."""
 
 
-PACKED_READ = 512
+PACKED_READ = 64
 """Packed sections whose fields are kept apart after they were asked for, those used last."""
 
 
