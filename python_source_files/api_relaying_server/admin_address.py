@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from api_relaying_server.checking import has_room, why_no_address
@@ -15,22 +16,40 @@ from api_relaying_server.settings import BY_DEFAULT, Settings
 _log = logging.getLogger(__name__)
 
 
-def open_admin(settings: Settings) -> list[socket.socket]:
-    """Its listening sockets; none where it is off. Raises UsageError where a named address cannot
-    be had: without the default one the relay runs, and says so.
+class Opened(NamedTuple):
+    """The listening sockets of the admin address, none where it is off, and what is to be said
+    where the relay goes on without it.
+    """
+
+    sockets: Sequence[socket.socket]
+    warning: str = ""
+
+    def say(self) -> None:
+        """Logs that."""
+        if self.warning:
+            _log.warning("%s; going on without it", self.warning)
+
+    def close(self) -> None:
+        """Listens no more."""
+        for sock in self.sockets:
+            sock.close()
+
+
+def open_admin(settings: Settings) -> Opened:
+    """Listens there. Raises UsageError where a named address cannot be had: without the default
+    one the relay runs.
     """
     address: Address | None = settings.admin
     is_default = settings.written[Settings.admin.name].place == BY_DEFAULT
     if address is None or (is_default and not has_room("operations")):
-        return []
+        return Opened(())
     try:
-        return listen(address.host, address.port)
+        return Opened(listen(address.host, address.port))
     except OSError as error:
         why = why_no_address(error, settings)
         if not is_default:
             raise UsageError(why) from error
-        _log.warning("%s; going on without it", why)
-        return []
+        return Opened((), why)
 
 
 class AdminAccess(NamedTuple):

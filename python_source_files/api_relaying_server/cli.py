@@ -6,12 +6,12 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from api_relaying_server import __version__, early
-from api_relaying_server.admin_address import admin_access, open_admin
+from api_relaying_server.admin_address import Opened, admin_access, open_admin
 from api_relaying_server.checking import (
     findings_of,
     has_room,
@@ -223,18 +223,16 @@ def _run(settings: Settings, read: Callable[[], Settings], build: Build | None) 
     signals = Signals()
     with signals.handled(), _upstream(settings) as upstream:
         _make_cache_folder(settings)
-        worker: Servable
-        admin: AbstractContextManager[Sequence[str]]
+        opened = open_admin(settings) if build is None else Opened(())
         try:
-            if build is not None:
-                worker, admin = build(settings, upstream), nullcontext(())
-            else:
-                worker = relay = _one_process(settings, upstream, read)
-                admin = _administered(settings, relay)
-        except OSError as wrong:
-            raise ConfigError(why_not(wrong, settings)) from wrong
-        with admin as admin_urls:
-            _announce(settings, upstream, worker.addresses, admin_urls)
+            worker = build(settings, upstream) if build else _one_process(settings, upstream, read)
+        except BaseException as wrong:
+            opened.close()
+            if isinstance(wrong, OSError):
+                raise ConfigError(why_not(wrong, settings)) from wrong
+            raise
+        with _administered(settings, worker, opened) as admin:
+            _announce(settings, upstream, worker.addresses, admin)
             notify_systemd("READY=1")
             signals.act_on(worker)
             collect_young_only()
@@ -243,7 +241,7 @@ def _run(settings: Settings, read: Callable[[], Settings], build: Build | None) 
     return STOPPED_AS_ASKED
 
 
-def _one_process(settings: Settings, upstream: str, read: Callable[[], Settings]) -> OneProcess:
+def _one_process(settings: Settings, upstream: str, read: Callable[[], Settings]) -> Servable:
     # Imported only now: help and errors need not wait for the libraries of the relay.
     with without_drivers():  # the store that needs a driver imports it itself
         from api_relaying_server.one_process import OneProcess
@@ -252,18 +250,19 @@ def _one_process(settings: Settings, upstream: str, read: Callable[[], Settings]
 
 
 @contextmanager
-def _administered(settings: Settings, relay: OneProcess) -> Iterator[Sequence[str]]:
-    """Serves the admin address of a relay while the block runs; its URLs. Raises UsageError."""
-    listeners = open_admin(settings)
-    if not listeners:
+def _administered(settings: Settings, relay: Servable, opened: Opened) -> Iterator[Sequence[str]]:
+    """Serves the admin address of a relay while the block runs; its URLs."""
+    opened.say()
+    if not opened.sockets:
         yield ()
         return
     from api_relaying_server.assembly import urls_of
     from api_relaying_server.operations.admin import AdminAddress
 
-    urls = urls_of(listeners)
-    address = AdminAddress(relay, listeners, *admin_access(settings))
-    relay.on_reloaded = lambda settings: address.renew(admin_access(settings).token)
+    one = cast("OneProcess", relay)
+    urls = urls_of(opened.sockets)
+    address = AdminAddress(one, opened.sockets, *admin_access(settings))
+    one.on_reloaded = lambda settings: address.renew(admin_access(settings).token)
     try:
         yield urls
     finally:

@@ -698,7 +698,7 @@ class Starting(WorkersCase):
         """
         relay = subprocess.Popen(
             [sys.executable, "-m", "api_relaying_server", "--demo", "--workers", "2"]
-            + ["--host", "127.0.0.1", "--port", "0", "--cache", "memory://"],
+            + ["--host", "127.0.0.1", "--port", "0", "--cache", "memory://", "--admin", "off"],
             cwd=SOURCES,
             env={**os.environ, **STRICT},
             stderr=subprocess.PIPE,

@@ -32,6 +32,7 @@ from tests.relay_support import (
 )
 
 TOKEN = "t0ken"
+KEPT = {name: text for name, text in os.environ.items() if not name.startswith("RELAY_")}
 
 COUNTERS = (
     *("relay_requests", "relay_response_bytes", "relay_upstream_requests", "relay_store_errors"),
@@ -425,9 +426,9 @@ class StartTest(unittest.TestCase):
 
     def run_relay(self, *flags: str) -> tuple[int, str]:
         done = subprocess.run(
-            [sys.executable, "-m", "api_relaying_server", "--demo", "--cache", "memory://", *flags],
+            [sys.executable, "-W", "error", "-m", "api_relaying_server", "--demo", *flags],
             cwd=SOURCES,
-            env={name: text for name, text in os.environ.items() if not name.startswith("RELAY_")},
+            env={**KEPT, "RELAY_CACHE": "memory://"},
             capture_output=True,
             text=True,
             timeout=60,

@@ -86,9 +86,15 @@ class Workers(WorkerFactory):
     ) -> None:
         """Binds the ports. Raises OSError and UsageError."""
         count = settings.workers
-        self.admin_listeners = open_admin(settings)
         self._bound = bind(settings)
         self.listeners = self._bound.sockets
+        try:
+            opened = open_admin(settings)
+        except BaseException:
+            self._bound.close()
+            raise
+        opened.say()
+        self.admin_listeners = opened.sockets
         self.settings = settings
         self._proven = settings
         self._sample: Sample | None = None
