@@ -578,9 +578,21 @@ class SharedStore(KeepingTest):
         began = self.keeper.begin()
         self.save("GET /", Effect.GONE)
         self.line.hear(Changed(MARKS))
-        self.keeper.read(OTHER)  # which is not in memory
+        entry = self.hot.peek(KEY)
+        assert entry is not None
+        self.assertNotEqual(entry.doubts, self.hot.doubts)
+        self.assertFalse(self.keeper.settle(entry))  # by the event loop, which reads no store
+        self.assertIs(self.hot.peek(KEY), entry)
         self.assertIsNone(self.keeper.read(KEY))
         self.assertFalse(self.keeper.is_current(KEY, began))
+
+    def test_memory_answers_while_marks_cannot_be_read(self) -> None:
+        self.add(variant(b"1"))
+        self.line.hear(Changed(MARKS))
+        with mock.patch.object(self.keeper.stored_marks, "read", lambda now: None):
+            self.assertEqual(bodies(self.keeper.read(KEY)), [b"1"])
+        entry = self.hot.peek(KEY)
+        self.assertEqual(entry and entry.doubts, self.hot.doubts)
 
     def test_marks_that_were_never_read_are_not_written_over(self) -> None:
         self.save("GET /y", Effect.PURGED)

@@ -201,14 +201,19 @@ class Keeper:
     def read(self, key: str) -> Record | None:
         """What is stored under a key, from memory or from the store."""
         entry = self.hot.get(key)
-        if entry is not None and entry.doubts != self.hot.doubts and not self.settle(entry):
+        if entry is not None and entry.doubts != self.hot.doubts:
+            self.know_marks()  # where that fails, memory answers by what is known
+            self._settle(entry)
             entry = self.hot.get(key)
         return entry.record if entry is not None else self._read_stored(key)
 
     def settle(self, entry: Entry) -> bool:
         """Looks at an entry in memory that a purge may cover; True where it is as it was. Never
-        blocks.
+        blocks: where marks have to be read first, it is left to a thread.
         """
+        return self.stored_marks.known and self._settle(entry)
+
+    def _settle(self, entry: Entry) -> bool:
         doubts = self.hot.doubts
         left = self._judged(entry.key, entry.record)
         self.hot.settle(entry, left if left is not None and left.variants else None, doubts)
@@ -595,6 +600,7 @@ class Keeper:
     def _forget_changed(self, key: str) -> None:
         if key == MARKS:
             self.stored_marks.known = False
+            self._doubt_all()  # a process that has just begun has not heard of the purge itself
         elif self._shares:
             self._touch(key)
             self._set_aside(key)
