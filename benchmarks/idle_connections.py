@@ -1,19 +1,22 @@
 """Opens keep-alive connections, gets one answer on each, and holds them until standard input ends.
 
-``idle_connections.py PORT COUNT PATH`` prints ``held COUNT`` when all have had their answer.
+``idle_connections.py PORT COUNT PATH SCHEME`` prints ``held COUNT`` when all have had their answer.
 """
 
 from __future__ import annotations
 
 import socket
+import ssl
 import sys
 
 SECONDS = 10
 
 
-def open_one(port: int, request: bytes) -> socket.socket:
+def open_one(port: int, request: bytes, tls: ssl.SSLContext | None) -> socket.socket:
     """A connection on which one request was answered in full."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=SECONDS)
+    if tls is not None:
+        connection = tls.wrap_socket(connection)
     connection.sendall(request)
     answer = b""
     while b"\r\n\r\n" not in answer:
@@ -33,7 +36,8 @@ def main() -> None:
     """Open, say so, hold."""
     port, count, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
-    held = [open_one(port, request) for _ in range(count)]
+    tls = ssl._create_unverified_context() if sys.argv[4] == "https" else None
+    held = [open_one(port, request, tls) for _ in range(count)]
     sys.stdout.write(f"held {len(held)}\n")
     sys.stdout.flush()
     sys.stdin.read()

@@ -85,15 +85,15 @@ class Generator:
 
 
 def wrk_words(
-    port: int, script: str, arguments: Sequence[str], seconds: float, connections: int = CONNECTIONS
+    port: int, script: str, arguments: Sequence[str], seconds: float, scheme: str = "http"
 ) -> list[str]:
     """The command line of wrk with one of the scripts in ``wrk/``."""
     wrk = program("wrk")
     if wrk is None:
         raise BenchmarkError("wrk is missing: use --install")
-    words = [wrk, "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s"]
+    words = [wrk, "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "--timeout", "30s"]
     words += ["-s", str(HERE / "wrk" / f"{script}.lua")]
-    return [*words, f"http://127.0.0.1:{port}/", "--", *arguments]
+    return [*words, f"{scheme}://127.0.0.1:{port}/", "--", *arguments]
 
 
 def children_cpu_seconds() -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -48,9 +49,14 @@ class Answer:
     body: bytes
 
 
-def ask(port: int, probe: Probe) -> Answer:
+def ask(server: Server, probe: Probe) -> Answer:
     """Send the request on a new connection; BenchmarkError when no answer comes."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    if server.scheme == "https":
+        trusting = ssl._create_unverified_context()  # the certificate is of this run
+        connection = http.client.HTTPSConnection(
+            "127.0.0.1", server.port, timeout=30, context=trusting
+        )
     try:
         # putrequest, because request() would add an Accept-Encoding of its own
         connection.putrequest(probe.method, probe.path, skip_accept_encoding=True)
@@ -78,7 +84,7 @@ class Run:
 
     def wrong(self, server: Server, probe: Probe) -> str | None:
         """What is wrong with the answer to ``probe``, or None."""
-        answer = ask(server.port, probe)
+        answer = ask(server, probe)
         if answer.status != probe.status:
             return f"answers {answer.status} where {probe.status} is right"
         if answer.body != probe.expected(self.origin.files):
@@ -89,7 +95,7 @@ class Run:
         """How many calls to the origin these requests to the server cost."""
         before = self.origin.requests()
         for probe in probes:
-            ask(server.port, probe)
+            ask(server, probe)
         # the second question is itself a request
         return self.origin.requests() - before - 1
 
@@ -109,7 +115,7 @@ class Run:
     def require_hit(self, server: Server, probe: Probe) -> None:
         """Warm the server for ``probe``; BenchmarkError if the answer is wrong or no cache hit."""
         plain = Probe(probe.path, headers=tuple(h for h in probe.headers if h[0] not in _OWN))
-        ask(server.port, plain)
+        ask(server, plain)
         if not wait_for(lambda: self.origin_calls(server, [plain]) == 0, 3):
             raise BenchmarkError("does not answer from its cache")
         problem = self.wrong(server, probe)
@@ -125,7 +131,8 @@ class Run:
 
     def wrk(self, server: Server, script: str, *arguments: str) -> Sample:
         """The same with one wrk."""
-        return self.load(server, wrk_words(server.port, script, arguments, self.seconds))
+        words = wrk_words(server.port, script, arguments, self.seconds, server.scheme)
+        return self.load(server, words)
 
     def loads(self, server: Server, commands: Sequence[Sequence[str]]) -> tuple[Sample, list[Load]]:
         """Run load generators at once; the sample's rate and latency are the first one's."""

@@ -14,6 +14,7 @@ from .processes import BenchmarkError, end, launch, pss_mib, wait_for
 from .servers import HERE, Options, Server, compiled
 
 CACHES = ("relay", "nginx", "haproxy", "varnish", "squid")
+ENCRYPTED = ("relay", "nginx")
 FLOORS = ("floor-c", "floor-python")
 # Not a server: `requests` itself in as many threads as there are connections.
 SESSION = "session"
@@ -94,7 +95,7 @@ def _repeated(name: str, title: str, probe: Probe, *bars: Bar, **more: object) -
 
 def _matching(run: Run, server: Server) -> Probe:
     """A conditional request that matches what the server has stored."""
-    answer = ask(server.port, SAME_URL)
+    answer = ask(server, SAME_URL)
     tag = answer.headers.get("ETag", "")
     if not tag:
         raise BenchmarkError(f"sends no ETag (status {answer.status}, {answer.body[:200]!r})")
@@ -244,7 +245,7 @@ def _measure_idle(run: Run, server: Server, turn: int) -> Sample:
     alone = run.wrk(server, "fixed", "GET", "/small.json")
     words = [sys.executable, str(HERE / "idle_connections.py"), str(server.port)]
     with launch(
-        [*words, str(run.idle_connections), "/small.json"],
+        [*words, str(run.idle_connections), "/small.json", server.scheme],
         run.bench.load_core,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -267,7 +268,7 @@ def _measure_start(run: Run, server: Server, turn: int) -> Sample:
 
     def answers() -> bool:
         try:
-            return ask(server.port, probe).status == 200
+            return ask(server, probe).status == 200
         except BenchmarkError:
             return False
 
@@ -418,6 +419,38 @@ FIXED_SCENARIOS: tuple[Scenario, ...] = (
         SMALL_PREPARE,
         bars=(Bar("pss", False, 150), Bar("kept", True, 90)),
         columns=("rate", "kept", "p99", "cpu", "pss"),
+    ),
+    _repeated(
+        "tls",
+        "same URL over TLS 1.3, ECDSA P-256",
+        SAME_URL,
+        at_least(1.0, "nginx"),
+        labels=ENCRYPTED,
+        options=Options(tls=True),
+    ),
+    _repeated(
+        "tls-close",
+        "a new TLS connection per request",
+        Probe("/small.json", headers=(("Connection", "close"),)),
+        labels=ENCRYPTED,
+        options=Options(tls=True),
+    ),
+    _repeated(
+        "tls-large",
+        "1 MiB over TLS",
+        Probe("/large.bin", body="large.bin"),
+        labels=ENCRYPTED,
+        options=Options(tls=True),
+    ),
+    Scenario(
+        "tls-idle",
+        "same URL over TLS with 10,000 idle keep-alive connections",
+        _measure_idle,
+        SMALL_PREPARE,
+        labels=ENCRYPTED,
+        bars=(Bar("kept", True, 90),),
+        columns=("rate", "kept", "p99", "cpu", "pss"),
+        options=Options(tls=True),
     ),
     Scenario(
         "start",

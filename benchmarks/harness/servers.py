@@ -53,6 +53,7 @@ class Options:
     """What a scenario asks of every server."""
 
     log: bool = False
+    tls: bool = False
     relay_flags: tuple[str, ...] = ()
 
 
@@ -171,6 +172,7 @@ class Server:
         # answers that load generators have counted
         self.answered = 0
         self.port = free_port()
+        self.scheme = "https" if options.tls else "http"
         self.directory = bench.directory / re.sub(r"\W+", "_", f"{label}_{self.port}")
         self.directory.mkdir()
         # Servers that give up root's rights write here under another user.
@@ -207,6 +209,19 @@ class Command:
 Builder = Callable[[Server, Bench, Origin, Options], Command]
 
 
+def certificate(bench: Bench) -> tuple[Path, Path]:
+    """A certificate of this machine and its key, made once a run."""
+    files = bench.directory / "certificate.pem", bench.directory / "key.pem"
+    if not files[0].exists():
+        words = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+        words += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+        words += ["-out", str(files[0]), "-keyout", str(files[1])]
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode:
+            raise BenchmarkError(f"openssl makes no certificate: {done.stderr.strip()[:300]}")
+    return files
+
+
 def _values(server: Server, origin: Origin, log: str) -> dict[str, object]:
     return {
         **_limits(),
@@ -229,7 +244,12 @@ def _program(name: str) -> str:
 def _nginx(server: Server, bench: Bench, origin: Origin, options: Options) -> Command:
     log = f"{server.access_log} combined buffer=64k flush=1s" if options.log else "off"
     template = HERE / "peers" / "nginx.conf"
-    config = fill_template(template, server.directory / template.name, _values(server, origin, log))
+    values = {**_values(server, origin, log), "SSL": "", "CERTIFICATE": ""}
+    if options.tls:
+        shown, key = certificate(bench)
+        lines = f"ssl_certificate {shown}; ssl_certificate_key {key};"
+        values.update(SSL=" ssl", CERTIFICATE=f"{lines} ssl_protocols TLSv1.2 TLSv1.3;")
+    config = fill_template(template, server.directory / template.name, values)
     return Command([_program("nginx"), "-c", str(config)])
 
 
@@ -316,6 +336,9 @@ def _relay(server: Server, bench: Bench, origin: Origin, options: Options) -> Co
     words += ["--cache", f"sqlite:///{server.directory}/store.sqlite"]
     if options.log:
         words += ["--access-log", str(server.access_log)]
+    if options.tls:
+        shown, key = certificate(bench)
+        words += ["--tls-cert", str(shown), "--tls-key", str(key)]
     for flag in ("--admin=off", "--timeout-idle=3600", *options.relay_flags):
         if flag.partition("=")[0] in known:
             words += [flag]
