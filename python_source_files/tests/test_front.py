@@ -12,7 +12,7 @@ from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.relaying.answer import Waiting
 from api_relaying_server.serving import gathering
 from api_relaying_server.serving.connection import LINGERING, Connection, Limits
-from api_relaying_server.serving.front import Clocks, Front
+from api_relaying_server.serving.front import BUSY, GRACE, Clocks, Front
 from api_relaying_server.serving.listeners import Listeners, listen
 from api_relaying_server.serving.request_bytes import EMPTY_LINES
 from api_relaying_server.serving.request_ids import RequestIds
@@ -414,6 +414,28 @@ class WaitingTest(FrontTestCase):
         self.land()
         self.assertEqual(self.said(client), b"HTTP/1.1 200 OK\r\nX: y\r\nConnection: close\r\n\r\n")
         self.assertEqual(self.said(client), b"")
+
+    def test_a_stop_gives_busy_clients_a_moment(self) -> None:
+        """Who has had an answer just now may ask once more; the others are closed at once."""
+        answer = b"HTTP/1.1 200 OK\r\nX: y\r\n\r\n"
+        last = b"HTTP/1.1 200 OK\r\nX: y\r\nConnection: close\r\n\r\n"
+        self.memory["/x"] = Ready(answer, 1e12)
+        idle = self.client(request("/x"))
+        self.later(BUSY - 0.1)
+        busy, silent = self.client(request("/x")), self.client(request("/x"))
+        self.later(0.1)
+        for client in (idle, busy, silent):
+            self.assertEqual(self.said(client), answer)
+        self.front.stop(60)
+        self.turn(wait=True)
+        self.assertEqual(self.said(idle), b"")
+        self.later(GRACE - 0.1)
+        self.assertIsNone(self.said(silent))
+        self.say(busy, request("/x"))
+        self.assertEqual(self.said(busy), last)
+        self.assertEqual(self.said(busy), b"")
+        self.later(0.1)
+        self.assertEqual(self.said(silent), b"")
 
     def test_no_store_reader(self) -> None:
         """The store reader does not look for what has been waited for."""

@@ -201,7 +201,8 @@ class World:
         self.sockets: dict[int, Socket] = {}
         backend: Any = self
         self.store_reader, self.on_hit, self.ids = backend, None, RequestIds()
-        clocks = Clocks(lambda: 1000.0, lambda: 0.0)
+        self.now = 1000.0
+        clocks = Clocks(lambda: self.now, lambda: 0.0)
         self.front = Front(Listeners([]), {}, backend, Limits(), clocks)
         self.connections = [self._connect(100 + number) for number in range(connections)]
 
@@ -315,6 +316,10 @@ class World:
 
     def check(self, answers: Sequence[bytes] | None) -> None:
         """Each connection is closed, or the loop's and watched; these were the answers."""
+        if self.must_end and not self.front.handover._has_ended:
+            self.play.running = "loop"
+            self.now += 1.0  # the grace of busy clients ends
+            self.front._pass([])
         for conn in self.connections:
             sock = self.sockets[conn.fd]
             if sock.closed:

@@ -27,7 +27,7 @@ from api_relaying_server.serving.connection import (
     Limits,
 )
 from api_relaying_server.serving.connections import Connections
-from api_relaying_server.serving.listeners import Balance, Listeners
+from api_relaying_server.serving.listeners import BACKLOG, Balance, Listeners
 from api_relaying_server.serving.peers import UNIX
 from api_relaying_server.serving.poller import READ, Poller
 
@@ -262,7 +262,7 @@ class Acceptor:
         if self._balance is not None:
             self._balance.leave()
         for fd, sock in self._listeners.items():
-            self._accept(sock, now)
+            self._accept(sock, now, BACKLOG)
             self._poller.forget(fd)
             sock.close()
         self._listeners = {}

@@ -103,6 +103,12 @@ to one again: the end of a fetch may wake thousands at once.
 """
 
 
+BUSY, GRACE = 1.0, 0.5
+"""Seconds since its last answer for which a client counts as busy, and for which a busy one may
+send one more request when the relay stops: else that would meet a closed connection.
+"""
+
+
 class Backend(Protocol):
     """What is behind the front. `on_hit` is called for each answer from memory."""
 
@@ -182,6 +188,7 @@ class Front:
         self._stopping = False
         self._drain_until = 0.0
         self._closes_idle = False
+        self._closes_idle_at = float("inf")
 
     @property
     def listeners(self) -> list[socket.socket]:
@@ -540,7 +547,7 @@ class Front:
             self._advance(conn)
 
     def _sent_all(self, conn: Connection) -> None:
-        if conn.closes or self._stopping:
+        if conn.closes or (self._closes_idle and not conn.buffer):
             if conn.buffer:  # there may be more, and closing on unread bytes is a reset
                 self._connections.linger(conn, self.loop_time)
             else:
@@ -700,6 +707,9 @@ class Front:
             self._dispatch(conn)
         self._acceptor.each_second(self.loop_time)
         if self._stopping:
+            if self.loop_time >= self._closes_idle_at and not self._closes_idle:
+                self._closes_idle = True
+                self._close_all_idle(self.loop_time)
             self._end_if_drained()
 
     def _end_late(self, conn: Connection) -> None:
@@ -726,12 +736,12 @@ class Front:
         """Accepts no more, and ends when all connections are closed, or `drain` seconds are over.
         From any thread.
 
-        Idle connections are closed at once; without `idle_too` each gets an answer to its next
-        request, which tells its client to come again on another connection.
+        Idle connections are closed at once, those of busy clients after `GRACE`; without `idle_too`
+        none is. Until then each gets an answer to its next request, which tells its client to come
+        again on another connection.
         """
 
         def begin() -> None:
-            self._closes_idle = idle_too
             # First: from now on threads put what they give back into the queue. What they gave back
             # before this is RETURNED, and taken back below.
             self._stopping = True
@@ -742,11 +752,19 @@ class Front:
             for conn in list(self._by_fd.values()):
                 if conn.state == RETURNED:
                     self._take_back(conn)
-                elif idle_too and conn.state == READING and not conn.buffer:
-                    self._close_idle(conn)
+            if idle_too:
+                self._closes_idle_at = self.loop_time + GRACE
+                self._close_all_idle(self.loop_time - BUSY)
             self._end_if_drained()
 
         self.handover.call_soon_threadsafe(begin)
+
+    def _close_all_idle(self, since: float) -> None:
+        """Closes the connections that have been idle since then, or longer."""
+        before = since + self._timeout_idle
+        for conn in list(self._by_fd.values()):
+            if conn.state == READING and not conn.buffer and conn.deadline <= before:
+                self._close_idle(conn)
 
     def _close_idle(self, conn: Connection) -> None:
         """Answers a request that has come already, as the last one; else closes."""
