@@ -295,15 +295,73 @@ class OverRestarts(StoreCase):
         self.assertEqual(len(self.read_file(*[f"GET /{number}" for number in range(8)])), 8)
         self.assertEqual([name for name in os.listdir(self.folder) if "corrupt" in name], [])
 
-    def test_a_file_of_another_layout_is_emptied(self) -> None:
+    def set_layout(self, number: int) -> None:
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            connection.execute(f"PRAGMA user_version={number}")
+
+    def test_a_file_of_an_earlier_layout_is_emptied(self) -> None:
         store = self.open()
         self.fill(store)
         store.close(PATIENCE)
-        with contextlib.closing(sqlite3.connect(self.path)) as connection:
-            connection.execute("PRAGMA user_version=999")
+        self.set_layout(0)
         store = self.open()
         self.assertEqual(store.size().entries, 0)
         self.fill(store)
+
+    def test_a_file_of_a_later_layout_is_set_aside_and_kept(self) -> None:
+        """A downgrade loses nothing."""
+        store = self.open()
+        self.fill(store)
+        store.close(PATIENCE)
+        before = self.path.read_bytes()
+        self.set_layout(999)
+        with self.assertLogs("api_relaying_server.stores.sqlite", "WARNING") as told:
+            store = self.open()
+        self.assertEqual(store.size().entries, 0)
+        self.fill(store)
+        (kept,) = self.folder.glob("*.newer-*")
+        self.assertIn(str(kept), told.output[0])
+        self.assertEqual(len(kept.read_bytes()), len(before))
+        store.close(PATIENCE)
+        os.replace(kept, self.path)  # and back again, to the newer version
+        self.set_layout(sqlite_file.LAYOUT)
+        self.assertGreater(self.open().size().entries, 0)
+
+    def test_a_newer_relay_beside_this_one_keeps_its_file(self) -> None:
+        """It changes the layout while this one has the file open."""
+        store = self.open()
+        self.fill(store)
+        records = store.backend.responses
+        assert isinstance(records, SQLiteRecords)
+        self.set_layout(999)
+        records.probe()
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            self.assertEqual(sqlite_file.pragma(connection, "user_version"), 999)
+        with self.assertRaises(StorageFault) as told:
+            records.mend(StorageFault(Trouble.FAILING, "no such column"))
+        self.assertEqual(told.exception.trouble, Trouble.NEWER)
+        self.assertEqual(list(self.folder.glob("*.newer-*")), [])
+
+    def test_a_record_of_another_version_is_a_miss_and_replaced(self) -> None:
+        store = self.open()
+        self.fill(store)
+        store.close(PATIENCE)
+        for version in (1, 3, 255):
+            with contextlib.closing(sqlite3.connect(self.path)) as connection:
+                rows = connection.execute("SELECT id, value FROM responses").fetchall()
+                self.assertTrue(rows)
+                for number, value in rows:
+                    other = b"RLY" + bytes((version,)) + value[4:]
+                    connection.execute("UPDATE responses SET value=? WHERE id=?", (other, number))
+                connection.commit()
+            store = self.open()
+            unreadable = store.counters.unreadable
+            key = "GET /1"
+            self.assertIsNone(store.read(key))
+            self.assertEqual(store.counters.unreadable, unreadable + 1)
+            self.fill(store)
+            self.assertIsNotNone(store.read(key))
+            store.close(PATIENCE)
 
     def test_only_its_owner_may_read_the_file(self) -> None:
         self.fill(self.open())

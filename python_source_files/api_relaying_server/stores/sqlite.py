@@ -13,6 +13,7 @@ or when to try again.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
@@ -29,7 +30,6 @@ from api_relaying_server.stores.record import in_record, pipeline
 from api_relaying_server.stores.sqlite_file import (
     EVICTED_AT_ONCE,
     FIND,
-    LAYOUT,
     LOG_ENDINGS,
     REFUSALS,
     Identity,
@@ -66,6 +66,8 @@ from api_relaying_server.stores.storage import (
     Tidying,
     Trouble,
 )
+
+_log = logging.getLogger(__name__)
 
 CLOCK_GAIN = 60.0  # seconds that the clock may gain on monotonic time and be believed
 CLOSE_DEADLINE = 0.2  # seconds that emptying the log at the end waits for other processes
@@ -152,7 +154,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
             if self._connection is not None:
                 return
             try:
-                self._connection = self._open_writer(time.monotonic() + deadline)
+                self._connection = self._open_first(time.monotonic() + deadline)
             except (sqlite3.Error, OSError, StorageFault) as error:
                 fault = error if isinstance(error, StorageFault) else fault_of(error)
                 self._why_closed = str(fault)
@@ -184,6 +186,18 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
         if self._connection is not None:
             self._connection.close()
         self._connection = None
+
+    def _open_first(self, until: float) -> sqlite3.Connection:
+        """Opens the file. One of a newer version is set aside, but only when the relay starts:
+        later it is that of a newer relay beside this one.
+        """
+        try:
+            return self._open_writer(until)
+        except StorageFault as fault:
+            if fault.trouble is not Trouble.NEWER or self._opening:
+                raise
+            _log.warning("%s: %s; a new one begins", fault, self._set_aside("newer"))
+            return self._open_writer(until)
 
     def _open_writer(self, until: float) -> sqlite3.Connection:
         path = Path(self.db_path)
@@ -445,7 +459,8 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
     def probe(self) -> None:
         """Raise if nothing can be written: writes one page and changes nothing."""
         with self.connection(commit=True) as connection:
-            connection.execute(f"PRAGMA user_version={LAYOUT}")
+            version = pragma(connection, "user_version")  # a newer relay may have raised it
+            connection.execute(f"PRAGMA user_version={version}")
 
     def _evict(self, connection: sqlite3.Connection, size: int = 0) -> int:
         """Evict until there is room for so many bytes within the limit, but not too many entries at
@@ -510,25 +525,25 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
                 return note  # that was about the file before
             if fault.trouble is Trouble.CORRUPT:
                 # Before it is closed: SQLite leaves the log of a file alone that has been moved.
-                note = self._set_aside()
+                note = self._set_aside("corrupt")
             self._shut()
             try:
                 self.open()
             except StorageFault as again:
                 if again.trouble is not Trouble.CORRUPT or note:
                     raise
-                note = self._set_aside()
+                note = self._set_aside("corrupt")
                 self.open()
         return note
 
-    def _set_aside(self) -> str:
-        """Rename the damaged file with its log, never delete it; where it is, if it was there."""
+    def _set_aside(self, kind: str) -> str:
+        """Rename the file with its log, never delete it; where it is, if it was there."""
         path = Path(self.db_path)
         try:
             with folder_locked(path.parent, time.monotonic() + OPEN_DEADLINE):
                 if self._identity is None or identity_of(path) != self._identity:
                     return ""  # another process has done it, and the file there now is a new one
-                target = name_aside(path, self._now())
+                target = name_aside(path, self._now(), kind)
                 os.rename(path, target)
                 for ending in LOG_ENDINGS:
                     if os.path.exists(f"{path}{ending}"):
@@ -537,7 +552,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
             return ""
         except OSError as error:
             raise fault_of(error) from error
-        return f"the damaged file is kept as {target}"
+        return f"the {kind} file is kept as {target}"
 
     # The two ways to the file
 

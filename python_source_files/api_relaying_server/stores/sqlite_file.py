@@ -20,7 +20,7 @@ from api_relaying_server.stores import sqlite_parts as parts
 from api_relaying_server.stores.storage import StorageFault, Trouble
 
 APPLICATION_ID = 0x52_4C_59_31  # "RLY1": marks the file as ours (SQLite, PRAGMA application_id)
-LAYOUT = 2  # of the tables; a file of ours with another one is emptied, for it is only a cache
+LAYOUT = 2  # of the tables; a file of ours with an earlier one is emptied, for it is only a cache
 LAYOUT_BEFORE = 1  # the same tables, but keys that do not tell whose they are
 
 DELETED_AT_ONCE = 256  # entries of a range in one transaction, so that others can write too
@@ -115,6 +115,8 @@ def settle(connection: sqlite3.Connection, until: float) -> None:
     tables = tables_of(connection)  # first, for another process may be making them now
     if tables and pragma(connection, "application_id") != APPLICATION_ID:
         raise StorageFault(Trouble.FOREIGN, "it holds other tables than ours")
+    if pragma(connection, "user_version") > LAYOUT:
+        raise StorageFault(Trouble.NEWER, f"its layout is later than {LAYOUT}")
     connection.execute(f"PRAGMA page_size={PAGE}")
     connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts only before the first table
     insist(connection, "PRAGMA journal_mode=WAL", until)
@@ -363,13 +365,13 @@ def delete_log(path: Path) -> None:
             pass
 
 
-def name_aside(path: Path, now: float) -> Path:
-    """A name that is free, beside `path`, for a damaged file. `now`: Unix time."""
-    beside = f"{path.name}.corrupt-"
+def name_aside(path: Path, now: float, kind: str) -> Path:
+    """A name that is free, beside `path`, for a file of this kind. `now`: Unix time."""
+    beside = f"{path.name}.{kind}-"
     taken = {n for n in os.listdir(path.parent) if n.startswith(beside)}
     taken -= {n for n in taken if n.endswith(LOG_ENDINGS)}
     if len(taken) >= MOST_SET_ASIDE:
-        text = f"{len(taken)} damaged files lie beside {path} already; remove them"
+        text = f"{len(taken)} such files lie beside {path} already; remove {beside}*"
         raise StorageFault(Trouble.FAILING, text)
     stamp = name = beside + time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
     count = 1

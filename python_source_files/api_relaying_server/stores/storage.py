@@ -31,6 +31,7 @@ class Trouble(enum.Enum):
     MISSING = "it was deleted or replaced"
     CORRUPT = "it is damaged"
     FOREIGN = "it belongs to another program"
+    NEWER = "a newer version of the relay has written it"
     STALLED = "it does not answer in time"
     BUSY = "too many at once"
     FAILING = "input or output fails"
