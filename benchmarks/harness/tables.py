@@ -348,6 +348,39 @@ def slow_clients(data: Json) -> str:
 _TIMES = ("median", "p99", "worst")
 
 
+def upgrade(data: Json) -> str:
+    """Requests lost while a new relay takes the place of an old one."""
+    ways = {"beside": "starts beside the old one", "after": "starts when the old one has ended"}
+    rows = [
+        [ways[row["way"]], str(row["workers"]), str(row["upgrades"]), f"{row['requests']:,}",
+         str(row["lost"]), f"{row['slowest']:.1f}"]
+        for row in data["rows"]
+    ]  # fmt: skip
+    head = ["the new relay", "workers", "upgrades", "requests", "lost", "slowest, s"]
+    return table(head, rows)
+
+
+def encrypted(data: Json) -> str:
+    """HTTPS beside nginx, of a run of `compare` with the rows for it."""
+    head = ["load", "relay, req/s", "× nginx", "p99 µs: relay", "nginx", "CPU µs: relay", "nginx"]
+    head += ["MiB: relay", "nginx"]
+    rows = []
+    for one in data["scenarios"].values():
+        if one["title"].find("TLS") < 0:
+            continue
+        row = [
+            one["title"],
+            cell(median(one, "relay", "rate")),
+            cell(ratio(one, "nginx"), "{:.2f}"),
+        ]
+        row += [cell(median(one, who, "p99")) for who in ("relay", "nginx")]
+        row += [cell(median(one, who, "cpu"), "{:.1f}") for who in ("relay", "nginx")]
+        row += [cell(median(one, who, "pss")) for who in ("relay", "nginx")]
+        rows.append(row)
+    note = f"Medians of {data['rounds']} rounds of {data['seconds']} s, one core each.\n"
+    return table(head, rows) + "\n" + note
+
+
 def admin_cost(data: Json) -> str:
     """Hits per second without an admin address, and with one that is scraped."""
     rows = [
@@ -419,6 +452,8 @@ TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "probe-peers": ("probe_peers", probe_peers),
     "slow-clients": ("slow_clients", slow_clients),
     "soak": ("soak", soak),
+    "upgrade": ("upgrade", upgrade),
+    "encrypted": ("encrypted/compare", encrypted),
     "admin-cost": ("admin_cost", admin_cost),
     "admin-crowds": ("admin_cost", admin_crowds),
 }
