@@ -420,15 +420,17 @@ class WaitingTest(FrontTestCase):
         answer = b"HTTP/1.1 200 OK\r\nX: y\r\n\r\n"
         last = b"HTTP/1.1 200 OK\r\nX: y\r\nConnection: close\r\n\r\n"
         self.memory["/x"] = Ready(answer, 1e12)
-        idle = self.client(request("/x"))
+        idle, preconnected = self.client(request("/x")), self.client()
         self.later(BUSY - 0.1)
         busy, silent = self.client(request("/x")), self.client(request("/x"))
+        new = self.client()
         self.later(0.1)
         for client in (idle, busy, silent):
             self.assertEqual(self.said(client), answer)
         self.front.stop(60)
         self.turn(wait=True)
         self.assertEqual(self.said(idle), b"")
+        self.assertEqual(self.said(preconnected), b"")
         self.later(GRACE - 0.1)
         self.assertIsNone(self.said(silent))
         self.say(busy, request("/x"))
@@ -436,6 +438,9 @@ class WaitingTest(FrontTestCase):
         self.assertEqual(self.said(busy), b"")
         self.later(0.1)
         self.assertEqual(self.said(silent), b"")
+        self.assertIsNone(self.said(new))
+        self.later(BUSY - GRACE)
+        self.assertEqual(self.said(new), b"")
 
     def test_no_store_reader(self) -> None:
         """The store reader does not look for what has been waited for."""

@@ -498,11 +498,11 @@ class OneByOneTest(TlsTestCase):
             self.assertEqual(client.read_end(), "close_notify")
 
     def test_a_stop_in_the_middle_of_a_handshake(self) -> None:
-        relay = self.start(self.pair, "--timeout-head", "1")
+        relay = self.start(self.pair, "--timeout-head", "15")
         with relay.connect() as begun, self.tls(relay) as idle:
             self.ask(idle)
             begun.sendall(b"\x16")
-            self.assertEqual(relay.stop(), 0)
+            self.assertEqual(relay.stop(5), 0)
 
     def test_it_asks_itself_to_warm(self) -> None:
         from api_relaying_server.operations.warm import RelayClient

@@ -707,7 +707,7 @@ class Front:
             self._dispatch(conn)
         self._acceptor.each_second(self.loop_time)
         if self._stopping:
-            if self.loop_time >= self._closes_idle_at and not self._closes_idle:
+            if self.loop_time >= self._closes_idle_at:
                 self._closes_idle = True
                 self._close_all_idle(self.loop_time)
             self._end_if_drained()
@@ -760,16 +760,24 @@ class Front:
         self.handover.call_soon_threadsafe(begin)
 
     def _close_all_idle(self, since: float) -> None:
-        """Closes the connections that have been idle since then, or longer."""
-        before = since + self._timeout_idle
+        """Closes the connections that have been idle since then, and new ones that have been silent
+        for `BUSY` seconds.
+        """
+        before = {
+            READING: since + self._timeout_idle,
+            NEW: self.loop_time - BUSY + self._timeout_head,
+        }
         for conn in list(self._by_fd.values()):
-            if conn.state == READING and not conn.buffer and conn.deadline <= before:
+            if not conn.buffer and conn.deadline <= before.get(conn.state, 0.0):
                 self._close_idle(conn)
 
     def _close_idle(self, conn: Connection) -> None:
         """Answers a request that has come already, as the last one; else closes."""
-        self._look(conn)
-        if conn.state == READING and not conn.buffer:
+        if conn.state == NEW:
+            self._begin(conn)
+        else:
+            self._look(conn)
+        if conn.state in (NEW, READING) and not conn.buffer:
             self._connections.close(conn)
 
     def stop_now(self) -> None:
