@@ -1,6 +1,7 @@
 """Opens keep-alive connections, gets one answer on each, and holds them until standard input ends.
 
-``idle_connections.py PORT COUNT PATH SCHEME`` prints ``held COUNT`` when all have had their answer.
+``idle_connections.py PORT COUNT PATH [https]`` prints ``held COUNT`` when all have had their
+answer.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def main() -> None:
     """Open, say so, hold."""
     port, count, path = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
-    tls = ssl._create_unverified_context() if sys.argv[4] == "https" else None
+    tls = ssl._create_unverified_context() if sys.argv[4:] == ["https"] else None
     held = [open_one(port, request, tls) for _ in range(count)]
     sys.stdout.write(f"held {len(held)}\n")
     sys.stdout.flush()

@@ -231,6 +231,9 @@ def _values(server: Server, origin: Origin, log: str) -> dict[str, object]:
         "ACCESS_LOG": log,
         # HAProxy takes it all at its start; 100,000 small answers need two thirds of it
         "MEGABYTES": 256,
+        # of nginx, which speaks TLS only where that is measured
+        "SSL": "",
+        "CERTIFICATE": "",
     }
 
 
@@ -244,7 +247,7 @@ def _program(name: str) -> str:
 def _nginx(server: Server, bench: Bench, origin: Origin, options: Options) -> Command:
     log = f"{server.access_log} combined buffer=64k flush=1s" if options.log else "off"
     template = HERE / "peers" / "nginx.conf"
-    values = {**_values(server, origin, log), "SSL": "", "CERTIFICATE": ""}
+    values = _values(server, origin, log)
     if options.tls:
         shown, key = certificate(bench)
         lines = f"ssl_certificate {shown}; ssl_certificate_key {key};"

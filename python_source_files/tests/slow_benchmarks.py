@@ -151,7 +151,7 @@ class Configurations(unittest.TestCase):
 
     def test_every_placeholder_of_every_template_is_known(self) -> None:
         known = {"FILES", "CONNECTIONS", "OPEN_FILES", "DIR", "PORT", "ORIGIN", "ACCESS_LOG"}
-        known |= {"MEGABYTES", "SLOW", "STATUS"}
+        known |= {"MEGABYTES", "SLOW", "STATUS", "SSL", "CERTIFICATE"}
         templates = list((BENCHMARKS / "peers").iterdir())
         self.assertEqual(len(templates), 5)
         with tempfile.TemporaryDirectory() as directory:
