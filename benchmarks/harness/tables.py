@@ -433,6 +433,26 @@ def compression(data: Json) -> str:
     return table(["bytes of heads and bodies", *parts], rows)
 
 
+def deployment(data: Json) -> str:
+    """From a clone to a running relay: seconds and sizes."""
+    rows = [
+        [
+            step["what"], f"`{step['command']}`",
+            f"{step['cpu_seconds']:.1f} s of CPU time, {step['seconds']:.0f} s in all",
+        ]
+        for step in data["steps"]
+    ]  # fmt: skip
+    for name, size in data["bytes"].items():
+        kind = "wheel" if name.endswith(".whl") else "sdist"
+        rows.append([kind, f"`{name}`", f"{size / 1000:,.0f} kB"])
+    image = data["image"]
+    added = image["image_mb"] - image["base_mb"]
+    rows.append(["image", "without its base", f"{added:.0f} MB"])
+    rows.append(["exposure, 0 to 10", "`systemd-analyze security`", f"{data['exposure']:.1f}"])
+    text = table(["what", "by", "measured"], rows)
+    return text.replace("| --- | --: | --: |", "| --- | --- | --: |")
+
+
 TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "compare-behind": ("compare", compare_behind),
     "compare": ("compare", compare),
@@ -457,6 +477,7 @@ TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "encrypted-idle": ("encrypted_idle/compare", encrypted),
     "admin-cost": ("admin_cost", admin_cost),
     "admin-crowds": ("admin_cost", admin_crowds),
+    "deployment": ("deployment", deployment),
 }
 """By the name in a document: the result file, and what makes the table of its content."""
 
