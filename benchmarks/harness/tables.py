@@ -386,11 +386,12 @@ def admin_cost(data: Json) -> str:
     rows = [
         [str(row["workers"]), f"{row['off']:,.0f}", f"{row['scraped']:,.0f}",
          f"{row['apart'] * 100:+.1f} %", f"{row['off_cpu_us']:.2f}",
-         f"{row['scraped_cpu_us']:.2f}", f"{row['scrape_ms']:.0f}"]
+         f"{row['scraped_cpu_us']:.2f}", f"{row['cpu_apart'] * 100:+.1f} %",
+         f"{row['scrape_ms']:.0f}"]
         for row in data["rates"]
     ]  # fmt: skip
     head = ["workers", "hits/s, `--admin off`", "scraped each second", "apart",
-            "CPU µs a hit, off", "scraped", "a scrape, ms"]  # fmt: skip
+            "CPU µs a hit, off", "scraped", "apart", "a scrape, ms"]  # fmt: skip
     return table(head, rows)
 
 
