@@ -144,7 +144,7 @@ class View:
         """Why requests cannot be answered now, empty if they can."""
         if self.relay.stopping:
             return "it is draining"
-        moment = self.moment(0.0)
+        moment = self.moment()
         if not moment.workers:
             return "no worker runs"
         if moment.rests_for > 0 and not (moment.total("hot.entries") or moment.extent.entries):
