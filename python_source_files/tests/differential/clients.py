@@ -178,8 +178,10 @@ class Crowd:
         began = line.send([asks])
         status, until = line.told()
         if status == 200:
-            what = {"groups": groups} if fields else {"target": target}
-            self.purged.append(Purged("soft", line.node, began, until, **what))
+            purged = Purged("soft", line.node, began, until)
+            self.purged.append(
+                purged._replace(groups=groups) if fields else purged._replace(target=target)
+            )
         if not line.closed:
             line.talk([self._draw(rng, target)])
 

@@ -580,7 +580,9 @@ def _of_fields(case: Case, head: Answer | None) -> Iterable[str]:
         like = case.log.by_tag[head.tag]
     else:
         tag, changed = case.asked.get("etag"), case.asked.get("last-modified")
-        tags = {tag, tag.removeprefix("W/")} if tag and case.setting.compress else {tag}
+        tags = {tag}
+        if tag and case.setting.compress:
+            tags.add(tag.removeprefix("W/"))
         like = [
             answer
             for answer in case.about
