@@ -270,6 +270,54 @@ class WiresTest(unittest.TestCase):
             self.assertEqual((reply.joined, self.wires.size), (0, 0))
 
 
+class HitCountTest(unittest.TestCase):
+    """How hits are counted by what was rendered of late."""
+
+    def test_a_reply_is_listed_while_it_is_sent_and_some_seconds_after(self) -> None:
+        hot = HotCache(1 << 20)
+        entry = keep(hot, "GET /x", max_age=600)
+        assert entry is not None
+        reply = reply_of(hot, entry)
+        total = 0
+        for second in (0, 1, 2, 30, 31, 32.5, 33, 90):
+            reply.renew(NOW + second)
+            for more in (0.5, 1.0, 2.9, 3.0, 4.0):
+                reply.hits += 1
+                total += 1
+                if more < 3:
+                    self.assertEqual(hot.answered(NOW + second + more), {200: (total, 5 * total)})
+                else:
+                    hot.answered(NOW + second + more)
+            self.assertEqual((reply.listed, len(hot._hit_count)), (False, 0))
+        reply.renew(NOW + 91)
+        self.assertEqual(hot.answered(NOW + 91), {200: (total, 5 * total)})
+
+    def test_the_list_is_bounded_where_nobody_counts(self) -> None:
+        hot = HotCache(1 << 18)  # for some dozens
+        replies = []
+        for number in range(5000):
+            now = NOW + number * 0.01  # a hundred a second
+            entry = keep(hot, f"GET /{number}", max_age=6000)
+            assert entry is not None
+            reply = reply_of(hot, entry)
+            reply.renew(now)
+            reply.hits += 1
+            replies.append(reply)  # as a connection might that is slow to take it
+            self.assertLess(len(hot._hit_count), 1000)
+        self.assertEqual(hot.answered(NOW + 60), {200: (5000, 25_000)})
+        self.assertEqual(len(hot._hit_count), 0)
+
+    def test_who_counts_does_not_hold_up_the_loop(self) -> None:
+        hot = HotCache(1 << 20)
+        entry = keep(hot, "GET /x")
+        assert entry is not None
+        reply = reply_of(hot, entry)
+        with hot._hit_count._lock:
+            self.assertTrue(reply.renew(NOW))
+        reply.hits += 1
+        self.assertEqual(hot.answered(NOW), {200: (1, 5)})
+
+
 class EntryTest(unittest.TestCase):
     def setUp(self) -> None:
         self.hot = HotCache(1 << 20)

@@ -1,7 +1,7 @@
 """Counts the answers from memory, at no cost for any of them.
 
 The event loop only adds one to `Reply.hits`. A reply is rendered anew in each second in which it is
-sent, and comes into `rendered` then. So those who count look at these alone, whatever else is in
+sent, and is listed here then. So those who count look at what is listed alone, whatever else is in
 memory, and without its lock. It must not know what a reply is made from.
 """
 
@@ -20,15 +20,30 @@ LOOKED_AT = 2.0
 
 
 class HitCount:
-    """Answers by status: how many, and the bytes of their bodies. Thread-safe.
-
-    `rendered` gets a reference to each reply that is rendered; it keeps none in memory.
-    """
+    """Answers by status: how many, and the bytes of their bodies. Thread-safe."""
 
     def __init__(self) -> None:
-        self.rendered: deque[ref[Reply]] = deque()  # appending is atomic
-        self._lock = threading.Lock()  # guards `_counts`, taking from `rendered`, and `counted`
+        # Replies that were rendered of late; the references keep none in memory.
+        self._listed: deque[ref[Reply]] = deque()  # appending is atomic
+        self._lock = threading.Lock()  # guards `_counts`, taking from `_listed`, and `counted`
         self._counts: dict[int, tuple[int, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+    def note(self, reply: Reply, now: float) -> None:
+        """Lists a reply that was rendered for `now` (Unix time), and is not listed. The event loop
+        calls it: it does not wait for those who count.
+        """
+        reply.listed = True
+        self._listed.append(ref(reply))
+        # Two are looked at for one that comes, so that those whose time is over leave.
+        if self._lock.acquire(blocking=False):
+            try:
+                for _ in range(min(2, len(self._listed))):
+                    self._look_at_first(now)
+            finally:
+                self._lock.release()
 
     def leaves(self, reply: Reply) -> None:
         """Counts what a reply has answered that is sent no more."""
@@ -38,17 +53,23 @@ class HitCount:
     def totals(self, now: float) -> dict[int, tuple[int, int]]:
         """All answers since the start. `now`: the Unix time."""
         with self._lock:
-            seen: set[int] = set()
-            for _ in range(len(self.rendered)):
-                reference = self.rendered.popleft()
-                reply = reference()
-                if reply is None or id(reply) in seen:
-                    continue
-                seen.add(id(reply))
-                self._add(reply)
-                if reply.valid_until + LOOKED_AT > now:
-                    self.rendered.append(reference)
+            for _ in range(len(self._listed)):
+                self._look_at_first(now)
             return dict(self._counts)
+
+    def _look_at_first(self, now: float) -> None:
+        """Counts what is listed first; lists it again unless its time is long over."""
+        reference = self._listed.popleft()
+        reply = reference()
+        if reply is None:
+            return
+        # In this order: the loop sets `valid_until` before it asks whether a reply is listed. So
+        # either it finds that it is not, or its new time is found here.
+        reply.listed = False
+        self._add(reply)
+        if reply.valid_until + LOOKED_AT > now:
+            reply.listed = True
+            self._listed.append(reference)
 
     def _add(self, reply: Reply) -> None:
         hits = reply.hits

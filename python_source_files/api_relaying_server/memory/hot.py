@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 from itertools import islice
 from typing import Callable, NamedTuple
-from weakref import ref
 
 from api_relaying_server.caching.responding import Prepared, Shape, build
 from api_relaying_server.caching.reuse import BYPASSING_FIELDS, CLOCK_SLACK, Assessed
@@ -106,9 +105,10 @@ class Reply:
     uncopied.
 
     `hits` counts how often it was sent; only the event loop counts. `counted` of them are in the
-    sums of `HitCount`. `closes`: the connection ends after it; `kept`: it may be sent at all.
-    `size` is the bytes that it takes beside its entry's record, without `wire`: that takes
-    `joined`, which `Wires` counts, and may empty at any time. Then `rendered` has the bytes.
+    sums of `HitCount`, which looks for more where it is `listed`. `closes`: the connection ends
+    after it; `kept`: it may be sent at all. `size` is the bytes that it takes beside its entry's
+    record, without `wire`: that takes `joined`, which `Wires` counts, and may empty at any time.
+    Then `rendered` has the bytes.
     """
 
     __slots__ = (
@@ -125,6 +125,7 @@ class Reply:
         "joined",
         "kept",
         "lifetime",
+        "listed",
         "shape",
         "status",
         "stored",
@@ -142,6 +143,7 @@ class Reply:
         self.closes = ending.closes
         self.hits = self.counted = 0
         self.kept = False
+        self.listed = False
         self.wire = b""
         self.joined = 0
         self.valid_until = 0.0
@@ -191,11 +193,11 @@ class Reply:
             return False
         age = max(int(now - born), 0)
         self.wire = self.rendered(now)
-        if self.wires is not None:
-            self.wires.on_render(ref(self))
-            if not self.joined:
-                self.wires.keep(self, len(self.wire), now)
+        if self.wires is not None and not self.joined:
+            self.wires.keep(self, len(self.wire), now)
         self.valid_until = min(born + age + 1, born + lifetime)
+        if self.wires is not None and not self.listed:
+            self.wires.on_render(self, now)
         # Closes a race: another thread may have dropped the entry since it was looked at above, and
         # have set `valid_until` to 0 before this set it. `gone` was set before that.
         if self.entry.gone:
@@ -226,10 +228,10 @@ class Wires:
     """Replies whose `wire` is there, within `limit` bytes: most are asked for once in a while, and
     joining their pieces costs less than the room. Thread-safe: while settings change there are two
     event loops, and one of them may empty a wire that the other is about to send. `on_render` is
-    told of each reply that is rendered.
+    told of a reply that is rendered, and for when, unless it is `listed` there.
     """
 
-    def __init__(self, limit: int, on_render: Callable[[ref[Reply]], object]) -> None:
+    def __init__(self, limit: int, on_render: Callable[[Reply, float], object]) -> None:
         self.limit = limit
         self.on_render = on_render
         self.size = 0
@@ -355,7 +357,7 @@ class HotCache:
         self.heads: dict[bytes, Reply] = {}
         self._size = 0
         self._hit_count = HitCount()
-        self.wires = Wires(limit // WIRES_SHARE, self._hit_count.rendered.append)
+        self.wires = Wires(limit // WIRES_SHARE, self._hit_count.note)
         self.evicted = 0
         # Grows when any entry may be out of date; an entry of an earlier number is looked at before
         # it is used.
