@@ -37,6 +37,8 @@ from tests.relay_support import (
 FRESH = [("Cache-Control", "max-age=600")]
 LARGE = bytes(range(256)) * 32768
 """8 MiB: more than a socket and its buffers take at once."""
+GARBAGE = b"\x17\x03\x03\x00\x20" + b"A" * 32
+"""A record that nobody has encrypted."""
 
 
 def answer(asked: Asked) -> Script:
@@ -342,6 +344,25 @@ class SpeakingTest(TlsTestCase):
             client.tls.unwrap()
         client.flush()
         self.assertEqual(client.read_end(), "close_notify")
+
+    def test_the_clients_end_is_obeyed_that_comes_with_its_request(self) -> None:
+        for target in ("/x", "/miss-before-the-end", ""):
+            for behind in (b"", GARBAGE, GARBAGE * 40):
+                with self.subTest(target, behind=len(behind)):
+                    client = self.client()
+                    asked = client.records(request_bytes("GET", target)) if target else b""
+                    with contextlib.suppress(ssl.SSLError):
+                        client.tls.unwrap()
+                    client.sock.sendall(asked + client.outgoing.read() + behind)
+                    got = b""
+                    with contextlib.suppress(ConnectionResetError):  # bytes behind the end
+                        while piece := client.sock.recv(65536):
+                            got += piece
+                    # This client of TLS reads no answer any more.
+                    self.assertGreater(len(got), 200 if target else 0)
+                    other = self.client()
+                    other.sock.sendall(other.records(request_bytes("GET", "/x")))
+                    other.read_until(b"\r\n\r\n/x")
 
     def test_plain_http_is_told_what_to_do(self) -> None:
         for data in (b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"G", b"HEAD / HTTP/1.0\r\n\r\n"):

@@ -154,11 +154,22 @@ class TlsStream:
         return plain + self._rest() if self._incoming.pending else plain
 
     def _rest(self) -> bytes:
-        """What is in the records behind the first. An error is met again by the next read."""
+        """What is in the records behind the first. After their end, or an error, nothing more is
+        taken from the client, and the next read finds the end: what lies behind it is never read.
+        """
         pieces = []
-        with contextlib.suppress(ssl.SSLError):
-            while self._incoming.pending:
-                pieces.append(self._tls.read(RECORD))
+        while self._incoming.pending:
+            try:
+                piece = self._tls.read(RECORD)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLError:
+                piece = b""
+            if not piece:
+                with contextlib.suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RD)
+                break
+            pieces.append(piece)
         return b"".join(pieces)
 
     def send(self, data: Buffer) -> int:
