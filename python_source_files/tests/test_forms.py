@@ -322,6 +322,24 @@ class Histories(FormsCase):
                 self.assertEqual(got.fields.all("vary"), ["Accept-Encoding"])
         self.assertEqual((len(self.world.calls), self.compressors.made), (2, []))
 
+    def test_what_the_upstream_does_not_see_chooses_among_forms_all_the_same(self) -> None:
+        ignored = frozenset(("accept-encoding",))
+        for vary in ((), (("Vary", "Accept-Encoding"),)):
+            self.said = (*SAID, *vary)
+            policy = POLICY._replace(ignored_fields=ignored)
+            self.world = World(self.origin, policy, clock=self.clock)
+            self.assert_plain(self.ask(GZIP))
+            for _ in range(3):
+                self.assert_zipped(self.ask(GZIP))
+                self.assert_plain(self.ask())
+                self.assert_plain(self.ask(("Accept-Encoding", "gzip;q=0")))
+            part = ("Range", "bytes=0-2"), ("If-Range", 'W/"a"')
+            self.assert_zipped(self.ask(GZIP, *part))
+            self.clock.now += 61
+            self.assert_zipped(self.ask(GZIP))
+            said = [call.fields.get("accept-encoding") for call in self.world.calls]
+            self.assertEqual(said, [None, None])
+
     def test_a_form_of_what_is_no_longer_there_is_not_kept(self) -> None:
         self.ask()
         record = self.world.keeper.read(f"GET {TARGET}")

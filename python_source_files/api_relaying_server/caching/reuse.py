@@ -33,6 +33,7 @@ fields that make some origins answer another request than the one in the key.
 """
 
 _RANGE = frozenset(("range", "if-range"))
+_CODING = frozenset(("accept-encoding",))
 
 _USUAL_OPTIONS = frozenset(
     ("close", "http2-settings", "keep-alive", "proxy-connection", "te", "trailer", "upgrade")
@@ -61,12 +62,17 @@ def must_bypass(fields: Fields) -> bool:
 
 
 def as_counted(request: RequestHead, policy: Policy) -> RequestHead:
-    """A request less the fields of it that do not count."""
-    if policy.ignored_fields:
-        request = request.without(policy.ignored_fields)
-    has_condition = policy.codings and any(line[0] == "if-range" for line in request.lines)
-    if has_condition and names_part_weakly(request.fields, policy.codings):
+    """A request less the fields of it that do not count. Where `Accept-Encoding` is one of them,
+    the upstream does not see it, but it chooses among the forms that are made here.
+    """
+    ignored, codings = policy.ignored_fields, policy.codings
+    if ignored:
+        request = request.without(ignored - _CODING if codings else ignored)
+    has_condition = codings and any(line[0] == "if-range" for line in request.lines)
+    if has_condition and names_part_weakly(request.fields, codings):
         request = request.without(_RANGE)
+    if codings and not ignored.isdisjoint(_CODING):
+        request = request.seen_as(request.fields.without(_CODING.__contains__))
     return request
 
 

@@ -158,7 +158,7 @@ def as_upstream_sees(
     listed = connection_options(request.fields)  # RFC 9110, 7.6.1
     trusted = client.trusted
     fields: list[Field] = [("Host", base.authority)]
-    for name, value in request.fields.items:
+    for name, value in request.seen.items:
         passes = _passes if len(name) <= _KNOWN_LENGTH else _passes_anew
         if passes(name, trusted, pass_refresh) and not (listed and name.lower() in listed):
             fields.append((name, value))
