@@ -20,8 +20,8 @@ from tests.admin_support import AdministeredRelay
 from tests.explaining_support import compare
 from tests.relay_support import Asked, Field, Script, ScriptedOrigin, eventually, response
 
-SEEDS = int(os.environ.get("EXPLAIN_SEEDS", "200"))
-SECONDS = float(os.environ.get("EXPLAIN_SECONDS", "20"))
+SEEDS = int(os.environ.get("EXPLAIN_SEEDS", "60"))
+SECONDS = float(os.environ.get("EXPLAIN_SECONDS", "8"))
 EDGE = 0.5
 """Seconds before and after the end of a freshness in which a word may be out of date when the
 request comes.

@@ -442,7 +442,9 @@ class NotAllowed(FaultCase):
                 os.chmod(place, mode)
                 with self.subTest(place), self.assertRaises(ConfigError) as caught:
                     open_store(f"sqlite:///{self.path}", MIB)
-                self.assertIn(f"{place} may not be read and written", str(caught.exception))
+                self.assertIn(
+                    f"{place} cannot be read and written (Permission denied)", str(caught.exception)
+                )
             with self.assertRaises(ConfigError) as caught:
                 open_store(f"sqlite:///{self.folder}/deeper/x.db", MIB)
             self.assertIn("cannot be made", str(caught.exception))

@@ -634,7 +634,7 @@ class WarmAtTest(unittest.TestCase):
 
     def test_one_of_several_workers_does_it(self) -> None:
         chosen = Settings.of(warm_at="10:45@UTC")
-        server = mock.Mock()
+        server = mock.Mock(scheme="http")
         server.front.listeners = [mock.Mock()]
         server.front.listeners[0].getsockname.return_value = ("::", 8000, 0, 0)
         memory = mock.Mock()

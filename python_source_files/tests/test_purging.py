@@ -301,6 +301,17 @@ class Hard(PurgeTest):
                 self.fails = True
                 self.assertEqual(self.world.ask("GET", at_once=True).status, 503)
 
+    def test_it_tells_whether_there_was_something(self) -> None:
+        for forgotten in (False, True):  # it is in memory, or in the store alone
+            with self.subTest(forgotten=forgotten):
+                self.setUp()
+                self.assertFalse(self.keeper.forget(TARGET))
+                self.fill()
+                if forgotten:
+                    self.world.hot.clear()
+                self.assertTrue(self.keeper.forget(TARGET))
+                self.assertFalse(self.keeper.forget(TARGET))
+
     def test_a_soft_purge_after_it_brings_nothing_back(self) -> None:
         self.fill()
         self.purge_all(Effect.GONE)

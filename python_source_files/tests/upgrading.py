@@ -62,7 +62,7 @@ class Asking(threading.Thread):
         super().__init__(daemon=True)
         self._address = address
         self._keeps = keeps
-        self._stop = threading.Event()
+        self._ended = threading.Event()
         self._sock: socket.socket | None = None
         self.answered = 0
         self.slowest = 0.0
@@ -70,7 +70,7 @@ class Asking(threading.Thread):
 
     def run(self) -> None:
         """Asks until it is to stop."""
-        while not self._stop.is_set():
+        while not self._ended.is_set():
             began = time.monotonic()
             number = next(self.numbers)
             target = f"/miss{number}" if number % MISSES == 0 else f"/hit{number % 7}"
@@ -81,7 +81,7 @@ class Asking(threading.Thread):
                 self.errors.append(f"{target}: {error!r}")
                 self._leave()
             self.slowest = max(self.slowest, time.monotonic() - began)
-            self._stop.wait(THINKS)
+            self._ended.wait(THINKS)
         self._leave()
 
     def _ask(self, target: str) -> None:
@@ -102,7 +102,7 @@ class Asking(threading.Thread):
 
     def end(self) -> None:
         """Has it stop, and waits."""
-        self._stop.set()
+        self._ended.set()
         self.join()
 
 
