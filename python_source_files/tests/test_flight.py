@@ -11,11 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
 from unittest import mock
 
+from api_relaying_server.caching.purging import Effect, times_of
+from api_relaying_server.coordination import ALONE, Hear, Lease, Message
 from api_relaying_server.errors import ClientGone, UpstreamCut, UpstreamError
 from api_relaying_server.relaying import shared_body
 from api_relaying_server.relaying.flight import Flight, Landing
 from api_relaying_server.relaying.shared_body import Room, Share, SharedBody, Until
+from api_relaying_server.relaying.transfer import LEASE_AT_MOST
 from api_relaying_server.upstream.exchange import Listener
+from tests.relay_world import TARGET, World, reply
+from tests.upstream_support import NOW, HandClock
 
 
 class Pieces:
@@ -174,6 +179,69 @@ class FlightTest(unittest.TestCase):
         self.assertTrue(body.is_stalled(float("inf")))
         list(body.attach() or ())
         self.assertEqual(alone, [False, False])
+
+
+STALE = ("Cache-Control", "max-age=0")
+
+
+class Names:
+    """A coordinator that tells which leases it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def lease(self, name: str, wait: float) -> Lease | None:
+        self.asked.append(name)
+        return ALONE.lease(name, wait)
+
+    def tell(self, message: Message, wait: float = 0.0) -> bool:
+        return ALONE.tell(message, wait)
+
+    def on_message(self, hear: Hear, near: Hear | None = None) -> None:
+        ALONE.on_message(hear)
+
+    def catch_up(self) -> None:
+        ALONE.catch_up()
+
+    def close(self) -> None:
+        ALONE.close()
+
+
+class LeaseTest(unittest.TestCase):
+    """By which name processes keep each other from fetching the same twice."""
+
+    def setUp(self) -> None:
+        self.clock, self.names = HandClock(NOW), Names()
+        self.worlds = [
+            World(lambda call: reply(200, STALE), clock=self.clock, coordinator=self.names)
+            for _ in range(2)
+        ]
+
+    def told(self, *worlds: World) -> list[str]:
+        """The names by which these fetch."""
+        self.names.asked.clear()
+        for world in worlds or self.worlds:
+            world.ask()
+        return list(self.names.asked)
+
+    def test_all_have_the_same_after_a_purge_of_everything(self) -> None:
+        before, _ = self.told()
+        self.worlds[1].keeper.facts.invalidations.mark("GET /other", NOW)  # its ticks differ
+        for world in self.worlds:
+            mark = times_of(Effect.PURGED, NOW)
+            world.keeper.facts.invalidations.mark_wide(("GET /",), (), mark)
+        one, other = self.told()
+        self.assertEqual(one, other)
+        self.assertNotEqual(one, before, "it would wait for a fetch from before the purge")
+
+    def test_all_have_the_same_some_time_after_one_of_them_began_anew(self) -> None:
+        old, new = self.worlds
+        before, _ = self.told()
+        old.keeper.facts.invalidations.mark(f"GET {TARGET}", NOW)
+        for past, same in ((0.0, False), (LEASE_AT_MOST - 1, False), (LEASE_AT_MOST, True)):
+            self.clock.now = NOW + past
+            (one,), (other,) = self.told(old), self.told(new)
+            self.assertEqual((one == other, other), (same, before), past)
 
 
 class SharedBodyTest(unittest.TestCase):

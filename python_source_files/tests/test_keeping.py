@@ -89,6 +89,9 @@ class Shelf:
         self.on_read()
         return found
 
+    def peek(self, key: str) -> Record | None:
+        return None if self.fault else self.records.get(key)
+
     def write(self, key: str, record: Record) -> None:
         self.said.append(f"write {key}")
         self.records[key] = record
@@ -631,6 +634,11 @@ class SharedStore(KeepingTest):
         self.assertEqual(self.shelf.said, [f"read {KEY}", f"write {KEY}", f"after {KEY}"])
         lease = f"lease record {KEY} {keeping.CLAIM_AT_MOST}"
         self.assertEqual(self.line.said, [lease, f"tell changed {KEY} 0.0", "release"])
+
+    def test_who_forgets_tells_whether_there_was_something(self) -> None:
+        self.add(variant(b"1"))
+        self.now += 60
+        self.assertEqual([self.keeper.forget(TARGET) for _ in range(2)], [True, False])
 
     def test_who_gets_no_turn_changes_it_all_the_same(self) -> None:
         self.line.free = False

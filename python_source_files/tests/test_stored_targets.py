@@ -100,19 +100,22 @@ class Contract(Cases):
             (PurgeRule(prefix="", hard=True), 5, []),
             (PurgeRule(groups=("b", "c"), hard=True), 3, ["/a", "/a/b"]),
         ):
-            with self.subTest(rule=rule):
-                self.setUp()
-                self.stock()
-                self.assertEqual(self.targets.purge(rule), count)
-                self.assertEqual(self.listed(), left)
-                self.assertEqual(self.store.count_keys("GET "), len(left))
-                self.assertEqual(self.targets.purge(rule), 0)
-                self.assertEqual(self.told, [count, 0])
-                self.assertEqual(self.keeper.stored_marks.unswept, [])
-                self.add("/b")
-                self.assertEqual(self.left("/b"), "there")
-                self.keeper.hot.clear()
-                self.assertEqual(self.left("/b"), "there")
+            for in_memory in (True, False):
+                with self.subTest(rule=rule, in_memory=in_memory):
+                    self.setUp()
+                    self.stock()
+                    if not in_memory:
+                        self.keeper.hot.clear()
+                    self.assertEqual(self.targets.purge(rule), count)
+                    self.assertEqual(self.listed(), left)
+                    self.assertEqual(self.store.count_keys("GET "), len(left))
+                    self.assertEqual(self.targets.purge(rule), 0)
+                    self.assertEqual(self.told, [count, 0])
+                    self.assertEqual(self.keeper.stored_marks.unswept, [])
+                    self.add("/b")
+                    self.assertEqual(self.left("/b"), "there")
+                    self.keeper.hot.clear()
+                    self.assertEqual(self.left("/b"), "there")
 
     def test_a_variant_in_the_group_goes_and_the_other_stays(self) -> None:
         self.stock()

@@ -434,9 +434,10 @@ class Keeper:
         """Marks what is stored for a target, and what is on its way."""
         key, doubts = self.key_of(target), self.hot.doubts
         self.catch_up()
+        had = self.peek(key) if effect is Effect.GONE else None  # the mark leaves nothing to find
         before, now = self._mark_invalidated(key, effect)  # before the lock: see "Time order" above
         with self._changing(key) as record:
-            found = record is not None and bool(record.variants)
+            found = any(one is not None and one.variants for one in (had, record))
             epoch = secrets.randbelow(_EPOCHS) + 1 if self._far else 0
             if effect is Effect.GONE and not epoch:
                 self._store.delete(key)

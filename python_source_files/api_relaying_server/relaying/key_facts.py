@@ -121,6 +121,12 @@ class Invalidations:
         """The Unix times at which the key itself was last marked, as far as is known."""
         return self._times.get(key, NEVER)
 
+    def last_time(self, key: str) -> float:
+        """The Unix time at which the key was last invalidated, which other processes know as well:
+        ticks are this one's own. 0 for never.
+        """
+        return max(later(self.times_of(key), self.marks.of(key).times))
+
     def last(self, key: str, groups: Iterable[str] = ()) -> int:
         """The tick at which a response of these groups under the key was last invalidated."""
         with self._lock:  # `mark` takes a key out for a moment, which would look like never

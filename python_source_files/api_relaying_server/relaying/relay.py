@@ -70,6 +70,7 @@ from api_relaying_server.relaying.memory_answers import MemoryAnswers
 from api_relaying_server.relaying.receiving import Receiver
 from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.transfer import (
+    LEASE_AT_MOST,
     FailureStatus,
     Leader,
     Outcome,
@@ -260,10 +261,21 @@ class Relay:
         """What those requests have in common that one fetch may answer. It begins with the tick of
         the last invalidation: a request that comes after that never joins a fetch from before.
         """
-        facts = self._keeper.facts
-        names = facts.selecting(key)
-        parts = [str(facts.invalidations.last(key)), key, request.method]
-        parts.append(repr(selecting_values(names, request.seen)))
+        tick = self._keeper.facts.invalidations.last(key)
+        return f"{tick} {self._wanted(request, key)}"
+
+    def _lease_name(self, request: RequestHead, key: str) -> str:
+        """The same for all processes, whose ticks differ: it begins with the time of the last
+        invalidation. After a while no fetch from before is under way; then it is left out, as a
+        process that began later has not heard of it.
+        """
+        at = self._keeper.facts.invalidations.last_time(key)
+        apart = f"{at:.6f}" if self._clock() < at + LEASE_AT_MOST else ""
+        return f"{apart} {self._wanted(request, key)}"
+
+    def _wanted(self, request: RequestHead, key: str) -> str:
+        names = self._keeper.facts.selecting(key)
+        parts = [key, request.method, repr(selecting_values(names, request.seen))]
         if request.fields.has_any(_ANY_TOLD_APART):
             parts += [repr(request.fields.all(name)) for name in _TOLD_APART]
         return " ".join(parts)
@@ -302,7 +314,8 @@ class Relay:
             landing, leads = self.flight.join(flight_key, place.landing)
             place = place._replace(rounds=rounds, landing=landing)
             if leads:  # the landing is ours now; the transfer gives it back
-                return self._send_out(query, place, Leader(flight_key, landing, seen))
+                name = self._lease_name(query.request, key)
+                return self._send_out(query, place, Leader(flight_key, landing, seen, name))
             if query.caller.parks and not landing.finished:
                 return _waiting(landing.on_finished, query.ask, place)
             landing.wait(FOLLOW_AT_MOST)

@@ -130,12 +130,14 @@ class Tools(NamedTuple):
 
 class Leader(NamedTuple):
     """What makes a request a leader: the key of its flight, the landing where its followers wait,
-    and what it has seen stored. Without a landing nobody follows.
+    what it has seen stored, and the name of its lease among processes. Without a landing nobody
+    follows.
     """
 
     flight_key: str
     landing: Landing[Outcome] | None = None
     seen: FoundRecord | None = None
+    lease_name: str = ""
 
 
 class Transfer:
@@ -190,7 +192,7 @@ class Transfer:
         What is stored but not fresh changes what is asked for.
         """
         if self._lands:
-            self._lease = self._coordinator.lease(self._lead.flight_key, LEASE_AT_MOST)
+            self._lease = self._coordinator.lease(self._lead.lease_name, LEASE_AT_MOST)
         record = self._changed_record()
         if record is not None:
             request = self._query.request
