@@ -638,7 +638,10 @@ class SharedStore(KeepingTest):
     def test_who_forgets_tells_whether_there_was_something(self) -> None:
         self.add(variant(b"1"))
         self.now += 60
+        self.line.said.clear()
         self.assertEqual([self.keeper.forget(TARGET) for _ in range(2)], [True, False])
+        claimed, released, told, *_ = [line.split()[0] for line in self.line.said]
+        self.assertEqual((claimed, released, told), ("lease", "release", "tell"))
 
     def test_who_gets_no_turn_changes_it_all_the_same(self) -> None:
         self.line.free = False

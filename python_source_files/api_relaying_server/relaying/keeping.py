@@ -434,10 +434,10 @@ class Keeper:
         """Marks what is stored for a target, and what is on its way."""
         key, doubts = self.key_of(target), self.hot.doubts
         self.catch_up()
-        had = self.peek(key) if effect is Effect.GONE else None  # the mark leaves nothing to find
+        had = effect is Effect.GONE and self._is_there(key)  # with the mark nothing is
         before, now = self._mark_invalidated(key, effect)  # before the lock: see "Time order" above
         with self._changing(key) as record:
-            found = any(one is not None and one.variants for one in (had, record))
+            found = had or (record is not None and bool(record.variants))
             epoch = secrets.randbelow(_EPOCHS) + 1 if self._far else 0
             if effect is Effect.GONE and not epoch:
                 self._store.delete(key)
@@ -448,6 +448,14 @@ class Keeper:
             else:
                 self._leave_tombstone(key, epoch)
         return Marked(Moment(now, epoch), before, found)
+
+    def _is_there(self, key: str) -> bool:
+        """Whether something is stored. Who is about to store it has the claim: it is waited for."""
+        claim = self._coordinator.lease(claim_on(key), CLAIM_AT_MOST) if self._shares else None
+        record = self.peek(key)
+        if claim is not None:
+            claim.release()
+        return record is not None and bool(record.variants)
 
     # Purges of more than one target, and invalidated groups.
 
