@@ -19,6 +19,7 @@ from pathlib import Path
 import requests
 
 from api_relaying_server.operations import health
+from api_relaying_server.serving.tls import RECORD, TlsStream
 from tests.certificates import Authority, Pair
 from tests.relay_support import (
     PATIENCE,
@@ -422,6 +423,49 @@ class SpeakingTest(TlsTestCase):
                 stop.set()
                 for thread in threads:
                     thread.join()
+
+
+class KeyChanges:
+    """TLS that answers each read with the content of one record, and owes the client `owed`."""
+
+    def __init__(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, owed: bytes) -> None:
+        self.incoming, self.outgoing, self.owed = incoming, outgoing, owed
+
+    def read(self, size: int) -> bytes:
+        self.outgoing.write(self.owed)
+        return self.incoming.read(size)
+
+
+class OwedTest(unittest.TestCase):
+    """A client may have its keys changed all the time (RFC 8446, 4.6.3), and say one byte between:
+    what that is answered must not wait here for an answer to its request.
+    """
+
+    def setUp(self) -> None:
+        self.client, sock = socket.socketpair()
+        self.addCleanup(self.client.close)
+        self.addCleanup(sock.close)
+        sock.setblocking(False)
+        self.client.settimeout(PATIENCE)
+        self.stream = TlsStream(sock, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+    def owe(self, owed: bytes) -> None:
+        stream = self.stream
+        stream._tls = KeyChanges(stream._incoming, stream._outgoing, owed)  # type: ignore
+
+    def test_it_is_sent_at_once(self) -> None:
+        self.owe(b"keys")
+        for _ in range(3):
+            self.client.sendall(b"x")
+            self.assertEqual(self.stream.recv(9), b"x")
+            self.assertEqual(self.client.recv(99), b"keys")
+
+    def test_who_takes_none_of_it_is_cut(self) -> None:
+        self.owe(b"k" * RECORD)
+        with self.assertRaises(ConnectionAbortedError):
+            for _ in range(10_000):
+                self.client.sendall(b"x")
+                self.stream.recv(9)
 
 
 class OneByOneTest(TlsTestCase):

@@ -141,10 +141,13 @@ class TlsStream:
             return data
         self._incoming.write(data)
         try:
-            return self._read()
+            plain = self._read()
         except ssl.SSLWantReadError:
             self._flush()
             raise BlockingIOError from None
+        if self._outgoing.pending:  # what a change of keys is answered, for one
+            self._flush()
+        return plain
 
     def _read(self) -> bytes:
         try:
