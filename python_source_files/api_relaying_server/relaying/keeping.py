@@ -419,10 +419,7 @@ class Keeper:
 
     def forget(self, target: str) -> bool:
         """Removes all variants of a target; True where there was something."""
-        self.catch_up()
-        there = self.peek(self.key_of(target))  # before the mark, by which nothing is there
-        self._mark(target, Effect.GONE)
-        return there is not None and bool(there.variants)
+        return self._mark(target, Effect.GONE).found
 
     def soften(self, target: str) -> bool:
         """Purges a target: nothing of it is used before its origin has confirmed it, but in an
