@@ -51,11 +51,11 @@ STOP_SECONDS = 20.0
 
 USAGE = f"usage: python -m {PACKAGE}.testing URL|MODULE:APPLICATION [flags of the relay] -- COMMAND"
 
-DONE, WRONG_USAGE = 0, 2
+DONE, WRONG_USAGE, INTERRUPTED = 0, 2, 130
 
 _SOURCES = str(Path(__file__).resolve().parents[1])
 _CHILD = f"from {PACKAGE} import testing; testing.relay_of_parent()"
-_LISTENING = re.compile(r"listening +(http\S+)")
+_LISTENING = re.compile(r'listening (?:on)? *(http[^\s"]+)')
 
 
 class RelayNotStarted(Exception):
@@ -81,9 +81,11 @@ class Relay:
         )
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
-        if not self._listens.wait(START_SECONDS) or not self.url:
+        in_time = self._listens.wait(START_SECONDS)
+        if not self.url:
             self.stop()
-            raise RelayNotStarted(self.log().strip() or "the relay did not start in time")
+            why = "the relay ended before it listened" if in_time else "it did not start in time"
+            raise RelayNotStarted(self.log().strip() or why)
 
     def _read_log(self) -> None:
         assert self._process.stderr is not None
@@ -196,6 +198,8 @@ def main(words: Sequence[str]) -> int:
     except (ConfigError, RelayNotStarted, OSError) as wrong:
         sys.stderr.write(f"{PACKAGE}.testing: {wrong}\n")
         return WRONG_USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _parsed(words: Sequence[str]) -> tuple[str | Application, Sequence[str], Sequence[str]]:
@@ -217,6 +221,9 @@ def _application(name: str) -> Application:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as wrong:
         raise ConfigError(f"{name!r} cannot be had: {wrong}") from None
+    except Exception as wrong:  # whatever that module does
+        why = f"{type(wrong).__name__}: {wrong}"
+        raise ConfigError(f"{name!r} cannot be had: {' '.join(why.split())}") from None
     if not callable(found):
         raise ConfigError(f"{name!r} is no WSGI application: it cannot be called")
     return cast(Application, found)

@@ -100,6 +100,11 @@ class ContextTest(unittest.TestCase):
         with running_relay("http://127.0.0.1:9", "--cache=none://") as relay:
             eventually(lambda: "cache      none://\n" in relay.log(), "the line of the cache")
 
+    def test_logs_of_each_kind(self) -> None:
+        for flags in (("--log-format", "json"), ("--log-level", "error")):
+            with self.subTest(flags), running_relay(Application(), *flags) as relay:
+                self.assertEqual(fetched(relay.url + "/a")[0], 200)
+
     def test_variables_of_another_relay_do_not_count(self) -> None:
         with mock.patch.dict(os.environ, RELAY_OFFLINE="on"), running_relay(Application()) as relay:
             self.assertEqual(fetched(relay.url + "/a")[0], 200)
@@ -153,7 +158,12 @@ class OutsideTest(unittest.TestCase):
     def setUp(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="relay-testing-"))
         self.addCleanup(shutil.rmtree, self.folder)
-        (self.folder / "shop.py").write_text(APPLICATION)
+        for name, text in (
+            ("shop", APPLICATION),
+            ("half_written", "def x(:"),
+            ("no_database", "raise RuntimeError('no database')"),
+        ):
+            (self.folder / f"{name}.py").write_text(text)
 
     def run_python(self, *words: str) -> subprocess.CompletedProcess[str]:
         environ = {**os.environ, "PYTHONPATH": str(SOURCES), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -187,6 +197,9 @@ class OutsideTest(unittest.TestCase):
             (("shop:nothing", "--", "true"), "no attribute 'nothing'"),
             (("no_such_shop:x", "--", "true"), "no_such_shop"),
             (("shop:__name__", "--", "true"), "cannot be called"),
+            (("half_written:x", "--", "true"), "'half_written:x' cannot be had: SyntaxError: "),
+            (("no_database:x", "--", "true"), "cannot be had: RuntimeError: no database"),
+            (("http://127.0.0.1:9", "--version", "--", "true"), "ended before it listened"),
             (("shop:application", "--port", "x", "--", "true"), "--port: 'x' is not"),
             (("http://127.0.0.1:9", "--", "/no/such/command"), "/no/such/command"),
         ):
@@ -197,6 +210,18 @@ class OutsideTest(unittest.TestCase):
                 self.assertIn(told, done.stderr)
         done = self.command("--help")
         self.assertEqual((done.returncode, done.stdout[:7]), (0, "usage: "))
+
+    def test_an_interrupt_is_no_traceback(self) -> None:
+        code = "import signal; print('runs', flush=True); signal.pause()"
+        words = ("http://127.0.0.1:9", "--threads", "2", "--", sys.executable, "-c", code)
+        command = [sys.executable, "-m", "api_relaying_server.testing", *words]
+        both = subprocess.PIPE
+        with subprocess.Popen(command, cwd=SOURCES, stdout=both, stderr=both, text=True) as process:
+            assert process.stdout is not None
+            self.assertEqual(process.stdout.readline(), "runs\n")
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=PATIENCE)
+        self.assertEqual((process.returncode, told), (130, ""))
 
     def test_the_fixture_of_pytest(self) -> None:
         (self.folder / "conftest.py").write_text(
