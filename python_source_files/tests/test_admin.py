@@ -511,6 +511,25 @@ class ReadinessTest(unittest.TestCase):
             state = relay.call("/api/status").value["upstream"]["state"]
             self.assertEqual((state, relay.call("/readyz").status), ("resting", 200))
 
+    def test_what_was_purged_for_good_does_not(self) -> None:
+        fields = [("Cache-Control", "max-age=60")]
+        script = [response(200, fields, b"x"), response(429, [("Retry-After", "600")])]
+        with tempfile.TemporaryDirectory() as folder:
+            for cache in ("memory://", f"sqlite:///{folder}/cache.sqlite"):
+                with (
+                    self.subTest(cache),
+                    ScriptedOrigin(script) as origin,
+                    AdministeredRelay(origin.url, "--cache", cache) as relay,
+                ):
+                    relay.get("/a")
+                    self.assertEqual(relay.get("/b").status, 429)
+                    for hard, status in ((False, 200), (True, 503)):
+                        body = {"all": True, "hard": hard}
+                        self.assertEqual(
+                            relay.call("/api/purge", "POST", body).value, {"purged": 1}
+                        )
+                        self.assertEqual(relay.call("/readyz").status, status)
+
     def test_a_draining_relay_says_so(self) -> None:
         for workers in ("1", "2"):
             with self.subTest(workers):

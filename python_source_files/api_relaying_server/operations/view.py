@@ -6,6 +6,7 @@ here.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -147,9 +148,20 @@ class View:
         moment = self.moment()
         if not moment.workers:
             return "no worker runs"
-        if moment.rests_for > 0 and not (moment.total("hot.entries") or moment.extent.entries):
+        if moment.rests_for > 0 and not self._is_anything_stored(moment):
             return f"the upstream rests for {moment.rests_for:.1f} s, and nothing is stored"
         return ""
+
+    def _is_anything_stored(self, moment: Moment) -> bool:
+        """Whether there is an answer to any request. It is looked for where it can be seen from
+        here: numbers count what is purged, too, until it leaves, and the record of the purge.
+        """
+        kept = self.relay.inside().kept
+        seen = kept.store.shared or moment.workers[0]["pid"] == os.getpid()
+        if not seen or moment.store_fault:
+            return bool(moment.total("hot.entries") or moment.extent.entries)
+        found = kept.stored.listing(limit=1)
+        return bool(found.targets) or found.more
 
 
 def _worker(worker: Mapping[str, int], now: float) -> Json:
