@@ -688,9 +688,9 @@ class ProcessTest(unittest.TestCase):
             self.assertIn("3 lines of the access log were lost", relay.log())
 
     def run_once(self, name: str) -> subprocess.CompletedProcess[str]:
-        words = ["--demo", "--port", "0", "--cache", "memory://", "--access-log", name]
+        words = ["--demo", "--port", "0", "--cache", "memory://", "--admin", "off"]
         return subprocess.run(
-            [sys.executable, "-m", "api_relaying_server", *words],
+            [sys.executable, "-m", "api_relaying_server", *words, "--access-log", name],
             cwd=SOURCES,
             capture_output=True,
             text=True,
@@ -708,7 +708,7 @@ class ProcessTest(unittest.TestCase):
             LocalWorker("http://127.0.0.1:1/", access_log=missing)
 
     def test_standard_output(self) -> None:
-        words = ["--demo", "--host", "127.0.0.1", "--port", "0", "--cache", "memory://"]
+        words = ["--demo", "--host", "127.0.0.1", "--port", "0", "--cache=memory://", "--admin=off"]
         relay = subprocess.Popen(
             [sys.executable, "-m", "api_relaying_server", *words, "--access-log", "-"],
             cwd=SOURCES,

@@ -667,7 +667,17 @@ class Starting(WorkersCase):
         """What it says when it cannot start: one line."""
         first = ["-c", code] if code else ["-m", "api_relaying_server"]
         done = subprocess.run(
-            [sys.executable, "-W", "error", *first, "--host", "127.0.0.1", *words],
+            [
+                sys.executable,
+                "-W",
+                "error",
+                *first,
+                "--host",
+                "127.0.0.1",
+                "--admin",
+                "off",
+                *words,
+            ],
             cwd=SOURCES,
             capture_output=True,
             text=True,

@@ -87,7 +87,7 @@ def build(settings, upstream):
         time.sleep(0.01)
     return Worker()
 
-sys.exit(main(["--cache", "memory://"], {}, build))
+sys.exit(main(["--cache", "memory://", "--admin", "off"], {}, build))
 """
 
 
@@ -598,7 +598,7 @@ class RunTest(CommandTest):
     def test_it_runs_in_any_thread(self) -> None:
         codes: list[int] = []
         with contextlib.redirect_stderr(io.StringIO()), logging_kept():
-            words = ["--cache", "memory://"]
+            words = ["--cache", "memory://", "--admin", "off"]
             thread = threading.Thread(
                 target=lambda: codes.append(cli.main(words, {}, lambda *_: FakeWorker()))
             )
@@ -732,7 +732,7 @@ class ChildTest(unittest.TestCase):
 
     def test_a_reload_that_came_early_is_done(self) -> None:
         flags = ["--upstream", "http://127.0.0.1:9", "--host", "127.0.0.1", "--port", "0"]
-        flags += ["--cache", "memory://", "--workers"]
+        flags += ["--cache", "memory://", "--admin", "off", "--workers"]
         early = (
             "import os, signal, sys\n"
             "from api_relaying_server import early\n"
@@ -811,7 +811,7 @@ class ChildTest(unittest.TestCase):
         self.assertEqual(self.run_module("--prot").returncode, 2)
 
     def test_the_whole_relay_with_its_sample(self) -> None:
-        flags = ["-m", "api_relaying_server", "--demo", "--host", "127.0.0.1", "--port"]
+        flags = ["-m", "api_relaying_server", "--demo", "--admin=off", "--host=127.0.0.1", "--port"]
         cache = ["--cache", f"sqlite:///{self.hold.parent}/new/cache.sqlite3"]
         child = self.spawn(*flags, "0", *cache)
         assert child.stderr is not None

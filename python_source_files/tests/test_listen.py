@@ -173,7 +173,8 @@ class RunningTest(Folder):
     def complaint(self, *flags: str) -> str:
         """What is said where a relay does not start."""
         done = subprocess.run(
-            [sys.executable, "-m", "api_relaying_server", "--demo", "--cache=memory://", *flags],
+            [sys.executable, "-m", "api_relaying_server", "--demo", "--cache=memory://"]
+            + ["--admin=off", *flags],
             cwd=SOURCES,
             capture_output=True,
             text=True,

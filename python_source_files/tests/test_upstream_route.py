@@ -60,7 +60,7 @@ def answer(asked: Asked) -> Script:
 def run(*words: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """The command, until its end."""
     command = [sys.executable, "-m", "api_relaying_server", *words]
-    environ = {**os.environ, **(env or {})}
+    environ = {**os.environ, "RELAY_ADMIN": "off", **(env or {})}
     return subprocess.run(
         command, cwd=SOURCES, env=environ, capture_output=True, text=True, timeout=20, check=False
     )
