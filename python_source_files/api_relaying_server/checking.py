@@ -138,6 +138,16 @@ def _cache_fault(settings: Settings) -> Iterator[str]:
             yield no_cache(settings, *found)
         elif lost_folder(path):
             yield _no_folder(settings, path)
+        else:
+            yield from _foreign_fault(settings, path)
+
+
+def _foreign_fault(settings: Settings, path: str) -> Iterator[str]:
+    # Imported only now: help and errors need not wait for SQLite.
+    from api_relaying_server.stores.sqlite_file import NOT_OURS, is_foreign
+
+    if is_foreign(path):
+        yield no_cache(settings, path, NOT_OURS)
 
 
 def _log_fault(settings: Settings) -> Iterator[str]:

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from api_relaying_server.process import (
     notify_systemd,
 )
 from api_relaying_server.settings import TABLE, Settings
+from api_relaying_server.stores.sqlite_file import APPLICATION_ID
 from tests.relay_support import CLOSE, ScriptedOrigin, response
 
 SOURCES = Path(__file__).resolve().parents[1]
@@ -375,6 +377,35 @@ class CheckTest(CommandTest):
                 code, out, err = self.run_check("--cache", f"sqlite:///{path}")
                 self.assertEqual((code, out), (2, ""))
                 self.assert_one_line(err, "--cache: ", str(self.folder), "memory://")
+
+    def test_the_database_of_another_program(self) -> None:
+        path = self.folder / "notes.sqlite3"
+        with contextlib.closing(sqlite3.connect(path)) as notes:
+            notes.execute("CREATE TABLE notes (text)")
+        before = path.read_bytes()
+        code, out, err = self.run_check("--cache", f"sqlite:///{path}")
+        self.assertEqual((code, out), (2, ""))
+        self.assert_one_line(err, "--cache: ", str(path), "other tables than ours", "memory://")
+        self.assertEqual(([path], before), (list(self.folder.iterdir()), path.read_bytes()))
+
+    def test_a_file_that_the_relay_can_use_or_sets_aside(self) -> None:
+        path = self.folder / "cache.sqlite3"
+        with contextlib.closing(sqlite3.connect(path)) as ours:
+            ours.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            ours.execute("CREATE TABLE responses (id)")
+        for content in (path.read_bytes(), b"", path.read_bytes()[:1000], b"no database" * 1000):
+            with self.subTest(content[:16]):
+                path.write_bytes(content)
+                self.assertEqual(self.run_check("--cache", f"sqlite:///{path}")[0], 0)
+
+    def test_a_file_whose_newest_pages_are_in_its_log(self) -> None:
+        path = self.folder / "cache.sqlite3"
+        with contextlib.closing(sqlite3.connect(path)) as ours:
+            ours.execute("PRAGMA journal_mode=WAL")
+            ours.execute("CREATE TABLE responses (id)")
+            ours.execute("PRAGMA wal_checkpoint")
+            ours.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            self.assertEqual(self.run_check("--cache", f"sqlite:///{path}")[0], 0)
 
     def test_permissions_are_asked_for(self) -> None:
         # Root may do anything, so the answer is the test's.

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Callable, NamedTuple
 from urllib.parse import quote_from_bytes
@@ -20,6 +20,7 @@ from api_relaying_server.stores import sqlite_parts as parts
 from api_relaying_server.stores.storage import StorageFault, Trouble
 
 APPLICATION_ID = 0x52_4C_59_31  # "RLY1": marks the file as ours (SQLite, PRAGMA application_id)
+NOT_OURS = "it holds other tables than ours"
 LAYOUT = 2  # of the tables; a file of ours with an earlier one is emptied, for it is only a cache
 LAYOUT_BEFORE = 1  # the same tables, but keys that do not tell whose they are
 
@@ -110,11 +111,29 @@ def connect(path: Path, deadline: float) -> sqlite3.Connection:
     )
 
 
+def is_foreign(path: str) -> bool:
+    """True where the file is plainly another program's database. Looking changes nothing, and a
+    file with a log beside it, which only its users can read, is not looked at.
+    """
+    name = quote_from_bytes(os.fsencode(path))
+    if os.path.exists(path + LOG_ENDINGS[0]):
+        return False
+    try:
+        with closing(sqlite3.connect(f"file:{name}?mode=ro&immutable=1", uri=True)) as connection:
+            return _is_foreign(connection)
+    except sqlite3.Error:
+        return False  # missing, or no database: the relay makes one, and sets this file aside
+
+
+def _is_foreign(connection: sqlite3.Connection) -> bool:
+    tables = tables_of(connection)  # first, for another process may be making them now
+    return bool(tables) and pragma(connection, "application_id") != APPLICATION_ID
+
+
 def settle(connection: sqlite3.Connection, until: float) -> None:
     """Make the file ours, or find that it is: log, tables, marks. `until` is monotonic time."""
-    tables = tables_of(connection)  # first, for another process may be making them now
-    if tables and pragma(connection, "application_id") != APPLICATION_ID:
-        raise StorageFault(Trouble.FOREIGN, "it holds other tables than ours")
+    if _is_foreign(connection):
+        raise StorageFault(Trouble.FOREIGN, NOT_OURS)
     if pragma(connection, "user_version") > LAYOUT:
         raise StorageFault(Trouble.NEWER, f"its layout is later than {LAYOUT}")
     connection.execute(f"PRAGMA page_size={PAGE}")
