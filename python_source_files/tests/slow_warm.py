@@ -39,12 +39,12 @@ from api_relaying_server.operations.warm import (
 from api_relaying_server.operations.warm_at import WarmAt
 from api_relaying_server.operations.warm_command import main
 from api_relaying_server.settings import Settings
+from api_relaying_server.testing import running_relay
 from sample_menu_api.server import SampleMenuApi
 from tests.relay_support import (
     SOURCES,
     Asked,
     Field,
-    RunningRelay,
     Script,
     ScriptedOrigin,
     eventually,
@@ -460,7 +460,7 @@ class CommandTest(unittest.TestCase):
             self.assertEqual(run("/x")[0], 130)
 
     def test_nobody_reads(self) -> None:
-        with SampleMenuApi() as api, RunningRelay(api.url) as relay:
+        with running_relay("", "--demo") as relay:
             words = [sys.executable, "-m", "api_relaying_server", "warm", "--relay", relay.url]
             child = subprocess.Popen(
                 words, cwd=SOURCES, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -8,14 +8,14 @@ import tempfile
 import threading
 import time
 import unittest
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from api_relaying_server.operations.tracing import LAST_SPANS, context_of, with_context
+from api_relaying_server.testing import serving
 from tests.relay_support import (
     PATIENCE,
     RESET,
@@ -59,29 +59,20 @@ class Collector:
     def __init__(self) -> None:
         self.spans: list[ReceivedSpan] = []
         self.raw = b""
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.take(self.path, body)
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._served = serving(self)
 
     def __enter__(self) -> Collector:
+        self.url = self._served.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+    def __exit__(self, *details: Any) -> None:
+        self._served.__exit__(*details)
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        length = int(environ["CONTENT_LENGTH"])
+        self.take(environ["PATH_INFO"], environ["wsgi.input"].read(length))
+        start_response("200 OK", [])
+        return [b""]
 
     def take(self, path: str, body: bytes) -> None:
         """Reads an export."""
