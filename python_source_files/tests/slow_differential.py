@@ -21,9 +21,9 @@ LEAST = {
     "stored": 50,
     "206": 20,
     "304": 20,
-    "soft": 20,
-    "hard": 10,
-    "invalidated": 5,
+    "soft": 10,
+    "hard": 4,
+    "invalidated": 3,
 }
 """What happens at least in ten seconds, so that nothing found does not mean nothing tried."""
 
