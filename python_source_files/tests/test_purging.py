@@ -23,7 +23,7 @@ from api_relaying_server.caching.purging import (
 )
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Field, Fields, RequestHead
-from api_relaying_server.relaying.keeping import Keeper
+from api_relaying_server.relaying.keeping import Keeper, Moment
 from api_relaying_server.relaying.marks_store import MARKS
 from api_relaying_server.stores.record import dumps, loads
 from tests.relay_world import TARGET, Call, Reply, World, reply
@@ -332,6 +332,29 @@ class UnderWay(PurgeTest):
                     self.world.ask("GET")
                     self.assertIn("fwd-status=200", self.told())
                     self.assertEqual(self.told(), "hit")
+
+    def test_a_304_brings_nothing_back_that_was_purged_before_it_was_asked_for(self) -> None:
+        """Between the look at what is stored and the call that is to validate it."""
+        for purge in self.ways:
+            with self.subTest(purge=purge):
+                self.setUp()
+                self.fill()
+                self.world.clock.now += 1000
+                begin = self.keeper.begin
+
+                def purge_first(
+                    *known: Record | None,
+                    purge: Callable[[Effect], None] = purge,
+                    begin: Callable[..., Moment] = begin,
+                ) -> Moment:
+                    self.keeper.begin = begin  # type: ignore[method-assign]
+                    purge(Effect.GONE)
+                    self.world.clock.now += 1
+                    return begin(*known)
+
+                self.keeper.begin = purge_first  # type: ignore[method-assign]
+                self.assertIn("fwd-status=304", self.told())
+                self.assertEqual(self.told(), "fwd=uri-miss; fwd-status=200; stored")
 
     def test_a_304_renews_nothing(self) -> None:
         for purge in self.ways:

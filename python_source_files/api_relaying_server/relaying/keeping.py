@@ -266,6 +266,12 @@ class Keeper:
         left = judged(record, times, marks, key)
         return left if left.variants or left.epoch or left is record else None
 
+    def is_left(self, target: str, stored: StoredResponse) -> bool:
+        """False where a purge has removed what was stored for a target when somebody looked."""
+        self.catch_up()
+        left = self._judged(self.key_of(target), Record((stored,), 0.0))
+        return left is not None and bool(left.variants)
+
     def see(self, key: str, before: FoundRecord | None = None) -> FoundRecord:
         """What is stored under a key, and its version: what was found `before` if nothing has
         changed since.

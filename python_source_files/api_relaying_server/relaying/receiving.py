@@ -236,7 +236,7 @@ class Receiver:
         record = None
         if reason != "vary-miss":
             record = self._keeper.replace(request.target, [(stored, kept)], began)
-        if record is None:
+        if record is None and self._keeper.is_left(request.target, stored):
             record = self._keeper.add(request, kept, began)
         return "" if record is not None else "invalidated"
 
