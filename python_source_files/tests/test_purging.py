@@ -343,17 +343,14 @@ class UnderWay(PurgeTest):
                 begin = self.keeper.begin
 
                 def purge_first(
-                    *known: Record | None,
-                    purge: Callable[[Effect], None] = purge,
-                    begin: Callable[..., Moment] = begin,
+                    known: Record | None = None, purge: Callable[[Effect], None] = purge
                 ) -> Moment:
-                    self.keeper.begin = begin  # type: ignore[method-assign]
                     purge(Effect.GONE)
                     self.world.clock.now += 1
-                    return begin(*known)
+                    return begin(known)
 
-                self.keeper.begin = purge_first  # type: ignore[method-assign]
-                self.assertIn("fwd-status=304", self.told())
+                with mock.patch.object(self.keeper, "begin", purge_first):
+                    self.assertIn("fwd-status=304", self.told())
                 self.assertEqual(self.told(), "fwd=uri-miss; fwd-status=200; stored")
 
     def test_a_304_renews_nothing(self) -> None:
