@@ -343,7 +343,9 @@ class UnderWay(PurgeTest):
                 begin = self.keeper.begin
 
                 def purge_first(
-                    known: Record | None = None, purge: Callable[[Effect], None] = purge
+                    known: Record | None = None,
+                    purge: Callable[[Effect], None] = purge,
+                    begin: Callable[[Record | None], Moment] = begin,
                 ) -> Moment:
                     purge(Effect.GONE)
                     self.world.clock.now += 1
