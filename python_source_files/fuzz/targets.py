@@ -53,7 +53,7 @@ def request_head(data: bytes) -> None:
         return
     check_beginning(head[: len(head) // 2])
     line = render_request_line(request.method, request.target)
-    again = line.replace(b"HTTP/1.1", b"HTTP/1.%d" % request.version[1])
+    again = line[: -len(b"1\r\n")] + b"%d\r\n" % request.version[1]
     if _told(_read(again + render_fields(request.fields) + b"\r\n")) != _told(request):
         raise AssertionError("what is written is not what was read")
 

@@ -252,8 +252,12 @@ class Sharing(AskingCase):
             self.assertGreater(len(share), 1)
 
     def test_a_stopped_worker_takes_no_connection_from_the_others(self) -> None:
-        for client in self.clients(16):
-            client.ask("/version?stopped")  # no worker has anything left to do with it
+        for client in self.clients(16):  # each worker has it: nothing is left to do with it
+
+            def hit(client: Client = client) -> bool:
+                return "; hit" in (client.ask("/version?stopped").get("cache-status") or "")
+
+            eventually(hit, "an answer from memory")
         stopped = self.workers()[:2]
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
