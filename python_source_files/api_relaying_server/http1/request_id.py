@@ -13,14 +13,15 @@ REQUEST_ID = "X-Request-Id"
 PLAIN = "[0-9A-Za-z._:@/+=-]{1,128}"
 """The pattern of an id that is taken."""
 
+_NAME = b"\r\nx-request-id:"
 _LINE = re.compile(rf"\r\nx-request-id:[ \t]*({PLAIN})[ \t]*\r\n".encode(), re.IGNORECASE)
 _TRACE = re.compile(rb"\r\ntraceparent:[^\r\n-]*-([0-9A-Za-z]{32})-", re.IGNORECASE)
 
 
 def given_id(head: bytes) -> bytes:
-    """The `X-Request-Id` in a request's head, as far as that came; empty where none can be taken
-    (measured: 0.6 us).
-    """
+    """The `X-Request-Id` in a request's head, as far as that came; empty where none is taken."""
+    if _NAME not in head.lower():  # quicker than the pattern, and true of most
+        return b""
     found = _LINE.search(head)
     return found[1] if found is not None else b""
 
