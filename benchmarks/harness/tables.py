@@ -475,7 +475,6 @@ TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "soak": ("soak", soak),
     "upgrade": ("upgrade", upgrade),
     "encrypted": ("encrypted/compare", encrypted),
-    "encrypted-idle": ("encrypted_idle/compare", encrypted),
     "admin-cost": ("admin_cost", admin_cost),
     "admin-crowds": ("admin_cost", admin_crowds),
     "deployment": ("deployment", deployment),
