@@ -26,13 +26,16 @@ CLASSES = ("2xx", "3xx", "4xx", "5xx")
 
 FAILURES = (
     "connection_refused",
+    "connection_terminated",
     "connection_timeout",
     "destination_unavailable",
     "dns_error",
+    "dns_timeout",
     "http_protocol_error",
     "http_response_incomplete",
     "http_response_timeout",
     "proxy_configuration_error",
+    "proxy_internal_error",
     "tls_alert_received",
     "tls_certificate_error",
     "tls_protocol_error",

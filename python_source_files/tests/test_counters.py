@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import unittest
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from api_relaying_server.counters import (
@@ -16,6 +17,7 @@ from api_relaying_server.counters import (
     Counters,
     LoopHits,
 )
+from api_relaying_server.errors import UpstreamError, UpstreamPaused
 from api_relaying_server.serving.pace import BOUNDS, PLACES, Pace
 from api_relaying_server.serving.served import RESULTS, Served
 from api_relaying_server.upstream.exchange import UpstreamRequest
@@ -96,6 +98,19 @@ class CountersTest(unittest.TestCase):
         self.assertEqual(counters.snapshot()["purged"], 3)
         counters.purged(2)
         self.assertEqual(counters.snapshot()["purged"], 5)
+
+    def test_each_way_to_fail_is_counted_by_its_word(self) -> None:
+        """Of all errors that a call of the upstream can end with; one that is paused is none."""
+
+        def kinds(kind: type[UpstreamError]) -> Iterator[type[UpstreamError]]:
+            yield kind
+            for below in kind.__subclasses__():
+                if below is not UpstreamPaused:
+                    yield from kinds(below)
+
+        words = {kind.proxy_error for kind in kinds(UpstreamError)}
+        self.assertEqual(words - set(FAILURES), set())
+        self.assertEqual(len(words), len(FAILURES) - 1)  # and "other"
 
     def test_threads_lose_no_count(self) -> None:
         counters = Counters()
