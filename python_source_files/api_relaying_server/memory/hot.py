@@ -191,8 +191,8 @@ class Reply:
         if not in_time or self.entry.gone or not self.kept:
             self.valid_until = 0.0
             return False
-        age = max(int(now - born), 0)
-        self.wire = self.rendered(now)
+        age = self._age(now)
+        self.wire = self._joined_at(age)
         if self.wires is not None and not self.joined:
             self.wires.keep(self, len(self.wire), now)
         self.valid_until = min(born + age + 1, born + lifetime)
@@ -207,7 +207,12 @@ class Reply:
 
     def rendered(self, now: float) -> bytes:
         """The bytes for this second."""
-        age = max(int(now - self._born), 0)  # RFC 9111, 5.1: whole seconds
+        return self._joined_at(self._age(now))
+
+    def _age(self, now: float) -> int:
+        return max(int(now - self._born), 0)  # RFC 9111, 5.1: whole seconds
+
+    def _joined_at(self, age: int) -> bytes:
         ending = self._ending
         head = self._status_line, self._fields, ending.lines, age, self.lifetime - age, ending.key
         return _WIRE % (*head, self._body)
