@@ -121,6 +121,28 @@ class CompressTest(unittest.TestCase):
         self.assertIn("fwd=bypass", matching.cache_status)  # the origin compares, and strongly
         self.assertEqual(self.world.calls("/x")[-1].get("if-match"), 'W/"a"')
 
+    def test_a_304_of_the_upstream_gives_no_form_its_strong_tag(self) -> None:
+        past = [("Cookie", "skip=1")]
+        relay = self.relay("--bypass-cookie", "skip", "--ignore-field", "cookie")
+        kept = [
+            ("If-None-Match", 'W/"a"', 'W/"a"'),
+            ("If-None-Match", '"a"', '"a"'),
+            ("If-None-Match", '"a", W/"a"', 'W/"a"'),
+            ("If-None-Match", '"b"', 'W/"a"'),
+            ("If-None-Match", "*", 'W/"a"'),
+            ("If-Modified-Since", "Thu, 01 Jan 2026 00:00:00 GMT", 'W/"a"'),
+        ]
+        self.world.answers["/x"] = lambda asked, number: response(304, self.said)
+        for name, value, told in kept:
+            for method in ("GET", "HEAD"):
+                reply = relay.request(method, "/x", [*past, (name, value)])
+                self.assertIn("fwd=bypass", reply.cache_status)
+                self.assertEqual((reply.status, reply.get("etag")), (304, told), value)
+        relay.stop()
+        without = self.relay("--bypass-cookie", "skip", compress=False)
+        as_it_came = without.get("/x", [*past, ("If-None-Match", 'W/"a"')])
+        self.assertEqual((as_it_came.status, as_it_came.get("etag")), (304, '"a"'))
+
     def test_the_upstream_is_asked_by_its_own_tag_and_the_forms_stay(self) -> None:
         self.said = [*SAID, ("Age", "599")]
         relay = self.relay()

@@ -41,7 +41,7 @@ _BLOCK = re.compile(
 )
 _CHANGING = re.compile(r"(?<=ttl=)\d+|(?<=after )[\d.]+(?= s)")
 
-for _command in ("curl", "nginx", "chromium"):
+for _command in ("caddy", "curl", "nginx", "chromium"):
     if shutil.which(_command) is None:
         raise unittest.SkipTest(f"needs the command {_command}")
 
@@ -88,7 +88,7 @@ class RecipeCase(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[int, subprocess.Popen[bytes]] = {}  # by port
         self.addCleanup(self.stop_all)
         self.port, self.tls_port = free_port(), free_port()
         self.page_port = free_port()
@@ -101,6 +101,8 @@ class RecipeCase(unittest.TestCase):
             **{name: text for name, text in os.environ.items() if not name.startswith("RELAY_")},
             "PATH": f"{programs}:{os.environ['PATH']}",
             "PYTHONPATH": str(SOURCES),
+            "XDG_CONFIG_HOME": str(self.folder),  # Caddy's
+            "XDG_DATA_HOME": str(self.folder),
             "RELAY_HOST": "127.0.0.1",
             "RELAY_PORT": str(self.port),
             "RELAY_URL": f"http://localhost:{self.port}",
@@ -111,12 +113,12 @@ class RecipeCase(unittest.TestCase):
 
     def stop_all(self) -> None:
         """Ends what runs."""
-        for name in list(self.running):
-            self.stop(name)
+        for port in list(self.running):
+            self.stop(port)
 
-    def stop(self, name: str) -> None:
-        """Ends one program."""
-        process = self.running.pop(name)
+    def stop(self, port: int) -> None:
+        """Ends the program at a port."""
+        process = self.running.pop(port)
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE)
 
@@ -139,16 +141,16 @@ class RecipeCase(unittest.TestCase):
                 subprocess.run(["bash", "-ec", text], cwd=self.folder, check=True, timeout=PATIENCE)
             elif block.kind == "sh":
                 port = self.port if block.name == "relay" else self.tls_port
-                self.start(block.name, text, port)
+                self.start(text, port)
             else:
                 (self.folder / block.name).write_text(text)
 
-    def start(self, name: str, text: str, port: int) -> None:
-        """Starts a program in place of one of the same name, and waits until it listens."""
-        if name in self.running:
-            self.stop(name)
+    def start(self, text: str, port: int) -> None:
+        """Starts a program in place of the one at its port, and waits until it listens."""
+        if port in self.running:
+            self.stop(port)
         command = ["bash", "-c", f"exec {text}"]
-        self.running[name] = process = subprocess.Popen(
+        self.running[port] = process = subprocess.Popen(
             command, cwd=self.folder, env=self.environ, stderr=subprocess.DEVNULL
         )
 
@@ -193,22 +195,26 @@ class RecipesTest(RecipeCase):
         (asked,) = api.requests
         self.assertEqual((asked.target, asked.get("cookie")), ("/v1/public/talks", None))
 
-    def test_behind_nginx(self) -> None:
+    def test_behind_a_web_server(self) -> None:
         server = Authority(self.folder).issue()
         shutil.copy(server.certificate, self.folder / "server.pem")
         shutil.copy(server.key, self.folder / "server.key")
         api = ScriptedOrigin(lambda asked: said(200))
-        self.run_recipe("Behind nginx, with TLS", api)
-        (asked,) = api.requests
-        self.assertEqual(asked.get("x-forwarded-proto"), "https")
-        self.assertEqual(asked.get("x-forwarded-for"), "127.0.0.1, 127.0.0.1")
+        title = "Behind nginx or Caddy, with TLS"
+        self.run_recipe(title, api)
+        self.assertEqual([asked.target for asked in api.requests], ["/v1/talks"])
         lie = "-H 'X-Forwarded-For: 192.0.2.9' -H 'X-Forwarded-Proto: http'"
-        self.talk(
-            f"$ curl -s -o lie -w '%{{http_code}}\\n' {lie} --cacert server.pem "
-            f"https://localhost:{self.tls_port}/other\n200\n"
-        )
-        self.assertEqual(api.requests[1].get("x-forwarded-proto"), "https")
-        self.assertNotIn("192.0.2.9", api.requests[1].get("x-forwarded-for") or "")
+        for server_name in ("nginx", "caddy"):
+            (block,) = (each for each in recipes()[title] if each.name == server_name)
+            self.start(block.text, self.tls_port)
+            self.talk(
+                f"$ curl -s -o lie -w '%{{http_code}}\\n' {lie} --cacert server.pem "
+                f"https://localhost:{self.tls_port}/{server_name}\n200\n"
+            )
+            asked = api.requests[-1]
+            self.assertEqual(asked.target, f"/v1/{server_name}")
+            self.assertEqual(asked.get("x-forwarded-proto"), "https")
+            self.assertEqual(asked.get("x-forwarded-for"), "127.0.0.1, 127.0.0.1")
 
     def test_a_private_authority(self) -> None:
         authority = Authority(self.folder, "ca")
@@ -271,7 +277,7 @@ class RecipesTest(RecipeCase):
         with open(__file__, encoding="utf-8") as file:
             tests = file.read()
         for title in recipes():
-            self.assertIn(f'self.run_recipe("{title}"', tests)
+            self.assertIn(f'"{title}"', tests)
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

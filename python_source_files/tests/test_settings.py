@@ -129,6 +129,7 @@ CASES: dict[str, tuple[Any, Sequence[tuple[str, Any]], Sequence[tuple[str, str]]
         [
             ("/run/relay.sock", "give unix:PATH or fd:N"),
             ("unix:", "give unix:PATH or fd:N"),
+            ("unix:@relay", "names an abstract socket"),
             ("unix:a\x00b", "give unix:PATH or fd:N"),
             ("tcp:80", "give unix:PATH or fd:N"),
             ("fd:", "such as fd:3"),

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.caching.vary import coding_weight, qvalues, varying_names
-from api_relaying_server.http1.grammar import content_length, parse_entity_tag
+from api_relaying_server.http1.grammar import content_length, parse_entity_tag, parse_entity_tags
 from api_relaying_server.http1.message import Field, Fields
 
 SMALLEST = 1024
@@ -116,6 +116,21 @@ def coded_fields(fields: Fields, coding: str) -> Fields:
             items.append((name, value))
     items.append(("Content-Encoding", coding))
     return Fields(items)
+
+
+def fields_of_passed_304(fields: Fields, request: Fields) -> Fields:
+    """The fields of a 304 that the upstream gave to the client's own condition. Unless that names
+    the tag as a strong one, the client may have a form: its bytes must not get the strong tag.
+    """
+    tag = fields.first("etag")
+    if tag is None:
+        return fields
+    own = parse_entity_tag(tag.strip(" \t"))
+    asked = parse_entity_tags(request.get("if-none-match") or "") or ()
+    same = [each.weak for each in asked if each.opaque == own.opaque]
+    if same and not any(same):
+        return fields
+    return fields.replaced("ETag", _weak(tag))
 
 
 def _weak(tag: str) -> str:

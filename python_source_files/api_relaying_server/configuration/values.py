@@ -352,6 +352,9 @@ def endpoint(text: str) -> Endpoint:
         return Descriptor(int(rest))
     if kind != "unix" or not rest or _has_control(rest):
         refuse(text, "is not a place to listen at", "give unix:PATH or fd:N, such as fd:3")
+    if rest.startswith("@"):
+        mend = "give a path, such as unix:/run/relay.sock (or unix:./@name)"
+        refuse(text, "names an abstract socket, which any user may connect to", mend)
     path = os.path.expanduser(rest)
     if len(os.fsencode(path)) > LONGEST_UNIX_PATH:
         refuse(text, "is too long", f"give a path of at most {LONGEST_UNIX_PATH} bytes")

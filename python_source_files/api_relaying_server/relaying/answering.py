@@ -6,7 +6,7 @@ Functions of a request, a response and the time. Each says in `Cache-Status` wha
 
 from __future__ import annotations
 
-from api_relaying_server.caching.compression import wanted_coding
+from api_relaying_server.caching.compression import fields_of_passed_304, wanted_coding
 from api_relaying_server.caching.conditional import fields_of_304, is_not_modified
 from api_relaying_server.caching.responding import in_form, prepare, shortened
 from api_relaying_server.caching.reuse import Assessed
@@ -116,8 +116,10 @@ def fetched_answer(
     if arrived.is_not_modified_for(request):
         status, phrase = 304, reason_phrase(304)
         fields = _not_modified(request, fields, arrived.codings)
-    else:
+    elif status != 304:
         fields = in_form(fields, "", arrived.codings)
+    elif arrived.codings:
+        fields = fields_of_passed_304(fields, request.fields)
     fields = fields.plus(*relay_fields(cache_status))
     return Answer(status, phrase, fields, content, reader, arrived.status)
 

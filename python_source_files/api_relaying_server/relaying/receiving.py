@@ -322,12 +322,12 @@ class Receiver:
         return Arrived(received, shared, unstored, failed, capped, codings)
 
     def _codings(self, received: Received, kept: StoredResponse | None) -> tuple[str, ...]:
-        """The codings in which a response is offered once it is stored. The answer to a HEAD says
-        what that to a GET says.
+        """The codings in which a response is offered once it is stored, or may have been where it
+        is a 304. The answer to a HEAD says what that to a GET says.
         """
-        if not self._policy.codings:
-            return ()
         request, head = received.request, received.head
+        if not self._policy.codings or head.status == 304:
+            return self._policy.codings
         if request.method == "HEAD":
             received = received._replace(request=request.with_method("GET"))
             _, rule = self._judge(received, head.status, head.fields)
