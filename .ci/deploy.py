@@ -14,15 +14,19 @@ import re
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable
+from types import MappingProxyType
+from typing import IO, Any, Callable
 
 import compose_spec
 import kubernetes_validate
@@ -62,15 +66,15 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.02)
 
 
-def get(port: int, path: str) -> tuple[int, str]:
+def get(port: int, path: str, address: str = "127.0.0.1") -> tuple[int, str]:
     """The status and the field `Cache-Status` of an answer; 0 where there is none."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection = http.client.HTTPConnection(address, port, timeout=PATIENCE)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
         answer.read()
         return answer.status, answer.headers.get("Cache-Status", "")
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return 0, ""
     finally:
         connection.close()
@@ -82,14 +86,20 @@ def answers(port: int, path: str) -> bool:
 
 
 @contextmanager
-def running(*command: str, **environ: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process while the block runs; then `SIGTERM` ends it, and its exit code has to be 0."""
-    process = subprocess.Popen(command, env={**os.environ, **environ})
+def running(
+    *command: str,
+    environ: Mapping[str, str] = MappingProxyType({}),
+    codes: Sequence[int] = (0,),
+    stderr: IO[bytes] | None = None,
+    umask: int = -1,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process while the block runs; then `SIGTERM` ends it, with one of these exit codes."""
+    process = subprocess.Popen(command, env={**os.environ, **environ}, stderr=stderr, umask=umask)
     try:
         yield process
         process.terminate()
         code = process.wait(PATIENCE)
-        check(code == 0, f"{shlex.join(command)} ended with {code}")
+        check(code in codes, f"{shlex.join(command)} ended with {code}")
     finally:
         process.kill()
         process.wait()
@@ -142,7 +152,7 @@ def check_kubernetes() -> None:
 
 def run_as_pod(container: Json, environ: dict[str, str]) -> None:
     """Its arguments as a process: both probes pass, and it stops when it is told to."""
-    with running(PROGRAM, *container["args"], **environ):
+    with running(PROGRAM, *container["args"], environ=environ):
         for probe in ("livenessProbe", "readinessProbe"):
             path = container[probe]["httpGet"]["path"]
             wait_for(partial(answers, 8001, path), path)
@@ -159,33 +169,143 @@ def uncommented(text: str, after: str) -> str:
 
 
 def check_compose() -> None:
-    """A file of the Compose specification, whose services run as plain processes."""
+    """A file of the Compose specification, whose services run as plain processes, each with an
+    address of its own in place of a container.
+    """
     text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
     compose_spec.PyCompose.from_yaml(text)
     services = yaml.safe_load(text)["services"]
     for name, service in services.items():
         for other in service.get("depends_on", ()):
             check(other in services, f"{name} depends on {other}, which is none of the services")
+    addresses = {name: f"127.0.1.{number}" for number, name in enumerate(services, 1)}
     with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(named(addresses, folder))
         stack.enter_context(running(*services["redis"]["command"]))
         stack.enter_context(
             running(sys.executable, *services["api"]["entrypoint"][1:], *services["api"]["command"])
         )
         wait_for(lambda: get(8010, "/api/restaurant")[0] == 200, "the API")
-        for number in (1, 2, 3):
-            # On loopback each has a port of its own in place of a name.
-            words = [here(word) for word in services[f"relay{number}"]["command"]]
-            environ = {"RELAY_PORT": str(8100 + number), "RELAY_ADMIN": "off"}
-            stack.enter_context(running(PROGRAM, *words, **environ))
-            wait_for(partial(answers, 8100 + number, "/restaurant"), "a relay")
-        for number in (1, 2, 3):
-            status = get(8100 + number, "/restaurant")[1]
-            check("; hit" in status, f"relay{number} does not share its cache: {status}")
+        nodes = [
+            Node(name, addresses[name], services[name]["command"], folder / f"{name}.log")
+            for name in sorted(services)
+            if name.startswith("relay")
+        ]
+        processes = [stack.enter_context(node.running()) for node in nodes]
+        for node in nodes:
+            status = get(8000, "/restaurant", node.address)[1]
+            check("; hit" in status, f"{node.name} does not share its cache: {status}")
+        run_front(services["front"], nodes, processes, folder)
 
 
-def here(word: str) -> str:
-    """A word of a command with loopback for the names of services."""
-    return re.sub(r"//(redis|api):", "//127.0.0.1:", word)
+@dataclass
+class Node:
+    """A relay of compose.yaml: where it is, its flags, and its access log."""
+
+    name: str
+    address: str
+    words: list[str]
+    log: Path
+
+    @contextmanager
+    def running(self) -> Iterator[subprocess.Popen[bytes]]:
+        """The relay, as its image starts it; it answers."""
+        environ = {"RELAY_HOST": self.address, "RELAY_ADMIN": "off"}
+        environ["RELAY_ACCESS_LOG"] = str(self.log)
+        codes = (0, -signal.SIGKILL)
+        with running(PROGRAM, *self.words, codes=codes, environ=environ) as process:
+            wait_for(lambda: get(8000, "/restaurant", self.address)[0] == 200, self.name)
+            yield process
+
+    def count(self) -> int:
+        """How often it was asked for the list, by its log."""
+        return self.log.read_text().count("GET /restaurant ")
+
+
+def run_front(
+    service: Json, nodes: list[Node], processes: list[subprocess.Popen[bytes]], folder: Path
+) -> None:
+    """HAProxy with its file spreads what comes, asks another relay for what one has left, and takes
+    a relay out and in again by its health checks: one that was killed, and one that hangs.
+    """
+    (mount,) = service["volumes"]
+    text = (ROOT / mount.partition(":")[0]).read_text(encoding="utf-8")
+    config, told = folder / "haproxy.cfg", folder / "haproxy.log"
+    # All of its addresses are others'.
+    config.write_text(text.replace("bind :8000", "bind 127.0.0.1:8000"))
+    with ExitStack() as stack:
+        log = stack.enter_context(told.open("wb"))
+        codes = (0, -signal.SIGTERM)
+        stack.enter_context(running("haproxy", "-db", "-f", str(config), codes=codes, stderr=log))
+        wait_for(partial(answers, 8000, "/restaurant"), "HAProxy")
+        ask_front(nodes)
+        first, second = nodes[0], nodes[1]
+        processes[0].kill()
+        ask_front(nodes[1:])
+        wait_for(lambda: f"{first.name} is DOWN" in told.read_text(), f"{first.name} to be out")
+        stack.enter_context(first.running())
+        wait_for(lambda: f"{first.name} is UP" in told.read_text(), f"{first.name} to be back")
+        ask_front(nodes)
+        processes[1].send_signal(signal.SIGSTOP)
+        wait_for(lambda: f"{second.name} is DOWN" in told.read_text(), f"{second.name} to be out")
+        ask_front([node for node in nodes if node is not second])
+        processes[1].send_signal(signal.SIGCONT)
+        wait_for(lambda: f"{second.name} is UP" in told.read_text(), f"{second.name} to be back")
+        ask_front(nodes)
+        check(' "GET / HTTP/1.1" 504 ' in first.log.read_text(), "a check went to the API")
+
+
+def ask_front(nodes: list[Node]) -> None:
+    """Each of these relays answers its part of many requests, and none fails."""
+    before = [node.count() for node in nodes]
+    for _ in range(20 * len(nodes)):
+        status = get(8000, "/restaurant")[0]
+        check(status == 200, f"an answer by HAProxy was {status}")
+    for node, had in zip(nodes, before):
+        wait_for(lambda: node.count() >= had + 10, f"{node.name} to answer its part")  # noqa: B023
+
+
+@contextmanager
+def named(addresses: dict[str, str], folder: Path) -> Iterator[None]:
+    """These names mean these addresses to whoever asks a name server, while the block runs."""
+    resolv = folder / "resolv.conf"
+    resolv.write_text("nameserver 127.0.0.1\n")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 53))
+
+        def serve() -> None:
+            while True:
+                query, client = sock.recvfrom(512)
+                if not query:
+                    return
+                sock.sendto(name_answer(query, addresses), client)
+
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        subprocess.run(["mount", "--bind", str(resolv), "/etc/resolv.conf"], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", "/etc/resolv.conf"], check=True)
+            sock.sendto(b"", ("127.0.0.1", 53))
+            server.join()
+
+
+def name_answer(query: bytes, addresses: dict[str, str]) -> bytes:
+    """The answer to a question for an IPv4 address (RFC 1035, 4.1)."""
+    labels, at = [], 12
+    while length := query[at]:
+        labels.append(query[at + 1 : at + 1 + length].decode())
+        at += 1 + length
+    kind, end = struct.unpack_from(">H", query, at + 1)[0], at + 5
+    address = addresses.get(".".join(labels).lower())
+    found = b""
+    if address is not None and kind == 1:
+        found = struct.pack(">HHHIH", 0xC00C, 1, 1, 0, 4) + socket.inet_aton(address)
+    code = 3 if address is None else 0  # no such name
+    head = struct.pack(">HHHHH", 0x8180 | code, 1, 1 if found else 0, 0, 0)
+    return query[:2] + head + query[12:end] + found
 
 
 # systemd
@@ -202,30 +322,52 @@ def check_systemd() -> None:
     found = re.search(r"exposure level for \S+: ([0-9.]+)", verdict)
     check(found is not None and float(found[1]) <= MOST_EXPOSED, verdict)
     sys.stdout.write(verdict + "\n")
-    settings = dict(re.findall(r"^(\w+)=(.*)$", service.read_text(), re.MULTILINE))
-    run_as_service(settings)
+    run_as_service(unit(service), unit(UNITS / "api_relaying_server.socket"))
 
 
-def run_as_service(settings: dict[str, str]) -> None:
-    """Started by a connection to its socket, it says that it is ready, reloads, and stops."""
+def unit(path: Path) -> dict[str, list[str]]:
+    """The values of a unit's settings by their names."""
+    found: dict[str, list[str]] = {}
+    for name, value in re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE):
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def run_as_service(service: dict[str, list[str]], listening: dict[str, list[str]]) -> None:
+    """Its command with its variables, mask and folder, started by a connection to its socket: it
+    says that it is ready, stores, reloads as the unit says, and stops.
+    """
+    cache = Path("/var/cache", service["CacheDirectory"][0])
+    cache.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=700", "tmpfs", str(cache)], check=True)
+    environ = dict(line.split("=", 1) for line in service["Environment"])
+    environ.update({"RELAY_DEMO": "on", "RELAY_ADMIN": "off"})
+    umask = int(service["UMask"][0], 8)
     with (
         tempfile.TemporaryDirectory() as folder,
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
     ):
         manager.bind(f"{folder}/notify")
         manager.settimeout(PATIENCE)
-        activate = ["systemd-socket-activate", "--listen=127.0.0.1:8000"]
-        environ = {"RELAY_CACHE": "memory://", "RELAY_OFFLINE": "on", "RELAY_LOG_LEVEL": "info"}
-        # It hands on what is named, and nothing else.
-        names = ["PATH", "NOTIFY_SOCKET", *environ]
-        activate += [f"--setenv={name}" for name in names]
         environ["NOTIFY_SOCKET"] = f"{folder}/notify"
-        with running(*activate, *settings["ExecStart"].split(), **environ) as relay:
-            wait_for(lambda: get(8000, "/restaurant")[0] == 504, "an answer (nothing is stored)")
+        (address,) = listening["ListenStream"]
+        port = int(address.rpartition(":")[2])
+        # It hands on what is named, and nothing else.
+        activate = ["systemd-socket-activate", f"--listen={address}", "--setenv=PATH"]
+        activate += [f"--setenv={name}" for name in environ]
+        command = [*activate, *service["ExecStart"][0].split()]
+        with running(*command, umask=umask, environ=environ) as relay:
+            wait_for(partial(answers, port, "/restaurant"), "an answer")
             check(manager.recv(100) == b"READY=1", "it did not say that it is ready")
-            check(settings["ExecReload"] == "/bin/kill -HUP $MAINPID", "another reload")
-            relay.send_signal(signal.SIGHUP)
-            wait_for(lambda: get(8000, "/restaurant")[0] == 504, "an answer after the reload")
+            (stored,) = cache.glob("*.sqlite3")
+            mode = stored.stat().st_mode & 0o777
+            check(not mode & umask, f"{stored} has the mode {mode:o}")
+            run("sh", "-c", service["ExecReload"][0], MAINPID=str(relay.pid))
+            check(manager.recv(100).startswith(b"RELOADING=1"), "it did not say that it reloads")
+            check(manager.recv(100) == b"READY=1", "it did not say that it has reloaded")
+            status = get(port, "/restaurant")[1]
+            check("; hit" in status, f"an answer after the reload: {status}")
+        check(manager.recv(100) == b"STOPPING=1", "it did not say that it stops")
 
 
 # logrotate

@@ -141,10 +141,13 @@ class OneProcess:
 
     def _reload(self) -> None:
         with self._reloads:
+            notify_reloading()
             try:
                 self._take_over_settings()
             except Exception:
                 _log.exception("the old settings stay in use")
+            finally:
+                notify_systemd("READY=1")  # it waits for that, whatever has come of the reload
 
     def _take_over_settings(self) -> None:
         self.reopen_logs()
@@ -152,15 +155,12 @@ class OneProcess:
         if found is None:
             return
         if found.changed:
-            notify_reloading()
             try:
                 self._replace(found.settings, found.changed)
             except (ConfigError, OSError) as error:
                 why = self._why_not(error, found.settings) if isinstance(error, OSError) else error
                 _log.error("the old settings stay in use: %s", why)
                 return
-            finally:
-                notify_systemd("READY=1")
         say_reloaded(found.changed)
 
     def _replace(self, settings: Settings, changed: Sequence[str]) -> None:

@@ -157,8 +157,10 @@ class RunningTest(Folder):
         self.origin.__enter__()
         self.addCleanup(self.origin.__exit__, None, None, None)
 
-    def start(self, *flags: str, fds: tuple[int, ...] = ()) -> RunningRelay:
-        relay = RunningRelay(self.origin.url, *flags, fds=fds)
+    def start(
+        self, *flags: str, fds: tuple[int, ...] = (), env: dict[str, str] | None = None
+    ) -> RunningRelay:
+        relay = RunningRelay(self.origin.url, *flags, fds=fds, env=env)
         self.addCleanup(relay.__exit__, None, None, None)
         return relay
 
@@ -183,6 +185,29 @@ class RunningTest(Folder):
         self.assertEqual(done.returncode, 2, done.stderr)
         self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
         return done.stderr
+
+    def test_the_service_manager_hears_of_each_reload_and_of_its_end(self) -> None:
+        manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.addCleanup(manager.close)
+        manager.settimeout(PATIENCE)
+        manager.bind(self.path)
+        config = Path(self.path + ".toml")
+        kept, changed = "port = 0\n", "port = 0\nnegative-ttl = 1\n"
+        lacks = changed + 'access-log = "/nowhere/log"\n'  # known only when a worker is built
+        for workers in ("1", "2"):
+            config.write_text(kept)
+            relay = self.start(
+                *("--config", str(config), "--workers", workers), env={"NOTIFY_SOCKET": self.path}
+            )
+            self.assertEqual(manager.recv(100), b"READY=1")
+            for text in (kept, changed, "negative-ttl = soon\n", lacks, changed):
+                with self.subTest(workers=workers, text=text):
+                    config.write_text(text)
+                    relay.signal(signal.SIGHUP)
+                    self.assertTrue(manager.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC="))
+                    self.assertEqual(manager.recv(100), b"READY=1")
+            relay.stop()
+            self.assertEqual(manager.recv(100), b"STOPPING=1")
 
     def test_a_unix_socket_with_one_worker_and_with_two(self) -> None:
         for workers in ("1", "2"):

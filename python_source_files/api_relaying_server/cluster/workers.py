@@ -250,13 +250,14 @@ class Workers(WorkerFactory):
             self._admin.order_all(STOP)
 
     def _reload(self) -> None:
+        notify_reloading()
         found = reread(self.settings, self._reread)
         if found is None or not found.changed:
             self._supervisor.order_all(REOPEN)
             if found is not None:
                 say_reloaded(())
+            notify_systemd("READY=1")  # it waits for that, whatever has come of the reload
             return
-        notify_reloading()
         self.settings = found.settings
         configure_logging(self.settings.log_level, self.settings.log_format)
         self._changed = found.changed
@@ -340,6 +341,7 @@ class Workers(WorkerFactory):
         self._admin.generation += 1
         configure_logging(self.settings.log_level, self.settings.log_format)
         self._supervisor.order_all(REOPEN)
+        notify_systemd("READY=1")
 
 
 class AdminFactory(WorkerFactory):
