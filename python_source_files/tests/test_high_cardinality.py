@@ -114,13 +114,37 @@ class RestlessRelayTest(unittest.TestCase):
                 self.assertTrue(got.endswith(b"/xid-0!"))
                 self.assertIn(b"; hit", got)
                 self.assertEqual(len(origin.requests), 1)
+                without = head(0).replace(b"/x ", b"/varies ").replace(b"X-Trace: id-0\r\n", b"")
+                for _ in range(3):
+                    self.assertTrue(self.asked(client, without).endswith(b"/varies!"))
                 for number in range(4):
                     own = head(number).replace(b"/x ", b"/varies ")
                     for _ in range(3):
                         self.assertTrue(self.asked(client, own).endswith(b"/variesid-%d!" % number))
                 bad = head(7).replace(b"id-7", b"id\x007")
                 self.assertTrue(self.asked(client, bad).startswith(b"HTTP/1.1 400 "))
-            self.assertEqual(len(origin.requests), 5)
+            self.assertEqual(len(origin.requests), 6)
+
+    def test_a_line_behind_the_end_and_a_long_one(self) -> None:
+        """Both are heads that are known, but for one line."""
+        fields = [("Cache-Control", "max-age=600")]
+        origin = ScriptedOrigin(lambda asked: response(200, fields, b"body!"))
+        with origin, RunningRelay(origin.url, "--max-head", "1KiB") as relay:
+            with relay.connect() as client:
+                for number in range(MANY):
+                    self.asked(client, head(number))
+            known = head(0).replace(b"X-Trace: id-0\r\n", b"")
+            with relay.connect() as client:
+                self.asked(client, known)
+                client.sendall(known + b"X-Trace: a\r\n")
+                got = b"".join(iter(lambda: client.recv(65536), b""))
+            self.assertTrue(got.startswith(b"HTTP/1.1 200 "))
+            self.assertIn(b"HTTP/1.1 400 ", got)
+            for size, status in ((1000 - len(known), b"200"), (1024, b"431")):
+                with relay.connect() as client:
+                    self.asked(client, known)
+                    got = self.asked(client, head(0).replace(b"id-0", b"x" * size))
+                self.assertEqual(got.split(b" ")[1], status)
 
 
 if __name__ == "__main__":

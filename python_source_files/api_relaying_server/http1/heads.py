@@ -54,6 +54,8 @@ HOST_MARK, FRAMING_MARK, CREDENTIAL_MARK = 1, 1 << 16, 1 << 32
 of a head's marks gives the number of `Host` fields, and whether there are any of the others.
 """
 
+_PRINTABLE = bytes(range(32, 127))
+
 _MARKS = {"host": HOST_MARK, "content-length": FRAMING_MARK, "transfer-encoding": FRAMING_MARK}
 
 KNOWN_LINES = 8192
@@ -125,8 +127,7 @@ class KnownLines:
             start = left.find(begin)
             if start >= 0:
                 end = left.find(b"\r\n", start + 2)
-                line = left[start + 2 : end]
-                if not (line.isascii() and line.decode("ascii").isprintable()):
+                if left[start + 2 : end].translate(None, _PRINTABLE):
                     return None
                 left = left[:start] + left[end:]
         return left if left is not head else None

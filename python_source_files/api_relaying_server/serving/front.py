@@ -46,6 +46,7 @@ from typing import Callable, NamedTuple, Protocol
 from api_relaying_server.errors import BadRequest, ClientGone, RelayError, own_lack
 from api_relaying_server.http1.heads import END_OF_HEAD, known_lines, parse_request_head
 from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.http1.request_id import given_id
 from api_relaying_server.memory.hot import Reply
 from api_relaying_server.serving.acceptor import Acceptor
 from api_relaying_server.serving.connection import (
@@ -74,7 +75,7 @@ from api_relaying_server.serving.request_bytes import (
     BLANK,
     cut_head,
     named,
-    reply_without_high_cardinality,
+    reply_but_for_id,
     skip_empty_lines,
     too_long,
     with_close,
@@ -246,7 +247,9 @@ class Front:
             except OSError:
                 self._connections.close(conn)
                 continue
-            reply = heads.get(data)
+            reply, number = heads.get(data), b""
+            if reply is None and known_lines.high_cardinality and len(data) <= self._max_head:
+                reply, number = reply_but_for_id(heads, data)
             # The straight path of a hit: no calls, allocations or locks but those that are here.
             # So it sends and catches errors itself, although `Sender.send` could do it.
             if (
@@ -256,20 +259,19 @@ class Front:
                 and not reply.tail
                 and not reply.closes
             ):
-                # Before the system call: meanwhile another thread may take the entry out of memory
-                # and read its count.
+                # Before the call: meanwhile the entry may leave memory, and its count be read.
                 reply.hits += 1
                 wire = reply.wire or reply.rendered(now)
+                wire = with_id(wire, number) if number else wire
                 try:
                     sent = conn.send(wire)
                 except OSError:
                     sent = -1
                 if on_hit is not None:
                     on_hit((conn.address, data, reply, now))
-                if sent == len(wire):
-                    conn.deadline = idle_until
-                    continue
-                self._sent_partly(conn, wire, sent)
+                conn.deadline = idle_until
+                if sent != len(wire):
+                    self._sent_partly(conn, wire, sent)
                 continue
             self._received(conn, data)
         if self._store_reader.batch:
@@ -477,16 +479,17 @@ class Front:
 
     def _answer(self, conn: Connection, head: bytes) -> None:
         now = self.now
-        reply = self._heads.get(head)
+        reply, number = self._heads.get(head), b""
         if reply is None and known_lines.high_cardinality:
-            reply = reply_without_high_cardinality(self._heads, head)
+            reply, number = reply_but_for_id(self._heads, head)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
             request = parse_request_head(head)
             reply = self._backend.from_memory(request, now) if len(head) <= LONGEST_HERE else None
             if reply is None or not (now < reply.valid_until or reply.renew(now)):
                 self._begin_request(conn, request)
                 return
-        self._reply(conn, head, reply)
+            number = given_id(head)
+        self._reply(conn, head, reply, number)
 
     def _look_again(self, conn: Connection) -> None:
         """Answers a request whose response may be in memory by now, or has a handler do it:
@@ -505,7 +508,7 @@ class Front:
                 self._dispatch(conn)
                 return
             conn.request = conn.waited = conn.seen = None
-            self._reply(conn, head, reply)
+            self._reply(conn, head, reply, given_id(head))
         except Exception:
             self._refuse(conn, self._bug("answering a request failed"), head)
         if conn.state == READING:
@@ -513,14 +516,14 @@ class Front:
 
     # Replies.
 
-    def _reply(self, conn: Connection, head: bytes, reply: Reply) -> None:
+    def _reply(self, conn: Connection, head: bytes, reply: Reply, number: bytes) -> None:
         reply.hits += 1
         if self.on_hit is not None:
             self.on_hit((conn.address, head, reply, self.now))
         conn.closes = reply.closes or self._stopping
         wire = reply.wire or reply.rendered(self.now)
         wire = wire if conn.closes == reply.closes else with_close(wire)
-        wire = with_id(wire, head)
+        wire = with_id(wire, number) if number else wire
         try:
             rest = self.sender.send(conn, wire, reply.tail)
         except OSError:

@@ -18,6 +18,8 @@ EMPTY_LINES = 8
 BLANK = (b"", b"\r")
 """Bytes that are no part of a request yet."""
 
+_ID_LINE = f"{REQUEST_ID}: ".encode()
+
 
 def skip_empty_lines(data: bytes) -> bytes:
     """The bytes without a few empty lines at their beginning."""
@@ -48,35 +50,37 @@ def too_long(max_head: int) -> BadRequest:
     return BadRequest(f"the head is longer than {max_head} bytes", status=431)
 
 
-def reply_without_high_cardinality(heads: dict[bytes, Reply], head: bytes) -> Reply | None:
+def reply_but_for_id(heads: dict[bytes, Reply], head: bytes) -> tuple[Reply | None, bytes]:
     """The reply to a head that is known but for request ids and the like, on which the answer does
-    not depend (measured: 1.0 us, where parsing the head takes 3.5).
+    not depend; and the id that its client is to get back. Bytes that are not one whole head have
+    none. (Measured: 1.2 us, where parsing the head and the look-up in memory take 6.4.)
     """
     left = known_lines.without_high_cardinality(head)
     reply = heads.get(left) if left is not None else None
-    if reply is None or reply.entry.influential.isdisjoint(known_lines.high_cardinality_names):
-        return reply
-    return None
+    # What is known is whole, so what is asked is too, unless a line was taken from behind its end.
+    if reply is None or not head.endswith(END_OF_HEAD):
+        return None, b""
+    names = known_lines.high_cardinality_names
+    if not reply.entry.influential.isdisjoint(names):
+        return None, b""
+    return reply, given_id(head) if "x-request-id" in names else b""
 
 
 def named(head: bytes, number: str) -> bytes:
     """A request head that tells the id of the request, as if its client had given it."""
     if not number or given_id(head):
         return head
-    return b"%b%b: %b\r\n\r\n" % (head[:-2], REQUEST_ID.encode(), number.encode())
+    return b"%b%b%b\r\n\r\n" % (head[:-2], _ID_LINE, number.encode())
 
 
-def with_id(wire: bytes, head: bytes) -> bytes:
+def with_id(wire: bytes, number: bytes) -> bytes:
     """A reply from memory that tells its client the id which it gave the request, unless the
     upstream's own is there.
     """
-    number = given_id(head)
-    if not number:
-        return wire
     end = wire.find(END_OF_HEAD) + 2
-    if b"\r\nx-request-id:" in wire[:end].lower():
+    if wire[:end].lower().find(b"\r\nx-request-id:") >= 0:
         return wire
-    return b"%b%b: %b\r\n%b" % (wire[:end], REQUEST_ID.encode(), number, wire[end:])
+    return b"".join((wire[:end], _ID_LINE, number, b"\r\n", wire[end:]))
 
 
 def with_close(wire: bytes) -> bytes:
