@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Callable, NamedTuple
 
 from api_relaying_server.assembly import Before, Inside, Worker, bind, build
@@ -89,6 +89,10 @@ class OneProcess:
                 gauges[name] += theirs[name]
         return Figures(worker.counters.snapshot(), [gauges])
 
+    def counts(self) -> Mapping[str, int]:
+        """What has been counted until now."""
+        return self._worker.counters.snapshot()
+
     def inside(self) -> Inside:
         """What an operator looks into."""
         return self._worker.inside
@@ -96,7 +100,8 @@ class OneProcess:
     def serve(self) -> None:
         """Answers requests until stopped."""
         try:
-            self._serve(self._worker)
+            # The first, which a reload may have told to retire already. The others have threads.
+            self._serve(self._serving[0])
             while True:
                 with self._lock:
                     if not self._threads:

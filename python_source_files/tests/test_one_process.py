@@ -29,6 +29,26 @@ def answer(asked: Asked) -> Script:
     return response(200, FRESH, asked.target.encode())
 
 
+class OneProcessServing(OneProcess):
+    """One that serves in a thread, once it is told to."""
+
+    def __init__(self, texts: dict[str, str]) -> None:
+        settings = Settings.of(**texts)
+        why_not = mock.Mock(return_value="it cannot be used")
+        super().__init__(settings, settings.upstream, lambda: Settings.of(**texts), why_not)
+        self.thread = threading.Thread(target=self.serve, daemon=True)
+
+    def begin(self) -> None:
+        self.thread.start()
+
+    def __enter__(self) -> OneProcessServing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self.thread.join(10)
+
+
 class OneProcessTest(unittest.TestCase):
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -91,6 +111,18 @@ class OneProcessTest(unittest.TestCase):
         self.assertIn("hit", self.ask("/a"))
         self.reload("nothing has changed")
         self.assertIn("hit", self.ask("/a"))
+
+    def test_settings_change_before_it_serves(self) -> None:
+        with OneProcessServing(self.texts) as relay:
+            self.texts["threads"] = "3"
+            with self.assertLogs("api_relaying_server.one_process"):
+                relay.reload()
+                eventually(lambda: relay.figures().workers[0]["handlers.limit"] == 3, "the change")
+            relay.begin()
+            self.port = int(relay.addresses[0].rpartition(":")[2])
+            self.assertIn("fwd=uri-miss", self.ask("/a"))
+        self.assertFalse(relay.thread.is_alive())
+        self.assertEqual(relay._serving, [])
 
     def test_counters_outlive_another_store(self) -> None:
         asked = {"hit": 0, "miss": 0}
