@@ -39,6 +39,7 @@ from api_relaying_server.serving.connection import Limits
 from api_relaying_server.serving.listeners import Bound, Listeners, listen
 from api_relaying_server.serving.peers import TrustedPeers
 from api_relaying_server.serving.purge_requests import PurgeRequests
+from api_relaying_server.serving.request_ids import RequestIds
 from api_relaying_server.serving.served import telling
 from api_relaying_server.serving.server import Hooks, RelayServer
 from api_relaying_server.serving.tls import server_context
@@ -240,7 +241,7 @@ def build(
     path = _path(settings, upstream_url, kept_now, neighbours, share)
     hooks = _hooks(counters, log, path.chore, keeper.hot, neighbours)
     if settings.log_level == "debug":
-        hooks = hooks._replace(on_hit=telling(hooks.on_hit, FRESH_RULE))
+        hooks = hooks._replace(on_hit=telling(hooks.on_hit, FRESH_RULE, RequestIds().of))
     here = _listeners(settings, listeners, share, neighbours)
     server = RelayServer(here, path.relay, keeper.hot.heads, _limits(settings), hooks)
     beside = Extras(

@@ -108,6 +108,25 @@ class DecisionLinesTest(unittest.TestCase):
             with self.subTest(workers=workers, form=form):
                 self.check(form, "--workers", workers, "--log-format", form)
 
+    def test_a_hit_without_a_clients_id_has_one_and_the_access_log_the_same(self) -> None:
+        def say(asked: Asked) -> Script:
+            return response(200, (("Cache-Control", "max-age=60"),), b"menu")
+
+        with tempfile.TemporaryDirectory() as folder, ScriptedOrigin(say) as origin:
+            file = Path(folder, "access.log")
+            flags = ("--log-level", "debug", "--access-log", str(file))
+            with RunningRelay(origin.url, *flags) as relay:
+                relay.get("/menu")
+                for _ in range(5):
+                    relay.get("/menu")
+                relay.stop()
+                lines = [line for line in logged(relay) if "4.2), in memory" in line]
+            ids = [line.rpartition(" id=")[2].strip() for line in lines]
+            self.assertEqual(len(set(ids)), len(lines))
+            self.assertGreater(len(lines), 1)
+            written = [line.rpartition(" id=")[2] for line in file.read_text().splitlines()]
+            self.assertLessEqual(set(ids), set(written))
+
     def check(self, form: str, *flags: str) -> None:
         """Asks for some targets, and looks for what is said of it."""
 

@@ -185,8 +185,8 @@ class Lines:
         self._second = -1
         self._clock = ""
 
-    def hit(self, address: str, head: bytes, reply: Reply, now: float) -> str:
-        """The line of an answer from memory."""
+    def hit(self, address: str, head: bytes, reply: Reply, now: float, number: str = "") -> str:
+        """The line of an answer from memory; `number`: its id, where it has one."""
         known = self._known.get(head) or self._learn(head)
         return self._form.line(
             self._clock if int(now) == self._second else self._next_clock(now),
@@ -199,7 +199,7 @@ class Lines:
                 self._form.nothing,
                 "0.000",
                 now,
-                known.number or f"{self._prefix}{next(self._count):x}",
+                number or known.number or f"{self._prefix}{next(self._count):x}",
             ),
         )
 

@@ -6,11 +6,10 @@ It must not know who reads the reports.
 from __future__ import annotations
 
 import logging
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Union
 
 from api_relaying_server.http1.fields import PSEUDONYM
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.http1.request_id import client_id
 from api_relaying_server.memory.hot import Reply
 
 _log = logging.getLogger(__name__)
@@ -47,8 +46,10 @@ _FORWARDED = {
 }
 
 
-Hit = tuple[str, bytes, Reply, float]
-"""An answer from memory: the peer's address, the head, what went out, the Unix time."""
+Hit = Union["tuple[str, bytes, Reply, float]", "tuple[str, bytes, Reply, float, str]"]
+"""An answer from memory: the peer's address, the head, what went out, the Unix time; its id, where
+the log has said it already.
+"""
 
 
 class Served(NamedTuple):
@@ -78,21 +79,20 @@ OnHit = Callable[[Hit], object]
 """Called by the event loop for each answer from memory, so it costs time for each of them."""
 
 
-def telling(on_hit: OnHit | None, rule: str) -> OnHit:
+def telling(on_hit: OnHit | None, rule: str, id_of: Callable[[bytes], str]) -> OnHit:
     """Also says each answer from memory in the log, at debug, with the rule by which it is one:
-    there each decision is a line.
+    there each decision is a line. `id_of` gives a request its id, by its head.
     """
 
     def tell(hit: Hit) -> None:
+        address, head, reply, now = hit[:4]
+        number = id_of(head)
         if on_hit is not None:
-            on_hit(hit)
-        _, head, _, _ = hit
+            on_hit((address, head, reply, now, number))
         method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
         path, query, _ = rest.partition(" ")[0].partition("?")
         shown = path + "?..." * bool(query)
-        number = client_id(head)
-        about = {"id": number} if number else None
-        _log.debug("%s %s: fresh, %s, in memory", method, shown, rule, extra=about)
+        _log.debug("%s %s: fresh, %s, in memory", method, shown, rule, extra={"id": number})
 
     return tell
 
