@@ -194,6 +194,21 @@ class NumbersTest(PageCase):
         self.expect_requests(page, 2)
         self.assertEqual(self.lines(page), 2)
 
+    def test_what_was_before_the_page_is_shown_at_once_and_after_a_reload(self) -> None:
+        for workers in ("1", "2"):
+            with self.subTest(workers=workers):
+                relay = self.relay(self.origin(), "--workers", workers)
+                for _ in range(30):
+                    relay.get("/a")
+                    time.sleep(0.1)  # so that they are in several seconds
+                page = self.page(relay)
+                self.well(page)
+                self.expect_requests(page, 30)
+                page.reload()
+                self.well(page)
+                self.expect_requests(page, 30)
+                expect(page.locator("#tile-share")).to_have_text("96 %")
+
     def expect_requests(self, page: Page, count: int) -> None:
         """Waits until the chart has so many requests."""
         label = re.compile(f", {count} requests in all$")

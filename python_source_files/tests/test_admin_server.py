@@ -20,8 +20,9 @@ from api_relaying_server.operations.admin_server import (
     Serve,
     said,
 )
-from api_relaying_server.operations.events import Events
+from api_relaying_server.operations.events import Events, Told
 from api_relaying_server.operations.gates import Access
+from api_relaying_server.operations.history import COLUMNS, History
 from api_relaying_server.operations.page import Page
 from tests.admin_support import Answer, call
 from tests.relay_support import PATIENCE, eventually
@@ -39,7 +40,9 @@ class ServerTest(unittest.TestCase):
         """Serves `/call` and events; the port."""
         listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         table = {("/call", "GET"): serve, ("/call", "POST"): serve}
-        calls = Calls(table, Events(status), Page(b"", ""))
+        calls = Calls(
+            table, Events(Told(status, lambda: [0] * len(COLUMNS), History())), Page(b"", "")
+        )
         self.server = AdminServer([listener], calls, Access("", frozenset()))
         self.server.start()
         self.addCleanup(self.server.close)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from api_relaying_server.admin_address import admin_access
 from api_relaying_server.assembly import Inside, build_inside
@@ -16,6 +18,7 @@ from api_relaying_server.coordination import Paused
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.figures import Figures
 from api_relaying_server.operations.admin import AdminAddress
+from api_relaying_server.operations.history import History
 from api_relaying_server.runtime import Seldom, collect_young_only
 from api_relaying_server.settings import Settings
 
@@ -40,13 +43,26 @@ class OverseenWorkers:
             self._shared_counters.await_rows(patience)
         return self._shared_counters.figures()
 
+    def counts(self) -> Mapping[str, int]:
+        """What all workers have counted, as they told last."""
+        return self._shared_counters.figures().counts
+
     def inside(self) -> Inside:
         """What there is to look into."""
         return self._inside
 
 
+class Since(NamedTuple):
+    """What goes on from one admin process to the next: when the relay was `started`, by the
+    monotonic clock, and its last minutes.
+    """
+
+    started: float
+    history: History
+
+
 def serve_admin(
-    parent: Parent, settings: Settings, upstream: str, share: WorkerShare, started: float
+    parent: Parent, settings: Settings, upstream: str, share: WorkerShare, since: Since
 ) -> int:
     """The life of this process; its exit code."""
     try:
@@ -55,9 +71,9 @@ def serve_admin(
         parent.say_failed(str(error))
         return 1
     shared_counters = share.shared_counters()
-    relay = OverseenWorkers(shared_counters, inside, started)
+    relay = OverseenWorkers(shared_counters, inside, since.started)
     _hear_of_pause(relay, inside)
-    address = AdminAddress(relay, share.listeners, *admin_access(settings))
+    address = AdminAddress(relay, share.listeners, *admin_access(settings), since.history)
 
     def look_after() -> None:
         inside.kept.keeper.catch_up()

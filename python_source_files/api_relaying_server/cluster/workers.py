@@ -22,7 +22,7 @@ from typing import Callable
 from api_relaying_server import early
 from api_relaying_server.admin_address import open_admin
 from api_relaying_server.assembly import Worker, bind, build, scheme_of, urls_of
-from api_relaying_server.cluster.admin_process import serve_admin
+from api_relaying_server.cluster.admin_process import Since, serve_admin
 from api_relaying_server.cluster.child_process import (
     NONE,
     REOPEN,
@@ -43,6 +43,7 @@ from api_relaying_server.coordination import MemoryLost
 from api_relaying_server.early import RELOAD_SIGNALS, REOPEN_SIGNALS, STOP_SIGNALS
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.one_process import reread, say_reloaded
+from api_relaying_server.operations.history import History
 from api_relaying_server.process import (
     arriving,
     configure_logging,
@@ -108,7 +109,7 @@ class Workers(WorkerFactory):
         self._memory_file: MemoryFile | None = None
         self._free_slots = list(range(1, self._memory.slots))
         self._slots: dict[Child, int] = {}
-        self._started = time.monotonic()
+        self._since = Since(time.monotonic(), History())
         self._supervisor = Supervisor(count, self)
         seats = 1 if self.admin_listeners else 0
         self._admin = Supervisor(seats, AdminFactory(self), kind="the admin process")
@@ -283,7 +284,7 @@ class Workers(WorkerFactory):
         settings, upstream = self.settings, self._upstream()
 
         def live(parent: Parent, share: WorkerShare) -> int:
-            return serve_admin(parent, settings, upstream, share, self._started)
+            return serve_admin(parent, settings, upstream, share, self._since)
 
         return self._fork(live, self.admin_listeners, self.listeners)
 

@@ -20,8 +20,9 @@ from api_relaying_server.operations.admin_server import (
     page_said,
     said,
 )
-from api_relaying_server.operations.events import Events
+from api_relaying_server.operations.events import Events, Told
 from api_relaying_server.operations.explaining import Explainer, rfc3339
+from api_relaying_server.operations.history import History
 from api_relaying_server.operations.metrics import exposition, registry_of
 from api_relaying_server.operations.page import Page
 from api_relaying_server.operations.view import View
@@ -33,10 +34,11 @@ WARM_AGAIN = 5
 
 
 class Admin:
-    """The calls for a relay, as `view` shows it."""
+    """The calls for a relay, as `view` shows it; `history` is where its last minutes are."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, history: History) -> None:
         self._view = view
+        self._history = history
         self._relay = view.relay
         self._registry = registry_of(view)
         self._warmer = InsideWarmer(lambda: self._relay.inside().path.relay)
@@ -54,7 +56,8 @@ class Admin:
             ("/api/purge", "POST"): self.purge,
             ("/api/warm", "POST"): self.warm,
         }
-        return Calls(table, Events(partial(self._view.status, 0.0)), page)
+        told = Told(partial(self._view.status, 0.0), self._view.counted, self._history)
+        return Calls(table, Events(told), page)
 
     def health(self, asked: Asked) -> Said:
         """Whether it runs."""

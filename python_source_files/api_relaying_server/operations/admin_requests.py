@@ -59,6 +59,22 @@ def part_of(text: str) -> Part:
     return Part(_one(query, "prefix"), _one(query, "after"), int(limit))
 
 
+def since_of(text: str, last: str) -> int | None:
+    """The id of the event after which a listener wants the history: `last` is what the field
+    Last-Event-ID says, where a browser comes again, else the query has it. None: no history.
+    """
+    since = _one(query_of(text, "since"), "since")
+    if since and not _is_id(since):
+        raise BadRequest("since is the id of an event, or 0 for all that is known")
+    if _is_id(last):
+        return int(last)
+    return int(since) if since else None
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 18
+
+
 class Explained(NamedTuple):
     """A request that is to be explained."""
 

@@ -26,6 +26,7 @@ from typing import Any, Callable, NamedTuple, cast
 
 from api_relaying_server import __version__
 from api_relaying_server.errors import RelayError
+from api_relaying_server.operations.admin_requests import since_of
 from api_relaying_server.operations.arriving import WHOLE_WITHIN, Arrivals, Whole
 from api_relaying_server.operations.events import Events
 from api_relaying_server.operations.gates import Access, Call, Refused, check
@@ -213,7 +214,7 @@ class AdminHandler(BaseHTTPRequestHandler):
             self._say(self._page_instead(call, refused) or problem(refused))
             return
         if path == EVENTS:
-            self._listen()
+            self._listen(since_of(query, call.fields.get("last-event-id", "")))
             return
         method = "GET" if call.method == "HEAD" else call.method
         serve = self.server.calls.table[path, method]
@@ -244,13 +245,14 @@ class AdminHandler(BaseHTTPRequestHandler):
             return page_said(page)._replace(status=refused.status)
         return None
 
-    def _listen(self) -> None:
+    def _listen(self, since: int | None) -> None:
         events = self.server.calls.events
         if not events.reserve():
             raise _refused(503, "as many listen to events as may", AGAIN)
         try:
             head = _head(Said(b"", "text/event-stream", 200, (("X-Accel-Buffering", "no"),)), False)
-            self._send(head + events.event())
+            past = events.past(since) if since is not None else b""
+            self._send(head + past + events.event())
         except BaseException:
             events.release()
             raise

@@ -42,6 +42,9 @@ class Overseen(Protocol):
     def figures(self, patience: float = 0.0) -> Figures:
         """The numbers of all workers; those of now, where that takes `patience` seconds at most."""
 
+    def counts(self) -> Mapping[str, int]:
+        """What all workers have counted, at little cost."""
+
     def inside(self) -> Inside:
         """What there is to look into, by the settings of now."""
 
@@ -63,17 +66,24 @@ class Moment(NamedTuple):
         """A gauge, added up over the workers."""
         return sum(worker[name] for worker in self.workers)
 
-    def requests(self) -> dict[str, int]:
-        """How many requests were answered, by what the cache did."""
-        return {
-            result: sum(self.counts[f"requests.{result}.{kind}"] for kind in CLASSES)
-            for result in RESULTS
-        }
 
-    @property
-    def upstream_calls(self) -> int:
-        """How many calls of the upstream there were."""
-        return sum(self.counts[f"upstream.{outcome}"] for outcome in (*CLASSES, *FAILURES))
+class Sums(NamedTuple):
+    """How many requests were answered, by what the cache did; how many calls of the upstream there
+    were, and how many were saved.
+    """
+
+    requests: dict[str, int]
+    upstream_calls: int
+    saved_calls: int
+
+
+def sums_of(counts: Mapping[str, int]) -> Sums:
+    """The sums of what was counted."""
+    requests = {
+        result: sum(counts[f"requests.{result}.{kind}"] for kind in CLASSES) for result in RESULTS
+    }
+    calls = sum(counts[f"upstream.{outcome}"] for outcome in (*CLASSES, *FAILURES))
+    return Sums(requests, calls, requests[HIT] + requests[STALE] + requests[COLLAPSED])
 
 
 class View:
@@ -115,7 +125,7 @@ class View:
     def status(self, patience: float = FRESH_WITHIN) -> Json:
         """The object of `/api/status`."""
         moment, inside = self.moment(patience), self.relay.inside()
-        requests = moment.requests()
+        sums = sums_of(moment.counts)
         rests = round(moment.rests_for, 3)
         return {
             "version": __version__,
@@ -129,9 +139,7 @@ class View:
                 "in_flight": moment.total("upstream.in_flight"),
                 "queued": moment.total("upstream.queued"),
             },
-            "requests": requests,
-            "upstream_calls": moment.upstream_calls,
-            "saved_calls": requests[HIT] + requests[STALE] + requests[COLLAPSED],
+            **sums._asdict(),
             "hot": {name: moment.total(f"hot.{name}") for name in ("entries", "bytes", "limit")},
             "store": {
                 "kind": inside.kind,
@@ -140,6 +148,12 @@ class View:
                 "why": moment.store_fault,
             },
         }
+
+    def counted(self) -> Sequence[int]:
+        """A row of the history, by its COLUMNS."""
+        requests, calls, saved = sums_of(self.relay.counts())
+        uptime = time.monotonic() - self.relay.started
+        return int(uptime * 1000), *requests.values(), calls, saved
 
     def why_unready(self) -> str:
         """Why requests cannot be answered now, empty if they can."""
