@@ -23,7 +23,7 @@ from api_relaying_server.http1.heads import parse_response_head
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import Buffer
 from api_relaying_server.memory.hot import HotCache
-from api_relaying_server.memory.hot import Reply as Ready
+from api_relaying_server.memory.reply import Reply as Ready
 from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.relaying.fetching import Caller, Fetcher
 from api_relaying_server.relaying.keeping import Keeper, Neighbours

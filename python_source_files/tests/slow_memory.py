@@ -36,7 +36,8 @@ from api_relaying_server.caching.responding import build
 from api_relaying_server.caching.reuse import assess
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.memory.hot import Ending, HotCache
+from api_relaying_server.memory.hot import HotCache
+from api_relaying_server.memory.reply import Ending
 from api_relaying_server.stores.record import dumps, loads
 from tests.slow_memory import resident
 

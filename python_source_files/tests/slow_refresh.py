@@ -15,8 +15,9 @@ from api_relaying_server.caching.stored import Record, Selecting, StoredResponse
 from api_relaying_server.errors import UpstreamRefused
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.memory import refresh_ahead as ahead_module
-from api_relaying_server.memory.hot import Ending, HotCache
+from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.memory.refresh_ahead import RefreshAhead, Renewals
+from api_relaying_server.memory.reply import Ending
 from api_relaying_server.relaying import refresh as refresh_module
 from api_relaying_server.relaying.refresh import Refresher
 from tests.relay_support import (

@@ -7,7 +7,7 @@ import unittest
 from typing import cast
 from unittest import mock
 
-from api_relaying_server.memory.hot import Reply
+from api_relaying_server.memory.reply import Reply
 from api_relaying_server.serving.connection import Connection, Limits
 from api_relaying_server.serving.front import Clocks, Front
 from api_relaying_server.serving.listeners import Listeners

@@ -12,7 +12,9 @@ from api_relaying_server.caching.reuse import CLOCK_SLACK, assess
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.memory import hot as hot_module
-from api_relaying_server.memory.hot import Ending, Entry, HotCache, Reply
+from api_relaying_server.memory import reply as reply_module
+from api_relaying_server.memory.hot import Entry, HotCache
+from api_relaying_server.memory.reply import Ending, Reply
 
 NOW = 1_800_000_000.0
 POLICY = Policy()
@@ -186,7 +188,7 @@ class ReplyTest(unittest.TestCase):
         self.assertIsNot(reply_of(self.hot, self.entry, b"Connection: close\r\n"), self.reply)
 
     def test_a_large_body_is_not_copied(self) -> None:
-        body = b"x" * (hot_module.JOINED_BODY + 1)
+        body = b"x" * (reply_module.JOINED_BODY + 1)
         hot = HotCache(1 << 24)
         entry = keep(hot, "GET /large", body)
         assert entry is not None
@@ -213,9 +215,9 @@ class ReplyTest(unittest.TestCase):
         entry = keep(hot, "GET /large", b"x" * (1 << 20))
         assert entry is not None
         before = hot.size
-        reply = range_of(hot, entry, 0, hot_module.JOINED_BODY - 1)
+        reply = range_of(hot, entry, 0, reply_module.JOINED_BODY - 1)
         reply.renew(NOW)
-        self.assertGreaterEqual(hot.size - before, 2 * hot_module.JOINED_BODY)  # and joined
+        self.assertGreaterEqual(hot.size - before, 2 * reply_module.JOINED_BODY)  # and joined
 
 
 class WiresTest(unittest.TestCase):
@@ -249,7 +251,7 @@ class WiresTest(unittest.TestCase):
         self.assertEqual(self.wires.size, second.joined + third.joined)
 
     def test_what_is_larger_than_the_share_is_joined_for_each_request(self) -> None:
-        size = self.wires.limit - hot_module.WIRE_COST
+        size = self.wires.limit - reply_module.WIRE_COST
         for more in (0, 1):
             hot = HotCache(self.hot.limit)
             entry = keep(hot, "GET /x", b"")
@@ -679,11 +681,11 @@ class BoundsTest(unittest.TestCase):
         whole = stored().changed(fields=stored().fields.plus(("Content-Length", "5")))
         entry = hot.put("GET /x", Record((whole,), NOW + 1000))
         assert entry is not None
-        self.assertEqual(reply_of(hot, entry).size, hot_module.REPLY_COST)
+        self.assertEqual(reply_of(hot, entry).size, reply_module.REPLY_COST)
         part = range_of(hot, entry, 0, 1)
         part.renew(NOW)
         fields = part.wire.index(b"Age: ") - part.wire.index(b"\r\n") - 2
-        self.assertEqual(part.size, hot_module.REPLY_COST + fields + part.body_size)
+        self.assertEqual(part.size, reply_module.REPLY_COST + fields + part.body_size)
 
     def test_what_is_too_large_drives_out_what_it_would_replace(self) -> None:
         hot = HotCache(20_000)

@@ -14,7 +14,7 @@ from unittest import mock
 
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.http1.heads import parse_request_head
-from api_relaying_server.memory.hot import Reply
+from api_relaying_server.memory.reply import Reply
 from api_relaying_server.one_process import OneProcess
 from api_relaying_server.serving.front import Front
 from api_relaying_server.settings import Settings

@@ -30,7 +30,7 @@ from api_relaying_server.http1.fields import VIA
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.heads import parse_request_head
 from api_relaying_server.http1.message import Field, Fields, RequestHead
-from api_relaying_server.memory.hot import Reply as Ready
+from api_relaying_server.memory.reply import Reply as Ready
 from api_relaying_server.relaying import memory_answers, receiving
 from api_relaying_server.relaying.answer import Answer, Waiting
 from api_relaying_server.relaying.fetching import SMALL_BODY, Caller

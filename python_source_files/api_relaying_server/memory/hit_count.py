@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from weakref import ref
 
 if TYPE_CHECKING:
-    from api_relaying_server.memory.hot import Reply
+    from api_relaying_server.memory.reply import Reply
 
 LOOKED_AT = 2.0
 """Seconds after its time for which a reply is still looked at: the loop may be a bit behind."""

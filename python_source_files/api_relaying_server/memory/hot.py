@@ -17,32 +17,23 @@ repeat (request ids, tracing) take no room. Which entry leaves is decided by `ad
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import islice
-from typing import Callable, NamedTuple
+from typing import Callable
 
-from api_relaying_server.caching.responding import Prepared, Shape, build
-from api_relaying_server.caching.reuse import BYPASSING_FIELDS, CLOCK_SLACK, Assessed
+from api_relaying_server.caching.responding import Shape, build
+from api_relaying_server.caching.reuse import BYPASSING_FIELDS, Assessed
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import is_written_here
-from api_relaying_server.http1.fields import STATUS_OF_HIT
-from api_relaying_server.http1.rendering import Buffer, pieces_of, render_status_line
 from api_relaying_server.memory.admission import Admission
 from api_relaying_server.memory.hit_count import HitCount
-
-_WIRE = b"%b%b%bAge: %d\r\n" + STATUS_OF_HIT + b"\r\n%b"
-"""A reply: the part of its head that stays, `Age`, `Cache-Status`, and a small body."""
+from api_relaying_server.memory.reply import Ending, Reply, Wires
 
 MAX_HEADS = 65536
 """Request heads remembered; with `MAX_HEAD_SIZE` at most 128 MiB, in practice a hundredth."""
 
 MAX_HEAD_SIZE = 2048
 """Bytes of the longest head that is remembered; a browser sends 300 to 800 without cookies."""
-
-JOINED_BODY = 65536
-"""Bytes up to which head and body are kept as one piece, so that a hit is one `send`."""
 
 ENTRY_COST = 544
 """Bytes that an entry takes beside its key and its record, its places in all tables included."""
@@ -52,12 +43,6 @@ USUAL_SIZE = 4096
 
 HEAD_COST = 208
 """Bytes that a remembered head or field takes beside its text."""
-
-REPLY_COST = 352
-"""Bytes that a reply takes beside the bytes that it sends."""
-
-WIRE_COST = 192
-"""Bytes that a joined answer takes beside its own length."""
 
 WIRES_SHARE = 8
 """The part of the limit, as 1 to this, that answers may take whose pieces are joined."""
@@ -88,192 +73,6 @@ ALWAYS_INFLUENTIAL = BYPASSING_FIELDS | frozenset(
 def _influential(selecting: tuple[str, ...]) -> frozenset[str]:
     """These and the selecting fields of a record; most records have the same."""
     return ALWAYS_INFLUENTIAL.union(selecting)
-
-
-class Ending(NamedTuple):
-    """What a reply has beside the response: field `lines`, whether it `closes` the connection, and
-    the `key` that `Cache-Status` shows.
-    """
-
-    lines: bytes
-    closes: bool = False
-    key: bytes = b""
-
-
-class Reply:
-    """A ready answer: `wire` is sent until `valid_until` (Unix time), and `tail` behind it,
-    uncopied.
-
-    `hits` counts how often it was sent; only the event loop counts. `counted` of them are in the
-    sums of `HitCount`, which looks for more where it is `listed`. `closes`: the connection ends
-    after it; `kept`: it may be sent at all. `size` is the bytes that it takes beside its entry's
-    record, without `wire`: that takes `joined`, which `Wires` counts, and may empty at any time.
-    Then `rendered` has the bytes.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_body",
-        "_born",
-        "_ending",
-        "_fields",
-        "_status_line",
-        "closes",
-        "counted",
-        "entry",
-        "hits",
-        "joined",
-        "kept",
-        "lifetime",
-        "listed",
-        "shape",
-        "status",
-        "stored",
-        "tail",
-        "valid_until",
-        "wire",
-        "wires",
-    )
-
-    def __init__(self, entry: Entry, found: Assessed, prepared: Prepared, ending: Ending) -> None:
-        self.entry = entry
-        self.stored = found.stored
-        self.shape = prepared.shape
-        self.status = prepared.status
-        self.closes = ending.closes
-        self.hits = self.counted = 0
-        self.kept = False
-        self.listed = False
-        self.wire = b""
-        self.joined = 0
-        self.valid_until = 0.0
-        self.wires: Wires | None = None
-        self._status_line = render_status_line(prepared.status, prepared.reason)
-        self._fields = prepared.fields.lines
-        self._ending = ending
-        small = len(prepared.body) <= JOINED_BODY
-        self._body = bytes(prepared.body) if small else b""
-        self.tail: tuple[Buffer, ...] = () if small else pieces_of(prepared.body)
-        self._born = found.born
-        self.lifetime = found.lifetime
-
-    @property
-    def body_size(self) -> int:
-        """The length of its body."""
-        return len(self._body) + sum(map(len, self.tail))
-
-    @property
-    def size(self) -> int:
-        """Bytes that it takes: its own copy of fields and body, where it has one."""
-        stored = self.stored
-        is_there = self._body is stored.body or any(self._body is body for _, body in stored.forms)
-        own = 0 if is_there else len(self._body)
-        own += 0 if self._fields is self.stored.fields.lines else len(self._fields)
-        return REPLY_COST + own
-
-    def is_for(self, found: Assessed, shape: Shape, ending: Ending) -> bool:
-        """True where this is the answer from such a response (who has credentials may have another
-        lifetime of it), of this shape and ending.
-        """
-        return (
-            self.stored is found.stored
-            and self.lifetime == found.lifetime
-            and self.shape == shape
-            and self._ending == ending
-        )
-
-    def renew(self, now: float) -> bool:
-        """Renders the bytes for this second; False where the response is no longer fresh or its
-        entry is gone.
-        """
-        born, lifetime = self._born, self.lifetime
-        in_time = self.stored.response_time - CLOCK_SLACK <= now < born + lifetime
-        if not in_time or self.entry.gone or not self.kept:
-            self.valid_until = 0.0
-            return False
-        age = self._age(now)
-        self.wire = self._joined_at(age)
-        if self.wires is not None and not self.joined:
-            self.wires.keep(self, len(self.wire), now)
-        self.valid_until = min(born + age + 1, born + lifetime)
-        if self.wires is not None and not self.listed:
-            self.wires.on_render(self, now)
-        # Closes a race: another thread may have dropped the entry since it was looked at above, and
-        # have set `valid_until` to 0 before this set it. `gone` was set before that.
-        if self.entry.gone:
-            self.valid_until = 0.0
-            return False
-        return True
-
-    def rendered(self, now: float) -> bytes:
-        """The bytes for this second."""
-        return self._joined_at(self._age(now))
-
-    def _age(self, now: float) -> int:
-        return max(int(now - self._born), 0)  # RFC 9111, 5.1: whole seconds
-
-    def _joined_at(self, age: int) -> bytes:
-        ending = self._ending
-        head = self._status_line, self._fields, ending.lines, age, self.lifetime - age, ending.key
-        return _WIRE % (*head, self._body)
-
-    def unjoin(self) -> None:
-        """Frees `wire`; the next request renders it anew."""
-        self.joined, self.valid_until = 0, 0.0
-        self.wire = b""
-
-    def retire(self) -> None:
-        """Ends it for good, and frees what it holds."""
-        self.kept, self.valid_until = False, 0.0
-        self._fields = self._body = b""
-        self.tail = ()
-
-
-class Wires:
-    """Replies whose `wire` is there, within `limit` bytes: most are asked for once in a while, and
-    joining their pieces costs less than the room. Thread-safe: while settings change there are two
-    event loops, and one of them may empty a wire that the other is about to send. `on_render` is
-    told of a reply that is rendered, and for when, unless it is `listed` there.
-    """
-
-    def __init__(self, limit: int, on_render: Callable[[Reply, float], object]) -> None:
-        self.limit = limit
-        self.on_render = on_render
-        self.size = 0
-        self._replies: OrderedDict[Reply, None] = OrderedDict()
-        self._lock = threading.Lock()  # guards `size`, `_replies` and `joined` of each reply
-
-    def keep(self, reply: Reply, size: int, now: float) -> None:
-        """Keeps the wire of a reply that was rendered for `now`: so many bytes."""
-        with self._lock:
-            if reply.joined or not reply.kept or reply.entry.gone:
-                return
-            # What was not rendered again leaves. Two are looked at, so that they leave faster than
-            # others come.
-            for first in [*islice(self._replies, 2)]:
-                if first.valid_until > now:
-                    self._replies.move_to_end(first)
-                else:
-                    self._drop(first)
-            if size + WIRE_COST > self.limit:
-                reply.wire = b""
-                return
-            reply.joined = size + WIRE_COST
-            self._replies[reply] = None
-            self.size += reply.joined
-            while self.size > self.limit:
-                self._drop(next(iter(self._replies)))
-
-    def drop(self, reply: Reply) -> None:
-        """Empties the wire of a reply that is no more."""
-        with self._lock:
-            if reply.joined:
-                self._drop(reply)
-
-    def _drop(self, reply: Reply) -> None:
-        del self._replies[reply]
-        self.size -= reply.joined
-        reply.unjoin()
 
 
 _NO_HITS: Mapping[int, int] = {}

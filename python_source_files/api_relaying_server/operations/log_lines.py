@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from api_relaying_server.http1.request_id import PLAIN
-from api_relaying_server.memory.hot import Reply
+from api_relaying_server.memory.reply import Reply
 from api_relaying_server.serving.peers import Peer, TrustedPeers
 from api_relaying_server.serving.served import HIT, Served
 

@@ -24,7 +24,8 @@ from api_relaying_server.http1.heads import known_lines, wants_close
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.rendering import render_fields
 from api_relaying_server.http1.request_id import given_id
-from api_relaying_server.memory.hot import Ending, Entry, Reply
+from api_relaying_server.memory.hot import Entry
+from api_relaying_server.memory.reply import Ending, Reply
 from api_relaying_server.relaying.forms import Forms
 from api_relaying_server.relaying.keeping import FoundRecord, Keeper
 

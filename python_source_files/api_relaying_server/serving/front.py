@@ -47,7 +47,7 @@ from api_relaying_server.errors import BadRequest, ClientGone, RelayError, own_l
 from api_relaying_server.http1.heads import END_OF_HEAD, known_lines, parse_request_head
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.request_id import given_id
-from api_relaying_server.memory.hot import Reply
+from api_relaying_server.memory.reply import Reply
 from api_relaying_server.serving.acceptor import Acceptor
 from api_relaying_server.serving.connection import (
     IN_THREAD,

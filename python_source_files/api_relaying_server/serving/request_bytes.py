@@ -8,7 +8,7 @@ from __future__ import annotations
 from api_relaying_server.errors import BadRequest
 from api_relaying_server.http1.heads import END_OF_HEAD, check_beginning, known_lines
 from api_relaying_server.http1.request_id import REQUEST_ID, given_id
-from api_relaying_server.memory.hot import Reply
+from api_relaying_server.memory.reply import Reply
 
 EMPTY_LINES = 8
 """Empty lines before a request that are skipped at a time: old clients send one behind a body (RFC

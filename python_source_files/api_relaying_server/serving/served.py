@@ -10,7 +10,7 @@ from typing import Callable, NamedTuple, Union
 
 from api_relaying_server.http1.fields import PSEUDONYM
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.memory.hot import Reply
+from api_relaying_server.memory.reply import Reply
 
 _log = logging.getLogger(__name__)
 

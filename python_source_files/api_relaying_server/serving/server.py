@@ -21,7 +21,7 @@ from socketserver import ThreadingMixIn
 from typing import Any, Callable, NamedTuple
 
 from api_relaying_server.errors import Overloaded
-from api_relaying_server.memory.hot import Reply
+from api_relaying_server.memory.reply import Reply
 from api_relaying_server.relaying.relay import Relay
 from api_relaying_server.serving.body import SILENCE
 from api_relaying_server.serving.connection import Connection, Limits
