@@ -46,3 +46,34 @@ class Packing(unittest.TestCase):
         self.assertEqual(fields.without(lambda name: name == "a").items, (("B", "2"),))
         self.assertEqual(fields.plus(("C", "3")).lines, b"A: 1\r\nB: 2\r\nC: 3\r\n")
         self.assertEqual(fields.items, (("A", "1"), ("B", "2")))
+
+
+class Edited(unittest.TestCase):
+    """A section made from another one finds its fields as one that was made from the pairs."""
+
+    @given(st.lists(st.tuples(NAMES, VALUES), max_size=8), NAMES, VALUES, st.booleans())
+    def test_it_is_found_by_name(
+        self, pairs: list[tuple[str, str]], name: str, value: str, packs: bool
+    ) -> None:
+        fields = Fields(pairs)
+        if packs:
+            fields.pack()
+        less = [pair for pair in pairs if pair[0].lower() != name.lower()]
+        for made, items in (
+            (fields.plus((name, value), ("A", "1")), [*pairs, (name, value), ("A", "1")]),
+            (fields.without(lambda had: had == name.lower()), less),
+            (fields.replaced(name, value), [*less, (name, value)]),
+            (fields.apart(), pairs),
+        ):
+            anew = Fields(items)
+            self.assertEqual(made, anew)
+            self.assertEqual(made.names(), anew.names())
+            for one in [*anew.names(), "absent"]:
+                self.assertEqual(made.all(one), anew.all(one))
+
+    def test_packing_what_is_stored_leaves_what_is_answered(self) -> None:
+        fields = Fields([("A", "1")])
+        stored = fields.apart()
+        stored.pack()
+        self.assertIs(fields.items, fields.items)
+        self.assertEqual(stored, fields)

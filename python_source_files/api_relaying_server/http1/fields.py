@@ -8,6 +8,7 @@ is here; what a rule asks of a field stands in `caching/`.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 from api_relaying_server.http1.grammar import split_lists
@@ -60,21 +61,35 @@ relay keeps them: a response would else lose what it says about its storing befo
 
 _NONE: frozenset[str] = frozenset()
 
+_SHORT = 64
+"""Characters of the longest `Connection` that is remembered."""
+
 
 def connection_options(fields: Fields) -> frozenset[str]:
     """The lower-case names in `Connection`: fields for this connection alone (RFC 9110, 7.6.1)."""
     values = fields.all("connection")
-    return frozenset([member.lower() for member in split_lists(values)]) if values else _NONE
+    if not values:
+        return _NONE
+    return _options(values[0]) if len(values) == 1 and len(values[0]) <= _SHORT else _named(values)
+
+
+def _named(values: Sequence[str]) -> frozenset[str]:
+    return frozenset([member.lower() for member in split_lists(values)])
+
+
+@lru_cache(256)
+def _options(value: str) -> frozenset[str]:
+    return _named((value,))
 
 
 def end_to_end(fields: Fields) -> Fields:
     """The fields of a message without those for one connection or one proxy (RFC 9110, 7.6.1; RFC
     9111, 3.1).
     """
-    gone = HOP_BY_HOP
-    if "connection" in fields:
-        gone |= connection_options(fields) - NEVER_NOMINATED
-    return fields.without(gone.__contains__) if fields.has_any(gone) else fields
+    gone, options = HOP_BY_HOP, connection_options(fields)
+    if not options <= gone:
+        gone |= options - NEVER_NOMINATED
+    return fields.without(gone.__contains__)
 
 
 # --- Cache-Status: what the cache did with a request (RFC 9211)

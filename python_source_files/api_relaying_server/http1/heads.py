@@ -343,6 +343,8 @@ def body_framing(request: RequestHead) -> int | None:
 def wants_close(version: tuple[int, int], fields: Fields) -> bool:
     """True where the connection ends after this message (RFC 9112, 9.3)."""
     values = fields.all("connection")
+    if not values:
+        return version < (1, 1)
     options = [option.strip(" \t").lower() for v in values for option in v.split(",")]
     if "close" in options:
         return True

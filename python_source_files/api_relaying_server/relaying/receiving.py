@@ -162,9 +162,10 @@ class Receiver:
         """
         request, fetch = received.request, received.fetch
         times = Times(fetch.request_time, fetch.response_time)
-        span = lifetime(arrival_of(status, fields, times), request.target, self._policy)
+        arrival = arrival_of(status, fields, times)
+        span = lifetime(arrival, request.target, self._policy)
         head = ResponseHead(status, received.head.reason, fields)
-        rule = first_against(request, head, span, self._policy)
+        rule = first_against(request, head, span, self._policy, arrival.said.directives)
         if rule is not None and rule.ground is Ground.REQUEST and not self._has_hinted:
             self._hint(received.request, head, span)
         return span, rule
@@ -360,7 +361,7 @@ class Receiver:
         return StoredResponse(
             head.status,
             head.reason,
-            stored_fields(head.fields),
+            stored_fields(head.fields).apart(),  # the answer reads the other one
             b"",
             fetch.request_time,
             fetch.response_time,
