@@ -49,7 +49,7 @@ from api_relaying_server.caching.reuse import (
 )
 from api_relaying_server.caching.stored import Selecting
 from api_relaying_server.caching.vary import fields_that_select, selecting_values
-from api_relaying_server.coordination import ALONE, Coordinator
+from api_relaying_server.coordination import ALONE, Alone, Coordinator
 from api_relaying_server.errors import NotAllowed, NotCached, RelayError, UpstreamTimeout
 from api_relaying_server.http1.credentials import credentials_of, is_credential
 from api_relaying_server.http1.message import Fields, RequestHead
@@ -174,6 +174,7 @@ class Relay:
         self.flight: Flight[Outcome] = Flight()
         receiver = Receiver(self._keeper, self._policy, fetcher.base)
         self._tools = Tools(fetcher, receiver, self.flight, coordinator)
+        self._alone = isinstance(coordinator, Alone)
 
     def answer(self, request: RequestHead, caller: Caller) -> Answer | Waiting:
         """The answer to a request, or for a caller that can be parked what it waits for. Raises
@@ -261,17 +262,21 @@ class Relay:
         """What those requests have in common that one fetch may answer. It begins with the tick of
         the last invalidation: a request that comes after that never joins a fetch from before.
         """
-        tick = self._keeper.facts.invalidations.last(key)
-        return f"{tick} {self._wanted(request, key)}"
+        return self._since(key) + self._wanted(request, key)
 
-    def _lease_name(self, request: RequestHead, key: str) -> str:
+    def _since(self, key: str) -> str:
+        return f"{self._keeper.facts.invalidations.last(key)} "
+
+    def _lease_name(self, wanted: str, key: str) -> str:
         """The same for all processes, whose ticks differ: it begins with the time of the last
         invalidation. After a while no fetch from before is under way; then it is left out, as a
-        process that began later has not heard of it.
+        process that began later has not heard of it. Empty where there is no other process.
         """
+        if self._alone:
+            return ""
         at = self._keeper.facts.invalidations.last_time(key)
         apart = f"{at:.6f}" if self._clock() < at + LEASE_AT_MOST else ""
-        return f"{apart} {self._wanted(request, key)}"
+        return f"{apart} {wanted}"
 
     def _wanted(self, request: RequestHead, key: str) -> str:
         names = self._keeper.facts.selecting(key)
@@ -306,15 +311,16 @@ class Relay:
         did not fit: of those who waited there the first leads the next fetch.
         """
         for rounds in range(place.rounds + 1, ROUNDS + 1):
-            flight_key = self._flight_key(query.request, key)
+            wanted = self._wanted(query.request, key)
+            flight_key = self._since(key) + wanted
             if self._is_unshared(query.request, flight_key):
                 return self._lead(
                     query, Leader(flight_key), keeps_conditions=not query.ask.validate
                 )
             landing, leads = self.flight.join(flight_key, place.landing)
-            place = place._replace(rounds=rounds, landing=landing)
+            place = Place(place.came, place.reason, rounds, landing, place.fetch, place.brief)
             if leads:  # the landing is ours now; the transfer gives it back
-                name = self._lease_name(query.request, key)
+                name = self._lease_name(wanted, key)
                 return self._send_out(query, place, Leader(flight_key, landing, seen, name))
             if query.caller.parks and not landing.finished:
                 return _waiting(landing.on_finished, query.ask, place)

@@ -130,8 +130,8 @@ class Tools(NamedTuple):
 
 class Leader(NamedTuple):
     """What makes a request a leader: the key of its flight, the landing where its followers wait,
-    what it has seen stored, and the name of its lease among processes. Without a landing nobody
-    follows.
+    what it has seen stored, and the name of its lease among processes, empty where there is no
+    other. Without a landing nobody follows.
     """
 
     flight_key: str
@@ -191,7 +191,7 @@ class Transfer:
         """The fresh response that was stored since the leader looked, by another thread or process.
         What is stored but not fresh changes what is asked for.
         """
-        if self._lands:
+        if self._lands and self._lead.lease_name:
             self._lease = self._coordinator.lease(self._lead.lease_name, LEASE_AT_MOST)
         record = self._changed_record()
         if record is not None:
