@@ -11,6 +11,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Callable
 
 from api_relaying_server.errors import RelayError
@@ -109,21 +110,24 @@ class Counters:
 
     def answered(self, served: Served) -> None:
         """Counts a request that was answered otherwise than from memory by the event loop."""
-        result = served.result
-        name = f"requests.{result}.{_class_of(served.status)}"
+        result, took, counts = served.result, served.took, self._counts
+        answers, size, seconds = _names_of(result, served.status)
+        bucket = f"took.{result}.{bisect_left(BOUNDS, took)}"
         with self._lock:
-            self._counts[name] += 1
-            self._counts[f"bytes.{result}"] += served.size
-            self._counts[f"took.{result}.{bisect_left(BOUNDS, served.took)}"] += 1
-            self._counts[f"took.{result}.microseconds"] += _microseconds(served.took)
-            self._counts["faults"] += served.number != ""
+            counts[answers] += 1
+            counts[size] += served.size
+            counts[bucket] += 1
+            counts[seconds] += _microseconds(took)
+            counts["faults"] += served.number != ""
 
     def asked(self, outcome: str, seconds: float) -> None:
         """Counts a call of the upstream; `outcome` is one of CLASSES or FAILURES."""
+        name, bucket = f"upstream.{outcome}", f"upstream.took.{bisect_left(BOUNDS, seconds)}"
+        counts = self._counts
         with self._lock:
-            self._counts[f"upstream.{outcome}"] += 1
-            self._counts[f"upstream.took.{bisect_left(BOUNDS, seconds)}"] += 1
-            self._counts[SECONDS] += _microseconds(seconds)
+            counts[name] += 1
+            counts[bucket] += 1
+            counts[SECONDS] += _microseconds(seconds)
 
     def purged(self, targets: int) -> None:
         """Counts targets of which something was stored and has been purged."""
@@ -143,6 +147,16 @@ class Counters:
 def _add(counts: dict[str, int], more: Mapping[str, int]) -> None:
     for name, number in more.items():
         counts[name] += number
+
+
+@lru_cache(1024)
+def _names_of(result: str, status: int) -> tuple[str, str, str]:
+    """What counts the answers of that result and status, their bytes and their times."""
+    return (
+        f"requests.{result}.{_class_of(status)}",
+        f"bytes.{result}",
+        f"took.{result}.microseconds",
+    )
 
 
 def _class_of(status: int) -> str:

@@ -122,7 +122,10 @@ def with_content(template: StoredResponse, content: bytes) -> StoredResponse | N
     content counts: there is no more.
     """
     if template.status != 206:
-        return template.changed(body=content, complete_length=len(content))
+        status, reason, fields, _, asked, came, selecting, first, *_ = template
+        return StoredResponse(
+            status, reason, fields, content, asked, came, selecting, first, len(content)
+        )
     placed = parse_content_range(template.fields.get("content-range") or "")
     if placed is None or not fits(placed, len(content)):
         return None

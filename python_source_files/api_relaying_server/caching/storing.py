@@ -267,13 +267,19 @@ that forbids sharing.
 
 
 def first_against(
-    request: RequestHead, head: ResponseHead, lifetime: Lifetime, policy: Policy
+    request: RequestHead,
+    head: ResponseHead,
+    lifetime: Lifetime,
+    policy: Policy,
+    said: Directives | None = None,
 ) -> Rule | None:
     """The first rule that forbids storing this response to this request, None where none does.
 
     `head` has end-to-end fields; of a response that is merged with a stored one, the merged ones.
+    `said` are the directives in them, where they have been read already.
     """
-    fetched = Fetched(request, head, response_directives(head.fields), lifetime, policy)
+    said = response_directives(head.fields) if said is None else said
+    fetched = Fetched(request, head, said, lifetime, policy)
     for rule in RULES:
         if rule.forbids(fetched):
             return rule

@@ -129,7 +129,7 @@ class RelayHandler(BaseHTTPRequestHandler):
 
     def _caller(self, request: RequestHead, body: RequestBody | None) -> Caller:
         return Caller(
-            client=self.server.client_at(self.conn.address)._replace(request_id=self.conn.number),
+            client=self.server.client_at(self.conn.address, self.conn.number),
             body=body,
             length=body.length if body is not None else None,
             on_interim=self._send_interim if request.version >= (1, 1) else None,

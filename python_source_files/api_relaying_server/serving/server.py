@@ -328,9 +328,10 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         if self._hooks.on_bell is not None:
             self._hooks.on_bell()
 
-    def client_at(self, address: str) -> Client:
-        """The client at a peer's address."""
-        return Client(address, bool(self._trusted) and self._trusted.trusts(address))
+    def client_at(self, address: str, request_id: str) -> Client:
+        """The client at a peer's address, with a request of this id."""
+        trusted = bool(self._trusted) and self._trusted.trusts(address)
+        return Client(address, trusted, request_id)
 
     # Life.
 
