@@ -123,6 +123,11 @@ class Coordinator(Protocol):
         the upstream. Waits for its holder at most `wait` seconds; None if that is not enough.
         """
 
+    def is_leased(self, name: str) -> bool:
+        """True where another process is seen to have the lease of this name, which is not taken.
+        Of nodes nothing is seen.
+        """
+
     def tell(self, message: Message, wait: float = 0.0) -> bool:
         """Send a message to all other processes.
 
@@ -151,6 +156,10 @@ class Alone:
     def lease(self, name: str, wait: float) -> Lease | None:
         """A lease, at once."""
         return _FREE
+
+    def is_leased(self, name: str) -> bool:
+        """There is no other process."""
+        return False
 
     def tell(self, message: Message, wait: float = 0.0) -> bool:
         """Nobody has to be told."""

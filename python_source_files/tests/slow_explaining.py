@@ -4,10 +4,12 @@ with the admin address of one worker and of two.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import random
 import tempfile
+import threading
 import time
 import unittest
 from collections import Counter
@@ -18,7 +20,15 @@ from api_relaying_server.http1.message import Fields
 from api_relaying_server.serving.served import result_of
 from tests.admin_support import AdministeredRelay
 from tests.explaining_support import compare
-from tests.relay_support import Asked, Field, Script, ScriptedOrigin, eventually, response
+from tests.relay_support import (
+    PATIENCE,
+    Asked,
+    Field,
+    Script,
+    ScriptedOrigin,
+    eventually,
+    response,
+)
 
 SEEDS = int(os.environ.get("EXPLAIN_SEEDS", "60"))
 SECONDS = float(os.environ.get("EXPLAIN_SECONDS", "8"))
@@ -26,6 +36,12 @@ EDGE = 0.5
 """Seconds before and after the end of a freshness in which a word may be out of date when the
 request comes.
 """
+
+FAILING = 18
+"""The first of the two targets that always fail: three of them would pause all."""
+
+RESTS = 2
+"""Seconds for which these want to be left alone."""
 
 TOLD = ("max-age=2", "max-age=3, public", "private", "no-cache", "max-age=1, must-revalidate")
 ASKED: tuple[tuple[Field, ...], ...] = (
@@ -56,10 +72,19 @@ class OverSocketsTest(unittest.TestCase):
 
     def setUp(self) -> None:
         self.rng = random.Random(7)
+        self.failed_at: dict[str, float] = {}
+        self.go_on = threading.Event()
+        self.slow = itertools.count()
 
     def origin(self, asked: Asked) -> Script:
-        """Each target has its own words."""
+        """Each target has its own words; the last fail, those of `/slow/` wait."""
         number = int(asked.target.rpartition("/")[2])
+        if asked.target.startswith("/slow/"):
+            self.go_on.wait(PATIENCE)
+            return response(200, [("Cache-Control", "max-age=60")], b"menu")
+        if number >= FAILING:
+            self.failed_at[asked.target] = time.monotonic()
+            return response(503, [("Retry-After", str(RESTS))], b"bad")
         fields = [("Cache-Control", TOLD[number % len(TOLD)]), ("ETag", '"1"')]
         if number % 3 == 0:
             fields.append(("Vary", "Accept-Language"))
@@ -77,8 +102,9 @@ class OverSocketsTest(unittest.TestCase):
                     AdministeredRelay(origin.url, *flags) as relay,
                 ):
                     said = self.live(relay, origin)
-                for result in ("hit", "miss", "expired", "none"):
+                for result in ("hit", "miss", "expired", "none", "collapsed"):
                     self.assertGreater(said[result], 5, said)
+                self.assertGreater(said["paused"], 20, said)
 
     def live(self, relay: AdministeredRelay, origin: ScriptedOrigin) -> Counter[str]:
         """A history; how often each word was said."""
@@ -86,7 +112,9 @@ class OverSocketsTest(unittest.TestCase):
         until = time.monotonic() + SECONDS
         while time.monotonic() < until:
             target, fields = f"/menu/{self.rng.randrange(20)}", self.rng.choice(ASKED)
-            if self.rng.random() < 0.1:
+            if self.rng.random() < 0.03:
+                said[self.follow(relay, origin)] += 1
+            elif self.rng.random() < 0.1:
                 relay.request("POST", target, body=b"x")
                 eventually(lambda: self.word(relay, target) != "hit", "the change")  # noqa: B023
             calls = len(origin.requests)
@@ -94,15 +122,52 @@ class OverSocketsTest(unittest.TestCase):
             self.assertEqual(len(origin.requests), calls)
             reply = relay.get(target, fields)
             got, member = result_of(Fields(reply.fields)), reply.get("cache-status") or ""
+            if self.is_over(target, told):
+                continue
             if all(abs(one["fresh_for_s"]) > EDGE for one in told["variants"]):
                 self.check(told, got, member)
                 said[told["next"]["result"]] += 1
+                said["paused"] += "pause after" in told["next"]["why"]
             if "; stored" in member:  # the admin address sees it when it lies in the store
                 eventually(lambda: self.word(relay, target, fields) != "miss", "it")  # noqa: B023
             if "detail=private" in member:
                 now = self.explain(relay, target, fields)
                 self.assertIn("it says private", now["not_stored"]["why"])
         return said
+
+    def is_over(self, target: str, told: Any) -> bool:
+        """Whether a pause of this target may have ended between word and request."""
+        over = time.monotonic() - self.failed_at.get(target, 0.0) > RESTS - EDGE
+        return over and "pause after" in told["next"]["why"]
+
+    def follow(self, relay: AdministeredRelay, origin: ScriptedOrigin) -> str:
+        """A fetch is under way in some worker, and another client comes to any; what that was said
+        to get. It may be a hit all the same: who waits in the event loop is answered from memory.
+        """
+        target, replies = f"/slow/{next(self.slow)}", []
+        self.go_on.clear()
+        clients = [
+            threading.Thread(target=lambda: replies.append(relay.get(target))) for _ in range(2)
+        ]
+        calls = len(origin.requests)
+        clients[0].start()
+        origin.wait_for(calls + 1)
+        told = self.explain(relay, target, ())
+        clients[1].start()
+        eventually(lambda: self.wait_or_are_handled(relay) == 2, "both clients")
+        self.go_on.set()
+        for client in clients:
+            client.join()
+        got = sorted(result_of(Fields(reply.fields)) for reply in replies)
+        said: str = told["next"]["result"]
+        self.assertEqual(said, "collapsed", told)
+        self.assertIn(got, (["hit", "miss"], ["collapsed", "miss"]))
+        return said
+
+    def wait_or_are_handled(self, relay: AdministeredRelay) -> float:
+        """How many connections have a request that is not answered yet."""
+        metrics = relay.metrics()
+        return sum(metrics[f'relay_connections{{state="{s}"}}'] for s in ("waiting", "handled"))
 
     def check(self, told: Any, got: str, member: str) -> None:
         """What was said is what came."""

@@ -125,6 +125,26 @@ result([first.waited, second.waited, found, len(leases)])
 """
 
 
+LOOKED_AT = """
+from api_relaying_server.cluster.file_locks import FileLeases, lock_file
+descriptor = lock_file()
+leases = FileLeases(descriptor)
+
+def seen():
+    others = FileLeases(descriptor)
+    held = [others.is_leased("a"), others.is_leased("b")]
+    return sum(2 ** place for place, is_held in enumerate(held) if is_held)
+
+found = []
+lease = leases.lease("a", 0.0)
+for step in (lambda: None, lease.release):
+    step()
+    found.append(os.WEXITSTATUS(os.waitpid(forked(seen), 0)[1]))
+again = leases.lease("a", 0.0)
+result([found, leases.is_leased("a"), again.waited])
+"""
+
+
 class Processes(unittest.TestCase):
     def test_one_holder_at_a_time(self) -> None:
         for turns, times in (("Lease", 25), ("Held", 500)):
@@ -142,6 +162,12 @@ class Processes(unittest.TestCase):
         self.assertTrue(waited)
         self.assertGreater(took, 0.09)
         self.assertLess(took, 2.0)
+
+    def test_it_can_be_looked_at_without_being_taken(self) -> None:
+        found, own, waited = run(LOOKED_AT)
+        self.assertEqual(found, [1, 0])
+        self.assertFalse(own)  # of another process alone
+        self.assertFalse(waited)
 
     def test_the_threads_of_a_process_share_it_until_the_last_is_done(self) -> None:
         waited_first, waited_second, free, held = run(THREADS_SHARE)

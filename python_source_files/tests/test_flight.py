@@ -194,6 +194,9 @@ class Names:
         self.asked.append(name)
         return ALONE.lease(name, wait)
 
+    def is_leased(self, name: str) -> bool:
+        return ALONE.is_leased(name)
+
     def tell(self, message: Message, wait: float = 0.0) -> bool:
         return ALONE.tell(message, wait)
 

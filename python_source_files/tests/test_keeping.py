@@ -149,6 +149,9 @@ class Line:
         self.said.append(f"lease {key} {wait}")
         return Held(self) if self.free else None
 
+    def is_leased(self, name: str) -> bool:
+        return False
+
     def tell(self, message: Message, wait: float = 0.0) -> bool:
         self.said.append(f"tell {encode(message)} {wait}")
         return True

@@ -15,12 +15,12 @@ from api_relaying_server.cluster.file_locks import Mutex, lock_file
 from api_relaying_server.cluster.message_text import decode
 from api_relaying_server.cluster.shared_memory import CALLS, SharedMemory
 from api_relaying_server.cluster.workers_budget import Calls, Pace, WorkersSlots, WorkersTokens
-from api_relaying_server.coordination import Message, Paused
+from api_relaying_server.coordination import Message, MessagesLost, Paused
 from api_relaying_server.errors import UpstreamPaused
 from api_relaying_server.upstream.breaker import LOOK_AGAIN, Call, CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, SlotsTaken
 from api_relaying_server.upstream.cooldown import ANONYMOUS, OURS, WHOLE, subjects_of
-from api_relaying_server.upstream.cooldown_news import News, message_of, news_in
+from api_relaying_server.upstream.cooldown_news import News, is_ours_alone, message_of, news_in
 from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.signals import ANSWERED, LONGEST_WAIT, Scope, UpstreamSignals
 from tests.forks import run
@@ -280,14 +280,36 @@ class Words(unittest.TestCase):
                 self.settle(call_for("/b", key=key), ANSWERED)
                 self.assertEqual(self.other.active(), [])
 
-    def test_a_target_is_nobody_elses_business(self) -> None:
+    def test_a_target_and_its_method_pause_everywhere(self) -> None:
         self.settle(call_for("/a"), UpstreamSignals(Scope.TARGET, "503", wait=900.0, counts=True))
-        self.assertFalse(self.refuses(call_for("/a")))
-        self.assertEqual(self.other.active(), [])
+        for asked, refused in (
+            (call_for("/a"), True),
+            (call_for("/a", "POST"), False),
+            (call_for("/b"), False),
+            (call_for("/a", key="k"), False),
+        ):
+            self.assertEqual(self.refuses(asked), refused, asked)
+            self.assertEqual(self.other.refusal(asked) is not None, refused, asked)
         self.clock.advance(900.0)
-        self.one.settle(self.one.admit(call_for("/a")), ANSWERED)
+        self.settle(call_for("/a"), ANSWERED)
         self.assertEqual(self.one.active(), [])
-        self.assertEqual(self.words, [])
+        self.assertEqual(self.other.active(), [])
+
+    def test_what_no_other_relay_can_read_is_not_told_to_nodes(self) -> None:
+        _, key, target = subjects_of(call_for("/", key="k"))
+        for subject, alone in ((WHOLE, False), (ANONYMOUS, False), (key, True), (target, True)):
+            for seconds in (None, 5.0):
+                self.assertEqual(is_ours_alone(message_of(News(subject, seconds))), alone)
+        self.assertFalse(is_ours_alone(MessagesLost()))
+
+    def test_a_probe_elsewhere_is_foreseen(self) -> None:
+        self.settle(call_for("/a"), UpstreamSignals(Scope.UPSTREAM, "refused"))
+        self.clock.advance(5.0)
+        self.assertIsNone(self.other.refusal(call_for("/a")))
+        self.end.leased = True
+        refusal = self.other.refusal(call_for("/a"))
+        assert refusal is not None
+        self.assertIn("another process asks the upstream", refusal.detail)
 
     def test_it_is_told_once(self) -> None:
         calls = [self.one.admit(call_for("/a")) for _ in range(5)]
@@ -324,8 +346,8 @@ class Words(unittest.TestCase):
         self.assertEqual(wait, 0.0)
 
     def test_words_are_read_as_they_were_meant(self) -> None:
-        key = subjects_of(call_for("/", key="k"))[1]
-        for subject in (WHOLE, ANONYMOUS, key):
+        _, key, target = subjects_of(call_for("/", key="k"))
+        for subject in (WHOLE, ANONYMOUS, key, target):
             for seconds in (None, 0.0, 5.0, 12.25, LONGEST_WAIT):
                 for why in ("", "429", "503 as\nothers"):
                     news = News(subject, seconds, "" if seconds is None else why)

@@ -51,11 +51,16 @@ class Neighbour(Alone):
     def __init__(self, hears: Callable[[Message], object], gives: Callable[..., Any] | None = None):
         self.hears = hears
         self.gives = gives or super().lease
+        self.leased = False
 
     def lease(self, key: str, wait: float) -> Lease | None:
         """As `gives` says."""
         lease: Lease | None = self.gives(key, wait)
         return lease
+
+    def is_leased(self, name: str) -> bool:
+        """As `leased` says."""
+        return self.leased
 
     def tell(self, message: Message, wait: float = 0.0) -> bool:
         """The other process hears it at once."""

@@ -26,6 +26,10 @@ class ChainedCoordinator:
             return None
         return _ChainedLease(near, far)
 
+    def is_leased(self, name: str) -> bool:
+        """Where either sees it."""
+        return self._near.is_leased(name) or self._far.is_leased(name)
+
     def tell(self, message: Message, wait: float = 0.0) -> bool:
         """Tell both."""
         near = self._near.tell(message, wait)

@@ -29,6 +29,7 @@ from api_relaying_server.coordination import (
 )
 from api_relaying_server.stores.health import PathHealth
 from api_relaying_server.stores.storage import HARMLESS, StorageFault
+from api_relaying_server.upstream.cooldown_news import is_ours_alone
 
 LEASE_LASTS = 3.0
 """Seconds after which the lease of a process that has died, or hangs, is another one's."""
@@ -218,10 +219,16 @@ class NodeCoordinator:
 
     # News
 
+    def is_leased(self, name: str) -> bool:
+        """Not known: the database is not asked for that alone."""
+        return False
+
     def tell(self, message: Message, wait: float = 0.0) -> bool:
         """All others will hear this; True where the database has it, which is waited for at most
-        `wait` seconds, and not while it fails.
+        `wait` seconds, and not while it fails. What no other relay could read is not told.
         """
+        if is_ours_alone(message):
+            return True
         with self._lock:
             self._last_told += 1
             mine = self._last_told

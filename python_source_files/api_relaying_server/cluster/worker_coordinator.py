@@ -36,6 +36,10 @@ class WorkerCoordinator:
         """
         return self._leases.lease(name, wait)
 
+    def is_leased(self, name: str) -> bool:
+        """True where another worker has this lease now."""
+        return self._leases.is_leased(name)
+
     def tell(self, message: Message, wait: float = 0.0) -> bool:
         """Send a message to all other workers: each hears it at its next `catch_up`."""
         self._writer.write(encode(message))

@@ -2,7 +2,8 @@
 
 It runs what a request runs, `Relay.decide` with all its rules, on what is stored at this moment; so
 it cannot say anything else than what happens. The upstream is not asked and nothing is changed: no
-use is counted, nothing comes into memory, no fetch is led.
+use is counted, nothing comes into memory, no fetch is led. Of what other workers do it sees what
+they have told (`Coordinator`), and the leases of their fetches.
 """
 
 from __future__ import annotations
@@ -82,6 +83,7 @@ class Explainer:
         request = _request(target, fields)
         policy, key = self._fetcher.policy, self._keeper.key_of(request.target)
         client, now = Client(address), self._keeper.clock()
+        self._keeper.catch_up()
         found = self._keeper.peek(key)
         variants = found.variants if found is not None else ()
         names = {name for stored in variants for name, _ in stored.selecting}
@@ -117,7 +119,10 @@ class Explainer:
             return Next(NONE, _sentence(f"{error.detail}: {error.status}"))
 
     def _look(self, key: str, request: RequestHead) -> FoundRecord:
-        return FoundRecord(self._keeper.peek(key), (0, 0))
+        record = self._keeper.peek(key)
+        if record is not None:
+            self._keeper.learn_selecting(key, record)
+        return FoundRecord(record, (0, 0))
 
     def _from_upstream(self, decision: Decision, query: Query) -> Next:
         """What a request gets that needs the upstream. Raises RelayError."""

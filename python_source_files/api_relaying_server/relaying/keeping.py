@@ -227,8 +227,7 @@ class Keeper:
         if record is None:
             record = self._still_known(key)
         if record is not None and record != known:
-            if self._shares:
-                self._learn_selecting(key, record)
+            self.learn_selecting(key, record)
             self.hot.put(key, record, asked_for=True, doubts=doubts)
             # A change may have come between reading and putting. It touches the stripe after it has
             # written the store and before it puts or drops in memory. So either it is seen here, or
@@ -671,11 +670,11 @@ class Keeper:
     def _touch(self, key: str) -> None:
         self._changes[hash(key) % _STRIPES] = next(self._ticks)
 
-    def _learn_selecting(self, key: str, record: Record) -> None:
+    def learn_selecting(self, key: str, record: Record) -> None:
         """Remembers what selects, so that requests for the same share a flight with those of other
-        processes.
+        processes, where there are any.
         """
-        for variant in record.variants[:1]:
+        for variant in record.variants[:1] if self._shares else ():
             self.facts.remember_selecting(key, tuple(name for name, _ in variant.selecting))
 
     def _put(

@@ -287,10 +287,14 @@ class Relay:
 
     def would_follow(self, request: RequestHead, key: str) -> bool:
         """True where a request that needs the upstream would wait for another one's fetch, which
-        is under way in this process.
+        is under way in this process or another one of this machine.
         """
-        flight_key = self._flight_key(request, key)
-        return self.flight.is_under_way(flight_key) and not self._is_unshared(request, flight_key)
+        wanted = self._wanted(request, key)
+        flight_key = self._since(key) + wanted
+        if self._is_unshared(request, flight_key):
+            return False
+        name = self._lease_name(wanted, key)
+        return self.flight.is_under_way(flight_key) or self._tools.coordinator.is_leased(name)
 
     def _is_unshared(self, request: RequestHead, flight_key: str) -> bool:
         """True where answers are known to be for one client each: to all requests, or to those with

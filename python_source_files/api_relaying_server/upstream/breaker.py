@@ -33,7 +33,7 @@ from api_relaying_server.upstream.cooldown import (
 )
 from api_relaying_server.upstream.cooldown_news import (
     News,
-    is_shared,
+    has_one_probe,
     message_of,
     news_in,
     probe_of,
@@ -163,9 +163,12 @@ class CircuitBreaker:
         subjects = subjects_of(request)
         with self._lock:
             try:
-                self._cooldowns_of(subjects, self._clock())
+                cooldowns = self._cooldowns_of(subjects, self._clock())
             except UpstreamPaused as error:
                 return copy(error)
+        shared = [item for item in cooldowns if has_one_probe(item[0])]
+        if shared and request.is_whole and self._coordinator.is_leased(probe_of(shared[0][0])):
+            return self._probed_elsewhere(shared[0], self._clock())
         return None
 
     def _cooldowns_of(
@@ -186,19 +189,22 @@ class CircuitBreaker:
         """The call, as the one probe of all processes. Raises UpstreamPaused where another process
         has it.
         """
-        shared = [item for item in call.cooldowns if is_shared(item[0])]
+        shared = [item for item in call.cooldowns if has_one_probe(item[0])]
         if not shared:
             return call
-        subject, widest = shared[0]
-        turn = self._coordinator.lease(probe_of(subject), 0.0)
+        turn = self._coordinator.lease(probe_of(shared[0][0]), 0.0)
         if turn is not None:
             return call._replace(turn=turn)
         with self._lock:
             now = self._clock()
             for _, cooldown in call.cooldowns:
                 cooldown.others_wait_until = now + LOOK_AGAIN
+        raise self._probed_elsewhere(shared[0], now)
+
+    def _probed_elsewhere(self, shared: tuple[Subject, Cooldown], now: float) -> UpstreamPaused:
+        subject, widest = shared
         words = f"another process asks {widest.of}, to which calls pause after"
-        raise _refusal(subject, words, widest, now)
+        return _refusal(subject, words, widest, now)
 
     # ...and after it.
 
@@ -244,8 +250,7 @@ class CircuitBreaker:
         self._cooldowns.drop(subject)
         if subject == WHOLE:
             self._closed_at = now
-        if is_shared(subject):
-            self._coordinator.tell(message_of(News(subject, None)))
+        self._coordinator.tell(message_of(News(subject, None)))
         if cooldown.said:
             _log.info("%s answers again after %.1f s", cooldown.of, now - cooldown.since)
 
@@ -264,7 +269,7 @@ class CircuitBreaker:
         if had is None:
             self._cooldowns.put(subject, cooldown)
             self._say(subject, cooldown, logging.WARNING if signals.failed else logging.INFO, now)
-        if cooldown.until > cooled_until and is_shared(subject):
+        if cooldown.until > cooled_until:
             self._coordinator.tell(message_of(News(subject, cooldown.until - now, signals.why)))
 
     def _count(self, call: Call, signals: UpstreamSignals, now: float) -> None:

@@ -1,7 +1,7 @@
 """Messages about cooldowns between the processes in front of one upstream, sent by a `Coordinator`.
 
-Pure functions. Cooldowns of single targets are not sent: each process learns of one by a call of
-its own. A message about credentials that were hashed with another key is ignored.
+Pure functions. A cooldown of certain credentials, or of a single target, concerns the workers of
+one relay alone: they know what it is about by a hash that was made with their key.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from api_relaying_server.upstream.signals import LONGEST_WAIT, Scope
 _LONGEST_WHY = 200
 """Characters of a reason that are passed on."""
 
+_TARGET = "/target"
+"""Stands behind the hash of a target; behind that of credentials there is nothing."""
+
 _SCOPES = {WHOLE: "", ANONYMOUS: "anonymous"}
 _SUBJECTS = {scope: subject for subject, scope in _SCOPES.items()}
 
@@ -27,9 +30,16 @@ class News(NamedTuple):
     why: str = ""
 
 
-def is_shared(subject: Subject) -> bool:
-    """True where a subject's cooldowns are sent to other processes, and one probes for all."""
+def has_one_probe(subject: Subject) -> bool:
+    """True where one process probes for all. For a single target the lease of its fetch sees to
+    that.
+    """
     return subject.scope is not Scope.TARGET
+
+
+def is_ours_alone(message: Message) -> bool:
+    """True where no other relay can read whom a message concerns."""
+    return isinstance(message, (Paused, Resumed)) and message.scope.startswith(OURS)
 
 
 def message_of(news: News) -> Message:
@@ -48,7 +58,8 @@ def news_in(message: Message) -> News | None:
     if subject is None:
         if not message.scope.startswith(OURS):
             return None
-        subject = Subject(Scope.CALLERS, message.scope)
+        who, kind, _ = message.scope.partition(_TARGET)
+        subject = Subject(Scope.TARGET if kind else Scope.CALLERS, who)
     if isinstance(message, Resumed):
         return News(subject, None)
     if message.seconds < 0:
@@ -62,4 +73,5 @@ def probe_of(subject: Subject) -> str:
 
 
 def _scope_of(subject: Subject) -> str:
-    return _SCOPES.get(subject, subject.who)
+    ending = _TARGET if subject.scope is Scope.TARGET else ""
+    return _SCOPES.get(subject, subject.who + ending)
