@@ -23,6 +23,7 @@ from api_relaying_server.http1.heads import parse_response_head
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import Buffer
 from api_relaying_server.memory.hot import HotCache
+from api_relaying_server.memory.reply import Passing
 from api_relaying_server.memory.reply import Reply as Ready
 from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.relaying.fetching import Caller, Fetcher
@@ -266,8 +267,8 @@ def taken(method: str, answer: Answer) -> Got:
     return Got(answer.status, answer.fields, b"".join(pieces), whole)
 
 
-def of_wire(ready: Ready) -> Got:
-    """What arrives of an answer that was ready in memory."""
+def of_wire(ready: Ready | Passing) -> Got:
+    """What arrives of an answer that was ready in memory, or passes by it."""
     head, body = ready.wire.split(b"\r\n\r\n", 1)
     told = parse_response_head(head + b"\r\n\r\n")
     return Got(told.status, told.fields, b"".join([body, *ready.tail]))

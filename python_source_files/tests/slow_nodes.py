@@ -552,6 +552,9 @@ class Shelf:
     def read(self, key: str) -> Record | None:
         return self.records.get(key)
 
+    def read_pieces(self, key: str) -> Record | None:
+        return self.read(key)
+
     def write(self, key: str, record: Record) -> None:
         self.records[key] = record
 

@@ -128,6 +128,25 @@ class AdmissionTest(unittest.TestCase):
         self.assertTrue(order.discard("a"))
         self.assertFalse(order.discard("a"))
 
+    def test_what_is_asked_for_again_is_wanted(self) -> None:
+        """Where not too many others were asked for meanwhile: twice as many as are here, or a bit
+        more.
+        """
+        order = Admission(100)
+        for n in range(10):
+            order.add(f"here {n}", 1)
+        for between, wanted in ((0, True), (19, True), (39, False)):
+            name = f"a {between}"
+            self.assertFalse(order.is_wanted(name))
+            for n in range(between):
+                self.assertFalse(order.is_wanted(f"{between} {n}"))
+            self.assertEqual(order.is_wanted(name), wanted, between)
+
+    def test_nothing_is_wanted_where_nothing_is(self) -> None:
+        order = Admission(100)
+        self.assertFalse(order.is_wanted("a"))
+        self.assertFalse(order.is_wanted("b"))
+
     def test_memory_of_the_gone_is_bounded(self) -> None:
         order = Admission(0)
         for n in range(REMEMBERED + 10):

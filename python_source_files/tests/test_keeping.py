@@ -89,6 +89,9 @@ class Shelf:
         self.on_read()
         return found
 
+    def read_pieces(self, key: str) -> Record | None:
+        return self.read(key)
+
     def peek(self, key: str) -> Record | None:
         return None if self.fault else self.records.get(key)
 

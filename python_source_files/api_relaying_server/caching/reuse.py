@@ -32,6 +32,13 @@ BYPASSING_FIELDS = CONDITIONS_FOR_ORIGINS | OVERRIDES | {"a-im", "x-original-url
 fields that make some origins answer another request than the one in the key.
 """
 
+INFLUENTIAL_FIELDS = BYPASSING_FIELDS | frozenset(
+    ("accept-encoding", "cache-control", "connection", "content-length", "expect", "if-match")
+    + ("if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "max-forwards")
+    + ("origin", "pragma", "range", "transfer-encoding", "upgrade")
+)
+"""Request fields on which the answer can depend, beside the selecting ones."""
+
 _RANGE = frozenset(("range", "if-range"))
 _CODING = frozenset(("accept-encoding",))
 

@@ -109,6 +109,35 @@ class Record(NamedTuple):
         return sum([len(v.body) + _size_of_head(v) + _size_of_forms(v) for v in self.variants])
 
 
+class Single(NamedTuple):
+    """A record of one whole response in the pieces that a store has of it: all that is needed to
+    answer the plain case (`caching.plain`), and `record` for all others. `names` and `values` are
+    those of its fields, printable ASCII alone; the rest is as in the record.
+    """
+
+    status: int
+    reason: str
+    names: tuple[str, ...]
+    values: list[str]
+    body: bytes
+    request_time: float
+    response_time: float
+    selecting: Selecting
+    expires: float
+    epoch: int
+
+    @property
+    def record(self) -> Record:
+        """All of it."""
+        pairs = Fields(zip(self.names, self.values))
+        times = self.request_time, self.response_time
+        length = len(self.body)
+        stored = StoredResponse(
+            self.status, self.reason, pairs, self.body, *times, self.selecting, 0, length
+        )
+        return Record((stored,), self.expires, self.epoch)
+
+
 def _size_of_head(variant: StoredResponse) -> int:
     fields = variant.fields
     selecting = sum([len(name) + len(value or "") for name, value in variant.selecting])

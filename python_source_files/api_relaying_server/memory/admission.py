@@ -7,6 +7,10 @@ key that was used since it was last looked at stays another round. A key that le
 a while without its entry: when it comes back it goes straight to the main queue.
 
 A use only sets a mark at the entry: hits take no lock.
+
+What comes from the store may also not come in at all: while there is no room, only a key that was
+asked for before, not long ago (`is_wanted`). To take in and put out what nobody asks for again
+costs more than to read it.
 """
 
 from __future__ import annotations
@@ -21,6 +25,13 @@ REMEMBERED = 65536
 """Keys that are remembered after they left, by their hashes: a key is as long as a client likes."""
 
 
+NOTED = 2
+"""Keys that are noted, as a multiple of those that are here, before the older half of the notes is
+forgotten (`benchmarks/hit_ratio`: with fewer a scan hides what comes again, with more the hits of
+Zipf's law alone grow fewer).
+"""
+
+
 class Admission:
     """The order in which keys leave. Not thread-safe: its owner has the lock. Sizes in bytes."""
 
@@ -30,6 +41,22 @@ class Admission:
         self._main: OrderedDict[str, int] = OrderedDict()
         self._left: OrderedDict[int, None] = OrderedDict()
         self._small_size = 0
+        # Hashes of keys that were asked for and did not come in: of late, and before that.
+        self._noted: set[int] = set()
+        self._noted_before: set[int] = set()
+
+    def is_wanted(self, key: str) -> bool:
+        """True where a key that is not here was asked for before; else that is noted. The keys of
+        this time and the last are remembered, where a time ends with `NOTED` keys for each that is
+        here.
+        """
+        mark = hash(key)
+        if mark in self._noted or mark in self._noted_before:
+            return True
+        if len(self._noted) >= NOTED * (len(self._small) + len(self._main)):
+            self._noted, self._noted_before = set(), self._noted
+        self._noted.add(mark)
+        return False
 
     def resize(self, room: int) -> None:
         """From now on there is so much room."""

@@ -50,6 +50,11 @@ class HitCount:
         with self._lock:
             self._add(reply)
 
+    def add(self, status: int, size: int) -> None:
+        """Counts an answer that comes from no reply."""
+        with self._lock:
+            self._add_to(status, 1, size)
+
     def totals(self, now: float) -> dict[int, tuple[int, int]]:
         """All answers since the start. `now`: the Unix time."""
         with self._lock:
@@ -75,5 +80,8 @@ class HitCount:
         hits = reply.hits
         new, reply.counted = hits - reply.counted, hits
         if new:
-            answers, size = self._counts.get(reply.status, (0, 0))
-            self._counts[reply.status] = answers + new, size + new * reply.body_size
+            self._add_to(reply.status, new, new * reply.body_size)
+
+    def _add_to(self, status: int, answers: int, size: int) -> None:
+        before, size_before = self._counts.get(status, (0, 0))
+        self._counts[status] = before + answers, size_before + size

@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import Callable
 
 from api_relaying_server.caching.responding import Shape, build
-from api_relaying_server.caching.reuse import BYPASSING_FIELDS, Assessed
+from api_relaying_server.caching.reuse import INFLUENTIAL_FIELDS, Assessed
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import is_written_here
 from api_relaying_server.memory.admission import Admission
@@ -61,18 +61,11 @@ the field lines with influential names.
 MAX_QUICK = 256
 """Decisions remembered for one entry; when there are so many, all are forgotten."""
 
-ALWAYS_INFLUENTIAL = BYPASSING_FIELDS | frozenset(
-    ("accept-encoding", "cache-control", "connection", "content-length", "expect", "if-match")
-    + ("if-modified-since", "if-none-match", "if-range", "if-unmodified-since", "max-forwards")
-    + ("origin", "pragma", "range", "transfer-encoding", "upgrade")
-)
-"""Request fields on which the answer can depend, beside the selecting ones."""
-
 
 @lru_cache(256)
 def _influential(selecting: tuple[str, ...]) -> frozenset[str]:
     """These and the selecting fields of a record; most records have the same."""
-    return ALWAYS_INFLUENTIAL.union(selecting)
+    return INFLUENTIAL_FIELDS.union(selecting)
 
 
 _NO_HITS: Mapping[int, int] = {}
@@ -192,6 +185,13 @@ class HotCache:
     def size(self) -> int:
         """Bytes of all that is kept."""
         return self._size + self.wires.size
+
+    def wants(self, key: str) -> bool:
+        """True where what was read for a key that is not here is to be put here: there is room, or
+        the key is asked for again and again. The others are noted.
+        """
+        with self._lock:
+            return self._size + USUAL_SIZE <= self.room or self._order.is_wanted(key)
 
     @property
     def has_room(self) -> bool:
@@ -386,6 +386,10 @@ class HotCache:
         own time is over.
         """
         return self._hit_count.totals(now)
+
+    def count(self, status: int, size: int) -> None:
+        """One more answer has been sent that was not kept."""
+        self._hit_count.add(status, size)
 
     def remember(self, entry: Entry, quick: QuickKey, reply: Reply) -> None:
         """Remembers the reply for requests that are alike in all that it depends on."""

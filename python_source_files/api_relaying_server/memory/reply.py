@@ -19,7 +19,7 @@ from api_relaying_server.http1.rendering import Buffer, pieces_of, render_status
 if TYPE_CHECKING:
     from api_relaying_server.memory.hot import Entry
 
-_WIRE = b"%b%b%bAge: %d\r\n" + STATUS_OF_HIT + b"\r\n%b"
+WIRE = b"%b%b%bAge: %d\r\n" + STATUS_OF_HIT + b"\r\n%b"
 """A reply: the part of its head that stays, `Age`, `Cache-Status`, and a small body."""
 
 JOINED_BODY = 65536
@@ -157,7 +157,7 @@ class Reply:
     def _joined_at(self, age: int) -> bytes:
         ending = self._ending
         head = self._status_line, self._fields, ending.lines, age, self.lifetime - age, ending.key
-        return _WIRE % (*head, self._body)
+        return WIRE % (*head, self._body)
 
     def unjoin(self) -> None:
         """Frees `wire`; the next request renders it anew."""
@@ -169,6 +169,27 @@ class Reply:
         self.kept, self.valid_until = False, 0.0
         self._fields = self._body = b""
         self.tail = ()
+
+
+class Passing:
+    """An answer that goes out once and is not kept: what those who send, count and log a `Reply`
+    ask of it.
+    """
+
+    __slots__ = ("body_size", "hits", "status", "wire")
+
+    closes = False
+    tail: tuple[Buffer, ...] = ()
+
+    def __init__(self, status: int, wire: bytes, body_size: int) -> None:
+        self.status = status
+        self.wire = wire
+        self.body_size = body_size
+        self.hits = 0
+
+    def rendered(self, now: float) -> bytes:
+        """The bytes, which are there."""
+        return self.wire
 
 
 class Wires:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from api_relaying_server.http1.request_id import PLAIN
-from api_relaying_server.memory.reply import Reply
+from api_relaying_server.memory.reply import Passing, Reply
 from api_relaying_server.serving.peers import Peer, TrustedPeers
 from api_relaying_server.serving.served import HIT, Served
 
@@ -185,7 +185,9 @@ class Lines:
         self._second = -1
         self._clock = ""
 
-    def hit(self, address: str, head: bytes, reply: Reply, now: float, number: str = "") -> str:
+    def hit(
+        self, address: str, head: bytes, reply: Reply | Passing, now: float, number: str = ""
+    ) -> str:
         """The line of an answer from memory; `number`: its id, where it has one."""
         known = self._known.get(head) or self._learn(head)
         return self._form.line(

@@ -39,7 +39,7 @@ from api_relaying_server.caching.reuse import (
     reason_to_keep,
     useful_until,
 )
-from api_relaying_server.caching.stored import Form, Record, StoredResponse, cache_key
+from api_relaying_server.caching.stored import Form, Record, Single, StoredResponse, cache_key
 from api_relaying_server.caching.vary import within
 from api_relaying_server.coordination import (
     ALONE,
@@ -109,6 +109,16 @@ class FoundRecord(NamedTuple):
 
     record: Record | None
     version: tuple[int, int]
+
+
+class Looked(NamedTuple):
+    """What the store has under a key, with what tells whether anything has changed since it was
+    looked at. Memory has it not.
+    """
+
+    found: Single | Record | None
+    version: tuple[int, int]
+    doubts: int
 
 
 class Neighbours(NamedTuple):
@@ -221,20 +231,27 @@ class Keeper:
 
     def _read_stored(self, key: str, known: Record | None = None) -> Record | None:
         """What the store has under a key; memory gets it, unless it is what is known already."""
-        stripe = hash(key) % _STRIPES
-        before, doubts = self._changes[stripe], self.hot.doubts  # before the store is read
-        record = self._from_store(key)
-        if record is None:
-            record = self._still_known(key)
+        return self.take_in(key, self.look(key), known).record
+
+    def look(self, key: str) -> Looked:
+        """What the store has under a key. May wait for the store."""
+        version, doubts = self._version(key), self.hot.doubts  # before the store is read
+        found = self._from_store(key)
+        return Looked(self._still_known(key) if found is None else found, version, doubts)
+
+    def take_in(self, key: str, looked: Looked, known: Record | None = None) -> FoundRecord:
+        """The record that was looked at; memory gets it, unless it is what is known already."""
+        found, version, doubts = looked
+        record = found.record if isinstance(found, Single) else found
         if record is not None and record != known:
             self.learn_selecting(key, record)
             self.hot.put(key, record, asked_for=True, doubts=doubts)
             # A change may have come between reading and putting. It touches the stripe after it has
             # written the store and before it puts or drops in memory. So either it is seen here, or
             # its own put or drop comes after ours.
-            if self._changes[stripe] != before:
+            if self._changes[hash(key) % _STRIPES] != version[0]:
                 self.hot.drop(key)
-        return record
+        return FoundRecord(record, version)
 
     def peek(self, key: str) -> Record | None:
         """The same as `read` would find, and nothing is changed by it: no use is counted, and
@@ -247,21 +264,34 @@ class Keeper:
         record = None if record is None else self._judged(key, record)
         return record if record is not None else self._lost(key)
 
-    def _from_store(self, key: str) -> Record | None:
+    def _record_from_store(self, key: str) -> Record | None:
+        found = self._from_store(key)
+        return found.record if isinstance(found, Single) else found
+
+    def _from_store(self, key: str) -> Single | Record | None:
         """What the store has under a key, as purges and invalidations leave it, even where the
         store does not say so: it may be slow or full, and a purge of many changes nothing in it.
         """
         if not self.know_marks():
             return None  # the store fails: what is in it may have been purged before the start
-        record = self._store.read(key)
-        return None if record is None else self._judged(key, record)
+        found = self._store.read_pieces(key)
+        if isinstance(found, Single):
+            if self._is_unmarked(key):
+                return found
+            found = found.record
+        return None if found is None else self._judged(key, found)
+
+    def _is_unmarked(self, key: str) -> bool:
+        """True where no purge and no invalidation can touch what is stored under a key."""
+        invalidations = self.facts.invalidations
+        return invalidations.times_of(key) is NEVER and invalidations.marks is NO_MARKS
 
     def _judged(self, key: str, record: Record) -> Record | None:
         """A record as purges and invalidations leave it; None where nothing is left of it."""
+        if self._is_unmarked(key):
+            return record
         invalidations = self.facts.invalidations
         times, marks = invalidations.times_of(key), invalidations.marks
-        if times is NEVER and marks is NO_MARKS:
-            return record
         left = judged(record, times, marks, key)
         return left if left.variants or left.epoch or left is record else None
 
@@ -275,17 +305,19 @@ class Keeper:
         """What is stored under a key, and its version: what was found `before` if nothing has
         changed since.
         """
-        version = self._changes[hash(key) % _STRIPES], self._news()
+        version = self._version(key)
         if before is not None and before.version == version:
             return before
         return FoundRecord(self.read(key), version)
+
+    def _version(self, key: str) -> tuple[int, int]:
+        return self._changes[hash(key) % _STRIPES], self._news()
 
     def changed_since(self, key: str, seen: FoundRecord, surely: bool) -> Record | None:
         """The record of a key if it is another one by now, and not only in its forms. With `surely`
         the store is asked though no message of a change has come.
         """
-        now = self._changes[hash(key) % _STRIPES], self._news()
-        if not surely and now == seen.version:
+        if not surely and self._version(key) == seen.version:
             return None
         record = self._read_stored(key, seen.record) if self._shares else self.read(key)
         return None if record is None or record.is_same(seen.record) else record
@@ -554,7 +586,7 @@ class Keeper:
         known = False
         try:
             with self._lock_of(key):
-                record = self._from_store(key)
+                record = self._record_from_store(key)
                 if record is None and self._store.fault:
                     record = self.read(key)
                 known = record is not None
@@ -605,7 +637,7 @@ class Keeper:
 
     def _judge_own(self, key: str, effect: Effect) -> None:
         """Leaves of a record in this process's own memory what another one's mark leaves."""
-        record = self._from_store(key) if effect is Effect.PURGED else None
+        record = self._record_from_store(key) if effect is Effect.PURGED else None
         if record is not None:
             self._store.write(key, record)  # it may answer in an outage
         else:

@@ -7,6 +7,7 @@ of the upstream.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import shape_of
@@ -18,16 +19,17 @@ from api_relaying_server.caching.reuse import (
     decide,
     must_bypass,
 )
-from api_relaying_server.caching.stored import cache_key
+from api_relaying_server.caching.stored import Single, cache_key
 from api_relaying_server.http1.fields import relay_fields, with_key
 from api_relaying_server.http1.heads import known_lines, wants_close
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.rendering import render_fields
 from api_relaying_server.http1.request_id import given_id
 from api_relaying_server.memory.hot import Entry
-from api_relaying_server.memory.reply import Ending, Reply
+from api_relaying_server.memory.reply import Ending, Passing, Reply
 from api_relaying_server.relaying.forms import Forms
 from api_relaying_server.relaying.keeping import FoundRecord, Keeper
+from api_relaying_server.relaying.stored_answers import StoredAnswers
 
 _NEVER_FROM_MEMORY = frozenset(
     ("content-length", "transfer-encoding", "expect", "upgrade", "max-forwards")
@@ -42,12 +44,23 @@ _SHOWS_KEY = (("", "key"),)
 """Tells replies whose `Cache-Status` shows a key from those that show none."""
 
 
+class Brought(NamedTuple):
+    """What came of reading the store for a request: the answer itself (`passing`), or what was
+    found, and whether memory has it now.
+    """
+
+    seen: FoundRecord | None
+    is_in_memory: bool = False
+    passing: Passing | None = None
+
+
 class MemoryAnswers:
     """Answers from memory alone. Thread-safe."""
 
     def __init__(self, keeper: Keeper, forms: Forms) -> None:
         self._keeper = keeper
         self.forms = forms
+        self._stored = StoredAnswers(keeper)
 
     def from_memory(self, request: RequestHead, now: float) -> Reply | None:
         """The reply to a request if a fresh one is in memory, which then remembers the bytes of its
@@ -107,14 +120,23 @@ class MemoryAnswers:
             and self._keeper.hot.peek(self._keeper.key_of(request.target)) is None
         )
 
-    def bring(self, request: RequestHead) -> tuple[FoundRecord, bool]:
-        """Reads what the store has for a request into memory: what that is, and whether memory has
-        it now. May wait for the store.
+    def bring(self, request: RequestHead) -> Brought:
+        """Answers a request from what the store has, or reads that into memory. May wait for the
+        store.
         """
-        key = self._keeper.key_of(request.target)
-        seen = self._keeper.see(key)
-        self._keeper.note_asked(key, request.target)
-        return seen, seen.record is not None and self._keeper.hot.peek(key) is not None
+        keeper, hot = self._keeper, self._keeper.hot
+        key = keeper.key_of(request.target)
+        if hot.peek(key) is None:
+            looked = keeper.look(key)
+            if isinstance(looked.found, Single) and not hot.wants(key):
+                passing = self._stored.passing(request, looked.found)
+                if passing is not None:
+                    return Brought(None, passing=passing)
+            seen = keeper.take_in(key, looked)
+        else:  # another client's request has brought it
+            seen = keeper.see(key)
+        keeper.note_asked(key, request.target)
+        return Brought(seen, seen.record is not None and hot.peek(key) is not None)
 
     def _found_in_memory(self, request: RequestHead, entry: Entry, now: float) -> Assessed | None:
         if request.method not in CACHED_METHODS:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.rendering import Buffer
+from api_relaying_server.memory.reply import Passing
 from api_relaying_server.relaying.answer import Waiting
 from api_relaying_server.relaying.keeping import FoundRecord
 
@@ -57,7 +58,7 @@ MOVES: dict[int, frozenset[int]] = {
         # Owner: the loop, which may not have noticed. Deadline: `timeout_idle`; none where the loop
         # is being woken for it.
     LOADED:       frozenset((READING, CLOSED)),
-        # The store reader has loaded the response into memory.
+        # The store reader has loaded the response into memory, or has its answer.
         # Owner: the loop, which is being woken for it. Deadline: none.
     WAITING:      frozenset((READING, CLOSED)),
         # Another request's fetch may answer this one too.
@@ -115,7 +116,7 @@ class Connection:
     - `request`, `number`, `since`, `body`: the request in progress, its id once a handler has it,
       when its head was there, and what has come of its body.
     - `counted`: bytes of its body that count against the loop's bound for all bodies.
-    - `seen`: what the store reader found for the request.
+    - `seen`: what the store reader found for the request; `ready`: its answer, where it has one.
     - `waited`: the fetch for which the request waits, or has waited.
     - `out`: what is still to be sent.
     - `closes`: it ends after this answer; `resets`: with a reset, so that the client sees that the
@@ -132,6 +133,7 @@ class Connection:
         "fd",
         "number",
         "out",
+        "ready",
         "recv",
         "request",
         "resets",
@@ -162,6 +164,7 @@ class Connection:
         self.body: IncomingBody | None = None
         self.counted = 0
         self.seen: FoundRecord | None = None
+        self.ready: Passing | None = None
         self.waited: Waiting | None = None
         self.out: Unsent | None = None
         self.closes = False

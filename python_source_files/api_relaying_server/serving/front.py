@@ -47,7 +47,7 @@ from api_relaying_server.errors import BadRequest, ClientGone, RelayError, own_l
 from api_relaying_server.http1.heads import END_OF_HEAD, known_lines, parse_request_head
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.request_id import given_id
-from api_relaying_server.memory.reply import Reply
+from api_relaying_server.memory.reply import Passing, Reply
 from api_relaying_server.serving.acceptor import Acceptor
 from api_relaying_server.serving.connection import (
     IN_THREAD,
@@ -492,10 +492,9 @@ class Front:
         self._reply(conn, head, reply, number)
 
     def _look_again(self, conn: Connection) -> None:
-        """Answers a request whose response may be in memory by now, or has a handler do it:
-        LOADED, WAITING -> READING.
+        """Answers a request whose answer is ready, or may be in memory by now, or has a handler do
+        it: LOADED, WAITING -> READING.
         """
-        request, now = conn.request, self.now
         conn.move(READING)
         self._connections.watch(conn)
         head = named(conn.head, conn.number)  # a handler may have given it an id
@@ -503,20 +502,26 @@ class Front:
             self._dispatch(conn)
             return
         try:
-            reply = self._backend.from_memory(request, now) if request is not None else None
-            if reply is None or not (now < reply.valid_until or reply.renew(now)):
+            reply = conn.ready or self._in_memory(conn.request)
+            if reply is None:
                 self._dispatch(conn)
                 return
-            conn.request = conn.waited = conn.seen = None
+            conn.request = conn.waited = conn.seen = conn.ready = None
             self._reply(conn, head, reply, given_id(head))
         except Exception:
             self._refuse(conn, self._bug("answering a request failed"), head)
         if conn.state == READING:
             self._go_on(conn)
 
+    def _in_memory(self, request: RequestHead | None) -> Reply | None:
+        reply = self._backend.from_memory(request, self.now) if request is not None else None
+        if reply is None or not (self.now < reply.valid_until or reply.renew(self.now)):
+            return None
+        return reply
+
     # Replies.
 
-    def _reply(self, conn: Connection, head: bytes, reply: Reply, number: bytes) -> None:
+    def _reply(self, conn: Connection, head: bytes, reply: Reply | Passing, number: bytes) -> None:
         reply.hits += 1
         if self.on_hit is not None:
             self.on_hit((conn.address, head, reply, self.now))

@@ -10,7 +10,7 @@ from typing import Callable, NamedTuple, Union
 
 from api_relaying_server.http1.fields import PSEUDONYM
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.memory.reply import Reply
+from api_relaying_server.memory.reply import Passing, Reply
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +46,10 @@ _FORWARDED = {
 }
 
 
-Hit = Union["tuple[str, bytes, Reply, float]", "tuple[str, bytes, Reply, float, str]"]
+Sent = Union[Reply, Passing]
+"""What goes out of an answer from memory, or straight from the store."""
+
+Hit = Union["tuple[str, bytes, Sent, float]", "tuple[str, bytes, Sent, float, str]"]
 """An answer from memory: the peer's address, the head, what went out, the Unix time; its id, where
 the log has said it already.
 """

@@ -133,8 +133,8 @@ class RelayServer(ThreadingMixIn, HTTPServer):
     def _load(self, conn: Connection) -> bool:
         if conn.request is None:
             return False
-        conn.seen, is_in_memory = self.relay.memory.bring(conn.request)
-        return is_in_memory
+        conn.seen, is_in_memory, conn.ready = self.relay.memory.bring(conn.request)
+        return is_in_memory or conn.ready is not None
 
     def _on_loaded(self, conns: Sequence[Connection]) -> None:
         self.front.handover.loaded(conns)

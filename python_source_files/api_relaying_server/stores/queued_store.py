@@ -15,7 +15,7 @@ from typing import Callable, cast
 
 from requests_cache.backends.base import BaseCache
 
-from api_relaying_server.caching.stored import Record
+from api_relaying_server.caching.stored import Record, Single
 from api_relaying_server.stores.health import Health
 from api_relaying_server.stores.storage import (
     HARMLESS,
@@ -81,6 +81,10 @@ class QueuedStore(Store):
     # Reading
 
     def read(self, key: str) -> Record | None:
+        found = self.read_pieces(key)
+        return found.record if isinstance(found, Single) else found
+
+    def read_pieces(self, key: str) -> Single | Record | None:
         found = self._queue.peek(key)
         if not isinstance(found, Unqueued):
             self._count_read("misses" if found is None else "hits")
@@ -114,9 +118,9 @@ class QueuedStore(Store):
         except Exception:  # the next read meets it too, and mends what can be mended
             return None
 
-    def _decode(self, key: str, data: bytes) -> Record | None:
+    def _decode(self, key: str, data: bytes) -> Single | Record | None:
         try:
-            record = self._storage.decode(key, data)
+            record = self._storage.decode_pieces(key, data)
         except ValueError as error:
             self._count_read("unreadable")
             self._queue.delete(key)  # so that it takes no room; the answer fetched next replaces it

@@ -23,7 +23,7 @@ from typing import Any
 
 from requests_cache.serializers import SerializerPipeline, Stage
 
-from api_relaying_server.caching.stored import Form, Record, Selecting, StoredResponse
+from api_relaying_server.caching.stored import Form, Record, Selecting, Single, StoredResponse
 from api_relaying_server.caching.vary import ANY_ORIGIN
 from api_relaying_server.http1.codings import KNOWN
 from api_relaying_server.http1.fields import HOP_BY_HOP
@@ -63,6 +63,7 @@ PURGED = 2
 _PREFIX = struct.Struct(">4sII")
 _UNCHECKED = 8  # bytes before the checked part: the magic and the checksum itself
 _LENGTH = struct.Struct(">I")
+_USUAL_HEAD = 10  # members of the head of a variant without forms
 _TEXT_OR_NONE = frozenset((str, type(None)))
 _NUMBERS = (int, float)
 _LONGEST = 10**18  # bytes of a representation: `Content-Range` has at most 18 digits
@@ -94,6 +95,14 @@ def loads(data: bytes, key: str = "") -> Record:
     Raises ValueError for anything else: cut or changed bytes, another version, another key, and
     whatever could not be sent as a response.
     """
+    found = loads_pieces(data, key)
+    return found.record if isinstance(found, Single) else found
+
+
+def loads_pieces(data: bytes, key: str = "") -> Single | Record:
+    """The same as pieces, where it is of one whole response and of plain text. Raises as `loads`
+    does.
+    """
     if not isinstance(data, bytes) or len(data) < _PREFIX.size:
         raise ValueError("too short for a record")
     magic, checksum, length = _PREFIX.unpack_from(data)
@@ -113,7 +122,9 @@ def loads(data: bytes, key: str = "") -> Record:
             raise ValueError("no time of expiry")
         if type(epoch) is not int or not 0 <= epoch <= LAST_EPOCH or not (heads or epoch):
             raise ValueError("no epoch, or nothing else")
-        return Record(_variants(heads, data, bodies_at, _is_plain(head)), expires, epoch)
+        plain = _is_plain(head)
+        single = _single(heads, data, bodies_at, expires, epoch) if plain else None
+        return single or Record(_variants(heads, data, bodies_at, plain), expires, epoch)
     except (TypeError, LookupError, RecursionError) as error:
         raise ValueError(f"not the head of a record: {error}") from None
 
@@ -158,6 +169,32 @@ def _variant_head(variant: StoredResponse) -> tuple[Any, ...]:
         PURGED if variant.purged and not variant.must_validate else variant.must_validate,
         *(forms if variant.forms else ()),  # older versions read what has none
     )
+
+
+def _single(
+    heads: Sequence[Any], data: bytes, at: int, expires: float, epoch: int
+) -> Single | None:
+    """The one response of a record; None where there are others, forms, or a mark, or it is a part.
+    The checks are those of `_variants` for what is whole.
+    """
+    if type(heads) is not list or len(heads) != 1 or len(heads[0]) != _USUAL_HEAD:
+        return None
+    head = heads[0]
+    status, reason, fields, length, sent, arrived, selecting, first, complete, mark = head
+    _check_numbers(status, length, sent, arrived)
+    if mark is not False or first != 0 or complete != length or status == 206:
+        return None
+    if type(reason) is not str or type(first) is not int or type(complete) is not int:
+        raise ValueError("the reason or a position is of a wrong type")
+    framing = _check_fields(fields)
+    chosen = _selecting(selecting)
+    if framing:
+        _check_framing(fields, length, framing)
+    if at + length != len(data):
+        raise ValueError("the body is not as long as the head says")
+    body = data[at:]
+    names, values, reason = tuple(fields[::2]), fields[1::2], intern(reason)
+    return Single(status, reason, names, values, body, sent, arrived, chosen, expires, epoch)
 
 
 def _variants(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from requests_cache.backends.base import BaseCache, BaseStorage
 
-from api_relaying_server.caching.stored import Record
+from api_relaying_server.caching.stored import Record, Single
 
 KEYS_AT_ONCE = 1000
 """Keys in one read of a walk through all."""
@@ -176,6 +176,10 @@ class RecordStorage(BaseStorage[str, Record]):
         pipeline: Any = self.serializer
         record: Record = pipeline.loads((key, data))
         return record
+
+    def decode_pieces(self, key: str, data: bytes) -> Single | Record:
+        """The same, in pieces where the storage can tell them."""
+        return self.decode(key, data)
 
     # The mapping that requests-cache calls, by `fetch` and `apply`
 

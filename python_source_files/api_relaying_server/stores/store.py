@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Callable
 
 from requests_cache.backends.base import BaseCache
 
-from api_relaying_server.caching.stored import Record
+from api_relaying_server.caching.stored import Record, Single
 from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.stores.database_url import is_database
@@ -103,8 +103,12 @@ class Store(ABC):
     def read(self, key: str) -> Record | None:
         """What is stored under `key`, waiting changes included; None if nothing, or in trouble."""
 
+    def read_pieces(self, key: str) -> Single | Record | None:
+        """The same, in pieces where a store has it so."""
+        return self.read(key)
+
     def peek(self, key: str) -> Record | None:
-        """The same for an operator who looks: it counts as no use, and as no read."""
+        """The same as `read` for an operator who looks: it counts as no use, and as no read."""
         return self.read(key)
 
     @abstractmethod

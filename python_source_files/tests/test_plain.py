@@ -1,0 +1,194 @@
+"""The plain case of a hit gives what the general rules give, and gives way where it does not
+know.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import unittest
+
+from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.stored import Record, Single, StoredResponse, cache_key
+from api_relaying_server.errors import BadRequest
+from api_relaying_server.http1.grammar import format_date
+from api_relaying_server.http1.heads import parse_request_head
+from api_relaying_server.http1.message import Fields, RequestHead
+from api_relaying_server.memory.hot import HotCache
+from api_relaying_server.relaying.forms import Forms
+from api_relaying_server.relaying.keeping import Keeper
+from api_relaying_server.relaying.memory_answers import MemoryAnswers
+from api_relaying_server.relaying.stored_answers import StoredAnswers
+from api_relaying_server.stores.memory import NoStore
+from api_relaying_server.stores.record import dumps, loads_pieces
+from api_relaying_server.stores.store import open_store
+from tests.relay_world import TARGET, World, of_wire, reply
+
+NOW = 1_800_000_000.0
+TRIALS = 4000
+HOUR = ("Cache-Control", "max-age=3600")
+
+CONTROLS = (
+    None, "max-age=60", "max-age=60, public", "s-maxage=30, max-age=5", "max-age=0", "no-cache",
+    "no-cache=x-y, max-age=60", "max-age=x", "public", "max-age=60, no-store; private",
+    "max-age=60, must-revalidate", "max-age=60, max-age=5", "x=" + "y" * 300 + ", max-age=60",
+    "max-age=99999999999999999999", 'max-age="60"', "",
+)  # fmt: skip
+TIMES = (0.0, 0.0, 1.0, 5.0, 20.0, 57.0, 60.0, 61.0, 500.0, -0.5, -3.0)
+DATES = (None, 0.0, -5.0, -70.0, 3.0, "never", "Friday, 15-Jan-27 08:00:00 GMT")
+MORE = (
+    ("ETag", '"a"'), ("Age", "3"), ("age", "0"), ("Pragma", "no-cache"),
+    ("Vary", "Accept-Encoding"),
+    ("CDN-Cache-Control", "max-age=9"), ("Expires", format_date(NOW + 30)), ("Expires", "0"),
+    ("Last-Modified", format_date(NOW - 900)), ("Set-Cookie", "a=%d"), ("x-100%", "%s %% {}"),
+    ("Content-Encoding", "gzip"), ("Content-Language", "sv"), ("Content-Length", "5"),
+    ("Access-Control-Allow-Origin", "*"), ("Date", format_date(NOW - 9)), ("Content-Type", "a/b"),
+    ("Cache-Control", "no-cache"), ("Content-Range", "bytes 0-4/5"),
+)  # fmt: skip
+SELECTING = (
+    (), (("origin?", None),), (("origin?", "any"),), (("accept-encoding", None),),
+    (("accept-encoding", "br,gzip"), ("origin?", None)), (("accept-language", "sv"),),
+    (("origin", None),), (("origin", "http://a"),), (("x-forwarded-proto", None),),
+    (("x-kind", "1"),), (("host", "a"),), (("cookie", None),),
+)  # fmt: skip
+ASKED = (
+    "Accept-Encoding: gzip, br", "Accept-Encoding: br,gzip", "Accept-Encoding: gzip",
+    "Accept-Encoding: *;q=0", "Origin: http://a", "Origin: null", "X-Kind: 1", "X-Kind: 2",
+    "Accept-Language: sv, en;q=0.5", "Connection: keep-alive", "Connection: close",
+    "Connection: Keep-Alive, X-Kind", "Range: bytes=0-1", 'If-None-Match: "a"', "Cookie: a=b",
+    "Cache-Control: no-cache", "Cache-Control: only-if-cached", "Pragma: no-cache",
+    "Authorization: Basic eA==", "X-Api-Key: 1", "If-Match: *", "User-Agent: x", "Accept: */*",
+    "Upgrade: h2c", "If-Modified-Since: 0", "Content-Length: 0", "X-HTTP-Method-Override: PUT",
+)  # fmt: skip
+POLICIES = (
+    Policy(), Policy(default_ttl=0.0), Policy(client_refresh=True), Policy(offline=True),
+    Policy(ignored_fields=frozenset(("cookie",))), Policy(codings=("gzip",)),
+    Policy(stale_while_revalidate=30.0),
+)  # fmt: skip
+
+
+class Dice(random.Random):
+    """Draws records and requests, most of them plain."""
+
+    def record(self) -> Record:
+        """A record of one response, as a store may have it."""
+        body = b"x" * self.choice((0, 5, 5, 40))
+        date = self.choice((0.0,) * 12 + DATES)
+        fields = [("Content-Type", "text/plain")]
+        if date is not None:
+            text = date if isinstance(date, str) else format_date(NOW + date)
+            fields.append(("Date", text))
+        control = self.choice(("max-age=60",) * 20 + CONTROLS)
+        if control is not None:
+            fields.append((self.choice(("Cache-Control", "cache-control")), control))
+        fields += self.choices(MORE, k=self.choice((0, 0, 0, 0, 1, 2)))
+        status = self.choice((200,) * 12 + (404, 301, 500, 203, 205, 204))
+        if not any(name == "Content-Length" for name, _ in fields) and self.random() < 0.9:
+            fields.insert(self.randrange(len(fields)), ("Content-Length", str(len(body))))
+        sent = NOW + self.choice((-3.0, -1.0, 0.0, -30.0, -100.0, 0.5, 5.0))
+        arrived = sent + self.choice((0.0, 0.25, 2.0, -1.0))
+        marks = self.choice(((False, False),) * 20 + ((True, False), (False, True)))
+        stored = StoredResponse(
+            status, "Fine", Fields(fields), body, sent, arrived, self.choice(((),) * 8 + SELECTING),
+            0, len(body), *marks,
+        )  # fmt: skip
+        return Record((stored,), NOW + 1000)
+
+    def request(self) -> RequestHead:
+        """A request for it, if it is one."""
+        method = self.choice(("GET",) * 19 + ("HEAD",))
+        version = self.choice(("1.1",) * 19 + ("1.0",))
+        lines = [f"{method} /x HTTP/{version}", "Host: a"]
+        lines += self.choices(ASKED, k=self.choice((0, 0, 0, 1, 1, 2, 3)))
+        try:
+            return parse_request_head(("\r\n".join(lines) + "\r\n\r\n").encode())
+        except BadRequest:  # two lengths, say
+            return self.request()
+
+
+class PlainTest(unittest.TestCase):
+    """The straight path beside the general one."""
+
+    def setUp(self) -> None:
+        self.now = NOW
+        self.policy = Policy()
+
+    def answers(self) -> tuple[MemoryAnswers, StoredAnswers]:
+        """Both ways, over a memory of their own."""
+        keeper = Keeper(HotCache(1 << 20), NoStore("none://"), self.policy, lambda: self.now)
+        return MemoryAnswers(keeper, Forms(keeper)), StoredAnswers(keeper)
+
+    def general(self, request: RequestHead, record: Record) -> bytes | None:
+        """The bytes by the general rules; None where memory cannot answer."""
+        memory, _ = self.answers()
+        memory.forms.has_thread = lambda: False
+        memory._keeper.hot.put(cache_key("/x"), record)
+        reply = memory.from_memory(request, self.now)
+        if reply is None or not reply.renew(self.now):
+            return None
+        return reply.rendered(self.now)
+
+    def straight(self, request: RequestHead, record: Record) -> bytes | None:
+        """The bytes by the straight path, from what a store has."""
+        try:
+            single = loads_pieces(dumps(record, "k"), "k")
+        except ValueError:  # what could not be sent is no record
+            return None
+        if not isinstance(single, Single):
+            return None
+        self.assertEqual(single.record, record)
+        _, stored = self.answers()
+        passing = stored.passing(request, single)
+        return None if passing is None else passing.wire
+
+    def test_any_record_and_request(self) -> None:
+        dice, straight, both = Dice(18), 0, 0
+        for trial in range(TRIALS):
+            self.policy = dice.choice((Policy(),) * 8 + POLICIES)
+            self.now = NOW + dice.choice(
+                (0.0, 0.0, 1.0, 5.0, 20.0, 57.0, 60.0, 61.0, 500.0, -0.5, -3.0)
+            )
+            record, request = dice.record(), dice.request()
+            found, wanted = self.straight(request, record), self.general(request, record)
+            both += wanted is not None
+            if found is not None:
+                straight += 1
+                self.assertEqual(found, wanted, f"{trial}: {record} {request.raw!r} {self.policy}")
+        self.assertGreater(straight, TRIALS / 16)
+        self.assertGreater(straight, both / 3)
+
+
+class PassingTest(unittest.TestCase):
+    """A relay whose memory is full."""
+
+    def test_what_comes_once_passes_by_a_full_memory(self) -> None:
+        """It is answered from the store as memory would answer, and counted; the second time it
+        comes in.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            store = open_store(f"sqlite:///{folder}/cache.sqlite", 1 << 20)
+            self.addCleanup(store.close, 1.0)
+            world = World(lambda call: reply(200, HOUR, body=b"menu"), store=store)
+            world.ask()
+            by_memory = world.ask(at_once=True)
+            self.assertTrue(store.flush(5.0))
+            world.hot.resize(16384)
+            key = "GET /other"
+            filling = Dice(1).record()
+            while world.hot.wants(key):
+                key += "x"
+                world.hot.put(key, filling)
+            before = world.hot.answered().get(200, (0, 0))
+            request = RequestHead.of("GET", TARGET, Fields([("Host", "relay.test")]))
+            seen, there, passing = world.relay.memory.bring(request)
+            self.assertEqual((seen, there), (None, False))
+            assert passing is not None
+            self.assertEqual(of_wire(passing), by_memory)
+            after = world.hot.answered()[200]
+            self.assertEqual(after, (before[0] + 1, before[1] + len(b"menu")))
+            seen, there, passing = world.relay.memory.bring(request)
+            self.assertEqual((there, passing), (True, None))
+
+
+if __name__ == "__main__":
+    unittest.main()
