@@ -22,7 +22,7 @@ from api_relaying_server.caching.reuse import FRESH_RULE
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.configuration.values import Rate
 from api_relaying_server.coordination import ALONE, Coordinator
-from api_relaying_server.counters import CountedUpstream, Counters, LoopHits
+from api_relaying_server.counters import CountedUpstream, Counters, LoopHits, counting_uses
 from api_relaying_server.errors import ConfigError, UsageError
 from api_relaying_server.figures import gauges_of
 from api_relaying_server.http1.codings import compressors
@@ -239,7 +239,7 @@ def build(
         raise
     keeper = kept_now.keeper
     path = _path(settings, upstream_url, kept_now, neighbours, share)
-    hooks = _hooks(counters, log, path.chore, keeper.hot, neighbours)
+    hooks = _hooks(counters, log, path.chore, keeper, neighbours)
     if settings.log_level == "debug":
         hooks = hooks._replace(on_hit=telling(hooks.on_hit, FRESH_RULE, RequestIds().of))
     here = _listeners(settings, listeners, share, neighbours)
@@ -267,6 +267,7 @@ def build_inside(settings: Settings, upstream_url: str, share: WorkerShare) -> I
     limit_allocator()
     neighbours = share.coordinator()
     kept = _kept(settings, neighbours, share, Counters(cpu_counts))
+    kept.stored.uses = share.shared_uses()
     kept.keeper.renew(_policy(settings), 0)
     path = _path(settings, upstream_url, kept, neighbours, share)
     return Inside(kept, path, upstream_url, kind_of(settings))
@@ -505,13 +506,14 @@ def _hooks(
     counters: Counters,
     log: AccessLog | None,
     periodic: Callable[[], None],
-    hot: HotCache,
+    keeper: Keeper,
     neighbours: WorkerCoordinator | None,
 ) -> Hooks:
-    on_served = (counters.answered,) if log is None else (counters.answered, log.answered)
+    uses = counting_uses(lambda target: keeper.hot.used_by_thread(keeper.key_of(target)))
+    on_served = (counters.answered, uses) + ((log.answered,) if log is not None else ())
     on_hit = log.hit if log is not None else None
     on_bell = neighbours.catch_up if neighbours is not None else None
-    return Hooks(on_hit, on_served, periodic, hot.forget_rendered, on_bell)
+    return Hooks(on_hit, on_served, periodic, keeper.hot.forget_rendered, on_bell)
 
 
 def _listeners(

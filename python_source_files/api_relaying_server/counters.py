@@ -16,7 +16,7 @@ from typing import Callable
 
 from api_relaying_server.errors import RelayError
 from api_relaying_server.serving.pace import BOUNDS, PLACES, Pace
-from api_relaying_server.serving.served import HIT, RESULTS, Served
+from api_relaying_server.serving.served import HIT, RESULTS, REVALIDATED, STALE, Served
 from api_relaying_server.upstream.exchange import UpstreamRequest
 from api_relaying_server.upstream.guards import UpstreamLike
 from api_relaying_server.upstream.session import Fetch
@@ -79,6 +79,9 @@ what the cache did; calls of the upstream by their outcome, and their time; fail
 evicted entries; targets that were purged; workers that were replaced because they had ended;
 requests that met a fault of the relay; the processor's time.
 """
+
+USES = (HIT, STALE, REVALIDATED)
+"""What the cache did where something stored was of use."""
 
 Source = Callable[[], Mapping[str, int]]
 """Gives some of NAMES, counted elsewhere."""
@@ -166,6 +169,20 @@ def _class_of(status: int) -> str:
 
 def _microseconds(seconds: float) -> int:
     return max(0, round(seconds * 1e6))
+
+
+def counting_uses(note: Callable[[str], object]) -> Callable[[Served], None]:
+    """Has `note` called with the target of each answer from what is stored that a thread gave: the
+    event loop counts its own.
+    """
+
+    def answered(served: Served) -> None:
+        if served.result in USES:
+            words = served.head.split(b" ", 2)
+            if len(words) == 3:
+                note(words[1].decode("latin-1"))
+
+    return answered
 
 
 Answered = Callable[[float], Mapping[int, "tuple[int, int]"]]

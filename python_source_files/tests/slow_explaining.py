@@ -149,9 +149,8 @@ class OverSocketsTest(unittest.TestCase):
         clients = [
             threading.Thread(target=lambda: replies.append(relay.get(target))) for _ in range(2)
         ]
-        calls = len(origin.requests)
         clients[0].start()
-        origin.wait_for(calls + 1)
+        eventually(lambda: any(asked.target == target for asked in origin.requests), "the fetch")
         told = self.explain(relay, target, ())
         clients[1].start()
         eventually(lambda: self.wait_or_are_handled(relay) == 2, "both clients")

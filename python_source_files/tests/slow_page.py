@@ -148,6 +148,18 @@ class NumbersTest(PageCase):
         expect(page.locator("#search-result")).to_have_text("Nothing stored begins so.")
         expect(page.locator("#entries-table")).to_be_hidden()
 
+    def test_the_most_used_are_found_among_many(self) -> None:
+        relay = self.relay(self.origin(), "--workers", "2")
+        for number in range(250):
+            relay.get(f"/many/{number}")
+        for _ in range(5):
+            relay.get("/often")
+        page = self.page(relay)
+        expect(page.locator("#entries tr").first.locator("th")).to_have_text("/often")
+        expect(page.locator("#entries tr")).to_have_count(20)
+        told = "The 20 entries most used; more begin so."
+        expect(page.locator("#search-result")).to_have_text(told)
+
     def test_a_restart_is_survived_and_nothing_is_negative(self) -> None:
         origin = self.origin()
         with socket.create_server(("127.0.0.1", 0)) as free:

@@ -89,6 +89,10 @@ class SharedCounters:
         ):
             time.sleep(LOOK_AGAIN)
 
+    def workers(self) -> list[int]:
+        """The slots of the workers that are there."""
+        return [slot for slot, row in enumerate(self._rows) if row[_GAUGES]]
+
     def take_over(self, slot: int) -> None:
         """Adds the row of a process that has ended to the own one. The parent alone does this."""
         mine, theirs = self._rows[self._slot], self._rows[slot]

@@ -5,6 +5,7 @@ of its own in it, its slot, which it alone writes: so nobody waits for a lock th
 left locked by a worker that is killed. A slot has a row of numbers and a ring buffer of messages.
 
     bell, common numbers | slot 0: numbers, ring | slot 1: numbers, ring | ... | what was not stored
+    | text of slot 0 | text of slot 1 | ... | text for all
 
 A worker that has something to say writes it into its ring, and then a new number into the bell. The
 others compare the bell with what they saw last, on each pass of their event loops; where it differs
@@ -26,6 +27,13 @@ RING = 256 * 1024
 """Bytes of the messages that a worker may be behind: thousands of messages, where it reads them a
 hundred times a second.
 """
+
+TEXT = 512 * 1024
+"""Bytes of a text's place: for the uses of thousands of targets."""
+
+_TEXT_HEAD = 24  # its number, its length, a checksum over it
+LONGEST_TEXT = TEXT - _TEXT_HEAD
+"""Bytes of the longest text."""
 
 NUMBERS = 512
 """Numbers in a slot beside its ring: the first two are the ring's."""
@@ -63,12 +71,13 @@ class SharedMemory:
         self._size = NUMBERS * _WORD + RING
         # Pages are given by the system when they are first written, zeroed.
         end = mmap.PAGESIZE + slots * self._size
-        self._view = memoryview(mmap.mmap(-1, end + PLACES * _WORD))
+        self._texts = end + PLACES * _WORD
+        self._view = memoryview(mmap.mmap(-1, self._texts + (slots + 1) * TEXT))
         self.bell = self._view[:_WORD].cast("Q")
         # For all to write, under a lock.
         self.common = self._view[_COMMON : mmap.PAGESIZE].cast("d")
         # For all to write, without one: each number for itself.
-        self.unstored = self._view[end:].cast("Q")
+        self.unstored = self._view[end : self._texts].cast("Q")
 
     def numbers(self, slot: int) -> memoryview:
         """The numbers of a slot, unsigned and 64 bits wide. One is written or read as a whole."""
@@ -80,10 +89,47 @@ class SharedMemory:
         at = self._start(slot) + NUMBERS * _WORD
         return self._view[at : at + RING]
 
+    def text(self, slot: int) -> TextPlace:
+        """The place of a slot's text, or behind those of all slots the one that is for all."""
+        if not 0 <= slot <= self.slots:
+            raise ValueError(f"there is no slot {slot}")
+        at = self._texts + slot * TEXT
+        return TextPlace(self._view[at : at + TEXT])
+
     def _start(self, slot: int) -> int:
         if not 0 <= slot < self.slots:
             raise ValueError(f"there is no slot {slot}")
         return mmap.PAGESIZE + slot * self._size
+
+
+class TextPlace:
+    """A text with a number, which one process writes, and others read if they know the number."""
+
+    def __init__(self, place: memoryview) -> None:
+        self._head = place[:_TEXT_HEAD].cast("Q")
+        self._text = place[_TEXT_HEAD:]
+
+    @property
+    def number(self) -> int:
+        """The number of the text; 0 where there is none, and while it is written."""
+        return int(self._head[0])
+
+    def write(self, number: int, text: bytes) -> bool:
+        """Puts a text in place of the other; False where it is too long, and nothing is changed."""
+        if len(text) > LONGEST_TEXT:
+            return False
+        self._head[0] = 0
+        self._text[: len(text)] = text
+        self._head[1], self._head[2] = len(text), zlib.crc32(text)
+        self._head[0] = number
+        return True
+
+    def read(self, number: int) -> bytes:
+        """The text of this number; empty where that is not here."""
+        if not number or self._head[0] != number:
+            return b""
+        text = bytes(self._text[: min(self._head[1], LONGEST_TEXT)])
+        return text if zlib.crc32(text) == self._head[2] else b""
 
 
 class RingWriter:

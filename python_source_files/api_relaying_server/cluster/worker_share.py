@@ -17,6 +17,7 @@ from api_relaying_server.cluster.accept_balance import AcceptBalance
 from api_relaying_server.cluster.file_locks import Mutex
 from api_relaying_server.cluster.shared_counters import SharedCounters
 from api_relaying_server.cluster.shared_memory import CALLS, SharedMemory
+from api_relaying_server.cluster.shared_uses import SharedUses
 from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
 from api_relaying_server.cluster.workers_budget import Calls, Pace, WorkersSlots, WorkersTokens
 from api_relaying_server.upstream.budget import Slots, TokenBucket
@@ -74,6 +75,10 @@ class WorkerShare(NamedTuple):
     def shared_counters(self) -> SharedCounters:
         """The counters of all workers."""
         return SharedCounters(self.memory, self.slot)
+
+    def shared_uses(self) -> SharedUses:
+        """The uses that all workers have counted."""
+        return SharedUses(self.memory, self.slot, self.shared_counters().workers)
 
     def upstream_slots(self, limit: int, waiting: int) -> Slots:
         """So many upstream calls at a time of all workers together."""

@@ -37,6 +37,7 @@ from api_relaying_server.cluster.file_locks import lock_file
 from api_relaying_server.cluster.message_text import encode
 from api_relaying_server.cluster.shared_counters import PARENTS_SLOT, SharedCounters
 from api_relaying_server.cluster.shared_memory import CALLS, SEEN, RingWriter, SharedMemory
+from api_relaying_server.cluster.shared_uses import SharedUses
 from api_relaying_server.cluster.supervisor import MEND, GivesUp, Supervisor, WorkerFactory
 from api_relaying_server.cluster.worker_share import MemoryFile, WorkerShare
 from api_relaying_server.coordination import MemoryLost
@@ -51,6 +52,7 @@ from api_relaying_server.process import (
     notify_systemd,
     say_draining,
 )
+from api_relaying_server.relaying.uses import UsesHere
 from api_relaying_server.runtime import Seldom, collect_young_only
 from api_relaying_server.settings import Settings
 
@@ -105,6 +107,7 @@ class Workers(WorkerFactory):
         # the admin process with one that takes over and one that leaves.
         self._memory = SharedMemory(2 * count + 5)
         self._shared_counters = SharedCounters(self._memory, PARENTS_SLOT)
+        self._shared_uses = SharedUses(self._memory, PARENTS_SLOT, self._shared_counters.workers)
         self._lock_file = lock_file()
         self._memory_file: MemoryFile | None = None
         self._free_slots = list(range(1, self._memory.slots))
@@ -330,6 +333,7 @@ class Workers(WorkerFactory):
             self._selector.unregister(child)
         slot = self._slots.pop(child)
         self._shared_counters.take_over(slot)
+        self._shared_uses.take_over(slot)
         self._memory.numbers(slot)[CALLS] = self._memory.numbers(slot)[SEEN] = 0
         self._free_slots.append(slot)
         if child.ended != 0:
@@ -402,20 +406,29 @@ def _live(
     # Who ends one worker by hand has it replaced.
     signal.signal(signal.SIGTERM, lambda number, frame: worker.retire())
     orphaned = threading.Event()
+    uses, shared_uses = UsesHere(worker.kept.keeper.hot), share.shared_uses()
+
+    def tell() -> None:
+        worker.publish_counts()
+        shared_uses.answer(uses)
+
     obey = threading.Thread(
-        target=_obey, args=(parent, worker, orphaned), name="orders", daemon=True
+        target=_obey, args=(parent, worker, tell, orphaned), name="orders", daemon=True
     )
     obey.start()
     parent.say_ready()
     collect_young_only()
     worker.serve()
+    shared_uses.leave(uses)
     if orphaned.is_set() and share.store is not None:
         share.store.remove()
     return 0
 
 
-def _obey(parent: Parent, worker: Worker, orphaned: threading.Event) -> None:
-    stops, count = 0, Seldom(worker.publish_counts, COUNT_EVERY)
+def _obey(
+    parent: Parent, worker: Worker, tell: Callable[[], None], orphaned: threading.Event
+) -> None:
+    stops, count = 0, Seldom(tell, COUNT_EVERY)
     for order in parent.orders(count.patience):
         if order == NONE:
             count()

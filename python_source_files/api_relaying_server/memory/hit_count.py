@@ -12,7 +12,10 @@ from collections import deque
 from typing import TYPE_CHECKING
 from weakref import ref
 
+from api_relaying_server.memory.use_count import UseCount
+
 if TYPE_CHECKING:
+    from api_relaying_server.memory.hot import Entry
     from api_relaying_server.memory.reply import Reply
 
 LOOKED_AT = 2.0
@@ -20,12 +23,14 @@ LOOKED_AT = 2.0
 
 
 class HitCount:
-    """Answers by status: how many, and the bytes of their bodies. Thread-safe."""
+    """Answers by status: how many, and the bytes of their bodies; by key in `uses`. Thread-safe."""
 
     def __init__(self) -> None:
+        self.uses = UseCount()
         # Replies that were rendered of late; the references keep none in memory.
         self._listed: deque[ref[Reply]] = deque()  # appending is atomic
-        self._lock = threading.Lock()  # guards `_counts`, taking from `_listed`, and `counted`
+        # guards `_counts`, taking from `_listed`, `counted` of replies, and `uses` of their entries
+        self._lock = threading.Lock()
         self._counts: dict[int, tuple[int, int]] = {}
 
     def __len__(self) -> int:
@@ -50,17 +55,28 @@ class HitCount:
         with self._lock:
             self._add(reply)
 
-    def add(self, status: int, size: int) -> None:
-        """Counts an answer that comes from no reply."""
+    def add(self, status: int, size: int, key: str) -> None:
+        """Counts an answer that comes from no reply, and is a use of a key."""
         with self._lock:
             self._add_to(status, 1, size)
+            self.uses.note(key, self.uses.of(key) + 1)
+
+    def used(self, key: str, entry: Entry | None) -> None:
+        """Counts a use of a key, whose entry this is if it is in memory."""
+        with self._lock:
+            if entry is None:
+                self.uses.note(key, self.uses.of(key) + 1)
+            else:
+                self._use(entry, 1)
 
     def totals(self, now: float) -> dict[int, tuple[int, int]]:
-        """All answers since the start. `now`: the Unix time."""
+        """All answers since the start. `now`: the Unix time. Not for the event loop."""
         with self._lock:
             for _ in range(len(self._listed)):
                 self._look_at_first(now)
-            return dict(self._counts)
+            found = dict(self._counts)
+        self.uses.trim()
+        return found
 
     def _look_at_first(self, now: float) -> None:
         """Counts what is listed first; lists it again unless its time is long over."""
@@ -81,7 +97,12 @@ class HitCount:
         new, reply.counted = hits - reply.counted, hits
         if new:
             self._add_to(reply.status, new, new * reply.body_size)
+            self._use(reply.entry, new)
 
     def _add_to(self, status: int, answers: int, size: int) -> None:
         before, size_before = self._counts.get(status, (0, 0))
         self._counts[status] = before + answers, size_before + size
+
+    def _use(self, entry: Entry, times: int) -> None:
+        entry.uses += times
+        self.uses.note(entry.key, entry.uses)

@@ -91,6 +91,7 @@ class Entry:
         "selected_here",
         "size",
         "used",
+        "uses",
     )
 
     def __init__(self, key: str, record: Record, asked_for: bool = False, doubts: int = 0) -> None:
@@ -104,6 +105,7 @@ class Entry:
         self.heads: list[bytes] | None = None  # those that it answers
         self.size = record.size + len(key) + ENTRY_COST
         self.used = False
+        self.uses = 0  # of the key, as far as they are counted; see HitCount
         self.gone = False
         # The replies that the rules have chosen before, by all of a request that they depend on:
         # one lookup in place of a decision.
@@ -220,7 +222,7 @@ class HotCache:
             stored.fields.pack()
         entry = Entry(key, record, asked_for, self.doubts if doubts is None else doubts)
         with self._lock:
-            if not self._insert(entry, self._remove(key)):
+            if not self._replace(entry):
                 return None
         for watcher in self._watchers:  # without the lock: a watcher takes its own
             watcher(key, record)
@@ -262,9 +264,10 @@ class HotCache:
                 entry.heads = None  # `doubt` has forgotten them
                 entry.doubts = doubts
             else:
-                known = self._remove(entry.key)
                 if record is not None:
-                    self._insert(Entry(entry.key, record, entry.asked_for, doubts), known)
+                    self._replace(Entry(entry.key, record, entry.asked_for, doubts))
+                else:
+                    self._remove(entry.key)
 
     def drop(self, key: str) -> None:
         """Forgets a key: none of its replies is sent from now on."""
@@ -319,6 +322,14 @@ class HotCache:
         entry.forget_replies()
         self._size -= entry.size
         return self._order.discard(key)
+
+    def _replace(self, entry: Entry) -> bool:
+        """Keeps an entry in place of the one of its key, if there is one; False where it is too
+        large.
+        """
+        before, known = self._entries.get(entry.key), self._remove(entry.key)
+        entry.uses = self._hit_count.uses.of(entry.key) if before is None else before.uses
+        return self._insert(entry, known)
 
     def _insert(self, entry: Entry, known: bool) -> bool:
         """Keeps an entry whose key has none; False where it is too large."""
@@ -387,9 +398,22 @@ class HotCache:
         """
         return self._hit_count.totals(now)
 
-    def count(self, status: int, size: int) -> None:
+    def count(self, status: int, size: int, key: str) -> None:
         """One more answer has been sent that was not kept."""
-        self._hit_count.add(status, size)
+        self._hit_count.add(status, size, key)
+
+    def used_by_thread(self, key: str) -> None:
+        """Counts an answer from what is stored that was not sent from here."""
+        self._hit_count.used(key, self._entries.get(key))
+
+    def uses(self, key: str) -> int:
+        """How often a key has answered, as far as that is counted: see `answered`."""
+        entry = self._entries.get(key)
+        return self._hit_count.uses.of(key) if entry is None else entry.uses
+
+    def most_used(self, prefix: str, count: int) -> dict[str, int]:
+        """The uses of so many keys that begin with `prefix`, in memory or not: the most used."""
+        return self._hit_count.uses.most(prefix, count)
 
     def remember(self, entry: Entry, quick: QuickKey, reply: Reply) -> None:
         """Remembers the reply for requests that are alike in all that it depends on."""

@@ -88,8 +88,11 @@ class Admin:
 
     def cache(self, asked: Asked) -> Said:
         """What is stored, a part of it."""
-        part = part_of(asked.query)
-        listing = self._relay.inside().kept.stored.listing(*part)
+        prefix, after, limit, by_uses = part_of(asked.query)
+        stored = self._relay.inside().kept.stored
+        listing = (
+            stored.most_used(prefix, limit) if by_uses else stored.listing(prefix, after, limit)
+        )
         return said({"entries": [_entry(one) for one in listing.targets], "more": listing.more})
 
     def purge(self, asked: Asked) -> Said:

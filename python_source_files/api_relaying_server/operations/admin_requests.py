@@ -43,20 +43,28 @@ def _one(query: Query, name: str, default: str = "") -> str:
 
 
 class Part(NamedTuple):
-    """A part of the listing: targets that begin with `prefix`, behind `after`, so many at most."""
+    """A part of the listing: targets that begin with `prefix`, behind `after`, so many at most;
+    `by_uses`: the most used first, and nothing is behind another.
+    """
 
     prefix: str
     after: str
     limit: int
+    by_uses: bool
 
 
 def part_of(text: str) -> Part:
     """The part of the listing that a query asks for."""
-    query = query_of(text, "prefix", "after", "limit")
+    query = query_of(text, "prefix", "after", "limit", "order")
     limit = _one(query, "limit", str(LISTED))
     if not limit.isascii() or not limit.isdigit() or not 1 <= int(limit[:9]) <= MOST_LISTED:
         raise BadRequest(f"limit is a number from 1 to {MOST_LISTED}")
-    return Part(_one(query, "prefix"), _one(query, "after"), int(limit))
+    order, after = _one(query, "order", "target"), _one(query, "after")
+    if order not in ("target", "uses"):
+        raise BadRequest("order is target or uses")
+    if after and order == "uses":
+        raise BadRequest("after is for the order of targets")
+    return Part(_one(query, "prefix"), after, int(limit), order == "uses")
 
 
 def since_of(text: str, last: str) -> int | None:

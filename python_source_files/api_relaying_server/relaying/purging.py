@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from typing import Callable, NamedTuple
 
 from api_relaying_server.caching.purging import (
@@ -24,8 +24,10 @@ from api_relaying_server.caching.purging import (
 )
 from api_relaying_server.caching.stored import Record, cache_key, target_of
 from api_relaying_server.coordination import Coordinator
+from api_relaying_server.memory.use_count import MOST_KEPT
 from api_relaying_server.relaying.keeping import Keeper
 from api_relaying_server.relaying.marks_store import MARKS
+from api_relaying_server.relaying.uses import Uses, UsesHere, Wanted
 from api_relaying_server.stores.store import Store
 
 COUNT_AT_MOST = 3.0
@@ -68,7 +70,7 @@ class StoredTarget(NamedTuple):
 
     `stored_at` is the Unix time at which it arrived; `age` and `fresh_for` are seconds, the latter
     negative where it is stale, and 0 at most where it must be validated first. `uses` is how often
-    it has answered, as far as memory and store have counted.
+    it has answered since the relay was started, as far as that is counted (`memory.use_count`).
     """
 
     target: str
@@ -91,7 +93,8 @@ class StoredTargets:
     """What is stored, by target. Thread-safe; for administration: a call may take seconds.
 
     A store in the memory of each worker is each worker's own: there a purge counts for all of them,
-    and tells what this one had. `on_purged` is told the number of each purge.
+    and tells what this one had. `on_purged` is told the number of each purge. `uses` are those of
+    this process, unless others are put there before the first call.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class StoredTargets:
         on_purged: Callable[[int], None] = lambda targets: None,
     ) -> None:
         self._on_purged = on_purged
+        self.uses: Uses = UsesHere(keeper.hot)
         self._keeper = keeper
         self._store = store
         self._coordinator = coordinator
@@ -255,17 +259,32 @@ class StoredTargets:
         """At most `limit` targets in order: those that begin with `prefix`, behind `after`; fewer,
         and `more`, where that takes too long.
         """
-        found: list[StoredTarget] = []
-        until = time.monotonic() + LIST_AT_MOST
-        for key in self._keys_after(cache_key(after) if after else "", cache_key(prefix), limit):
+        begin = cache_key(after) if after else ""
+        return self._listed(self._keys_after(begin, cache_key(prefix), limit), limit)
+
+    def most_used(self, prefix: str = "", limit: int = 100) -> Listing:
+        """At most `limit` targets that begin with `prefix`, the most used first: those in memory
+        and the most used of all, and then the first ones in order, as long as there is room.
+        """
+        used = self.uses.of(Wanted(prefix=cache_key(prefix), most=MOST_KEPT))
+        others = (key for key in self._keys_after("", cache_key(prefix), limit) if key not in used)
+        found = self._listed(chain(used, others), limit)
+        return found._replace(targets=sorted(found.targets, key=lambda one: -one.uses))
+
+    def _listed(self, keys: Iterable[str], limit: int) -> Listing:
+        found: dict[str, Record] = {}
+        more, until = False, time.monotonic() + LIST_AT_MOST
+        for key in keys:
             record = self._keeper.peek(key)
             is_late = time.monotonic() > until
             if not is_late and (record is None or not record.variants):
                 continue
             if is_late or record is None or len(found) >= limit:
-                return Listing(found, True)
-            found.append(self._described(key, record))
-        return Listing(found, False)
+                more = True
+                break
+            found[key] = record
+        uses = self.uses.of(Wanted(list(found)))
+        return Listing([self._described(key, one, uses[key]) for key, one in found.items()], more)
 
     def _keys_after(self, key: str, prefix: str, limit: int) -> Iterator[str]:
         found = False
@@ -276,13 +295,12 @@ class StoredTargets:
         if not found:
             yield from sorted(one for one in self._of_memory(prefix) if one > key)
 
-    def _described(self, key: str, record: Record) -> StoredTarget:
+    def _described(self, key: str, record: Record, uses: int) -> StoredTarget:
         target, now, last = target_of(key), self._keeper.clock(), record.variants[0]
         assessed = self._keeper.assess(target, last)
         fresh_for = assessed.fresh_for(now)
         if last.must_validate or last.purged:
             fresh_for = min(fresh_for, 0.0)
-        counts = self._keeper.hot.demand(key) or []
         return StoredTarget(
             target,
             len(record.variants),
@@ -290,7 +308,7 @@ class StoredTargets:
             last.response_time,
             assessed.age(now),
             fresh_for,
-            max(self._store.uses(key), sum(count for _, count in counts)),
+            uses,
         )
 
 

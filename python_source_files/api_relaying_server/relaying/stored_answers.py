@@ -47,7 +47,7 @@ class StoredAnswers:
         status, body = single.status, single.body
         line = render_status_line(status, single.reason)
         wire = WIRE % (line, hit.lines, _ending(), age, hit.lifetime - age, b"", body)
-        self._keeper.hot.count(status, len(body))
+        self._keeper.hot.count(status, len(body), self._keeper.key_of(request.target))
         return Passing(status, wire, len(body))
 
 

@@ -187,13 +187,6 @@ class QueuedStore(Store):
             self._read_failed(_as_fault(error))
         return count
 
-    def uses(self, key: str) -> int:
-        try:
-            return self._storage.uses(key)
-        except Exception as error:
-            self._read_failed(_as_fault(error))
-            return 0
-
     def size(self) -> Extent:
         try:
             return self._storage.extent()

@@ -310,13 +310,6 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
         with self.connection() as connection:
             return int(connection.execute(select, (begin, end)).fetchone()[0])
 
-    def uses(self, key: str) -> int:
-        """How often the record of a key was used, up to MOST_USES."""
-        select = "SELECT uses FROM usage WHERE id=(SELECT id FROM responses WHERE key=?)"
-        with self.connection() as connection:
-            found = connection.execute(select, (self._begin + key,)).fetchone()
-            return 0 if found is None else int(found[0])
-
     def extent(self) -> Extent:
         """Entries, and the bytes of the pages in use by all of the file."""
         select = "SELECT COUNT(*) FROM responses WHERE key >= ? AND key < ?"

@@ -136,10 +136,6 @@ class RecordStorage(BaseStorage[str, Record]):
     def count_keys(self, prefix: str) -> int:
         """How many records with a response are stored for keys that begin with `prefix`."""
 
-    def uses(self, key: str) -> int:
-        """How often the record of a key was used, where that is noted."""
-        return 0
-
     @abstractmethod
     def extent(self) -> Extent:
         """How much is stored."""

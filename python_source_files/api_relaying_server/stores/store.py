@@ -154,10 +154,6 @@ class Store(ABC):
         """How many records with a response there are under these keys; for administration."""
         return sum(1 for _ in self.keys(prefix))
 
-    def uses(self, key: str) -> int:
-        """How often a record was used, as far as the store counts that; 0 where it does not."""
-        return 0
-
     @abstractmethod
     def size(self) -> Extent:
         """How much is stored; slower than a read. Zeros while it cannot be told."""
