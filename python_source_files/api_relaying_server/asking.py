@@ -7,6 +7,7 @@ from contextlib import closing
 
 from api_relaying_server.assembly import upstream_for_one_call
 from api_relaying_server.checking import Findings
+from api_relaying_server.configuration.validity import shown
 from api_relaying_server.errors import UpstreamError, UpstreamTlsError
 from api_relaying_server.http1.fields import PSEUDONYM
 from api_relaying_server.settings import Settings, place_of
@@ -25,7 +26,7 @@ def ask(settings: Settings) -> Findings:
     place = place_of(Settings.upstream, settings.written)
     began = time.monotonic()
     try:
-        status = _status(settings)
+        status, ends = _answer(settings)
     except UpstreamError as wrong:
         why = wrong.detail or wrong.title
         if isinstance(wrong, UpstreamTlsError):
@@ -40,13 +41,15 @@ def ask(settings: Settings) -> Findings:
         names = ", ".join(field.name for field in own)
         fault = f"{place}: the upstream answered {status} to {names}; is it still valid?"
         return Findings([fault], [])
-    return Findings([], [f"{place}: the upstream answered {status} after {took:.2f} s"])
+    until = f"; its certificate is valid until {shown(ends)}" if ends is not None else ""
+    return Findings([], [f"{place}: the upstream answered {status} after {took:.2f} s{until}"])
 
 
-def _status(settings: Settings) -> int:
+def _answer(settings: Settings) -> tuple[int, float | None]:
+    """The status, and when the upstream's certificate ends (Unix time); None where it has none."""
     upstream = upstream_for_one_call(settings, settings.upstream)
     base = upstream.base
     fields = [("Host", base.authority), ("User-Agent", f"{PSEUDONYM}-check"), ("Accept", "*/*")]
     fetch = upstream.fetch(UpstreamRequest("GET", base.path or "/", fields))
     with closing(fetch.exchange):
-        return fetch.exchange.head.status
+        return fetch.exchange.head.status, fetch.exchange.certificate_ends()

@@ -5,9 +5,11 @@ Nothing is made, changed or listened on by looking.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, Callable, NamedTuple
@@ -16,6 +18,7 @@ from urllib.parse import urlsplit
 from api_relaying_server import PACKAGE
 from api_relaying_server.caching.wallclock import LocalMidnight
 from api_relaying_server.configuration.setting import Setting
+from api_relaying_server.configuration.validity import Validity, shown, validity_of
 from api_relaying_server.configuration.values import cache_file
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.http1.codings import compressors
@@ -249,12 +252,35 @@ def _zones_well(settings: Settings) -> Iterator[str]:
 
 def _certificates_well(settings: Settings) -> Iterator[str]:
     """Files that cannot be read or do not match are wrong usage already."""
+    for file, validity in _certificates(settings):
+        valid = validity is not None and not validity.fault(time.time())
+        until = f", and is valid until {shown(validity.end)}" if validity and valid else ""
+        yield f"{file} matches its key{until}"
+
+
+def doubts_about(settings: Settings) -> list[str]:
+    """What keeps no relay from running, and yet is hardly meant, a line each."""
+    found = []
+    for file, validity in _certificates(settings):
+        fault = validity.fault(time.time()) if validity is not None else ""
+        if fault:
+            found.append(f"{file} {fault}; renew it, nobody who checks it accepts it")
+    return found
+
+
+def _certificates(settings: Settings) -> Iterator[tuple[str, Validity | None]]:
+    """Our own: where each is named and lies, and when it is valid; None where that cannot be
+    read.
+    """
     for row, certificate in (
         (Settings.tls_cert, settings.tls_cert),
         (Settings.upstream_cert, settings.upstream_cert),
     ):
         if certificate is not None:
-            yield f"{_at(settings, row)}: {certificate.path} matches its key"
+            validity = None
+            with contextlib.suppress(ValueError):
+                validity = validity_of(certificate.content)
+            yield f"{_at(settings, row)}: {certificate.path}", validity
 
 
 def _codings_well(settings: Settings) -> Iterator[str]:

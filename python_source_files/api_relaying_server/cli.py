@@ -8,11 +8,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from api_relaying_server import __version__, early
 from api_relaying_server.admin_address import Opened, admin_access, open_admin
 from api_relaying_server.checking import (
+    doubts_about,
     findings_of,
     has_room,
     missing_room,
@@ -83,22 +84,35 @@ class Servable(Stoppable, Protocol):
 
 
 Build = Callable[[Settings, str], Servable]
-Command = Callable[[Sequence[str], Mapping[str, str], "Build | None"], int]
+OnListening = Callable[[Sequence[str], Sequence[str]], None]
+
+
+class Hooks(NamedTuple):
+    """What a caller has to do with a relay: `build` makes the worker, `on_listening` is told the
+    URLs that it listens on, and those of its admin address.
+    """
+
+    build: Build | None = None
+    on_listening: OnListening = lambda addresses, admin: None
+
+
+NO_HOOKS = Hooks()
+Command = Callable[[Sequence[str], Mapping[str, str], Hooks], int]
 
 
 def main(
     argv: Sequence[str] | None = None,
     environ: Mapping[str, str] | None = None,
-    build: Build | None = None,
+    hooks: Hooks = NO_HOOKS,
 ) -> int:
-    """Run the command line `argv` and return its exit code; `build` makes the worker.
+    """Run the command line `argv` and return its exit code.
 
     Nothing is raised: what goes wrong is one line on standard error.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     command = COMMANDS[words.pop(0)] if words[:1] and words[0] in COMMANDS else serve
     try:
-        return command(words, os.environ if environ is None else environ, build)
+        return command(words, os.environ if environ is None else environ, hooks)
     except UsageError as wrong:
         return _complain(str(wrong), WRONG_USAGE)
     except ConfigError as wrong:
@@ -112,7 +126,7 @@ def main(
         return _complain(f"{type(wrong).__name__}: {wrong}; --log-level debug tells more", FAILED)
 
 
-def serve(words: Sequence[str], environ: Mapping[str, str], build: Build | None) -> int:
+def serve(words: Sequence[str], environ: Mapping[str, str], hooks: Hooks) -> int:
     """The command `serve`, and what is run without a command."""
     parser = command_line.make_parser(list(by_group()), PROGRAM, EXAMPLES, NOTES)
     try:
@@ -129,7 +143,7 @@ def serve(words: Sequence[str], environ: Mapping[str, str], build: Build | None)
             raise ConfigError(f"{place}: is for --check alone; give both")
     except ConfigError as wrong:
         return _complain(str(wrong), WRONG_USAGE)
-    warnings += _unused_sockets(settings, environ)
+    warnings += [*_unused_sockets(settings, environ), *doubts_about(settings)]
     for warning in warnings:
         _say(f"{PROGRAM}: warning: {warning}")
     if settings.check:
@@ -137,9 +151,9 @@ def serve(words: Sequence[str], environ: Mapping[str, str], build: Build | None)
     require_rooms(settings)
     keep_stacks_small()
     read = partial(_read_again, asked, environ)
-    if settings.workers > 1 and build is None:
-        return _run_workers(settings, read)
-    return _run(settings, read, build)
+    if settings.workers > 1 and hooks.build is None:
+        return _run_workers(settings, read, hooks)
+    return _run(settings, read, hooks)
 
 
 def _check(settings: Settings) -> int:
@@ -159,7 +173,7 @@ def _check(settings: Settings) -> int:
     return _print(_what_would_run(settings) + "".join(f"ok: {line}\n" for line in well))
 
 
-def warm(words: Sequence[str], environ: Mapping[str, str], build: Build | None) -> int:
+def warm(words: Sequence[str], environ: Mapping[str, str], hooks: Hooks) -> int:
     """The command `warm`."""
     early.end()
     if not has_room("operations"):
@@ -172,7 +186,7 @@ def warm(words: Sequence[str], environ: Mapping[str, str], build: Build | None) 
 def ask_admin(name: str) -> Command:
     """The command of that name, which asks the admin address."""
 
-    def command(words: Sequence[str], environ: Mapping[str, str], build: Build | None) -> int:
+    def command(words: Sequence[str], environ: Mapping[str, str], hooks: Hooks) -> int:
         early.end()
         if not has_room("operations"):
             raise ConfigError(f"{name} {missing_room('operations')}")
@@ -215,10 +229,13 @@ def _read_again(asked: command_line.Asked, environ: Mapping[str, str]) -> Settin
     settings, _ = read_settings(asked, environ)
     require_rooms(settings)
     _make_cache_folder(settings)
+    for doubt in doubts_about(settings):
+        _log.warning("%s", doubt)
     return settings
 
 
-def _run(settings: Settings, read: Callable[[], Settings], build: Build | None) -> int:
+def _run(settings: Settings, read: Callable[[], Settings], hooks: Hooks) -> int:
+    build = hooks.build
     configure_logging(settings.log_level, settings.log_format)
     signals = Signals()
     with signals.handled(), _upstream(settings) as upstream:
@@ -234,6 +251,7 @@ def _run(settings: Settings, read: Callable[[], Settings], build: Build | None) 
         with _administered(settings, worker, opened) as admin:
             _announce(settings, upstream, worker.addresses, admin)
             notify_systemd("READY=1")
+            hooks.on_listening(worker.addresses, admin)
             signals.act_on(worker)
             collect_young_only()
             worker.serve()
@@ -269,12 +287,13 @@ def _administered(settings: Settings, relay: Servable, opened: Opened) -> Iterat
         address.close()
 
 
-def _run_workers(settings: Settings, read: Callable[[], Settings]) -> int:
+def _run_workers(settings: Settings, read: Callable[[], Settings], hooks: Hooks) -> int:
     """The same with several processes."""
 
     def on_ready(upstream: str, addresses: Sequence[str], admin: Sequence[str]) -> None:
         _announce(settings, upstream, addresses, admin)
         notify_systemd("READY=1")
+        hooks.on_listening(addresses, admin)
 
     configure_logging(settings.log_level, settings.log_format)
     if settings.workers > ENOUGH_FOR_A_CORE * cores():

@@ -9,7 +9,7 @@ From a copy of the sources: `pytest_plugins = ["api_relaying_server.pytest_plugi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from typing import Callable
 
@@ -18,7 +18,7 @@ import pytest
 from api_relaying_server.testing import Application, Relay, running_relay
 
 RelayBefore = Callable[..., Relay]
-"""`relay_before(upstream, *flags)`, as `testing.running_relay`."""
+"""`relay_before(upstream, *flags, env=None)`, as `testing.running_relay`."""
 
 
 @pytest.fixture
@@ -26,7 +26,9 @@ def relay_before() -> Iterator[RelayBefore]:
     """Starts a relay before a URL or a WSGI application; all of them stop when the test ends."""
     with ExitStack() as stack:
 
-        def start(upstream: str | Application, *flags: str) -> Relay:
-            return stack.enter_context(running_relay(upstream, *flags))
+        def start(
+            upstream: str | Application, *flags: str, env: Mapping[str, str] | None = None
+        ) -> Relay:
+            return stack.enter_context(running_relay(upstream, *flags, env=env))
 
         yield start

@@ -19,32 +19,33 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import os
-import re
-import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from socketserver import ThreadingMixIn
-from typing import Any, Callable, cast
+from typing import Any, Callable, ClassVar, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from api_relaying_server import PACKAGE, early
+from api_relaying_server import PACKAGE
 from api_relaying_server.errors import ConfigError
 
 Application = Callable[..., Any]
 """A WSGI application (PEP 3333)."""
 
-DEFAULTS = (
-    ("--host", "127.0.0.1"),
-    ("--port", "0"),
-    ("--cache", "memory://"),
-    ("--admin", "off"),
-)
+Flags = tuple[tuple[str, str], ...]
+
+DEFAULTS: Flags = (("--cache", "memory://"), ("--admin", "off"))
 """Flags, for those that are not given."""
+
+PLACE: Flags = (("--host", "127.0.0.1"), ("--port", "0"))
+"""The same where `--listen` does not say where to listen."""
 
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
@@ -54,8 +55,7 @@ USAGE = f"usage: python -m {PACKAGE}.testing URL|MODULE:APPLICATION [flags of th
 DONE, WRONG_USAGE, INTERRUPTED = 0, 2, 130
 
 _SOURCES = str(Path(__file__).resolve().parents[1])
-_CHILD = f"from {PACKAGE} import testing; testing.relay_of_parent()"
-_LISTENING = re.compile(r'listening (?:on)? *(http[^\s"]+)')
+_MODULE = f"{PACKAGE}.attached"
 
 
 class RelayNotStarted(Exception):
@@ -63,67 +63,114 @@ class RelayNotStarted(Exception):
 
 
 class Relay:
-    """A relay that runs, at `url`."""
+    """A relay that runs before a URL, at `url`; whatever its log looks like, that is known.
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
+    `addresses` are all places where it listens, `unix:PATH` for a Unix socket, and `admin_url` is
+    that of its admin address, empty without one. It has the variables `env` beside those of this
+    process, and the descriptors `fds` under their numbers.
+    """
+
+    defaults: ClassVar[Flags] = DEFAULTS
+    """Flags, for those that are not given."""
+    begin: str = ""
+    """What its process runs first, in Python."""
+
+    def __init__(
+        self,
+        upstream: str,
+        *flags: str,
+        env: Mapping[str, str] | None = None,
+        fds: Sequence[int] = (),
+    ) -> None:
         """Raises RelayNotStarted."""
-        self.url = ""
-        self._lines: list[str] = []
-        self._listens = threading.Event()
-        self._process = subprocess.Popen(
-            command,
-            env=environ,
-            stdin=subprocess.PIPE,  # its end is the child's: see `relay_of_parent`
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        )
-        self._reader = threading.Thread(target=self._read_log, daemon=True)
-        self._reader.start()
-        in_time = self._listens.wait(START_SECONDS)
-        if not self.url:
-            self.stop()
-            why = "the relay ended before it listened" if in_time else "it did not start in time"
+        self._file = tempfile.TemporaryFile()
+        self._log = ""  # when it has ended
+        here, there = socket.socketpair()
+        self._channel = here  # the relay ends with it: see `attached`
+        with there:
+            self._process = subprocess.Popen(
+                self._command(upstream, flags),
+                env={**_environment(), **(env or {})},
+                stdin=there.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=self._file,
+                pass_fds=fds,
+            )
+        self.pid = self._process.pid
+        why = "the relay ended before it listened"
+        try:
+            told = self._told()
+        except OSError:
+            told, why = b"", "it did not start in time"
+        if not told:
+            self.kill()
             raise RelayNotStarted(self.log().strip() or why)
+        where = json.loads(told)
+        self.addresses: list[str] = where["addresses"]
+        self.url = self.addresses[0]
+        self.admin_url: str = next(iter(where["admin"]), "")
 
-    def _read_log(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self._lines.append(line)
-            found = _LISTENING.search(line)
-            if found is not None and not self.url:
-                self.url = found[1]
-                self._listens.set()
-        self._listens.set()
+    def _command(self, upstream: str, flags: Sequence[str]) -> list[str]:
+        names = {flag.partition("=")[0] for flag in flags}
+        given = [] if "--demo" in names else ["--upstream", upstream]
+        for flag, value in (*self.defaults, *(() if "--listen" in names else PLACE)):
+            given += [] if flag in names else [flag, value]
+        program = ["-m", _MODULE]
+        if self.begin:
+            program = ["-c", f"{self.begin}\nfrom {_MODULE} import main; main()"]
+        return [sys.executable, *program, *given, *flags]
+
+    def _told(self) -> bytes:
+        """The line that it says when it listens; empty where it ends before. Raises OSError."""
+        self._channel.settimeout(START_SECONDS)
+        with self._channel.makefile("rb") as lines:
+            return lines.readline()
 
     def log(self) -> str:
         """What it has written to standard error so far."""
-        return "".join(self._lines)
+        if self._file.closed:
+            return self._log
+        number = self._file.fileno()  # its position is the relay's
+        return os.pread(number, os.fstat(number).st_size, 0).decode(errors="replace")
 
-    def stop(self) -> int:
-        """Stop it as `SIGTERM` does, if it runs; return its exit code."""
+    def signal(self, number: int) -> None:
+        """Send a signal to it: `SIGHUP` makes it read its settings again."""
+        self._process.send_signal(number)
+
+    def stop(self, patience: float = STOP_SECONDS) -> int:
+        """Stop it as `SIGTERM` does, if it runs; return its exit code. Kill it when it is late."""
         self._process.terminate()
         try:
-            code = self._process.wait(STOP_SECONDS)
+            return self.wait(patience)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            code = self._process.wait()
-        self._reader.join(STOP_SECONDS)
-        for pipe in (self._process.stdin, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
+            return self.kill()
+
+    def wait(self, patience: float = STOP_SECONDS) -> int:
+        """Wait for its end; return its exit code, negative for a signal. Raises
+        subprocess.TimeoutExpired.
+        """
+        code = self._process.wait(patience)
+        self._log = self.log()
+        self._file.close()
+        self._channel.close()
         return code
+
+    def kill(self) -> int:
+        """End it at once."""
+        self._process.kill()
+        return self.wait()
 
 
 @contextmanager
-def running_relay(upstream: str | Application, *flags: str) -> Iterator[Relay]:
-    """A relay with these flags before a URL or a WSGI application, until the block ends. Raises
-    RelayNotStarted.
+def running_relay(
+    upstream: str | Application, *flags: str, env: Mapping[str, str] | None = None
+) -> Iterator[Relay]:
+    """A relay with these flags and variables before a URL or a WSGI application, until the block
+    ends. Raises RelayNotStarted.
     """
     with contextlib.ExitStack() as stack:
         url = upstream if isinstance(upstream, str) else stack.enter_context(serving(upstream))
-        relay = Relay(_command(url, flags), _environment())
+        relay = Relay(url, *flags, env=env)
         stack.callback(relay.stop)
         yield relay
 
@@ -152,35 +199,10 @@ class _QuietHandler(WSGIRequestHandler):
         """What an application has to tell, it tells itself."""
 
 
-def _command(url: str, flags: Sequence[str]) -> list[str]:
-    given = [] if "--demo" in flags else ["--upstream", url]
-    for flag, value in DEFAULTS:
-        if not any(each == flag or each.startswith(flag + "=") for each in flags):
-            given += [flag, value]
-    return [sys.executable, "-c", _CHILD, *given, *flags]
-
-
 def _environment() -> dict[str, str]:
     kept = {name: text for name, text in os.environ.items() if not name.startswith("RELAY_")}
     path = os.pathsep.join(filter(None, (_SOURCES, kept.get("PYTHONPATH"))))
     return {**kept, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
-
-
-def relay_of_parent() -> None:
-    """Be the relay: end as asked, or when standard input ends with the process that has the other
-    end of it.
-    """
-    early.begin()
-
-    def watch() -> None:
-        while os.read(0, 1024):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
-    from api_relaying_server.cli import main
-
-    sys.exit(main())
 
 
 # The command.

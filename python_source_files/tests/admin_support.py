@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 from typing import Any, ClassVar, NamedTuple
 
-from tests.relay_support import RunningRelay, eventually
+from api_relaying_server.testing import Flags
+from tests.relay_support import RunningRelay
 
 
 class Answer(NamedTuple):
@@ -43,22 +43,11 @@ def call(port: int, path: str, method: str = "GET", body: object = None, **field
 class AdministeredRelay(RunningRelay):
     """A relay with an admin address on a free port."""
 
-    given: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("--cache", "memory://"),
-        ("--admin", "127.0.0.1:0"),
-    )
+    defaults: ClassVar[Flags] = (("--cache", "memory://"), ("--admin", "127.0.0.1:0"))
 
     def __init__(self, upstream: str, *flags: str, env: dict[str, str] | None = None) -> None:
         super().__init__(upstream, *flags, env=env)
-        eventually(self._admin_port, "the admin address")
-        self.admin = self._admin_port()
-
-    def __enter__(self) -> AdministeredRelay:
-        return self
-
-    def _admin_port(self) -> int:
-        found = re.search(r"admin +http://127\.0\.0\.1:([0-9]+)", self.log())
-        return int(found[1]) if found is not None else 0
+        self.admin = int(self.admin_url.rpartition(":")[2])
 
     def call(self, path: str, method: str = "GET", body: object = None, **fields: str) -> Answer:
         """One call of the admin address."""

@@ -70,3 +70,10 @@ def _make(folder: Path, name: str, extensions: tuple[str, ...], by: Authority | 
         words += ["-CA", str(by._pair.certificate), "-CAkey", str(by._pair.key)]
     subprocess.run(words, check=True, capture_output=True)
     return pair
+
+
+def make_expired(pair: Pair) -> None:
+    """Makes the certificate one that ended yesterday, signed by its own key."""
+    words = ["openssl", "x509", "-in", str(pair.certificate), "-signkey", str(pair.key)]
+    words += ["-days", "-1", "-out", str(pair.certificate)]
+    subprocess.run(words, check=True, capture_output=True)

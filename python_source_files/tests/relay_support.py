@@ -15,20 +15,18 @@ is on loopback and free ports; nothing waits longer than `PATIENCE`.
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from email.utils import formatdate
 from pathlib import Path
 from types import TracebackType
-from typing import Callable, ClassVar, NamedTuple, Union
+from typing import Callable, NamedTuple, TypeVar, Union
+
+from api_relaying_server.testing import Relay
 
 PATIENCE = 20.0
 """Seconds that something which takes a fraction of one may take on a busy machine."""
@@ -235,19 +233,14 @@ def _from_list(scripts: Sequence[Script]) -> Handler:
     return handler
 
 
-class RunningRelay:
-    """The relay in a process of its own, on a free port of 127.0.0.1, in front of `upstream`, or of
-    the sample with `--demo`.
+AnyRelay = TypeVar("AnyRelay", bound="RunningRelay")
 
-    Its cache is `memory://` unless the flags name another, and with `--listen` it listens there. A
-    traceback in its log fails the test. `program` is what Python is told to run, `given` the flags
-    that it gets where a test does not give them, `talks` whether it reads and writes pipes of ours;
-    it gets the descriptors `fds` under their numbers.
+
+class RunningRelay(Relay):
+    """A relay before a URL, or before the sample with `--demo`, as `testing` gives it to anybody.
+
+    A traceback in its log fails the test.
     """
-
-    program: ClassVar[tuple[str, ...]] = ("-m", "api_relaying_server")
-    given: ClassVar[tuple[tuple[str, str], ...]] = (("--cache", "memory://"), ("--admin", "off"))
-    talks: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -256,39 +249,13 @@ class RunningRelay:
         env: dict[str, str] | None = None,
         fds: Sequence[int] = (),
     ) -> None:
-        command = [sys.executable, *self.program]
-        command += [] if "--demo" in flags else ["--upstream", upstream]
-        command += [] if "--listen" in flags else ["--host", "127.0.0.1", "--port", "0"]
-        for flag, value in self.given:
-            command += [] if flag in flags else [flag, value]
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("RELAY_")}
-        self._lines: list[str] = []
-        self._ready = threading.Event()
-        self._process = subprocess.Popen(
-            [*command, *flags],
-            cwd=SOURCES,
-            env={**kept, "PYTHONUNBUFFERED": "1", **(env or {})},
-            stdin=subprocess.PIPE if self.talks else subprocess.DEVNULL,
-            stdout=subprocess.PIPE if self.talks else subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            pass_fds=fds,
-        )
-        self._reader = threading.Thread(target=self._read_log, daemon=True)
-        self._reader.start()
-        self.pid = self._process.pid
-        self.scheme, self.host, self.port, self.path = "http", "127.0.0.1", 0, ""
-        if not self._ready.wait(PATIENCE) or not (self.port or self.path):
-            self.kill()
-            raise AssertionError(f"the relay did not start:\n{self.log()}")
+        super().__init__(upstream, *flags, env=env, fds=fds)
+        self.scheme, _, place = self.url.partition(":")
+        self.path = place if self.scheme == "unix" else ""
+        self.host = "127.0.0.1"
+        self.port = 0 if self.path else int(place.rpartition(":")[2])
 
-    @property
-    def url(self) -> str:
-        """The URL that it listens on."""
-        return f"{self.scheme}://{self.host}:{self.port}"
-
-    def __enter__(self) -> RunningRelay:
+    def __enter__(self: AnyRelay) -> AnyRelay:
         return self
 
     def __exit__(
@@ -298,58 +265,13 @@ class RunningRelay:
         if kind is None and "Traceback" in self.log():
             raise AssertionError(f"the relay's log holds a traceback:\n{self.log()}")
 
-    def _read_log(self) -> None:
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
-            self._lines.append(line)
-            found = re.search(
-                r"listening(?: on)? +(?:(https?)://127\.0\.0\.1:([0-9]+)|unix:(\S+))", line
-            )
-            if found is not None and not self.port and not self.path:
-                self.scheme, self.path = found[1] or "http", found[3] or ""
-                self.port = int(found[2] or 0)
-            if self.port or self.path or self._process.poll() is not None:
-                self._ready.set()
-        self._ready.set()
-
-    def log(self) -> str:
-        """What it has written to standard error so far."""
-        return "".join(self._lines)
-
-    def tell(self, line: str) -> str:
-        """Says a line to it where it talks; what it says back."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-        return self._process.stdout.readline().strip()
-
-    def signal(self, number: int) -> None:
-        """Send a signal to it."""
-        self._process.send_signal(number)
-
     def stop(self, patience: float = PATIENCE) -> int:
         """Ask it to stop, wait until it has, and return its exit code; it is killed when late."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        try:
-            return self.wait(patience)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise AssertionError(f"the relay did not stop in {patience} s") from None
-
-    def wait(self, patience: float = PATIENCE) -> int:
-        """Wait for its end; return its exit code, negative for a signal."""
-        code = self._process.wait(patience)
-        self._reader.join(patience)
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
+        runs = self._process.poll() is None
+        code = super().stop(patience)
+        if runs and code == -signal.SIGKILL:
+            raise AssertionError(f"the relay did not stop in {patience} s")
         return code
-
-    def kill(self) -> int:
-        """End it at once."""
-        self._process.kill()
-        return self.wait()
 
     # Asking it.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import tempfile
 import unittest
 from collections.abc import Callable
 from typing import ClassVar
 
 from tests.relay_support import (
+    PATIENCE,
     Asked,
     Cut,
     RunningRelay,
@@ -24,21 +26,22 @@ TIMES = 30
 # The relay, with a thread that counts on demand what a collector would have to find. Nothing but
 # this thread collects anything.
 CHILD = """
-import gc, runpy, sys, threading
+import gc, socket, threading
 from api_relaying_server import runtime as collector
 gc.disable()
 collector.collect_young_only = lambda: None
+asked = socket.socket(fileno=%d).makefile("rw")
 def count():
-    for _ in sys.stdin:
+    for _ in asked:
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
         kinds = sorted({type(found).__qualname__ for found in gc.garbage})
-        print(len(gc.garbage), *kinds, flush=True)
+        asked.write(f"{len(gc.garbage)} {' '.join(kinds)}".strip() + "\\n")
+        asked.flush()
         gc.garbage.clear()
         gc.set_debug(0)
         gc.collect()
 threading.Thread(target=count, daemon=True).start()
-runpy.run_module("api_relaying_server", run_name="__main__", alter_sys=True)
 """
 
 
@@ -65,8 +68,24 @@ def answer(asked: Asked) -> Script:
 class CountingRelay(RunningRelay):
     """A relay that tells what a collector would have to find."""
 
-    program = ("-c", CHILD)
-    talks = True
+    def __init__(self, upstream: str, *flags: str) -> None:
+        here, there = socket.socketpair()
+        self.begin = CHILD % there.fileno()
+        with there:
+            super().__init__(upstream, *flags, fds=(there.fileno(),))
+        self._asked = here.makefile("rw")
+        here.close()
+
+    def count(self) -> str:
+        """How much it would find now, and of which types."""
+        self._asked.write("\n")
+        self._asked.flush()
+        return self._asked.readline().strip()
+
+    def wait(self, patience: float = PATIENCE) -> int:
+        """Waits for its end; its exit code."""
+        self._asked.close()
+        return super().wait(patience)
 
 
 class GarbageTest(unittest.TestCase):
@@ -83,13 +102,13 @@ class GarbageTest(unittest.TestCase):
             self.relay = stack.enter_context(CountingRelay(origin.url, *flags))
             self.addCleanup(stack.pop_all().close)
         self.relay.get("/first")
-        self.relay.tell("")  # what starting leaves
+        self.relay.count()  # what starting leaves
 
     def expect_none_of(self, act: Callable[[int], object]) -> None:
         """Act several times; then nothing is to be found, once the last one is over."""
         for number in range(TIMES):
             act(number)
-        kept = self.relay.tell("")
+        kept = self.relay.count()
         self.assertEqual(kept, "0")
 
     def getting(self, kind: str) -> Callable[[int], object]:

@@ -12,10 +12,8 @@ from tests.relay_support import Asked, RunningRelay, Script, ScriptedOrigin, res
 CLIENTS = 40
 
 LIMITED = """
-import resource, sys
+import resource
 resource.setrlimit(resource.RLIMIT_AS, (%d << 20,) * 2)
-from api_relaying_server.__main__ import main
-sys.exit(main())
 """
 
 
@@ -29,7 +27,7 @@ class LittleMemoryTest(unittest.TestCase):
         for mebibytes in (250, 400):
 
             class Limited(RunningRelay):
-                program = ("-c", LIMITED % mebibytes)
+                begin = LIMITED % mebibytes
 
             with (
                 self.subTest(mebibytes=mebibytes),

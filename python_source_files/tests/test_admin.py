@@ -418,7 +418,7 @@ def has_handlers(relay: AdministeredRelay, limit: int) -> bool:
 class ConfiguredRelay(AdministeredRelay):
     """A relay whose admin address is in its file."""
 
-    given = (("--cache", "memory://"),)
+    defaults = (("--cache", "memory://"),)
 
 
 class StartTest(unittest.TestCase):
@@ -475,7 +475,7 @@ class StartTest(unittest.TestCase):
 class DefaultRelay(RunningRelay):
     """A relay with its default admin address."""
 
-    given = (("--cache", "memory://"),)
+    defaults = (("--cache", "memory://"),)
 
 
 class ReadinessTest(unittest.TestCase):

@@ -47,7 +47,7 @@ DEADLINE = 20.0
 # named by its first argument before it is built.
 CHILD = """
 import os, sys, threading, time
-from api_relaying_server.cli import main
+from api_relaying_server.cli import Hooks, main
 
 def tell(text):
     sys.stdout.write(text + "\\n")
@@ -89,7 +89,7 @@ def build(settings, upstream):
         time.sleep(0.01)
     return Worker()
 
-sys.exit(main(["--cache", "memory://", "--admin", "off"], {}, build))
+sys.exit(main(["--cache", "memory://", "--admin", "off"], {}, Hooks(build)))
 """
 
 
@@ -165,7 +165,7 @@ class CommandTest(unittest.TestCase):
         """The exit code and what went to standard output and error."""
         out, err = io.StringIO(), io.StringIO()
         with logging_kept(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = cli.main(list(words), environ or {}, build or self.build)
+            code = cli.main(list(words), environ or {}, cli.Hooks(build or self.build))
         return code, out.getvalue(), err.getvalue()
 
     def assert_one_line(self, text: str, *parts: str) -> None:
@@ -631,7 +631,7 @@ class RunTest(CommandTest):
         with contextlib.redirect_stderr(io.StringIO()), logging_kept():
             words = ["--cache", "memory://", "--admin", "off"]
             thread = threading.Thread(
-                target=lambda: codes.append(cli.main(words, {}, lambda *_: FakeWorker()))
+                target=lambda: codes.append(cli.main(words, {}, cli.Hooks(lambda *_: FakeWorker())))
             )
             thread.start()
             thread.join(DEADLINE)

@@ -7,25 +7,29 @@ import io
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import unittest
-import urllib.error
-import urllib.request
 from pathlib import Path
 from unittest import mock
 
 from api_relaying_server.operations import health
 from tests.database_support import free_port
 from tests.relay_support import (
-    PATIENCE,
-    SOURCES,
     RunningRelay,
     ScriptedOrigin,
     eventually,
     response,
 )
+
+GONE = "http://127.0.0.1:9"
+"""Where nobody listens."""
+
+
+class WithAdmin(RunningRelay):
+    """A relay whose admin address is where its settings say."""
+
+    defaults = ()
 
 
 @unittest.skipUnless(sys.platform == "linux", "the image runs Linux")
@@ -58,7 +62,7 @@ class HealthTest(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "relay.toml")
             file.write_text(f'admin = "{admin}"')
-            near = os.path.relpath(file, SOURCES)  # the relay is started there
+            near = os.path.relpath(file)  # the relay is started here
             for flags, environ in (
                 (("--admin", admin), {}),
                 (("--admin", "127.0.0.1:0"), {}),
@@ -73,54 +77,34 @@ class HealthTest(unittest.TestCase):
 
     def check_readiness(self, flags: tuple[str, ...], environ: dict[str, str]) -> None:
         """A relay whose upstream fails is well until it can answer nothing any more."""
-        port = free_port()
-        command = [sys.executable, "-m", "api_relaying_server", "--host", "127.0.0.1"]
-        command += ["--port", str(port), "--cache", "none://", "--upstream", "http://127.0.0.1:9"]
-        relay = subprocess.Popen(
-            [*command, *flags],
-            cwd=SOURCES,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, **environ},
-        )
-        try:
-            eventually(lambda: self.check(relay.pid) == (0, ""), "its readiness")
-            with self.assertRaises(urllib.error.HTTPError) as failed:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/x", timeout=PATIENCE)
-            failed.exception.close()
+        flags = ("--cache", "none://", "--port", str(free_port()), *flags)
+        with WithAdmin(GONE, *flags, env=environ) as relay:
+            self.assertEqual(self.check(relay.pid), (0, ""))
+            self.assertEqual(relay.get("/x").status, 502)
             eventually(lambda: self.check(relay.pid)[0] == 1, "the pause of the upstream")
             said = self.check(relay.pid)[1]
             self.assertRegex(said, r"\A503 at 127\.0\.0\.1, port [0-9]+: [^\n]*why[^\n]*\n\Z")
-        finally:
-            relay.terminate()
-            relay.wait()
 
     def test_a_unix_socket_is_asked(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = f"{folder}/relay"
-            command = [sys.executable, "-m", "api_relaying_server", "--listen", f"unix:{path}"]
-            command += ["--admin", "off", "--cache", "memory://", "--offline"]
-            relay = subprocess.Popen(command, cwd=SOURCES, stderr=subprocess.DEVNULL)
-            try:
-                eventually(lambda: os.path.exists(path), "the socket")
+            with RunningRelay(GONE, "--listen", f"unix:{path}", "--offline") as relay:
                 self.assertEqual(self.check(relay.pid), (0, ""))
-                relay.send_signal(signal.SIGSTOP)
+                relay.signal(signal.SIGSTOP)
                 self.assertEqual(self.check(relay.pid), (1, f"no answer at unix:{path}\n"))
-                relay.send_signal(signal.SIGCONT)
-            finally:
-                relay.terminate()
-                relay.wait()
+                relay.signal(signal.SIGCONT)
             self.assertEqual(self.check(relay.pid), (1, "no relay listens\n"))
 
     def test_settings_that_are_wrong_by_now_are_no_matter(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "relay.toml")
             file.write_text("threads = 8")
-            with RunningRelay("http://127.0.0.1:9", "--config", str(file)) as relay:
+            with RunningRelay(GONE, "--config", str(file)) as relay:
                 file.write_text("threads = -8")
                 self.assertEqual(self.check(relay.pid), (0, ""))
 
     def test_one_that_hangs_is_not_well(self) -> None:
-        with RunningRelay("http://127.0.0.1:9") as relay:
+        with RunningRelay(GONE) as relay:
             relay.signal(signal.SIGSTOP)
             code, said = self.check(relay.pid)
             relay.signal(signal.SIGCONT)

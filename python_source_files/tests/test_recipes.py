@@ -39,7 +39,7 @@ PAGES_ORIGIN = "http://localhost:5173"
 _BLOCK = re.compile(
     r'^(?:```(\S+)(?: title="(\S+)")?\n(.*?)^```$|<!-- (.*?) -->$)', re.MULTILINE | re.DOTALL
 )
-_CHANGING = re.compile(r"(?<=ttl=)\d+|(?<=after )[\d.]+(?= s)")
+_CHANGING = re.compile(r"(?<=ttl=)\d+|(?<=after )[\d.]+(?= s)|(?<=until )\S+")
 
 for _command in ("caddy", "curl", "nginx", "chromium"):
     if shutil.which(_command) is None:

@@ -37,6 +37,7 @@ CORE = (
     ("cli",),
     ("__main__",),
     ("manual",),
+    ("attached",),
     ("testing",),
     ("pytest_plugin",),
 )

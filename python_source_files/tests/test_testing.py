@@ -24,6 +24,9 @@ import pytest
 from api_relaying_server.testing import RelayNotStarted, running_relay, serving
 from tests.relay_support import PATIENCE, SOURCES, eventually
 
+GONE = "http://127.0.0.1:9"
+"""Where nobody listens."""
+
 APPLICATION = """
 def application(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
@@ -97,13 +100,44 @@ class ContextTest(unittest.TestCase):
         self.assertEqual(application.calls, ["/a", "/a"])
 
     def test_the_port_and_the_cache_may_be_given(self) -> None:
-        with running_relay("http://127.0.0.1:9", "--cache=none://") as relay:
+        with running_relay(GONE, "--cache=none://") as relay:
             eventually(lambda: "cache      none://\n" in relay.log(), "the line of the cache")
 
     def test_logs_of_each_kind(self) -> None:
-        for flags in (("--log-format", "json"), ("--log-level", "error")):
-            with self.subTest(flags), running_relay(Application(), *flags) as relay:
-                self.assertEqual(fetched(relay.url + "/a")[0], 200)
+        quiet = ("--log-level", "error")
+        for flags in (("--log-format", "json"), quiet, ("--log-format", "json", *quiet)):
+            for workers in ("1", "2"):
+                with self.subTest(flags=flags, workers=workers):
+                    with running_relay(Application(), *flags, "--workers", workers) as relay:
+                        self.assertEqual(fetched(relay.url + "/a")[0], 200)
+        self.assertEqual(relay.log(), "")
+
+    def test_where_it_listens(self) -> None:
+        with running_relay("", "--demo", "--admin=127.0.0.1:0") as relay:
+            self.assertEqual(relay.addresses, [relay.url])
+            with urllib.request.urlopen(f"{relay.admin_url}/healthz") as answer:
+                self.assertEqual(answer.status, 200)
+        with tempfile.TemporaryDirectory() as folder:
+            path = f"{folder}/relay"
+            with running_relay(GONE, f"--listen=unix:{path}") as relay:
+                self.assertEqual((relay.url, relay.admin_url), (f"unix:{path}", ""))
+                self.assertTrue(os.path.exists(path))
+
+    def test_variables_of_its_own(self) -> None:
+        application = Application()
+        with running_relay(application, env={"RELAY_DEFAULT_TTL": "0"}) as relay:
+            for _ in range(2):
+                fetched(relay.url + "/a")
+        self.assertEqual(application.calls, ["/a", "/a"])
+
+    def test_it_may_be_told_to_reload_and_to_stop(self) -> None:
+        with running_relay(GONE) as relay:
+            relay.signal(signal.SIGHUP)
+            eventually(lambda: "reloaded" in relay.log(), "the reload")
+            self.assertEqual(relay.stop(), 0)
+            self.assertEqual(relay.stop(), 0)
+        with running_relay(GONE) as relay:
+            self.assertEqual(relay.kill(), -signal.SIGKILL)
 
     def test_variables_of_another_relay_do_not_count(self) -> None:
         with mock.patch.dict(os.environ, RELAY_OFFLINE="on"), running_relay(Application()) as relay:
@@ -118,18 +152,24 @@ class ContextTest(unittest.TestCase):
 
     def test_a_relay_that_does_not_start_says_why(self) -> None:
         with self.assertRaisesRegex(RelayNotStarted, r"\A[^\n]*did you mean --port\?\Z"):
-            with running_relay("http://127.0.0.1:9", "--prot", "1"):
+            with running_relay(GONE, "--prot", "1"):
                 self.fail("it runs")
 
     def test_it_stops_when_the_block_fails(self) -> None:
-        with self.assertRaises(KeyError), running_relay("http://127.0.0.1:9") as relay:
+        with self.assertRaises(KeyError), running_relay(GONE) as relay:
             raise KeyError
         self.assertTrue(relay.log().rstrip().endswith("stopped"), relay.log())
 
     def test_it_ends_with_the_process_that_has_started_it(self) -> None:
+        for workers in ("1", "2"):
+            with self.subTest(workers=workers):
+                self.check_orphan(workers)
+
+    def check_orphan(self, workers: str) -> None:
+        """A relay with so many workers ends when its parent is killed."""
         code = (
             "import time; from api_relaying_server.testing import running_relay\n"
-            "with running_relay('http://127.0.0.1:9') as relay:\n"
+            f"with running_relay('http://127.0.0.1:9', '--workers', '{workers}') as relay:\n"
             "    print(relay.url, flush=True); time.sleep(60)"
         )
         parent = subprocess.Popen(
@@ -199,9 +239,9 @@ class OutsideTest(unittest.TestCase):
             (("shop:__name__", "--", "true"), "cannot be called"),
             (("half_written:x", "--", "true"), "'half_written:x' cannot be had: SyntaxError: "),
             (("no_database:x", "--", "true"), "cannot be had: RuntimeError: no database"),
-            (("http://127.0.0.1:9", "--version", "--", "true"), "ended before it listened"),
+            ((GONE, "--version", "--", "true"), "ended before it listened"),
             (("shop:application", "--port", "x", "--", "true"), "--port: 'x' is not"),
-            (("http://127.0.0.1:9", "--", "/no/such/command"), "/no/such/command"),
+            ((GONE, "--", "/no/such/command"), "/no/such/command"),
         ):
             with self.subTest(words):
                 done = self.command(*words)
@@ -213,7 +253,7 @@ class OutsideTest(unittest.TestCase):
 
     def test_an_interrupt_is_no_traceback(self) -> None:
         code = "import signal; print('runs', flush=True); signal.pause()"
-        words = ("http://127.0.0.1:9", "--threads", "2", "--", sys.executable, "-c", code)
+        words = (GONE, "--threads", "2", "--", sys.executable, "-c", code)
         command = [sys.executable, "-m", "api_relaying_server.testing", *words]
         both = subprocess.PIPE
         with subprocess.Popen(command, cwd=SOURCES, stdout=both, stderr=both, text=True) as process:

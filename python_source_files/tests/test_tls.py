@@ -18,9 +18,10 @@ from pathlib import Path
 
 import requests
 
+from api_relaying_server.configuration.validity import shown, validity_of
 from api_relaying_server.operations import health
 from api_relaying_server.serving.tls import RECORD, TlsStream
-from tests.certificates import Authority, Pair
+from tests.certificates import Authority, Pair, make_expired
 from tests.relay_support import (
     PATIENCE,
     SOURCES,
@@ -56,11 +57,7 @@ def answer(asked: Asked) -> Script:
 class Limited(RunningRelay):
     """One that may have few connections."""
 
-    program = (
-        "-c",
-        "import resource, runpy; resource.setrlimit(resource.RLIMIT_NOFILE, (330, 330));"
-        "runpy.run_module('api_relaying_server', run_name='__main__')",
-    )
+    begin = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (330, 330))"
 
 
 class TlsClient:
@@ -631,9 +628,10 @@ class WrongFilesTest(TlsTestCase):
         relay = self.start(Pair(both, both))
         self.assertEqual(self.ask(self.tls(relay)).body, b"/x")
 
-    def test_check_shows_where_they_are(self) -> None:
-        certificate, key = map(str, self.pair)
-        done = subprocess.run(
+    def check(self, pair: Pair) -> subprocess.CompletedProcess[str]:
+        """What `--check` does with these files."""
+        certificate, key = map(str, pair)
+        return subprocess.run(
             [sys.executable, "-m", "api_relaying_server", "--demo", "--cache=memory://", "--check"]
             + ["--port=0", f"--tls-cert={certificate}", f"--tls-key={key}"],
             cwd=SOURCES,
@@ -641,9 +639,32 @@ class WrongFilesTest(TlsTestCase):
             text=True,
             timeout=PATIENCE,
         )
-        self.assertEqual(done.returncode, 0, done.stderr)
+
+    def test_check_shows_where_they_are_and_until_when_they_are_valid(self) -> None:
+        certificate = self.pair.certificate
+        done = self.check(self.pair)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
         self.assertTrue(re.search(rf"--tls-cert +{certificate} ", done.stdout), done.stdout)
-        self.assertIn(f"ok: --tls-cert: {certificate} matches its key\n", done.stdout)
+        self.assertRegex(
+            done.stdout,
+            rf"(?m)^ok: --tls-cert: {certificate} matches its key, and is valid until 20..-.*Z$",
+        )
+
+    def test_one_that_has_expired_is_a_warning(self) -> None:
+        """As with `nginx -t`: the relay starts, and who does not check may go on."""
+        pair = self.authority.issue("expired")
+        make_expired(pair)
+        end = validity_of(pair.certificate.read_bytes()).end
+        told = f"--tls-cert: {pair.certificate} expired at {shown(end)}; renew it"
+        done = self.check(pair)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+        self.assertIn(f"api-relaying-server: warning: {told}", done.stderr)
+        self.assertIn(f"ok: --tls-cert: {pair.certificate} matches its key\n", done.stdout)
+        relay = self.start(pair)
+        self.assertIn(f"warning: {told}", relay.log())
+        relay.signal(signal.SIGHUP)
+        eventually(lambda: relay.log().count(told) == 2, "the warning after the reload")
 
 
 if __name__ == "__main__":

@@ -576,7 +576,11 @@ class StartTest(RouteCase):
         words = "--check", "--ask", "--port", "0", "--cache", "memory://", "--upstream", origin.url
         through = "--upstream-proxy", f"http://me:S3CRET@127.0.0.1:{proxy.port}"
         done = run(*words, *through, *self.trusts)
-        self.assertRegex(done.stdout, "ok: --upstream: the upstream answered 200 after")
+        self.assertRegex(
+            done.stdout,
+            r"ok: --upstream: the upstream answered 200 after [0-9.]+ s; "
+            "its certificate is valid until 20..-..-..T..:..:..Z\n",
+        )
         done = run(*words, *through)
         self.assertEqual(done.returncode, 2)
         self.assertIn("CERTIFICATE_VERIFY_FAILED", done.stderr)

@@ -30,7 +30,10 @@ PATIENCE = 4.0
 
 _PROC = Path("/proc")
 _NAMES = (b"api-relaying-server", b"api_relaying_server")
-_COMMANDS = ("api-relaying-server", "api_relaying_server", "api_relaying_server/__main__.py")
+_COMMANDS = (
+    *("api-relaying-server", "api_relaying_server", "api_relaying_server/__main__.py"),
+    "api_relaying_server.attached",  # those of tests
+)
 _LISTENS = "0A"
 _ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # to ask there, ask here
 

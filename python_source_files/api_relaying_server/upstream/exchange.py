@@ -351,6 +351,18 @@ class Exchange:
                 on_interim(head)
         raise UpstreamError(f"more than {MAX_INTERIM} interim responses")
 
+    def certificate_ends(self) -> float | None:
+        """When the upstream's certificate ends (Unix time); None without TLS, or where the
+        connection has been closed.
+        """
+        if not isinstance(self._sock, ssl.SSLSocket):
+            return None
+        try:
+            told = self._sock.getpeercert() or {}
+            return float(ssl.cert_time_to_seconds(str(told["notAfter"])))
+        except (OSError, ValueError, KeyError):
+            return None
+
     def _read_head(self) -> ResponseHead:
         while (end := self._buffer.find(END_OF_HEAD) + 4) < 4:
             self._check_beginning()
