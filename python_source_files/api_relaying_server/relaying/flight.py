@@ -28,16 +28,22 @@ class Landing(Generic[Outcome]):
         self.next: Landing[Outcome] | None = None
         self.body: SharedBody | None = None
         self.outcome: Outcome | None = None
-        self._delivered = threading.Event()  # set after `outcome` is written, never reset
+        self._delivered = False  # set after `outcome` is written, never reset
         self._ended = False  # set once, never reset
-        self._lock = threading.Lock()  # guards _waiting: who comes in and who is called
+        # guards _waiting: who comes in and who is called; _heard: made before it is set
+        self._lock = threading.Lock()
+        self._heard: threading.Event | None = None  # of those who wait for the outcome
         self._waiting: list[Callable[[], None]] = []
 
     def deliver(self, outcome: Outcome, body: SharedBody | None = None) -> None:
         """Sets the outcome, and the body that comes with it; later calls do nothing."""
-        if not self._delivered.is_set():
+        if not self._delivered:
             self.body, self.outcome = body, outcome
-            self._delivered.set()
+            self._delivered = True
+            with self._lock:
+                heard = self._heard
+            if heard is not None:
+                heard.set()
             self._tell_if_finished()
 
     def end(self) -> None:
@@ -56,7 +62,7 @@ class Landing(Generic[Outcome]):
     @property
     def finished(self) -> bool:
         """True once the outcome is known and nothing more comes of the fetch, its body neither."""
-        return self._ended and self._delivered.is_set()
+        return self._ended and self._delivered
 
     @property
     def waiting(self) -> int:
@@ -75,7 +81,11 @@ class Landing(Generic[Outcome]):
 
     def wait(self, seconds: float) -> Outcome | None:
         """The outcome, None if it is not there in time."""
-        self._delivered.wait(seconds)
+        with self._lock:
+            if not self._delivered and self._heard is None:
+                self._heard = threading.Event()
+        if not self._delivered and self._heard is not None:
+            self._heard.wait(seconds)
         return self.outcome
 
 

@@ -8,8 +8,8 @@ one place forget each other. It knows no response: the reason has a name, as in 
 from __future__ import annotations
 
 from array import array
-from hashlib import blake2b
 from typing import Protocol
+from zlib import crc32
 
 from api_relaying_server.caching.storing import RULES
 
@@ -77,6 +77,5 @@ class Unstored:
 
 def _place_of(key: str) -> tuple[int, int]:
     """The place of a key in the table, and its mark there."""
-    data = key.encode("utf-8", "surrogatepass")
-    number = int.from_bytes(blake2b(data, digest_size=8).digest(), "big")
-    return number % PLACES, number >> 40
+    number = crc32(key.encode("utf-8", "surrogatepass"))
+    return number % PLACES, number >> 8

@@ -6,6 +6,7 @@ It must not know who reads the reports.
 from __future__ import annotations
 
 import logging
+from functools import lru_cache
 from typing import Callable, NamedTuple, Union
 
 from api_relaying_server.http1.fields import PSEUDONYM
@@ -109,7 +110,11 @@ def result_of(fields: Fields) -> str:
     9211, 2).
     """
     lines = fields.all("cache-status")
-    return result_of_member(lines[-1]) if lines else NONE
+    if not lines:
+        return NONE
+    return (
+        _known_result(lines[-1]) if len(lines[-1]) <= _KNOWN_LENGTH else result_of_member(lines[-1])
+    )
 
 
 def result_of_member(member: str) -> str:
@@ -124,6 +129,12 @@ def result_of_member(member: str) -> str:
         return COLLAPSED
     reason = next((part[4:] for part in parameters if part.startswith("fwd=")), "")
     return result_of_forward(reason, 304 if "fwd-status=304" in parameters else 0)
+
+
+_KNOWN_LENGTH = 128
+"""Characters of the longest member whose result is remembered."""
+
+_known_result = lru_cache(256)(result_of_member)
 
 
 def result_of_forward(reason: str, status: int) -> str:

@@ -112,7 +112,12 @@ class Writer:
 
     def send_last(self, data: bytes, *more: Buffer) -> None:
         """Sends what the client takes at once; leaves the rest to the front, as `conn.out`."""
-        rest = Unsent((data, *more) if more else (self._send_now(data),))
+        unsent: tuple[Buffer, ...] = (data, *more)
+        if not more:
+            unsent = (self._send_now(data),)
+            if not unsent[0]:
+                return
+        rest = Unsent(unsent)
         try:
             while rest:
                 rest.send(self._conn)

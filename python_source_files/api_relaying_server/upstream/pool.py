@@ -56,6 +56,17 @@ class _Connection(HTTPConnection):
         self._route = route
         self._dialler = dialler
         self._seconds = timeout
+        self._poll = select.poll()
+
+    def connect(self) -> None:
+        """Makes the connection."""
+        super().connect()
+        self._poll.register(self.sock, select.POLLIN)
+
+    @property
+    def is_silent(self) -> bool:
+        """True while the upstream has neither ended it nor said what nobody has asked for."""
+        return not self._poll.poll(0)
 
     def _new_conn(self) -> socket.socket:
         """Overrides a private method of urllib3 (tested: 2.2.0, 2.8.0), which has no public way to
@@ -140,7 +151,7 @@ class ConnectionPool:
         if idle is None:
             return None
         connection = idle.connection
-        if idle.may_be_used(time.monotonic(), idle_max) and connection.is_connected:
+        if idle.may_be_used(time.monotonic(), idle_max) and connection.is_silent:
             return connection
         connection.close()
         return None
