@@ -187,7 +187,16 @@ class PassingTest(unittest.TestCase):
             after = world.hot.answered()[200]
             self.assertEqual(after, (before[0] + 1, before[1] + len(b"menu")))
             seen, there, passing = world.relay.memory.bring(request)
-            self.assertEqual((there, passing), (True, None))
+            self.assertTrue(there)
+            entry = world.hot.get(cache_key(TARGET))
+            assert passing is not None and entry is not None
+            self.assertEqual(of_wire(passing), by_memory)
+            self.assertTrue(entry.was_used())
+            self.assertFalse(entry.was_used())
+            ready = world.relay.memory.from_memory(request, world.clock())
+            assert ready is not None
+            ready.hits += 1
+            self.assertTrue(entry.was_used())  # the first one from memory is no longer its own
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ class Entry:
         "gone",
         "heads",
         "key",
+        "own",
         "past",
         "record",
         "replies",
@@ -96,6 +97,8 @@ class Entry:
 
     def __init__(self, key: str, record: Record, asked_for: bool = False, doubts: int = 0) -> None:
         self.key = key
+        # Hits that are no use: what was read for a request answers that one first.
+        self.own = int(asked_for)
         self.record = record
         self.doubts = doubts
         self.asked_for = asked_for
@@ -114,8 +117,11 @@ class Entry:
         selecting = tuple([name for stored in record.variants for name, _ in stored.selecting])
         self.influential: frozenset[str] = _influential(selecting)
         self.selected_here = is_written_here(selecting)
-        # What was read for a request answers that one first: that counts as no use.
-        self._hits_seen = 1 if asked_for else 0
+        self._hits_seen = self.own
+
+    def is_answered(self) -> None:
+        """The request for which it was read has its answer, which was no reply from here."""
+        self.own = self._hits_seen = 0
 
     def forget_replies(self) -> None:
         """Ends the circle of entry and replies, so that both are freed at once: the collector would
@@ -347,7 +353,7 @@ class HotCache:
             if key is None:
                 return
             entry = self._entries[key]
-            uses = entry.hits() - entry.asked_for  # reading it for the first has told the store
+            uses = entry.hits() - entry.own  # reading it for the first has told the store
             if uses > 0 and self._on_evicted is not None:
                 self._on_evicted(key, uses)
             self._remove(key)
@@ -433,15 +439,21 @@ class HotCache:
             entry.quick[quick] = reply
             self._make_room()
 
+    def has_seen(self, head: bytes) -> bool:
+        """True where these bytes have been seen before, else that is noted. Only the event loop
+        calls this.
+        """
+        mark = hash(head)
+        if mark in self._seen_once:
+            return True
+        if len(self._seen_once) >= MAX_HEADS:
+            self._seen_once.clear()
+        self._seen_once.add(mark)
+        return False
+
     def learn(self, head: bytes, reply: Reply) -> None:
         """Remembers that this reply answers these bytes, if they were seen before."""
-        if len(head) > MAX_HEAD_SIZE:
-            return
-        mark = hash(head)
-        if mark not in self._seen_once:
-            if len(self._seen_once) >= MAX_HEADS:
-                self._seen_once.clear()
-            self._seen_once.add(mark)
+        if len(head) > MAX_HEAD_SIZE or not self.has_seen(head):
             return
         with self._lock:
             known = self.heads.get(head)

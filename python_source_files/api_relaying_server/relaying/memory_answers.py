@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+from api_relaying_server.caching.plain import is_plain
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import shape_of
 from api_relaying_server.caching.reuse import (
@@ -62,6 +63,18 @@ class MemoryAnswers:
         self.forms = forms
         self._stored = StoredAnswers(keeper)
 
+    def _entry(self, key: str, request: RequestHead) -> Entry | None:
+        """What memory has under a key, as far as it may be used."""
+        hot = self._keeper.hot
+        entry = hot.peek(key)
+        if entry is None:
+            if request.raw is not None:
+                hot.has_seen(request.raw)  # so that the next one like it is learned at once
+            return None
+        if entry.doubts != hot.doubts and not self._keeper.settle(entry):
+            return None
+        return entry
+
     def from_memory(self, request: RequestHead, now: float) -> Reply | None:
         """The reply to a request if a fresh one is in memory, which then remembers the bytes of its
         head. Never blocks: the event loop calls it.
@@ -70,11 +83,9 @@ class MemoryAnswers:
         hot, policy = self._keeper.hot, self._keeper.policy
         asked = request.target
         target = policy.selecting_target(asked)
-        entry = hot.peek(cache_key(target))
-        if entry is None or (entry.doubts != hot.doubts and not self._keeper.settle(entry)):
-            return None
+        entry = self._entry(cache_key(target), request)
         # Where the relay's own word selects, the client's bytes do not hold it.
-        if entry.selected_here or not _may_be_answered(request, policy):
+        if entry is None or entry.selected_here or not _may_be_answered(request, policy):
             return None
         if policy.ignored_fields or policy.codings:
             request = as_counted(request, policy)
@@ -111,14 +122,16 @@ class MemoryAnswers:
 
     def is_worth_bringing(self, request: RequestHead) -> bool:
         """True where the store may have what would answer a request once it is in memory."""
-        return (
-            self._keeper.reading_helps
-            and request.method in CACHED_METHODS
-            and not request.fields.has_any(_NEVER_FROM_MEMORY)
-            and not must_bypass(request.fields)
-            and _may_be_answered(request, self._keeper.policy)
-            and self._keeper.hot.peek(self._keeper.key_of(request.target)) is None
-        )
+        keeper = self._keeper
+        if not keeper.reading_helps or not _may_be_answered(request, keeper.policy):
+            return False
+        if not is_plain(request) and (
+            request.method not in CACHED_METHODS
+            or request.fields.has_any(_NEVER_FROM_MEMORY)
+            or must_bypass(request.fields)
+        ):
+            return False
+        return keeper.hot.peek(keeper.key_of(request.target)) is None
 
     def bring(self, request: RequestHead) -> Brought:
         """Answers a request from what the store has, or reads that into memory. May wait for the
@@ -126,17 +139,21 @@ class MemoryAnswers:
         """
         keeper, hot = self._keeper, self._keeper.hot
         key = keeper.key_of(request.target)
+        passing = None
         if hot.peek(key) is None:
             looked = keeper.look(key)
-            if isinstance(looked.found, Single) and not hot.wants(key):
+            if isinstance(looked.found, Single):
                 passing = self._stored.passing(request, looked.found)
-                if passing is not None:
+                if passing is not None and not hot.wants(key):
                     return Brought(None, passing=passing)
             seen = keeper.take_in(key, looked)
         else:  # another client's request has brought it
             seen = keeper.see(key)
         keeper.note_asked(key, request.target)
-        return Brought(seen, seen.record is not None and hot.peek(key) is not None)
+        entry = hot.peek(key)
+        if entry is not None and passing is not None:
+            entry.is_answered()
+        return Brought(seen, seen.record is not None and entry is not None, passing)
 
     def _found_in_memory(self, request: RequestHead, entry: Entry, now: float) -> Assessed | None:
         if request.method not in CACHED_METHODS:

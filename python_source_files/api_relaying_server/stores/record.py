@@ -18,6 +18,7 @@ import json
 import struct
 import zlib
 from collections.abc import Sequence
+from functools import lru_cache
 from sys import intern
 from typing import Any
 
@@ -186,14 +187,20 @@ def _single(
         return None
     if type(reason) is not str or type(first) is not int or type(complete) is not int:
         raise ValueError("the reason or a position is of a wrong type")
-    framing = _check_fields(fields)
-    chosen = _selecting(selecting)
-    if framing:
-        _check_framing(fields, length, framing)
+    if type(fields) is not list or len(fields) % 2 or len(fields) > 2 * MAX_FIELDS:
+        raise ValueError("the fields are no list of pairs, or too many")
+    names, framing = _known_names(tuple(fields[::2]))
+    values = fields[1::2]
+    "".join(values)  # all text
+    if framing is not None and not (len(framing) == 1 and values[framing[0]] == str(length)):
+        _check_framing(fields, length, len(framing))
+    if type(selecting) is not list:
+        raise ValueError("the selecting fields are no list")
+    chosen = _known_selecting(tuple(selecting))
     if at + length != len(data):
         raise ValueError("the body is not as long as the head says")
     body = data[at:]
-    names, values, reason = tuple(fields[::2]), fields[1::2], intern(reason)
+    reason = intern(reason)
     return Single(status, reason, names, values, body, sent, arrived, chosen, expires, epoch)
 
 
@@ -304,6 +311,22 @@ def _check_fields(fields: Any) -> int:
         return sum(map(_marks.__getitem__, fields[::2]))
     except KeyError:
         return sum(map(_mark, fields[::2]))
+
+
+@lru_cache(256)
+def _known_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+    """The same names, all being right, as one object for all records that have them; and the places
+    of `Content-Length`, None where there is none.
+    """
+    "".join(names)  # all text
+    places = tuple([at for at, name in enumerate(names) if _mark(name)])
+    return names, places or None
+
+
+@lru_cache(256)
+def _known_selecting(texts: tuple[str | None, ...]) -> Selecting:
+    """The same as `_selecting`, as one object for all records that have it."""
+    return _selecting(list(texts))
 
 
 def _mark(name: str) -> int:
