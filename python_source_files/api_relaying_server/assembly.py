@@ -163,7 +163,8 @@ class Worker:
             if self._owns_store:
                 self.kept.stored.close()
                 self.kept.store.close(self._drain)
-                self.kept.settle()
+                if self._beside.shared_counters is None:
+                    self.kept.settle()
             self.publish_counts()
 
     def hand_over(self) -> None:
@@ -174,7 +175,7 @@ class Worker:
         """Lets the other processes know what has been counted here."""
         if self._beside.shared_counters is not None:
             gauges = self.gauges()  # first: they have the moment in them
-            self._beside.shared_counters.publish(self.counters.snapshot(), gauges)
+            self._beside.shared_counters.publish(self.counters.of_sources(), gauges)
 
     def gauges(self) -> dict[str, int]:
         """What this worker is like now."""
@@ -231,7 +232,7 @@ def build(
     kept = before.kept if before is not None else None
     try:
         log = _access_log(settings)
-        counters = Counters(cpu_counts) if before is None else before.counters
+        counters = _counters(share) if before is None else before.counters
         kept_now = kept or _kept(settings, neighbours, share, counters)
     except BaseException:
         for sock in listeners:
@@ -266,7 +267,7 @@ def build_inside(settings: Settings, upstream_url: str, share: WorkerShare) -> I
     """
     limit_allocator()
     neighbours = share.coordinator()
-    kept = _kept(settings, neighbours, share, Counters(cpu_counts))
+    kept = _kept(settings, neighbours, share, _counters(share))
     kept.stored.uses = share.shared_uses()
     kept.keeper.renew(_policy(settings), 0)
     path = _path(settings, upstream_url, kept, neighbours, share)
@@ -276,6 +277,11 @@ def build_inside(settings: Settings, upstream_url: str, share: WorkerShare) -> I
 def kind_of(settings: Settings) -> str:
     """The sort of the store: sqlite, memory, redis, mongodb or none."""
     return settings.cache.partition("://")[0].replace("rediss", "redis")
+
+
+def _counters(share: WorkerShare | None) -> Counters:
+    numbers = None if share is None else share.shared_counters().numbers()
+    return Counters(cpu_counts, numbers=numbers)
 
 
 def cpu_counts() -> dict[str, int]:

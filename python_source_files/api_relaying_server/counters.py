@@ -12,7 +12,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Callable
+from typing import Callable, Protocol
 
 from api_relaying_server.errors import RelayError
 from api_relaying_server.serving.pace import BOUNDS, PLACES, Pace
@@ -87,14 +87,24 @@ Source = Callable[[], Mapping[str, int]]
 """Gives some of NAMES, counted elsewhere."""
 
 
-class Counters:
-    """Counts, and adds what `sources` have counted. Safe to use from any thread."""
+class Numbers(Protocol):
+    """A number for each of NAMES: a dictionary, or shared memory that outlives this process."""
 
-    def __init__(self, *sources: Source) -> None:
+    def __getitem__(self, name: str) -> int:
+        """The number of this name."""
+
+    def __setitem__(self, name: str, number: int) -> None:
+        """Another number in its place."""
+
+
+class Counters:
+    """Counts in `numbers`, and adds what `sources` have counted. Safe to use from any thread."""
+
+    def __init__(self, *sources: Source, numbers: Numbers | None = None) -> None:
         self._lock = threading.Lock()  # guards `_counts`
         # guards `_sources`. They are asked under it, one after the other; taken before `_lock`.
         self._asking = threading.Lock()
-        self._counts = dict.fromkeys(NAMES, 0)
+        self._counts: Numbers = dict.fromkeys(NAMES, 0) if numbers is None else numbers
         self._sources = sources
 
     def include(self, *sources: Source) -> None:
@@ -139,15 +149,20 @@ class Counters:
 
     def snapshot(self) -> dict[str, int]:
         """All numbers by name, in the order of NAMES."""
+        counts = self.of_sources()
+        with self._lock:
+            return {name: number + self._counts[name] for name, number in counts.items()}
+
+    def of_sources(self) -> dict[str, int]:
+        """What the sources alone have counted, by name, in the order of NAMES."""
+        counts = dict.fromkeys(NAMES, 0)
         with self._asking:
-            with self._lock:
-                counts = dict(self._counts)
             for source in self._sources:
                 _add(counts, source())
         return counts
 
 
-def _add(counts: dict[str, int], more: Mapping[str, int]) -> None:
+def _add(counts: Numbers, more: Mapping[str, int]) -> None:
     for name, number in more.items():
         counts[name] += number
 

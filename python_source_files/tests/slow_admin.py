@@ -70,6 +70,9 @@ class Client:
             thread.join()
 
 
+CALLS = "relay_upstream_requests_total"
+
+
 def workers_of(relay: AdministeredRelay) -> list[int]:
     """The processes of the workers."""
     return [worker["pid"] for worker in relay.call("/api/status").value["workers"]]
@@ -141,6 +144,23 @@ class CountsTest(unittest.TestCase):
                 kill_a_worker(relay)
                 self.assertEqual(relay.metrics()["relay_worker_restarts_total"], round_)
                 self.assert_exact(relay, client, origin)
+
+    def test_what_a_killed_worker_did_just_before_is_counted(self) -> None:
+        with (
+            ScriptedOrigin(origin_answer) as origin,
+            AdministeredRelay(origin.url, "--workers", "2") as relay,
+        ):
+            for number in range(3):
+                pids = workers_of(relay)
+                relay.get(f"/never/{number}")
+                counted = len(origin.requests)
+                for pid in pids:
+                    os.kill(pid, signal.SIGKILL)
+                metrics = relay.metrics()
+                calls = [v for n, v in metrics.items() if n.startswith(CALLS)]
+                self.assertEqual(sum(calls), counted)
+                eventually(lambda: not set(pids) & set(workers_of(relay)), "others")  # noqa: B023
+                eventually(lambda: len(workers_of(relay)) == 2, "two of them")
 
     def test_no_counter_falls_while_workers_are_killed(self) -> None:
         over = threading.Event()

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from api_relaying_server.cluster import shared_counters as module
 from api_relaying_server.cluster.shared_counters import NEEDED, SharedCounters
-from api_relaying_server.cluster.shared_memory import CALLS, FIRST_FREE, NUMBERS, SharedMemory
-from api_relaying_server.counters import NAMES
+from api_relaying_server.cluster.shared_memory import CALLS, NUMBERS, SharedMemory
+from api_relaying_server.counters import NAMES, Counters
 from api_relaying_server.figures import AT, GAUGES
 from tests.relay_support import PATIENCE
 
@@ -48,6 +48,19 @@ class TalliesTest(unittest.TestCase):
             self.one.publish(dict.fromkeys(NAMES, count))
         self.assertEqual(set(self.one.figures().counts.values()), {5})
 
+    def test_what_goes_through_a_thread_counts_at_once_and_beside_what_is_published(self) -> None:
+        counters = Counters(lambda: {"purged": 5}, numbers=self.one.numbers())
+        counters.purged(2)
+        self.assertEqual(self.other.figures().counts["purged"], 2)
+        for _ in range(2):
+            self.one.publish(counters.of_sources())
+            self.assertEqual(self.other.figures().counts["purged"], 7)
+        self.assertEqual(counters.snapshot()["purged"], 7)
+        counters.purged(1)
+        self.parents.take_over(1)
+        self.assertEqual(self.other.figures().counts["purged"], 8)
+        self.assertEqual(self.one.numbers()["purged"], 0)
+
     def test_the_row_of_one_that_has_ended_is_kept(self) -> None:
         self.memory.numbers(1)[CALLS] = 7
         for count in (3, 4):
@@ -77,7 +90,7 @@ class TalliesTest(unittest.TestCase):
         for place in (0, 1):  # before the parents' row is read, and after it
             with self.subTest(place):
                 self.one.publish(dict.fromkeys(NAMES, 5))
-                total = sum(row[FIRST_FREE + 1] for row in rows)
+                total = 5 * (place + 1)
                 interrupted: list[Any] = list(rows)
                 interrupted[place] = Interrupted(rows[place], [1])
                 self.other._rows = interrupted

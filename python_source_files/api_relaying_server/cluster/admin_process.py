@@ -78,7 +78,7 @@ def serve_admin(
     def look_after() -> None:
         inside.kept.keeper.catch_up()
         inside.path.chore()
-        shared_counters.publish(inside.kept.counters.snapshot())
+        shared_counters.publish(inside.kept.counters.of_sources())
 
     parent.say_ready()
     collect_young_only()
@@ -86,7 +86,7 @@ def serve_admin(
     address.close()
     inside.path.refresher.close()
     inside.kept.store.close(settings.drain)
-    shared_counters.publish(inside.kept.counters.snapshot())
+    shared_counters.publish(inside.kept.counters.of_sources())
     return 0
 
 

@@ -1,9 +1,12 @@
 """The numbers of all workers, side by side in shared memory, and their sums.
 
-Each worker writes its own row, now and then; anybody may add up the rows. The row of a worker that
-has ended is added to that of the parent, so that the sums never fall. That takes the parent a
-moment, in which the sums would be wrong: it says so by an odd number before it begins, and an even
-one afterwards, and who reads looks at that number before and after.
+Each worker writes its own row; anybody may add up the rows. What goes through a thread it counts
+there at once, so that nothing of it is lost with a worker that is killed. What the event loop
+counts in the replies it tells now and then, in a second set of the same numbers: at once, it would
+cost each hit something. The row of a worker that has ended is added to that of the parent, so that
+the sums never fall. That takes the parent a moment, in which the sums would be wrong: it says so by
+an odd number before it begins, and an even one afterwards, and who reads looks at that number
+before and after.
 """
 
 from __future__ import annotations
@@ -13,12 +16,13 @@ from collections.abc import Mapping
 from typing import Callable
 
 from api_relaying_server.cluster.shared_memory import FIRST_FREE, SharedMemory
-from api_relaying_server.counters import NAMES
+from api_relaying_server.counters import NAMES, Numbers
 from api_relaying_server.figures import AT, GAUGES, Figures
 
 _VERSION = FIRST_FREE
 _COUNTS = FIRST_FREE + 1
-_GAUGES = _COUNTS + len(NAMES)
+_TOLD = _COUNTS + len(NAMES)
+_GAUGES = _TOLD + len(NAMES)
 
 _AT = _GAUGES + GAUGES.index(AT)
 NEEDED = _GAUGES + len(GAUGES)
@@ -37,6 +41,21 @@ LOOK_AGAIN = 0.005
 """Seconds between two looks whether all workers have written their rows."""
 
 
+class Row:
+    """The numbers that one process counts at once, by NAMES."""
+
+    _places = {name: place for place, name in enumerate(NAMES, _COUNTS)}
+
+    def __init__(self, row: memoryview) -> None:
+        self._row = row
+
+    def __getitem__(self, name: str) -> int:
+        return int(self._row[self._places[name]])
+
+    def __setitem__(self, name: str, number: int) -> None:
+        self._row[self._places[name]] = number
+
+
 class SharedCounters:
     """The rows of all workers; `slot` is the own one."""
 
@@ -48,19 +67,23 @@ class SharedCounters:
         self._slot = slot
         self._clock = clock
 
+    def numbers(self) -> Numbers:
+        """Where this process counts at once."""
+        return Row(self._rows[self._slot])
+
     def publish(self, counts: Mapping[str, int], gauges: Mapping[str, int] | None = None) -> None:
-        """Writes what this process has counted, by NAMES, and what it is like, by GAUGES, where it
-        is a worker.
+        """Tells what this process has counted elsewhere, by NAMES, and what it is like, by GAUGES,
+        where it is a worker.
         """
         row = self._rows[self._slot]
-        for place, name in enumerate(NAMES, _COUNTS):
+        for place, name in enumerate(NAMES, _TOLD):
             row[place] = counts[name]
         for place, name in enumerate(GAUGES, _GAUGES):
             row[place] = gauges[name] if gauges is not None else 0
 
     def add(self, name: str, number: int) -> None:
         """Adds to one number of the own row, of a process that counts nothing else."""
-        self._rows[self._slot][_COUNTS + NAMES.index(name)] += number
+        self.numbers()[name] += number
 
     def figures(self) -> Figures:
         """What all have counted, those that have ended included, and what the workers are like."""
@@ -75,7 +98,8 @@ class SharedCounters:
     def _read(self) -> Figures:
         rows = [row.tolist() for row in self._rows]
         counts = {
-            name: sum(row[place] for row in rows) for place, name in enumerate(NAMES, _COUNTS)
+            name: sum(row[place] + row[place + len(NAMES)] for row in rows)
+            for place, name in enumerate(NAMES, _COUNTS)
         }
         workers = [dict(zip(GAUGES, row[_GAUGES:NEEDED])) for row in rows if row[_GAUGES]]
         return Figures(counts, workers)

@@ -35,7 +35,7 @@ _TEXT_HEAD = 24  # its number, its length, a checksum over it
 LONGEST_TEXT = TEXT - _TEXT_HEAD
 """Bytes of the longest text."""
 
-NUMBERS = 512
+NUMBERS = 1024
 """Numbers in a slot beside its ring: the first two are the ring's."""
 
 MOST_SLOTS = 1024
