@@ -358,8 +358,7 @@ def parse_response_head(head: bytes) -> ResponseHead:
     lines = head[:-4].split(b"\r\n")
     read_line = _read_status_line if len(lines[0]) <= KNOWN_LENGTH else _parse_status_line
     status, reason, minor = read_line(lines[0])
-    read = Fields([(name, value) for _, name, value, _ in _read_fields(lines[1:], _answered)])
-    fields = _with_one_length(status, read)
+    fields = _with_one_length(status, Fields.of_lines(_read_fields(lines[1:], _answered)))
     return ResponseHead(status, reason, fields, (1, minor))
 
 

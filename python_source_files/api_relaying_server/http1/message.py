@@ -37,6 +37,12 @@ class Fields:
         self._lines: bytes | None = None
         self._index: dict[str, list[str]] | None = None
 
+    @classmethod
+    def of_lines(cls, lines: Sequence[Line]) -> Fields:
+        """The section that these lines are."""
+        pairs = tuple([(line[1], line[2]) for line in lines])
+        return cls._derived(pairs, _indexed([(line[0], line[2]) for line in lines]))
+
     def apart(self) -> Fields:
         """The same in an object of its own: packing one does not make the other slow to read."""
         return self._derived(self.items, self._by_name())
@@ -77,7 +83,7 @@ class Fields:
             return _index_of(self._lines)
         index = self._index
         if index is None:
-            index = self._index = _indexed(self.items)
+            index = self._index = _indexed([(name.lower(), value) for name, value in self.items])
         return index
 
     @property
@@ -161,13 +167,13 @@ class Fields:
 
 
 def _indexed(items: Iterable[Field]) -> dict[str, list[str]]:
+    """The values by their names, which are in lower case."""
     index: dict[str, list[str]] = {}
     for name, value in items:
-        lower = name.lower()
-        if lower in index:
-            index[lower].append(value)
+        if name in index:
+            index[name].append(value)
         else:
-            index[lower] = [value]
+            index[name] = [value]
     return index
 
 
@@ -180,7 +186,7 @@ def _items_of(lines: bytes) -> tuple[Field, ...]:
 
 @lru_cache(PACKED_READ)
 def _index_of(lines: bytes) -> dict[str, list[str]]:
-    return _indexed(_items_of(lines))
+    return _indexed([(name.lower(), value) for name, value in _items_of(lines)])
 
 
 class RequestHead:

@@ -173,8 +173,8 @@ class RelayHandler(BaseHTTPRequestHandler):
         own = framing + _connection_fields(request, keeps)
         if "x-request-id" not in answer.fields:  # else it is the upstream's own
             own.append((REQUEST_ID, self.conn.number))
-        head = render_status_line(answer.status, answer.reason) + render_fields(answer.fields)
-        head += render_fields(own) + b"\r\n"
+        fields = render_fields((*answer.fields.items, *own))
+        head = render_status_line(answer.status, answer.reason) + fields + b"\r\n"
         if not has_body:
             self._writer.send(head)
             self._begun = answer

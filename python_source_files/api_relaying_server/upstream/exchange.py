@@ -365,7 +365,8 @@ class Exchange:
 
     def _read_head(self) -> ResponseHead:
         while (end := self._buffer.find(END_OF_HEAD) + 4) < 4:
-            self._check_beginning()
+            if self._buffer:
+                self._check_beginning()
             data = self._receive()
             if not data:
                 raise self._lost("the upstream closed the connection without an answer")

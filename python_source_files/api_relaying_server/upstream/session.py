@@ -50,9 +50,12 @@ class _Prepared(requests.PreparedRequest):
     value of each field.
     """
 
+    _cookies = None
+    _body_position = None
+    hooks: dict[str, Any] = {}  # nobody changes it
+
     def __init__(self, url: str, request: UpstreamRequest) -> None:
-        super().__init__()
-        del self.headers  # the None that was set
+        # That of `requests` sets what is set here, or above for all.
         self.method = request.method
         self.url = url
         self.body = request.body  # type: ignore[assignment]
