@@ -143,10 +143,19 @@ class StoreReaderTest(unittest.TestCase):
             self.assertTrue(self.heard.acquire(timeout=PATIENCE))
         self.assertEqual(self.take("/stored"), [True])
 
+    def test_a_pause_says_nothing_of_the_next_reads(self) -> None:
+        """Nor do two: fifty go to the reader as before."""
+        for slowness in (0.0001, 5.0, 0.0001, 5.0):
+            self.slowness = slowness
+            self.take("/stored")
+            self.reader.submit()
+            self.assertTrue(self.heard.acquire(timeout=PATIENCE))
+        self.assertEqual(self.take(*["/stored"] * 40), [True] * 40)
+
     def test_slow_store(self) -> None:
         """One that takes its time is left to the handlers but for single requests."""
         self.slowness = 0.1
-        for _ in range(3):
+        for _ in range(16):
             self.assertEqual(self.take("/stored"), [True])
             self.reader.submit()
             self.assertTrue(self.heard.acquire(timeout=PATIENCE))

@@ -38,6 +38,14 @@ AVERAGED = 16
 """Reads, about, whose times make up the expected time of the next one."""
 
 
+MOST_TIMES = 8
+"""Times the expected time that one read counts as at most. A single pause, of the machine or for one
+large body, says nothing of the next reads: fifty of them go to the handlers for it, which costs four
+times as much and takes the time from the reader. A slow store is known after a dozen reads; until
+then those behind a slow read do not wait for it either (`LONGEST_WAIT`).
+"""
+
+
 class StoreReader:
     """Reads the store for connections. `add` and `submit` are for the event loop.
 
@@ -130,4 +138,5 @@ class StoreReader:
             return False  # the handler meets it too, and logs it
         finally:
             self._began, took = None, self._clock() - began
+            took = min(took, MOST_TIMES * self.expected)
             self.expected += (took - self.expected) / AVERAGED
