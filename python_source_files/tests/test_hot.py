@@ -250,6 +250,18 @@ class WiresTest(unittest.TestCase):
         self.assertEqual([bool(each.wire) for each in (first, second, third)], [False, True, True])
         self.assertEqual(self.wires.size, second.joined + third.joined)
 
+    def test_what_was_sent_once_is_joined_for_each_request(self) -> None:
+        """It says the right age, and takes no room until it is sent more often than that."""
+        reply = self.reply(1)
+        for second, hits, is_kept in ((1, 1, False), (2, 1, False), (3, 2, True), (4, 1, False)):
+            reply.hits += hits
+            self.assertTrue(reply.renew(NOW + second))
+            self.assertEqual((bool(reply.wire), reply.joined > 0), (is_kept, is_kept), second)
+            self.assertEqual(self.wires.size, reply.joined)
+            self.assertEqual(reply.valid_until, NOW + second + 1)
+            wire = reply.wire or reply.rendered(NOW + second)
+            self.assertIn(b"\r\nAge: %d\r\n" % second, wire)
+
     def test_what_is_larger_than_the_share_is_joined_for_each_request(self) -> None:
         size = self.wires.limit - reply_module.WIRE_COST
         for more in (0, 1):

@@ -56,6 +56,7 @@ class Reply:
     __slots__ = (
         "__weakref__",
         "_body",
+        "_before",
         "_born",
         "_ending",
         "_fields",
@@ -84,6 +85,7 @@ class Reply:
         self.status = prepared.status
         self.closes = ending.closes
         self.hits = self.counted = 0
+        self._before = 0  # hits when it was rendered last
         self.kept = False
         self.listed = False
         self.wire = b""
@@ -134,9 +136,15 @@ class Reply:
             self.valid_until = 0.0
             return False
         age = self._age(now)
-        self.wire = self._joined_at(age)
-        if self.wires is not None and not self.joined:
-            self.wires.keep(self, len(self.wire), now)
+        if self.hits - self._before == 1 and self.wires is not None:
+            # Sent once in all this time: it is joined for each request alone.
+            if self.joined:
+                self.wires.drop(self)
+        else:
+            self.wire = self._joined_at(age)
+            if self.wires is not None and not self.joined:
+                self.wires.keep(self, len(self.wire), now)
+        self._before = self.hits
         self.valid_until = min(born + age + 1, born + lifetime)
         if self.wires is not None and not self.listed:
             self.wires.on_render(self, now)

@@ -39,10 +39,10 @@ AVERAGED = 16
 
 
 MOST_TIMES = 8
-"""Times the expected time that one read counts as at most. A single pause, of the machine or for one
-large body, says nothing of the next reads: fifty of them go to the handlers for it, which costs four
-times as much and takes the time from the reader. A slow store is known after a dozen reads; until
-then those behind a slow read do not wait for it either (`LONGEST_WAIT`).
+"""Times the expected time that one read counts as at most. A single pause, of the machine or for a
+large body, says nothing of the next reads: for it fifty of them would go to the handlers, which
+costs four times as much and takes the time from the reader. A slow store is known after a dozen
+reads; until then those behind a slow read do not wait for it either (`LONGEST_WAIT`).
 """
 
 
