@@ -346,6 +346,7 @@ FIXED_SCENARIOS: tuple[Scenario, ...] = (
         "a new connection per request",
         Probe("/small.json", headers=(("Connection", "close"),)),
         at_least(0.9, "nginx"),
+        at_most(1.1, "nginx", "cpu"),
     ),
     Scenario(
         "not-modified",

@@ -178,6 +178,21 @@ def hit_ratio(data: Json) -> str:
     return table(head, rows) + note
 
 
+def growth(data: Json) -> str:
+    """A store of few URLs and of many."""
+    head = ["URLs in the store", "file", "to the first answer", "memory"]
+    head += ["store hit p50", "p99", "`/api/status`"]
+    rows = [
+        [
+            f"{row['urls']:,}", f"{row['file_mib']:,.0f} MiB", f"{row['start_ms']:,.0f} ms",
+            f"{row['memory_mib']:.0f} MiB", f"{row['p50_ms']:.2f} ms", f"{row['p99_ms']:.2f} ms",
+            f"{row['status_ms']:,.0f} ms",
+        ]
+        for row in data["rows"]
+    ]  # fmt: skip
+    return table(head, rows)
+
+
 # --- users and workers
 
 
@@ -381,6 +396,20 @@ def encrypted(data: Json) -> str:
     return table(head, rows) + "\n" + note
 
 
+def connections(data: Json) -> str:
+    """A new connection for each request: every server of a run of `compare`."""
+    close = data["scenarios"]["close"]
+    nginx = median(close, "nginx", "cpu") or 1.0
+    rows = []
+    for label in close["servers"]:
+        cpu = median(close, label, "cpu")
+        row = [label, cell(median(close, label, "rate")), cell(median(close, label, "p99"))]
+        rows.append([*row, cell(cpu, "{:.1f}"), cell(cpu and cpu / nginx, "{:.2f}")])
+    note = f"Medians of {data['rounds']} rounds of {data['seconds']} s, one core each.\n"
+    head = ["server", "connections/s", "p99 µs", "CPU µs of each", "× nginx"]
+    return table(head, rows) + "\n" + note
+
+
 def admin_cost(data: Json) -> str:
     """Hits per second without an admin address, and with one that is scraped."""
     rows = [
@@ -461,6 +490,8 @@ TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "micro": ("micro", micro),
     "compression": ("compression", compression),
     "hit-ratio": ("hit_ratio", hit_ratio),
+    "growth": ("growth", growth),
+    "connections": ("connections/compare", connections),
     "load-capacity": ("load/report", load_capacity),
     "load-model": ("load/report", load_model),
     "workers": ("workers", workers),

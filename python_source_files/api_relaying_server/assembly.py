@@ -36,7 +36,7 @@ from api_relaying_server.relaying.relay import Relay
 from api_relaying_server.relaying.shared_body import Room
 from api_relaying_server.runtime import Seldom, Trimmer, limit_allocator
 from api_relaying_server.serving.connection import Limits
-from api_relaying_server.serving.listeners import Bound, Listeners, listen
+from api_relaying_server.serving.listeners import Bound, Listeners, defer, listen
 from api_relaying_server.serving.peers import TrustedPeers
 from api_relaying_server.serving.purge_requests import PurgeRequests
 from api_relaying_server.serving.request_ids import RequestIds
@@ -292,7 +292,9 @@ def cpu_counts() -> dict[str, int]:
 def bind(settings: Settings) -> Bound:
     """Listens where the settings say. Raises OSError and UsageError."""
     if not settings.listen:
-        return Bound(listen(settings.host, settings.port))
+        sockets = listen(settings.host, settings.port)
+        defer(sockets)
+        return Bound(sockets)
     bound = Bound()
     try:
         for endpoint in settings.listen:

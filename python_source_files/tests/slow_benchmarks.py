@@ -89,7 +89,7 @@ class Tools(unittest.TestCase):
     def test_every_tool_explains_itself(self) -> None:
         for name in ("compare", "load_test", "simulate", "workers", "cluster", "outage", "soak",
                      "slow_clients", "probe_peers", "micro", "hit_ratio", "compression",
-                     "deployment", "upgrade", "tables"):  # fmt: skip
+                     "deployment", "upgrade", "growth", "tables"):  # fmt: skip
             with self.subTest(name):
                 done = self.run_tool(name, "--help")
                 self.assertEqual(done.returncode, 0, done.stderr)

@@ -29,12 +29,12 @@ ALERTS = DOCS / "alerts.yaml"
 HELD_UP = """
 import runpy, time
 from api_relaying_server.serving.front import Front
-received = Front._received
+received = Front.received
 def hold_up(front, conn, data):
     if data.startswith(b"GET /hold "):
         time.sleep(0.7)
     received(front, conn, data)
-Front._received = hold_up
+Front.received = hold_up
 runpy.run_module("api_relaying_server", run_name="__main__", alter_sys=True)
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import unittest
 from unittest import mock
@@ -20,7 +21,7 @@ class SharedAcceptorTest(unittest.TestCase):
         self.addCleanup(self.listener.close)
         self.poller, self.balance = mock.Mock(), mock.Mock()
         self.balance.is_ahead.return_value = False
-        self.accepted: list[socket.SocketType] = []
+        self.accepted: list[int] = []
         self.acceptor = Acceptor(
             Listeners([self.listener], balance=self.balance),
             Limits(),
@@ -31,9 +32,10 @@ class SharedAcceptorTest(unittest.TestCase):
         self.acceptor.open()
         self.fd = self.listener.fileno()
 
-    def on_accept(self, sock: socket.SocketType, address: object) -> None:
-        self.addCleanup(sock.close)
-        self.accepted.append(sock)
+    def on_accept(self, fd: int, family: int, address: object) -> bool:
+        self.addCleanup(os.close, fd)
+        self.accepted.append(fd)
+        return True
 
     def accept(self, now: float = NOW) -> int:
         """How many are accepted after one pass of the loop."""

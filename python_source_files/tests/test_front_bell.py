@@ -40,6 +40,7 @@ class BellTest(unittest.TestCase):
 
     def assert_asked_anew(self) -> None:
         self.dispatch.assert_called_once()
+        self.addCleanup(self.dispatch.call_args[0][0].sock.close)
         self.client.settimeout(0.05)
         with self.assertRaises(OSError):
             self.client.recv(100)
@@ -47,7 +48,7 @@ class BellTest(unittest.TestCase):
     def test_a_request_of_a_client_who_has_just_come(self) -> None:
         self.client.sendall(HEAD)
         self.bell[0] = 8
-        self.front._on_accept(self.served, self.address)
+        self.front._arrivals.welcome(self.served.detach(), socket.AF_INET, self.address)
         self.assert_asked_anew()
 
     def test_one_that_came_behind_another(self) -> None:
@@ -56,12 +57,12 @@ class BellTest(unittest.TestCase):
         self.front._by_fd[conn.fd] = conn
         self.front._connections.watch(conn)
         self.bell[0] = 8
-        self.front._received(conn, HEAD + HEAD)
+        self.front.received(conn, HEAD + HEAD)
         self.assert_asked_anew()
 
     def test_where_nobody_has_told_anything(self) -> None:
         self.client.sendall(HEAD)
-        self.front._on_accept(self.served, self.address)
+        self.front._arrivals.welcome(self.served.detach(), socket.AF_INET, self.address)
         self.dispatch.assert_not_called()
         self.assertEqual(self.client.recv(100), b"old")
 

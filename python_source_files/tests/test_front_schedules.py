@@ -157,6 +157,8 @@ class Poller:
         """The same."""
         self.watched.pop(fd, None)
 
+    closing = forget
+
     def poll(self, timeout: float) -> list[tuple[int, int]]:
         """Waits until there is something."""
         self._world.play.wait(self._ready)
@@ -210,8 +212,10 @@ class World:
         self.owner[fd] = "loop"
         self.sockets[fd] = sock = Socket(self, fd)
         self.play.running = "loop"
-        self.front._on_accept(sock, ("192.0.2.1", 1))  # type: ignore[arg-type]
-        return self.front._by_fd[fd]
+        conn = Connection(sock, ("192.0.2.1", 1), self.now + 10)  # type: ignore[arg-type]
+        self.front._by_fd[fd] = conn
+        self.front._connections.watch(conn)
+        return conn
 
     def fault(self, what: str) -> None:
         """Something that must not happen."""

@@ -68,19 +68,10 @@ def _first(ranked: tuple[tuple[int, float], Connection]) -> tuple[int, float]:
     return ranked[0]
 
 
-def accept(listener: socket.socket, family: int) -> tuple[socket.SocketType, Any]:
-    """A connection as a plain socket of the C module, without the wrapper that `accept` makes,
-    which asks for the listener's properties every time. `_accept` is private to the standard
-    library, whose own `accept` calls it.
-    """
-    fd, address = listener._accept()  # type: ignore[attr-defined]
-    sock = socket.SocketType(family, socket.SOCK_STREAM, 0, fd)
-    return sock, address if family != socket.AF_UNIX else (UNIX, 0)
-
-
 class Acceptor:
-    """Accepts connections from `listeners`, within `limits`; `on_accept` gets each as a socket with
-    its client's address. Times are seconds of a clock that only goes forward.
+    """Accepts connections from `listeners`, within `limits`; `on_accept` gets the descriptor of
+    each, its family and its client's address, and says whether it stays open. Times are seconds of
+    a clock that only goes forward.
     """
 
     def __init__(
@@ -89,7 +80,7 @@ class Acceptor:
         limits: Limits,
         connections: Connections,
         poller: Poller,
-        on_accept: Callable[[socket.SocketType, Any], None],
+        on_accept: Callable[[int, int, Any], bool],
     ) -> None:
         self._listeners = {sock.fileno(): sock for sock in listeners.sockets}
         self._balance = listeners.balance
@@ -158,7 +149,8 @@ class Acceptor:
         family = int(listener.family)
         for _ in range(most):
             try:
-                sock, address = accept(listener, family)
+                # What the library's own `accept` calls before it makes an object of its own.
+                fd, address = listener._accept()  # type: ignore[attr-defined]
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -166,11 +158,14 @@ class Acceptor:
                     self._out_of_descriptors(now, error)
                     return
                 continue  # the client left before it was accepted
+            if family == socket.AF_UNIX:
+                address = UNIX, 0
             if not self._is_within_share(address):
-                sock.close()
+                os.close(fd)
                 continue
             has_room = len(self._connections) < self._room or self._make_room()
-            self._on_accept(sock, address)
+            if not self._on_accept(fd, family, address):
+                self.release(address[0])
             if not has_room:
                 self._pause(now)
                 return
@@ -186,17 +181,17 @@ class Acceptor:
         self._per_client[address[0]] = count + 1
         return True
 
-    def release(self, conn: Connection) -> None:
-        """A connection that was accepted is closed."""
+    def release(self, address: str) -> None:
+        """A connection that was accepted from this address is closed."""
         if self._balance is not None:
             self._balance.count(len(self._connections))
-        if self._limits.per_client is None or conn.address == UNIX:
+        if self._limits.per_client is None or address == UNIX:
             return
-        left = self._per_client.get(conn.address, 1) - 1
+        left = self._per_client.get(address, 1) - 1
         if left:
-            self._per_client[conn.address] = left
+            self._per_client[address] = left
         else:
-            self._per_client.pop(conn.address, None)
+            self._per_client.pop(address, None)
 
     def each_second(self, now: float) -> None:
         """Accepts again after a pause, and as many as before when a shortage is over."""

@@ -127,7 +127,7 @@ class Connections:
         self.by_fd.pop(conn.fd, None)
         self._on_close(conn)
         if conn.watched:
-            self._poller.forget(conn.fd)
+            self._poller.closing(conn.fd)
         if conn.tls is not None and not conn.resets:
             conn.tls.end()
         conn.sock.close()

@@ -49,6 +49,7 @@ from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.request_id import given_id
 from api_relaying_server.memory.reply import Passing, Reply
 from api_relaying_server.serving.acceptor import Acceptor
+from api_relaying_server.serving.arrivals import RECEIVE, Arrivals
 from api_relaying_server.serving.connection import (
     IN_THREAD,
     LINGERING,
@@ -85,13 +86,10 @@ from api_relaying_server.serving.request_ids import RequestIds
 from api_relaying_server.serving.sending import Sender
 from api_relaying_server.serving.served import NONE, OnHit, Served
 from api_relaying_server.serving.store_reader import StoreReader
-from api_relaying_server.serving.tls import Handshakes, PlainText, TlsStream
+from api_relaying_server.serving.tls import Handshakes
 from api_relaying_server.serving.writing import Unsent
 
 _log = logging.getLogger(__name__)
-
-RECEIVE = 16384
-"""Bytes asked of a socket at a time: room for any usual head and several pipelined ones."""
 
 LONGEST_HERE = 4096
 """Bytes of the longest head that the loop itself decides about; a longer one may take long to think
@@ -159,7 +157,7 @@ class Front:
         limits: Limits,
         clocks: Clocks = Clocks(),  # noqa: B008 (it never changes)
     ) -> None:
-        self._heads = heads
+        self.heads = heads
         self._backend = backend
         self._store_reader = backend.store_reader
         self.on_hit = backend.on_hit
@@ -172,14 +170,15 @@ class Front:
         self._poller: Poller = make_poller()
         self._connections = Connections(self._poller, self._on_close)
         self._by_fd = self._connections.by_fd
-        self._acceptor = Acceptor(
-            listeners, limits, self._connections, self._poller, self._on_accept
-        )
         self.handover = HandOver(self._connections, limits.timeout_idle, self._clock)
         self._poller.register(self.handover.fd, READ)
         self._handshakes = None
         if listeners.tls is not None:
             self._handshakes = Handshakes(listeners.tls, self.handover.shaken, self._clock)
+        self._arrivals = Arrivals(self, self._connections, self._handshakes, limits.timeout_head)
+        self._acceptor = Acceptor(
+            listeners, limits, self._connections, self._poller, self._arrivals.welcome
+        )
         self._gatherer = BodyGatherer(limits.timeout_idle, backend.has_room_for_slow)
         self.sender = Sender(self._connections, limits.timeout_idle)
         self._bell = listeners.bell
@@ -215,7 +214,7 @@ class Front:
             events = poll(0.05 if self._stopping else LONGEST_WAIT)
             try:
                 if self._bell[0] != self._bell_seen:
-                    self._hear_bell()
+                    self.hear_news()
                 self._pass(events)
                 count = len(events)
                 took = clock() - self.loop_time
@@ -233,7 +232,7 @@ class Front:
         if now < self.now:
             self._backend.clock_went_back(self.now - now)
         self.now, self.loop_time = now, loop_time
-        connections, heads, on_hit = self._by_fd, self._heads, self.on_hit
+        connections, heads, on_hit = self._by_fd, self.heads, self.on_hit
         idle_until = loop_time + self._timeout_idle
         for fd, _ in events:
             conn = connections.get(fd)
@@ -271,17 +270,19 @@ class Front:
                     on_hit((conn.address, data, reply, now))
                 conn.deadline = idle_until
                 if sent != len(wire):
-                    self._sent_partly(conn, wire, sent)
+                    self.sent_partly(conn, wire, sent)
                 continue
-            self._received(conn, data)
+            self.received(conn, data)
         if self._store_reader.batch:
             self._store_reader.submit()
         if loop_time >= self._next_second:
             self._each_second()
 
-    def _hear_bell(self) -> None:
-        self._bell_seen = self._bell[0]  # first: news that come meanwhile are heard next time
-        self._backend.hear_others()
+    def hear_news(self) -> None:
+        """Hears what other workers have told, before anything that was asked later is answered."""
+        if self._bell[0] != self._bell_seen:
+            self._bell_seen = self._bell[0]  # first: news that come meanwhile are heard next time
+            self._backend.hear_others()
 
     def _other_event(self, conn: Connection | None, fd: int) -> None:
         if conn is not None:
@@ -294,13 +295,13 @@ class Front:
     def _conn_event(self, conn: Connection) -> None:
         """A connection that is not READING is ready."""
         if conn.state == NEW:
-            self._begin(conn)
+            self._arrivals.begin(conn)
         elif conn.state == IN_THREAD or conn.state == SHAKING:
             self.handover.unwatch(conn)
         elif conn.state == RETURNED:
             self._take_back(conn)
             if conn.state == READING:
-                self._look(conn)
+                self.look(conn)
         elif conn.state == LOADED:
             self._look_again(conn)
         elif conn.state == WAITING:
@@ -317,111 +318,13 @@ class Front:
             if conn.state == RETURNED:
                 self._take_back(conn)
             elif conn.state == NEW:
-                self._begin(conn)
+                self._arrivals.begin(conn)
             else:
                 self._look_again(conn)
 
-    # A new connection.
-
-    def _on_accept(self, sock: socket.SocketType, address: tuple[str, int]) -> None:
-        sock.setblocking(False)
-        conn = Connection(sock, address, self.loop_time + self._timeout_head)
-        self._by_fd[conn.fd] = conn
-        if self._handshakes is not None:
-            self._handshakes.secure(conn)
-            self._begin(conn)
-            return
-        # Most clients have sent their request by now: trying saves a pass of the loop.
-        try:
-            data = conn.recv(RECEIVE)
-        except (BlockingIOError, InterruptedError):
-            self._connections.watch(conn)
-            return
-        except OSError:
-            self._connections.close(conn)
-            return
-        if self._bell[0] != self._bell_seen:  # this may have been sent since the pass began
-            self._hear_bell()
-        now = self.now
-        reply = self._heads.get(data)
-        if reply is not None and reply.closes and (now < reply.valid_until or reply.renew(now)):
-            conn.move(READING)
-            if self._answer_and_close(conn, data, reply):
-                return
-        self._connections.watch(conn)
-        self._received(conn, data)
-
-    def _answer_and_close(self, conn: Connection, head: bytes, reply: Reply) -> bool:
-        """Answers the only request of a connection; False where one call cannot begin it."""
-        if reply.tail:
-            return False
-        wire = reply.wire or reply.rendered(self.now)
-        try:
-            sent = conn.send(wire)
-        except OSError:
-            sent = 0
-        if not sent:
-            return False
-        reply.hits += 1
-        if self.on_hit is not None:
-            self.on_hit((conn.address, head, reply, self.now))
-        if sent == len(wire):
-            self._connections.close(conn)
-        else:
-            conn.closes = True
-            self._sent_partly(conn, wire, sent)
-        return True
-
-    def _begin(self, conn: Connection) -> None:
-        """Something has come on a new connection, or may have."""
-        if conn.tls is None:
-            self._look(conn)
-        else:
-            self._shake(conn, conn.tls)
-
-    def _shake(self, conn: Connection, tls: TlsStream) -> None:
-        """Goes on with a TLS handshake, or with the first request behind it: NEW -> SHAKING,
-        READING.
-        """
-        if conn.closes:
-            self._connections.close(conn)
-            return
-        self._connections.watch(conn)
-        if tls.shaken:
-            early = tls.take_early()
-            if early is None:
-                self._look(conn)
-            else:
-                self._received(conn, early)
-            return
-        try:
-            tls.gather()
-        except BlockingIOError:
-            return
-        except PlainText as error:
-            self._refuse_plain(conn, error.data)
-            return
-        except OSError:
-            self._connections.close(conn)
-            return
-        conn.move(SHAKING)
-        if self._handshakes is not None:
-            self._handshakes.add(conn)
-
-    def _refuse_plain(self, conn: Connection, data: bytes) -> None:
-        """Tells a client that speaks HTTP that it has to speak HTTPS; ends others quietly."""
-        if not data[:1].isupper():
-            _log.debug("%s speaks no TLS", conn.address)
-            self._connections.close(conn)
-            return
-        conn.tls = None
-        conn.recv, conn.send = conn.sock.recv, conn.sock.send
-        conn.move(READING)
-        self._refuse(conn, BadRequest("this port takes HTTPS only; ask again with https://"), data)
-
     # Request heads, answered from memory.
 
-    def _look(self, conn: Connection) -> None:
+    def look(self, conn: Connection) -> None:
         """Answers what has come by now, if anything has."""
         try:
             data = conn.recv(RECEIVE)
@@ -429,14 +332,14 @@ class Front:
             return
         except OSError:
             data = b""
-        self._received(conn, data)
+        self.received(conn, data)
 
-    def _received(self, conn: Connection, data: bytes) -> None:
+    def received(self, conn: Connection, data: bytes) -> None:
+        """Answers what these bytes ask, as far as memory can; none: the client has ended."""
         if not data:
             self._connections.close(conn)
             return
-        if self._bell[0] != self._bell_seen:  # this may have been sent since the pass began
-            self._hear_bell()
+        self.hear_news()  # these bytes may have been sent since the pass began
         if conn.buffer in BLANK:
             data, conn.buffer = conn.buffer + data, b""
             if data[0] == 13 and (rest := skip_empty_lines(data)) in BLANK:
@@ -459,9 +362,9 @@ class Front:
                 raise too_long(self._max_head)
             self._answer(conn, head)
         except RelayError as error:
-            self._refuse(conn, error, head)
+            self.refuse(conn, error, head)
         except Exception:
-            self._refuse(conn, self._bug("answering a request failed"), head)
+            self.refuse(conn, self._bug("answering a request failed"), head)
 
     def _advance(self, conn: Connection) -> None:
         """Answers what is in the buffer, request by request, as far as memory can."""
@@ -473,15 +376,15 @@ class Front:
                     return
                 self._answer(conn, head)
             except RelayError as error:
-                self._refuse(conn, error, head)
+                self.refuse(conn, error, head)
             except Exception:
-                self._refuse(conn, self._bug("answering a request failed"), head)
+                self.refuse(conn, self._bug("answering a request failed"), head)
 
     def _answer(self, conn: Connection, head: bytes) -> None:
         now = self.now
-        reply, number = self._heads.get(head), b""
+        reply, number = self.heads.get(head), b""
         if reply is None and known_lines.high_cardinality:
-            reply, number = reply_but_for_id(self._heads, head)
+            reply, number = reply_but_for_id(self.heads, head)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
             request = parse_request_head(head)
             reply = self._backend.from_memory(request, now) if len(head) <= LONGEST_HERE else None
@@ -509,7 +412,7 @@ class Front:
             conn.request = conn.waited = conn.seen = conn.ready = None
             self._reply(conn, head, reply, given_id(head))
         except Exception:
-            self._refuse(conn, self._bug("answering a request failed"), head)
+            self.refuse(conn, self._bug("answering a request failed"), head)
         if conn.state == READING:
             self._go_on(conn)
 
@@ -539,7 +442,8 @@ class Front:
         else:
             self.sender.wait(conn, rest, self.loop_time)
 
-    def _sent_partly(self, conn: Connection, wire: bytes, sent: int) -> None:
+    def sent_partly(self, conn: Connection, wire: bytes, sent: int) -> None:
+        """Sends the rest of an answer when its client takes it: READING -> WRITING."""
         if sent < 0:
             sent = 0  # the socket is full, or its client is gone: the next write tells which
         self.sender.wait(conn, Unsent((memoryview(wire)[sent:],)), self.loop_time)
@@ -592,7 +496,7 @@ class Front:
         try:
             goes_on = self._gatherer.go_on(conn, body, data, self.loop_time)
         except RelayError as error:
-            self._refuse(conn, error, conn.head)
+            self.refuse(conn, error, conn.head)
             return
         if not goes_on:
             self._dispatch(conn)
@@ -614,7 +518,7 @@ class Front:
                 conn.deadline = self.loop_time + TRY_AGAIN
                 return
             conn.move(RETURNED)
-            self._refuse(conn, error, conn.head)
+            self.refuse(conn, error, conn.head)
 
     def _is_for_reader(self, conn: Connection) -> bool:
         # About a long head the loop does not decide, so loading its response would not help.
@@ -657,7 +561,7 @@ class Front:
 
     # Refusals and bugs.
 
-    def _refuse(self, conn: Connection, error: RelayError, head: bytes | None = None) -> None:
+    def refuse(self, conn: Connection, error: RelayError, head: bytes | None = None) -> None:
         """Tells the client what is wrong and ends the connection: what follows a bad request cannot
         be trusted (RFC 9112, 9.6). `head` is the request's, as far as it came.
         """
@@ -726,10 +630,10 @@ class Front:
             self._look_again(conn)
         elif conn.state == READING_BODY:
             late = BadRequest("the body did not come in time", status=408)
-            self._refuse(conn, late, conn.head)
+            self.refuse(conn, late, conn.head)
         elif conn.state == READING and conn.buffer:
             late = BadRequest("the head did not come in time", status=408)
-            self._refuse(conn, late, conn.buffer)
+            self.refuse(conn, late, conn.buffer)
         else:
             self._connections.close(conn)
 
@@ -738,7 +642,7 @@ class Front:
     def _on_close(self, conn: Connection) -> None:
         if conn.counted:
             self._gatherer.release(conn)
-        self._acceptor.release(conn)
+        self._acceptor.release(conn.address)
 
     def stop(self, drain: float, idle_too: bool = True) -> None:
         """Accepts no more, and ends when all connections are closed, or `drain` seconds are over.
@@ -754,7 +658,7 @@ class Front:
             # before this is RETURNED, and taken back below.
             self._stopping = True
             self.handover.stop()
-            self._heads = {}  # no reply goes out as it is: each has to say that it is the last
+            self.heads = {}  # no reply goes out as it is: each has to say that it is the last
             self._drain_until = self.loop_time + drain
             self._acceptor.stop_listening(self.loop_time)
             for conn in list(self._by_fd.values()):
@@ -782,9 +686,9 @@ class Front:
     def _close_idle(self, conn: Connection) -> None:
         """Answers a request that has come already, as the last one; else closes."""
         if conn.state == NEW:
-            self._begin(conn)
+            self._arrivals.begin(conn)
         else:
-            self._look(conn)
+            self.look(conn)
         if conn.state in (NEW, READING) and not conn.buffer:
             self._connections.close(conn)
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 BACKLOG = 1024
 """Connections that wait to be accepted."""
 
+SILENT = 1
+"""Seconds for which a new connection may be the system's alone while nothing has come on it."""
+
 UNIX_UMASK = 0o117
 """Leaves the mode 0660 to a Unix socket: its user and group may connect."""
 
@@ -85,6 +88,16 @@ def listen(host: str, port: int) -> list[socket.socket]:
             sock.close()
         raise failure or OSError(f"no address for {host}")
     return listeners
+
+
+def defer(sockets: Sequence[socket.socket]) -> None:
+    """Has the system keep each new connection to itself until a request comes on it, or `SILENT`
+    seconds are over (Linux). So the first bytes are there when it is accepted: it needs to be
+    neither tried in vain nor registered (measured: 5 of 20 us, of a connection for one request).
+    """
+    if hasattr(socket, "TCP_DEFER_ACCEPT"):
+        for sock in sockets:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, SILENT)
 
 
 def _listener(family: int, address: tuple[Any, ...]) -> socket.socket:

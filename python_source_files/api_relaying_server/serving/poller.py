@@ -37,6 +37,9 @@ class Poller(Protocol):
     def forget(self, fd: int) -> None:
         """The same for a descriptor that may not be registered."""
 
+    def closing(self, fd: int) -> None:
+        """A descriptor is about to be closed; watches it no more, if it is registered."""
+
     def poll(self, timeout: float) -> list[tuple[int, int]]:
         """The ready descriptors with what they are ready for; waits for at most `timeout`
         seconds.
@@ -69,6 +72,9 @@ class _Epoll:
         except (OSError, ValueError):
             pass
 
+    def closing(self, fd: int) -> None:
+        pass  # the system forgets it by itself, and a call for each connection would cost
+
 
 class _Selectors:
     def __init__(self) -> None:
@@ -91,6 +97,8 @@ class _Selectors:
             self._selector.unregister(fd)
         except (KeyError, ValueError):
             pass
+
+    closing = forget
 
     @staticmethod
     def _translated(events: int) -> int:

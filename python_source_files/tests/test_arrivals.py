@@ -1,0 +1,78 @@
+"""New connections: the only request of one is answered at once; what is not so plain goes the usual
+way; and each is counted and closed once.
+"""
+
+from __future__ import annotations
+
+import socket
+
+from api_relaying_server.serving.connection import WRITING
+from tests.relay_support import set_reset_on_close
+from tests.test_front import HEAD, FrontTestCase, Ready
+
+
+class OnlyRequestTest(FrontTestCase):
+    """A client that sends its only request as soon as it is connected."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.reply = Ready(b"known", self.wall + 60)
+        self.reply.closes = True
+        self.heads[HEAD] = self.reply
+        self.noted: list[tuple[str, bytes]] = []
+        self.on_hit = lambda hit: self.noted.append(hit[:2])  # type: ignore[assignment]
+        self.begin(per_client=1)
+
+    def comes(self, data: bytes = HEAD, reset: bool = False) -> socket.socket:
+        """A client that has sent this before its connection is accepted."""
+        client = socket.create_connection(self.listener.getsockname()[:2], 5)
+        self.addCleanup(client.close)
+        client.sendall(data)
+        if reset:
+            set_reset_on_close(client)
+            client.close()
+        self.turn(wait=True)
+        return client
+
+    def test_it_is_answered_counted_and_forgotten(self) -> None:
+        for count in (1, 2, 3):
+            client = self.comes()
+            self.assertEqual([self.said(client), self.said(client)], [b"known", b""])
+            self.assertEqual((self.reply.hits, len(self.front)), (count, 0))
+            self.assertEqual(self.noted, [("127.0.0.1", HEAD)] * count)
+
+    def test_what_the_client_does_not_take_at_once_follows(self) -> None:
+        self.reply.wire = b"x" * 20_000_000
+        client = self.comes()
+        self.assertEqual([conn.state for conn in self.front._by_fd.values()], [WRITING])
+        got = 0
+        while got < len(self.reply.wire):
+            got += len(self.said(client) or b"")
+            self.turn()
+        self.assertEqual((self.said(client), self.reply.hits, len(self.front)), (b"", 1, 0))
+
+    def test_one_that_has_gone(self) -> None:
+        for data, reset in ((b"", True), (HEAD, True)):
+            self.comes(data, reset)
+            self.assertEqual(len(self.front), 0)
+        self.reply.hits = 0
+        self.assertEqual(self.said(self.comes()), b"known")
+
+    def test_what_is_over_or_stays_open_or_is_large_goes_the_usual_way(self) -> None:
+        self.reply.valid_until = 0.0
+        self.comes()
+        self.assertEqual((len(self.dispatched), self.reply.hits), (1, 0))
+        self.begin()
+        self.reply.valid_until, self.reply.closes = self.wall + 60, False
+        client = self.comes()
+        self.assertEqual((self.said(client), len(self.front)), (b"known", 1))
+        self.reply.closes, self.reply.tail = True, (b" tail",)  # type: ignore[assignment]
+        client = self.comes()
+        self.assertEqual([self.said(client), self.said(client)], [b"known tail", b""])
+
+    def test_a_silent_one_is_waited_for(self) -> None:
+        client = self.comes(b"")
+        self.assertEqual((self.said(client), len(self.front)), (None, 1))
+        self.say(client, HEAD)
+        self.assertEqual([self.said(client), self.said(client)], [b"known", b""])
+        self.assertEqual((self.reply.hits, len(self.front)), (1, 0))
