@@ -16,7 +16,7 @@ import socket
 from typing import Any, Protocol
 
 from api_relaying_server.errors import BadRequest, RelayError
-from api_relaying_server.memory.hot import Reply
+from api_relaying_server.memory.reply import Reply
 from api_relaying_server.serving.connection import READING, SHAKING, Connection
 from api_relaying_server.serving.connections import Connections
 from api_relaying_server.serving.served import OnHit
