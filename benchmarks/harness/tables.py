@@ -490,7 +490,6 @@ TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "micro": ("micro", micro),
     "compression": ("compression", compression),
     "hit-ratio": ("hit_ratio", hit_ratio),
-    "growth": ("growth", growth),
     "connections": ("connections/compare", connections),
     "load-capacity": ("load/report", load_capacity),
     "load-model": ("load/report", load_model),
