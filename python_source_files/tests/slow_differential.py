@@ -37,6 +37,10 @@ class Histories(unittest.TestCase):
     def test_one_worker(self) -> None:
         self.try_out(World("sqlite"), 101, 20.0)
 
+    def test_little_memory(self) -> None:
+        """Most of what is stored is answered straight from the store."""
+        self.try_out(World("sqlite", workers=2, hot_size="20KiB"), 151, 15.0)
+
     def test_two_workers(self) -> None:
         self.try_out(World("sqlite", workers=2), 201, 15.0)
 

@@ -9,7 +9,9 @@ import tempfile
 import unittest
 
 from api_relaying_server.caching.policy import Policy
+from api_relaying_server.caching.purging import Effect
 from api_relaying_server.caching.stored import Record, Single, StoredResponse, cache_key
+from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.errors import BadRequest
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.heads import parse_request_head
@@ -17,7 +19,7 @@ from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.relaying.forms import Forms
 from api_relaying_server.relaying.keeping import Keeper
-from api_relaying_server.relaying.memory_answers import MemoryAnswers
+from api_relaying_server.relaying.memory_answers import Brought, MemoryAnswers
 from api_relaying_server.relaying.stored_answers import StoredAnswers
 from api_relaying_server.stores.memory import NoStore
 from api_relaying_server.stores.record import dumps, loads_pieces
@@ -25,7 +27,7 @@ from api_relaying_server.stores.store import open_store
 from tests.relay_world import TARGET, World, of_wire, reply
 
 NOW = 1_800_000_000.0
-TRIALS = 4000
+TRIALS = 6000
 HOUR = ("Cache-Control", "max-age=3600")
 
 CONTROLS = (
@@ -42,6 +44,7 @@ MORE = (
     ("CDN-Cache-Control", "max-age=9"), ("Expires", format_date(NOW + 30)), ("Expires", "0"),
     ("Last-Modified", format_date(NOW - 900)), ("Set-Cookie", "a=%d"), ("x-100%", "%s %% {}"),
     ("Content-Encoding", "gzip"), ("Content-Language", "sv"), ("Content-Length", "5"),
+    ("Content-Length", "05"),
     ("Access-Control-Allow-Origin", "*"), ("Date", format_date(NOW - 9)), ("Content-Type", "a/b"),
     ("Cache-Control", "no-cache"), ("Content-Range", "bytes 0-4/5"),
 )  # fmt: skip
@@ -63,7 +66,8 @@ ASKED = (
 POLICIES = (
     Policy(), Policy(default_ttl=0.0), Policy(client_refresh=True), Policy(offline=True),
     Policy(ignored_fields=frozenset(("cookie",))), Policy(codings=("gzip",)),
-    Policy(stale_while_revalidate=30.0),
+    Policy(stale_while_revalidate=30.0), Policy(ttl_rules=(parse_path_rule("/x=9"),)),
+    Policy(max_ttl_rules=(parse_path_rule("/*=30"),)), Policy(ttl_rules=(parse_path_rule("/y=9"),)),
 )  # fmt: skip
 
 
@@ -72,7 +76,7 @@ class Dice(random.Random):
 
     def record(self) -> Record:
         """A record of one response, as a store may have it."""
-        body = b"x" * self.choice((0, 5, 5, 40))
+        body = b"x" * self.choice((0, 0, 5, 5, 40, 1500))
         date = self.choice((0.0,) * 12 + DATES)
         fields = [("Content-Type", "text/plain")]
         if date is not None:
@@ -82,8 +86,8 @@ class Dice(random.Random):
         if control is not None:
             fields.append((self.choice(("Cache-Control", "cache-control")), control))
         fields += self.choices(MORE, k=self.choice((0, 0, 0, 0, 1, 2)))
-        status = self.choice((200,) * 12 + (404, 301, 500, 203, 205, 204))
-        if not any(name == "Content-Length" for name, _ in fields) and self.random() < 0.9:
+        status = self.choice((200,) * 12 + (404, 301, 500, 203, 205, 204, 204))
+        if not any(name == "Content-Length" for name, _ in fields) and self.random() < 0.8:
             fields.insert(self.randrange(len(fields)), ("Content-Length", str(len(body))))
         sent = NOW + self.choice((-3.0, -1.0, 0.0, -30.0, -100.0, 0.5, 5.0))
         arrived = sent + self.choice((0.0, 0.25, 2.0, -1.0))
@@ -141,6 +145,19 @@ class PlainTest(unittest.TestCase):
         passing = stored.passing(request, single)
         return None if passing is None else passing.wire
 
+    def test_a_clock_that_was_set_back_makes_nothing_younger(self) -> None:
+        """At half a second before its arrival it is as old as then."""
+        fields = [("Date", format_date(NOW - 60)), ("Cache-Control", "max-age=60")]
+        stored = StoredResponse(200, "Fine", Fields(fields), b"", NOW, NOW, (), 0, 0)
+        request = parse_request_head(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.now = NOW - 0.5
+        for record in (
+            Record((stored,), NOW),
+            Record((stored.changed(request_time=NOW - 1),), NOW),
+        ):
+            self.assertIsNone(self.general(request, record))
+            self.assertIsNone(self.straight(request, record))
+
     def test_any_record_and_request(self) -> None:
         dice, straight, both = Dice(18), 0, 0
         for trial in range(TRIALS):
@@ -161,42 +178,70 @@ class PlainTest(unittest.TestCase):
 class PassingTest(unittest.TestCase):
     """A relay whose memory is full."""
 
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        store = open_store(f"sqlite:///{folder.name}/cache.sqlite", 1 << 20)
+        self.addCleanup(store.close, 1.0)
+        self.world = World(lambda call: reply(200, HOUR, body=b"menu"), store=store)
+        self.world.ask()
+        self.by_memory = self.world.ask(at_once=True)
+        self.assertTrue(store.flush(5.0))
+        self.fill()
+        self.request = RequestHead.of("GET", TARGET, Fields([("Host", "relay.test")]))
+
+    def fill(self) -> None:
+        """Fills the memory with something else."""
+        self.world.hot.resize(16384)
+        key, filling = "GET /other", Dice(1).record()
+        while self.world.hot.wants(key):
+            key += "x"
+            self.world.hot.put(key, filling)
+
+    def bring(self) -> Brought:
+        """What the store gives."""
+        return self.world.relay.memory.bring(self.request)
+
     def test_what_comes_once_passes_by_a_full_memory(self) -> None:
-        """It is answered from the store as memory would answer, and counted; the second time it
-        comes in.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            store = open_store(f"sqlite:///{folder}/cache.sqlite", 1 << 20)
-            self.addCleanup(store.close, 1.0)
-            world = World(lambda call: reply(200, HOUR, body=b"menu"), store=store)
-            world.ask()
-            by_memory = world.ask(at_once=True)
-            self.assertTrue(store.flush(5.0))
-            world.hot.resize(16384)
-            key = "GET /other"
-            filling = Dice(1).record()
-            while world.hot.wants(key):
-                key += "x"
-                world.hot.put(key, filling)
-            before = world.hot.answered().get(200, (0, 0))
-            request = RequestHead.of("GET", TARGET, Fields([("Host", "relay.test")]))
-            seen, there, passing = world.relay.memory.bring(request)
-            self.assertEqual((seen, there), (None, False))
-            assert passing is not None
-            self.assertEqual(of_wire(passing), by_memory)
-            after = world.hot.answered()[200]
-            self.assertEqual(after, (before[0] + 1, before[1] + len(b"menu")))
-            seen, there, passing = world.relay.memory.bring(request)
-            self.assertTrue(there)
-            entry = world.hot.get(cache_key(TARGET))
-            assert passing is not None and entry is not None
-            self.assertEqual(of_wire(passing), by_memory)
-            self.assertTrue(entry.was_used())
-            self.assertFalse(entry.was_used())
-            ready = world.relay.memory.from_memory(request, world.clock())
-            assert ready is not None
-            ready.hits += 1
-            self.assertTrue(entry.was_used())  # the first one from memory is no longer its own
+        """It is answered from the store as memory would answer, and counted."""
+        before = self.world.hot.answered().get(200, (0, 0))
+        seen, there, passing = self.bring()
+        self.assertEqual((seen, there), (None, False))
+        assert passing is not None
+        self.assertEqual(of_wire(passing), self.by_memory)
+        after = self.world.hot.answered()[200]
+        self.assertEqual(after, (before[0] + 1, before[1] + len(b"menu")))
+
+    def test_the_second_time_it_comes_in(self) -> None:
+        """Answered at once all the same; what memory answers then counts as a use of it."""
+        self.bring()
+        _, there, passing = self.bring()
+        self.assertTrue(there)
+        entry = self.world.hot.get(cache_key(TARGET))
+        assert passing is not None and entry is not None
+        self.assertEqual(of_wire(passing), self.by_memory)
+        self.assertTrue(entry.was_used())
+        self.assertFalse(entry.was_used())
+        ready = self.world.relay.memory.from_memory(self.request, self.world.clock())
+        assert ready is not None
+        ready.hits += 1
+        self.assertTrue(entry.was_used())
+
+    def test_a_purge_stops_what_it_covers_and_nothing_else(self) -> None:
+        self.world.clock.now += 1.0
+        self.world.keeper.mark_wide(("/other",), ("g",), Effect.GONE)
+        self.assertIsNotNone(self.bring().passing)
+        self.world.keeper.mark_wide((TARGET,), (), Effect.GONE)
+        seen, there, passing = self.bring()
+        self.assertEqual((seen and seen.record, there, passing), (None, False, None))
+
+    def test_an_invalidation_stops_it(self) -> None:
+        self.assertIsNotNone(self.bring().passing)
+        self.world.clock.now += 1.0
+        self.world.keeper.invalidate(TARGET)
+        self.world.hot.clear()
+        self.fill()
+        self.assertIsNone(self.bring().passing)
 
 
 if __name__ == "__main__":

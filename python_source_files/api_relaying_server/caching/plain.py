@@ -70,7 +70,7 @@ def is_plain(request: RequestHead) -> bool:
 
 def is_plain_policy(policy: Policy) -> bool:
     """True where the operator's settings leave the plain case as it is."""
-    return not (policy.ttl_rules or policy.max_ttl_rules or policy.codings or policy.query)
+    return not (policy.codings or policy.query)
 
 
 def plain_hit(request: RequestHead, single: Single, now: float, policy: Policy) -> PlainHit | None:
@@ -86,9 +86,11 @@ def plain_hit(request: RequestHead, single: Single, now: float, policy: Policy) 
         return None
     if single.selecting and not _selects(single.selecting, request):
         return None
+    if (policy.ttl_rules or policy.max_ttl_rules) and _has_rule(request.target, arrived, policy):
+        return None
     date = parse_date(values[layout.date], arrived) if layout.date >= 0 else None
-    apparent_age = 0.0 if date is None else max(0.0, arrived - date)  # RFC 9111, 4.2.3
-    age = max(apparent_age, max(0.0, arrived - single.request_time))
+    apparent_age = 0.0 if date is None else arrived - date  # RFC 9111, 4.2.3
+    age = max(apparent_age, arrived - single.request_time, 0.0)
     lifetime = _lifetime(single, layout, age, policy)
     born = arrived - age
     if lifetime is None or not (arrived - CLOCK_SLACK <= now < born + lifetime):
@@ -97,6 +99,12 @@ def plain_hit(request: RequestHead, single: Single, now: float, policy: Policy) 
         return None
     told = values if layout.length >= 0 else (*values, length)
     return PlainHit((layout.lines % tuple(told)).encode("latin-1"), born, lifetime)
+
+
+def _has_rule(target: str, arrived: float, policy: Policy) -> bool:
+    """True where the operator sets or caps the freshness for this target."""
+    told = policy.ttl_for(target, arrived), policy.max_ttl_for(target, arrived)
+    return told != (None, None)
 
 
 def _lifetime(single: Single, layout: _Layout, age: float, policy: Policy) -> float | None:

@@ -275,11 +275,11 @@ class Keeper:
         if not self.know_marks():
             return None  # the store fails: what is in it may have been purged before the start
         found = self._store.read_pieces(key)
-        if isinstance(found, Single):
-            if self._is_unmarked(key):
-                return found
-            found = found.record
-        return None if found is None else self._judged(key, found)
+        if found is None or self._is_unmarked(key):
+            return found
+        record = found.record if isinstance(found, Single) else found
+        left = self._judged(key, record)
+        return found if left is record else left
 
     def _is_unmarked(self, key: str) -> bool:
         """True where no purge and no invalidation can touch what is stored under a key."""

@@ -27,6 +27,9 @@ def main() -> int:
     parser.add_argument("--bypass", default="", metavar="GLOB")
     parser.add_argument("--queries", action="store_true", help="parameters that select nothing")
     parser.add_argument("--compress", action="store_true")
+    parser.add_argument(
+        "--hot-size", default="", help="the relay's; little of it: the store answers"
+    )
     parser.add_argument("--show", type=int, default=1, help="violations told of each rule")
     given = parser.parse_args()
     ignored = tuple(name.lower() for name in given.ignore_field)
@@ -39,6 +42,7 @@ def main() -> int:
         stale_while_revalidate=given.stale_while_revalidate,
     )
     world = World(given.store, given.workers, given.nodes, given.threads, setting)
+    world = world._replace(hot_size=given.hot_size)
     total: Counter[str] = Counter()
     requests = calls = 0
     for chapter in run(world, given.seed, given.seconds):

@@ -37,6 +37,7 @@ class World(NamedTuple):
     threads: int = 24
     setting: Setting = Setting()
     purges: float = 0.03
+    hot_size: str = ""
 
     def command(self, seed: int, seconds: float) -> str:
         """What tries the same again."""
@@ -47,6 +48,8 @@ class World(NamedTuple):
             more += f" --stale-while-revalidate {self.setting.stale_while_revalidate:g}"
         if self.setting.bypass:
             more += f" --bypass '{self.setting.bypass}'"
+        if self.hot_size:
+            more += f" --hot-size {self.hot_size}"
         more += " --queries" * self.setting.queries + " --compress" * self.setting.compress
         return (
             f"python -m tests.differential --seconds {seconds:g} --seed {seed} --store {self.store}"
@@ -111,6 +114,7 @@ def _relays(world: World, origin: Origin, stack: contextlib.ExitStack) -> list[A
     ]  # fmt: skip
     flags += ["--stale-while-revalidate", f"{setting.stale_while_revalidate:g}"]
     flags += ["--ttl", f"/*/fixed/*={setting.fixed_ttl:g}"]
+    flags += ["--hot-size", world.hot_size] if world.hot_size else []
     flags += ["--compress"] if setting.compress else []
     if setting.queries:
         flags += ["--ignore-query", "u*", "--sort-query"]
