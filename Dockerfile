@@ -11,10 +11,12 @@ COPY pyproject.toml setup.py README.md ./
 COPY python_source_files python_source_files
 ARG COMMIT=unknown
 RUN SOURCE_COMMIT=$COMMIT \
-    pip --python /opt/relay/bin/python install --no-cache-dir --no-compile '.[redis,mongodb]'
+    pip --python /opt/relay/bin/python install --no-cache-dir --no-compile '.[redis,mongodb,brotli,zstd]'
+# rich needs these to colour source code and Markdown, of which no command of ours shows any.
+RUN rm -r /opt/relay/lib/python3*/site-packages/pygments /opt/relay/lib/python3*/site-packages/markdown_it
 # Compiled here, for a read-only root; but not what no command of ours imports.
 RUN python -m compileall -q --invalidation-mode unchecked-hash \
-        -x '/(pygments|markdown_it|gridfs|dns/rdtypes)/' /opt/relay/lib
+        -x '/(gridfs|dns/rdtypes)/' /opt/relay/lib
 
 FROM ${PYTHON_IMAGE}
 ARG COMMIT=unknown

@@ -132,6 +132,22 @@ def answer_and_stop(command: list[str], environ: dict[str, str]) -> None:
         relay.wait()
 
 
+def check_commands(container: str) -> None:
+    """The other commands work with what is left of the libraries; --compress has its codings."""
+    url = f"http://127.0.0.1:{PORT}"
+    for command, told in (
+        (["list-dishes", "--relay", url], "Kopparlyktan"),
+        (["api-relaying-server", "status", "--admin", f"http://127.0.0.1:{PORT + 1}"], "requests"),
+        (["api-relaying-server", "warm", "--relay", url], "0 failed"),
+        (
+            ["api-relaying-server", "--check", "--demo", "--compress"],
+            "compresses with br, zstd, gzip",
+        ),
+    ):
+        said = output_of(inside(container, command))
+        check(told in said, f"{' '.join(command)} says: {said}")
+
+
 def check_labels(config: dict[str, Any]) -> None:
     """The image says what it is, and of which version and commit."""
     labels = config["Labels"]
@@ -164,6 +180,7 @@ def main() -> None:
     relay = relay_process(container_run)
     check_user(relay)
     check(subprocess.run(health).returncode == 0, "HEALTHCHECK fails while the relay is well")
+    check_commands(container)
     started = time.monotonic()
     os.kill(relay, signal.SIGTERM)
     code = container_run.wait(STOP_SECONDS)
