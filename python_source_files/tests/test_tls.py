@@ -228,7 +228,9 @@ class SpeakingTest(TlsTestCase):
             kept = str(self.folder / f"session{version}")
             asked = "GET /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
             command = ("-ign_eof", "-crlf", version)
-            self.assertIn("New, TLS", self.s_client(*command, "-sess_out", kept, said=asked))
+            told = self.s_client(*command, "-msg", "-sess_out", kept, said=asked)
+            self.assertIn("New, TLS", told)
+            self.assertEqual(len(re.findall("<<< .*NewSessionTicket", told)), 1)
             self.assertIn("Reused, TLS", self.s_client(*command, "-sess_in", kept, said=asked))
 
     def test_clients_that_verify(self) -> None:

@@ -43,6 +43,11 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 PROTOCOLS = ["http/1.1"]
 """What is agreed on by ALPN (RFC 7301)."""
 
+TICKETS = 1
+"""Sent after a handshake, of which making them is a part (RFC 8446, 4.6.1). Who resumes gets a new
+one. Go sends one, too, OpenSSL two.
+"""
+
 _log = logging.getLogger(__name__)
 
 
@@ -59,6 +64,7 @@ def server_context(certificate: bytes, key: bytes) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_ciphers(CIPHERS)
     context.set_alpn_protocols(PROTOCOLS)
+    context.num_tickets = TICKETS
     show_certificate(context, certificate, key)
     return context
 
