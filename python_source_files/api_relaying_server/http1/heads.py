@@ -30,9 +30,9 @@ MAX_METHOD = 64
 _VERSION = re.compile(r"HTTP/([0-9])\.([0-9])")
 # RFC 9110, 15: a status is one of 100 to 599.
 _STATUS_LINE = re.compile("HTTP/1\\.([0-9]) ([1-5][0-9][0-9])(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?")
-# Visible ASCII less what no URI holds and some readers take for something else: quotation marks,
+# Visible ASCII less what no target holds and some readers take for something else: quotes, #,
 # angle brackets, backslashes. Browsers send | ^ ` and braces raw in queries, so those pass.
-_TARGET_FORBIDDEN = re.compile(r"[^\x21\x23-\x3b\x3d\x3f-\x5b\x5d-\x7e]|#")
+_TARGET = re.compile(r"[\x21\x24-\x3b\x3d\x3f-\x5b\x5d-\x7e]*")
 DOT_SEGMENT = re.compile(r"(?:/|%2f|%5c)(?:\.|%2e){1,2}(?:[/;]|%2f|%5c|%3b|$)", re.IGNORECASE)
 """A segment of a path that some reader takes for `.` or `..`."""
 
@@ -293,7 +293,7 @@ def check_target(target: str) -> None:
     """Raises BadRequest unless a target in origin-form stays below the base wherever it is
     appended, for any reader.
     """
-    if _TARGET_FORBIDDEN.search(target) is not None:
+    if _TARGET.fullmatch(target) is None:
         raise BadRequest("the target holds a character that a URL cannot")
     path = target.partition("?")[0]
     if path.startswith("//"):
