@@ -28,6 +28,7 @@ class Load:
     p99: float
     errors: int
     not_2xx: int
+    longest: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -49,6 +50,7 @@ def parse_report(output: str) -> Load:
         p99=report["p99_us"],
         errors=sum(errors.get(name, 0) for name in ("connect", "read", "write", "timeout")),
         not_2xx=errors.get("status", 0),
+        longest=report.get("max_us", 0.0),
     )
 
 

@@ -433,6 +433,19 @@ def admin_crowds(data: Json) -> str:
     return table(["callers of the admin address", "hits/s", "median ms", "p99 ms"], rows)
 
 
+def purge_times(data: Json) -> str:
+    """Hits before and during purges of many responses."""
+    rows = []
+    for row in data["purges"]:
+        before, during = row["before"], row["during"]
+        times = [f"{before[each]:.2f} / {during[each]:.2f}" for each in ("p50_ms", "p99_ms")]
+        longest = f"{before['max_ms']:.0f} / {during['max_ms']:.0f}"
+        rows.append([row["kind"], f"{row['purged']:,}", f"{row['took_ms']:,.0f}", *times, longest])
+    head = ["purge", "targets", "answered in, ms", "median ms, before / during",
+            "p99 ms", "longest ms"]  # fmt: skip
+    return table(head, rows)
+
+
 def soak(data: Json) -> str:
     """What is left after much of everything."""
     rows = [
@@ -507,6 +520,7 @@ TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "encrypted": ("encrypted/compare", encrypted),
     "admin-cost": ("admin_cost", admin_cost),
     "admin-crowds": ("admin_cost", admin_crowds),
+    "purge": ("purge", purge_times),
     "deployment": ("deployment", deployment),
 }
 """By the name in a document: the result file, and what makes the table of its content."""
