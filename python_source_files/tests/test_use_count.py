@@ -12,7 +12,12 @@ from api_relaying_server.cluster.shared_memory import LONGEST_TEXT, SharedMemory
 from api_relaying_server.cluster.shared_uses import SharedUses
 from api_relaying_server.counters import NAMES, counting_uses
 from api_relaying_server.figures import GAUGES
-from api_relaying_server.memory.use_count import MOST_KEPT, UseCount, most_used
+from api_relaying_server.memory.use_count import (
+    LONGEST_KEY,
+    MOST_KEPT,
+    UseCount,
+    most_used,
+)
 from api_relaying_server.relaying.uses import Wanted
 from api_relaying_server.serving.served import RESULTS, Served
 from tests.admin_support import AdministeredRelay
@@ -40,6 +45,11 @@ class UseCountTest(unittest.TestCase):
         self.assertEqual(self.uses.of("0"), 0)
         self.uses.note("new", 1)
         self.assertEqual(self.uses.of("new"), 1)
+
+    def test_long_keys_are_not_kept(self) -> None:
+        for length, kept in ((LONGEST_KEY, 1), (LONGEST_KEY + 1, 0)):
+            self.uses.note("k" * length, 1)
+            self.assertEqual(self.uses.of("k" * length), kept)
 
     def test_what_is_used_while_it_is_trimmed_stays(self) -> None:
         for number in range(2 * MOST_KEPT):

@@ -13,6 +13,10 @@ MOST_KEPT = 2048
 """Keys whose counts are kept beyond their time in memory, and that can be the most used."""
 
 
+LONGEST_KEY = 512
+"""Characters of the longest key in the table: what clients ask for must not fill memory."""
+
+
 class UseCount:
     """Uses by key. Thread-safe but for `note`, which is for one thread at a time: each step on the
     table is one of the interpreter's own.
@@ -32,7 +36,8 @@ class UseCount:
         """A key has been used so often by now. The event loop calls it, so it removes nothing: a
         key that finds no room comes again with its next use.
         """
-        if len(self._uses) < 2 * MOST_KEPT or key in self._uses:
+        has_room = len(self._uses) < 2 * MOST_KEPT and len(key) <= LONGEST_KEY
+        if has_room or key in self._uses:
             self._uses[key] = uses
 
     def trim(self) -> None:
