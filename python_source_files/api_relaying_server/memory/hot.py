@@ -439,21 +439,15 @@ class HotCache:
             entry.quick[quick] = reply
             self._make_room()
 
-    def has_seen(self, head: bytes) -> bool:
-        """True where these bytes have been seen before, else that is noted. Only the event loop
-        calls this.
-        """
-        mark = hash(head)
-        if mark in self._seen_once:
-            return True
-        if len(self._seen_once) >= MAX_HEADS:
-            self._seen_once.clear()
-        self._seen_once.add(mark)
-        return False
-
     def learn(self, head: bytes, reply: Reply) -> None:
         """Remembers that this reply answers these bytes, if they were seen before."""
-        if len(head) > MAX_HEAD_SIZE or not self.has_seen(head):
+        if len(head) > MAX_HEAD_SIZE:
+            return
+        mark = hash(head)
+        if mark not in self._seen_once:
+            if len(self._seen_once) >= MAX_HEADS:
+                self._seen_once.clear()
+            self._seen_once.add(mark)
             return
         with self._lock:
             known = self.heads.get(head)

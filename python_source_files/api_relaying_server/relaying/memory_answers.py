@@ -63,18 +63,6 @@ class MemoryAnswers:
         self.forms = forms
         self._stored = StoredAnswers(keeper)
 
-    def _entry(self, key: str, request: RequestHead) -> Entry | None:
-        """What memory has under a key, as far as it may be used."""
-        hot = self._keeper.hot
-        entry = hot.peek(key)
-        if entry is None:
-            if request.raw is not None:
-                hot.has_seen(request.raw)  # so that the next one like it is learned at once
-            return None
-        if entry.doubts != hot.doubts and not self._keeper.settle(entry):
-            return None
-        return entry
-
     def from_memory(self, request: RequestHead, now: float) -> Reply | None:
         """The reply to a request if a fresh one is in memory, which then remembers the bytes of its
         head. Never blocks: the event loop calls it.
@@ -83,9 +71,11 @@ class MemoryAnswers:
         hot, policy = self._keeper.hot, self._keeper.policy
         asked = request.target
         target = policy.selecting_target(asked)
-        entry = self._entry(cache_key(target), request)
+        entry = hot.peek(cache_key(target))
+        if entry is None or (entry.doubts != hot.doubts and not self._keeper.settle(entry)):
+            return None
         # Where the relay's own word selects, the client's bytes do not hold it.
-        if entry is None or entry.selected_here or not _may_be_answered(request, policy):
+        if entry.selected_here or not _may_be_answered(request, policy):
             return None
         if policy.ignored_fields or policy.codings:
             request = as_counted(request, policy)
