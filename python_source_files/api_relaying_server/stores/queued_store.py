@@ -200,11 +200,12 @@ class QueuedStore(Store):
         return record.size <= self._storage.largest
 
     def write(self, key: str, record: Record) -> None:
-        if not self.takes(key, record):
+        size = record.size
+        if size > self._storage.largest:
             self._queue.delete(key)  # what is stored now is out of date
             self._count_dropped(1)
         else:
-            self._queue.put(key, record)
+            self._queue.put(key, record, size)
 
     def delete(self, key: str) -> None:
         self._queue.delete(key)

@@ -84,9 +84,11 @@ class WriteQueue:
 
     # For those who change and read
 
-    def put(self, key: str, record: Record) -> None:
-        """Let `record` be written for `key`, in place of what waited for it."""
-        size = record.size
+    def put(self, key: str, record: Record, size: int | None = None) -> None:
+        """Let `record` be written for `key`, in place of what waited for it. `size` is that of the
+        record, where it is known.
+        """
+        size = record.size if size is None else size
         dropped = 0
         with self._lock:
             if self.closed:
