@@ -262,12 +262,10 @@ class Relay:
         """What those requests have in common that one fetch may answer. It begins with the tick of
         the last invalidation: a request that comes after that never joins a fetch from before.
         """
-        return self._since(key) + self._wanted(request, key)
+        tick = self._keeper.facts.invalidations.last(key)
+        return f"{tick} {self._wanted(request, key)}"
 
-    def _since(self, key: str) -> str:
-        return f"{self._keeper.facts.invalidations.last(key)} "
-
-    def _lease_name(self, wanted: str, key: str) -> str:
+    def _lease_name(self, flight_key: str, key: str) -> str:
         """The same for all processes, whose ticks differ: it begins with the time of the last
         invalidation. After a while no fetch from before is under way; then it is left out, as a
         process that began later has not heard of it. Empty where there is no other process.
@@ -276,7 +274,7 @@ class Relay:
             return ""
         at = self._keeper.facts.invalidations.last_time(key)
         apart = f"{at:.6f}" if self._clock() < at + LEASE_AT_MOST else ""
-        return f"{apart} {wanted}"
+        return f"{apart} {flight_key.partition(' ')[2]}"
 
     def _wanted(self, request: RequestHead, key: str) -> str:
         names = self._keeper.facts.selecting(key)
@@ -289,11 +287,10 @@ class Relay:
         """True where a request that needs the upstream would wait for another one's fetch, which
         is under way in this process or another one of this machine.
         """
-        wanted = self._wanted(request, key)
-        flight_key = self._since(key) + wanted
+        flight_key = self._flight_key(request, key)
         if self._is_unshared(request, flight_key):
             return False
-        name = self._lease_name(wanted, key)
+        name = self._lease_name(flight_key, key)
         return self.flight.is_under_way(flight_key) or self._tools.coordinator.is_leased(name)
 
     def _is_unshared(self, request: RequestHead, flight_key: str) -> bool:
@@ -315,8 +312,7 @@ class Relay:
         did not fit: of those who waited there the first leads the next fetch.
         """
         for rounds in range(place.rounds + 1, ROUNDS + 1):
-            wanted = self._wanted(query.request, key)
-            flight_key = self._since(key) + wanted
+            flight_key = self._flight_key(query.request, key)
             if self._is_unshared(query.request, flight_key):
                 return self._lead(
                     query, Leader(flight_key), keeps_conditions=not query.ask.validate
@@ -324,7 +320,7 @@ class Relay:
             landing, leads = self.flight.join(flight_key, place.landing)
             place = Place(place.came, place.reason, rounds, landing, place.fetch, place.brief)
             if leads:  # the landing is ours now; the transfer gives it back
-                name = self._lease_name(wanted, key)
+                name = self._lease_name(flight_key, key)
                 return self._send_out(query, place, Leader(flight_key, landing, seen, name))
             if query.caller.parks and not landing.finished:
                 return _waiting(landing.on_finished, query.ask, place)
