@@ -520,6 +520,7 @@ TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "encrypted": ("encrypted/compare", encrypted),
     "admin-cost": ("admin_cost", admin_cost),
     "admin-crowds": ("admin_cost", admin_crowds),
+    "purge": ("purge", purge_times),
     "deployment": ("deployment", deployment),
 }
 """By the name in a document: the result file, and what makes the table of its content."""
