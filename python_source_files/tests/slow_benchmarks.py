@@ -86,10 +86,19 @@ class Tools(unittest.TestCase):
         self.assertEqual(told["machine"]["command"], "benchmarks/micro key")
         self.assertLessEqual({"cpu", "cores", "python", "date", "commit"}, set(told["machine"]))
 
+    def test_the_steps_of_a_miss_are_timed(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "budget.json")
+            done = self.run_tool("miss_budget", "--misses", "200", "--output", str(path))
+            self.assertEqual(done.returncode, 0, done.stderr)
+            told = json.loads(path.read_text(encoding="utf-8"))
+        self.assertTrue(all(one["us"] > 0 for one in told["steps"]), told["steps"])
+
     def test_every_tool_explains_itself(self) -> None:
         for name in ("compare", "load_test", "simulate", "workers", "cluster", "outage", "soak",
-                     "slow_clients", "probe_peers", "micro", "hit_ratio", "compression",
-                     "deployment", "upgrade", "growth", "tables"):  # fmt: skip
+                     "slow_clients", "probe_peers", "micro", "miss_budget", "hit_ratio",
+                     "compression", "flame", "deployment", "upgrade", "growth",
+                     "tables"):  # fmt: skip
             with self.subTest(name):
                 done = self.run_tool(name, "--help")
                 self.assertEqual(done.returncode, 0, done.stderr)
