@@ -171,24 +171,6 @@ def miss_budget(data: Json) -> str:
     return table(["step", "CPU µs", "share"], rows)
 
 
-def misses(data: Json) -> str:
-    """Stored misses of two states of the relay, of nginx and of a bare session."""
-    one = data["scenarios"]["misses"]
-    commits = data["machine"]["commits"]
-    rows = [
-        [
-            f"relay, {commits[who]}" if who in commits else who,
-            cell(median(one, who, "rate")),
-            cell(median(one, who, "p99")),
-            cell(median(one, who, "cpu"), "{:.0f}"),
-            f"{min(sample['cpu'] for sample in one['servers'][who]['samples']):.0f}",
-        ]
-        for who in one["servers"]
-    ]
-    note = f"Medians of {data['rounds']} rounds of {data['seconds']} s, one core each.\n"
-    return table(["who", "misses/s", "p99 µs", "CPU µs", "CPU µs, least"], rows) + "\n" + note
-
-
 def hit_ratio(data: Json) -> str:
     """The rule that says which entry leaves memory, beside others."""
     names = {"Lru": "least recently used", "Clock": "clock", "OurRule": "S3-FIFO, the relay's"}
@@ -528,7 +510,6 @@ TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "compare-more": ("compare", compare_more),
     "micro": ("micro", micro),
     "miss-budget": ("miss_budget", miss_budget),
-    "misses": ("misses/compare", misses),
     "compression": ("compression", compression),
     "hit-ratio": ("hit_ratio", hit_ratio),
     "connections": ("connections/compare", connections),

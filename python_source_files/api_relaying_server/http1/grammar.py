@@ -143,7 +143,12 @@ def _unix_time(found: re.Match[str], now: float) -> float | None:
 
 def format_date(when: float) -> str:
     """`when` (Unix time) as an IMF-fixdate."""
-    return formatdate(int(when), usegmt=True)
+    return _format_second(int(when))
+
+
+@lru_cache(maxsize=64)
+def _format_second(second: int) -> str:
+    return formatdate(second, usegmt=True)  # an origin without a Date has it made for each answer
 
 
 # --- entity-tags (RFC 9110, 8.8.3) ---
