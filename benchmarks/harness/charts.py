@@ -15,6 +15,11 @@ COLOURS = {
     "squid": "#7b8794",
     "seed": "#d64545",
     "failed": "#d64545",
+    "file, MiB": "#7b8794",
+    "memory, MiB": "#0b6e4f",
+    "to the first answer, ms": "#3b6fb6",
+    "store hit p50, µs": "#c98a2b",
+    "store hit p99, µs": "#d64545",
 }
 PLAIN = "#52606d"
 Bars = tuple[str, Sequence[tuple[str, float, str]]]
@@ -67,4 +72,17 @@ def timeline(title: str, lines: Sequence[Line], marks: Sequence[tuple[str, float
     chart.uuid = "chart"
     for name, line in drawn:
         chart.add(name, list(line))
+    return str(chart.render(is_unicode=True)) + "\n"
+
+
+def curves(title: str, places: Sequence[str], lines: Sequence[tuple[str, Sequence[float]]]) -> str:
+    """A line for each name over the same places, on a logarithmic scale: what grows with the
+    places climbs as they do, what stays is flat.
+    """
+    names = [name for name, _ in lines]
+    chart = pygal.Line(**_settings(title, names), height=420, logarithmic=True)
+    chart.uuid = "chart"
+    chart.x_labels = list(places)
+    for name, values in lines:
+        chart.add(name, list(values))
     return str(chart.render(is_unicode=True)) + "\n"

@@ -512,6 +512,7 @@ TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "miss-budget": ("miss_budget", miss_budget),
     "compression": ("compression", compression),
     "hit-ratio": ("hit_ratio", hit_ratio),
+    "growth": ("growth", growth),
     "connections": ("connections/compare", connections),
     "load-capacity": ("load/report", load_capacity),
     "load-model": ("load/report", load_model),
@@ -572,3 +573,19 @@ def compare_chart() -> str:
             groups.append((scenario["title"][:48], bars))
     when = data["machine"]["date"][:10]
     return charts.bars(f"Requests per second on one core, nginx = 1 ({when})", groups)
+
+
+def growth_chart() -> str:
+    """The chart of `growth`: what a store of many URLs changes."""
+    from . import charts  # only who draws needs pygal
+
+    rows = result("growth")["rows"]
+    lines = [
+        ("file, MiB", [row["file_mib"] for row in rows]),
+        ("to the first answer, ms", [row["start_ms"] for row in rows]),
+        ("memory, MiB", [row["memory_mib"] for row in rows]),
+        ("store hit p50, µs", [row["p50_ms"] * 1000 for row in rows]),
+        ("store hit p99, µs", [row["p99_ms"] * 1000 for row in rows]),
+    ]
+    places = [f"{row['urls']:,}" for row in rows]
+    return charts.curves("A store of so many URLs", places, lines)
