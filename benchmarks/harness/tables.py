@@ -418,6 +418,21 @@ def connections(data: Json) -> str:
     return table(head, rows) + "\n" + note
 
 
+def stored(data: Json) -> str:
+    """A row of `compare` beside the relay of an earlier commit, and nginx."""
+    rows = []
+    for one in data["scenarios"].values():
+        before = next(name for name in one["servers"] if name.startswith("relay@"))
+        for name, what in ((before, "before"), ("relay", "now"), ("nginx", "nginx")):
+            rate, peer = median(one, name, "rate"), median(one, "nginx", "rate")
+            share = rate / peer if rate is not None and peer else None
+            row = [f"{one['title']}: {what}", cell(rate), cell(share, "{:.2f}")]
+            row += [cell(median(one, name, "p99")), cell(median(one, name, "cpu"), "{:.1f}")]
+            rows.append([*row, cell(median(one, name, "pss"))])
+    note = f"Medians of {data['rounds']} rounds of {data['seconds']} s, in turns, one core each.\n"
+    return table(["load", "req/s", "× nginx", "p99 µs", "CPU µs", "MiB"], rows) + "\n" + note
+
+
 def admin_cost(data: Json) -> str:
     """Hits per second without an admin address, and with one that is scraped."""
     rows = [
@@ -528,6 +543,9 @@ TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "soak": ("soak", soak),
     "upgrade": ("upgrade", upgrade),
     "encrypted": ("encrypted/compare", encrypted),
+    "stored-records": ("stored/records/compare", stored),
+    "stored-little-memory": ("stored/records-stored/compare", stored),
+    "stored-zipf": ("stored/zipf/compare", stored),
     "admin-cost": ("admin_cost", admin_cost),
     "admin-crowds": ("admin_cost", admin_crowds),
     "purge": ("purge", purge_times),

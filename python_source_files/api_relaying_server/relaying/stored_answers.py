@@ -1,11 +1,17 @@
 """The straight path from the store to a client, past memory, for the plain case of a hit.
 
-The store reader's thread goes it; the event loop sends what it gives. Of some 50 us of processor
-time (docs/performance.md, "A response from the store") a fifth is the kernel's, a fifth SQLite's,
-a fifth the loop's for head and hand-over, and two fifths are spent here: checking and taking apart
-the record, deciding (`caching.plain`), rendering. It makes no entry in memory, no reply and no
-section of fields, and takes a lock four times: for the queue of writes, the reading connection and
-two counters. What is not plain goes into memory, where the general rules decide.
+The store reader's thread goes it; the event loop sends what it gives. The budget, in hundredths of
+the processor time of such an answer outside of the kernel (docs/performance.md, "A response from
+the store"):
+
+    20   the loop: the request's head, whether the store may help, the hand-over
+    20   SQLite, with the connection that is lent for it
+    25   the record: checked and taken apart (`stores.record.loads_pieces`)
+    20   the rules (`caching.plain`), rendering, counting: this file
+    15   what is asked around them: keys, the queue of writes, purges, whether memory wants it
+
+It makes no entry in memory, no reply and no section of fields. What is not plain goes into memory,
+where the general rules decide.
 """
 
 from __future__ import annotations

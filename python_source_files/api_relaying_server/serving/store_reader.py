@@ -1,4 +1,4 @@
-"""One thread that loads responses from the store into memory, for many connections at once.
+"""One thread that answers from the store, or loads into memory what is there, for many connections.
 
 A thread for each response that the store has costs more for being woken than for reading it
 (measured: 300 us of processor time, of which reading, deciding and answering took 60). So one
@@ -14,7 +14,7 @@ This file must not know what is in the store, nor how a request is answered.
 #            v
 #   reader: load each one              the reader owns them
 #            |
-#            +-- in memory now ------> on_loaded: all of a batch, back to the loop
+#            +-- answer, or memory --> on_loaded: all of a batch, back to the loop
 #            +-- anything else ------> on_missing: one by one, to a handler's thread
 # fmt: on
 
@@ -50,9 +50,9 @@ class StoreReader:
     """Reads the store for connections. `add` and `submit` are for the event loop.
 
     `may_help` tells for which requests a read may help, and never blocks. `load` reads what a
-    connection asks for into memory, and tells whether it is there now. `on_loaded` and `on_missing`
-    then get the connections. `batch` is what has been added and not submitted; `expected` is the
-    time of a read, in seconds of `clock`.
+    connection asks for, and tells whether its answer is ready or in memory now. `on_loaded` and
+    `on_missing` then get the connections. `batch` is what has been added and not submitted;
+    `expected` is the time of a read, in seconds of `clock`.
     """
 
     def __init__(
