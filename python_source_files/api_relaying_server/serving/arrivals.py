@@ -85,23 +85,27 @@ class Arrivals:
         except OSError:
             data = b""
         reply = self._only_reply(data)
-        wire = (reply.wire or reply.rendered(self._loop.now)) if reply is not None else b""
-        sent = _written(fd, wire) if wire else 0
-        if reply is not None and sent:
-            reply.hits += 1
-            if self._loop.on_hit is not None:
-                self._loop.on_hit((address[0], data, reply, self._loop.now))
-        if not data or (sent and sent == len(wire)):
+        if reply is None:
+            if not data:
+                os.close(fd)
+                return False
+            conn = self._take(fd, family, address)
+            self._connections.watch(conn)
+            self._loop.received(conn, data)
+            return True
+        # Before the call: meanwhile the entry may leave memory, and its count be read.
+        reply.hits += 1
+        wire = reply.wire or reply.rendered(self._loop.now)
+        sent = _written(fd, wire)
+        if self._loop.on_hit is not None:
+            self._loop.on_hit((address[0], data, reply, self._loop.now))
+        if sent < 0 or sent == len(wire):
             os.close(fd)
             return False
         conn = self._take(fd, family, address)
-        if sent:
-            conn.closes = True
-            conn.move(READING)
-            self._loop.sent_partly(conn, wire, sent)
-        else:
-            self._connections.watch(conn)
-            self._loop.received(conn, data)
+        conn.closes = True
+        conn.move(READING)
+        self._loop.sent_partly(conn, wire, sent)
         return True
 
     def _take(self, fd: int, family: int, address: Any) -> Connection:
@@ -173,8 +177,10 @@ class Arrivals:
 
 
 def _written(fd: int, wire: bytes) -> int:
-    """How much of an answer the client takes at once."""
+    """How much of an answer the client takes at once, -1 where it has gone."""
     try:
         return os.write(fd, wire)
-    except OSError:
+    except BlockingIOError:
         return 0
+    except OSError:
+        return -1
