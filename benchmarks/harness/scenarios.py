@@ -297,7 +297,7 @@ def _zipf(urls: int) -> Scenario:
         _measure_zipf,
         _prepare_zipf,
         labels=(*CACHES, "seed"),
-        bars=(at_least(20, "seed"), at_least(1 / 3, "nginx")),
+        bars=(at_least(20, "seed"), at_least(0.8, "nginx")),
         columns=("rate", "p50", "p99", "cpu", "pss", "origin"),
         options=Options(relay_flags=(f"--hot-size={urls * HOT_TIER_PER_URL // 1024}KiB",)),
     )
@@ -402,7 +402,7 @@ FIXED_SCENARIOS: tuple[Scenario, ...] = (
         _measure_misses,
         _prepare_misses,
         labels=(*CACHES, "seed", SESSION),
-        bars=(at_least(0.6, SESSION),),
+        bars=(at_least(0.6, SESSION), Bar("cpu", False, 250)),
         columns=("rate", "p50", "p99", "cpu", "pss", "stored"),
     ),
     Scenario(
@@ -410,7 +410,7 @@ FIXED_SCENARIOS: tuple[Scenario, ...] = (
         "hits (these columns) while 50 connections miss against a 200 ms upstream",
         _measure_mixed,
         SMALL_PREPARE,
-        bars=(Bar("p99", False, 5000),),
+        bars=(at_most(2, "nginx", "p99"),),
         columns=("rate", "p50", "p99", "miss_rate", "miss_p99"),
     ),
     Scenario(

@@ -79,7 +79,7 @@ class SharedAcceptorTest(unittest.TestCase):
         self.acceptor.each_second(NOW)
         self.assertEqual(self.balance.say_ready.call_count, 2)
         self.connect(3)
-        self.acceptor.stop_listening(NOW)
+        self.acceptor.stop_listening(NOW, 0.0)
         self.balance.leave.assert_called_once_with()
         self.assertEqual(len(self.accepted), 3)
         self.acceptor.each_second(NOW)

@@ -448,8 +448,16 @@ class StartTest(unittest.TestCase):
 
     def test_the_default_port_in_use_is_a_warning(self) -> None:
         with contextlib.ExitStack() as stack:
-            with contextlib.suppress(OSError):  # another program has it: as well
-                stack.enter_context(socket.create_server(("127.0.0.1", 8001)))
+
+            def taken() -> bool:
+                with contextlib.suppress(OSError):
+                    stack.enter_context(socket.create_server(("127.0.0.1", 8001)))
+                    return True
+                return False
+
+            # Another program may have it for a moment; for longer, it is as well.
+            with contextlib.suppress(AssertionError):
+                eventually(taken, "the port is taken", 5.0)
             for workers in ("1", "2"):
                 with (
                     self.subTest(workers),

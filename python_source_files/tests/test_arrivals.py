@@ -4,10 +4,20 @@ way; and each is counted and closed once.
 
 from __future__ import annotations
 
+import signal
 import socket
+import unittest
 
 from api_relaying_server.serving.connection import WRITING
-from tests.relay_support import set_reset_on_close
+from tests.relay_support import (
+    RunningRelay,
+    ScriptedOrigin,
+    eventually,
+    read_reply,
+    request_bytes,
+    response,
+    set_reset_on_close,
+)
 from tests.test_front import HEAD, FrontTestCase, Ready
 
 
@@ -76,3 +86,29 @@ class OnlyRequestTest(FrontTestCase):
         self.say(client, HEAD)
         self.assertEqual([self.said(client), self.said(client)], [b"known", b""])
         self.assertEqual((self.reply.hits, len(self.front)), (1, 0))
+
+
+class StoppingTest(unittest.TestCase):
+    """A client that has connected, and sends its request when the relay stops."""
+
+    def test_it_is_answered(self) -> None:
+        for workers in ("1", "2"):
+            with (
+                self.subTest(workers),
+                ScriptedOrigin(lambda asked: response(200, (), b"told")) as origin,
+                RunningRelay(origin.url, "--workers", workers, "--cache", "memory://") as relay,
+                relay.connect() as silent,
+            ):
+                relay.signal(signal.SIGTERM)
+                eventually(lambda: "draining" in relay.log(), "it stops")
+                silent.sendall(request_bytes("GET", "/x", (), None))
+                reply = read_reply(silent)
+                self.assertEqual((reply.status, reply.get("connection")), (200, "close"))
+
+    def test_who_says_nothing_is_not_waited_for(self) -> None:
+        with (
+            ScriptedOrigin(lambda asked: response(200, (), b"told")) as origin,
+            RunningRelay(origin.url, "--cache", "memory://") as relay,
+            relay.connect(),
+        ):
+            self.assertEqual(relay.stop(), 0)

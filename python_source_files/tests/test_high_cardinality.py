@@ -10,6 +10,7 @@ from api_relaying_server.http1 import heads
 from api_relaying_server.http1.chunked import ChunkedDecoder
 from api_relaying_server.http1.heads import KnownLines
 from tests.relay_support import RunningRelay, ScriptedOrigin, response
+from tests.relay_world import World, reply
 
 MANY = heads.KNOWN_LINES_OF_A_NAME + 8
 
@@ -54,6 +55,23 @@ class KnownLinesTest(unittest.TestCase):
         self.assertIn(
             b"X-Trace: two", known.without_high_cardinality(head(1, more="X-Trace: two\r\n")) or b""
         )
+
+    def test_what_answers_depend_on_is_never_high_cardinality(self) -> None:
+        known = KnownLines()
+        known.deciding = frozenset(("if-none-match",))
+        for number in range(heads.KNOWN_LINES_OF_A_NAME + 2):
+            known.read_field(b'If-None-Match: "%d"' % number)
+            known.read_field(b"X-Trace: %d" % number)
+        self.assertEqual(known.high_cardinality_names, frozenset(("x-trace",)))
+        World(lambda call: reply(200))  # a relay tells which
+        self.assertLessEqual({"if-none-match", "range", "origin"}, heads.known_lines.deciding)
+
+    def test_a_name_that_others_drove_out_comes_back(self) -> None:
+        others = [f"X-{n}" for n in range(heads.HIGH_CARDINALITY_NAMES)]
+        known = self.high_cardinality("X-Trace", *others)
+        self.assertNotIn("x-trace", known.high_cardinality_names)
+        known.read_field(b"X-Trace: one more")
+        self.assertIn("x-trace", known.high_cardinality_names)
 
     def test_what_a_head_must_hold_is_never_high_cardinality(self) -> None:
         self.assertEqual(

@@ -129,9 +129,7 @@ class RecipeCase(unittest.TestCase):
         if title not in recipes():
             self.fail(f"{PAGE} has no recipe {title!r}")
         for block in recipes()[title]:
-            text = block.text.replace(API, f"{api.url}/v1").replace(":8000", f":{self.port}")
-            text = text.replace("8443", str(self.tls_port))
-            text = text.replace(PAGES_ORIGIN, f"http://localhost:{self.page_port}")
+            text = self.placed(block.text, api)
             if block.kind == "comment":
                 self.assertEqual(text, "api: down")
                 api.close()
@@ -144,6 +142,18 @@ class RecipeCase(unittest.TestCase):
                 self.start(text, port)
             else:
                 (self.folder / block.name).write_text(text)
+
+    def placed(self, text: str, api: ScriptedOrigin) -> str:
+        """A text with the places of here; all at once, for a port may hold the digits of
+        another.
+        """
+        places = {
+            API: f"{api.url}/v1",
+            ":8000": f":{self.port}",
+            "8443": str(self.tls_port),
+            PAGES_ORIGIN: f"http://localhost:{self.page_port}",
+        }
+        return re.sub("|".join(map(re.escape, places)), lambda m: places[m[0]], text)
 
     def start(self, text: str, port: int) -> None:
         """Starts a program in place of the one at its port, and waits until it listens."""

@@ -89,6 +89,8 @@ class KnownLines:
         # stands before its line in a head; and the same in lower case.
         self.high_cardinality: tuple[bytes, ...] = ()
         self.high_cardinality_names: frozenset[str] = frozenset()
+        # Names that are none of these, however many values come: answers depend on them.
+        self.deciding: frozenset[str] = frozenset()
 
     def read_field(self, line: bytes) -> Line:
         """One field line without its line end. Raises BadRequest."""
@@ -102,14 +104,15 @@ class KnownLines:
                 self.fields, self._names, count = {}, {}, 0
             self._names[field[0]] = count + 1
             self.fields[line] = field
-            if count + 1 == KNOWN_LINES_OF_A_NAME:
-                self._note_high_cardinality(field)
+            count += 1
+        if count >= KNOWN_LINES_OF_A_NAME and field[0] not in self.high_cardinality_names:
+            self._note_high_cardinality(field)
         return field
 
     def _note_high_cardinality(self, field: Line) -> None:
         lower, name, _, mark = field
         # What a head must hold, what tells where its body ends and who asks are always read.
-        if mark == 0:
+        if mark == 0 and lower not in self.deciding:
             begin = b"\r\n" + name.encode("latin-1") + b":"
             others = [known for known in self.high_cardinality if known != begin]
             self.high_cardinality = (begin, *others[: HIGH_CARDINALITY_NAMES - 1])

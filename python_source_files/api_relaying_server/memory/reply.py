@@ -173,10 +173,8 @@ class Reply:
         self.wire = b""
 
     def retire(self) -> None:
-        """Ends it for good, and frees what it holds."""
+        """Ends it for good. It keeps its bytes: another event loop may be about to send them."""
         self.kept, self.valid_until = False, 0.0
-        self._fields = self._body = b""
-        self.tail = ()
 
 
 class Passing:

@@ -14,6 +14,7 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import shape_of
 from api_relaying_server.caching.reuse import (
     CACHED_METHODS,
+    INFLUENTIAL_FIELDS,
     Assessed,
     Fresh,
     as_counted,
@@ -62,6 +63,7 @@ class MemoryAnswers:
         self._keeper = keeper
         self.forms = forms
         self._stored = StoredAnswers(keeper)
+        known_lines.deciding = INFLUENTIAL_FIELDS
 
     def from_memory(self, request: RequestHead, now: float) -> Reply | None:
         """The reply to a request if a fresh one is in memory, which then remembers the bytes of its

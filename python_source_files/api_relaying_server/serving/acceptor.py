@@ -27,7 +27,7 @@ from api_relaying_server.serving.connection import (
     Limits,
 )
 from api_relaying_server.serving.connections import Connections
-from api_relaying_server.serving.listeners import BACKLOG, Balance, Listeners
+from api_relaying_server.serving.listeners import BACKLOG, Balance, Listeners, have_deferred
 from api_relaying_server.serving.peers import UNIX
 from api_relaying_server.serving.poller import READ, Poller
 
@@ -58,6 +58,8 @@ DESCRIPTORS_BACK = 8
 SHORTAGE = 60.0
 """Seconds after the last sign of such a shortage for which it lasts: it is logged once."""
 
+
+_NEVER = float("inf")
 
 _give_way: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
@@ -94,6 +96,7 @@ class Acceptor:
         self._room = limits.connections
         self._candidates: deque[tuple[tuple[int, float], Connection]] = deque()
         self._yields_since = 0.0
+        self._ends_at = _NEVER  # when it listens no more
 
     @property
     def sockets(self) -> list[socket.socket]:
@@ -195,7 +198,9 @@ class Acceptor:
 
     def each_second(self, now: float) -> None:
         """Accepts again after a pause, and as many as before when a shortage is over."""
-        if self._balance is not None and self._listeners:
+        if self._listeners and now >= self._ends_at:
+            self._end(now)
+        if self._balance is not None and self._listeners and self._ends_at == _NEVER:
             self._balance.say_ready()
         if self._again_at and now >= self._again_at:
             self._again_at = 0.0
@@ -252,10 +257,19 @@ class Acceptor:
         for fd in self._listeners:
             self._poller.forget(fd)
 
-    def stop_listening(self, now: float) -> None:
-        """Listens no more. Clients that have connected already are still accepted."""
+    def stop_listening(self, now: float, patience: float) -> None:
+        """Listens no more. Clients that have connected already are still accepted; where there are
+        some whose request has not come, for so many seconds.
+        """
         if self._balance is not None:
             self._balance.leave()
+        self._ends_at = now
+        if patience and have_deferred(list(self._listeners.values())):
+            self._ends_at = now + patience
+        else:
+            self._end(now)
+
+    def _end(self, now: float) -> None:
         for fd, sock in self._listeners.items():
             self._accept(sock, now, BACKLOG)
             self._poller.forget(fd)

@@ -660,7 +660,7 @@ class Front:
             self.handover.stop()
             self.heads = {}  # no reply goes out as it is: each has to say that it is the last
             self._drain_until = self.loop_time + drain
-            self._acceptor.stop_listening(self.loop_time)
+            self._acceptor.stop_listening(self.loop_time, GRACE if idle_too and drain else 0.0)
             for conn in list(self._by_fd.values()):
                 if conn.state == RETURNED:
                     self._take_back(conn)
@@ -701,7 +701,8 @@ class Front:
         self.handover.call_soon_threadsafe(end)
 
     def _end_if_drained(self) -> None:
-        if not self._by_fd or self.loop_time >= self._drain_until:
+        is_empty = not self._by_fd and not self._acceptor.sockets
+        if is_empty or self.loop_time >= self._drain_until:
             self._running = False
         else:
             self._next_second = min(self._next_second, self.loop_time + 0.05)

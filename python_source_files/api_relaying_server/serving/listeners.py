@@ -24,6 +24,9 @@ BACKLOG = 1024
 SILENT = 1
 """Seconds for which a new connection may be the system's alone while nothing has come on it."""
 
+_HANDSHAKE = "03"
+"""The state SYN_RECV in the tables of the system, which a deferred connection has."""
+
 UNIX_UMASK = 0o117
 """Leaves the mode 0660 to a Unix socket: its user and group may connect."""
 
@@ -98,6 +101,24 @@ def defer(sockets: Sequence[socket.socket]) -> None:
     if hasattr(socket, "TCP_DEFER_ACCEPT"):
         for sock in sockets:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, SILENT)
+
+
+def have_deferred(sockets: Sequence[socket.socket]) -> bool:
+    """True where the system keeps a connection to one of these to itself, and stops doing so: it
+    can be accepted as soon as its request comes. Closing the sockets would reset it.
+    """
+    ports = set()
+    for sock in sockets:
+        if sock.family != socket.AF_UNIX and hasattr(socket, "TCP_DEFER_ACCEPT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
+            ports.add(f"{sock.getsockname()[1]:04X}")
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError), open(table, encoding="ascii") as lines:
+            for line in lines:
+                _, local, _, state, *_ = line.split()
+                if state == _HANDSHAKE and local.rpartition(":")[2] in ports:
+                    return True
+    return False
 
 
 def _listener(family: int, address: tuple[Any, ...]) -> socket.socket:
