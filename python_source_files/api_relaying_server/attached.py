@@ -38,15 +38,23 @@ def _stop_without(parent: socket.socket) -> None:
     """Has a signal tell when the socket ends: a thread could not be there before workers fork."""
 
     def look(*_: object) -> None:
-        with contextlib.suppress(BlockingIOError, InterruptedError):
-            if not parent.recv(1, socket.MSG_DONTWAIT):
-                signal.signal(signal.SIGIO, signal.SIG_IGN)
-                os.kill(os.getpid(), signal.SIGTERM)
+        if _has_ended(parent):
+            signal.signal(signal.SIGIO, signal.SIG_IGN)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(signal.SIGIO, look)
     fcntl.fcntl(parent, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(parent, fcntl.F_SETFL, fcntl.fcntl(parent, fcntl.F_GETFL) | os.O_ASYNC)
     look()  # it may have gone before
+
+
+def _has_ended(parent: socket.socket) -> bool:
+    try:
+        return not parent.recv(1, socket.MSG_DONTWAIT)
+    except (BlockingIOError, InterruptedError):
+        return False
+    except OSError:  # it has not read all that it was told
+        return True
 
 
 if __name__ == "__main__":

@@ -160,6 +160,22 @@ class ContextTest(unittest.TestCase):
             raise KeyError
         self.assertTrue(relay.log().rstrip().endswith("stopped"), relay.log())
 
+    def test_it_ends_though_what_it_has_told_was_not_read(self) -> None:
+        here, there = socket.socketpair()
+        command = [sys.executable, "-m", "api_relaying_server.attached", "--demo", "--port", "0"]
+        with there:
+            relay = subprocess.Popen(
+                [*command, "--admin", "off"],
+                cwd=SOURCES,
+                stdin=there.fileno(),
+                stderr=subprocess.DEVNULL,
+            )
+        self.addCleanup(relay.kill)
+        here.settimeout(PATIENCE)
+        self.assertTrue(here.recv(1, socket.MSG_PEEK))
+        here.close()
+        self.assertEqual(relay.wait(PATIENCE), 0)
+
     def test_it_ends_with_the_process_that_has_started_it(self) -> None:
         for workers in ("1", "2"):
             with self.subTest(workers=workers):
