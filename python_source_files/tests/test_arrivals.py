@@ -7,6 +7,7 @@ from __future__ import annotations
 import signal
 import socket
 import unittest
+from unittest import mock
 
 from api_relaying_server.serving.connection import WRITING
 from tests.relay_support import (
@@ -79,6 +80,20 @@ class OnlyRequestTest(FrontTestCase):
         self.reply.closes, self.reply.tail = True, (b" tail",)  # type: ignore[assignment]
         client = self.comes()
         self.assertEqual([self.said(client), self.said(client)], [b"known tail", b""])
+
+    def test_one_at_which_something_fails_is_closed_and_counted_no_more(self) -> None:
+        def fail(*_: object) -> bool:
+            raise MemoryError
+
+        self.begin(per_client=1)
+        for place, name in ((self.front, "on_hit"), (self.reply, "renew")):
+            with self.subTest(name), mock.patch.object(place, name, fail):
+                self.reply.valid_until = 0.0 if name == "renew" else self.wall + 60
+                with self.assertRaises(MemoryError):
+                    self.comes()
+            self.reply.valid_until = self.wall + 60
+            client = self.comes()
+            self.assertEqual([self.said(client), self.said(client)], [b"known", b""])
 
     def test_a_silent_one_is_waited_for(self) -> None:
         client = self.comes(b"")

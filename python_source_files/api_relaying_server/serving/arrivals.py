@@ -84,7 +84,18 @@ class Arrivals:
             return True
         except OSError:
             data = b""
-        reply = self._only_reply(data)
+        try:
+            reply = self._only_reply(data)
+            if reply is not None:
+                # Before the call: meanwhile the entry may leave memory, and its count be read.
+                reply.hits += 1
+                wire = reply.wire or reply.rendered(self._loop.now)
+                sent = _written(fd, wire)
+                if self._loop.on_hit is not None:
+                    self._loop.on_hit((address[0], data, reply, self._loop.now))
+        except BaseException:
+            self._connections.close(self._take(fd, family, address))
+            raise
         if reply is None:
             if not data:
                 os.close(fd)
@@ -93,12 +104,6 @@ class Arrivals:
             self._connections.watch(conn)
             self._loop.received(conn, data)
             return True
-        # Before the call: meanwhile the entry may leave memory, and its count be read.
-        reply.hits += 1
-        wire = reply.wire or reply.rendered(self._loop.now)
-        sent = _written(fd, wire)
-        if self._loop.on_hit is not None:
-            self._loop.on_hit((address[0], data, reply, self._loop.now))
         if sent < 0 or sent == len(wire):
             os.close(fd)
             return False
