@@ -193,9 +193,7 @@ def counting_uses(note: Callable[[str], object]) -> Callable[[Served], None]:
 
     def answered(served: Served) -> None:
         if served.result in USES:
-            words = served.head.split(b" ", 2)
-            if len(words) == 3:
-                note(words[1].decode("latin-1"))
+            note(served.target)
 
     return answered
 

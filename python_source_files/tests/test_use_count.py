@@ -69,9 +69,9 @@ class ThreadsTest(unittest.TestCase):
         noted: list[str] = []
         answered = counting_uses(noted.append)
         for result in RESULTS:
-            head = f"GET /{result}?x=1 HTTP/1.1\r\n\r\n".encode()
-            answered(Served("", head, 200, 1, result, None, 0.0, 0.0))
-        answered(Served("", b"malformed", 400, 1, "hit", None, 0.0, 0.0))
+            head = f"GET http://any/{result}?x=1 HTTP/1.1\r\n\r\n".encode()
+            target = f"/{result}?x=1"
+            answered(Served("", head, 200, 1, result, None, 0.0, 0.0, target=target))
         self.assertEqual(noted, ["/hit?x=1", "/stale?x=1", "/revalidated?x=1"])
 
 
@@ -168,6 +168,7 @@ class OverHttpTest(unittest.TestCase):
         for target, times in (("/299", 9), ("/250", 7), ("/001", 3)):
             for _ in range(times):
                 used[target] += self.is_hit(relay, target)
+            used[target] += self.is_hit(relay, "http://any" + target)
         top = [("/299", used["/299"]), ("/250", used["/250"]), ("/001", used["/001"])]
         eventually(lambda: self.listed(relay, "order=uses&limit=3") == top, f"{top}")
         self.assertEqual(self.listed(relay, "order=uses&prefix=/2&limit=2"), top[:2])

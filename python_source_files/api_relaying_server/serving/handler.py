@@ -261,6 +261,7 @@ class RelayHandler(BaseHTTPRequestHandler):
             at=time.time(),
             number=self._number,
             request_id=self.conn.number,
+            target=request.target,
         )
 
 

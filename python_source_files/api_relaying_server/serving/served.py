@@ -65,6 +65,7 @@ class Served(NamedTuple):
     - `took`, `at`: seconds from the request's head to the end of the answer; the Unix time then.
     - `number`: under which the relay's own log says more, if it does; `request_id`: the id of the
       request, empty where it has none yet.
+    - `target`: the request's, in origin-form; empty where it could not be read.
     """
 
     address: str
@@ -77,6 +78,7 @@ class Served(NamedTuple):
     at: float
     number: str = ""
     request_id: str = ""
+    target: str = ""
 
 
 OnHit = Callable[[Hit], object]
