@@ -13,7 +13,7 @@ from typing import Callable
 from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
-from api_relaying_server.caching.stored import Record, StoredResponse
+from api_relaying_server.caching.stored import Record, Single, StoredResponse
 from api_relaying_server.cluster.file_locks import lock_file
 from api_relaying_server.cluster.message_text import encode
 from api_relaying_server.cluster.shared_memory import LOST, RingWriter, SharedMemory
@@ -200,16 +200,16 @@ class Changes(TwoWorkers):
                 changer.store.flush(PATIENCE)
 
     def read_during(self, reader: Worker, change: Callable[[], None]) -> list[bytes]:
-        read = reader.store.read
+        read = reader.store.read_pieces
 
-        def read_slowly(key: str) -> Record | None:
+        def read_slowly(key: str) -> Single | Record | None:
             found = read(key)
             if key == KEY:  # and not the marks of purges
-                with mock.patch.object(reader.store, "read", read):
+                with mock.patch.object(reader.store, "read_pieces", read):
                     change()
             return found
 
-        with mock.patch.object(reader.store, "read", read_slowly):
+        with mock.patch.object(reader.store, "read_pieces", read_slowly):
             return reader.bodies()
 
     def test_a_change_starts_from_what_lies_in_the_store(self) -> None:
@@ -224,7 +224,7 @@ class Changes(TwoWorkers):
     def test_a_change_starts_from_memory_while_the_store_fails(self) -> None:
         self.both_know()
         with (
-            mock.patch.object(self.one.store, "read", return_value=None),
+            mock.patch.object(self.one.store, "read_pieces", return_value=None),
             mock.patch.object(type(self.one.store), "fault", "locked"),
         ):
             self.one.add(response("fine", accept="fine"))
@@ -272,7 +272,7 @@ class Changes(TwoWorkers):
 
     def test_who_looks_again_after_nothing_happened_does_not_read(self) -> None:
         seen = self.other.keeper.see(KEY)
-        with mock.patch.object(self.other.store, "read") as read:
+        with mock.patch.object(self.other.store, "read_pieces") as read:
             self.assertIsNone(self.other.keeper.changed_since(KEY, seen, surely=False))
         read.assert_not_called()
 

@@ -52,8 +52,11 @@ LATEST = 253402300799.0
 LAST_EPOCH = 2**53
 """Epochs are numbers that any reader of JSON holds exactly."""
 
-MOST_NAMES = 4096
+MOST_NAMES = 2048
 """Names that are remembered as right, of response fields and of selecting ones."""
+
+KNOWN_FIELDS = 24
+"""Fields of a response up to which their names are remembered together."""
 
 LARGEST_TOMBSTONE = 64
 """Bytes that a record without a response takes at most; any with one takes more."""
@@ -189,7 +192,8 @@ def _single(
         raise ValueError("the reason or a position is of a wrong type")
     if type(fields) is not list or len(fields) % 2 or len(fields) > 2 * MAX_FIELDS:
         raise ValueError("the fields are no list of pairs, or too many")
-    names, framing = _known_names(tuple(fields[::2]))
+    names = tuple(fields[::2])
+    names, framing = _known_names(names) if len(names) <= KNOWN_FIELDS else _checked_names(names)
     values = fields[1::2]
     "".join(values)  # all text
     if framing is not None and not (len(framing) == 1 and values[framing[0]] == str(length)):
@@ -318,6 +322,10 @@ def _known_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ..
     """The same names, all being right, as one object for all records that have them; and the places
     of `Content-Length`, None where there is none.
     """
+    return _checked_names(names)
+
+
+def _checked_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
     "".join(names)  # all text
     places = tuple([at for at, name in enumerate(names) if _mark(name)])
     return names, places or None
