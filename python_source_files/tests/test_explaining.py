@@ -6,6 +6,7 @@ import logging
 import unittest
 from collections import Counter
 from typing import Callable
+from zlib import crc32
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.purging import Effect
@@ -331,6 +332,13 @@ class UnstoredTest(unittest.TestCase):
         for key in set(keys) - set(known):
             table.forget(key)  # another one's
         self.assertEqual(len(known), sum(number != 0 for number in numbers))
+
+    def test_no_client_can_find_a_key_that_is_taken_for_another(self) -> None:
+        table = Unstored()
+        one, other = "GET /plumless", "GET /buckeroo"
+        self.assertEqual(crc32(one.encode(), 7), crc32(other.encode(), 7))
+        table.note(one, "private", NOW)
+        self.assertIsNone(table.why(other))
 
     def test_a_reason_without_a_name_here_says_nothing(self) -> None:
         table = Unstored()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from typing import Protocol
-from zlib import crc32
 
 from api_relaying_server.caching.storing import RULES
 
@@ -76,6 +75,9 @@ class Unstored:
 
 
 def _place_of(key: str) -> tuple[int, int]:
-    """The place of a key in the table, and its mark there."""
-    number = crc32(key.encode("utf-8", "surrogatepass"))
-    return number % PLACES, number >> 8
+    """The place of a key in the table, and its mark there: by the interpreter's own hash, which has
+    a random key that workers have by the fork. Under a checksum a client could find a target that
+    is taken for another one, whatever number it begins with.
+    """
+    number = hash(key) & 0xFFFFFFFFFFFFFFFF
+    return number % PLACES, number >> 40
