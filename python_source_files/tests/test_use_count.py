@@ -9,7 +9,7 @@ from unittest import mock
 
 from api_relaying_server.cluster.shared_counters import SharedCounters
 from api_relaying_server.cluster.shared_memory import LONGEST_TEXT, SharedMemory
-from api_relaying_server.cluster.shared_uses import SharedUses
+from api_relaying_server.cluster.shared_uses import LEFT, SharedUses
 from api_relaying_server.counters import NAMES, counting_uses
 from api_relaying_server.figures import GAUGES
 from api_relaying_server.memory.use_count import (
@@ -91,7 +91,7 @@ class Worker:
 
 class SharedUsesTest(unittest.TestCase):
     def setUp(self) -> None:
-        memory = SharedMemory(5)
+        memory = self.memory = SharedMemory(5)
         self.counters = SharedCounters(memory, 0)
         self.parent = SharedUses(memory, 0, self.counters.workers)
         self.admin = SharedUses(memory, 4, self.counters.workers)
@@ -130,6 +130,30 @@ class SharedUsesTest(unittest.TestCase):
             self.parent.take_over(number)
             self.assertEqual(self.ask("a", most=9)["a"], 31)
         self.assertEqual(self.ask("a", "b", "c"), {"a": 31, "b": 22, "c": 4})
+
+    def test_all_of_it_stays_whatever_was_asked_last(self) -> None:
+        for number, worker in enumerate(list(self.workers), 1):
+            if number == 1:
+                worker.uses.leave(worker)  # and answers once more
+            self.ask("a", prefix="c", most=1)
+            self.workers.remove(worker)
+            self.counters.take_over(number)
+            self.parent.take_over(number)
+        self.assertEqual(self.ask("a", "b", "c"), {"a": 31, "b": 22, "c": 4})
+
+    def test_two_that_ask_in_one_moment_have_different_numbers(self) -> None:
+        numbers = set()
+        for asker in (self.admin, SharedUses(self.memory, 3, self.counters.workers)):
+            self.admin._question.write(LEFT + 6, b"")  # what both have seen
+            with mock.patch("api_relaying_server.cluster.shared_uses.PATIENCE", 0.0):
+                asker.of(Wanted(["a"]))
+            numbers.add(self.admin._question.number)
+        self.assertEqual(len(numbers), 2)
+
+    def test_what_was_asked_for_has_room_before_others(self) -> None:
+        self.workers[0].counts = {f"{number:03}" + "x" * 9000: 9 + number for number in range(100)}
+        self.workers[0].counts["few"] = 1
+        self.assertEqual(self.ask("few"), {"few": 1})
 
     def test_what_has_no_room_is_left_out(self) -> None:
         long = {f"{number:03}" + "x" * 9000: number for number in range(100)}

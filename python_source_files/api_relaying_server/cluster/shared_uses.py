@@ -8,6 +8,7 @@ asks. What a worker has counted that leaves goes to the parent, which answers fo
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -25,6 +26,8 @@ LOOK_AGAIN = 0.01
 
 LEFT = 1
 """The number of what a worker has left behind; questions have greater ones."""
+
+_ALL = Wanted(most=MOST_KEPT)
 
 
 class SharedUses:
@@ -46,7 +49,8 @@ class SharedUses:
     def of(self, wanted: Wanted) -> dict[str, int]:
         """The uses by key, summed up; without those of a worker that does not answer in time."""
         with self._lock:
-            number = max(self._question.number, LEFT) + 1
+            # Two processes may ask in one moment, while one takes over from the other.
+            number = LEFT + 1 + int.from_bytes(os.urandom(7), "big")
             self._question.write(number, _question(wanted))
             until = time.monotonic() + PATIENCE
             while time.monotonic() < until and any(
@@ -72,23 +76,28 @@ class SharedUses:
                 wanted = Wanted(*json.loads(self._question.read(number)))
             except (ValueError, TypeError):
                 return  # it is just being written: the next look finds it
-            self._tell(number, uses.of(wanted))
+            self._tell(number, uses.of(wanted), uses.of(_ALL))
 
     def leave(self, uses: Uses) -> None:
-        """Leaves behind what this worker has counted; it answers no more."""
-        self._tell(LEFT, uses.of(Wanted(most=MOST_KEPT)))
+        """Leaves behind what this worker has counted."""
+        self._tell(LEFT, {}, uses.of(_ALL))
 
     def take_over(self, slot: int) -> None:
         """Answers for a worker that has ended from now on. The parent alone does this."""
         theirs, sums = self._answers[slot], Counter(_uses_in(self._answers[self._slot].read(LEFT)))
         sums.update(_uses_in(theirs.read(theirs.number)))
         theirs.write(0, b"")
-        self._tell(LEFT, most_used(sums, MOST_KEPT))
+        self._tell(LEFT, {}, most_used(sums, MOST_KEPT))
 
-    def _tell(self, number: int, uses: dict[str, int]) -> None:
-        """Writes the uses, as many of the most used as there is room for."""
-        while not self._answers[self._slot].write(number, json.dumps(uses).encode()):
-            uses = most_used(uses, len(uses) // 2)
+    def _tell(self, number: int, asked: dict[str, int], others: dict[str, int]) -> None:
+        """Writes the uses that were asked for, and all others: no more may come from this worker.
+        Where there is no room, the most used of the others, or of those that were asked for.
+        """
+        while not self._answers[self._slot].write(number, json.dumps({**others, **asked}).encode()):
+            if others:
+                others = most_used(others, len(others) // 2)
+            else:
+                asked = most_used(asked, len(asked) // 2)
 
 
 def _question(wanted: Wanted) -> bytes:
