@@ -142,6 +142,19 @@ class AdmissionTest(unittest.TestCase):
                 self.assertFalse(order.is_wanted(f"{between} {n}"))
             self.assertEqual(order.is_wanted(name), wanted, between)
 
+    def test_notes_are_counted(self) -> None:
+        order = Admission(100_000)
+        for n in range(20_000):
+            order.add(f"here {n}", 1)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        before = tracemalloc.get_traced_memory()[0]
+        for n in range(30_000):
+            order.is_wanted(f"{n}")
+        held = tracemalloc.get_traced_memory()[0] - before
+        self.assertGreater(order.noted_size, held / 2)
+        self.assertLess(order.noted_size, held * 2)
+
     def test_nothing_is_wanted_where_nothing_is(self) -> None:
         order = Admission(100)
         self.assertFalse(order.is_wanted("a"))

@@ -32,6 +32,10 @@ Zipf's law alone grow fewer).
 """
 
 
+NOTE_COST = 72
+"""Bytes that a noted key takes."""
+
+
 class Admission:
     """The order in which keys leave. Not thread-safe: its owner has the lock. Sizes in bytes."""
 
@@ -57,6 +61,11 @@ class Admission:
             self._noted, self._noted_before = set(), self._noted
         self._noted.add(mark)
         return False
+
+    @property
+    def noted_size(self) -> int:
+        """Bytes of the notes."""
+        return NOTE_COST * (len(self._noted) + len(self._noted_before))
 
     def resize(self, room: int) -> None:
         """From now on there is so much room."""

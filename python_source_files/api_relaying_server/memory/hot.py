@@ -192,14 +192,15 @@ class HotCache:
     @property
     def size(self) -> int:
         """Bytes of all that is kept."""
-        return self._size + self.wires.size
+        return self._size + self._order.noted_size + self.wires.size
 
     def wants(self, key: str) -> bool:
         """True where what was read for a key that is not here is to be put here: there is room, or
         the key is asked for again and again. The others are noted.
         """
         with self._lock:
-            return self._size + USUAL_SIZE <= self.room or self._order.is_wanted(key)
+            size = self._size + self._order.noted_size
+            return size + USUAL_SIZE <= self.room or self._order.is_wanted(key)
 
     @property
     def has_room(self) -> bool:
@@ -348,7 +349,7 @@ class HotCache:
         return True
 
     def _make_room(self, wanted: int = 0) -> None:
-        while self._size + wanted > self.room:
+        while self._size + self._order.noted_size + wanted > self.room:
             key = self._order.victim(self._was_used)
             if key is None:
                 return
