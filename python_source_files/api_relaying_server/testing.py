@@ -31,6 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any, Callable, ClassVar, cast
+from weakref import WeakSet
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from api_relaying_server import PACKAGE
@@ -56,6 +57,18 @@ DONE, WRONG_USAGE, INTERRUPTED = 0, 2, 130
 
 _SOURCES = str(Path(__file__).resolve().parents[1])
 _MODULE = f"{PACKAGE}.attached"
+
+_channels: WeakSet[socket.socket] = WeakSet()
+"""Those to the relays of this process: a child that it forks must not keep them open."""
+
+
+def _forget_channels() -> None:
+    for channel in _channels:
+        if channel.fileno() >= 0:
+            os.close(channel.detach())
+
+
+os.register_at_fork(after_in_child=_forget_channels)
 
 
 class RelayNotStarted(Exception):
@@ -87,6 +100,7 @@ class Relay:
         self._log = ""  # when it has ended
         here, there = socket.socketpair()
         self._channel = here  # the relay ends with it: see `attached`
+        _channels.add(here)
         with there:
             self._process = subprocess.Popen(
                 self._command(upstream, flags),

@@ -182,17 +182,21 @@ class ContextTest(unittest.TestCase):
                 self.check_orphan(workers)
 
     def check_orphan(self, workers: str) -> None:
-        """A relay with so many workers ends when its parent is killed."""
+        """A relay with so many workers ends when its parent is killed, which has a child."""
         code = (
-            "import time; from api_relaying_server.testing import running_relay\n"
+            "import os, time; from api_relaying_server.testing import running_relay\n"
             f"with running_relay('http://127.0.0.1:9', '--workers', '{workers}') as relay:\n"
-            "    print(relay.url, flush=True); time.sleep(60)"
+            "    child = os.fork()\n"
+            "    if child: print(child, relay.url, flush=True)\n"
+            "    time.sleep(60)"
         )
         parent = subprocess.Popen(
             [sys.executable, "-c", code], cwd=SOURCES, stdout=subprocess.PIPE, text=True
         )
         assert parent.stdout is not None
-        port = int(parent.stdout.readline().rpartition(":")[2])
+        child, _, url = parent.stdout.readline().partition(" ")
+        self.addCleanup(os.kill, int(child), signal.SIGKILL)
+        port = int(url.rpartition(":")[2])
         socket.create_connection(("127.0.0.1", port), PATIENCE).close()
         parent.send_signal(signal.SIGKILL)
         parent.wait()
