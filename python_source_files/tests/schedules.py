@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from types import CodeType, FrameType
 from typing import Any, Callable
+from zlib import crc32
 
 PATIENCE = 30.0
 MOST_STEPS = 5000
@@ -142,11 +143,17 @@ def _always() -> bool:
     return True
 
 
-def all_plays(play: Callable[[Schedule], Play], interruptions: int) -> Iterator[Schedule]:
-    """Plays every schedule of so many interruptions, and gives each that was played."""
+def all_plays(
+    play: Callable[[Schedule], Play], interruptions: int, one_in: int = 1
+) -> Iterator[Schedule]:
+    """Plays every schedule of so many interruptions, and gives each that was played. Of those with
+    the most interruptions it plays one in so many, the same each time.
+    """
     waiting: list[Schedule] = [()]
     while waiting:
         schedule = waiting.pop()
+        if len(schedule) == interruptions and crc32(repr(schedule).encode()) % one_in:
+            continue
         steps = play(schedule).steps
         yield schedule
         if len(schedule) < interruptions:

@@ -350,7 +350,7 @@ Cast = Callable[[World], Actors]
 class FrontSchedulesTest(unittest.TestCase):
     """Small worlds, in every order that so many interruptions make."""
 
-    interruptions = 1
+    interruptions, one_in = 1, 1
 
     def play_all(
         self,
@@ -369,7 +369,7 @@ class FrontSchedulesTest(unittest.TestCase):
             self.assertEqual(world.play.faults, [], schedule)
             return world.play
 
-        plays = sum(1 for _ in all_plays(play, self.interruptions))
+        plays = sum(1 for _ in all_plays(play, self.interruptions, self.one_in))
         self.assertGreater(plays, 1)
 
     def test_one_request_after_the_other(self) -> None:
