@@ -7,6 +7,7 @@ import socket
 import unittest
 from unittest import mock
 
+from api_relaying_server.serving import acceptor as acceptor_module
 from api_relaying_server.serving.acceptor import YIELD, YIELD_AGAIN, Acceptor
 from api_relaying_server.serving.connection import Limits
 from api_relaying_server.serving.connections import Connections
@@ -84,6 +85,16 @@ class SharedAcceptorTest(unittest.TestCase):
         self.assertEqual(len(self.accepted), 3)
         self.acceptor.each_second(NOW)
         self.assertEqual(self.balance.say_ready.call_count, 2)
+
+    def test_it_listens_a_moment_longer_where_a_request_is_still_to_come(self) -> None:
+        with mock.patch.object(acceptor_module, "stop_deferring", return_value=True):
+            self.acceptor.stop_listening(NOW, 0.5)
+        self.connect(1)
+        self.acceptor.each_second(NOW + 0.4)
+        self.assertEqual(self.acceptor.sockets, [self.listener])
+        self.assertEqual(self.balance.say_ready.call_count, 1)  # it has left
+        self.acceptor.each_second(NOW + 0.5)
+        self.assertEqual((self.acceptor.sockets, len(self.accepted)), ([], 1))
 
 
 if __name__ == "__main__":

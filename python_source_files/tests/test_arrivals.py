@@ -115,15 +115,24 @@ class StoppingTest(unittest.TestCase):
                 relay.connect() as silent,
             ):
                 relay.signal(signal.SIGTERM)
-                eventually(lambda: "draining" in relay.log(), "it stops")
+                eventually(lambda: self.has_begun_to_stop(relay), "it stops")
                 silent.sendall(request_bytes("GET", "/x", (), None))
-                reply = read_reply(silent)
-                self.assertEqual((reply.status, reply.get("connection")), (200, "close"))
+                self.assertEqual(read_reply(silent).status, 200)
+
+    @staticmethod
+    def has_begun_to_stop(relay: RunningRelay) -> bool:
+        """Told by what a connection gets that could stay open."""
+        try:
+            with relay.connect() as connection:
+                connection.sendall(request_bytes("GET", "/y", (), None))
+                return read_reply(connection).get("connection") == "close"
+        except (OSError, EOFError):
+            return True
 
     def test_who_says_nothing_is_not_waited_for(self) -> None:
         with (
             ScriptedOrigin(lambda asked: response(200, (), b"told")) as origin,
-            RunningRelay(origin.url, "--cache", "memory://") as relay,
+            RunningRelay(origin.url, "--drain", "60", "--cache", "memory://") as relay,
             relay.connect(),
         ):
             self.assertEqual(relay.stop(), 0)

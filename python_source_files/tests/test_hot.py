@@ -717,9 +717,23 @@ class BoundsTest(unittest.TestCase):
         hot.clear()
         self.assertEqual((hot.size, len(hot), hot.heads), (0, 0, {}))
 
+    def test_what_is_noted_takes_room(self) -> None:
+        hot = HotCache(1 << 17)
+        number = 0
+        while hot.wants(f"GET /{number}"):
+            keep(hot, f"GET /{number}", b"x" * 200)
+            number += 1
+        filled, kept = hot.size, len(hot)
+        for other in range(kept):
+            self.assertFalse(hot.wants(f"GET /other/{other}"))
+        self.assertGreater(hot.size, filled)
+        keep(hot, "GET /last", b"x" * 200)
+        self.assertLessEqual(hot.size, hot.room)
+        self.assertLess(len(hot), kept)
+
     def test_the_oldest_of_too_many_replies_goes(self) -> None:
-        """With all that it holds, but not its hits; heads and decisions that led to it lead to
-        what is made in its place.
+        """But neither its hits nor its bytes, which another event loop may be about to send; heads
+        and decisions that led to it lead to what is made in its place.
         """
         hot = HotCache(1 << 20)
         entry = keep(hot, "GET /x", b"x" * 1000)
@@ -727,6 +741,7 @@ class BoundsTest(unittest.TestCase):
         first = range_of(hot, entry, 100, 109)
         quick = ("GET", (1, 1), False, (("range", "bytes=100-109"),))
         first.renew(NOW)
+        bytes_of_it = first.wire
         first.hits += 2
         learn(hot, b"head", first)
         hot.remember(entry, quick, first)
@@ -736,6 +751,7 @@ class BoundsTest(unittest.TestCase):
         self.assertEqual(len(entry.replies), hot_module.MAX_REPLIES)
         self.assertEqual((first.wire, first.tail, first.valid_until), (b"", (), 0.0))
         self.assertFalse(first.renew(NOW))
+        self.assertEqual(first.rendered(NOW), bytes_of_it)
         self.assertEqual(entry.hits(), 2)
         self.assertTrue(entry.was_used())
         again = range_of(hot, entry, 100, 109)

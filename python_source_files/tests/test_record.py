@@ -145,6 +145,18 @@ class RoundTrip(unittest.TestCase):
         self.assertLess(len(dumps(record)) - 336, 200)
 
 
+class KnownNames(unittest.TestCase):
+    """The names of short lists of fields are remembered together, those of long ones are not."""
+
+    def test_up_to_the_limit(self) -> None:
+        for count, more in ((record_form.KNOWN_FIELDS, 1), (record_form.KNOWN_FIELDS + 1, 0)):
+            fields = Fields([(f"X-{count}-{n}", "1") for n in range(count)])
+            response = StoredResponse(200, "OK", fields, b"", 1.0, 1.0, (), 0, 0)
+            record_form._known_names.cache_clear()
+            self.assertEqual(loads(dumps(Record((response,), 9.0))).variants, (response,))
+            self.assertEqual(record_form._known_names.cache_info().currsize, more, count)
+
+
 class NothingElse(unittest.TestCase):
     @settings(max_examples=150)
     @given(st.binary(max_size=60))

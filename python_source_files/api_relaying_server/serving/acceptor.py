@@ -27,7 +27,7 @@ from api_relaying_server.serving.connection import (
     Limits,
 )
 from api_relaying_server.serving.connections import Connections
-from api_relaying_server.serving.listeners import BACKLOG, Balance, Listeners, have_deferred
+from api_relaying_server.serving.listeners import BACKLOG, Balance, Listeners, stop_deferring
 from api_relaying_server.serving.peers import UNIX
 from api_relaying_server.serving.poller import READ, Poller
 
@@ -264,7 +264,7 @@ class Acceptor:
         if self._balance is not None:
             self._balance.leave()
         self._ends_at = now
-        if patience and have_deferred(list(self._listeners.values())):
+        if patience and stop_deferring(list(self._listeners.values())):
             self._ends_at = now + patience
         else:
             self._end(now)

@@ -103,9 +103,9 @@ def defer(sockets: Sequence[socket.socket]) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, SILENT)
 
 
-def have_deferred(sockets: Sequence[socket.socket]) -> bool:
-    """True where the system keeps a connection to one of these to itself, and stops doing so: it
-    can be accepted as soon as its request comes. Closing the sockets would reset it.
+def stop_deferring(sockets: Sequence[socket.socket]) -> bool:
+    """Has the system keep no connection to itself any more; True where it keeps one yet. That one
+    can be accepted as soon as its request comes; closing the sockets would reset it.
     """
     ports = set()
     for sock in sockets:
