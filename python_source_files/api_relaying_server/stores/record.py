@@ -139,7 +139,9 @@ def in_record(text: str) -> bytes:
 
 
 def pipeline() -> SerializerPipeline:
-    """The format for requests-cache: turns (key, record) to bytes, (key, bytes) to a record."""
+    """The format for requests-cache: turns (key, record) to bytes, (key, bytes) to a record or to
+    its pieces, see `loads_pieces`.
+    """
     stage = Stage(dumps=_dump_pair, loads=_load_pair)
     return SerializerPipeline([stage], name="relay-1", is_binary=True)
 
@@ -149,9 +151,9 @@ def _dump_pair(pair: tuple[str, Record]) -> bytes:
     return dumps(record, key)
 
 
-def _load_pair(pair: tuple[str, bytes]) -> Record:
+def _load_pair(pair: tuple[str, bytes]) -> Single | Record:
     key, data = pair
-    return loads(data, key)
+    return loads_pieces(data, key)
 
 
 def _seed(key: str) -> int:

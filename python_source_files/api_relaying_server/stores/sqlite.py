@@ -24,10 +24,9 @@ from typing import Callable, NamedTuple
 
 from requests_cache.backends.sqlite import SQLiteDict
 
-from api_relaying_server.caching.stored import Record, Single
 from api_relaying_server.stores import sqlite_log as log
 from api_relaying_server.stores import sqlite_parts as parts
-from api_relaying_server.stores.record import in_record, loads_pieces, pipeline
+from api_relaying_server.stores.record import in_record, pipeline
 from api_relaying_server.stores.sqlite_file import (
     EVICTED_AT_ONCE,
     FIND,
@@ -260,10 +259,6 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
             raise
         readers.give(connection)
         return found
-
-    def decode_pieces(self, key: str, data: bytes) -> Single | Record:
-        """The record in `data`, past the pipeline, which takes as long again."""
-        return loads_pieces(data, key)
 
     def keys_after(self, key: str, prefix: str, limit: int) -> list[str]:
         """At most `limit` keys in order, all behind `key`, none before `prefix`.

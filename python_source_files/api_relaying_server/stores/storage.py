@@ -169,13 +169,14 @@ class RecordStorage(BaseStorage[str, Record]):
 
     def decode(self, key: str, data: bytes) -> Record:
         """The record in `data`; ValueError where there is none of this key."""
-        pipeline: Any = self.serializer
-        record: Record = pipeline.loads((key, data))
-        return record
+        found = self.decode_pieces(key, data)
+        return found.record if isinstance(found, Single) else found
 
     def decode_pieces(self, key: str, data: bytes) -> Single | Record:
-        """The same, in pieces where the storage can tell them."""
-        return self.decode(key, data)
+        """The same, in pieces where it is of one whole response."""
+        pipeline: Any = self.serializer
+        found: Single | Record = pipeline.loads((key, data))
+        return found
 
     # The mapping that requests-cache calls, by `fetch` and `apply`
 
