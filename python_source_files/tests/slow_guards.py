@@ -5,7 +5,8 @@ does other than the model.
 from __future__ import annotations
 
 import unittest
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Callable
 from unittest import mock
 
@@ -35,7 +36,15 @@ Removal = Callable[[], "AbstractContextManager[Any]"]
 def without_rule(name: str) -> Removal:
     """One rule against storing."""
     left = tuple(rule for rule in storing.RULES if rule.name != name)
-    return lambda: mock.patch.object(storing, "RULES", left)
+
+    @contextmanager
+    def removed() -> Iterator[None]:
+        storing._against_usual.cache_clear()
+        with mock.patch.object(storing, "RULES", left):
+            yield
+        storing._against_usual.cache_clear()
+
+    return removed
 
 
 def anything_is_kept() -> AbstractContextManager[Any]:

@@ -64,8 +64,8 @@ def gate_in(name: str) -> Removal:
     before = Receiver._judge
 
     def judge(self: Receiver, *words: Any) -> Any:
-        span, rule = before(self, *words)
-        return span, None if caller() == name else rule
+        *found, rule = before(self, *words)
+        return (*found, None if caller() == name else rule)
 
     return lambda: mock.patch.object(Receiver, "_judge", judge)
 
@@ -119,7 +119,7 @@ def any_follower() -> AbstractContextManager[Any]:
 
 def as_it_is(name: str) -> Removal:
     """What takes fields out of a response."""
-    return lambda: mock.patch.object(receiving, name, lambda fields: fields)
+    return lambda: mock.patch.object(receiving, name, lambda fields, *_: fields)
 
 
 def quiet_invalidation() -> AbstractContextManager[Any]:

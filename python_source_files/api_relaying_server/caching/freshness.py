@@ -121,10 +121,13 @@ class Arrival(NamedTuple):
     age: float
 
 
-def arrival_of(status: int, fields: Fields, times: Times) -> Arrival:
-    """A response on its arrival."""
+def arrival_of(
+    status: int, fields: Fields, times: Times, said: ResponseDirectives | None = None
+) -> Arrival:
+    """A response on its arrival; `said` are its directives, where they have been read already."""
+    said = ResponseDirectives(fields) if said is None else said
     age = initial_age(fields, times.request, times.response)
-    return Arrival(status, fields, ResponseDirectives(fields), times.response, age)
+    return Arrival(status, fields, said, times.response, age)
 
 
 def lifetime(arrival: Arrival, target: str, policy: Policy) -> Lifetime:

@@ -10,7 +10,13 @@ from typing import Callable, NamedTuple, Union
 from api_relaying_server.caching.compression import may_be_compressed, names_part_weakly
 from api_relaying_server.caching.conditional import CONDITIONS_FOR_ORIGINS, if_range_holds
 from api_relaying_server.caching.directives import Directives, request_directives
-from api_relaying_server.caching.freshness import Times, arrival_of, lifetime
+from api_relaying_server.caching.freshness import (
+    Arrival,
+    Lifetime,
+    Times,
+    arrival_of,
+    lifetime,
+)
 from api_relaying_server.caching.invalidation import OVERRIDES
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import asked_ranges, covers, missing_range
@@ -436,8 +442,14 @@ def useful_until(stored: StoredResponse, target: str, policy: Policy) -> float:
     """Unix time until which a response is worth storing: fresh, good for an outage, or to be
     validated.
     """
-    found = assess(stored, target, policy)
-    fresh_until = found.born + found.lifetime
-    said = float(found.directives.seconds("stale-if-error") or 0)
+    times = Times(stored.request_time, stored.response_time)
+    arrival = arrival_of(stored.status, stored.fields, times)
+    return useful_from(arrival, lifetime(arrival, target, policy), policy)
+
+
+def useful_from(arrival: Arrival, span: Lifetime, policy: Policy) -> float:
+    """The same of a response with this arrival and lifetime."""
+    fresh_until = arrival.time - arrival.age + span.seconds
+    said = float(arrival.said.directives.seconds("stale-if-error") or 0)
     keep = max(policy.stale_if_error, policy.stale_while_revalidate, said, 86400.0)
-    return max(fresh_until, stored.response_time) + keep
+    return max(fresh_until, arrival.time) + keep

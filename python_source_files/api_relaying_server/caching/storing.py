@@ -8,6 +8,7 @@ merged into what is stored, or given to another client than the one that asked.
 from __future__ import annotations
 
 from enum import Enum
+from functools import lru_cache
 from typing import Callable, NamedTuple
 
 from api_relaying_server.caching.directives import (
@@ -19,8 +20,9 @@ from api_relaying_server.caching.directives import (
 from api_relaying_server.caching.freshness import HEURISTIC_STATUSES, Lifetime
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import fits
+from api_relaying_server.caching.traits import Traits, personal_fields, traits_of
 from api_relaying_server.caching.vary import varying_names
-from api_relaying_server.http1.credentials import credentials_of, is_credential
+from api_relaying_server.http1.credentials import credentials_of
 from api_relaying_server.http1.grammar import content_length, parse_content_range
 from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
 
@@ -51,8 +53,8 @@ _STREAMS = frozenset(
 )
 """Types of content that has no end: it is sent for as long as the client listens."""
 
-_COOKIES = frozenset(("set-cookie",))
-_CHALLENGES = frozenset(("www-authenticate", "proxy-authenticate"))
+_TOLD_APART = frozenset(("authorization", "range"))
+"""Fields of a request without credentials that rules look at."""
 
 
 class Fetched(NamedTuple):
@@ -271,19 +273,46 @@ def first_against(
     head: ResponseHead,
     lifetime: Lifetime,
     policy: Policy,
-    said: Directives | None = None,
+    traits: Traits | None = None,
 ) -> Rule | None:
     """The first rule that forbids storing this response to this request, None where none does.
 
     `head` has end-to-end fields; of a response that is merged with a stored one, the merged ones.
-    `said` are the directives in them, where they have been read already.
+    `traits` are those of its fields, where they have been found already.
     """
-    said = response_directives(head.fields) if said is None else said
-    fetched = Fetched(request, head, said, lifetime, policy)
+    traits = traits_of(head.fields) if traits is None else traits
+    if _is_usual(request, head.status, policy):
+        explicit, lasts = lifetime.explicit, lifetime.seconds > 0
+        return _against_usual(head.status, traits, explicit, lifetime.ruled, lasts)
+    return _first_of(Fetched(request, head, traits.said.directives, lifetime, policy))
+
+
+def _first_of(fetched: Fetched) -> Rule | None:
     for rule in RULES:
         if rule.forbids(fetched):
             return rule
     return None
+
+
+def _is_usual(request: RequestHead, status: int, policy: Policy) -> bool:
+    """True where no rule finds anything in the request, and none looks at a value of the response
+    that is no trait.
+    """
+    if request.method != "GET" or request.credentialed or policy.client_refresh or status == 206:
+        return False
+    return not request.fields.has_any(_TOLD_APART)
+
+
+@lru_cache(1024)
+def _against_usual(
+    status: int, traits: Traits, explicit: bool, ruled: bool, lasts: bool
+) -> Rule | None:
+    """What `first_against` finds then: it depends on nothing else."""
+    head, span = ResponseHead(status, "", traits.fields), Lifetime(float(lasts), None, ruled)
+    if explicit:
+        span = span._replace(given=span.seconds)
+    asked = RequestHead("GET", "/", ())
+    return _first_of(Fetched(asked, head, traits.said.directives, span, Policy()))
 
 
 def keeps_from_caches(status: int, fields: Fields) -> Rule | None:
@@ -323,28 +352,9 @@ def may_answer_stale(directives: Directives) -> bool:
     )
 
 
-def personal_fields(fields: Fields) -> frozenset[str]:
-    """The (lower-case) names of response fields that give something to the client that asked: a
-    cookie, or a token in a field of its own.
-    """
-    return frozenset(
-        [
-            name
-            for name in fields.names()
-            if name in _COOKIES or (is_credential(name) and name not in _CHALLENGES)
-        ]
-    )
-
-
-def stored_fields(fields: Fields) -> Fields:
+def stored_fields(fields: Fields, traits: Traits | None = None) -> Fields:
     """The end-to-end fields of a response that are stored and given to others: without those that
-    the origin keeps from caches.
-
-    Fields named by `private` or `no-cache` must not be reused as they are (RFC 9111, 5.2.2.4,
-    5.2.2.7). A cookie is for the one who got it, unless the origin says `public`.
+    the origin keeps from caches. `traits` are theirs, where they have been found already.
     """
-    directives = response_directives(fields)
-    kept_back = directives.field_names("private") | directives.field_names("no-cache")
-    if not directives.permits("public"):
-        kept_back |= personal_fields(fields)
-    return fields.without(lambda name: name in kept_back) if kept_back else fields
+    kept_back = (traits_of(fields) if traits is None else traits).kept_back
+    return fields.without(kept_back.__contains__) if kept_back else fields

@@ -364,10 +364,12 @@ class Keeper:
         stored: StoredResponse,
         began: Moment,
         seen: FoundRecord | None = None,
+        useful_until: float | None = None,
     ) -> Record | None:
         """Stores what was fetched for a request since it `began`, in place of the variant that the
         same requests select; None where what is there stays as it is. What was `seen` under the key
-        is not read again where nothing has changed since.
+        is not read again where nothing has changed since. `useful_until` is the Unix time until
+        which the response by itself is worth storing, where that is known.
         """
         target, key = request.target, self.key_of(request.target)
         doubts = self.hot.doubts
@@ -380,8 +382,10 @@ class Keeper:
             same = [variant for variant in others if variant.selecting == stored.selecting]
             stored, beside = _with_parts(stored, same)
             left = [variant for variant in others if variant not in same]
-            variants = [stored, *beside, *left]
-            record = self._put(key, target, variants, _epoch_of(record), doubts)
+            variants = within([stored, *beside, *left], MAX_VARIANTS)
+            if useful_until is None or left:
+                useful_until = self._useful_until(variants, target)
+            record = self._put(key, Record(variants, useful_until, _epoch_of(record)), doubts)
         # Only now: these names are part of the flight's key, and until the response is stored
         # those who ask for it must find the flight that brings it.
         self.facts.remember_selecting(key, tuple(name for name, _ in stored.selecting))
@@ -406,7 +410,8 @@ class Keeper:
                 ]
             if variants == list(record.variants):
                 return None
-            return self._put(key, target, variants, record.epoch, doubts)
+            until = self._useful_until(variants, target)
+            return self._put(key, Record(tuple(variants), until, record.epoch), doubts)
 
     def as_kept(self, target: str, stored: StoredResponse) -> StoredResponse:
         """A stored response with the forms that are kept of it by now."""
@@ -434,7 +439,8 @@ class Keeper:
             variants = beside(form)
             if not self._fits_as_before(key, record, variants):
                 variants = beside((form[0], b""))
-            self._put(key, target, variants, record.epoch, doubts)
+            until = self._useful_until(variants, target)
+            self._put(key, Record(tuple(variants), until, record.epoch), doubts)
             return variants[at]
 
     def _fits_as_before(self, key: str, record: Record, variants: Sequence[StoredResponse]) -> bool:
@@ -478,7 +484,7 @@ class Keeper:
             if found and record is not None and effect is not Effect.GONE:
                 at = times_of(effect, math.inf)  # all of them, whatever the clock says
                 left = [one for one in (treated(v, at) for v in record.variants) if one]
-                self._put(key, target, left, epoch, doubts)
+                self._put(key, Record(tuple(left), self._useful_until(left, target), epoch), doubts)
             else:
                 self._leave_tombstone(key, epoch)
         return Marked(Moment(now, epoch), before, found)
@@ -709,12 +715,10 @@ class Keeper:
         for variant in record.variants[:1] if self._shares else ():
             self.facts.remember_selecting(key, tuple(name for name, _ in variant.selecting))
 
-    def _put(
-        self, key: str, target: str, variants: list[StoredResponse], epoch: int, doubts: int
-    ) -> Record:
-        kept = within(variants, MAX_VARIANTS)
-        until = max(useful_until(variant, target, self.policy) for variant in kept)
-        record = Record(kept, until, epoch)
+    def _useful_until(self, variants: Sequence[StoredResponse], target: str) -> float:
+        return max([useful_until(variant, target, self.policy) for variant in variants])
+
+    def _put(self, key: str, record: Record, doubts: int) -> Record:
         self._store.write(key, record)
         self._touch(key)
         self._last_known.forget(key)

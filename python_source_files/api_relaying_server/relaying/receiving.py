@@ -17,7 +17,13 @@ from typing import NamedTuple, Union
 
 from api_relaying_server.caching.compression import may_be_compressed
 from api_relaying_server.caching.conditional import is_not_modified
-from api_relaying_server.caching.freshness import Lifetime, Times, arrival_of, lifetime
+from api_relaying_server.caching.freshness import (
+    Arrival,
+    Lifetime,
+    Times,
+    arrival_of,
+    lifetime,
+)
 from api_relaying_server.caching.invalidation import (
     groups_to_invalidate,
     targets_to_invalidate,
@@ -26,7 +32,7 @@ from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.purging import Effect
 from api_relaying_server.caching.ranges import with_content
 from api_relaying_server.caching.responding import shortened
-from api_relaying_server.caching.reuse import must_bypass, reason_to_keep
+from api_relaying_server.caching.reuse import must_bypass, reason_to_keep, useful_from
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.storing import (
     Ground,
@@ -36,13 +42,14 @@ from api_relaying_server.caching.storing import (
     may_be_shared,
     stored_fields,
 )
+from api_relaying_server.caching.traits import Traits, traits_of
 from api_relaying_server.caching.validation import (
     freshened,
     head_still_describes,
     times_alone,
     validated,
 )
-from api_relaying_server.caching.vary import names_origins, selecting_names, selecting_values
+from api_relaying_server.caching.vary import selecting_values
 from api_relaying_server.errors import UpstreamCut, UpstreamError
 from api_relaying_server.http1.credentials import credentials_of
 from api_relaying_server.http1.grammar import parse_content_range
@@ -79,7 +86,8 @@ class Arrived(NamedTuple):
     `shared` is what others may see of it, still without content; None where others may not see it.
     `unstored` says why it is not stored; empty where it will be. `failed` tells that a stale
     response would be better. `capped` is the lifetime in seconds that clients are told where the
-    operator has shortened it.
+    operator has shortened it. `useful_until` is the Unix time until which the response is worth
+    storing, None where that is to be found once it is whole.
     """
 
     received: Received
@@ -88,6 +96,7 @@ class Arrived(NamedTuple):
     failed: bool = False
     capped: float | None = None
     codings: tuple[str, ...] = ()
+    useful_until: float | None = None
 
     @property
     def status(self) -> int:
@@ -155,20 +164,21 @@ class Receiver:
     # The gate.
 
     def _judge(
-        self, received: Received, status: int, fields: Fields
-    ) -> tuple[Lifetime, Rule | None]:
-        """The freshness lifetime of a response with these fields, and the first rule against
-        storing it for the request that was sent.
+        self, received: Received, status: int, fields: Fields, traits: Traits | None = None
+    ) -> tuple[Arrival, Lifetime, Rule | None]:
+        """The arrival and the freshness lifetime of a response with these fields and `traits`, and
+        the first rule against storing it for the request that was sent.
         """
         request, fetch = received.request, received.fetch
+        traits = traits_of(fields) if traits is None else traits
         times = Times(fetch.request_time, fetch.response_time)
-        arrival = arrival_of(status, fields, times)
+        arrival = arrival_of(status, fields, times, traits.said)
         span = lifetime(arrival, request.target, self._policy)
         head = ResponseHead(status, received.head.reason, fields)
-        rule = first_against(request, head, span, self._policy, arrival.said.directives)
+        rule = first_against(request, head, span, self._policy, traits)
         if rule is not None and rule.ground is Ground.REQUEST and not self._has_hinted:
             self._hint(received.request, head, span)
-        return span, rule
+        return arrival, span, rule
 
     def _hint(self, request: RequestHead, head: ResponseHead, span: Lifetime) -> None:
         """Says once that a response was not shared for its request's credentials alone."""
@@ -184,13 +194,13 @@ class Receiver:
                 names[0],
             )
 
-    def _selecting_names(self, fields: Fields) -> tuple[str, ...] | None:
-        """The request fields that select a response with these fields, by this response and those
+    def _selecting_names(self, traits: Traits) -> tuple[str, ...] | None:
+        """The request fields that select a response with these traits, by this response and those
         before it.
         """
-        if not self._tells_origins_apart and names_origins(fields):
+        if not self._tells_origins_apart and traits.names_origins:
             self._tells_origins_apart = True
-        return selecting_names(fields, self._tells_origins_apart)
+        return traits.selecting_names(self._tells_origins_apart)
 
     # A 304 freshens.
 
@@ -202,17 +212,17 @@ class Receiver:
             return None
         merged = freshened(stored, head.fields, fetch.request_time, fetch.response_time)
         kept = self._kept_of(stored, received)
-        names = self._selecting_names(merged.fields)
+        names = self._selecting_names(traits_of(merged.fields))
         before = tuple(name for name, _ in stored.selecting)
         if names is not None and (query.ask.reason == "vary-miss" or names != before):
             # RFC 9111, 4.3.4: from now on this request selects it, by the fields in its new `Vary`.
             kept = kept.changed(selecting=selecting_values(names, request.seen))
-        span, rule = self._judge(received, merged.status, merged.fields)
+        _, span, rule = self._judge(received, merged.status, merged.fields)
         # The merged fields may hide what the 304 itself says (RFC 9213, 2.2); and the permission to
         # share that the stored response gave does not hold for what the 304 tells this user.
         rule = keeps_from_caches(merged.status, head.fields) or rule
         if rule is None and request.credentialed:
-            own = self._judge(received, merged.status, head.fields)[1]
+            own = self._judge(received, merged.status, head.fields)[-1]
             rule = own if own is not None and own.ground is Ground.REQUEST else None
         if may_be_shared(rule):
             unstored = self._store_freshened(query.ask.reason, received, stored, kept)
@@ -271,7 +281,7 @@ class Receiver:
 
     def _missing_part(self, received: Received) -> StoredResponse | None:
         head = received.head
-        _, rule = self._judge(received, head.status, head.fields)
+        *_, rule = self._judge(received, head.status, head.fields)
         template = self._template(received) if head.status == 206 and rule is None else None
         if template is None:
             return None
@@ -288,8 +298,8 @@ class Receiver:
         record = self._keeper.read(self._keeper.key_of(request.target))
         if record is None or head.status in FAILURE_STATUSES or head.status == 304:
             return
-        names = self._selecting_names(head.fields)
-        _, rule = self._judge(received._replace(request=request), head.status, head.fields)
+        names = self._selecting_names(traits_of(head.fields))
+        *_, rule = self._judge(received._replace(request=request), head.status, head.fields)
         if names is None or not may_be_shared(rule):
             return
         selecting = selecting_values(names, request.seen)
@@ -306,21 +316,24 @@ class Receiver:
 
     def _take(self, received: Received, known: Record | None, unstored: str = "") -> Arrived:
         """The response, to be stored when its body has come, unless `unstored` says why not."""
-        head, exchange = received.head, received.fetch.exchange
-        span, rule = self._judge(received, head.status, head.fields)
+        head, exchange, policy = received.head, received.fetch.exchange, self._policy
+        traits = traits_of(head.fields)
+        arrival, span, rule = self._judge(received, head.status, head.fields, traits)
         unstored = unstored or self._unfit(received)
         shares = not unstored and may_be_shared(rule)
         if rule is not None:
             unstored = unstored or rule.name
             shares = shares and exchange.length is not None  # it may have no end, and is not stored
-        shared = self._template(received) if shares else None
+        shared = self._template(received, traits) if shares else None
+        useful_until = None
         if shared is not None and not unstored:
-            now = received.fetch.response_time
-            unstored = reason_to_keep(known, shared, received.request, now, self._policy)
+            unstored = reason_to_keep(known, shared, received.request, arrival.time, policy)
+            if head.status != 206 and traits.kept_back.isdisjoint(traits.names):
+                useful_until = useful_from(arrival, span, policy)
         failed = head.status in FAILURE_STATUSES and not (span.given or 0) > 0
         capped = span.seconds if span.capped else None
         codings = self._codings(received, shared if not unstored else None)
-        return Arrived(received, shared, unstored, failed, capped, codings)
+        return Arrived(received, shared, unstored, failed, capped, codings, useful_until)
 
     def _codings(self, received: Received, kept: StoredResponse | None) -> tuple[str, ...]:
         """The codings in which a response is offered once it is stored, or may have been where it
@@ -331,7 +344,7 @@ class Receiver:
             return self._policy.codings
         if request.method == "HEAD":
             received = received._replace(request=request.with_method("GET"))
-            _, rule = self._judge(received, head.status, head.fields)
+            *_, rule = self._judge(received, head.status, head.fields)
             kept = self._template(received) if rule is None else None
         return self._policy.codings if kept is not None and may_be_compressed(kept) else ()
 
@@ -346,10 +359,11 @@ class Receiver:
             return "partial"  # no part was asked for
         return ""
 
-    def _template(self, received: Received) -> StoredResponse | None:
+    def _template(self, received: Received, traits: Traits | None = None) -> StoredResponse | None:
         """The response as it is stored, still without content; None where it cannot be."""
         head, fetch = received.head, received.fetch
-        names = self._selecting_names(head.fields)
+        traits = traits_of(head.fields) if traits is None else traits
+        names = self._selecting_names(traits)
         if names is None:
             return None
         first, complete = 0, None
@@ -361,7 +375,7 @@ class Receiver:
         return StoredResponse(
             head.status,
             head.reason,
-            stored_fields(head.fields).apart(),  # the answer reads the other one
+            stored_fields(head.fields, traits).apart(),  # the answer reads the other one
             b"",
             fetch.request_time,
             fetch.response_time,

@@ -311,7 +311,8 @@ class Transfer:
             stored = with_content(arrived.shared, whole)
             if stored is None:
                 return "partial"
-            record = self._keeper.add(received.request, stored, received.began, seen)
+            until = arrived.useful_until
+            record = self._keeper.add(received.request, stored, received.began, seen, until)
             return "invalidated" if record is None else ""
         except Exception:  # what cannot be stored is answered all the same
             _log.exception("an answer could not be stored")
