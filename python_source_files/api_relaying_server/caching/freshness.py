@@ -77,7 +77,9 @@ def age_value(fields: Fields) -> int:
     (RFC 9111, 5.1).
     """
     first = fields.first("age")
-    members = split_list(first) if first is not None else []
+    if first is None:
+        return 0
+    members = split_list(first)
     found = delta_seconds(members[0]) if members else None
     return 0 if found is None else found
 
@@ -97,7 +99,8 @@ def _date_of(fields: Fields, response_time: float) -> float | None:
 
 def initial_age(fields: Fields, request_time: float, response_time: float) -> float:
     """Seconds of age that a response had on arrival: corrected_initial_age (RFC 9111, 4.2.3)."""
-    apparent_age = max(0.0, response_time - date_value(fields, response_time))
+    date = _date_of(fields, response_time)
+    apparent_age = 0.0 if date is None else response_time - date
     response_delay = max(0.0, response_time - request_time)
     return max(apparent_age, age_value(fields) + response_delay)
 

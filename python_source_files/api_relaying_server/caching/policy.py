@@ -60,7 +60,7 @@ class Policy(NamedTuple):
 
     def key_of(self, target: str) -> str:
         """The key under which the responses to a target are kept."""
-        return cache_key(self.selecting_target(target))
+        return cache_key(target if self.query is None else self.query.selecting(target))
 
     def shown_key(self, target: str) -> str:
         """What `Cache-Status` shows as the key; empty where it is the request's own target."""
@@ -71,19 +71,18 @@ class Policy(NamedTuple):
         """Seconds of freshness that the operator sets for this target, None where the origin
         decides.
         """
-        return _first_match(self.ttl_rules, target, received)
+        return _first_match(self.ttl_rules, target, received) if self.ttl_rules else None
 
     def max_ttl_for(self, target: str, received: float) -> float | None:
         """The most seconds of freshness that the operator allows for this target, None without a
         cap.
         """
-        return _first_match(self.max_ttl_rules, target, received)
+        return _first_match(self.max_ttl_rules, target, received) if self.max_ttl_rules else None
 
 
 def _first_match(rules: tuple[PathRule, ...], target: str, received: float) -> float | None:
-    if rules:
-        path = target.partition("?")[0]
-        for rule in rules:
-            if rule.matches(path):
-                return rule.when.until(received)
+    path = target.partition("?")[0]
+    for rule in rules:
+        if rule.matches(path):
+            return rule.when.until(received)
     return None

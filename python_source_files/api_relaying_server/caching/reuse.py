@@ -276,10 +276,11 @@ def decide(request: RequestHead, record: Record | None, now: float, policy: Poli
     """What to do about a request when this is stored for its target; None: nothing is."""
     if request.method not in CACHED_METHODS:
         return Bypass("method", "a stored response answers only GET and HEAD (RFC 9111, 4)")
-    rule = bypass_rule(request.fields)
+    fields = request.fields
+    rule = bypass_rule(fields)
     if rule:
         return Bypass("bypass", rule)
-    asked = request_directives(request.fields)
+    asked = request_directives(fields)
     verdict = _among(request, record, asked, now, policy)
     if isinstance(verdict, Ask) and (policy.offline or "only-if-cached" in asked):
         return _without_upstream(verdict, now, policy)

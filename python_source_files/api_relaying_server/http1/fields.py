@@ -126,6 +126,14 @@ def cache_forwarded(
     return "Cache-Status", member + _ttl(ttl) + "; stored" * stored + _detail(detail)
 
 
+@lru_cache(256)
+def cache_fetched(reason: str, status: int, unstored: str) -> Field:
+    """The same where the upstream's own response answers: it is stored, or `unstored` says why
+    not.
+    """
+    return cache_forwarded(reason, status, stored=not unstored, detail=unstored)
+
+
 def cache_collapsed(reason: str, ttl: float | None = None) -> Field:
     """The request was to go to the upstream for `reason`, and another one's fetch answered it too
     (RFC 9211, 2.6); `ttl` where the answer is a stored one by now.

@@ -49,8 +49,8 @@ class Fields:
 
     @staticmethod
     def _derived(items: tuple[Field, ...], index: dict[str, list[str]]) -> Fields:
-        made = Fields(items)
-        made._index = index
+        made = Fields.__new__(Fields)
+        made._items, made._lines, made._index = items, None, index
         return made
 
     def pack(self) -> None:
@@ -66,11 +66,7 @@ class Fields:
         section is packed.
         """
         lines = self._lines
-        if lines is None:
-            lines = "".join([f"{name}: {value}\r\n" for name, value in self.items]).encode(
-                "latin-1"
-            )
-        return lines
+        return lines_of(self.items) if lines is None else lines
 
     @property
     def items(self) -> tuple[Field, ...]:
@@ -83,7 +79,8 @@ class Fields:
             return _index_of(self._lines)
         index = self._index
         if index is None:
-            index = self._index = _indexed([(name.lower(), value) for name, value in self.items])
+            items = self._items or self.items
+            index = self._index = _indexed([(name.lower(), value) for name, value in items])
         return index
 
     @property
@@ -156,7 +153,7 @@ class Fields:
         for name, value in more:
             lower = name.lower()
             index[lower] = [*index.get(lower, ()), value]
-        return self._derived(self.items + more, index)
+        return self._derived((self._items or self.items) + more, index)
 
     def replaced(self, name: str, value: str) -> Fields:
         """The section with one field `name` of this value in place of all that it had by that
@@ -164,6 +161,11 @@ class Fields:
         """
         lower = name.lower()
         return self.without(lambda had: had == lower).plus((name, value))
+
+
+def lines_of(items: Iterable[Field]) -> bytes:
+    """Field lines as they are sent, each with its CRLF."""
+    return "".join([f"{name}: {value}\r\n" for name, value in items]).encode("latin-1")
 
 
 def _indexed(items: Iterable[Field]) -> dict[str, list[str]]:

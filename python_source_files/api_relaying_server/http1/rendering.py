@@ -7,12 +7,12 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Union
 
-from api_relaying_server.http1.message import Field, Fields
+from api_relaying_server.http1.message import Field, Fields, lines_of
 
 
 def render_fields(fields: Iterable[Field]) -> bytes:
     """Field lines, each with its CRLF, without the blank line behind them."""
-    return (fields if isinstance(fields, Fields) else Fields(fields)).lines
+    return fields.lines if isinstance(fields, Fields) else lines_of(fields)
 
 
 @lru_cache(256)

@@ -63,9 +63,11 @@ MAX_QUICK = 256
 
 
 @lru_cache(256)
-def _influential(selecting: tuple[str, ...]) -> frozenset[str]:
-    """These and the selecting fields of a record; most records have the same."""
-    return INFLUENTIAL_FIELDS.union(selecting)
+def _selected_by(selecting: tuple[str, ...]) -> tuple[frozenset[str], bool]:
+    """Those and the selecting fields of a record, and whether one of these is written here; most
+    records have the same.
+    """
+    return INFLUENTIAL_FIELDS.union(selecting), is_written_here(selecting)
 
 
 _NO_HITS: Mapping[int, int] = {}
@@ -115,8 +117,7 @@ class Entry:
         self.quick: dict[QuickKey, Reply] = _NO_QUICK
         self.quick_size = 0
         selecting = tuple([name for stored in record.variants for name, _ in stored.selecting])
-        self.influential: frozenset[str] = _influential(selecting)
-        self.selected_here = is_written_here(selecting)
+        self.influential, self.selected_here = _selected_by(selecting)
         self._hits_seen = self.own
 
     def is_answered(self) -> None:

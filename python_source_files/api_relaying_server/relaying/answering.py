@@ -13,6 +13,7 @@ from api_relaying_server.caching.reuse import Assessed
 from api_relaying_server.http1.fields import (
     ALLOWED,
     cache_collapsed,
+    cache_fetched,
     cache_forwarded,
     cache_hit,
     relay_fields,
@@ -109,10 +110,9 @@ def fetched_answer(
     """The leader's answer from a response that the upstream sends, 304 where the client's condition
     asks for it. Its body comes by the reader, which the answer owns, or is `content`.
     """
-    cache_status = cache_forwarded(
-        reason, arrived.status, stored=not arrived.unstored, detail=arrived.unstored
-    )
-    status, phrase, fields = arrived.status, arrived.received.head.reason, arrived.fields
+    head = arrived.received.head
+    status, phrase, fields = head.status, head.reason, arrived.fields
+    cache_status = cache_fetched(reason, status, arrived.unstored)
     if arrived.is_not_modified_for(request):
         status, phrase = 304, reason_phrase(304)
         fields = _not_modified(request, fields, arrived.codings)
@@ -121,7 +121,7 @@ def fetched_answer(
     elif arrived.codings:
         fields = fields_of_passed_304(fields, request.fields)
     fields = fields.plus(*relay_fields(cache_status))
-    return Answer(status, phrase, fields, content, reader, arrived.status)
+    return Answer(status, phrase, fields, content, reader, head.status)
 
 
 def shared_answer(

@@ -43,9 +43,9 @@ SMALL_BODY = 65536
 """Bytes of a request's body that is read whole before the upstream is asked, if it comes at once.
 """
 
-_CONDITIONS = ("if-none-match", "if-modified-since")
-_RANGE = ("range", "if-range")
-_ALL_CONDITIONS = frozenset((*_CONDITIONS, *CONDITIONS_FOR_ORIGINS))
+_CONDITIONS = frozenset(("if-none-match", "if-modified-since"))
+_CONDITIONS_AND_RANGE = _CONDITIONS | frozenset(("range", "if-range"))
+_ALL_CONDITIONS = _CONDITIONS.union(CONDITIONS_FOR_ORIGINS)
 
 
 class Caller(NamedTuple):
@@ -105,7 +105,7 @@ class Plan(NamedTuple):
     """One call: its method, the client's fields that stay behind, and fields of our own."""
 
     method: str
-    drop: tuple[str, ...] = ()
+    drop: frozenset[str] = frozenset()
     add: tuple[Field, ...] = ()
 
 
@@ -209,15 +209,15 @@ def _plan_of(query: Query, keeps_conditions: bool) -> Plan:
     """What is asked for where a GET or HEAD lacks something."""
     ask = query.ask
     if ask.validate:
-        return Plan("GET", _CONDITIONS + _RANGE, tuple(conditions(ask.validate)))
+        return Plan("GET", _CONDITIONS_AND_RANGE, tuple(conditions(ask.validate)))
     if ask.complete is not None:
         stored, wanted = ask.complete
         add: list[Field] = [("Range", wanted)]
         tag = stored.fields.first("etag")
         if tag is not None and has_strong_identity(stored.fields):
             add.append(("If-Range", tag))
-        return Plan("GET", _CONDITIONS + _RANGE, tuple(add))
-    return Plan(query.request.method, () if keeps_conditions else _CONDITIONS)
+        return Plan("GET", _CONDITIONS_AND_RANGE, tuple(add))
+    return Plan(query.request.method, frozenset() if keeps_conditions else _CONDITIONS)
 
 
 def _body_to_send(request: RequestHead, caller: Caller) -> Iterable[bytes] | None:

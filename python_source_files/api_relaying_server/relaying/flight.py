@@ -52,7 +52,7 @@ class Landing(Generic[Outcome]):
         self._tell_if_finished()
 
     def _tell_if_finished(self) -> None:
-        if not self.finished:
+        if not (self._ended and self._delivered):
             return  # an empty body has ended before its leader has said what it is
         with self._lock:  # two threads may come here, by `deliver` and `end`: one gets the list
             waiting, self._waiting = self._waiting, []

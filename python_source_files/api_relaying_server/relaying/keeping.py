@@ -16,7 +16,7 @@ import math
 import secrets
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Callable, NamedTuple
 
@@ -199,7 +199,8 @@ class Keeper:
 
     def catch_up(self) -> None:
         """Handles all messages of other workers that have come. For any thread."""
-        self._coordinator.catch_up()
+        if not self._alone:
+            self._coordinator.catch_up()
 
     @property
     def reading_helps(self) -> bool:
@@ -522,7 +523,7 @@ class Keeper:
             return
         claim = self._coordinator.lease(claim_on(MARKS), CLAIM_AT_MOST) if self._shares else None
         try:
-            with self._lock_of(MARKS):
+            with self.lock_of(MARKS):
                 if self.know_marks(anew=True) or self.stored_marks.was_read:
                     marks = self.facts.invalidations.marks
                     self.stored_marks.write(marks, marked, unswept, self.clock())
@@ -534,7 +535,7 @@ class Keeper:
 
     def sweep(self, key: str) -> bool:
         """Deletes what the store has of a key if nothing of it is left; whether it was so."""
-        with self._lock_of(key):
+        with self.lock_of(key):
             record = self._store.peek(key)
             if record is None or not record.variants:
                 return False
@@ -576,22 +577,23 @@ class Keeper:
         self._store.after_write(key, stored.set, urgent=True)
         stored.wait(TELL_AT_MOST)
 
-    @contextmanager
-    def _changing(self, key: str, seen: FoundRecord | None = None) -> Iterator[Record | None]:
+    def _changing(
+        self, key: str, seen: FoundRecord | None = None
+    ) -> AbstractContextManager[Record | None]:
         """The record of a key, which nobody else changes within the block; what was `seen`
         of it before if nothing has changed since.
-
-        The claim among processes is ours in the block; then it is the store's, until the change is
-        stored and the others are told.
         """
-        if not self._shares:
-            with self._lock_of(key):
-                yield self.see(key, seen).record
-            return
+        return self._claimed(key) if self._shares else _Locked(self, key, seen)
+
+    @contextmanager
+    def _claimed(self, key: str) -> Iterator[Record | None]:
+        """The same among processes: the claim is ours in the block; then it is the store's, until
+        the change is stored and the others are told.
+        """
         claim = self._coordinator.lease(claim_on(key), CLAIM_AT_MOST)
         known = False
         try:
-            with self._lock_of(key):
+            with self.lock_of(key):
                 record = self._record_from_store(key)
                 if record is None and self._store.fault:
                     record = self.read(key)
@@ -725,8 +727,30 @@ class Keeper:
         self.hot.put(key, record, doubts=doubts)
         return record
 
-    def _lock_of(self, key: str) -> threading.Lock:
+    def lock_of(self, key: str) -> threading.Lock:
+        """The lock of the stripe of a key."""
         return self._locks[hash(key) % _STRIPES]
+
+
+class _Locked:
+    """The record of a key under the lock of its stripe; a generator would cost twice as much."""
+
+    __slots__ = ("_keeper", "_key", "_lock", "_seen")
+
+    def __init__(self, keeper: Keeper, key: str, seen: FoundRecord | None) -> None:
+        self._keeper, self._key, self._seen = keeper, key, seen
+        self._lock = keeper.lock_of(key)
+
+    def __enter__(self) -> Record | None:
+        self._lock.__enter__()
+        try:
+            return self._keeper.see(self._key, self._seen).record
+        except BaseException:
+            self._lock.__exit__(None, None, None)
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.__exit__(None, None, None)
 
 
 def _named(keys: Iterable[str], groups: Iterable[str]) -> list[tuple[str, str]]:

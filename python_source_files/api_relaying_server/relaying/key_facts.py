@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Generic, TypeVar
+from typing import Callable, Generic, TypeVar
 
 from api_relaying_server.caching.purging import (
     NEVER,
@@ -36,10 +36,8 @@ class BoundedMap(Generic[Value]):
         # as each makes one look-up.
         self._lock = threading.Lock()
         self._values: dict[str, Value] = {}
-
-    def get(self, key: str, default: Value) -> Value:
-        """The value of a key."""
-        return self._values.get(key, default)
+        # The value of a key, and what it is where there is none.
+        self.get: Callable[[str, Value], Value] = self._values.get
 
     def put(self, key: str, value: Value) -> None:
         """Keeps a value, as the newest."""

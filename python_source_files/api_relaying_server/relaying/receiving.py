@@ -174,7 +174,9 @@ class Receiver:
         times = Times(fetch.request_time, fetch.response_time)
         arrival = arrival_of(status, fields, times, traits.said)
         span = lifetime(arrival, request.target, self._policy)
-        head = ResponseHead(status, received.head.reason, fields)
+        head = received.head
+        if fields is not head.fields or status != head.status:
+            head = ResponseHead(status, head.reason, fields)
         rule = first_against(request, head, span, self._policy, traits)
         if rule is not None and rule.ground is Ground.REQUEST and not self._has_hinted:
             self._hint(received.request, head, span)

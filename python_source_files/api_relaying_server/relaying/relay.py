@@ -318,10 +318,12 @@ class Relay:
                     query, Leader(flight_key), keeps_conditions=not query.ask.validate
                 )
             landing, leads = self.flight.join(flight_key, place.landing)
-            place = Place(place.came, place.reason, rounds, landing, place.fetch, place.brief)
             if leads:  # the landing is ours now; the transfer gives it back
-                name = self._lease_name(flight_key, key)
-                return self._send_out(query, place, Leader(flight_key, landing, seen, name))
+                lead = Leader(flight_key, landing, seen, self._lease_name(flight_key, key))
+                if query.ask.fallback is None or not query.caller.parks:
+                    return self._lead(query, lead)
+                return self._send_out(query, place._replace(rounds=rounds, landing=landing), lead)
+            place = place._replace(rounds=rounds, landing=landing)
             if query.caller.parks and not landing.finished:
                 return _waiting(landing.on_finished, query.ask, place)
             landing.wait(FOLLOW_AT_MOST)
@@ -340,14 +342,12 @@ class Relay:
         return Transfer(self._tools, query, lead).run(keeps_conditions)
 
     def _send_out(self, query: Query, place: Place, lead: Leader) -> Answer | Waiting:
-        """Leads a fetch. For a client who has a stale answer it is made in the background, so that
-        the client waits no longer than a second when the upstream hangs.
+        """Leads a fetch in the background, for a client who has a stale answer: so it waits no
+        longer than a second when the upstream hangs.
         """
-        if not query.caller.parks or query.ask.fallback is None or self._background is None:
-            return self._lead(query, lead)
         quiet = query._replace(caller=Caller(query.caller.client))
         fetch = BackgroundFetch(partial(self._lead, quiet, lead))
-        if not self._background.submit(lead.flight_key, fetch.run):
+        if self._background is None or not self._background.submit(lead.flight_key, fetch.run):
             return self._lead(query, lead)
         waiting = _waiting(fetch.on_done, query.ask, place._replace(fetch=fetch))
         return waiting._replace(give_up=fetch.give_up, is_own=True)

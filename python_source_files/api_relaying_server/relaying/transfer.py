@@ -147,6 +147,7 @@ class Transfer:
         self._fetcher, self._receiver, self._flight, self._coordinator = tools
         self._keeper, self._policy = self._fetcher.keeper, self._fetcher.policy
         self._query = query
+        self._key = self._keeper.key_of(query.request.target)
         self._lead = lead
         self._lands = lead.landing is not None  # the landing is ours, until `_let_go`
         self._lease: Lease | None = None  # ours until `_let_go`
@@ -208,9 +209,7 @@ class Transfer:
         if seen is None:
             return None
         surely = lease is not None and (lease.waited or lease.unheard)
-        return self._keeper.changed_since(
-            self._keeper.key_of(self._query.request.target), seen, surely
-        )
+        return self._keeper.changed_since(self._key, seen, surely)
 
     # 3 to 5: what is sent, what comes, and its body.
 
@@ -325,11 +324,10 @@ class Transfer:
         if self._is_noted:
             return
         self._is_noted, request = True, self._query.request
-        key = self._keeper.key_of(request.target)
         if not unstored:
-            self._keeper.unstored.forget(key)
+            self._keeper.unstored.forget(self._key)
         elif request.method == "GET":
-            self._keeper.unstored.note(key, unstored, self._keeper.clock())
+            self._keeper.unstored.note(self._key, unstored, self._keeper.clock())
         if _log.isEnabledFor(logging.DEBUG):
             why = f"not stored, {REASONS.get(unstored, unstored)}" if unstored else "stored"
             _log.debug("%s %s: the response is %s", request.method, request.shown, why)
@@ -349,8 +347,7 @@ class Transfer:
         if lands and self._lead.landing is not None:
             self._flight.leave(self._lead.flight_key, self._lead.landing)
         if lease is not None:
-            key = self._keeper.key_of(self._query.request.target)
-            self._keeper.when_stored(key, lease.release)  # the lease is the store's now
+            self._keeper.when_stored(self._key, lease.release)  # the lease is the store's now
 
     # The same for a request that passes by the store: nobody leads it and nobody follows.
 

@@ -483,7 +483,11 @@ class Exchange:
         left = self._left
         if left is None or len(self._buffer) < left:
             return None
-        return None if self._method == "HEAD" else self.read()[0]
+        if self._method == "HEAD":
+            return None
+        data, self._buffer = self._buffer[:left], self._buffer[left:]
+        self._left = 0
+        return self._finish(data)[0]
 
     def stream(self) -> Iterator[bytes]:
         """The pieces of the body as they come."""

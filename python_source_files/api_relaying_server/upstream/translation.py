@@ -155,16 +155,17 @@ def as_upstream_sees(
     `Cache-Control` and `Pragma` are passed only with `pass_refresh`: some upstreams do costly work
     for them.
     """
-    listed = connection_options(request.fields)  # RFC 9110, 7.6.1
+    had = request.fields
+    listed = connection_options(had)  # RFC 9110, 7.6.1
     trusted = client.trusted
     fields: list[Field] = [("Host", base.authority)]
     for name, value in request.seen.items:
         passes = _passes if len(name) <= _KNOWN_LENGTH else _passes_anew
         if passes(name, trusted, pass_refresh) and not (listed and name.lower() in listed):
             fields.append((name, value))
-    if "max-forwards" in request.fields:
+    if "max-forwards" in had:
         fields += _one_forward_less(request)
-    before = request.fields.get("via")
+    before = had.get("via")
     # RFC 9110, 7.6.3: the version is that of the message that was received.
     via = f"{request.version[0]}.{request.version[1]} {PSEUDONYM}"
     fields.append(("Via", f"{before}, {via}" if before else via))
@@ -176,12 +177,14 @@ def as_upstream_sees(
     return Fields(fields)
 
 
-def for_one_call(seen: Fields, drop: Sequence[str] = (), add: Sequence[Field] = ()) -> list[Field]:
+def for_one_call(
+    seen: Fields, drop: frozenset[str] = frozenset(), add: Sequence[Field] = ()
+) -> list[Field]:
     """The fields of one call: those that the upstream sees, without `drop` (lower case), and with
     `add` behind them. Raises LoopDetected; every call takes its fields from here.
     """
     check_no_loop(seen)
-    if not any(name in seen for name in drop):
+    if not seen.has_any(drop):
         return [*seen.items, *add]
     return [*(item for item in seen.items if item[0].lower() not in drop), *add]
 
