@@ -270,6 +270,7 @@ def request_directives(fields: Fields) -> Directives:
     values = fields.all("cache-control")
     if values:
         return parse_cache_control(values)
-    if any(member.lower() == "no-cache" for member in split_lists(fields.all("pragma"))):
+    pragma = fields.all("pragma")
+    if pragma and any(member.lower() == "no-cache" for member in split_lists(pragma)):
         return Directives({"no-cache": None})
     return NONE

@@ -106,7 +106,12 @@ class Record(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of content and text in all variants, with an allowance for what holds them."""
-        return sum([len(v.body) + _size_of_head(v) + _size_of_forms(v) for v in self.variants])
+        size = 0
+        for variant in self.variants:
+            size += len(variant.body) + _size_of_head(variant)
+            if variant.forms:
+                size += sum([FORM_COST + len(content) for _, content in variant.forms])
+        return size
 
 
 class Single(NamedTuple):
@@ -142,7 +147,3 @@ def _size_of_head(variant: StoredResponse) -> int:
     fields = variant.fields
     selecting = sum([len(name) + len(value or "") for name, value in variant.selecting])
     return VARIANT_COST + fields.text_size + selecting
-
-
-def _size_of_forms(variant: StoredResponse) -> int:
-    return sum([FORM_COST + len(content) for _, content in variant.forms]) if variant.forms else 0

@@ -40,8 +40,13 @@ class Fields:
     @classmethod
     def of_lines(cls, lines: Sequence[Line]) -> Fields:
         """The section that these lines are."""
-        pairs = tuple([(line[1], line[2]) for line in lines])
-        return cls._derived(pairs, _indexed([(line[0], line[2]) for line in lines]))
+        index: dict[str, list[str]] = {}
+        for name, _, value, _ in lines:
+            if name in index:
+                index[name].append(value)
+            else:
+                index[name] = [value]
+        return cls._derived(tuple([line[1:3] for line in lines]), index)
 
     def apart(self) -> Fields:
         """The same in an object of its own: packing one does not make the other slow to read."""

@@ -335,9 +335,12 @@ class HotCache:
         """Keeps an entry in place of the one of its key, if there is one; False where it is too
         large.
         """
-        before, known = self._entries.get(entry.key), self._remove(entry.key)
-        entry.uses = self._hit_count.uses.of(entry.key) if before is None else before.uses
-        return self._insert(entry, known)
+        before = self._entries.get(entry.key)
+        if before is None:
+            entry.uses = self._hit_count.uses.of(entry.key)
+            return self._insert(entry, False)
+        entry.uses = before.uses
+        return self._insert(entry, self._remove(entry.key))
 
     def _insert(self, entry: Entry, known: bool) -> bool:
         """Keeps an entry whose key has none; False where it is too large."""

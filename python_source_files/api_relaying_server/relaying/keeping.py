@@ -348,7 +348,7 @@ class Keeper:
         as far as is known here.
         """
         self.catch_up()
-        groups = frozenset().union(*[groups_of(stored.fields) for stored in fetched])
+        groups = [group for stored in fetched for group in groups_of(stored.fields)]
         return self.facts.invalidations.last(key, groups) <= began.tick
 
     def _is_current_for_all(
@@ -380,16 +380,13 @@ class Keeper:
             if reason_to_keep(record, stored, request, self.clock(), self.policy):
                 return None
             others = record.variants if record is not None else ()
-            same = [variant for variant in others if variant.selecting == stored.selecting]
-            stored, beside = _with_parts(stored, same)
-            left = [variant for variant in others if variant not in same]
-            variants = within([stored, *beside, *left], MAX_VARIANTS)
-            if useful_until is None or left:
+            variants = _with_others(stored, others) if others else (stored,)
+            if useful_until is None or len(variants) > 1:
                 useful_until = self._useful_until(variants, target)
             record = self._put(key, Record(variants, useful_until, _epoch_of(record)), doubts)
         # Only now: these names are part of the flight's key, and until the response is stored
         # those who ask for it must find the flight that brings it.
-        self.facts.remember_selecting(key, tuple(name for name, _ in stored.selecting))
+        self.facts.remember_selecting(key, tuple([name for name, _ in stored.selecting]))
         return record
 
     def replace(
@@ -721,6 +718,8 @@ class Keeper:
         return max([useful_until(variant, target, self.policy) for variant in variants])
 
     def _put(self, key: str, record: Record, doubts: int) -> Record:
+        for variant in record.variants:
+            variant.fields.pack()  # as memory does: before anybody counts their bytes
         self._store.write(key, record)
         self._touch(key)
         self._last_known.forget(key)
@@ -760,6 +759,16 @@ def _named(keys: Iterable[str], groups: Iterable[str]) -> list[tuple[str, str]]:
 
 def _epoch_of(record: Record | None) -> int:
     return 0 if record is None else record.epoch
+
+
+def _with_others(
+    new: StoredResponse, others: Sequence[StoredResponse]
+) -> tuple[StoredResponse, ...]:
+    """The variants of a key with a new one in place of what the same requests select."""
+    same = [variant for variant in others if variant.selecting == new.selecting]
+    new, beside = _with_parts(new, same)
+    left = [variant for variant in others if variant not in same]
+    return within([new, *beside, *left], MAX_VARIANTS)
 
 
 def _with_parts(

@@ -210,7 +210,7 @@ class CircuitBreaker:
 
     def settle(self, call: Call, signals: UpstreamSignals | None) -> None:
         """Ends a call by its outcome; None where it had none, as when its client left."""
-        if signals is not None and signals.scope is Scope.NOBODY and not call.is_probe:
+        if signals is not None and signals.scope is Scope.NOBODY and not call.cooldowns:
             self._answered_at = self._clock()
             if self._failed:
                 self._failed = {}

@@ -189,6 +189,8 @@ class Exchange:
 
     _on_end: Callable[[UpstreamError | None], None] | None = None
 
+    _original_response = None  # where `requests` looks for cookies; asked for at each call
+
     def __init__(
         self,
         connection: HTTPConnection,

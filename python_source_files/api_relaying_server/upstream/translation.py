@@ -158,7 +158,7 @@ def as_upstream_sees(
     had = request.fields
     listed = connection_options(had)  # RFC 9110, 7.6.1
     trusted = client.trusted
-    fields: list[Field] = [("Host", base.authority)]
+    fields = [_host_of(base)]
     for name, value in request.seen.items:
         passes = _passes if len(name) <= _KNOWN_LENGTH else _passes_anew
         if passes(name, trusted, pass_refresh) and not (listed and name.lower() in listed):
@@ -175,6 +175,11 @@ def as_upstream_sees(
     if public.host is not None:
         fields.append(("X-Forwarded-Host", public.host))
     return Fields(fields)
+
+
+@lru_cache(maxsize=16)
+def _host_of(base: UpstreamBase) -> Field:
+    return "Host", base.authority
 
 
 def for_one_call(
