@@ -29,6 +29,10 @@ _KEPT_IN_304 = frozenset(
 )
 
 
+CLIENT_CONDITIONS = frozenset(("if-none-match", "if-modified-since"))
+"""Fields of a request without which `is_not_modified` is not true."""
+
+
 def is_not_modified(request: Fields, status: int, stored: Fields, response_time: float) -> bool:
     """True where the client's own copy is still current by the condition of its request: the answer
     is 304 (RFC 9110, 13.2.2).

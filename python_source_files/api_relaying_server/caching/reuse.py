@@ -9,7 +9,7 @@ from typing import Callable, NamedTuple, Union
 
 from api_relaying_server.caching.compression import may_be_compressed, names_part_weakly
 from api_relaying_server.caching.conditional import CONDITIONS_FOR_ORIGINS, if_range_holds
-from api_relaying_server.caching.directives import Directives, request_directives
+from api_relaying_server.caching.directives import NONE, Directives, request_directives
 from api_relaying_server.caching.freshness import (
     Arrival,
     Lifetime,
@@ -37,6 +37,9 @@ BYPASSING_FIELDS = CONDITIONS_FOR_ORIGINS | OVERRIDES | {"a-im", "x-original-url
 """Fields with which a request passes by the store: conditions that only the origin can judge, and
 fields that make some origins answer another request than the one in the key.
 """
+
+_DECIDING_FIELDS = BYPASSING_FIELDS | {"cache-control", "connection", "pragma", "range"}
+"""Request fields without which no rule makes a request pass by, and none says how to answer it."""
 
 INFLUENTIAL_FIELDS = BYPASSING_FIELDS | frozenset(
     ("accept-encoding", "cache-control", "connection", "content-length", "expect", "if-match")
@@ -276,11 +279,12 @@ def decide(request: RequestHead, record: Record | None, now: float, policy: Poli
     """What to do about a request when this is stored for its target; None: nothing is."""
     if request.method not in CACHED_METHODS:
         return Bypass("method", "a stored response answers only GET and HEAD (RFC 9111, 4)")
-    fields = request.fields
-    rule = bypass_rule(fields)
-    if rule:
-        return Bypass("bypass", rule)
-    asked = request_directives(fields)
+    fields, asked = request.fields, NONE
+    if fields.has_any(_DECIDING_FIELDS):
+        rule = bypass_rule(fields)
+        if rule:
+            return Bypass("bypass", rule)
+        asked = request_directives(fields)
     verdict = _among(request, record, asked, now, policy)
     if isinstance(verdict, Ask) and (policy.offline or "only-if-cached" in asked):
         return _without_upstream(verdict, now, policy)

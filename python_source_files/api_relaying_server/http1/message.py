@@ -50,7 +50,7 @@ class Fields:
 
     def apart(self) -> Fields:
         """The same in an object of its own: packing one does not make the other slow to read."""
-        return self._derived(self.items, self._by_name())
+        return self._derived(self._items or self.items, self._index or self._by_name())
 
     @staticmethod
     def _derived(items: tuple[Field, ...], index: dict[str, list[str]]) -> Fields:

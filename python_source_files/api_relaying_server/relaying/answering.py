@@ -7,7 +7,11 @@ Functions of a request, a response and the time. Each says in `Cache-Status` wha
 from __future__ import annotations
 
 from api_relaying_server.caching.compression import fields_of_passed_304, wanted_coding
-from api_relaying_server.caching.conditional import fields_of_304, is_not_modified
+from api_relaying_server.caching.conditional import (
+    CLIENT_CONDITIONS,
+    fields_of_304,
+    is_not_modified,
+)
 from api_relaying_server.caching.responding import in_form, prepare, shortened
 from api_relaying_server.caching.reuse import Assessed
 from api_relaying_server.http1.fields import (
@@ -113,7 +117,7 @@ def fetched_answer(
     head = arrived.received.head
     status, phrase, fields = head.status, head.reason, arrived.fields
     cache_status = cache_fetched(reason, status, arrived.unstored)
-    if arrived.is_not_modified_for(request):
+    if request.fields.has_any(CLIENT_CONDITIONS) and arrived.is_not_modified_for(request):
         status, phrase = 304, reason_phrase(304)
         fields = _not_modified(request, fields, arrived.codings)
     elif status != 304:

@@ -9,16 +9,17 @@ import time
 from collections.abc import Iterable
 from typing import Callable, NamedTuple
 
-from api_relaying_server.caching.conditional import CONDITIONS_FOR_ORIGINS
+from api_relaying_server.caching.conditional import CLIENT_CONDITIONS, CONDITIONS_FOR_ORIGINS
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import has_strong_identity
 from api_relaying_server.caching.reuse import Ask
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.caching.validation import conditions
 from api_relaying_server.errors import UpstreamError, UpstreamPaused
-from api_relaying_server.http1.fields import end_to_end
+from api_relaying_server.http1.fields import HOP_BY_HOP, end_to_end
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
+from api_relaying_server.http1.request_id import REQUEST_ID
 from api_relaying_server.relaying.answer import Waiting
 from api_relaying_server.relaying.keeping import FoundRecord, Keeper, Moment
 from api_relaying_server.relaying.shared_body import Room
@@ -43,9 +44,13 @@ SMALL_BODY = 65536
 """Bytes of a request's body that is read whole before the upstream is asked, if it comes at once.
 """
 
-_CONDITIONS = frozenset(("if-none-match", "if-modified-since"))
-_CONDITIONS_AND_RANGE = _CONDITIONS | frozenset(("range", "if-range"))
-_ALL_CONDITIONS = _CONDITIONS.union(CONDITIONS_FOR_ORIGINS)
+_CONDITIONS_AND_RANGE = CLIENT_CONDITIONS | frozenset(("range", "if-range"))
+_LEFT_OR_CHANGED = HOP_BY_HOP | frozenset(("content-location", "location", REQUEST_ID.lower()))
+"""Fields of a response that are not passed on, or not as they are; `Connection`, which is one of
+them, may name others.
+"""
+
+_ALL_CONDITIONS = CLIENT_CONDITIONS.union(CONDITIONS_FOR_ORIGINS)
 
 
 class Caller(NamedTuple):
@@ -107,6 +112,9 @@ class Plan(NamedTuple):
     method: str
     drop: frozenset[str] = frozenset()
     add: tuple[Field, ...] = ()
+
+
+_USUAL_PLAN = Plan("GET", CLIENT_CONDITIONS)
 
 
 class Fetcher:
@@ -174,7 +182,7 @@ class Fetcher:
         call = self._call_of(query, plan)
         # Before the first byte goes out: what is invalidated from here on outdates the response.
         began = self.keeper.begin(query.known)
-        body = _body_to_send(request, caller)
+        body = None if caller.body is None else _body_to_send(request, caller)
         started, asked = time.monotonic(), True
         try:
             fetch = self._upstream.fetch(call if body is None else call._replace(body=body))
@@ -188,7 +196,9 @@ class Fetcher:
         if head.status == 304 and not _has_condition(call.fields):
             fetch.exchange.close()
             raise UpstreamError("the upstream answered 304 to a request without a condition")
-        received = _without_echo(localised(end_to_end(head.fields), self.base), caller)
+        received = head.fields
+        if received.has_any(_LEFT_OR_CHANGED):
+            received = _without_echo(localised(end_to_end(received), self.base), caller)
         if "date" not in received:  # RFC 9110, 6.6.1
             received = received.plus(("Date", format_date(fetch.response_time)))
         sent = request.with_method(plan.method)
@@ -217,7 +227,9 @@ def _plan_of(query: Query, keeps_conditions: bool) -> Plan:
         if tag is not None and has_strong_identity(stored.fields):
             add.append(("If-Range", tag))
         return Plan("GET", _CONDITIONS_AND_RANGE, tuple(add))
-    return Plan(query.request.method, frozenset() if keeps_conditions else _CONDITIONS)
+    if query.request.method == "GET" and not keeps_conditions:
+        return _USUAL_PLAN
+    return Plan(query.request.method, frozenset() if keeps_conditions else CLIENT_CONDITIONS)
 
 
 def _body_to_send(request: RequestHead, caller: Caller) -> Iterable[bytes] | None:

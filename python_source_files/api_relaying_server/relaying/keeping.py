@@ -377,10 +377,12 @@ class Keeper:
         with self._changing(key, seen) as record:
             if not self._is_current_for_all(key, record, began, stored):
                 return None
-            if reason_to_keep(record, stored, request, self.clock(), self.policy):
-                return None
             others = record.variants if record is not None else ()
-            variants = _with_others(stored, others) if others else (stored,)
+            variants: tuple[StoredResponse, ...] = (stored,)
+            if others:
+                if reason_to_keep(record, stored, request, self.clock(), self.policy):
+                    return None
+                variants = _with_others(stored, others)
             if useful_until is None or len(variants) > 1:
                 useful_until = self._useful_until(variants, target)
             record = self._put(key, Record(variants, useful_until, _epoch_of(record)), doubts)

@@ -62,20 +62,15 @@ class Invalidations:
     """
 
     def __init__(self) -> None:
-        # Guards _ticks, _times, _now, _floor, marks: the tick and the key's place change together.
-        # `now` reads _now without it, as one number: a fetch that reads it just before a mark
+        # Guards _ticks, _times, now, _floor, marks: the tick and the key's place change together.
+        # `now` is read without it, as one number: a fetch that reads it just before a mark
         # counts as begun before. So is `marks` read, which is replaced and never changed.
         self._lock = threading.Lock()
         self._ticks: dict[str, int] = {}
         self._times: dict[str, Times] = {}  # the Unix times of each
         self.marks = NO_MARKS
-        self._now = 0
+        self.now = 0  # the tick of this moment
         self._floor = 0  # no key was invalidated before this, as far as is known
-
-    @property
-    def now(self) -> int:
-        """The tick of this moment."""
-        return self._now
 
     def mark(self, key: str, now: float, effect: Effect = Effect.INVALIDATED) -> tuple[int, int]:
         """Invalidates or purges the key, now (Unix time). Returns the tick at which that was done
@@ -83,36 +78,36 @@ class Invalidations:
         """
         with self._lock:
             before = max(self._ticks.pop(key, self._floor), self.marks.of(key).tick)
-            self._now += 1
+            self.now += 1
             while len(self._ticks) >= LIMIT:
                 self._floor = self._ticks.pop(next(iter(self._ticks)))
-            self._ticks[key] = self._now
+            self._ticks[key] = self.now
             times = later(self._times.pop(key, NEVER), times_of(effect, now))
             while len(self._times) >= LIMIT:
                 del self._times[next(iter(self._times))]
             self._times[key] = times
-            return before, self._now
+            return before, self.now
 
     def mark_wide(self, prefixes: Iterable[str], groups: Iterable[str], times: Times) -> None:
         """The same for all keys that begin with a prefix, and for all responses of a group."""
         with self._lock:
-            self._now += 1
-            mark = Mark(times, self._now)
+            self.now += 1
+            mark = Mark(times, self.now)
             self.marks = self.marks.with_mark(prefixes, groups, mark)
 
     def learn(self, marks: Marks) -> bool:
         """Takes over marks that others have made; False where all were known."""
         with self._lock:
             known = self.marks
-            self.marks = known.with_all(marks, self._now + 1)
-            self._now += self.marks is not known
+            self.marks = known.with_all(marks, self.now + 1)
+            self.now += self.marks is not known
             return self.marks is not known
 
     def mark_all(self) -> None:
         """Any key may have been invalidated up to now."""
         with self._lock:
-            self._now += 1
-            self._floor = self._now
+            self.now += 1
+            self._floor = self.now
             self._ticks.clear()
 
     def times_of(self, key: str) -> Times:

@@ -334,7 +334,8 @@ class Receiver:
                 useful_until = useful_from(arrival, span, policy)
         failed = head.status in FAILURE_STATUSES and not (span.given or 0) > 0
         capped = span.seconds if span.capped else None
-        codings = self._codings(received, shared if not unstored else None)
+        kept = shared if not unstored else None
+        codings = self._codings(received, kept) if policy.codings else ()
         return Arrived(received, shared, unstored, failed, capped, codings, useful_until)
 
     def _codings(self, received: Received, kept: StoredResponse | None) -> tuple[str, ...]:
@@ -342,7 +343,7 @@ class Receiver:
         is a 304. The answer to a HEAD says what that to a GET says.
         """
         request, head = received.request, received.head
-        if not self._policy.codings or head.status == 304:
+        if head.status == 304:
             return self._policy.codings
         if request.method == "HEAD":
             received = received._replace(request=request.with_method("GET"))
@@ -353,9 +354,10 @@ class Receiver:
     def _unfit(self, received: Received) -> str:
         """Why a response can neither be stored nor shared; empty where it can."""
         exchange = received.fetch.exchange
+        length = exchange.length
         if exchange.undecoded:
             return "transfer-coding"  # RFC 9112, 6.1: it has a coding that is unknown here
-        if exchange.length is not None and exchange.length > self._policy.max_object:
+        if length is not None and length > self._policy.max_object:
             return "too-large"
         if received.head.status == 206 and "range" not in received.request.fields:
             return "partial"  # no part was asked for

@@ -243,8 +243,10 @@ def _one_forward_less(request: RequestHead) -> list[Field]:
 
 
 def _forwarded(request: RequestHead, client: Client, scheme: str) -> list[Field]:
-    told_for = request.fields.get("x-forwarded-for") if client.trusted else None
-    told_proto = request.fields.first("x-forwarded-proto") if client.trusted else None
+    if not client.trusted:
+        return [("X-Forwarded-For", client.address), ("X-Forwarded-Proto", scheme)]
+    told_for = request.fields.get("x-forwarded-for")
+    told_proto = request.fields.first("x-forwarded-proto")
     return [
         ("X-Forwarded-For", f"{told_for}, {client.address}" if told_for else client.address),
         ("X-Forwarded-Proto", told_proto or scheme),
