@@ -132,16 +132,6 @@ class RoundTrip(unittest.TestCase):
         for was, now in zip(record.variants, again.variants):
             self.assertEqual(was.fields.items, now.fields.items)
 
-    @given(RECORDS)
-    def test_the_head_is_what_a_library_writes(self, record: Record) -> None:
-        data = dumps(record)
-        (length,) = struct.unpack_from(">I", data, 8)
-        head = data[12 : 12 + length]
-        self.assertEqual(json.dumps(json.loads(head), separators=(",", ":")).encode(), head)
-        for variant in record.variants:
-            variant.fields.pack()
-        self.assertEqual(dumps(record), data)
-
     def test_through_the_pipeline_of_requests_cache(self) -> None:
         serializer, record = pipeline(), make_record()
         data = serializer.dumps(("key", record))

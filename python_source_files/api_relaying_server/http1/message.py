@@ -79,15 +79,6 @@ class Fields:
         items = self._items
         return _items_of(self._lines or b"") if items is None else items
 
-    @property
-    def texts(self) -> list[str]:
-        """Names and values in turn."""
-        lines = self._lines
-        if lines is None:
-            return [text for field in self.items for text in field]
-        split = lines.decode("latin-1").split("\r\n")[:-1]
-        return [text for line in split for text in line.split(": ", 1)]
-
     def _by_name(self) -> dict[str, list[str]]:
         if self._lines is not None:
             return _index_of(self._lines)

@@ -75,15 +75,14 @@ _WITHOUT_BODY = (204, 205)
 _SPELLINGS = ("Content-Length", "content-length")  # those that are found quickly
 _marks: dict[str, int] = {}  # response fields' names that are right: 1 for Content-Length, else 0
 _selectors: set[str] = set()  # selecting fields' names that are right
-_quoted = json.encoder.encode_basestring_ascii
-_TRUTH = {False: "false", True: "true"}
+_encode_head = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _decode_head = json.JSONDecoder().raw_decode  # `decode` looks for white space around it, too
 
 
 def dumps(record: Record, key: str = "") -> bytes:
     """`record` as bytes that only `loads` with the same `key` accepts."""
-    heads = ",".join([_variant_head(v) for v in record.variants])
-    head = f"[{record.expires!r},[{heads}],{record.epoch}]".encode("ascii")
+    heads = [_variant_head(v) for v in record.variants]
+    head = _encode_head([record.expires, heads, record.epoch]).encode()
     length = _LENGTH.pack(len(head))
     checksum = zlib.crc32(head, zlib.crc32(length, _seed(key)))
     bodies = [variant.body for variant in record.variants]
@@ -136,7 +135,7 @@ def loads_pieces(data: bytes, key: str = "") -> Single | Record:
 
 def in_record(text: str) -> bytes:
     """A part of a field, as it stands in the bytes of a record."""
-    return _quoted(text).encode("ascii")[1:-1]
+    return _encode_head(text).encode()[1:-1]
 
 
 def pipeline() -> SerializerPipeline:
@@ -161,30 +160,20 @@ def _seed(key: str) -> int:
     return zlib.crc32(key.encode("utf-8", "surrogatepass"))
 
 
-# By hand: to have the encoder of the library take it apart costs as much as all the rest.
-
-
-def _variant_head(variant: StoredResponse) -> str:
-    """The members of a variant as JSON."""
-    status, reason, fields, body, sent, arrived, selecting, first, complete, *_ = variant
-    texts = ",".join(map(_quoted, fields.texts))
-    whole = "null" if complete is None else complete
-    mark = PURGED if variant.purged and not variant.must_validate else _TRUTH[variant.must_validate]
-    forms = f",[{','.join(map(_form_head, variant.forms))}]" if variant.forms else ""
+def _variant_head(variant: StoredResponse) -> tuple[Any, ...]:
+    forms = ([part for name, body in variant.forms for part in (name, len(body))],)
     return (
-        f"[{status},{_quoted(reason)},[{texts}],{len(body)},{sent!r},{arrived!r},"
-        f"[{_selecting_head(selecting)}],{first},{whole},{mark}{forms}]"
-    )  # older versions read what has no forms
-
-
-def _form_head(form: Form) -> str:
-    return f"{_quoted(form[0])},{len(form[1])}"
-
-
-@lru_cache(256)
-def _selecting_head(selecting: Selecting) -> str:
-    return ",".join(
-        ["null" if text is None else _quoted(text) for pair in selecting for text in pair]
+        variant.status,
+        variant.reason,
+        [text for field in variant.fields.items for text in field],
+        len(variant.body),
+        variant.request_time,
+        variant.response_time,
+        [text for pair in variant.selecting for text in pair],
+        variant.first,
+        variant.complete_length,
+        PURGED if variant.purged and not variant.must_validate else variant.must_validate,
+        *(forms if variant.forms else ()),  # older versions read what has none
     )
 
 
