@@ -131,7 +131,8 @@ class Counters:
             counts[size] += served.size
             counts[bucket] += 1
             counts[seconds] += _microseconds(took)
-            counts["faults"] += served.number != ""
+            if served.number:
+                counts["faults"] += 1
 
     def asked(self, outcome: str, seconds: float) -> None:
         """Counts a call of the upstream; `outcome` is one of CLASSES or FAILURES."""

@@ -8,6 +8,7 @@ responses of an origin have the same names and say the same of their caching, so
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
+from itertools import chain
 
 from api_relaying_server.caching.directives import ResponseDirectives
 from api_relaying_server.caching.vary import names_origins, selecting_names
@@ -73,10 +74,10 @@ def traits_of(fields: Fields) -> Traits:
     names = tuple(fields.names())
     if len(names) > MOST_NAMES:
         return Traits(fields)
-    values = [tuple(fields.all(name)) for name in _read_of(names)]
-    if sum([len(value) for lines in values for value in lines]) > MOST_TEXT:
+    values = tuple([tuple(fields.all(name)) for name in _read_of(names)])
+    if sum(map(len, chain.from_iterable(values))) > MOST_TEXT:
         return Traits(fields)
-    return _traits(names, tuple(values))
+    return _traits(names, values)
 
 
 @lru_cache(256)

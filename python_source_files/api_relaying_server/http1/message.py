@@ -139,11 +139,11 @@ class Fields:
 
     def names(self) -> list[str]:
         """Every field name once, lower case, in order of first appearance."""
-        return list(self._by_name())
+        return list(self._index or self._by_name())
 
     def without(self, drop: Callable[[str], bool]) -> Fields:
         """The section less the fields for whose lower-case name `drop` is true."""
-        index = self._by_name()
+        index = self._index or self._by_name()
         gone = [name for name in index if drop(name)]
         if not gone:
             return self
@@ -154,7 +154,7 @@ class Fields:
 
     def plus(self, *more: Field) -> Fields:
         """The section with `more` behind it."""
-        index = dict(self._by_name())
+        index = dict(self._index or self._by_name())
         for name, value in more:
             lower = name.lower()
             index[lower] = [*index.get(lower, ()), value]
@@ -168,9 +168,12 @@ class Fields:
         return self.without(lambda had: had == lower).plus((name, value))
 
 
+_joined = ": ".join  # of a pair
+
+
 def lines_of(items: Iterable[Field]) -> bytes:
     """Field lines as they are sent, each with its CRLF."""
-    return "".join([f"{name}: {value}\r\n" for name, value in items]).encode("latin-1")
+    return "\r\n".join([*map(_joined, items), ""]).encode("latin-1")
 
 
 def _indexed(items: Iterable[Field]) -> dict[str, list[str]]:

@@ -96,6 +96,9 @@ class NotShared(NamedTuple):
     """An outcome: the answer is for the leader alone; each follower asks for itself."""
 
 
+NOT_SHARED = NotShared()
+
+
 class FailureStatus(NamedTuple):
     """An outcome: the upstream answered with a status that a stale answer is better than, for
     followers with the same credentials.
@@ -164,7 +167,7 @@ class Transfer:
         `keeps_conditions` leaves the client's own conditions in the request: for keys whose answers
         are not stored.
         """
-        outcome: Outcome = NotShared()
+        outcome: Outcome = NOT_SHARED
         try:
             found = self._found_meanwhile()
             if found is not None:
@@ -280,7 +283,7 @@ class Transfer:
         if status < 400 and not about_this:
             until = self._keeper.clock() + UNSHARED_FOR
             facts.mark_unshared(key, until, credentialed=request.credentialed)
-        return NotShared()
+        return NOT_SHARED
 
     def _tell(self, outcome: Outcome) -> None:
         """Gives the followers the outcome. Where they share a body, the landing stays until that
