@@ -108,9 +108,11 @@ class Record(NamedTuple):
         """Bytes of content and text in all variants, with an allowance for what holds them."""
         size = 0
         for variant in self.variants:
-            size += len(variant.body) + _size_of_head(variant)
-            if variant.forms:
-                size += sum([FORM_COST + len(content) for _, content in variant.forms])
+            size += VARIANT_COST + len(variant.body) + variant.fields.text_size
+            for name, value in variant.selecting:
+                size += len(name) + len(value or "")
+            for _, content in variant.forms:
+                size += FORM_COST + len(content)
         return size
 
 
@@ -141,9 +143,3 @@ class Single(NamedTuple):
             self.status, self.reason, pairs, self.body, *times, self.selecting, 0, length
         )
         return Record((stored,), self.expires, self.epoch)
-
-
-def _size_of_head(variant: StoredResponse) -> int:
-    fields = variant.fields
-    selecting = sum([len(name) + len(value or "") for name, value in variant.selecting])
-    return VARIANT_COST + fields.text_size + selecting

@@ -201,8 +201,9 @@ class Fetcher:
             received = _without_echo(localised(end_to_end(received), self.base), caller)
         if "date" not in received:  # RFC 9110, 6.6.1
             received = received.plus(("Date", format_date(fetch.response_time)))
-        sent = request.with_method(plan.method)
-        return Received(sent, ResponseHead(head.status, head.reason, received), fetch, began)
+        if received is not head.fields:
+            head = ResponseHead(head.status, head.reason, received)
+        return Received(request.with_method(plan.method), head, fetch, began)
 
 
 def _without_echo(fields: Fields, caller: Caller) -> Fields:
