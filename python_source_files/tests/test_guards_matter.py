@@ -14,7 +14,7 @@ from unittest import mock
 
 from api_relaying_server.caching import reuse
 from api_relaying_server.caching.stored import StoredResponse
-from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.http1.message import HeaderSection, RequestHead
 from api_relaying_server.relaying import receiving, relay
 from api_relaying_server.relaying.flight import Flight
 from api_relaying_server.relaying.keeping import Keeper, Moment
@@ -106,7 +106,8 @@ def without_credentials() -> AbstractContextManager[Any]:
 
     def may_answer(request: RequestHead, *words: Any, validated: bool) -> bool:
         anonymous = request.with_method("GET")._copy(request.method, request.seen)
-        anonymous._credentialed = False
+        lines = anonymous.section.lines
+        anonymous.section = HeaderSection(lines, credentialed=False)
         return reuse.may_answer(anonymous, *words, validated=validated)
 
     return mock.patch.object(relay, "may_answer", may_answer)

@@ -165,6 +165,17 @@ class RequestHeadTest(unittest.TestCase):
 
     @FEW
     @given(request_heads())
+    def test_a_plain_line_means_what_the_general_reading_finds(self, head: bytes) -> None:
+        line = head.partition(b"\r\n")[0]
+        found = heads._PLAIN_GET.fullmatch(line)
+        if found is not None:
+            with mock.patch.object(heads, "KNOWN_LENGTH", 0):
+                self.assertEqual(
+                    heads._parse_request_line(line), ("GET", found[1].decode(), (1, 1))
+                )
+
+    @FEW
+    @given(request_heads())
     def test_an_independent_reading_agrees(self, head: bytes) -> None:
         """Nothing is served that is not plain by the grammar alone."""
         if len(read(head)) > 1:
@@ -414,6 +425,46 @@ class KnownLinesTest(unittest.TestCase):
         with self.assertRaises(BadRequest):
             known.read_field(b"X : y")
         self.assertNotIn(b"X : y", known.fields)
+
+    def test_sections_are_bounded_and_what_is_refused_is_not_there(self) -> None:
+        known = KnownLines()
+        for number in range(2 * heads.KNOWN_SECTIONS):
+            known.read_section(b"Host: a\r\nX-Id: %d" % number)
+        self.assertLessEqual(len(known.sections), heads.KNOWN_SECTIONS)
+        long = b"Host: a\r\nX: " + b"x" * heads.KNOWN_SECTION_LENGTH
+        known.read_section(long)
+        self.assertNotIn(long, known.sections)
+        with self.assertRaises(BadRequest):
+            known.read_section(b"Host: a\r\nX : y")
+        self.assertNotIn(b"Host: a\r\nX : y", known.sections)
+
+    def test_a_known_section_is_judged_with_each_request_line(self) -> None:
+        """What fits one method or version does not fit another."""
+        known = KnownLines()
+        for section, good, bad in (
+            (b"", b"GET /x HTTP/1.0", b"GET /x HTTP/1.1"),
+            (b"Host: a\r\n", b"GET /x HTTP/1.1", b"TRACE /x HTTP/1.1"),
+            (
+                b"Host: a\r\nTransfer-Encoding: chunked\r\n",
+                b"POST /x HTTP/1.1",
+                b"POST /x HTTP/1.0",
+            ),
+        ):
+            for _ in range(2):
+                parse_request_head(good + b"\r\n" + section + b"\r\n", known)
+                with self.assertRaises(BadRequest):
+                    parse_request_head(bad + b"\r\n" + section + b"\r\n", known)
+
+    def test_requests_of_one_section_share_it(self) -> None:
+        known, rest = KnownLines(), b" HTTP/1.1\r\nHost: a\r\nX-Thing: 1\r\nAuthorization: b\r\n\r\n"
+        one, other = [parse_request_head(b"GET " + t + rest, known) for t in (b"/1", b"/2")]
+        self.assertIs(one.section, other.section)
+        self.assertTrue(one.credentialed)
+        left = one.without(frozenset(("authorization",)))
+        self.assertFalse(left.credentialed)
+        self.assertTrue(other.credentialed)
+        self.assertNotIn("authorization", left.fields)
+        self.assertIn("authorization", other.fields)
 
     def test_a_request_is_what_its_bytes_say(self) -> None:
         request = parse_request_head(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")

@@ -8,6 +8,7 @@ import random
 import tempfile
 import unittest
 
+from api_relaying_server.caching.plain import PlainFound
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.purging import Effect
 from api_relaying_server.caching.stored import Record, Single, StoredResponse, cache_key
@@ -17,6 +18,7 @@ from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.heads import parse_request_head
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.memory.hot import HotCache
+from api_relaying_server.memory.reply import Ending
 from api_relaying_server.relaying.forms import Forms
 from api_relaying_server.relaying.keeping import Keeper
 from api_relaying_server.relaying.memory_answers import Brought, MemoryAnswers
@@ -126,6 +128,7 @@ class PlainTest(unittest.TestCase):
         """The bytes by the general rules; None where memory cannot answer."""
         memory, _ = self.answers()
         memory.forms.has_thread = lambda: False
+        memory._plain = lambda *words: None  # type: ignore[method-assign]
         memory._keeper.hot.put(cache_key("/x"), record)
         reply = memory.from_memory(request, self.now)
         if reply is None or not reply.renew(self.now):
@@ -173,6 +176,54 @@ class PlainTest(unittest.TestCase):
                 self.assertEqual(found, wanted, f"{trial}: {record} {request.raw!r} {self.policy}")
         self.assertGreater(straight, TRIALS / 16)
         self.assertGreater(straight, both / 3)
+
+    def test_any_requests_for_what_is_in_memory(self) -> None:
+        """Whoever asked before, each gets what the general rules give, while that is fresh."""
+        dice, plain = Dice(181), 0
+        for trial in range(TRIALS // 4):
+            self.policy, self.now = dice.choice((Policy(),) * 8 + POLICIES), NOW
+            record = dice.record()
+            if dice.random() < 0.2:
+                record = record._replace(variants=(*record.variants, *dice.record().variants))
+            memory, _ = self.answers()
+            memory.forms.has_thread = lambda: False
+            key = cache_key("/x")
+            memory._keeper.hot.put(key, record)
+            for _ in range(5):
+                self.now += dice.choice((0.0, 0.0, 0.5, 1.0, 20.0))
+                request = dice.request()
+                reply, wanted = memory.from_memory(request, self.now), None
+                if reply is not None and (self.now < reply.valid_until or reply.renew(self.now)):
+                    wanted = reply.wire or reply.rendered(self.now)
+                    reply.hits += 1
+                told = f"{trial}: {record} {request.raw!r} {self.policy}"
+                self.assertEqual(wanted, self.general(request, record), told)
+                entry = memory._keeper.hot.peek(key)
+                plain += entry is not None and reply is not None and entry.plain is reply
+        self.assertGreater(plain, TRIALS / 16)
+
+    def test_a_reply_that_left_is_not_remembered(self) -> None:
+        """Neither one that made room for others, nor one of an entry that is no more."""
+        fields = [("Content-Length", "3"), ("Cache-Control", "max-age=60")]
+        stored = StoredResponse(200, "Fine", Fields(fields), b"abc", NOW, NOW, (), 0, 3)
+        memory, _ = self.answers()
+        hot, key = memory._keeper.hot, cache_key("/x")
+        entry = hot.put(key, Record((stored,), NOW + 1000))
+        request = parse_request_head(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+        first = memory.from_memory(request, NOW)
+        assert entry is not None and first is not None
+        self.assertIs(entry.plain, first)
+        hot._retire_oldest(entry)
+        self.assertIsNone(entry.plain)
+        again = memory.from_memory(request, NOW)
+        assert again is not None
+        self.assertIsNot(again, first)
+        self.assertTrue(again.kept)
+        hot.drop(key)
+        self.assertIsNone(entry.plain)
+        found = PlainFound(stored, NOW, 60.0)
+        self.assertFalse(hot.plain_reply(entry, found, Ending(b"")).kept)
+        self.assertIsNone(entry.plain)
 
 
 class PassingTest(unittest.TestCase):

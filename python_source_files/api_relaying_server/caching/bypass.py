@@ -38,7 +38,9 @@ def bypass_rules(paths: tuple[str, ...], cookies: tuple[str, ...]) -> BypassRule
 
 def _cookie_names(request: RequestHead) -> set[str]:
     """The names of a request's cookies (RFC 6265, 4.2.1), as they are written."""
-    pairs = [pair for line in request.lines if line[0] == "cookie" for pair in line[2].split(";")]
+    pairs = [
+        pair for line in request.section.lines if line[0] == "cookie" for pair in line[2].split(";")
+    ]
     return {pair.partition("=")[0].strip(" \t") for pair in pairs} - {""}
 
 

@@ -16,10 +16,10 @@ from api_relaying_server.caching.directives import REMEMBERED_LENGTH, parse_cach
 from api_relaying_server.caching.freshness import DEFAULT_TTL_STATUSES
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.reuse import CLOCK_SLACK, INFLUENTIAL_FIELDS
-from api_relaying_server.caching.stored import Selecting, Single
+from api_relaying_server.caching.stored import Selecting, Single, StoredResponse
 from api_relaying_server.caching.vary import is_written_here, selecting_values
 from api_relaying_server.http1.grammar import parse_date
-from api_relaying_server.http1.message import Fields, RequestHead
+from api_relaying_server.http1.message import Fields, HeaderSection, RequestHead, values_of
 
 _DECIDING = INFLUENTIAL_FIELDS - {"accept-encoding", "connection", "origin"}
 """Request fields with which no request is plain; the three others are looked at."""
@@ -44,6 +44,14 @@ class PlainHit(NamedTuple):
     lifetime: float
 
 
+class PlainFound(NamedTuple):
+    """A response that answers as it is, with the same times."""
+
+    stored: StoredResponse
+    born: float
+    lifetime: float
+
+
 class _Layout(NamedTuple):
     """Where a response has those of its fields that matter, -1 where it has none, and its field
     lines with places for the values, `Content-Length` behind them where it has none.
@@ -58,14 +66,18 @@ class _Layout(NamedTuple):
 
 def is_plain(request: RequestHead) -> bool:
     """True where a request is such a GET, in HTTP/1.1, on a connection that stays."""
-    if request.method != "GET" or request.version != (1, 1) or request.credentialed:
-        return False
-    names = [line[0] for line in request.lines]
-    if not _DECIDING.isdisjoint(names):
+    is_get = request.method == "GET" and request.version == (1, 1)
+    return is_get and _is_plain_section(request.section)
+
+
+@lru_cache(256)
+def _is_plain_section(section: HeaderSection) -> bool:
+    names = [line[0] for line in section.lines]
+    if section.credentialed or not _DECIDING.isdisjoint(names):
         return False
     if "connection" not in names:
         return True
-    return [v.lower() for name, _, v, _ in request.lines if name == "connection"] == ["keep-alive"]
+    return [v.lower() for name, _, v, _ in section.lines if name == "connection"] == ["keep-alive"]
 
 
 def is_plain_policy(policy: Policy) -> bool:
@@ -77,28 +89,73 @@ def plain_hit(request: RequestHead, single: Single, now: float, policy: Policy) 
     """The answer to a plain request under a plain policy; None where it takes the general rules to
     decide. `now` is the Unix time.
     """
-    names, values, arrived = single.names, single.values, single.response_time
-    layout = _layout(names) if len(names) <= MOST_FIELDS else None
+    layout = _layout_of(single)
+    times = None if layout is None else _times(request, single, layout, policy)
+    if layout is None or times is None or not _is_fresh(single, times, now):
+        return None
+    values = single.values if layout.length >= 0 else (*single.values, str(len(single.body)))
+    lines = (layout.lines % tuple(values)).encode("latin-1")
+    return PlainHit(lines, times.born, times.lifetime)
+
+
+def plain_found(
+    request: RequestHead, stored: StoredResponse, now: float, policy: Policy
+) -> PlainFound | None:
+    """The same for what is in memory, where all of its fields are sent as they are."""
+    single = stored.pieces
+    layout = None if single is None else _layout_of(single)
+    if single is None or layout is None or layout.length < 0:
+        return None
+    times = _times(request, single, layout, policy)
+    if times is None or not _is_fresh(single, times, now):
+        return None
+    return PlainFound(stored, times.born, times.lifetime)
+
+
+def selects(selecting: Selecting, request: RequestHead) -> bool:
+    """True where the request has the very values that selected the response; where others are as
+    good, the general rules know.
+    """
+    return not selecting or _are_selected(selecting, values_of(request.section, _names(selecting)))
+
+
+class _Times(NamedTuple):
+    born: float
+    lifetime: float
+    age: float  # when it arrived
+
+
+def _layout_of(single: Single) -> _Layout | None:
+    """None where more than a look at the names and the length tells what is sent."""
+    layout = _layout(single.names) if len(single.names) <= MOST_FIELDS else None
     if layout is None or single.status in _OTHER_BODY:
         return None
-    length = str(len(single.body))
-    if layout.length >= 0 and values[layout.length] != length:
+    if layout.length >= 0 and single.values[layout.length] != str(len(single.body)):
         return None
-    if single.selecting and not _selects(single.selecting, request):
+    return layout
+
+
+def _times(request: RequestHead, single: Single, layout: _Layout, policy: Policy) -> _Times | None:
+    """From when and for how long a response answers the request; None where that is not to be seen
+    at once, or it has to be validated first.
+    """
+    arrived = single.response_time
+    if not selects(single.selecting, request):
         return None
     if (policy.ttl_rules or policy.max_ttl_rules) and _has_rule(request.target, arrived, policy):
         return None
-    date = parse_date(values[layout.date], arrived) if layout.date >= 0 else None
+    date = parse_date(single.values[layout.date], arrived) if layout.date >= 0 else None
     apparent_age = 0.0 if date is None else arrived - date  # RFC 9111, 4.2.3
     age = max(apparent_age, arrived - single.request_time, 0.0)
     lifetime = _lifetime(single, layout, age, policy)
-    born = arrived - age
-    if lifetime is None or not (arrived - CLOCK_SLACK <= now < born + lifetime):
-        return None
-    if lifetime - max(now - born, age) <= 0:  # a clock that was set back makes nothing younger
-        return None
-    told = values if layout.length >= 0 else (*values, length)
-    return PlainHit((layout.lines % tuple(told)).encode("latin-1"), born, lifetime)
+    return None if lifetime is None else _Times(arrived - age, lifetime, age)
+
+
+def _is_fresh(single: Single, times: _Times, now: float) -> bool:
+    born, lifetime, age = times
+    if not single.response_time - CLOCK_SLACK <= now < born + lifetime:
+        return False
+    return lifetime > max(now - born, age)  # a clock that was set back makes nothing younger
 
 
 def _has_rule(target: str, arrived: float, policy: Policy) -> bool:
@@ -150,15 +207,6 @@ def _said(cache_control: str) -> tuple[bool, int | None]:
     said = parse_cache_control([cache_control])
     seconds = said.seconds("s-maxage")
     return said.is_unqualified("no-cache"), said.seconds("max-age") if seconds is None else seconds
-
-
-def _selects(selecting: Selecting, request: RequestHead) -> bool:
-    """True where the request has the very values that selected the response; where others are as
-    good, the general rules know.
-    """
-    names = _names(selecting)
-    picked = tuple([(line[0], line[2]) for line in request.lines if line[0] in names])
-    return _are_selected(selecting, picked)
 
 
 @lru_cache(256)

@@ -31,6 +31,9 @@ Shape = tuple[str, tuple[Part, ...], str]
 coding that was made here.
 """
 
+WHOLE: Shape = ("whole", (), "")
+"""All of it, as it is stored."""
+
 BODILESS_STATUSES = frozenset((204, 304))
 
 _OF_ALL_THAT_CAME = frozenset(("content-range", "content-length", "content-digest"))

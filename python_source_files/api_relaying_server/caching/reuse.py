@@ -84,7 +84,7 @@ def as_counted(request: RequestHead, policy: Policy) -> RequestHead:
     ignored, codings = policy.ignored_fields, policy.codings
     if ignored:
         request = request.without(ignored - _CODING if codings else ignored)
-    has_condition = codings and any(line[0] == "if-range" for line in request.lines)
+    has_condition = codings and any(line[0] == "if-range" for line in request.section.lines)
     if has_condition and names_part_weakly(request.fields, codings):
         request = request.without(_RANGE)
     if codings and not ignored.isdisjoint(_CODING):

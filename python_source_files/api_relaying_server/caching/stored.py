@@ -80,6 +80,25 @@ class StoredResponse(NamedTuple):
         """True where `body` is not the whole representation."""
         return self.first != 0 or self.complete_length != len(self.body)
 
+    @property
+    def pieces(self) -> Single | None:
+        """The same for the plain case; None for a part, and where it has to be validated."""
+        if self.must_validate or self.purged or self.is_partial:
+            return None
+        items = self.fields.items
+        return Single(
+            self.status,
+            self.reason,
+            tuple([name for name, _ in items]),
+            [value for _, value in items],
+            self.body,
+            self.request_time,
+            self.response_time,
+            self.selecting,
+            0.0,
+            0,
+        )
+
     def changed(self, **values: Any) -> StoredResponse:
         """A copy with some attributes replaced."""
         return self._replace(**values)

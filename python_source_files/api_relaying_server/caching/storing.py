@@ -321,7 +321,7 @@ def keeps_from_caches(status: int, fields: Fields) -> Rule | None:
     """
     # None of these rules looks at the request or at the lifetime.
     head = ResponseHead(status, "", fields)
-    asked = RequestHead("GET", "/", ())
+    asked = RequestHead.of("GET", "/", Fields())
     fetched = Fetched(asked, head, response_directives(fields), Lifetime(0.0), Policy())
     for rule in RULES:
         if rule.ground is Ground.ORIGIN and rule.forbids(fetched):

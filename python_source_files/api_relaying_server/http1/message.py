@@ -199,61 +199,104 @@ def _index_of(lines: bytes) -> dict[str, list[str]]:
     return _indexed([(name.lower(), value) for name, value in _items_of(lines)])
 
 
+class HeaderSection:
+    """The header section of a request (RFC 9110, 6.3): its field `lines` as they were read. Many
+    requests have the same one, byte for byte, and share the object: what is found out about it once
+    holds for all of them. Never changed. `framed`: it may announce a body; `hosts`: how many `Host`
+    fields it has.
+    """
+
+    __slots__ = ("_credentialed", "_fields", "framed", "hosts", "lines")
+
+    def __init__(
+        self,
+        lines: Sequence[Line],
+        credentialed: bool | None = None,
+        hosts: int = 1,
+        framed: bool = True,
+    ) -> None:
+        self.lines = lines
+        self.hosts = hosts
+        self.framed = framed
+        self._credentialed = credentialed
+        self._fields: Fields | None = None
+
+    @classmethod
+    def of(cls, fields: Fields) -> HeaderSection:
+        """A section that was not received, of these fields."""
+        section = cls([(name.lower(), name, value, 0) for name, value in fields])
+        section._fields = fields
+        return section
+
+    @property
+    def fields(self) -> Fields:
+        """The same as fields, made when they are first asked for."""
+        if self._fields is None:
+            self._fields = Fields.of_lines(self.lines)
+        return self._fields
+
+    @property
+    def credentialed(self) -> bool:
+        """True where a field says who asks."""
+        if self._credentialed is None:
+            self._credentialed = any(is_credential(line[0]) for line in self.lines)
+        return self._credentialed
+
+
+@lru_cache(1024)
+def values_of(section: HeaderSection, names: frozenset[str]) -> tuple[Field, ...]:
+    """The lower-case names and the values of the field lines with these lower-case names."""
+    return tuple([(line[0], line[2]) for line in section.lines if line[0] in names])
+
+
+@lru_cache(256)
+def _section_without(section: HeaderSection, names: frozenset[str]) -> HeaderSection:
+    lines = [line for line in section.lines if line[0] not in names]
+    return section if len(lines) == len(section.lines) else HeaderSection(lines)
+
+
 class RequestHead:
     """The head of a request as it was received.
 
     `target` is path and query, percent-encoding untouched; `version` is (major, minor); `raw` holds
-    the bytes of the whole head where they are known. `lines` are as they were read; `fields` is the
-    same as a section, made when it is first used. `seen` are the fields as the upstream will see
-    them, which select the response: the same as `fields` unless `seen_as` has set others.
+    the bytes of the whole head where they are known. `section` are the field lines as they were
+    read; `fields` is the same as a section of fields. `seen` are the fields as the upstream will
+    see them, which select the response: the same as `fields` unless `seen_as` has set others.
     """
 
-    __slots__ = ("_credentialed", "_fields", "_seen", "lines", "method", "raw", "target", "version")
+    __slots__ = ("_seen", "method", "raw", "section", "target", "version")
 
     def __init__(
-        self,
-        method: str,
-        target: str,
-        lines: Sequence[Line],
-        version: tuple[int, int] = (1, 1),
-        credentialed: bool | None = None,
+        self, method: str, target: str, section: HeaderSection, version: tuple[int, int] = (1, 1)
     ) -> None:
         self.method = method
         self.target = target
-        self.lines = lines
+        self.section = section
         self.version = version
         self.raw: bytes | None = None
-        self._fields: Fields | None = None
         self._seen: Fields | None = None
-        self._credentialed = credentialed
 
     @classmethod
     def of(
         cls, method: str, target: str, fields: Fields, version: tuple[int, int] = (1, 1)
     ) -> RequestHead:
         """A head that was not received, with these fields."""
-        head = cls(method, target, [(n.lower(), n, v, 0) for n, v in fields], version)
-        head._fields = fields
-        return head
+        return cls(method, target, HeaderSection.of(fields), version)
 
     @property
     def fields(self) -> Fields:
         """The field section."""
-        if self._fields is None:
-            self._fields = Fields([(name, value) for _, name, value, _ in self.lines])
-        return self._fields
+        return self.section.fields
 
     @property
     def seen(self) -> Fields:
         """The fields as the upstream will see them."""
-        return self.fields if self._seen is None else self._seen
+        return self.section.fields if self._seen is None else self._seen
 
     @property
     def credentialed(self) -> bool:
         """True where the request says who asks: its answer may be for this user alone."""
-        if self._credentialed is None:
-            self._credentialed = any(is_credential(line[0]) for line in self.lines)
-        return self._credentialed
+        return self.section.credentialed
 
     @property
     def shown(self) -> str:
@@ -270,17 +313,16 @@ class RequestHead:
         return self if method == self.method else self._copy(method, self._seen)
 
     def _copy(self, method: str, seen: Fields | None) -> RequestHead:
-        head = RequestHead(method, self.target, self.lines, self.version, self._credentialed)
-        head.raw = self.raw
-        head._fields, head._seen = self._fields, seen
+        head = RequestHead(method, self.target, self.section, self.version)
+        head.raw, head._seen = self.raw, seen
         return head
 
     def without(self, names: frozenset[str]) -> RequestHead:
         """The same request less the fields of these lower-case names, as if they had not come."""
-        lines = [line for line in self.lines if line[0] not in names]
-        if len(lines) == len(self.lines):
+        section = _section_without(self.section, names)
+        if section is self.section:
             return self
-        head = RequestHead(self.method, self.target, lines, self.version)
+        head = RequestHead(self.method, self.target, section, self.version)
         head.raw = self.raw
         return head
 

@@ -21,7 +21,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Callable
 
-from api_relaying_server.caching.responding import Shape, build
+from api_relaying_server.caching.plain import PlainFound
+from api_relaying_server.caching.responding import WHOLE, Prepared, Shape, build
 from api_relaying_server.caching.reuse import INFLUENTIAL_FIELDS, Assessed
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import is_written_here
@@ -35,7 +36,7 @@ MAX_HEADS = 65536
 MAX_HEAD_SIZE = 2048
 """Bytes of the longest head that is remembered; a browser sends 300 to 800 without cookies."""
 
-ENTRY_COST = 608
+ENTRY_COST = 616
 """Bytes that an entry takes beside its key and its record, its places in all tables included."""
 
 USUAL_SIZE = 4096
@@ -70,6 +71,15 @@ def _selected_by(selecting: tuple[str, ...]) -> tuple[frozenset[str], bool]:
     return INFLUENTIAL_FIELDS.union(selecting), is_written_here(selecting)
 
 
+def _reply_for(
+    entry: Entry, found: Assessed | PlainFound, shape: Shape, ending: Ending
+) -> Reply | None:
+    for known in entry.replies:
+        if known.is_for(found, shape, ending):
+            return known
+    return None
+
+
 _NO_HITS: Mapping[int, int] = {}
 _NO_QUICK: dict[QuickKey, Reply] = {}  # of an entry that has none: never written to
 
@@ -89,6 +99,7 @@ class Entry:
         "key",
         "own",
         "past",
+        "plain",
         "record",
         "replies",
         "selected_here",
@@ -116,6 +127,7 @@ class Entry:
         # one lookup in place of a decision.
         self.quick: dict[QuickKey, Reply] = _NO_QUICK
         self.quick_size = 0
+        self.plain: Reply | None = None  # the one for the plain case (`caching.plain`)
         selecting = tuple([name for stored in record.variants for name, _ in stored.selecting])
         self.influential, self.selected_here = _selected_by(selecting)
         self._hits_seen = self.own
@@ -130,6 +142,7 @@ class Entry:
         """
         self.replies = ()
         self.quick = _NO_QUICK
+        self.plain = None
 
     def hits(self) -> int:
         """How often its replies were sent."""
@@ -377,19 +390,30 @@ class HotCache:
         """The reply of this shape and ending from an entry, made once. Only the event loop calls
         this.
         """
-        for known in entry.replies:
-            if known.is_for(found, shape, ending):
-                return known
-        made = Reply(entry, found, build(shape, found), ending)
+        known = _reply_for(entry, found, shape, ending)
+        return known or self._keep(Reply(entry, found, build(shape, found), ending))
+
+    def plain_reply(self, entry: Entry, found: PlainFound, ending: Ending) -> Reply:
+        """The same for the plain case, for which the entry remembers it."""
+        reply, stored = _reply_for(entry, found, WHOLE, ending), found.stored
+        if reply is None:
+            prepared = Prepared(stored.status, stored.reason, stored.fields, stored.body, WHOLE)
+            reply = self._keep(Reply(entry, found, prepared, ending))
+        with self._lock:
+            entry.plain = reply if reply.kept and not entry.gone else None
+        return reply
+
+    def _keep(self, reply: Reply) -> Reply:
+        entry = reply.entry
         with self._lock:
             if not entry.gone:
                 if len(entry.replies) >= MAX_REPLIES:
                     self._retire_oldest(entry)
-                entry.replies += (made,)
-                made.kept, made.wires = True, self.wires
-                self._grow(entry, made.size)
+                entry.replies += (reply,)
+                reply.kept, reply.wires = True, self.wires
+                self._grow(entry, reply.size)
                 self._make_room()
-        return made
+        return reply
 
     def _retire_oldest(self, entry: Entry) -> None:
         """Forgets a reply. Only the event loop comes here, and it sends nothing meanwhile."""
@@ -400,6 +424,8 @@ class HotCache:
         stored = id(oldest.stored)
         entry.past = {**entry.past, stored: entry.past.get(stored, 0) + oldest.hits}
         self._grow(entry, -oldest.size)
+        if entry.plain is oldest:
+            entry.plain = None
         oldest.retire()
 
     def answered(self, now: float = 0.0) -> dict[int, tuple[int, int]]:

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING, Callable, NamedTuple
 
+from api_relaying_server.caching.plain import PlainFound
 from api_relaying_server.caching.responding import Prepared, Shape
 from api_relaying_server.caching.reuse import CLOCK_SLACK, Assessed
 from api_relaying_server.http1.fields import STATUS_OF_HIT
@@ -78,7 +79,9 @@ class Reply:
         "wires",
     )
 
-    def __init__(self, entry: Entry, found: Assessed, prepared: Prepared, ending: Ending) -> None:
+    def __init__(
+        self, entry: Entry, found: Assessed | PlainFound, prepared: Prepared, ending: Ending
+    ) -> None:
         self.entry = entry
         self.stored = found.stored
         self.shape = prepared.shape
@@ -115,7 +118,7 @@ class Reply:
         own += 0 if self._fields is self.stored.fields.lines else len(self._fields)
         return REPLY_COST + own
 
-    def is_for(self, found: Assessed, shape: Shape, ending: Ending) -> bool:
+    def is_for(self, found: Assessed | PlainFound, shape: Shape, ending: Ending) -> bool:
         """True where this is the answer from such a response (who has credentials may have another
         lifetime of it), of this shape and ending.
         """

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from api_relaying_server.caching.plain import is_plain
+from api_relaying_server.caching.plain import is_plain, is_plain_policy, plain_found, selects
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.responding import shape_of
 from api_relaying_server.caching.reuse import (
@@ -24,7 +24,7 @@ from api_relaying_server.caching.reuse import (
 from api_relaying_server.caching.stored import Single, cache_key
 from api_relaying_server.http1.fields import relay_fields, with_key
 from api_relaying_server.http1.heads import known_lines, wants_close
-from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.http1.message import RequestHead, values_of
 from api_relaying_server.http1.rendering import render_fields
 from api_relaying_server.http1.request_id import given_id
 from api_relaying_server.memory.hot import Entry
@@ -81,11 +81,12 @@ class MemoryAnswers:
             return None
         if policy.ignored_fields or policy.codings:
             request = as_counted(request, policy)
-        influential = entry.influential
-        picked = tuple([(line[0], line[2]) for line in request.lines if line[0] in influential])
-        picked += _SHOWS_KEY if target != asked else ()
-        quick = (request.method, request.version, request.credentialed, picked)
-        reply = entry.quick.get(quick)
+        reply = self._plain(request, entry, now, policy)
+        if reply is None:
+            picked = values_of(request.section, entry.influential)
+            picked += _SHOWS_KEY if target != asked else ()
+            quick = (request.method, request.version, request.credentialed, picked)
+            reply = entry.quick.get(quick)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
             found = self._found_in_memory(request, entry, now)
             if found is None:
@@ -96,8 +97,24 @@ class MemoryAnswers:
             if reply.hits >= DECIDED_AGAIN:
                 hot.remember(entry, quick, reply)
         if request.raw is not None:
-            self._learn(_to_learn(request.raw, influential), reply, policy)
+            self._learn(_to_learn(request.raw, entry.influential), reply, policy)
         return reply
+
+    def _plain(
+        self, request: RequestHead, entry: Entry, now: float, policy: Policy
+    ) -> Reply | None:
+        """The reply in the plain case, decided once for all its requests; None in other cases."""
+        if not (is_plain_policy(policy) and is_plain(request)):
+            return None
+        reply = entry.plain
+        if reply is None or not selects(reply.stored.selecting, request):
+            variants = entry.record.variants
+            only = variants[0] if len(variants) == 1 else None
+            found = plain_found(request, only, now, policy) if only is not None else None
+            if found is None:
+                return None
+            reply = self._keeper.hot.plain_reply(entry, found, _ending(False, False, None))
+        return reply if now < reply.valid_until or reply.renew(now) else None
 
     def _is_for_now(self, request: RequestHead, found: Assessed, policy: Policy) -> bool:
         """True where the same request may be answered otherwise though nothing has changed."""
