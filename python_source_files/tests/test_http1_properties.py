@@ -456,7 +456,10 @@ class KnownLinesTest(unittest.TestCase):
                     parse_request_head(bad + b"\r\n" + section + b"\r\n", known)
 
     def test_requests_of_one_section_share_it(self) -> None:
-        known, rest = KnownLines(), b" HTTP/1.1\r\nHost: a\r\nX-Thing: 1\r\nAuthorization: b\r\n\r\n"
+        known, rest = (
+            KnownLines(),
+            b" HTTP/1.1\r\nHost: a\r\nX-Thing: 1\r\nAuthorization: b\r\n\r\n",
+        )
         one, other = [parse_request_head(b"GET " + t + rest, known) for t in (b"/1", b"/2")]
         self.assertIs(one.section, other.section)
         self.assertTrue(one.credentialed)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from api_relaying_server.http1.heads import parse_request_head
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.serving.connection import Connection
-from api_relaying_server.serving.store_reader import LONGEST_WAIT, StoreReader
+from api_relaying_server.serving.store_reader import AT_ONCE, LONGEST_WAIT, Loading, StoreReader
 
 PATIENCE = 10.0
 
@@ -30,9 +30,9 @@ class StoreReaderTest(unittest.TestCase):
         self.threads: set[int] = set()
         self.reading = threading.Event()
         self.now = self.slowness = 0.0
-        self.reader = StoreReader(
-            self.may_help, self.load, self.on_loaded, self.on_missing, lambda: self.now
-        )
+        self.together: list[list[str]] = []
+        loading = Loading(self.may_help, self.look_together, self.load)
+        self.reader = StoreReader(loading, self.on_loaded, self.on_missing, lambda: self.now)
         self.addCleanup(self.reader.close)
         self.addCleanup(self.held.set)
 
@@ -40,10 +40,19 @@ class StoreReaderTest(unittest.TestCase):
         """All but what is in memory."""
         return request.target != "/in-memory"
 
-    def load(self, conn: Connection) -> bool:
-        """Looks into the store."""
+    def look_together(self, conns: Sequence[Connection]) -> list[str]:
+        """Looks into the store for several."""
+        targets = [conn.request.target for conn in conns if conn.request is not None]
+        if "/bad" in targets:
+            raise ZeroDivisionError
+        self.together.append(targets)
+        return targets
+
+    def load(self, conn: Connection, seen_together: Sequence[str]) -> bool:
+        """Takes what was found for one."""
         request = conn.request
         assert request is not None
+        self.assertIn(request.target, seen_together)
         self.reading.set()
         self.held.wait(PATIENCE)
         self.threads.add(threading.get_ident())
@@ -102,6 +111,33 @@ class StoreReaderTest(unittest.TestCase):
         self.take("/fault", "/stored")
         self.reader.submit()
         self.expect(("missing", ["/fault"]), ("loaded", ["/stored"]))
+
+    def test_a_fault_of_all(self) -> None:
+        """All are left to the handlers; the reader goes on."""
+        self.take("/stored", "/bad")
+        self.reader.submit()
+        self.expect(("missing", ["/stored"]), ("missing", ["/bad"]))
+        self.take("/stored")
+        self.reader.submit()
+        self.assertTrue(self.heard.acquire(timeout=PATIENCE))
+        self.assertEqual(self.told[-1], ("loaded", ["/stored"]))
+
+    def test_as_many_are_read_together_as_are_quick_to_read(self) -> None:
+        """A batch is read in parts; one by one where a read takes long."""
+        self.take(*["/stored"] * (AT_ONCE + 1))
+        self.reader.submit()
+        self.expect(("loaded", ["/stored"] * (AT_ONCE + 1)))
+        self.assertEqual([len(some) for some in self.together], [AT_ONCE, 1])
+        self.slowness = LONGEST_WAIT / 3
+        while self.reader.expected < LONGEST_WAIT / 4:
+            self.take("/stored")
+            self.reader.submit()
+            self.assertTrue(self.heard.acquire(timeout=PATIENCE))
+        self.together.clear()
+        self.assertEqual(self.take("/stored", "/stored"), [True, True])
+        self.reader.submit()
+        self.assertTrue(self.heard.acquire(timeout=PATIENCE))
+        self.assertEqual([len(some) for some in self.together], [1, 1])
 
     def test_one_that_takes_long(self) -> None:
         """Those behind it are left to the handlers, and so is who comes while it is read."""

@@ -238,7 +238,25 @@ class Keeper:
         """What the store has under a key. May wait for the store."""
         version, doubts = self._version(key), self.hot.doubts  # before the store is read
         found = self._from_store(key)
-        return Looked(self._still_known(key) if found is None else found, version, doubts)
+        return self._looked(key, found, (version, doubts))
+
+    def look_together(self, keys: Sequence[str]) -> dict[str, Looked]:
+        """The same for several keys, read at once. A key that is left out has to be looked at
+        alone.
+        """
+        before = {key: (self._version(key), self.hot.doubts) for key in keys}
+        if not self.know_marks():
+            return {}
+        found = self._store.read_together(list(before))
+        return {
+            key: self._looked(key, self._as_marked(key, one), before[key])
+            for key, one in found.items()
+        }
+
+    def _looked(
+        self, key: str, found: Single | Record | None, before: tuple[tuple[int, int], int]
+    ) -> Looked:
+        return Looked(self._still_known(key) if found is None else found, *before)
 
     def take_in(self, key: str, looked: Looked, known: Record | None = None) -> FoundRecord:
         """The record that was looked at; memory gets it, unless it is what is known already."""
@@ -275,7 +293,9 @@ class Keeper:
         """
         if not self.know_marks():
             return None  # the store fails: what is in it may have been purged before the start
-        found = self._store.read_pieces(key)
+        return self._as_marked(key, self._store.read_pieces(key))
+
+    def _as_marked(self, key: str, found: Single | Record | None) -> Single | Record | None:
         if found is None or self._is_unmarked(key):
             return found
         record = found.record if isinstance(found, Single) else found

@@ -6,6 +6,7 @@ of the upstream.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ from api_relaying_server.http1.request_id import given_id
 from api_relaying_server.memory.hot import Entry
 from api_relaying_server.memory.reply import Ending, Passing, Reply
 from api_relaying_server.relaying.forms import Forms
-from api_relaying_server.relaying.keeping import FoundRecord, Keeper
+from api_relaying_server.relaying.keeping import FoundRecord, Keeper, Looked
 from api_relaying_server.relaying.stored_answers import StoredAnswers
 
 _NEVER_FROM_MEMORY = frozenset(
@@ -41,6 +42,8 @@ DECIDED_AGAIN = 2
 """Answers after which what the rules found is remembered: a head that comes again as it was is
 known by its bytes by then, and takes no room for that.
 """
+
+NOTHING: Mapping[str, Looked] = {}
 
 _SHOWS_KEY = (("", "key"),)
 """Tells replies whose `Cache-Status` shows a key from those that show none."""
@@ -142,15 +145,25 @@ class MemoryAnswers:
             return False
         return keeper.hot.peek(keeper.key_of(request.target)) is None
 
-    def bring(self, request: RequestHead) -> Brought:
-        """Answers a request from what the store has, or reads that into memory. May wait for the
+    def look_together(self, requests: Sequence[RequestHead]) -> Mapping[str, Looked]:
+        """What the store has for several requests, read at once, by their keys. May wait for the
         store.
+        """
+        keeper = self._keeper
+        if len(requests) < 2:
+            return NOTHING
+        keys = [keeper.key_of(request.target) for request in requests]
+        return keeper.look_together([key for key in keys if keeper.hot.peek(key) is None])
+
+    def bring(self, request: RequestHead, seen_together: Mapping[str, Looked] = NOTHING) -> Brought:
+        """Answers a request from what the store has, or reads that into memory. May wait for the
+        store, unless that was seen together with others.
         """
         keeper, hot = self._keeper, self._keeper.hot
         key = keeper.key_of(request.target)
         passing = None
         if hot.peek(key) is None:
-            looked = keeper.look(key)
+            looked = seen_together.get(key) or keeper.look(key)
             if isinstance(looked.found, Single):
                 passing = self._stored.passing(request, looked.found)
                 if passing is not None and not hot.wants(key):

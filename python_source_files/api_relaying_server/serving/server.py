@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http.server import HTTPServer
 from socketserver import ThreadingMixIn
 from typing import Any, Callable, NamedTuple
 
 from api_relaying_server.errors import Overloaded
 from api_relaying_server.memory.reply import Reply
+from api_relaying_server.relaying.keeping import Looked
 from api_relaying_server.relaying.relay import Relay
 from api_relaying_server.serving.body import SILENCE
 from api_relaying_server.serving.connection import Connection, Limits
@@ -31,7 +32,7 @@ from api_relaying_server.serving.listeners import Listeners
 from api_relaying_server.serving.peers import TrustedPeers
 from api_relaying_server.serving.request_ids import RequestIds
 from api_relaying_server.serving.served import Observer, OnHit, Served
-from api_relaying_server.serving.store_reader import StoreReader
+from api_relaying_server.serving.store_reader import Loading, StoreReader
 from api_relaying_server.serving.watchdog import LoopWatchdog
 from api_relaying_server.upstream.translation import Client
 
@@ -106,9 +107,8 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.on_hit = hooks.on_hit
         self._hooks = hooks
         self.ids = RequestIds()
-        self.store_reader = StoreReader(
-            relay.memory.is_worth_bringing, self._load, self._on_loaded, self._on_missing
-        )
+        loading = Loading(relay.memory.is_worth_bringing, self._look_together, self._load)
+        self.store_reader = StoreReader(loading, self._on_loaded, self._on_missing)
         self._silence = min(SILENCE, limits.timeout_idle)
         self._trusted = TrustedPeers(listeners.trusted)
         self.scheme = "http" if listeners.tls is None else "https"
@@ -130,10 +130,15 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     # For the store reader's thread, which owns these connections.
 
-    def _load(self, conn: Connection) -> bool:
+    def _look_together(self, conns: Sequence[Connection]) -> Mapping[str, Looked]:
+        requests = [conn.request for conn in conns if conn.request is not None]
+        return self.relay.memory.look_together(requests)
+
+    def _load(self, conn: Connection, seen_together: Mapping[str, Looked]) -> bool:
         if conn.request is None:
             return False
-        conn.seen, is_in_memory, conn.ready = self.relay.memory.bring(conn.request)
+        memory = self.relay.memory
+        conn.seen, is_in_memory, conn.ready = memory.bring(conn.request, seen_together)
         return is_in_memory or conn.ready is not None
 
     def _on_loaded(self, conns: Sequence[Connection]) -> None:

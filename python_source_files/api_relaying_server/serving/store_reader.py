@@ -20,19 +20,25 @@ This file must not know what is in the store, nor how a request is answered.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
 from queue import SimpleQueue
-from typing import Callable
+from typing import Any, Callable, NamedTuple
 
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.serving.connection import Connection
+
+_log = logging.getLogger(__name__)
 
 LONGEST_WAIT = 0.01
 """Seconds that a request may be expected to wait for the reader, and after which the reader leaves
 the rest of its batch to the handlers: one large body must not hold up many small ones.
 """
+
+AT_ONCE = 16
+"""Requests for which the store is read at once, at most."""
 
 AVERAGED = 16
 """Reads, about, whose times make up the expected time of the next one."""
@@ -46,25 +52,32 @@ reads; until then those behind a slow read do not wait for it either (`LONGEST_W
 """
 
 
+class Loading(NamedTuple):
+    """What the reader calls. `may_help` tells for which requests a read may help, and never blocks.
+    `look_together` reads what several connections ask for. `load` gets one of them, with that, and
+    tells whether its answer is ready or in memory now.
+    """
+
+    may_help: Callable[[RequestHead], bool]
+    look_together: Callable[[Sequence[Connection]], Any]
+    load: Callable[[Connection, Any], bool]
+
+
 class StoreReader:
     """Reads the store for connections. `add` and `submit` are for the event loop.
 
-    `may_help` tells for which requests a read may help, and never blocks. `load` reads what a
-    connection asks for, and tells whether its answer is ready or in memory now. `on_loaded` and
-    `on_missing` then get the connections. `batch` is what has been added and not submitted;
-    `expected` is the time of a read, in seconds of `clock`.
+    `on_loaded` and `on_missing` get the connections. `batch` is what has been added and not
+    submitted; `expected` is the time of a read, in seconds of `clock`.
     """
 
     def __init__(
         self,
-        may_help: Callable[[RequestHead], bool],
-        load: Callable[[Connection], bool],
+        loading: Loading,
         on_loaded: Callable[[Sequence[Connection]], None],
         on_missing: Callable[[Connection], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._may_help = may_help
-        self._load = load
+        self._may_help, self._look_together, self._load = loading
         self._on_loaded = on_loaded
         self._on_missing = on_missing
         self._clock = clock
@@ -120,23 +133,44 @@ class StoreReader:
         while batch:
             loaded = []
             began = self._clock()
-            for conn in batch:
-                if not self._is_late(began) and self._is_loaded(conn):
-                    loaded.append(conn)
-                else:
-                    self._on_missing(conn)  # it may not be touched here any more
+            left = batch
+            while left:
+                count = self._at_once()
+                some, left = left[:count], left[count:]
+                for conn, is_loaded in zip(some, self._load_some(some, began)):
+                    if is_loaded:
+                        loaded.append(conn)
+                    else:
+                        self._on_missing(conn)  # it may not be touched here any more
             self._done += len(batch)
             if loaded:
                 self._on_loaded(loaded)
             batch = self._batches.get()
 
-    def _is_loaded(self, conn: Connection) -> bool:
+    def _at_once(self) -> int:
+        """Few where a read takes long: none of them is answered before all are read."""
+        return max(1, min(AT_ONCE, int(LONGEST_WAIT / 4 / max(self.expected, 1e-6))))
+
+    def _load_some(self, conns: Sequence[Connection], since: float) -> list[bool]:
+        """Whether each is loaded: none that would have to wait for a slow one."""
         self._began = began = self._clock()
+        done = [False] * len(conns)
         try:
-            return self._load(conn)
+            seen_together = None if self._is_late(since) else self._look_together(conns)
+            for number, conn in enumerate(conns):
+                if self._is_late(since):
+                    break
+                done[number] = self._is_loaded(conn, seen_together)
+        except Exception:
+            _log.debug("reading for several failed", exc_info=True)  # the handlers meet it, too
+        finally:
+            self._began, took = None, (self._clock() - began) / len(conns)
+            took = min(took, MOST_TIMES * self.expected)
+            self.expected += (took - self.expected) * len(conns) / (len(conns) + AVERAGED)
+        return done
+
+    def _is_loaded(self, conn: Connection, seen_together: Any) -> bool:
+        try:
+            return self._load(conn, seen_together)
         except Exception:
             return False  # the handler meets it too, and logs it
-        finally:
-            self._began, took = None, self._clock() - began
-            took = min(took, MOST_TIMES * self.expected)
-            self.expected += (took - self.expected) / AVERAGED

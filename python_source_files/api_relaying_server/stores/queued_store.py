@@ -106,6 +106,32 @@ class QueuedStore(Store):
             return None
         return self._decode(key, data)
 
+    def read_together(self, keys: Sequence[str]) -> dict[str, Single | Record | None]:
+        if self._health.reading.fault is not None:
+            return {}  # each read by itself finds out whether that is over
+        found: dict[str, Single | Record | None] = {}
+        stored = []
+        for key, one in self._queue.peek_all(keys).items():
+            if isinstance(one, Unqueued):
+                stored.append(key)
+            else:
+                found[key] = one
+        try:
+            fetched = self._storage.fetch_together(stored) if stored else {}
+        except Exception as error:
+            self._read_failed(_as_fault(error))
+            return {}
+        if fetched is None:
+            return {}
+        found.update(dict.fromkeys([key for key in stored if key not in fetched]))
+        missed = sum([one is None for one in found.values()])
+        self._count_read("misses", missed)
+        self._count_read("hits", len(found) - missed)
+        for key, data in fetched.items():
+            if data is not None:
+                found[key] = self._decode(key, data)
+        return found
+
     def peek(self, key: str) -> Record | None:
         found = self._queue.peek(key)
         if not isinstance(found, Unqueued):
@@ -386,11 +412,11 @@ class QueuedStore(Store):
 
     # Counting
 
-    def _count_read(self, outcome: str) -> None:
+    def _count_read(self, outcome: str, times: int = 1) -> None:
         counters = self.counters
         with self._lock:
-            counters.reads += 1
-            setattr(counters, outcome, getattr(counters, outcome) + 1)
+            counters.reads += times
+            setattr(counters, outcome, getattr(counters, outcome) + times)
 
     def _count_dropped(self, count: int) -> None:
         with self._lock:

@@ -19,6 +19,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Callable, NamedTuple
 
@@ -78,6 +79,7 @@ READER_CACHE = 1024  # KiB of pages that each may keep; the system keeps all of 
 WRITE_DEADLINE = 1.0  # seconds that a write waits for another process's
 OPEN_DEADLINE = 0.5  # seconds that opening waits for another process
 MOST_TEXTS = 16  # that are looked for in records; SQLite looks for each in all of a record
+MOST_TOGETHER = 64 << 10  # bytes of a record that is read together with others
 MOST_EVICTED = 256  # entries in one transaction, so that no other writer waits for long
 VACUUMED_AT_ONCE = 512  # pages given back to the file system in one step
 MOST_BLOB = 900_000_000  # bytes: as SQLite is usually built, a row ends at 1,000,000,000
@@ -85,6 +87,14 @@ SMALLEST_LIMIT = 256 << 10  # bytes: below it the tables themselves take most of
 
 EFFECTIVE = os.access in os.supports_effective_ids
 _SELECT = "SELECT value FROM responses WHERE key=?"
+
+
+@lru_cache(64)
+def _select_together(count: int) -> str:
+    """Selects so many keys; no value for what is large, or lies in parts."""
+    places = ",".join("?" * count)
+    whole = f"length(value) BETWEEN {parts.MARK_SIZE + 1} AND {MOST_TOGETHER}"
+    return f"SELECT key, CASE WHEN {whole} THEN value END FROM responses WHERE key IN ({places})"
 
 
 class Strays(NamedTuple):
@@ -259,6 +269,16 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
             raise
         readers.give(connection)
         return found
+
+    def fetch_together(self, keys: Sequence[str]) -> dict[str, bytes | None] | None:
+        """The bytes stored for several keys, by one statement: what it costs to begin and end a
+        read is paid once. Large ones are left to `fetch`, so that few bytes are held at a time.
+        """
+        begin = self._begin
+        wanted = [begin + key for key in keys]
+        with self.connection() as connection:
+            rows = connection.execute(_select_together(len(wanted)), wanted).fetchall()
+        return {key[len(begin) :]: value for key, value in rows}
 
     def keys_after(self, key: str, prefix: str, limit: int) -> list[str]:
         """At most `limit` keys in order, all behind `key`, none before `prefix`.

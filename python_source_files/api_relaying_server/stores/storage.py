@@ -101,6 +101,12 @@ class RecordStorage(BaseStorage[str, Record]):
     def fetch(self, key: str) -> bytes | None:
         """The bytes stored for `key`, None if there are none."""
 
+    def fetch_together(self, keys: Sequence[str]) -> dict[str, bytes | None] | None:
+        """The same for several keys, at once: without those for which there is nothing, None for
+        one that has to be fetched alone. None where this has no way to do so.
+        """
+        return None
+
     @abstractmethod
     def apply(self, changes: Sequence[Change], clear: bool = False) -> int:
         """Write all of `changes` or none, if `clear` to an empty table; the number evicted."""

@@ -107,6 +107,10 @@ class Store(ABC):
         """The same, in pieces where a store has it so."""
         return self.read(key)
 
+    def read_together(self, keys: Sequence[str]) -> dict[str, Single | Record | None]:
+        """The same for several keys, read at once. A key that is left out has to be read alone."""
+        return {}
+
     def peek(self, key: str) -> Record | None:
         """The same as `read` for an operator who looks: it counts as no use, and as no read."""
         return self.read(key)

@@ -129,15 +129,23 @@ class WriteQueue:
     def peek(self, key: str) -> Record | None | Unqueued:
         """What a read of `key` has to find: the record that waits, None if deleted, or UNQUEUED."""
         with self._lock:
-            written = self._writes.get(key)
-            if written is not None:
-                return written[0]
-            if key in self._deletes or key in self._dropped or self._clear:
-                return None
-            taken = self._taken
-            if key in taken.changes:
-                return taken.changes[key]
-            return None if taken.clear else UNQUEUED
+            return self._peek(key)
+
+    def peek_all(self, keys: Iterable[str]) -> dict[str, Record | None | Unqueued]:
+        """The same for several keys."""
+        with self._lock:
+            return {key: self._peek(key) for key in keys}
+
+    def _peek(self, key: str) -> Record | None | Unqueued:
+        written = self._writes.get(key)
+        if written is not None:
+            return written[0]
+        if key in self._deletes or key in self._dropped or self._clear:
+            return None
+        taken = self._taken
+        if key in taken.changes:
+            return taken.changes[key]
+        return None if taken.clear else UNQUEUED
 
     def waiting(self) -> tuple[dict[str, bool], bool]:
         """The keys of all that waits, True for those to be written; and whether all others go."""

@@ -1,0 +1,157 @@
+"""Several keys read at once give what each read alone gives, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import unittest
+from contextlib import closing
+from unittest import mock
+
+from api_relaying_server.caching.purging import Effect
+from api_relaying_server.caching.stored import Record, Single
+from api_relaying_server.http1.message import Fields, RequestHead
+from api_relaying_server.stores import sqlite, sqlite_parts
+from api_relaying_server.stores.memory import MemoryStore
+from api_relaying_server.stores.storage import StorageFault, Trouble
+from tests.relay_world import TARGET, World, reply
+from tests.store_support import PATIENCE, StoreCase, make_record
+
+HOUR = ("Cache-Control", "max-age=3600")
+
+
+class StoreTest(StoreCase):
+    """A SQLite store."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.store = self.open()
+
+    def together(self, *keys: str) -> dict[str, Record | None]:
+        """What is found, as records."""
+        found = self.store.read_together(keys)
+        return {key: one.record if isinstance(one, Single) else one for key, one in found.items()}
+
+    def test_any_keys_as_each_alone(self) -> None:
+        """Stored, waiting, deleted, never there."""
+        dice = random.Random(18)  # noqa: S311
+        names = [f"GET /{number}'\"%" for number in range(40)]
+        for _ in range(60):
+            for key in dice.sample(names, 4):
+                if dice.random() < 0.7:
+                    self.store.write(key, make_record(dice.random()))
+                else:
+                    self.store.delete(key)
+            if dice.random() < 0.5:
+                self.assertTrue(self.store.flush(PATIENCE))
+            keys = dice.sample(names, dice.randint(1, 20))
+            self.assertEqual(self.together(*keys), {key: self.store.read(key) for key in keys})
+
+    def test_what_is_large_is_left_to_be_read_alone(self) -> None:
+        """So that many large ones are not held at a time: by its bytes, and in parts."""
+        overhead = len(self.store._storage.encode("k0", make_record(0, 60000))) - 60000
+        fits = sqlite.MOST_TOGETHER - overhead
+        sizes = {"k0": fits, "k1": fits + 5, "k2": sqlite_parts.PART + 5, "k3": 10}
+        for key, size in sizes.items():
+            self.store.write(key, make_record(0, size))
+        self.assertTrue(self.store.flush(PATIENCE))
+        self.assertEqual(sorted(self.together(*sizes)), ["k0", "k3"])
+        self.assertEqual({key for key in sizes if self.store.read(key) is None}, set())
+
+    def test_each_is_counted_once(self) -> None:
+        self.fill(self.store, 3)
+        self.store.write("GET /new", make_record(9))
+        before = self.store.counters.as_dict()
+        self.together("GET /0", "GET /1", "GET /none", "GET /new")
+        after = self.store.counters.as_dict()
+        grown = {name: after[name] - before[name] for name in ("reads", "hits", "misses")}
+        self.assertEqual(grown, {"reads": 4, "hits": 3, "misses": 1})
+
+    def test_what_cannot_be_read_is_nothing_and_is_replaced(self) -> None:
+        self.fill(self.store, 2)
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            change = "UPDATE responses SET value=X'00112233445566778899001122334455667788990011'"
+            connection.execute(change + " WHERE key LIKE '%/1'")
+        self.assertEqual(self.together("GET /0", "GET /1")["GET /1"], None)
+        self.assertEqual(self.store.counters.unreadable, 1)
+        self.assertTrue(self.store.flush(PATIENCE))
+        self.assertIsNone(self.store.read("GET /1"))
+        self.assertEqual(self.store.counters.unreadable, 1)
+
+    def test_a_fault_leaves_all_to_be_read_alone(self) -> None:
+        """And is known from then on; until it is over nothing is read together."""
+        self.fill(self.store, 2)
+        fault = StorageFault(Trouble.UNREACHABLE, "broken")
+        storage = self.store._storage
+        with mock.patch.object(storage, "fetch_together", side_effect=fault) as fetch:
+            self.assertEqual(self.together("GET /0", "GET /1"), {})
+            self.assertNotEqual(self.store.fault, "")
+            self.assertEqual(self.together("GET /0", "GET /1"), {})
+        self.assertEqual(fetch.call_count, 1)
+
+    def test_others_namespaces_are_not_found(self) -> None:
+        other = self.open(owner="other")
+        self.fill(other, 2)
+        self.assertEqual(self.together("GET /0", "GET /1"), {"GET /0": None, "GET /1": None})
+
+    def test_a_store_that_cannot_leaves_all(self) -> None:
+        self.assertEqual(MemoryStore("memory://", 1 << 20).read_together(["GET /0"]), {})
+
+
+class MemoryTest(StoreCase):
+    """What memory makes of what was read together, when something comes in between."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.world = World(lambda call: reply(200, HOUR, body=b"old"), store=self.open())
+        self.world.ask()
+        self.memory, self.keeper = self.world.relay.memory, self.world.keeper
+        self.assertTrue(self.keeper._store.flush(PATIENCE))
+        self.world.hot.clear()
+        fields = Fields([("Host", "relay.test")])
+        self.requests = [RequestHead.of("GET", target, fields) for target in (TARGET, "/other")]
+        self.key = self.keeper.key_of(TARGET)
+
+    def test_it_is_read_once(self) -> None:
+        """What is there and what is not."""
+        looked = self.memory.look_together(self.requests)
+        self.assertEqual(sorted(looked), sorted((self.key, "GET /other")))
+        with mock.patch.object(self.keeper._store, "read_pieces") as read:
+            there, missing = [self.memory.bring(one, looked) for one in self.requests]
+        read.assert_not_called()
+        self.assertTrue(there.is_in_memory)
+        self.assertFalse(missing.is_in_memory)
+
+    def test_a_single_one_is_read_alone(self) -> None:
+        self.assertEqual(dict(self.memory.look_together(self.requests[:1])), {})
+
+    def test_a_change_in_between_is_not_overwritten_in_memory(self) -> None:
+        looked = self.memory.look_together(self.requests)
+        self.world.clock.now += 1.0
+        self.keeper.forget(TARGET)
+        self.memory.bring(self.requests[0], looked)
+        self.assertIsNone(self.world.hot.peek(self.key))
+
+    def test_a_purge_in_between_is_obeyed_by_who_asks_next(self) -> None:
+        looked = self.memory.look_together(self.requests)
+        self.world.clock.now += 1.0
+        self.keeper.mark_wide((TARGET,), (), Effect.GONE)
+        self.memory.bring(self.requests[0], looked)
+        self.assertIsNone(self.memory.from_memory(self.requests[0], self.world.clock()))
+
+    def test_a_purge_before_is_obeyed(self) -> None:
+        self.world.clock.now += 1.0
+        self.keeper.mark_wide((TARGET,), (), Effect.GONE)
+        looked = self.memory.look_together(self.requests)
+        brought = self.memory.bring(self.requests[0], looked)
+        self.assertFalse(brought.is_in_memory)
+        self.assertIsNone(brought.passing)
+
+    def test_nothing_is_read_while_marks_are_unknown(self) -> None:
+        """What is stored may have been purged before the start."""
+        with mock.patch.object(self.keeper, "know_marks", return_value=False):
+            self.assertEqual(dict(self.memory.look_together(self.requests)), {})
+
+
+if __name__ == "__main__":
+    unittest.main()
