@@ -33,6 +33,7 @@ from api_relaying_server.http1.rendering import (
 )
 from api_relaying_server.settings import TABLE, resolve
 from api_relaying_server.stores.record import MAGIC, dumps, loads
+from api_relaying_server.stores.single_record import SINGLE_MAGIC
 from api_relaying_server.upstream.exchange import Exchange
 
 Target = Callable[[bytes], None]
@@ -149,7 +150,8 @@ def response(data: bytes) -> None:
 
 def record(data: bytes) -> None:
     """Any bytes with a right checksum are a record that can be sent and kept, or a ValueError."""
-    for whole in (data, _sealed(data), _sealed(len(data).to_bytes(4, "big") + data), _framed(data)):
+    framed = _sealed(len(data).to_bytes(4, "big") + data), _framed(data)
+    for whole in (data, _sealed(data), _sealed(data, SINGLE_MAGIC), *framed):
         try:
             found = loads(whole)
         except ValueError:
@@ -160,8 +162,8 @@ def record(data: bytes) -> None:
             _check_sendable(variant)
 
 
-def _sealed(checked: bytes) -> bytes:
-    return MAGIC + zlib.crc32(checked).to_bytes(4, "big") + checked
+def _sealed(checked: bytes, magic: bytes = MAGIC) -> bytes:
+    return magic + zlib.crc32(checked).to_bytes(4, "big") + checked
 
 
 def _framed(data: bytes) -> bytes:

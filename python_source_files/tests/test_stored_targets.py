@@ -19,7 +19,8 @@ from api_relaying_server.relaying.keeping import Keeper
 from api_relaying_server.relaying.marks_store import MARKS
 from api_relaying_server.relaying.purging import StoredTarget, StoredTargets
 from api_relaying_server.stores.memory import MemoryStore, NoStore
-from api_relaying_server.stores.record import LARGEST_TOMBSTONE, LATEST, dumps
+from api_relaying_server.stores.record import LARGEST_TOMBSTONE, dumps
+from api_relaying_server.stores.record_checks import LATEST
 from api_relaying_server.stores.store import Store
 from tests.store_support import MIB, PATIENCE, StoreCase, eventually
 from tests.upstream_support import HandClock

@@ -53,15 +53,12 @@ class PlainFound(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Where a response has those of its fields that matter, -1 where it has none, and its field
-    lines with places for the values, `Content-Length` behind them where it has none.
-    """
+    """Where a response has those of its fields that matter, -1 where it has none."""
 
     length: int
     date: int
     control: int
     expires: int
-    lines: str
 
 
 def is_plain(request: RequestHead) -> bool:
@@ -93,8 +90,9 @@ def plain_hit(request: RequestHead, single: Single, now: float, policy: Policy) 
     times = None if layout is None else _times(request, single, layout, policy)
     if layout is None or times is None or not _is_fresh(single, times, now):
         return None
-    values = single.values if layout.length >= 0 else (*single.values, str(len(single.body)))
-    lines = (layout.lines % tuple(values)).encode("latin-1")
+    lines = single.lines
+    if layout.length < 0:
+        lines += b"Content-Length: %d\r\n" % len(single.body)
     return PlainHit(lines, times.born, times.lifetime)
 
 
@@ -194,9 +192,7 @@ def _layout(names: tuple[str, ...]) -> _Layout | None:
     if not _GENERAL.isdisjoint(lower):
         return None
     length, date, control, expires = [lower.index(n) if n in lower else -1 for n in single]
-    shown = names if length >= 0 else (*names, "Content-Length")
-    lines = "".join([name.replace("%", "%%") + ": %s\r\n" for name in shown])
-    return _Layout(length, date, control, expires, lines)
+    return _Layout(length, date, control, expires)
 
 
 @lru_cache(1024)

@@ -4,6 +4,7 @@ request fields on which its reuse depends.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional
 
 from api_relaying_server.http1.message import Fields
@@ -85,7 +86,8 @@ class StoredResponse(NamedTuple):
         """The same for the plain case; None for a part, and where it has to be validated."""
         if self.must_validate or self.purged or self.is_partial:
             return None
-        items = self.fields.items
+        fields = self.fields
+        items = fields.items
         return Single(
             self.status,
             self.reason,
@@ -97,6 +99,7 @@ class StoredResponse(NamedTuple):
             self.selecting,
             0.0,
             0,
+            fields.lines,
         )
 
     def changed(self, **values: Any) -> StoredResponse:
@@ -138,24 +141,25 @@ class Record(NamedTuple):
 class Single(NamedTuple):
     """A record of one whole response in the pieces that a store has of it: all that is needed to
     answer the plain case (`caching.plain`), and `record` for all others. `names` and `values` are
-    those of its fields, printable ASCII alone; the rest is as in the record.
+    those of its fields, `lines` all of them as they are sent; the rest is as in the record.
     """
 
     status: int
     reason: str
     names: tuple[str, ...]
-    values: list[str]
+    values: Sequence[str]
     body: bytes
     request_time: float
     response_time: float
     selecting: Selecting
     expires: float
     epoch: int
+    lines: bytes
 
     @property
     def record(self) -> Record:
         """All of it."""
-        pairs = Fields(zip(self.names, self.values))
+        pairs = Fields.packed(self.lines)
         times = self.request_time, self.response_time
         length = len(self.body)
         stored = StoredResponse(

@@ -48,6 +48,13 @@ class Fields:
                 index[name] = [value]
         return cls._derived(tuple([line[1:3] for line in lines]), index)
 
+    @classmethod
+    def packed(cls, lines: bytes) -> Fields:
+        """The section that `pack` has made into these bytes."""
+        made = cls()
+        made._items, made._lines = None, lines
+        return made
+
     def apart(self) -> Fields:
         """The same in an object of its own: packing one does not make the other slow to read."""
         return self._derived(self._items or self.items, self._index or self._by_name())

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from api_relaying_server.caching.purging import Marks, SavedMarks, saved_marks
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
-from api_relaying_server.stores.record import LATEST
+from api_relaying_server.stores.record_checks import LATEST
 from api_relaying_server.stores.store import Store
 
 MARKS = "PURGE *"

@@ -1,5 +1,5 @@
 """The form in which a record lies in a store: small, versioned, checked, and never code (no
-pickle).
+pickle). Most records are one plain response, whose form is that of `single_record`. All others:
 
     magic with version   4 bytes
     checksum             4 bytes   CRC-32 over the key and all that follows
@@ -18,24 +18,29 @@ import json
 import struct
 import zlib
 from collections.abc import Sequence
-from functools import lru_cache
 from sys import intern
 from typing import Any
 
 from requests_cache.serializers import SerializerPipeline, Stage
 
-from api_relaying_server.caching.stored import Form, Record, Selecting, Single, StoredResponse
-from api_relaying_server.caching.vary import ANY_ORIGIN
+from api_relaying_server.caching.stored import Form, Record, Single, StoredResponse
 from api_relaying_server.http1.codings import KNOWN
-from api_relaying_server.http1.fields import HOP_BY_HOP
 from api_relaying_server.http1.grammar import (
     FIELD_VALUE_FORBIDDEN,
     content_length,
-    is_token,
     parse_content_range,
 )
 from api_relaying_server.http1.heads import MAX_FIELDS
 from api_relaying_server.http1.message import Fields
+from api_relaying_server.stores.record_checks import (
+    check_expiry,
+    check_numbers,
+    mark_of,
+    marks,
+    seed_of,
+    selecting_of,
+)
+from api_relaying_server.stores.single_record import SINGLE_MAGIC, dumps_single, loads_single
 
 MAGIC = b"RLY\x02"
 """Three letters and the version of the format; any other version is unreadable, which is a miss."""
@@ -46,18 +51,6 @@ MOST_HEAD = 16 << 20
 MOST_VARIANTS = 64
 """Variants in one record; twice as many as are kept under one key."""
 
-LATEST = 253402300799.0
-"""The last second of the year 9999; a date has four digits for the year."""
-
-LAST_EPOCH = 2**53
-"""Epochs are numbers that any reader of JSON holds exactly."""
-
-MOST_NAMES = 2048
-"""Names that are remembered as right, of response fields and of selecting ones."""
-
-KNOWN_FIELDS = 24
-"""Fields of a response up to which their names are remembered together."""
-
 LARGEST_TOMBSTONE = 64
 """Bytes that a record without a response takes at most; any with one takes more."""
 
@@ -67,24 +60,23 @@ PURGED = 2
 _PREFIX = struct.Struct(">4sII")
 _UNCHECKED = 8  # bytes before the checked part: the magic and the checksum itself
 _LENGTH = struct.Struct(">I")
-_USUAL_HEAD = 10  # members of the head of a variant without forms
-_TEXT_OR_NONE = frozenset((str, type(None)))
-_NUMBERS = (int, float)
 _LONGEST = 10**18  # bytes of a representation: `Content-Range` has at most 18 digits
-_WITHOUT_BODY = (204, 205)
 _SPELLINGS = ("Content-Length", "content-length")  # those that are found quickly
-_marks: dict[str, int] = {}  # response fields' names that are right: 1 for Content-Length, else 0
-_selectors: set[str] = set()  # selecting fields' names that are right
 _encode_head = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _decode_head = json.JSONDecoder().raw_decode  # `decode` looks for white space around it, too
 
 
 def dumps(record: Record, key: str = "") -> bytes:
     """`record` as bytes that only `loads` with the same `key` accepts."""
+    return dumps_single(record, key) or dumps_any(record, key)
+
+
+def dumps_any(record: Record, key: str = "") -> bytes:
+    """The same in the general form."""
     heads = [_variant_head(v) for v in record.variants]
     head = _encode_head([record.expires, heads, record.epoch]).encode()
     length = _LENGTH.pack(len(head))
-    checksum = zlib.crc32(head, zlib.crc32(length, _seed(key)))
+    checksum = zlib.crc32(head, zlib.crc32(length, seed_of(key)))
     bodies = [variant.body for variant in record.variants]
     if any(variant.forms for variant in record.variants):
         bodies = [b for v in record.variants for b in (v.body, *(body for _, body in v.forms))]
@@ -109,10 +101,12 @@ def loads_pieces(data: bytes, key: str = "") -> Single | Record:
     """
     if not isinstance(data, bytes) or len(data) < _PREFIX.size:
         raise ValueError("too short for a record")
+    if data.startswith(SINGLE_MAGIC):
+        return loads_single(data, key)
     magic, checksum, length = _PREFIX.unpack_from(data)
     if magic != MAGIC:
         raise ValueError("not a record of this version")
-    if zlib.crc32(memoryview(data)[_UNCHECKED:], _seed(key)) != checksum:
+    if zlib.crc32(memoryview(data)[_UNCHECKED:], seed_of(key)) != checksum:
         raise ValueError("wrong checksum")
     if length > MOST_HEAD:
         raise ValueError("the head is too long")
@@ -122,20 +116,17 @@ def loads_pieces(data: bytes, key: str = "") -> Single | Record:
         (expires, heads, epoch), end = _decode_head(head)
         if end != len(head):
             raise ValueError("more than a head")
-        if type(expires) not in _NUMBERS or not -LATEST <= expires <= LATEST:
-            raise ValueError("no time of expiry")
-        if type(epoch) is not int or not 0 <= epoch <= LAST_EPOCH or not (heads or epoch):
+        check_expiry(expires, epoch)
+        if not (heads or epoch):
             raise ValueError("no epoch, or nothing else")
-        plain = _is_plain(head)
-        single = _single(heads, data, bodies_at, expires, epoch) if plain else None
-        return single or Record(_variants(heads, data, bodies_at, plain), expires, epoch)
+        return Record(_variants(heads, data, bodies_at, _is_plain(head)), expires, epoch)
     except (TypeError, LookupError, RecursionError) as error:
         raise ValueError(f"not the head of a record: {error}") from None
 
 
-def in_record(text: str) -> bytes:
-    """A part of a field, as it stands in the bytes of a record."""
-    return _encode_head(text).encode()[1:-1]
+def in_record(text: str) -> set[bytes]:
+    """A part of a field, as it may stand in the bytes of a record: in either form."""
+    return {_encode_head(text).encode()[1:-1], text.encode("latin-1", "replace")}
 
 
 def pipeline() -> SerializerPipeline:
@@ -156,10 +147,6 @@ def _load_pair(pair: tuple[str, bytes]) -> Single | Record:
     return loads_pieces(data, key)
 
 
-def _seed(key: str) -> int:
-    return zlib.crc32(key.encode("utf-8", "surrogatepass"))
-
-
 def _variant_head(variant: StoredResponse) -> tuple[Any, ...]:
     forms = ([part for name, body in variant.forms for part in (name, len(body))],)
     return (
@@ -177,39 +164,6 @@ def _variant_head(variant: StoredResponse) -> tuple[Any, ...]:
     )
 
 
-def _single(
-    heads: Sequence[Any], data: bytes, at: int, expires: float, epoch: int
-) -> Single | None:
-    """The one response of a record; None where there are others, forms, or a mark, or it is a part.
-    The checks are those of `_variants` for what is whole.
-    """
-    if type(heads) is not list or len(heads) != 1 or len(heads[0]) != _USUAL_HEAD:
-        return None
-    head = heads[0]
-    status, reason, fields, length, sent, arrived, selecting, first, complete, mark = head
-    _check_numbers(status, length, sent, arrived)
-    if mark is not False or first != 0 or complete != length or status == 206:
-        return None
-    if type(reason) is not str or type(first) is not int or type(complete) is not int:
-        raise ValueError("the reason or a position is of a wrong type")
-    if type(fields) is not list or len(fields) % 2 or len(fields) > 2 * MAX_FIELDS:
-        raise ValueError("the fields are no list of pairs, or too many")
-    names = tuple(fields[::2])
-    names, framing = _known_names(names) if len(names) <= KNOWN_FIELDS else _checked_names(names)
-    values = fields[1::2]
-    "".join(values)  # all text
-    if framing is not None and not (len(framing) == 1 and values[framing[0]] == str(length)):
-        _check_framing(fields, length, len(framing))
-    if type(selecting) is not list:
-        raise ValueError("the selecting fields are no list")
-    chosen = _known_selecting(tuple(selecting))
-    if at + length != len(data):
-        raise ValueError("the body is not as long as the head says")
-    body = data[at:]
-    reason = intern(reason)
-    return Single(status, reason, names, values, body, sent, arrived, chosen, expires, epoch)
-
-
 def _variants(
     heads: Sequence[Any], data: bytes, at: int, plain: bool
 ) -> tuple[StoredResponse, ...]:
@@ -223,11 +177,11 @@ def _variants(
         status, reason, fields, length, sent, arrived, selecting, first, complete, mark, *more = (
             head
         )
-        _check_numbers(status, length, sent, arrived)
+        check_numbers(status, length, sent, arrived)
         if type(reason) is not str or (type(mark) is not bool and mark != PURGED):
             raise ValueError("the reason or a mark is of a wrong type")
         framing = _check_fields(fields)
-        chosen = _selecting(selecting)
+        chosen = selecting_of(selecting)
         if not plain:
             _check_text("".join([reason, *fields, *filter(None, selecting)]))
         if type(first) is not int or (complete is not None and type(complete) is not int):
@@ -297,74 +251,15 @@ def _check_text(text: str) -> None:
         raise ValueError("a text holds a control character")
 
 
-def _check_numbers(status: Any, length: Any, sent: Any, arrived: Any) -> None:
-    if not (type(status) is int and 200 <= status <= 599 and status != 304):
-        raise ValueError("the status is not that of a stored response")
-    if type(length) is not int or length < 0 or (length and status in _WITHOUT_BODY):
-        raise ValueError("the length of the body is none")
-    if type(sent) not in _NUMBERS or type(arrived) not in _NUMBERS:
-        raise ValueError("a time is not a number")
-    if not (0 <= sent <= LATEST and 0 <= arrived <= LATEST):  # nor is NaN
-        raise ValueError("a time is out of its bounds")
-
-
 def _check_fields(fields: Any) -> int:
     """How many fields are called Content-Length, all names being right and all values text."""
     if type(fields) is not list or len(fields) % 2 or len(fields) > 2 * MAX_FIELDS:
         raise ValueError("the fields are no list of pairs, or too many")
     "".join(fields)
     try:
-        return sum(map(_marks.__getitem__, fields[::2]))
+        return sum(map(marks.__getitem__, fields[::2]))
     except KeyError:
-        return sum(map(_mark, fields[::2]))
-
-
-@lru_cache(256)
-def _known_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
-    """The same names, all being right, as one object for all records that have them; and the places
-    of `Content-Length`, None where there is none.
-    """
-    return _checked_names(names)
-
-
-def _checked_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
-    "".join(names)  # all text
-    places = tuple([at for at, name in enumerate(names) if _mark(name)])
-    return names, places or None
-
-
-@lru_cache(256)
-def _known_selecting(texts: tuple[str | None, ...]) -> Selecting:
-    """The same as `_selecting`, as one object for all records that have it."""
-    return _selecting(list(texts))
-
-
-def _mark(name: str) -> int:
-    mark = _marks.get(name)
-    if mark is None:
-        lower = name.lower()
-        if not is_token(name) or lower in HOP_BY_HOP:
-            raise ValueError("a field that no stored response has")
-        mark = int(lower == "content-length")
-        if len(_marks) < MOST_NAMES:
-            _marks[name] = mark
-    return mark
-
-
-def _selecting(texts: Any) -> Selecting:
-    if type(texts) is not list or len(texts) % 2 or len(texts) > 2 * MAX_FIELDS:
-        raise ValueError("the selecting fields are no list of pairs, or too many")
-    names, values = texts[::2], texts[1::2]
-    if not _selectors.issuperset(names):
-        if not all(
-            name == ANY_ORIGIN or (is_token(name) and name == name.lower()) for name in names
-        ):
-            raise ValueError("a selecting field of an impossible name")
-        if len(_selectors) < MOST_NAMES:
-            _selectors.update(names)
-    if not _TEXT_OR_NONE.issuperset(map(type, values)):
-        raise ValueError("a selecting value is not text")
-    return tuple(zip(names, values))
+        return sum(map(mark_of, fields[::2]))
 
 
 def _check_framing(fields: list[str], length: int, count: int) -> None:

@@ -302,8 +302,8 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
         if not holding or len(holding) > MOST_TEXTS:
             yield from super().walk(prefix)
             return
-        begin, wanted = self._begin + prefix, [in_record(text) for text in holding]
-        holds = " OR ".join("instr(value, ?)" for _ in holding)
+        begin, wanted = self._begin + prefix, list(set().union(*map(in_record, holding)))
+        holds = " OR ".join("instr(value, ?)" for _ in wanted)
         select = (
             f"SELECT id, key, {holds} OR length(value) = {parts.MARK_SIZE} FROM responses "
             "NOT INDEXED WHERE id > ? ORDER BY id LIMIT ?"

@@ -28,7 +28,8 @@ from api_relaying_server.stores.databases.shared_storage import (
     DELETION_LASTS,
     SharedStorage,
 )
-from api_relaying_server.stores.record import LARGEST_TOMBSTONE, LATEST, pipeline
+from api_relaying_server.stores.record import LARGEST_TOMBSTONE, pipeline
+from api_relaying_server.stores.record_checks import LATEST
 from api_relaying_server.stores.storage import (
     Change,
     Extent,

@@ -1,0 +1,174 @@
+"""The form of most records: one whole response, all of whose texts are printable ASCII. It is read
+without a parser, and holds the field lines as they are sent.
+
+    magic with version   4 bytes
+    checksum             4 bytes   CRC-32 over the key and all that follows
+    numbers              42 bytes  expiry, both times, epoch, status, lengths of what follows
+    reason, field lines, selecting fields (JSON), body
+
+As in `record`, bytes that could not be sent as a response are no record.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from api_relaying_server.caching.stored import Record, Selecting, Single
+from api_relaying_server.http1.heads import MAX_FIELDS
+from api_relaying_server.stores.record_checks import (
+    check_expiry,
+    check_numbers,
+    known_selecting,
+    names_of,
+    seed_of,
+)
+
+SINGLE_MAGIC = b"RLS\x01"
+"""Three letters and the version of the form."""
+
+_HEAD = struct.Struct(">4sI3dQ2HIH")
+_UNCHECKED = 8  # bytes before the checked part: the magic and the checksum itself
+_PRINTABLE = bytes(range(32, 127))
+_MOST = (1 << 16) - 1  # bytes of the reason, and of the selecting fields
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def dumps_single(record: Record, key: str) -> bytes | None:
+    """The bytes of a record; None where it takes the general form."""
+    if len(record.variants) != 1:
+        return None
+    stored = record.variants[0]
+    if stored.must_validate or stored.purged or stored.is_partial or stored.forms:
+        return None
+    if stored.status == 206:
+        return None
+    reason, lines = stored.reason.encode("latin-1", "replace"), stored.fields.lines
+    selecting = _selecting_bytes(stored.selecting)
+    if (lines.replace(b"\r\n", b"") + reason).translate(None, _PRINTABLE):
+        return None
+    if not _is_plain(selecting) or len(reason) > _MOST or len(selecting) > _MOST:
+        return None
+    times = record.expires, stored.request_time, stored.response_time
+    lengths = len(reason), len(lines), len(selecting)
+    head = _HEAD.pack(SINGLE_MAGIC, 0, *times, record.epoch, stored.status, *lengths)
+    pieces = head[_UNCHECKED:], reason, lines, selecting
+    checksum = zlib.crc32(stored.body, zlib.crc32(b"".join(pieces), seed_of(key)))
+    return b"".join((SINGLE_MAGIC, checksum.to_bytes(4, "big"), *pieces, stored.body))
+
+
+def loads_single(data: bytes, key: str) -> Single:
+    """What `dumps_single` made into `data` under `key`. Raises ValueError for anything else."""
+    if len(data) < _HEAD.size:
+        raise ValueError("too short for a record")
+    _, checksum, expires, sent, arrived, epoch, status, *lengths = _HEAD.unpack_from(data)
+    if zlib.crc32(memoryview(data)[_UNCHECKED:], seed_of(key)) != checksum:
+        raise ValueError("wrong checksum")
+    lines_at = _HEAD.size + lengths[0]
+    selecting_at = lines_at + lengths[1]
+    body_at = selecting_at + lengths[2]
+    length = len(data) - body_at
+    check_expiry(expires, epoch)
+    check_numbers(status, length, sent, arrived)
+    if status == 206:
+        raise ValueError("a part without its place")
+    lines = data[lines_at:selecting_at]
+    names, values = _reader.read(lines, length)
+    return Single(
+        status,
+        _reason(data[_HEAD.size : lines_at]),
+        names,
+        values,
+        data[body_at:],
+        sent,
+        arrived,
+        _selecting(data[selecting_at:body_at]),
+        expires,
+        epoch,
+        lines,
+    )
+
+
+class _Names(NamedTuple):
+    """Names of fields, the places of `Content-Length` among them, and the pattern of lines that
+    have these names and printable values.
+    """
+
+    names: tuple[str, ...]
+    framing: tuple[int, ...]
+    pattern: re.Pattern[str]
+
+
+class _FieldReader:
+    """Reads field lines. The responses of an origin have the same names in the same order, so what
+    was read last is tried first (measured: 1.4 us in place of 4.7). Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._last = _names(())
+
+    def read(self, lines: bytes, length: int) -> tuple[tuple[str, ...], Sequence[str]]:
+        """The names and values of lines, as they were written, for a body of this length."""
+        text, known = lines.decode("ascii"), self._last
+        found = known.pattern.fullmatch(text)
+        if found is None:
+            pieces = text.split("\r\n")[:-1]
+            if len(pieces) > MAX_FIELDS:
+                raise ValueError("too many fields")
+            self._last = known = _names(tuple([piece.partition(": ")[0] for piece in pieces]))
+            found = known.pattern.fullmatch(text)
+            if found is None:
+                raise ValueError("the fields are no lines of text")
+        values = found.groups()
+        for at in known.framing:
+            if values[at] != str(length) or len(known.framing) > 1:
+                raise ValueError("the Content-Length is not that of the body")
+        return known.names, values
+
+
+@lru_cache(64)
+def _names(names: tuple[str, ...]) -> _Names:
+    names, framing = names_of(names)
+    pattern = "".join([re.escape(name) + ": ([ -~]*)\r\n" for name in names])
+    return _Names(names, framing or (), re.compile(pattern))
+
+
+_reader = _FieldReader()
+
+
+@lru_cache(256)
+def _reason(text: bytes) -> str:
+    reason = text.decode("ascii")
+    if not reason.isprintable():
+        raise ValueError("the reason holds a control character")
+    return reason
+
+
+def _is_plain(text: bytes) -> bool:
+    """True where no text in this JSON can hold anything but printable ASCII: all escapes are those
+    of quotation marks.
+    """
+    return not text.translate(None, _PRINTABLE) and text.count(b"\\") == text.count(b'\\"')
+
+
+@lru_cache(256)
+def _selecting(text: bytes) -> Selecting:
+    if not _is_plain(text):
+        raise ValueError("the selecting fields are no plain text")
+    try:
+        found = json.loads(text)
+        if type(found) is list:
+            return known_selecting(tuple(found))
+        raise ValueError("the selecting fields are no list")
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"the selecting fields are none: {error}") from None
+
+
+@lru_cache(256)
+def _selecting_bytes(selecting: Selecting) -> bytes:
+    return _encode([text for pair in selecting for text in pair]).encode()

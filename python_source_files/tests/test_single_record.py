@@ -1,0 +1,164 @@
+"""The form of one plain response: what has it, and that nothing else is taken for one."""
+
+from __future__ import annotations
+
+import math
+import struct
+import unittest
+import zlib
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from api_relaying_server.caching.stored import Record, Single, StoredResponse
+from api_relaying_server.http1.heads import MAX_FIELDS
+from api_relaying_server.http1.message import Fields
+from api_relaying_server.stores import single_record
+from api_relaying_server.stores.record import dumps, dumps_any, loads, loads_pieces
+from api_relaying_server.stores.single_record import SINGLE_MAGIC, dumps_single
+from tests.test_record import assert_can_be_sent
+
+NUMBERS = struct.Struct(">3dQ2HIH")
+RIGHT = (3.0, 1.0, 2.0, 0, 200)
+LINES = b"a: b\r\nContent-Length: 2\r\n"
+SELECTING = b'["accept",null]'
+
+
+def sealed(checked: bytes, key: str = "") -> bytes:
+    """Bytes with a right checksum, whatever they say."""
+    return SINGLE_MAGIC + struct.pack(">I", zlib.crc32(checked, zlib.crc32(key.encode()))) + checked
+
+
+def form_of(
+    numbers: tuple[float, ...] = RIGHT,
+    lines: bytes = LINES,
+    reason: bytes = b"OK",
+    selecting: bytes = SELECTING,
+    body: bytes = b"xy",
+) -> bytes:
+    """A right record, but for what is given."""
+    lengths = len(reason), len(lines), len(selecting)
+    return sealed(NUMBERS.pack(*numbers, *lengths) + reason + lines + selecting + body)
+
+
+def response(**changes: object) -> StoredResponse:
+    """A plain response, but for `changes`."""
+    fields = Fields([("Content-Type", "a/b"), ("Empty", ""), ("Content-Length", "3")])
+    plain = StoredResponse(200, "Fine", fields, b"abc", 1.0, 2.0, (("accept", None),), 0, 3)
+    return plain.changed(**changes)
+
+
+class WhatHasIt(unittest.TestCase):
+    """One whole response of plain text."""
+
+    def test_the_plain_one(self) -> None:
+        record = Record((response(),), 9.0, 7)
+        data = dumps(record, "k")
+        self.assertTrue(data.startswith(SINGLE_MAGIC))
+        found = loads_pieces(data, "k")
+        assert isinstance(found, Single)
+        self.assertEqual(found.record, record)
+        self.assertEqual(found.lines, record.variants[0].fields.lines)
+        self.assertLess(len(data), len(dumps_any(record, "k")))
+
+    def test_all_others_have_the_general_form(self) -> None:
+        part = response(status=206, first=1, complete_length=9)
+        for changes in (
+            {"must_validate": True},
+            {"purged": True},
+            {"forms": (("gzip", b"z"),)},
+            {"complete_length": None},
+            {"first": 1, "complete_length": 4},
+            {"reason": "F\xe4in"},
+            {"reason": "x" * 65536},
+            {"fields": Fields([("A", "\xe5")])},
+            {"fields": Fields([("A", "b\tc")])},
+            {"selecting": (("accept", "\xe5"),)},
+            {"selecting": (("accept", "x" * 65536),)},
+        ):
+            self.assertIsNone(dumps_single(Record((response(**changes),), 9.0), ""), changes)
+        for variants in ((), (response(), response()), (part,)):
+            self.assertIsNone(dumps_single(Record(variants, 9.0, 1), ""))
+
+
+class NothingElse(unittest.TestCase):
+    """What could not be sent, or was not written so, is no record."""
+
+    def test_the_right_one(self) -> None:
+        self.assertEqual(loads(form_of()).variants[0].body, b"xy")
+        loads(form_of(lines=b"", selecting=b"[]", reason=b"", body=b""))
+
+    def test_wrong_values(self) -> None:
+        many = b"a: b\r\n" * MAX_FIELDS
+        loads(form_of(lines=many))
+        wrong = [
+            *({"lines": b"x: y\r\n" + line} for line in (
+                b"a", b"a: b", b"a\r\n", b": b\r\n", b"a:b\r\n", b"a b: c\r\n", b"\r\n",
+                b"a: b\r\n\r\n", b"a: b\nc: d\r\n", b"a: b\rc\r\n", b"a: \0\r\n", b"a: \x7f\r\n",
+                b"a: \xe5\r\n", b"a: \t\r\n", b"Connection: close\r\n", b"TE: x\r\n",
+                b"transfer-encoding: chunked\r\n", b"Content-Length: 3\r\n",
+                b"Content-Length: 02\r\n", b"Content-Length: 2\r\ncontent-length: 2\r\n",
+            )),
+            {"lines": many + b"a: b\r\n"},
+            *({"reason": text} for text in (b"a\r\nb", b"\0", b"\xe5", b"\x7f")),
+            *({"selecting": text} for text in (
+                b"", b"[", b"{}", b"7", b'["a"]', b'["a",1]', b'[null,"a"]', b'["A","b"]',
+                b'["a","\\u0100\\ud800"]\xff', b'["a b","c"]', b'[["a"],"b"]', b"[" * 9999,
+                b'["a","\\u0000"]',
+            )),
+            *({"numbers": (value, *RIGHT[1:])} for value in (math.nan, math.inf, 1e30)),
+            *({"numbers": (3.0, value, *RIGHT[2:])} for value in (math.nan, -1.0, 1e30)),
+            *({"numbers": (3.0, 1.0, value, *RIGHT[3:])} for value in (math.nan, -1.0, math.inf)),
+            {"numbers": (*RIGHT[:3], 2**53 + 1, 200)},
+            *({"numbers": (*RIGHT[:4], status)} for status in (0, 199, 204, 205, 206, 304, 600)),
+            {"body": b""}, {"body": b"xyz"},
+        ]  # fmt: skip
+        for changes in wrong:
+            with self.subTest(changes), self.assertRaises(ValueError):
+                loads(form_of(**changes))  # type: ignore[arg-type]
+
+    def test_any_changed_byte_or_cut_is_noticed(self) -> None:
+        data = dumps(Record((response(),), 9.0), "GET /a")
+        for place in range(len(data)):
+            changed = bytearray(data)
+            changed[place] ^= 0x10
+            for wrong in (bytes(changed), data[:place]):
+                with self.assertRaises(ValueError, msg=f"byte {place}"):
+                    loads(wrong, "GET /a")
+        for wrong, key in ((data, "GET /b"), (data + b"x", "GET /a")):
+            with self.assertRaises(ValueError):
+                loads(wrong, key)
+
+    @settings(max_examples=300)
+    @given(st.data())
+    def test_any_mutation_that_is_sealed_again(self, data: st.DataObject) -> None:
+        """Bytes behind the checksum are changed, left out and added; what is still a record can be
+        sent, and is kept as it was read.
+        """
+        checked = bytearray(form_of()[8:])
+        for _ in range(data.draw(st.integers(1, 3))):
+            at = data.draw(st.integers(0, len(checked)))
+            gone = data.draw(st.integers(0, 2))
+            checked[at : at + gone] = data.draw(
+                st.binary(max_size=2) | st.sampled_from((b"\r\n", b": ", b"TE: x\r\n"))
+            )
+        try:
+            found = loads(sealed(bytes(checked)))
+        except ValueError:
+            return
+        assert_can_be_sent(found)
+        self.assertEqual(loads(dumps(found)), found)
+
+    @given(st.binary(max_size=80))
+    def test_any_bytes(self, data: bytes) -> None:
+        for whole in (SINGLE_MAGIC + data, sealed(data)):
+            with self.assertRaises(ValueError):
+                loads(whole)
+
+    def test_what_is_remembered_is_bounded(self) -> None:
+        for remembered in (single_record._reason, single_record._selecting):
+            self.assertIsNotNone(remembered.cache_info().maxsize)
+
+
+if __name__ == "__main__":
+    unittest.main()
