@@ -127,7 +127,7 @@ class RememberedTraits(unittest.TestCase):
     def test_a_verdict_is_remembered_by_all_that_it_depends_on(self) -> None:
         before = storing._against_usual.cache_info().hits
         head = ResponseHead(200, "", Fields([("Cache-Control", "max-age=60")]))
-        asked = RequestHead("GET", "/", ())
+        asked = RequestHead.of("GET", "/", Fields())
         for _ in range(2):
             self.assertIsNone(first_against(asked, head, Lifetime(60.0, 60.0), Policy()))
         self.assertGreater(storing._against_usual.cache_info().hits, before)

@@ -311,7 +311,7 @@ def _against_usual(
     head, span = ResponseHead(status, "", traits.fields), Lifetime(float(lasts), None, ruled)
     if explicit:
         span = span._replace(given=span.seconds)
-    asked = RequestHead("GET", "/", ())
+    asked = RequestHead.of("GET", "/", Fields())
     return _first_of(Fetched(asked, head, traits.said.directives, span, Policy()))
 
 
