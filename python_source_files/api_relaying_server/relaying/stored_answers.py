@@ -4,11 +4,11 @@ The store reader's thread goes it; the event loop sends what it gives. The budge
 the processor time of such an answer outside of the kernel (docs/performance.md, "A response from
 the store"):
 
-    20   the loop: the request's head, whether the store may help, the hand-over
-    20   SQLite, with the connection that is lent for it
-    25   the record: checked and taken apart (`stores.record.loads_pieces`)
-    20   the rules (`caching.plain`), rendering, counting: this file
-    15   what is asked around them: keys, the queue of writes, purges, whether memory wants it
+    15   the loop: the request's head, whether the store may help, the hand-over
+    15   SQLite: one statement for several requests (`stores.sqlite.fetch_together`)
+    25   the record: checked and taken apart (`stores.single_record`)
+    25   the rules (`caching.plain`), rendering, counting: this file
+    20   what is asked around them: keys, the queue of writes, purges, whether memory wants it
 
 It makes no entry in memory, no reply and no section of fields. What is not plain goes into memory,
 where the general rules decide.
