@@ -26,7 +26,7 @@ from api_relaying_server.http1.heads import (
     parse_response_head,
     response_framing,
 )
-from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.http1.message import HeaderSection, RequestHead, once_for_shared
 from api_relaying_server.http1.rendering import render_fields, render_request_line
 from api_relaying_server.serving.incoming import IncomingBody, TooLarge
 from tests.wire_faults import FAULTS
@@ -432,8 +432,9 @@ class KnownLinesTest(unittest.TestCase):
             known.read_section(b"Host: a\r\nX-Id: %d" % number)
         self.assertLessEqual(len(known.sections), heads.KNOWN_SECTIONS)
         long = b"Host: a\r\nX: " + b"x" * heads.KNOWN_SECTION_LENGTH
-        known.read_section(long)
+        self.assertFalse(known.read_section(long).shared)
         self.assertNotIn(long, known.sections)
+        self.assertTrue(known.read_section(long[: heads.KNOWN_SECTION_LENGTH]).shared)
         with self.assertRaises(BadRequest):
             known.read_section(b"Host: a\r\nX : y")
         self.assertNotIn(b"Host: a\r\nX : y", known.sections)
@@ -454,6 +455,20 @@ class KnownLinesTest(unittest.TestCase):
                 parse_request_head(good + b"\r\n" + section + b"\r\n", known)
                 with self.assertRaises(BadRequest):
                     parse_request_head(bad + b"\r\n" + section + b"\r\n", known)
+
+    def test_what_is_found_is_remembered_for_shared_sections_alone(self) -> None:
+        """A long one, which may be one of many, is not kept."""
+        calls = []
+
+        @once_for_shared(2)
+        def count(section: HeaderSection, name: str) -> int:
+            calls.append((section, name))
+            return len(section.lines)
+
+        shared, own = KnownLines().read_section(b"A: b\r\nHost: a"), HeaderSection([])
+        for _ in range(3):
+            self.assertEqual((count(shared, "x"), count(own, "x"), count(shared, "y")), (2, 0, 2))
+        self.assertEqual(len(calls), 1 + 3 + 1)
 
     def test_requests_of_one_section_share_it(self) -> None:
         known, rest = (

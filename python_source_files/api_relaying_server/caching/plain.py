@@ -19,7 +19,13 @@ from api_relaying_server.caching.reuse import CLOCK_SLACK, INFLUENTIAL_FIELDS
 from api_relaying_server.caching.stored import Selecting, Single, StoredResponse
 from api_relaying_server.caching.vary import is_written_here, selecting_values
 from api_relaying_server.http1.grammar import parse_date
-from api_relaying_server.http1.message import Fields, HeaderSection, RequestHead, values_of
+from api_relaying_server.http1.message import (
+    Fields,
+    HeaderSection,
+    RequestHead,
+    once_for_shared,
+    values_of,
+)
 
 _DECIDING = INFLUENTIAL_FIELDS - {"accept-encoding", "connection", "origin"}
 """Request fields with which no request is plain; the three others are looked at."""
@@ -67,7 +73,7 @@ def is_plain(request: RequestHead) -> bool:
     return is_get and _is_plain_section(request.section)
 
 
-@lru_cache(256)
+@once_for_shared(256)
 def _is_plain_section(section: HeaderSection) -> bool:
     names = [line[0] for line in section.lines]
     if section.credentialed or not _DECIDING.isdisjoint(names):

@@ -203,6 +203,7 @@ class KnownLines:
             if len(self.sections) >= KNOWN_SECTIONS:
                 self.sections = {}
             self.sections[data] = section
+            section.shared = True
         return section
 
 

@@ -7,7 +7,8 @@ Text is latin-1 throughout, so that every byte that came in can go out again unc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, wraps
+from typing import Any, TypeVar
 
 from api_relaying_server.http1.credentials import is_credential
 
@@ -210,10 +211,11 @@ class HeaderSection:
     """The header section of a request (RFC 9110, 6.3): its field `lines` as they were read. Many
     requests have the same one, byte for byte, and share the object: what is found out about it once
     holds for all of them. Never changed. `framed`: it may announce a body; `hosts`: how many `Host`
-    fields it has.
+    fields it has. `shared`: it is remembered for others, being short, so that what was found out
+    about it is worth remembering, too.
     """
 
-    __slots__ = ("_credentialed", "_fields", "framed", "hosts", "lines")
+    __slots__ = ("_credentialed", "_fields", "framed", "hosts", "lines", "shared")
 
     def __init__(
         self,
@@ -225,6 +227,7 @@ class HeaderSection:
         self.lines = lines
         self.hosts = hosts
         self.framed = framed
+        self.shared = False
         self._credentialed = credentialed
         self._fields: Fields | None = None
 
@@ -250,16 +253,40 @@ class HeaderSection:
         return self._credentialed
 
 
-@lru_cache(1024)
+Found = TypeVar("Found")
+
+
+def once_for_shared(size: int) -> Callable[[Callable[..., Found]], Callable[..., Found]]:
+    """Makes a pure function of a header section, and of little else, remember what it found for the
+    last `size` calls with a section that is shared.
+    """
+
+    def decorate(function: Callable[..., Found]) -> Callable[..., Found]:
+        remembered = lru_cache(size)(function)
+
+        @wraps(function)
+        def call(section: HeaderSection, *more: Any) -> Found:
+            return remembered(section, *more) if section.shared else function(section, *more)
+
+        return call
+
+    return decorate
+
+
+@once_for_shared(512)
 def values_of(section: HeaderSection, names: frozenset[str]) -> tuple[Field, ...]:
     """The lower-case names and the values of the field lines with these lower-case names."""
     return tuple([(line[0], line[2]) for line in section.lines if line[0] in names])
 
 
-@lru_cache(256)
+@once_for_shared(128)
 def _section_without(section: HeaderSection, names: frozenset[str]) -> HeaderSection:
     lines = [line for line in section.lines if line[0] not in names]
-    return section if len(lines) == len(section.lines) else HeaderSection(lines)
+    if len(lines) == len(section.lines):
+        return section
+    left = HeaderSection(lines)
+    left.shared = section.shared
+    return left
 
 
 class RequestHead:
