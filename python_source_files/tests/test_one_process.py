@@ -99,9 +99,12 @@ class OneProcessTest(unittest.TestCase):
     def reload(self, said: str, level: str = "INFO", **texts: str) -> None:
         """Changes settings, and waits until this is logged."""
         self.texts.update(texts)
+        before = self.relay._worker
         with self.assertLogs("api_relaying_server.one_process", level) as logs:
             self.relay.reload()
             eventually(lambda: any(said in line for line in logs.output), said)
+        if self.relay._worker is not before:  # whose loop may still accept for a moment
+            eventually(lambda: not before.server.front.listeners, "the one before accepts no more")
 
     def test_what_is_stored_stays_and_is_made_doubtful_by_all(self) -> None:
         self.ask("/a")
