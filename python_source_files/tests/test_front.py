@@ -144,6 +144,27 @@ class FrontTestCase(unittest.TestCase):
             client.setblocking(True)
 
 
+class TurnstileTest(FrontTestCase):
+    """What the loop tells the turnstile, and asks of it."""
+
+    def run_one_pass(self, *heads: bytes) -> list[Any]:
+        """The front's whole loop, which ends with the pass in which it hears these heads."""
+        clients = [self.client() for _ in heads]
+        for client, head in zip(clients, heads):
+            client.sendall(head)
+        self.front.stop_now()
+        opened = mock.patch.object(self.front._acceptor, "open")
+        closed = mock.patch.object(self.front, "_close_everything")
+        with opened, closed, mock.patch.object(self.front.turnstile, "passed") as passed:
+            self.front.run()
+        return [call.args for call in passed.call_args_list]
+
+    def test_hits_and_others_are_told(self) -> None:
+        self.heads[HEAD] = Ready(b"known", 1e12)
+        told = self.run_one_pass(HEAD, HEAD, HEAD, request("/other"))
+        self.assertEqual(told, [(5, 1, self.clock)])  # the stop is an event, too
+
+
 class ClockTest(FrontTestCase):
     """The wall clock is set; what it says is for replies alone."""
 

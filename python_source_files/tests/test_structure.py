@@ -21,6 +21,7 @@ CORE = (
     ("caching",),
     ("memory",),
     ("coordination",),
+    ("turnstile",),
     ("stores",),
     ("upstream",),
     ("relaying",),

@@ -13,6 +13,7 @@ from typing import Callable
 from api_relaying_server.errors import BadRequest, ClientGone
 from api_relaying_server.serving.connection import Connection
 from api_relaying_server.serving.incoming import IncomingBody
+from api_relaying_server.turnstile import waiting
 from api_relaying_server.upstream.exchange import PacedBody
 
 MIN_RATE = 256
@@ -110,7 +111,8 @@ class RequestBody(PacedBody):
         poll.register(self._conn.fd, select.POLLIN)
         if answers is not None:
             poll.register(answers.fileno(), select.POLLIN)
-        return {fd for fd, _ in poll.poll(seconds * 1000)}
+        with waiting:
+            return {fd for fd, _ in poll.poll(seconds * 1000)}
 
     def _receive(self) -> bytes:
         conn = self._conn

@@ -88,6 +88,7 @@ from api_relaying_server.serving.served import NONE, OnHit, Served
 from api_relaying_server.serving.store_reader import StoreReader
 from api_relaying_server.serving.tls import Handshakes
 from api_relaying_server.serving.writing import Unsent
+from api_relaying_server.turnstile import FEW, Turnstile
 
 _log = logging.getLogger(__name__)
 
@@ -172,6 +173,7 @@ class Front:
         self._by_fd = self._connections.by_fd
         self.handover = HandOver(self._connections, limits.timeout_idle, self._clock)
         self._poller.register(self.handover.fd, READ)
+        self.turnstile = Turnstile(self.handover.wake)
         self._handshakes = None
         if listeners.tls is not None:
             self._handshakes = Handshakes(listeners.tls, self.handover.shaken, self._clock)
@@ -182,6 +184,7 @@ class Front:
         self._gatherer = BodyGatherer(limits.timeout_idle, backend.has_room_for_slow)
         self.sender = Sender(self._connections, limits.timeout_idle)
         self._bell = listeners.bell
+        self._left = 0  # requests of this pass that are left to threads
         self._bell_seen = -1  # so that news from before now are heard in the first pass
         self._next_second = 0.0
         self._running = True
@@ -208,16 +211,22 @@ class Front:
     def run(self) -> None:
         """Serves until it is stopped and drained."""
         self._acceptor.open()
-        poll, clock, pace = self._poller.poll, self._clock, self.pace
-        places = pace.events
+        poll, clock, pace, turnstile = self._poller.poll, self._clock, self.pace, self.turnstile
+        places, took = pace.events, 0.0
         while self._running:
-            events = poll(0.05 if self._stopping else LONGEST_WAIT)
+            if turnstile.queue or turnstile.holder is not None:
+                turnstile.let_through(took)
+            turnstile.sleeps = True  # first: see there
+            events = poll(0.0 if turnstile.queue else 0.05 if self._stopping else LONGEST_WAIT)
+            turnstile.sleeps = False
             try:
                 if self._bell[0] != self._bell_seen:
                     self.hear_news()
                 self._pass(events)
-                count = len(events)
+                count, left, self._left = len(events), self._left, 0
                 took = clock() - self.loop_time
+                if count > FEW:
+                    turnstile.passed(count, left, self.loop_time)
                 places[bisect_left(BOUNDS, took)] += count
                 pace.seconds += took * count
                 if took > pace.longest:
@@ -505,6 +514,7 @@ class Front:
         """Gives a request to the store reader or to a handler: READING, READING_BODY ->
         IN_THREAD.
         """
+        self._left += 1
         conn.deadline = float("inf")
         conn.move(IN_THREAD)  # first: from the next call on it may be a thread's
         if conn.seen is None and conn.waited is None and self._is_for_reader(conn):
@@ -708,6 +718,7 @@ class Front:
             self._next_second = min(self._next_second, self.loop_time + 0.05)
 
     def _close_everything(self) -> None:
+        self.turnstile.end()
         self.handover.end()  # first: see there
         if self._handshakes is not None:
             self._handshakes.close()

@@ -208,13 +208,16 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     def _work(self, job: Job | None) -> None:
         """The life of a handler thread: it owns the connection of its job."""
+        place = self.front.turnstile.place()
         while job is not None:
+            place.enter()
             self._mine.is_slow = job.is_slow
             conn: Any = job.conn
             if time.monotonic() - job.since < QUEUE_WAIT:
                 self._handle(conn, job.address)
             else:
                 self._refuse(conn, Overloaded("no thread was free", retry_after=1))
+            place.leave()
             job = self._next_job()
 
     def _handle(self, conn: Any, address: str) -> None:

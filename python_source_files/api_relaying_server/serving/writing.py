@@ -21,6 +21,7 @@ from api_relaying_server.http1.message import Fields
 from api_relaying_server.http1.rendering import Buffer
 from api_relaying_server.serving.body import GRACE, LOOK_AGAIN, MIN_RATE
 from api_relaying_server.serving.connection import Connection
+from api_relaying_server.turnstile import waiting
 
 AT_ONCE = 2 << 20
 """Bytes given to the system in one call, so that a client that reads fast does not occupy the event
@@ -145,7 +146,8 @@ class Writer:
         untaken = _untaken(self._conn)
         ready = False
         while not ready:
-            ready = bool(poll.poll(LOOK_AGAIN * 1000))
+            with waiting:
+                ready = bool(poll.poll(LOOK_AGAIN * 1000))
             now = time.monotonic()
             before, untaken = untaken, _untaken(self._conn)
             if untaken < before:  # the client reads, although the system's buffer is still full

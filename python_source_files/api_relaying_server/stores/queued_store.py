@@ -28,6 +28,7 @@ from api_relaying_server.stores.storage import (
 )
 from api_relaying_server.stores.store import Store
 from api_relaying_server.stores.write_queue import Batch, Unqueued, WriteQueue
+from api_relaying_server.turnstile import waiting
 
 LAST_TRY = 0.6  # seconds without a change written after which the end waits no longer
 GIVE_UP = 0.2  # seconds for what is under way then
@@ -94,7 +95,8 @@ class QueuedStore(Store):
             self._count_read("read_errors")
             return None
         try:
-            data = self._storage.fetch(key)
+            with waiting:
+                data = self._storage.fetch(key)
         except Exception as error:
             self._count_read("read_errors")
             self._read_failed(_as_fault(error))

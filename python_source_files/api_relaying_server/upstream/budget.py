@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Callable
 
 from api_relaying_server.errors import UpstreamPaused
+from api_relaying_server.turnstile import waiting
 
 _NEWEST = 0.1
 """Share of the newest call in the mean time that a slot is held."""
@@ -70,7 +71,9 @@ class Slots:
                 raise self._refusal()
             me = _Waiter()
             self._queue.append(me)
-        if me.turn.acquire(timeout=patience):
+        with waiting:
+            has_come = me.turn.acquire(timeout=patience)
+        if has_come:
             return True
         with self._lock:
             if me.has_slot:  # it came in the very moment
@@ -156,7 +159,8 @@ class TokenBucket:
             self._taken += 1
         if wait <= _TINY:
             return False
-        self._sleep(wait)
+        with waiting:
+            self._sleep(wait)
         return True
 
     def _wait(self, now: float) -> float:

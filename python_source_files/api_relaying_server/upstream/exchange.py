@@ -38,6 +38,7 @@ from api_relaying_server.http1.heads import (
     without_content,
 )
 from api_relaying_server.http1.message import Field, ResponseHead
+from api_relaying_server.turnstile import waiting
 from api_relaying_server.upstream.tls import is_alert, tls_error_of
 
 LONGEST_NAME = 512
@@ -301,7 +302,8 @@ class Exchange:
         """False where something has come from the upstream. Raises UpstreamTimeout."""
         poll = select.poll()
         poll.register(self._sock, select.POLLIN | select.POLLOUT)
-        ready = poll.poll(self._read_timeout * 1000)
+        with waiting:
+            ready = poll.poll(self._read_timeout * 1000)
         if not ready:
             raise UpstreamTimeout("the upstream did not take the request in time")
         return not ready[0][1] & select.POLLIN
@@ -317,8 +319,9 @@ class Exchange:
         """True where bytes of an answer come in that time. Raises ConnectionLost at an end."""
         if self._buffer:
             return True
-        if not wait_for_read(self._sock, timeout=seconds):
-            return False
+        with waiting:
+            if not wait_for_read(self._sock, timeout=seconds):
+                return False
         self._sock.settimeout(0)
         try:
             self._buffer = self._receive()
@@ -392,7 +395,8 @@ class Exchange:
     def _receive(self) -> bytes:
         listener = self._listener
         if listener is None:
-            return self._receive_some()
+            with waiting:
+                return self._receive_some()
         until = time.monotonic() + self._read_timeout
         self._sock.settimeout(0)
         try:
@@ -413,7 +417,8 @@ class Exchange:
             poll.register(listener.fd, _HUNG_UP)
         half_closed = False
         while not listener.is_dismissed():
-            ready = dict(poll.poll(_LOOK_AGAIN * 1000))
+            with waiting:
+                ready = dict(poll.poll(_LOOK_AGAIN * 1000))
             if self._sock.fileno() in ready:
                 return
             if listener.fd is not None and listener.fd in ready:

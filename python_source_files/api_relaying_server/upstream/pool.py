@@ -30,6 +30,7 @@ from api_relaying_server.errors import (
 )
 from api_relaying_server.http1.grammar import delta_seconds, split_list
 from api_relaying_server.http1.message import Fields
+from api_relaying_server.turnstile import waiting
 from api_relaying_server.upstream.dialling import Dialler
 from api_relaying_server.upstream.exchange import Exchange
 from api_relaying_server.upstream.route import Route
@@ -162,7 +163,8 @@ class ConnectionPool:
         """
         connection = self._make(connect_timeout)
         try:
-            connection.connect()
+            with waiting:
+                connection.connect()
         except (HTTPError, OSError, MemoryError, UpstreamError) as error:
             connection.close()
             if isinstance(error, UpstreamError):
