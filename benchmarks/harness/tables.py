@@ -433,6 +433,23 @@ def stored(data: Json) -> str:
     return table(["load", "req/s", "× nginx", "p99 µs", "CPU µs", "MiB"], rows) + "\n" + note
 
 
+def mixed(data: Json) -> str:
+    """Hits beside misses: the relay of an earlier commit, this one, and nginx."""
+    one = data["scenarios"]["mixed"]
+    before = next(name for name in one["servers"] if name.startswith("relay@"))
+    nginx = median(one, "nginx", "p99") or 1.0
+    rows = []
+    for name, what in ((before, "before"), ("relay", "now"), ("nginx", "nginx")):
+        p99 = median(one, name, "p99")
+        row = [what, cell(median(one, name, "rate")), cell(median(one, name, "p50")), cell(p99)]
+        row += [cell(p99 and p99 / nginx, "{:.2f}"), cell(median(one, name, "cpu"), "{:.1f}")]
+        row += [cell(median(one, name, "miss_rate")), cell(median(one, name, "miss_p99"))]
+        rows.append(row)
+    head = ["server", "hits/s", "p50 µs", "p99 µs", "× nginx", "CPU µs of a request"]
+    note = f"Medians of {data['rounds']} rounds of {data['seconds']} s, in turns, one core each.\n"
+    return table([*head, "misses/s", "their p99 ms"], rows) + "\n" + note
+
+
 def admin_cost(data: Json) -> str:
     """Hits per second without an admin address, and with one that is scraped."""
     rows = [
@@ -545,6 +562,7 @@ TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "encrypted": ("encrypted/compare", encrypted),
     "stored-records": ("stored/records/compare", stored),
     "stored-little-memory": ("stored/records-stored/compare", stored),
+    "mixed": ("mixed/compare", mixed),
     "stored-zipf": ("stored/zipf/compare", stored),
     "admin-cost": ("admin_cost", admin_cost),
     "admin-crowds": ("admin_cost", admin_crowds),
