@@ -767,6 +767,17 @@ class BoundsTest(unittest.TestCase):
         hot.clear()
         self.assertEqual((hot.size, hot.answered()[206][0]), (0, 3))
 
+    def test_uses_go_on_where_another_record_takes_the_place(self) -> None:
+        """Those that were not counted yet, too."""
+        hot = HotCache(1 << 20)
+        entry = keep(hot, "GET /x", b"x" * 100)
+        assert entry is not None
+        reply = range_of(hot, entry, 1, 9)
+        reply.renew(NOW)
+        reply.hits += 3
+        keep(hot, "GET /x", b"y" * 100)
+        self.assertEqual(hot.uses("GET /x"), 3)
+
     def test_hits_are_counted_beyond_the_entry(self) -> None:
         hot = HotCache(1 << 20)
         entry = keep(hot, "GET /x")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import unittest
+from collections.abc import Callable
 from contextlib import closing
 from unittest import mock
 
@@ -131,6 +132,33 @@ class MemoryTest(StoreCase):
         self.keeper.forget(TARGET)
         self.memory.bring(self.requests[0], looked)
         self.assertIsNone(self.world.hot.peek(self.key))
+
+    def test_a_change_during_the_read_is_not_overwritten_in_memory(self) -> None:
+        """Nor is a purge: what was read may be older than both."""
+        storage = self.keeper._store._storage  # type: ignore[attr-defined]
+        fetch = storage.fetch_together
+        for change in (
+            lambda: self.keeper.forget(TARGET),
+            lambda: self.keeper.mark_wide((TARGET,), (), Effect.GONE),
+        ):
+            self.world.ask()
+            self.assertTrue(self.keeper._store.flush(PATIENCE))
+            self.world.hot.clear()
+            self.world.clock.now += 1.0
+
+            def fetch_and_change(
+                keys: list[str], change: Callable[[], object] = change
+            ) -> dict[str, bytes | None]:
+                found: dict[str, bytes | None] = fetch(keys)
+                change()
+                self.world.clock.now += 1.0
+                return found
+
+            with mock.patch.object(storage, "fetch_together", fetch_and_change):
+                looked = self.memory.look_together(self.requests)
+            self.memory.bring(self.requests[0], looked)
+            now = self.world.clock()
+            self.assertIsNone(self.memory.from_memory(self.requests[0], now), change)
 
     def test_a_purge_in_between_is_obeyed_by_who_asks_next(self) -> None:
         looked = self.memory.look_together(self.requests)

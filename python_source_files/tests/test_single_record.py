@@ -6,15 +6,25 @@ import math
 import struct
 import unittest
 import zlib
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from api_relaying_server.caching.purging import NO_MARKS
 from api_relaying_server.caching.stored import Record, Single, StoredResponse
 from api_relaying_server.http1.heads import MAX_FIELDS
 from api_relaying_server.http1.message import Fields
+from api_relaying_server.relaying.marks_store import StoredMarks
 from api_relaying_server.stores import single_record
-from api_relaying_server.stores.record import dumps, dumps_any, loads, loads_pieces
+from api_relaying_server.stores.record import (
+    LARGEST_TOMBSTONE,
+    MAGIC,
+    dumps,
+    dumps_any,
+    loads,
+    loads_pieces,
+)
 from api_relaying_server.stores.single_record import SINGLE_MAGIC, dumps_single
 from tests.test_record import assert_can_be_sent
 
@@ -52,7 +62,7 @@ class WhatHasIt(unittest.TestCase):
     """One whole response of plain text."""
 
     def test_the_plain_one(self) -> None:
-        record = Record((response(),), 9.0, 7)
+        record = Record((response(),), 9.0)
         data = dumps(record, "k")
         self.assertTrue(data.startswith(SINGLE_MAGIC))
         found = loads_pieces(data, "k")
@@ -75,10 +85,27 @@ class WhatHasIt(unittest.TestCase):
             {"fields": Fields([("A", "b\tc")])},
             {"selecting": (("accept", "\xe5"),)},
             {"selecting": (("accept", "x" * 65536),)},
+            {"fields": Fields([("Date", "0")])},
+            {"fields": Fields()},
         ):
             self.assertIsNone(dumps_single(Record((response(**changes),), 9.0), ""), changes)
         for variants in ((), (response(), response()), (part,)):
-            self.assertIsNone(dumps_single(Record(variants, 9.0, 1), ""))
+            self.assertIsNone(dumps_single(Record(variants, 9.0), ""))
+
+    def test_what_an_older_version_must_find_has_the_general_form(self) -> None:
+        """Epochs, and the marks of purges: it deletes what it cannot read."""
+        self.assertIsNone(dumps_single(Record((response(),), 9.0, 1), ""))
+        store = mock.Mock()
+        StoredMarks(store).write(NO_MARKS, [], True, 9.0)
+        key, record = store.write.call_args.args
+        self.assertTrue(dumps(record, key).startswith(MAGIC))
+
+    def test_the_shortest_is_longer_than_a_tombstone(self) -> None:
+        fields = Fields([("X", "y" * (single_record.SHORTEST_LINES - 5))])
+        bare = StoredResponse(204, "", fields, b"", 1.0, 1.0, (), 0, 0)
+        data = dumps_single(Record((bare,), 1.0), "")
+        assert data is not None
+        self.assertGreater(len(data), LARGEST_TOMBSTONE)
 
 
 class NothingElse(unittest.TestCase):
@@ -155,9 +182,19 @@ class NothingElse(unittest.TestCase):
             with self.assertRaises(ValueError):
                 loads(whole)
 
-    def test_what_is_remembered_is_bounded(self) -> None:
-        for remembered in (single_record._reason, single_record._selecting):
-            self.assertIsNotNone(remembered.cache_info().maxsize)
+    def test_a_pattern_is_made_of_few_short_names_that_come_again(self) -> None:
+        """It takes long to make, and much memory."""
+        read = single_record._FieldReader().read
+        single_record._names.cache_clear()  # of the pattern of no names, too
+        for made, count, name in (
+            (0, 1, "once"), (0, 1, "other"), (0, 1, "once"), (1, 1, "once"), (1, 1, "once"),
+            (1, 25, "many"), (1, 25, "many"), (1, 24, "few"), (2, 24, "few"),
+            (2, 1, "x" * 513), (2, 1, "x" * 513), (2, 1, "x" * 512), (3, 1, "x" * 512),
+        ):  # fmt: skip
+            lines = "".join([f"{name}{n or ''}: {n}\r\n" for n in range(count)]).encode()
+            names, values = read(lines, 0)
+            self.assertEqual((len(names), list(values)), (count, [str(n) for n in range(count)]))
+            self.assertEqual(single_record._names.cache_info().currsize, made, name[:9])
 
 
 if __name__ == "__main__":

@@ -124,6 +124,17 @@ class RememberedTraits(unittest.TestCase):
             with self.subTest(len(fields)):
                 self.assertEqual(traits_of(Fields(fields)) is traits_of(Fields(fields)), is_one)
 
+    def test_a_verdict_on_what_is_long_is_not_kept(self) -> None:
+        """All of its fields would be kept with it."""
+        fields = Fields([("Cache-Control", "max-age=60"), ("Vary", "x" * (MOST_TEXT + 1))])
+        many = Fields([(f"{'x' * 40}{n}", "y") for n in range(MOST_NAMES)])
+        before = storing._against_usual.cache_info().currsize
+        for one in (fields, many):
+            self.assertFalse(traits_of(one).remembered)
+            head, asked = ResponseHead(200, "", one), RequestHead.of("GET", "/", Fields())
+            first_against(asked, head, Lifetime(60.0, 60.0), Policy())
+        self.assertEqual(storing._against_usual.cache_info().currsize, before)
+
     def test_a_verdict_is_remembered_by_all_that_it_depends_on(self) -> None:
         before = storing._against_usual.cache_info().hits
         head = ResponseHead(200, "", Fields([("Cache-Control", "max-age=60")]))

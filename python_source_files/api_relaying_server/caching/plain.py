@@ -40,6 +40,10 @@ MOST_FIELDS = 64
 """Fields of a response whose layout is remembered."""
 
 
+MOST_TEXT = 2048
+"""Characters of all their names."""
+
+
 class PlainHit(NamedTuple):
     """A fresh answer: its field lines, the Unix time at which its age was 0, and for how many
     seconds from then it is fresh.
@@ -131,7 +135,9 @@ class _Times(NamedTuple):
 
 def _layout_of(single: Single) -> _Layout | None:
     """None where more than a look at the names and the length tells what is sent."""
-    layout = _layout(single.names) if len(single.names) <= MOST_FIELDS else None
+    names = single.names
+    is_short = len(names) <= MOST_FIELDS and sum(map(len, names)) <= MOST_TEXT
+    layout = _layout(names) if is_short else None
     if layout is None or single.status in _OTHER_BODY:
         return None
     if layout.length >= 0 and single.values[layout.length] != str(len(single.body)):

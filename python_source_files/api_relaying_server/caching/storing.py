@@ -281,7 +281,7 @@ def first_against(
     `traits` are those of its fields, where they have been found already.
     """
     traits = traits_of(head.fields) if traits is None else traits
-    if _is_usual(request, head.status, policy):
+    if traits.remembered and _is_usual(request, head.status, policy):
         explicit, lasts = lifetime.explicit, lifetime.seconds > 0
         return _against_usual(head.status, traits, explicit, lifetime.ruled, lasts)
     return _first_of(Fetched(request, head, traits.said.directives, lifetime, policy))

@@ -26,17 +26,20 @@ MOST_NAMES = 64
 """Names of fields in a response whose traits are remembered."""
 
 MOST_TEXT = 1024
-"""Characters of all its values that are read."""
+"""Characters of all its names, and of all its values that are read."""
 
 _COOKIES = frozenset(("set-cookie",))
 _CHALLENGES = frozenset(("www-authenticate", "proxy-authenticate"))
 
 
 class Traits:
-    """The traits of responses with such fields: made from any one of them."""
+    """The traits of responses with such fields: made from any one of them. `remembered`: they are
+    those of others, too, which hold little.
+    """
 
-    def __init__(self, fields: Fields) -> None:
+    def __init__(self, fields: Fields, remembered: bool = False) -> None:
         self.fields = fields
+        self.remembered = remembered
         self.names = fields.names()
         self.said = ResponseDirectives(fields)
 
@@ -72,7 +75,7 @@ class Traits:
 def traits_of(fields: Fields) -> Traits:
     """The traits of a response with these fields."""
     names = tuple(fields.names())
-    if len(names) > MOST_NAMES:
+    if len(names) > MOST_NAMES or sum(map(len, names)) > MOST_TEXT:
         return Traits(fields)
     values = tuple([tuple(fields.all(name)) for name in _read_of(names)])
     if sum(map(len, chain.from_iterable(values))) > MOST_TEXT:
@@ -88,7 +91,8 @@ def _read_of(names: tuple[str, ...]) -> tuple[str, ...]:
 @lru_cache(256)
 def _traits(names: tuple[str, ...], values: tuple[tuple[str, ...], ...]) -> Traits:
     said = dict(zip(_read_of(names), values))
-    return Traits(Fields([(name, value) for name in names for value in said.get(name, ("",))]))
+    pairs = [(name, value) for name in names for value in said.get(name, ("",))]
+    return Traits(Fields(pairs), remembered=True)
 
 
 def personal_fields(fields: Fields) -> frozenset[str]:

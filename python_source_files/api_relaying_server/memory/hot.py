@@ -352,8 +352,9 @@ class HotCache:
         if before is None:
             entry.uses = self._hit_count.uses.of(entry.key)
             return self._insert(entry, False)
+        known = self._remove(entry.key)  # first: it counts the last uses
         entry.uses = before.uses
-        return self._insert(entry, self._remove(entry.key))
+        return self._insert(entry, known)
 
     def _insert(self, entry: Entry, known: bool) -> bool:
         """Keeps an entry whose key has none; False where it is too large."""

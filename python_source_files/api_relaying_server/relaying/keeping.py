@@ -740,6 +740,9 @@ class Keeper:
         return max([useful_until(variant, target, self.policy) for variant in variants])
 
     def _put(self, key: str, record: Record, doubts: int) -> Record:
+        if len(record.variants) > MAX_VARIANTS:  # as a store may have it
+            kept = within(list(record.variants), MAX_VARIANTS)
+            record = record._replace(variants=tuple(kept))
         for variant in record.variants:
             variant.fields.pack()  # as memory does: before anybody counts their bytes
         self._store.write(key, record)

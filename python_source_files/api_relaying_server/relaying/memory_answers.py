@@ -84,24 +84,33 @@ class MemoryAnswers:
             return None
         if policy.ignored_fields or policy.codings:
             request = as_counted(request, policy)
-        reply = self._plain(request, entry, now, policy)
+        reply, is_for_now = self._plain(request, entry, now, policy), False
         if reply is None:
-            picked = values_of(request.section, entry.influential)
-            picked += _SHOWS_KEY if target != asked else ()
-            quick = (request.method, request.version, request.credentialed, picked)
-            reply = entry.quick.get(quick)
-        if reply is None or not (now < reply.valid_until or reply.renew(now)):
-            found = self._found_in_memory(request, entry, now)
-            if found is None:
-                return None
-            reply = self._reply(request, entry, found)
-            if self._is_for_now(request, found, policy):
-                return reply
-            if reply.hits >= DECIDED_AGAIN:
-                hot.remember(entry, quick, reply)
-        if request.raw is not None:
+            reply, is_for_now = self._by_rules(request, entry, now, target != asked)
+        if reply is not None and not is_for_now and request.raw is not None:
             self._learn(_to_learn(request.raw, entry.influential), reply, policy)
         return reply
+
+    def _by_rules(
+        self, request: RequestHead, entry: Entry, now: float, shows_key: bool
+    ) -> tuple[Reply | None, bool]:
+        """The reply by the general rules, and whether it is for this moment alone. Decided once for
+        requests that are alike in all that it depends on.
+        """
+        picked = values_of(request.section, entry.influential)
+        picked += _SHOWS_KEY if shows_key else ()
+        quick = (request.method, request.version, request.credentialed, picked)
+        known = entry.quick.get(quick)
+        if known is not None and (now < known.valid_until or known.renew(now)):
+            return known, False
+        found = self._found_in_memory(request, entry, now)
+        if found is None:
+            return None, False
+        reply = self._reply(request, entry, found)
+        is_for_now = self._is_for_now(request, found, self._keeper.policy)
+        if not is_for_now and reply.hits >= DECIDED_AGAIN:
+            self._keeper.hot.remember(entry, quick, reply)
+        return reply, is_for_now
 
     def _plain(
         self, request: RequestHead, entry: Entry, now: float, policy: Policy

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from api_relaying_server.caching.stored import Record, Selecting, Single
 from api_relaying_server.http1.heads import MAX_FIELDS
 from api_relaying_server.stores.record_checks import (
+    KNOWN_FIELDS,
     check_expiry,
     check_numbers,
     known_selecting,
@@ -31,6 +32,12 @@ from api_relaying_server.stores.record_checks import (
 
 SINGLE_MAGIC = b"RLS\x01"
 """Three letters and the version of the form."""
+
+SHORTEST_LINES = 16
+"""Bytes of the shortest field lines in this form."""
+
+LONGEST_NAMES = 512
+"""Characters of the names of fields, together, of which a pattern is made."""
 
 _HEAD = struct.Struct(">4sI3dQ2HIH")
 _UNCHECKED = 8  # bytes before the checked part: the magic and the checksum itself
@@ -46,9 +53,11 @@ def dumps_single(record: Record, key: str) -> bytes | None:
     stored = record.variants[0]
     if stored.must_validate or stored.purged or stored.is_partial or stored.forms:
         return None
-    if stored.status == 206:
-        return None
     reason, lines = stored.reason.encode("latin-1", "replace"), stored.fields.lines
+    # Older versions cannot read this form: they have to find the marks of purges, which have no
+    # fields, and epochs. And what is as short as a tombstone would be taken for one.
+    if stored.status == 206 or record.epoch or len(lines) < SHORTEST_LINES:
+        return None
     selecting = _selecting_bytes(stored.selecting)
     if (lines.replace(b"\r\n", b"") + reason).translate(None, _PRINTABLE):
         return None
@@ -105,33 +114,46 @@ class _Names(NamedTuple):
 
 
 class _FieldReader:
-    """Reads field lines. The responses of an origin have the same names in the same order, so what
-    was read last is tried first (measured: 1.4 us in place of 4.7). Thread-safe.
+    """Reads field lines. The responses of an origin have the same names in the same order. So where
+    two have come one behind the other, few and short ones, their pattern is made, and the last one
+    is tried first (measured: 1.4 us in place of 4.7). Making one takes 0.4 ms and 30 kB.
+    Thread-safe.
     """
 
     def __init__(self) -> None:
         self._last = _names(())
+        self._before: tuple[str, ...] = ()
 
     def read(self, lines: bytes, length: int) -> tuple[tuple[str, ...], Sequence[str]]:
         """The names and values of lines, as they were written, for a body of this length."""
         text, known = lines.decode("ascii"), self._last
         found = known.pattern.fullmatch(text)
         if found is None:
-            pieces = text.split("\r\n")[:-1]
-            if len(pieces) > MAX_FIELDS:
-                raise ValueError("too many fields")
-            self._last = known = _names(tuple([piece.partition(": ")[0] for piece in pieces]))
-            found = known.pattern.fullmatch(text)
-            if found is None:
-                raise ValueError("the fields are no lines of text")
-        values = found.groups()
-        for at in known.framing:
-            if values[at] != str(length) or len(known.framing) > 1:
+            names, values, framing = _split(text)
+            is_usual = len(names) <= KNOWN_FIELDS and sum(map(len, names)) <= LONGEST_NAMES
+            if names == self._before and is_usual:
+                self._last = _names(names)
+            self._before = names
+        else:
+            names, values, framing = known.names, found.groups(), known.framing
+        for at in framing:
+            if values[at] != str(length) or len(framing) > 1:
                 raise ValueError("the Content-Length is not that of the body")
-        return known.names, values
+        return names, values
 
 
-@lru_cache(64)
+def _split(text: str) -> tuple[tuple[str, ...], Sequence[str], tuple[int, ...]]:
+    """The names and the values of lines, and the places of `Content-Length`."""
+    *pieces, end = text.split("\r\n")
+    if end or len(pieces) > MAX_FIELDS or not "".join(pieces).isprintable():
+        raise ValueError("the fields are no lines of text, or too many")
+    pairs = [piece.split(": ", 1) for piece in pieces]
+    values = [value for _, value in pairs]  # raises where a line is no pair
+    names, framing = names_of(tuple([name for name, _ in pairs]))
+    return names, values, framing or ()
+
+
+@lru_cache(32)
 def _names(names: tuple[str, ...]) -> _Names:
     names, framing = names_of(names)
     pattern = "".join([re.escape(name) + ": ([ -~]*)\r\n" for name in names])
