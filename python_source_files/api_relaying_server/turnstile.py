@@ -62,6 +62,10 @@ _here = threading.local()  # `place`, in threads that have one
 class _Waiting:
     """In a `with` statement: the calling thread waits for something, and needs no turn for that. It
     waits for its next turn then. In threads without a place it does nothing.
+
+    No lock that the loop takes may be held across the statement: the loop would wait for a thread
+    that waits for the loop. Nor one that a handler may wait for, if it can be helped: that one has
+    its turn meanwhile, and the loop waits for it until it is late.
     """
 
     def __enter__(self) -> None:
@@ -144,29 +148,35 @@ class Turnstile:
         if events > 2 * left + FEW:
             self.needed_until = now + NEEDED_FOR
 
-    def let_through(self, took: float) -> None:
-        """Lets handlers through and waits for them; the last pass took so long."""
+    def let_through(self, took: float) -> float:
+        """Lets handlers through and waits for them; the last pass took so long. Returns the seconds
+        that the loop has waited.
+        """
         turn = min(max(took, SHORTEST), LONGEST)
         with self._lock:
             if self.holder is None:
                 if not self.queue:
-                    return
+                    return 0.0
                 self._next()
-            self._until = self._clock() + turn
+            began = self._clock()
+            self._until = began + turn
             self._loop_waits = True
-        if self._loops_turn.acquire(timeout=turn + LATE):
-            return
+        if not self._loops_turn.acquire(timeout=turn + LATE) and not self._goes_first():
+            self._loops_turn.acquire()  # it came in that moment
+        return self._clock() - began
+
+    def _goes_first(self) -> bool:
+        """The loop waits no more for the one whose turn it is; False where that one has left."""
         with self._lock:
-            if self._loop_waits:
-                self._loop_waits = False
-                self.holder = None  # it waits, or takes long: it goes on beside the loop
-                return
-        self._loops_turn.acquire()  # it came in that moment
+            if not self._loop_waits:
+                return False
+            self._loop_waits = False
+            self.holder = None  # it waits, or takes long: it goes on beside the loop
+            return True
 
     def end(self) -> None:
         """The loop has ended: whoever waits goes on, and nobody waits from now on."""
         with self._lock:
             self.needed_until = 0.0
-            self.holder = None
             while self.queue:
                 self.queue.popleft().turn.release()

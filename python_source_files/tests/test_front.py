@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import unittest
+from bisect import bisect_left
+from collections import deque
 from typing import Any, Callable
 from unittest import mock
 
@@ -14,9 +16,11 @@ from api_relaying_server.serving import gathering
 from api_relaying_server.serving.connection import LINGERING, Connection, Limits
 from api_relaying_server.serving.front import BUSY, GRACE, Clocks, Front
 from api_relaying_server.serving.listeners import Listeners, listen
+from api_relaying_server.serving.pace import BOUNDS, LONGEST_WAIT
 from api_relaying_server.serving.request_bytes import EMPTY_LINES
 from api_relaying_server.serving.request_ids import RequestIds
 from api_relaying_server.serving.served import Served
+from api_relaying_server.turnstile import Place
 from tests.relay_support import set_reset_on_close
 from tests.wire_support import request
 
@@ -158,6 +162,81 @@ class TurnstileTest(FrontTestCase):
         with opened, closed, mock.patch.object(self.front.turnstile, "passed") as passed:
             self.front.run()
         return [call.args for call in passed.call_args_list]
+
+    def run_passes(self, *polls: Callable[[float], list[tuple[int, int]]]) -> None:
+        """The front's whole loop, which ends after the last of these polls."""
+        left = list(polls)
+
+        def poll(timeout: float) -> list[tuple[int, int]]:
+            events = left.pop(0)(timeout)
+            self.front._running = bool(left)
+            return events
+
+        poller = mock.Mock(poll=poll)
+        opened = mock.patch.object(self.front._acceptor, "open")
+        closed = mock.patch.object(self.front, "_close_everything")
+        passed = mock.patch.object(self.front, "_pass", lambda _: None)
+        with opened, closed, passed, mock.patch.object(self.front, "_poller", poller):
+            self.front.run()
+
+    def waiting_place(self) -> Place:
+        """A handler that waits for its turn."""
+        turnstile, place = self.front.turnstile, Place(self.front.turnstile)
+        turnstile.needed_until = float("inf")
+        self.assertFalse(turnstile.is_free_for(place))
+        return place
+
+    def test_what_it_waits_for_handlers_makes_it_late_and_no_turn_longer(self) -> None:
+        self.waiting_place()
+        turnstile, pace = self.front.turnstile, self.front.pace
+        two: Any = [(0, 0)] * 2
+        with mock.patch.object(turnstile, "let_through", return_value=0.2) as let_through:
+            self.run_passes(lambda _: two, lambda _: two)
+        self.assertEqual([call.args for call in let_through.call_args_list], [(0.0,), (0.0,)])
+        self.assertEqual(pace.longest, 0.2)
+        self.assertEqual(pace.seconds, 0.8)
+        self.assertEqual(pace.events[bisect_left(BOUNDS, 0.2)], 4)
+
+    def test_who_did_not_come_through_is_not_slept_on(self) -> None:
+        slept: list[float] = []
+
+        def poll(timeout: float) -> list[tuple[int, int]]:
+            slept.append(timeout)
+            self.front.turnstile.queue.clear()
+            return []
+
+        self.waiting_place()
+        with mock.patch.object(self.front.turnstile, "let_through", return_value=0.0):
+            self.run_passes(poll, poll)
+        self.assertEqual(slept, [0.0, LONGEST_WAIT])
+
+    def test_who_comes_while_the_loop_lies_down_is_not_slept_on(self) -> None:
+        """It comes just after the loop has looked whether anybody waits."""
+        turnstile = self.front.turnstile
+        turnstile.needed_until = float("inf")
+        late = Place(turnstile)
+
+        class Queue(deque):  # type: ignore[type-arg]  # 3.9 has no other
+            looks = 0
+
+            def __len__(self) -> int:
+                count = super().__len__()
+                self.looks += 1
+                if self.looks == 2:  # the first was before the turn
+                    turnstile.is_free_for(late)
+                return count
+
+        turnstile.queue = Queue()
+        self.run_passes(lambda _: [])
+        turnstile.queue = deque()
+        self.assertIs(turnstile.holder, late)
+        self.assertFalse(turnstile.sleeps)
+
+    def test_at_the_end_nobody_waits(self) -> None:
+        place = self.waiting_place()
+        with mock.patch.object(self.front.handover, "close"):  # the test's own end closes it
+            self.front._close_everything()
+        self.assertTrue(place.turn.acquire(blocking=False))
 
     def test_hits_and_others_are_told(self) -> None:
         self.heads[HEAD] = Ready(b"known", 1e12)

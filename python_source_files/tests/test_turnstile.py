@@ -38,6 +38,22 @@ class TurnstileTest(unittest.TestCase):
         self.woken = threading.Semaphore(0)
         self.turnstile = Turnstile(self.woken.release, lambda: self.now)
         self.turnstile.needed_until = FOREVER
+class LeavesLate:
+    """The loop's turn, which comes in the moment in which the loop has waited for too long."""
+
+    def __init__(self, real: Any, leave: Callable[[], None]) -> None:
+        self._real, self._leave = real, leave
+        self.release = real.release
+        self.locked = real.locked
+
+    def acquire(self, timeout: float | None = None) -> bool:
+        """The lock's."""
+        if timeout is None:
+            return bool(self._real.acquire(timeout=PATIENCE))
+        self._leave()
+        return False
+
+
         self.turnstile.sleeps = True
         self.through: list[int] = []
         patch = mock.patch.object(module, "LATE", PATIENCE)
@@ -144,6 +160,34 @@ class TurnstileTest(unittest.TestCase):
             thread.join(PATIENCE)
         self.assertEqual(sorted(self.through), [0, 1])
         self.go_through(2)
+
+    def test_the_loop_is_told_how_long_it_has_waited(self) -> None:
+        self.takes = 0.002
+        self.queue(2)
+        self.first.leave()
+        self.assertEqual(self.turnstile.let_through(0.003), 0.004)
+        self.assertEqual(self.turnstile.let_through(0.003), 0.0)  # nobody is there
+
+    def test_who_leaves_just_when_it_is_late_leaves_no_turn_behind(self) -> None:
+        """The loop's next turn would come before it had waited."""
+        turn: Any = LeavesLate(self.turnstile._loops_turn, self.first.leave)
+        self.first.enter()
+        self.turnstile._loops_turn = turn
+        self.turnstile.let_through(0.0)
+        self.assertTrue(turn.locked())
+
+    def test_nobody_overtakes_the_queue(self) -> None:
+        self.turnstile.sleeps = False
+        self.assertFalse(self.turnstile.is_free_for(self.first))
+        self.turnstile.sleeps = True  # as the loop looks for events between two turns
+        other = Place(self.turnstile)
+        self.assertFalse(self.turnstile.is_free_for(other))
+        self.assertEqual(list(self.turnstile.queue), [self.first, other])
+
+    def test_after_the_end_nobody_waits_for_anybody(self) -> None:
+        self.first.enter()
+        self.turnstile.end()
+        self.assertTrue(self.turnstile.is_free_for(Place(self.turnstile)))
 
 
 class WaitingTest(unittest.TestCase):

@@ -214,8 +214,9 @@ class Front:
         poll, clock, pace, turnstile = self._poller.poll, self._clock, self.pace, self.turnstile
         places, took = pace.events, 0.0
         while self._running:
+            waited = 0.0
             if turnstile.queue or turnstile.holder is not None:
-                turnstile.let_through(took)
+                waited = turnstile.let_through(took)
             turnstile.sleeps = True  # first: see there
             events = poll(0.0 if turnstile.queue else 0.05 if self._stopping else LONGEST_WAIT)
             turnstile.sleeps = False
@@ -227,10 +228,11 @@ class Front:
                 took = clock() - self.loop_time
                 if count > FEW:
                     turnstile.passed(count, left, self.loop_time)
-                places[bisect_left(BOUNDS, took)] += count
-                pace.seconds += took * count
-                if took > pace.longest:
-                    pace.longest = took
+                late = took + waited
+                places[bisect_left(BOUNDS, late)] += count
+                pace.seconds += late * count
+                if late > pace.longest:
+                    pace.longest = late
             except Exception:
                 self._bug("the event loop failed")
                 time.sleep(0.01)  # a bug that shows again and again must not take the whole core

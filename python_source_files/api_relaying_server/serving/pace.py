@@ -2,7 +2,8 @@
 and how late the loop is.
 
 Nothing is measured for a single hit. Each pass of the loop is timed as a whole, from the moment in
-which it learnt that bytes had come to the end of the last answer of that pass. Such a time is the
+which it learnt that bytes had come to the end of the last answer of that pass. The time for which
+it waited for handlers before that counts, too: bytes may have come meanwhile. Such a time is the
 most that any request of the pass has waited in the loop, so it stands for each of them.
 """
 
