@@ -12,9 +12,16 @@ from typing import Any, Callable
 from unittest import mock
 
 from api_relaying_server import turnstile as module
+from api_relaying_server.cluster import file_locks
+from api_relaying_server.cluster.fencing_tokens import FencingTokens
+from api_relaying_server.cluster.node_coordinator import NodeCoordinator
+from api_relaying_server.cluster.nodes_budget import NodesBudget
+from api_relaying_server.cluster.workers_budget import Calls, Pace, WorkersSlots
 from api_relaying_server.errors import ClientGone
 from api_relaying_server.http1.message import Fields, RequestHead
+from api_relaying_server.relaying import keeping
 from api_relaying_server.relaying.answer import Answer
+from api_relaying_server.relaying.flight import Landing
 from api_relaying_server.serving import body, writing
 from api_relaying_server.serving.connection import Connection
 from api_relaying_server.stores.queued_store import QueuedStore
@@ -23,6 +30,7 @@ from api_relaying_server.turnstile import FEW, LONGEST, SHORTEST, Place, Turnsti
 from api_relaying_server.upstream import exchange as exchanges
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 from api_relaying_server.upstream.exchange import Exchange
+from api_relaying_server.upstream.own_fields import WithOwnFields
 from api_relaying_server.upstream.pool import ConnectionPool
 from tests.wire_support import FakeRelay, ServerInside
 
@@ -30,14 +38,6 @@ PATIENCE = 10.0
 FOREVER = float("inf")
 
 
-class TurnstileTest(unittest.TestCase):
-    """Threads at a turnstile, whose loop is the test."""
-
-    def setUp(self) -> None:
-        self.now = self.takes = 0.0
-        self.woken = threading.Semaphore(0)
-        self.turnstile = Turnstile(self.woken.release, lambda: self.now)
-        self.turnstile.needed_until = FOREVER
 class LeavesLate:
     """The loop's turn, which comes in the moment in which the loop has waited for too long."""
 
@@ -54,6 +54,14 @@ class LeavesLate:
         return False
 
 
+class TurnstileTest(unittest.TestCase):
+    """Threads at a turnstile, whose loop is the test."""
+
+    def setUp(self) -> None:
+        self.now = self.takes = 0.0
+        self.woken = threading.Semaphore(0)
+        self.turnstile = Turnstile(self.woken.release, lambda: self.now)
+        self.turnstile.needed_until = FOREVER
         self.turnstile.sleeps = True
         self.through: list[int] = []
         patch = mock.patch.object(module, "LATE", PATIENCE)
@@ -153,14 +161,6 @@ class LeavesLate:
         self.first.leave()  # it is not its turn any more
         self.assertIs(self.turnstile.holder, other)
 
-    def test_at_the_end_all_go_on(self) -> None:
-        threads = self.queue(2)
-        self.turnstile.end()
-        for thread in threads:
-            thread.join(PATIENCE)
-        self.assertEqual(sorted(self.through), [0, 1])
-        self.go_through(2)
-
     def test_the_loop_is_told_how_long_it_has_waited(self) -> None:
         self.takes = 0.002
         self.queue(2)
@@ -189,6 +189,14 @@ class LeavesLate:
         self.turnstile.end()
         self.assertTrue(self.turnstile.is_free_for(Place(self.turnstile)))
 
+    def test_at_the_end_all_go_on(self) -> None:
+        threads = self.queue(2)
+        self.turnstile.end()
+        for thread in threads:
+            thread.join(PATIENCE)
+        self.assertEqual(sorted(self.through), [0, 1])
+        self.go_through(2)
+
 
 class WaitingTest(unittest.TestCase):
     """A handler that waits for something has no turn meanwhile, and one behind it."""
@@ -199,7 +207,7 @@ class WaitingTest(unittest.TestCase):
         self.turnstile.sleeps = True
         self.place = self.turnstile.place()
         self.addCleanup(delattr, module._here, "place")
-        self.seen: list[Place | None] = []
+        self.seen: list[Any] = []  # the holders, mostly
 
     def wait(self, *_: Any, **__: Any) -> Any:
         """In place of what waits."""
@@ -298,6 +306,107 @@ class WaitingTest(unittest.TestCase):
         tokens.take(9.0)
         with self.waits():
             tokens.take(9.0)
+
+    def test_a_slot_of_all_workers(self) -> None:
+        holders: list[Place | None] = []
+        mutex: Any = SimpleNamespace(
+            acquire=self.wait_not, release=lambda: holders.append(self.turnstile.holder)
+        )
+        taken: Any = [1]
+        slots = WorkersSlots(1, 1, mutex, Calls(taken, [taken]))
+        with mock.patch.object(slots, "_wait", self.wait), self.waits():
+            slots.take(1.0)
+        self.assertEqual(holders, [self.place, None], "it waits for its turn with a lock")
+
+    def nodes_budget(self, *answers: tuple[float, bool]) -> NodesBudget:
+        """A budget in a database that answers so."""
+        left = iter(answers)
+
+        def book(*_: object) -> tuple[float, bool]:
+            self.wait()
+            return next(left)
+
+        shared: Any = SimpleNamespace(book=book, empty=self.wait)
+        return NodesBudget(Pace(1.0, 1, 9), shared, lambda: 1, lambda: 0.0, self.wait)
+
+    def test_a_token_of_all_nodes(self) -> None:
+        budget = self.nodes_budget((0.0, True), (1.0, True))
+        budget._owed = 1
+        with self.waits():
+            budget.take(9.0)
+        self.assertEqual(len(self.seen), 3)  # what is owed, the answer, the token
+
+    def test_a_budget_of_all_nodes_that_is_emptied(self) -> None:
+        with self.waits():
+            self.nodes_budget().empty(1.0)
+
+    def test_a_lease_that_another_worker_has(self) -> None:
+        leases = file_locks.FileLeases(-1)
+        with mock.patch.object(file_locks, "_lock", side_effect=(False, True)):
+            with mock.patch("time.sleep", self.wait), self.waits():
+                leases.lease("key", 9.0)
+
+    def nodes(self, *numbers: int | None) -> Any:
+        """A coordinator whose database gives leases of these numbers."""
+        left = iter(numbers)
+
+        def acquire(*_: object) -> int | None:
+            self.wait()
+            return next(left)
+
+        database: Any = SimpleNamespace(acquire=acquire)
+        coordinator: Any = NodeCoordinator(database, FencingTokens())
+        coordinator._closed = SimpleNamespace(is_set=lambda: False, wait=self.wait)
+        coordinator._hold = self.wait_not
+        return coordinator
+
+    def test_a_lease_that_another_node_has(self) -> None:
+        with self.waits():
+            self.nodes(None, 1).lease("key", 9.0)
+        self.assertEqual(len(self.seen), 3)  # no, a while, and yes
+
+    def test_the_right_to_say_that_own_fields_were_refused(self) -> None:
+        upstream: Any = mock.Mock()
+        nodes = self.nodes(None)
+        own = WithOwnFields(upstream, (), nodes)
+        nodes._database.acquire = lambda *_: self.seen.append(own._lock.locked())
+        own._say_once(401)
+        self.assertEqual(self.seen, [False], "it would wait for its turn with a lock")
+
+    def test_what_other_nodes_are_told(self) -> None:
+        nodes = self.nodes()
+        nodes._published = mock.MagicMock(wait_for=self.wait)
+        nodes._published.__exit__.side_effect = self.wait  # before it waits for its turn
+        with self.waits():
+            nodes._is_published(1, 9.0)
+        self.assertEqual(len(self.seen), 2)
+
+    def keeper(self) -> Any:
+        """A keeper whose store takes long."""
+        event = SimpleNamespace(wait=self.wait, set=self.wait_not)
+        patch = mock.patch.object(keeping, "threading", mock.Mock(Event=lambda: event))
+        patch.start()
+        self.addCleanup(patch.stop)
+        keeper: Any = keeping.Keeper.__new__(keeping.Keeper)
+        keeper._store = mock.Mock()
+        return keeper
+
+    def test_a_change_that_others_are_told_of(self) -> None:
+        keeper = self.keeper()
+        with self.waits():
+            keeper._tell("key", None, True)
+
+    def test_a_change_that_is_to_be_stored(self) -> None:
+        keeper = self.keeper()
+        with self.waits():
+            keeper._wait_for_store("key")
+
+    def test_another_ones_fetch(self) -> None:
+        landing: Landing[str] = Landing()
+        heard: Any = SimpleNamespace(wait=self.wait)
+        landing._heard = heard
+        with self.waits():
+            landing.wait(1.0)
 
     def test_the_store(self) -> None:
         store: Any = QueuedStore.__new__(QueuedStore)

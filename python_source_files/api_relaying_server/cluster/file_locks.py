@@ -20,6 +20,7 @@ import threading
 import time
 
 from api_relaying_server.coordination import ALONE, Lease
+from api_relaying_server.turnstile import waiting
 
 FIRST_PAUSE = 0.002
 """Seconds after which a lock that somebody has is tried again..."""
@@ -84,7 +85,8 @@ class FileLeases:
             left = until - time.monotonic()
             if left <= 0:
                 return None
-            time.sleep(min(pause, left))
+            with waiting:
+                time.sleep(min(pause, left))
             pause, waited = min(pause * 1.5, LONGEST_PAUSE), True
 
     def is_leased(self, name: str) -> bool:

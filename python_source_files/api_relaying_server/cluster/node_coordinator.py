@@ -29,6 +29,7 @@ from api_relaying_server.coordination import (
 )
 from api_relaying_server.stores.health import PathHealth
 from api_relaying_server.stores.storage import HARMLESS, StorageFault
+from api_relaying_server.turnstile import waiting
 from api_relaying_server.upstream.cooldown_news import is_ours_alone
 
 LEASE_LASTS = 3.0
@@ -175,18 +176,21 @@ class NodeCoordinator:
             token = os.urandom(12).hex()
             asked = self._clock()
             try:
-                number = self._database.acquire(name, token, LEASE_LASTS)
+                with waiting:
+                    number = self._database.acquire(name, token, LEASE_LASTS)
+                    took = self._clock() - asked
             except StorageFault as fault:
                 self._lost(name, token, fault)
                 break
             if number is not None:
                 give_back = self._hold(key, name, token, number)
-                return NodeLease(waited, give_back, self._clock() - asked < QUICK)
+                return NodeLease(waited, give_back, took < QUICK)
             waited = True
             left = until - self._clock()
             if left <= 0:
                 return None
-            self._closed.wait(min(left, pause * random.uniform(0.5, 1.5)))  # noqa: S311
+            with waiting:
+                self._closed.wait(min(left, pause * random.uniform(0.5, 1.5)))  # noqa: S311
             pause = min(pause * 1.5, POLL_MOST)
         return NodeLease(waited)
 
@@ -244,7 +248,7 @@ class NodeCoordinator:
         def is_settled() -> bool:
             return self._published_to >= number or self._mute or self._closed.is_set()
 
-        with self._published:
+        with waiting, self._published:
             self._published.wait_for(is_settled, wait)
             return self._published_to >= number
 

@@ -8,6 +8,7 @@ from typing import Callable, NamedTuple, Protocol
 from api_relaying_server.cluster.workers_budget import Pace
 from api_relaying_server.errors import UpstreamPaused
 from api_relaying_server.stores.storage import StorageFault
+from api_relaying_server.turnstile import waiting
 from api_relaying_server.upstream.budget import LATE, TokenBucket
 
 PAID_WITHIN = 3600.0
@@ -58,8 +59,9 @@ class NodesBudget(TokenBucket):
         """Takes a token of the nodes'; True where it had to wait for it."""
         longest = min(max(patience, 0.0), self._longest_queue)
         try:
-            self._pay()
-            wait, booked = self._shared.book(*self._terms, LATE, longest)
+            with waiting:
+                self._pay()
+                wait, booked = self._shared.book(*self._terms, LATE, longest)
         except StorageFault:
             return self._take_own(patience)
         if not booked:
@@ -67,7 +69,8 @@ class NodesBudget(TokenBucket):
         self._begin_anew()
         if wait <= 0:
             return False
-        self._sleep(wait)
+        with waiting:
+            self._sleep(wait)
         return True
 
     def _take_own(self, patience: float) -> bool:
@@ -109,7 +112,8 @@ class NodesBudget(TokenBucket):
         """From now on there is no token for so many seconds, on any node."""
         super().empty(seconds)
         try:
-            self._shared.empty(*self._terms, seconds)
+            with waiting:
+                self._shared.empty(*self._terms, seconds)
         except StorageFault:
             pass  # the others will hear it from the upstream
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Callable, NamedTuple
 
 from api_relaying_server.cluster.file_locks import FIRST_PAUSE, LONGEST_PAUSE, Mutex
+from api_relaying_server.turnstile import waiting
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 
 
@@ -115,11 +116,12 @@ class WorkersSlots(Slots):
             if patience <= 0 or len(self._line) >= self._most_waiting:
                 raise self._refusal()
             self._line.append(me)
-        try:
-            self._wait(me, until)
-        finally:
-            with self._lock:
-                self._line.remove(me)
+        with waiting:
+            try:
+                self._wait(me, until)
+            finally:
+                with self._lock:
+                    self._line.remove(me)
         return True
 
     def _wait(self, me: object, until: float) -> None:

@@ -12,6 +12,7 @@ import threading
 from typing import Callable, Generic, TypeVar
 
 from api_relaying_server.relaying.shared_body import SharedBody
+from api_relaying_server.turnstile import waiting
 
 Outcome = TypeVar("Outcome")
 
@@ -85,7 +86,8 @@ class Landing(Generic[Outcome]):
             if not self._delivered and self._heard is None:
                 self._heard = threading.Event()
         if not self._delivered and self._heard is not None:
-            self._heard.wait(seconds)
+            with waiting:
+                self._heard.wait(seconds)
         return self.outcome
 
 

@@ -61,6 +61,7 @@ from api_relaying_server.relaying.last_known import LastKnown
 from api_relaying_server.relaying.marks_store import MARKS, StoredMarks
 from api_relaying_server.relaying.unstored import Table, Unstored
 from api_relaying_server.stores.store import Store
+from api_relaying_server.turnstile import waiting
 
 MAX_VARIANTS = 32
 """Variants kept under one key; `caching.vary.within` decides which leave."""
@@ -594,7 +595,8 @@ class Keeper:
         """Waits a moment until a change is stored: it is to survive a crash once it is answered."""
         stored = threading.Event()
         self._store.after_write(key, stored.set, urgent=True)
-        stored.wait(TELL_AT_MOST)
+        with waiting:
+            stored.wait(TELL_AT_MOST)
 
     def _changing(
         self, key: str, seen: FoundRecord | None = None
@@ -629,7 +631,8 @@ class Keeper:
         then = partial(self._tell_stored, key, claim, announced)  # the claim is the store's now
         self._store.after_write(key, then, urgent=known)
         if known:
-            announced.wait(TELL_AT_MOST)
+            with waiting:
+                announced.wait(TELL_AT_MOST)
 
     def _tell_stored(self, key: str, claim: Lease | None, announced: threading.Event) -> None:
         self._coordinator.tell(Changed(key))
@@ -645,7 +648,11 @@ class Keeper:
         return found
 
     def _changed_elsewhere(self, message: Message) -> None:
-        """Does what a message of another process asks for; never blocks."""
+        """Does what a message of another process asks for; never blocks.
+
+        The loop comes here, too, and whoever does holds a lock that the loop takes. So nothing here
+        may read a `QueuedStore` or wait for one: that is `waiting` (see there).
+        """
         if isinstance(message, Changed):
             self._forget_changed(message.key)
         elif isinstance(message, Invalidated):

@@ -37,7 +37,7 @@ class WithOwnFields:
         self._upstream = upstream
         self._own = tuple(own)
         self._neighbours = neighbours
-        self._lock = threading.Lock()  # guards `_has_said`, `_right`
+        self._lock = threading.Lock()  # guards `_has_said`
         self._has_said = False
         self._right: Lease | None = None  # to say it; kept, so that no other process has it
 
@@ -55,8 +55,8 @@ class WithOwnFields:
             if self._has_said:
                 return
             self._has_said = True
-            # The name only: it is another one for other values, and shows none.
-            self._right = self._neighbours.lease(f"refused {hash(self._own)}", 0.0)
+        # The name only: it is another one for other values, and shows none.
+        self._right = self._neighbours.lease(f"refused {hash(self._own)}", 0.0)
         if self._right is not None:
             _log.warning(
                 "the upstream answered %d to a request with the relay's own %s; is it still valid?",
