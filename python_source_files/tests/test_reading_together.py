@@ -160,6 +160,26 @@ class MemoryTest(StoreCase):
             now = self.world.clock()
             self.assertIsNone(self.memory.from_memory(self.requests[0], now), change)
 
+    def test_what_is_stored_during_the_read_stays_in_memory(self) -> None:
+        """And what was read before it does not take its place."""
+        storage = self.keeper._store._storage  # type: ignore[attr-defined]
+        fetch = storage.fetch_together
+        record = self.keeper.peek(self.key)
+        assert record is not None
+        new = record._replace(variants=(record.variants[0].changed(body=b"new"),))
+
+        def fetch_and_store(keys: list[str]) -> dict[str, bytes | None]:
+            found: dict[str, bytes | None] = fetch(keys)
+            self.keeper._put(self.key, new, self.world.hot.doubts)
+            self.world.hot.drop(self.key)  # as if it had left memory again
+            return found
+
+        with mock.patch.object(storage, "fetch_together", fetch_and_store):
+            looked = self.memory.look_together(self.requests)
+        self.memory.bring(self.requests[0], looked)
+        entry = self.world.hot.peek(self.key)
+        self.assertIn(entry and entry.record, (None, new))
+
     def test_a_purge_in_between_is_obeyed_by_who_asks_next(self) -> None:
         looked = self.memory.look_together(self.requests)
         self.world.clock.now += 1.0
