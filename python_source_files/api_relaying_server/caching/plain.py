@@ -96,11 +96,10 @@ def plain_hit(request: RequestHead, single: Single, now: float, policy: Policy) 
     """The answer to a plain request under a plain policy; None where it takes the general rules to
     decide. `now` is the Unix time.
     """
-    layout = _layout_of(single)
-    times = None if layout is None else _times(request, single, layout, policy)
-    if layout is None or times is None or not _is_fresh(single, times, now):
+    found = _fresh(request, single, now, policy)
+    if found is None:
         return None
-    lines = single.lines
+    (layout, times), lines = found, single.lines
     if layout.length < 0:
         lines += b"Content-Length: %d\r\n" % len(single.body)
     return PlainHit(lines, times.born, times.lifetime)
@@ -111,13 +110,10 @@ def plain_found(
 ) -> PlainFound | None:
     """The same for what is in memory, where all of its fields are sent as they are."""
     single = stored.pieces
-    layout = None if single is None else _layout_of(single)
-    if single is None or layout is None or layout.length < 0:
+    found = None if single is None else _fresh(request, single, now, policy)
+    if found is None or found[0].length < 0:
         return None
-    times = _times(request, single, layout, policy)
-    if times is None or not _is_fresh(single, times, now):
-        return None
-    return PlainFound(stored, times.born, times.lifetime)
+    return PlainFound(stored, found[1].born, found[1].lifetime)
 
 
 def selects(selecting: Selecting, request: RequestHead) -> bool:
@@ -131,6 +127,17 @@ class _Times(NamedTuple):
     born: float
     lifetime: float
     age: float  # when it arrived
+
+
+def _fresh(
+    request: RequestHead, single: Single, now: float, policy: Policy
+) -> tuple[_Layout, _Times] | None:
+    """What tells how a response answers the request; None where the general rules have to."""
+    layout = _layout_of(single)
+    times = None if layout is None else _times(request, single, layout, policy)
+    if layout is None or times is None or not _is_fresh(single, times, now):
+        return None
+    return layout, times
 
 
 def _layout_of(single: Single) -> _Layout | None:

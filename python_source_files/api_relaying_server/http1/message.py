@@ -41,13 +41,8 @@ class Fields:
     @classmethod
     def of_lines(cls, lines: Sequence[Line]) -> Fields:
         """The section that these lines are."""
-        index: dict[str, list[str]] = {}
-        for name, _, value, _ in lines:
-            if name in index:
-                index[name].append(value)
-            else:
-                index[name] = [value]
-        return cls._derived(tuple([line[1:3] for line in lines]), index)
+        pairs = tuple([line[1:3] for line in lines])
+        return cls._derived(pairs, _indexed([(line[0], line[2]) for line in lines]))
 
     @classmethod
     def packed(cls, lines: bytes) -> Fields:

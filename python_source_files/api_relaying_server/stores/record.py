@@ -35,6 +35,8 @@ from api_relaying_server.http1.message import Fields
 from api_relaying_server.stores.record_checks import (
     check_expiry,
     check_numbers,
+    encode_json,
+    is_plain_json,
     mark_of,
     marks,
     seed_of,
@@ -62,7 +64,6 @@ _UNCHECKED = 8  # bytes before the checked part: the magic and the checksum itse
 _LENGTH = struct.Struct(">I")
 _LONGEST = 10**18  # bytes of a representation: `Content-Range` has at most 18 digits
 _SPELLINGS = ("Content-Length", "content-length")  # those that are found quickly
-_encode_head = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _decode_head = json.JSONDecoder().raw_decode  # `decode` looks for white space around it, too
 
 
@@ -74,7 +75,7 @@ def dumps(record: Record, key: str = "") -> bytes:
 def dumps_any(record: Record, key: str = "") -> bytes:
     """The same in the general form."""
     heads = [_variant_head(v) for v in record.variants]
-    head = _encode_head([record.expires, heads, record.epoch]).encode()
+    head = encode_json([record.expires, heads, record.epoch]).encode()
     length = _LENGTH.pack(len(head))
     checksum = zlib.crc32(head, zlib.crc32(length, seed_of(key)))
     bodies = [variant.body for variant in record.variants]
@@ -112,21 +113,22 @@ def loads_pieces(data: bytes, key: str = "") -> Single | Record:
         raise ValueError("the head is too long")
     bodies_at = _PREFIX.size + length
     try:
-        head = data[_PREFIX.size : bodies_at].decode()
-        (expires, heads, epoch), end = _decode_head(head)
-        if end != len(head):
+        head = data[_PREFIX.size : bodies_at]
+        text = head.decode()
+        (expires, heads, epoch), end = _decode_head(text)
+        if end != len(text):
             raise ValueError("more than a head")
         check_expiry(expires, epoch)
         if not (heads or epoch):
             raise ValueError("no epoch, or nothing else")
-        return Record(_variants(heads, data, bodies_at, _is_plain(head)), expires, epoch)
+        return Record(_variants(heads, data, bodies_at, is_plain_json(head)), expires, epoch)
     except (TypeError, LookupError, RecursionError) as error:
         raise ValueError(f"not the head of a record: {error}") from None
 
 
 def in_record(text: str) -> set[bytes]:
     """A part of a field, as it may stand in the bytes of a record: in either form."""
-    return {_encode_head(text).encode()[1:-1], text.encode("latin-1", "replace")}
+    return {encode_json(text).encode()[1:-1], text.encode("latin-1", "replace")}
 
 
 def pipeline() -> SerializerPipeline:
@@ -234,14 +236,6 @@ def _forms(more: Sequence[Any], data: bytes, at: int) -> tuple[tuple[Form, ...],
 
 
 # Whether what is described can be sent: whatever raises here is a ValueError or a TypeError.
-
-
-def _is_plain(head: str) -> bool:
-    """True where no text in this JSON can hold anything but printable ASCII: JSON has other
-    controls than DEL in a text only by an escape, and all escapes here are those of quotation
-    marks.
-    """
-    return head.isascii() and "\x7f" not in head and head.count("\\") == head.count('\\"')
 
 
 def _check_text(text: str) -> None:

@@ -4,6 +4,7 @@ and what is described can be sent as a response.
 
 from __future__ import annotations
 
+import json
 import zlib
 from functools import lru_cache
 from typing import Any
@@ -35,6 +36,22 @@ marks: dict[str, int] = {}
 """Response fields' names that are right: 1 for `Content-Length`, else 0."""
 
 _selectors: set[str] = set()  # selecting fields' names that are right
+
+
+encode_json = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_PRINTABLE = bytes(range(32, 127))
+
+
+def is_printable(text: bytes) -> bool:
+    """True where all of it is printable ASCII."""
+    return not text.translate(None, _PRINTABLE)
+
+
+def is_plain_json(text: bytes) -> bool:
+    """True where no text in this JSON can hold anything but printable ASCII: it is written in it,
+    and all escapes are those of quotation marks.
+    """
+    return is_printable(text) and text.count(b"\\") == text.count(b'\\"')
 
 
 def seed_of(key: str) -> int:

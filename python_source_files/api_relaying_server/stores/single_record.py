@@ -25,6 +25,9 @@ from api_relaying_server.stores.record_checks import (
     KNOWN_FIELDS,
     check_expiry,
     check_numbers,
+    encode_json,
+    is_plain_json,
+    is_printable,
     known_selecting,
     names_of,
     seed_of,
@@ -41,9 +44,7 @@ LONGEST_NAMES = 512
 
 _HEAD = struct.Struct(">4sI3dQ2HIH")
 _UNCHECKED = 8  # bytes before the checked part: the magic and the checksum itself
-_PRINTABLE = bytes(range(32, 127))
 _MOST = (1 << 16) - 1  # bytes of the reason, and of the selecting fields
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
 def dumps_single(record: Record, key: str) -> bytes | None:
@@ -59,9 +60,9 @@ def dumps_single(record: Record, key: str) -> bytes | None:
     if stored.status == 206 or record.epoch or len(lines) < SHORTEST_LINES:
         return None
     selecting = _selecting_bytes(stored.selecting)
-    if (lines.replace(b"\r\n", b"") + reason).translate(None, _PRINTABLE):
+    if not is_printable(lines.replace(b"\r\n", b"") + reason):
         return None
-    if not _is_plain(selecting) or len(reason) > _MOST or len(selecting) > _MOST:
+    if not is_plain_json(selecting) or len(reason) > _MOST or len(selecting) > _MOST:
         return None
     times = record.expires, stored.request_time, stored.response_time
     lengths = len(reason), len(lines), len(selecting)
@@ -171,16 +172,9 @@ def _reason(text: bytes) -> str:
     return reason
 
 
-def _is_plain(text: bytes) -> bool:
-    """True where no text in this JSON can hold anything but printable ASCII: all escapes are those
-    of quotation marks.
-    """
-    return not text.translate(None, _PRINTABLE) and text.count(b"\\") == text.count(b'\\"')
-
-
 @lru_cache(256)
 def _selecting(text: bytes) -> Selecting:
-    if not _is_plain(text):
+    if not is_plain_json(text):
         raise ValueError("the selecting fields are no plain text")
     try:
         found = json.loads(text)
@@ -193,4 +187,4 @@ def _selecting(text: bytes) -> Selecting:
 
 @lru_cache(256)
 def _selecting_bytes(selecting: Selecting) -> bytes:
-    return _encode([text for pair in selecting for text in pair]).encode()
+    return encode_json([text for pair in selecting for text in pair]).encode()
