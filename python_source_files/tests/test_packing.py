@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest
+from typing import Callable
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,9 @@ from api_relaying_server.http1.rendering import render_fields
 
 NAMES = st.text("abcXYZ-_!#09", min_size=1, max_size=12)
 VALUES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"))
+
+WAYS = st.sampled_from((Fields.pack, Fields.render, lambda fields: None))
+"""What may have been done with a section before."""
 
 
 class Packing(unittest.TestCase):
@@ -40,6 +44,15 @@ class Packing(unittest.TestCase):
         fields.pack()
         self.assertIs(fields.lines, lines)
 
+    def test_what_is_rendered_is_sent_as_it_is_and_with_more_behind_it(self) -> None:
+        fields = Fields([("A", "1"), ("B", "2")])
+        fields.render()
+        self.assertIs(fields.lines, fields.lines)
+        self.assertIs(fields.apart().lines, fields.lines)
+        self.assertIs(fields.items, fields.items)
+        more = fields.plus(("C", "3"))
+        self.assertIs(more.lines, more.lines)
+
     def test_what_is_edited_is_another_section(self) -> None:
         fields = Fields([("A", "1"), ("B", "2")])
         fields.pack()
@@ -51,13 +64,16 @@ class Packing(unittest.TestCase):
 class Edited(unittest.TestCase):
     """A section made from another one finds its fields as one that was made from the pairs."""
 
-    @given(st.lists(st.tuples(NAMES, VALUES), max_size=8), NAMES, VALUES, st.booleans())
+    @given(st.lists(st.tuples(NAMES, VALUES), max_size=8), NAMES, VALUES, WAYS)
     def test_it_is_found_by_name(
-        self, pairs: list[tuple[str, str]], name: str, value: str, packs: bool
+        self,
+        pairs: list[tuple[str, str]],
+        name: str,
+        value: str,
+        prepare: Callable[[Fields], None],
     ) -> None:
         fields = Fields(pairs)
-        if packs:
-            fields.pack()
+        prepare(fields)
         less = [pair for pair in pairs if pair[0].lower() != name.lower()]
         for made, items in (
             (fields.plus((name, value), ("A", "1")), [*pairs, (name, value), ("A", "1")]),
@@ -67,6 +83,8 @@ class Edited(unittest.TestCase):
         ):
             anew = Fields(items)
             self.assertEqual(made, anew)
+            self.assertEqual(made.lines, anew.lines)
+            self.assertEqual(made.text_size, anew.text_size)
             self.assertEqual(made.names(), anew.names())
             for one in [*anew.names(), "absent"]:
                 self.assertEqual(made.all(one), anew.all(one))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import unittest
+from typing import Any
 
 from api_relaying_server.errors import LoopDetected
+from api_relaying_server.http1.heads import parse_request_head
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.upstream.pool import IDLE_MAX, keep_alive_seconds
 from api_relaying_server.upstream.translation import (
@@ -29,7 +32,7 @@ def sent(
     **options,
 ) -> list[tuple[str, str]]:
     request = RequestHead.of(method, "/x", Fields(fields))
-    return for_one_call(as_upstream_sees(request, client, BASE, **options))
+    return list(for_one_call(as_upstream_sees(request, client, BASE, **options)))
 
 
 class BaseTest(unittest.TestCase):
@@ -69,14 +72,45 @@ class RequestFieldsTest(unittest.TestCase):
         request = RequestHead.of("GET", "/x", Fields(fields))
         seen = as_upstream_sees(request, CLIENT, BASE)
         self.assertEqual(seen, Fields(sent(fields)))
-        self.assertEqual(for_one_call(seen), list(seen))
+        self.assertEqual(for_one_call(seen), seen)
         drop, add = frozenset(("if-none-match", "range")), [("Range", "bytes=5-")]
-        got = for_one_call(seen, drop, add)
+        got = list(for_one_call(seen, drop, add))
         self.assertEqual(
             [name for name, _ in got],
             ["Host", "Accept", "Via", "X-Forwarded-For", "X-Forwarded-Proto", "Range"],
         )
         self.assertEqual(got[-1], ("Range", "bytes=5-"))
+
+    def test_what_is_remembered_for_a_section_is_what_each_request_has(self) -> None:
+        dice = random.Random(20)
+        lines = (
+            ("Accept: a", "Accept: b", "Cache-Control: no-cache", "Connection: X-B", "X-B: 1")
+            + ("Via: 1.0 x", "X-Forwarded-For: 10.0.0.1", "X-Forwarded-Proto: https", "Cookie: c=1")
+            + ("Max-Forwards: 3", "Range: bytes=0-1", "X-Request-Id: mine", "X_Y: 2")
+        )
+        clients = [
+            Client(address, trusted, number)
+            for address in ("192.0.2.1", "192.0.2.2")
+            for trusted in (False, True)
+            for number in ("", "id-1", "id-2")
+        ]
+        publics = (Public(), Public("https", "example.org"))
+        for _ in range(600):
+            text = "\r\n".join(["Host: a", *dice.sample(lines, dice.randrange(5))])
+            method = dice.choice(("GET", "GET", "OPTIONS"))
+            version = dice.choice(("1.1", "1.0"))
+            received = parse_request_head(f"{method} /x HTTP/{version}\r\n{text}\r\n\r\n".encode())
+            self.assertTrue(received.section.shared)
+            alone = RequestHead.of(method, "/x", received.fields, received.version)
+            client, public = dice.choice(clients), dice.choice(publics)
+            options: dict[str, Any] = {"public": public, "pass_refresh": dice.random() < 0.5}
+            got = as_upstream_sees(received, client, BASE, **options)
+            self.assertEqual(got, as_upstream_sees(alone, client, BASE, **options))
+            self.assertEqual(got.lines, Fields(list(got)).lines)
+            self.assertEqual(got.names(), Fields(list(got)).names())
+            fewer = received.seen_as(received.fields.without(lambda name: name == "accept"))
+            got = as_upstream_sees(fewer, client, BASE, **options)
+            self.assertNotIn("accept", got)
 
     def test_what_is_for_one_connection_stays_behind(self) -> None:
         names = (

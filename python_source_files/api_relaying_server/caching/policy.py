@@ -64,7 +64,9 @@ class Policy(NamedTuple):
 
     def shown_key(self, target: str) -> str:
         """What `Cache-Status` shows as the key; empty where it is the request's own target."""
-        selecting = self.selecting_target(target)
+        if self.query is None:
+            return ""
+        selecting = self.query.selecting(target)
         return "" if selecting == target else selecting
 
     def ttl_for(self, target: str, received: float) -> float | None:

@@ -26,14 +26,14 @@ class Fields:
     """A field section: (name, value) pairs in the order and number in which they arrived.
 
     Names keep the letters they came with and are compared without regard to case (RFC 9110, 5.1).
-    Instances are never changed; the methods that edit return a new section. `pack` changes what a
-    section takes in memory, and nothing that it says.
+    Instances are never changed; the methods that edit return a new section. `pack` and `render`
+    change what a section takes in memory, and nothing that it says.
     """
 
     __slots__ = ("_index", "_items", "_lines")
 
     def __init__(self, items: Iterable[Field] = ()) -> None:
-        # Pairs, or the lines alone once it is packed: never neither.
+        # Pairs, with their lines once it is rendered, or the lines alone once it is packed.
         self._items: tuple[Field, ...] | None = tuple(items)
         self._lines: bytes | None = None
         self._index: dict[str, list[str]] | None = None
@@ -41,8 +41,15 @@ class Fields:
     @classmethod
     def of_lines(cls, lines: Sequence[Line]) -> Fields:
         """The section that these lines are."""
-        pairs = tuple([line[1:3] for line in lines])
-        return cls._derived(pairs, _indexed([(line[0], line[2]) for line in lines]))
+        pairs: list[Field] = []
+        index: dict[str, list[str]] = {}
+        for lower, name, value, _ in lines:
+            pairs.append((name, value))
+            if lower in index:
+                index[lower].append(value)
+            else:
+                index[lower] = [value]
+        return cls._derived(tuple(pairs), index)
 
     @classmethod
     def packed(cls, lines: bytes) -> Fields:
@@ -53,25 +60,34 @@ class Fields:
 
     def apart(self) -> Fields:
         """The same in an object of its own: packing one does not make the other slow to read."""
-        return self._derived(self._items or self.items, self._index or self._by_name())
+        return self._derived(self._items or self.items, self._index or self._by_name(), self._lines)
 
     @staticmethod
-    def _derived(items: tuple[Field, ...], index: dict[str, list[str]]) -> Fields:
+    def _derived(
+        items: tuple[Field, ...], index: dict[str, list[str]], lines: bytes | None = None
+    ) -> Fields:
         made = Fields.__new__(Fields)
-        made._items, made._lines, made._index = items, None, index
+        made._items, made._lines, made._index = items, lines, index
         return made
+
+    def render(self) -> None:
+        """Keeps the field lines beside the pairs: they are to be sent more than once, be it with
+        fields behind them (`plus`).
+        """
+        self._lines = self.lines
 
     def pack(self) -> None:
         """Keeps the field lines as one piece of bytes and nothing else, a quarter of what the pairs
         take. Other threads may read meanwhile.
         """
-        self._lines = self.lines
-        self._items = self._index = None
+        if self._items is not None:
+            self._lines = self.lines
+            self._items = self._index = None
 
     @property
     def lines(self) -> bytes:
         """The field lines as they are sent, each with its CRLF; the same object each time once the
-        section is packed.
+        section is packed or rendered.
         """
         lines = self._lines
         return lines_of(self.items) if lines is None else lines
@@ -83,11 +99,11 @@ class Fields:
         return _items_of(self._lines or b"") if items is None else items
 
     def _by_name(self) -> dict[str, list[str]]:
-        if self._lines is not None:
-            return _index_of(self._lines)
         index = self._index
         if index is None:
-            items = self._items or self.items
+            items = self._items
+            if items is None:
+                return _index_of(self._lines or b"")
             index = self._index = _indexed([(name.lower(), value) for name, value in items])
         return index
 
@@ -161,7 +177,12 @@ class Fields:
         for name, value in more:
             lower = name.lower()
             index[lower] = [*index.get(lower, ()), value]
-        return self._derived((self._items or self.items) + more, index)
+        lines = self._lines
+        return self._derived(
+            (self._items or self.items) + more,
+            index,
+            None if lines is None else lines + lines_of(more),
+        )
 
     def replaced(self, name: str, value: str) -> Fields:
         """The section with one field `name` of this value in place of all that it had by that
@@ -315,12 +336,18 @@ class RequestHead:
     @property
     def fields(self) -> Fields:
         """The field section."""
-        return self.section.fields
+        section = self.section
+        return section.fields if section._fields is None else section._fields
 
     @property
     def seen(self) -> Fields:
         """The fields as the upstream will see them."""
         return self.section.fields if self._seen is None else self._seen
+
+    @property
+    def is_seen_as_it_came(self) -> bool:
+        """True where `seen_as` has set no others."""
+        return self._seen is None
 
     @property
     def credentialed(self) -> bool:

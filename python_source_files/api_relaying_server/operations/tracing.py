@@ -9,7 +9,7 @@ Trace Context). No query, field or body of a request is in it: they may hold sec
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -90,7 +90,7 @@ class TracedUpstream:
         }
 
 
-def context_of(fields: Sequence[Field]) -> Context:
+def context_of(fields: Collection[Field]) -> Context:
     """The trace that a request belongs to; an empty context where it names none, or several."""
     lines: dict[str, list[str]] = {name: [] for name in _NAMES}
     for name, value in fields:
@@ -101,7 +101,7 @@ def context_of(fields: Sequence[Field]) -> Context:
     return _W3C.extract({name: ",".join(values) for name, values in lines.items()}, Context())
 
 
-def with_context(fields: Sequence[Field], context: Context) -> list[Field]:
+def with_context(fields: Collection[Field], context: Context) -> list[Field]:
     """The fields with this trace in place of the one that they name."""
     carrier: dict[str, str] = {}
     _W3C.inject(carrier, context)

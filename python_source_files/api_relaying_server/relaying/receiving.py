@@ -376,10 +376,12 @@ class Receiver:
             if placed is None:
                 return None
             first, complete = placed[0], placed[2]
+        fields = stored_fields(head.fields, traits)
+        fields.render()  # once for the store, for memory and for the answer
         return StoredResponse(
             head.status,
             head.reason,
-            stored_fields(head.fields, traits).apart(),  # the answer reads the other one
+            fields.apart(),  # the answer reads the other one
             b"",
             fetch.request_time,
             fetch.response_time,

@@ -19,7 +19,7 @@ from api_relaying_server.errors import ClientGone, RelayError, UpstreamError, ow
 from api_relaying_server.http1.chunked import LAST_CHUNK, encode_chunk
 from api_relaying_server.http1.fields import end_to_end
 from api_relaying_server.http1.heads import wants_close
-from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
+from api_relaying_server.http1.message import Field, RequestHead, ResponseHead, lines_of
 from api_relaying_server.http1.rendering import pieces_of, render_fields, render_status_line
 from api_relaying_server.http1.request_id import REQUEST_ID
 from api_relaying_server.relaying.answer import Answer, Waiting
@@ -173,7 +173,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         own = framing + _connection_fields(request, keeps)
         if "x-request-id" not in answer.fields:  # else it is the upstream's own
             own.append((REQUEST_ID, self.conn.number))
-        fields = render_fields((*answer.fields.items, *own))
+        fields = answer.fields.lines + lines_of(own)
         head = render_status_line(answer.status, answer.reason) + fields + b"\r\n"
         if not has_body:
             self._writer.send(head)

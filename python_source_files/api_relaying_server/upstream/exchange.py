@@ -14,7 +14,7 @@ import socket
 import ssl
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from copy import copy
 from typing import Any, Callable, NamedTuple, Protocol
 
@@ -94,7 +94,7 @@ class UpstreamRequest(NamedTuple):
 
     method: str
     target: str
-    fields: Sequence[Field] = ()
+    fields: Collection[Field] = ()
     body: Iterable[bytes] | None = None
     chunked: bool = False
     on_interim: OnInterim | None = None

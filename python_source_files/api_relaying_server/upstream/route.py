@@ -6,7 +6,7 @@ upstream through a tunnel that CONNECT opens (RFC 9110, 9.3.6).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 from api_relaying_server.errors import NotAllowed
@@ -54,8 +54,8 @@ class Route(NamedTuple):
         return self.proxy if self.base.scheme == "http" else None
 
     def as_sent(
-        self, method: str, target: str, fields: Sequence[Field]
-    ) -> tuple[str, Sequence[Field]]:
+        self, method: str, target: str, fields: Collection[Field]
+    ) -> tuple[str, Collection[Field]]:
         """The target and the fields of a request as they go out. Raises NotAllowed for a TRACE that
         would have our credentials in it: its answer may be the proxy's own, and shows them to the
         client (RFC 9110, 9.3.8).

@@ -7,7 +7,7 @@ Pure functions over fields.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -21,7 +21,13 @@ from api_relaying_server.http1.fields import (
     names_a_place,
 )
 from api_relaying_server.http1.grammar import delta_seconds, split_list
-from api_relaying_server.http1.message import Field, Fields, RequestHead
+from api_relaying_server.http1.message import (
+    Field,
+    Fields,
+    HeaderSection,
+    RequestHead,
+    once_for_shared,
+)
 from api_relaying_server.http1.request_id import REQUEST_ID
 
 _OURS = frozenset(
@@ -80,8 +86,8 @@ def own_names(own: Iterable[OwnField]) -> frozenset[str]:
 
 
 def with_own_fields(
-    method: str, fields: Sequence[Field], own: Sequence[OwnField]
-) -> Sequence[Field]:
+    method: str, fields: Collection[Field], own: Sequence[OwnField]
+) -> Collection[Field]:
     """The fields of a call with the operator's in place of those of the same names. A TRACE has
     none of them: its answer would show them (RFC 9110, 9.3.8).
     """
@@ -141,6 +147,13 @@ class Public(NamedTuple):
     host: str | None = None
 
 
+_Peer = tuple[str, bool]
+"""The address of a client, and whether it is trusted."""
+
+_Way = tuple[UpstreamBase, Public, bool]
+"""Where a request goes, how clients reach this relay, and whether `Cache-Control` is passed."""
+
+
 def as_upstream_sees(
     request: RequestHead,
     client: Client,
@@ -153,11 +166,30 @@ def as_upstream_sees(
 
     They are the client's end-to-end fields in their order, with our own before and behind them.
     `Cache-Control` and `Pragma` are passed only with `pass_refresh`: some upstreams do costly work
-    for them.
+    for them. The id of the request comes last: all the rest is the same for many requests.
     """
+    peer, way = (client.address, client.trusted), (base, public, pass_refresh)
+    if request.is_seen_as_it_came:
+        seen = _seen_of_section(request.section, request.method, request.version, peer, way)
+    else:
+        seen = _seen_of(request, peer, way)
+    return seen.plus((REQUEST_ID, client.request_id)) if client.request_id else seen
+
+
+@once_for_shared(512)
+def _seen_of_section(
+    section: HeaderSection, method: str, version: tuple[int, int], peer: _Peer, way: _Way
+) -> Fields:
+    """The same for all requests of this section, method and version, but for their ids."""
+    seen = _seen_of(RequestHead(method, "*", section, version), peer, way)
+    seen.render()
+    return seen
+
+
+def _seen_of(request: RequestHead, peer: _Peer, way: _Way) -> Fields:
+    (address, trusted), (base, public, pass_refresh) = peer, way
     had = request.fields
     listed = connection_options(had)  # RFC 9110, 7.6.1
-    trusted = client.trusted
     fields = [_host_of(base)]
     for name, value in request.seen.items:
         passes = _passes if len(name) <= _KNOWN_LENGTH else _passes_anew
@@ -169,9 +201,7 @@ def as_upstream_sees(
     # RFC 9110, 7.6.3: the version is that of the message that was received.
     via = f"{request.version[0]}.{request.version[1]} {PSEUDONYM}"
     fields.append(("Via", f"{before}, {via}" if before else via))
-    fields += _forwarded(request, client, public.scheme)
-    if client.request_id:
-        fields.append((REQUEST_ID, client.request_id))
+    fields += _forwarded(request, Client(address, trusted), public.scheme)
     if public.host is not None:
         fields.append(("X-Forwarded-Host", public.host))
     return Fields(fields)
@@ -184,14 +214,13 @@ def _host_of(base: UpstreamBase) -> Field:
 
 def for_one_call(
     seen: Fields, drop: frozenset[str] = frozenset(), add: Sequence[Field] = ()
-) -> list[Field]:
+) -> Fields:
     """The fields of one call: those that the upstream sees, without `drop` (lower case), and with
     `add` behind them. Raises LoopDetected; every call takes its fields from here.
     """
     check_no_loop(seen)
-    if not seen.has_any(drop):
-        return [*seen.items, *add]
-    return [*(item for item in seen.items if item[0].lower() not in drop), *add]
+    left = seen.without(drop.__contains__) if seen.has_any(drop) else seen
+    return left.plus(*add) if add else left
 
 
 def _passes_anew(name: str, trusted: bool, pass_refresh: bool) -> bool:
