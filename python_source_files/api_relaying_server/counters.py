@@ -125,7 +125,7 @@ class Counters:
         """Counts a request that was answered otherwise than from memory by the event loop."""
         result, took, counts = served.result, served.took, self._counts
         answers, size, seconds = _names_of(result, served.status)
-        bucket = f"took.{result}.{bisect_left(BOUNDS, took)}"
+        bucket = _TOOK[result][bisect_left(BOUNDS, took)]
         with self._lock:
             counts[answers] += 1
             counts[size] += served.size
@@ -136,7 +136,7 @@ class Counters:
 
     def asked(self, outcome: str, seconds: float) -> None:
         """Counts a call of the upstream; `outcome` is one of CLASSES or FAILURES."""
-        name, bucket = f"upstream.{outcome}", f"upstream.took.{bisect_left(BOUNDS, seconds)}"
+        name, bucket = _CALLS[outcome], _CALLS_TOOK[bisect_left(BOUNDS, seconds)]
         counts = self._counts
         with self._lock:
             counts[name] += 1
@@ -163,6 +163,12 @@ class Counters:
         return counts
 
 
+_TOOK = {result: [f"took.{result}.{place}" for place in PLACES_NAMES] for result in RESULTS}
+_CALLS = {outcome: f"upstream.{outcome}" for outcome in (*CLASSES, *FAILURES)}
+_CALLS_TOOK = [f"upstream.took.{place}" for place in PLACES_NAMES]
+"""Names of NAMES, by what they count: none is made for a request."""
+
+
 def _add(counts: Numbers, more: Mapping[str, int]) -> None:
     for name, number in more.items():
         counts[name] += number
@@ -178,13 +184,14 @@ def _names_of(result: str, status: int) -> tuple[str, str, str]:
     )
 
 
+@lru_cache(1024)
 def _class_of(status: int) -> str:
     # A status above 599 is taken for a server's error (RFC 9110, 15).
     return f"{min(status // 100, 5)}xx"
 
 
 def _microseconds(seconds: float) -> int:
-    return max(0, round(seconds * 1e6))
+    return round(seconds * 1e6) if seconds > 0 else 0
 
 
 def counting_uses(note: Callable[[str], object]) -> Callable[[Served], None]:

@@ -247,9 +247,9 @@ class SlotTest(GuardCase):
         ):
             for _ in range(9):
                 with self.assertRaises(ZeroDivisionError):
-                    Transfer(tools, Query(request, caller, Ask("uri-miss")), Leader("")).run()
+                    Transfer(tools, Query(request, caller, Ask("uri-miss")), Leader("", "")).run()
                 with self.assertRaises(ZeroDivisionError):
-                    Transfer(tools, Query(post, caller, Ask("method")), Leader("")).forward()
+                    Transfer(tools, Query(post, caller, Ask("method")), Leader("", "")).forward()
         self.assertEqual(guarded.slots.free, 4)
 
     def test_never_more_at_a_time_than_the_limit(self):

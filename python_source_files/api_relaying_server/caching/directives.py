@@ -80,6 +80,15 @@ class Directives:
             known = self._seconds[name] = 0 if found is None else found
         return known
 
+    def freshness(self) -> tuple[int, str] | None:
+        """The seconds of freshness that they give a shared cache, and the directive that does;
+        None where none does.
+        """
+        for name in ("s-maxage", "max-age"):  # RFC 9111, 4.2.1: in this order
+            if name in self._arguments:
+                return self.seconds(name) or 0, name
+        return None
+
     def is_unqualified(self, name: str) -> bool:
         """True where the directive is there and not limited to the field names in its argument
         (5.2.2.4, 5.2.2.7).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from api_relaying_server.caching.directives import ResponseDirectives
@@ -137,6 +138,10 @@ def lifetime(arrival: Arrival, target: str, policy: Policy) -> Lifetime:
     """The freshness lifetime of a response: by the operator's rule, the origin, the default or the
     heuristic, whichever of these comes first and says something.
     """
+    if not (policy.ttl_rules or policy.max_ttl_rules):
+        told = arrival.said.directives.freshness()
+        if told is not None:
+            return _told(*told)
     given, giver = _given(arrival)
     by_rule = arrival.status in TTL_STATUSES
     chosen = policy.ttl_for(target, arrival.time) if by_rule else None
@@ -149,6 +154,13 @@ def lifetime(arrival: Arrival, target: str, policy: Policy) -> Lifetime:
         found = Lifetime(seconds, source=source)
     cap = policy.max_ttl_for(target, arrival.time)
     return found if cap is None else _capped(found, arrival.age + cap)
+
+
+@lru_cache(256)
+def _told(seconds: int, name: str) -> Lifetime:
+    """The lifetime where the origin gives it by this directive, and no rule another."""
+    given = float(seconds)
+    return Lifetime(given, given, False, False, name, name)
 
 
 def _capped(found: Lifetime, limit: float) -> Lifetime:
@@ -168,10 +180,9 @@ def _given(arrival: Arrival) -> tuple[float | None, str]:
     nothing of it.
     """
     said = arrival.said
-    for name in ("s-maxage", "max-age"):  # RFC 9111, 4.2.1: in this order for a shared cache
-        seconds = said.directives.seconds(name)
-        if seconds is not None:
-            return float(seconds), name
+    told = said.directives.freshness()
+    if told is not None:
+        return float(told[0]), told[1]
     # RFC 9213, 2.2: Expires does not count beside a targeted field
     if said.targeted or "expires" not in arrival.fields:
         return None, ""

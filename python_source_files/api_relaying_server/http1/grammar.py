@@ -73,8 +73,10 @@ def content_length(values: list[str]) -> int | None:
     None where they differ, are not digits or have more than 18 of them; a list of equal values
     counts as one.
     """
-    if len(values) == 1 and len(values[0]) <= 18 and _DIGITS.fullmatch(values[0]):
-        return int(values[0])  # as nearly all are
+    if len(values) == 1:
+        text = values[0]
+        if len(text) <= 18 and text.isdigit() and text.isascii():
+            return int(text)  # as nearly all are
     members = {member for value in values for member in value.split(",")}
     lengths = {m.strip(" \t") for m in members}
     if len(lengths) != 1:

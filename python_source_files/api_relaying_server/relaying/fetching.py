@@ -168,13 +168,16 @@ class Fetcher:
 
     def _call_of(self, query: Query, plan: Plan) -> UpstreamRequest:
         request, caller = query.request, query.caller
+        method, drop, add = plan
+        has_body = caller.body is not None
         return UpstreamRequest(
-            plan.method,
+            method,
             target_for_upstream(request.target, self.base),
-            for_one_call(request.seen, plan.drop, plan.add + _framing(caller)),
-            chunked=caller.body is not None and caller.length is None,
-            on_interim=caller.on_interim,
-            reason=query.ask.reason,
+            for_one_call(request.seen, drop, add + _framing(caller) if has_body else add),
+            None,
+            has_body and caller.length is None,
+            caller.on_interim,
+            query.ask.reason,
         )
 
     def _send(self, query: Query, plan: Plan) -> Received:
@@ -253,8 +256,7 @@ def _has_condition(fields: Iterable[Field]) -> bool:
 
 
 def _framing(caller: Caller) -> tuple[Field, ...]:
-    if caller.body is None:
-        return ()
+    """The fields that tell how long the request's body is."""
     if caller.length is None:
         return (("Transfer-Encoding", "chunked"),)
     return (("Content-Length", str(caller.length)),)

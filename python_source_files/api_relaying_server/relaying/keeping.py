@@ -369,6 +369,8 @@ class Keeper:
         as far as is known here.
         """
         self.catch_up()
+        if self.facts.invalidations.now <= began.tick:
+            return True  # nothing has been
         groups = [group for stored in fetched for group in groups_of(stored.fields)]
         return self.facts.invalidations.last(key, groups) <= began.tick
 

@@ -6,6 +6,7 @@ Nothing here is stored, and nothing is lost that could not be learnt again. It k
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Callable, Generic, TypeVar
 
@@ -62,12 +63,13 @@ class Invalidations:
     """
 
     def __init__(self) -> None:
-        # Guards _ticks, _times, now, _floor, marks: the tick and the key's place change together.
-        # `now` is read without it, as one number: a fetch that reads it just before a mark
-        # counts as begun before. So is `marks` read, which is replaced and never changed.
+        # Guards writing to _ticks, _times, now, _floor, marks. They are read without it: `now` is
+        # one number, and a fetch that reads it just before a mark counts as begun before; `marks`
+        # is replaced and never changed; a key that moves to the end is never out of its map; and
+        # the floor rises before a key is forgotten.
         self._lock = threading.Lock()
-        self._ticks: dict[str, int] = {}
-        self._times: dict[str, Times] = {}  # the Unix times of each
+        self._ticks: OrderedDict[str, int] = OrderedDict()
+        self._times: OrderedDict[str, Times] = OrderedDict()  # the Unix times of each
         self.marks = NO_MARKS
         self.now = 0  # the tick of this moment
         self._floor = 0  # no key was invalidated before this, as far as is known
@@ -77,15 +79,18 @@ class Invalidations:
         last before, and that of now.
         """
         with self._lock:
-            before = max(self._ticks.pop(key, self._floor), self.marks.of(key).tick)
+            before = max(self._ticks.get(key, self._floor), self.marks.of(key).tick)
             self.now += 1
-            while len(self._ticks) >= LIMIT:
-                self._floor = self._ticks.pop(next(iter(self._ticks)))
             self._ticks[key] = self.now
-            times = later(self._times.pop(key, NEVER), times_of(effect, now))
-            while len(self._times) >= LIMIT:
+            self._ticks.move_to_end(key)
+            while len(self._ticks) > LIMIT:
+                oldest = next(iter(self._ticks))
+                self._floor = self._ticks[oldest]
+                del self._ticks[oldest]
+            self._times[key] = later(self._times.get(key, NEVER), times_of(effect, now))
+            self._times.move_to_end(key)
+            while len(self._times) > LIMIT:
                 del self._times[next(iter(self._times))]
-            self._times[key] = times
             return before, self.now
 
     def mark_wide(self, prefixes: Iterable[str], groups: Iterable[str], times: Times) -> None:
@@ -122,8 +127,10 @@ class Invalidations:
 
     def last(self, key: str, groups: Iterable[str] = ()) -> int:
         """The tick at which a response of these groups under the key was last invalidated."""
-        with self._lock:  # `mark` takes a key out for a moment, which would look like never
-            tick, marks = self._ticks.get(key, self._floor), self.marks
+        tick = self._ticks.get(key)
+        if tick is None:
+            tick = self._floor  # asked after the key: it may have been forgotten just now
+        marks = self.marks
         return tick if marks is NO_MARKS else max(tick, marks.of(key, groups).tick)
 
 

@@ -20,8 +20,7 @@ from api_relaying_server.caching.conditional import is_not_modified
 from api_relaying_server.caching.freshness import (
     Arrival,
     Lifetime,
-    Times,
-    arrival_of,
+    initial_age,
     lifetime,
 )
 from api_relaying_server.caching.invalidation import (
@@ -169,12 +168,12 @@ class Receiver:
         """The arrival and the freshness lifetime of a response with these fields and `traits`, and
         the first rule against storing it for the request that was sent.
         """
-        request, fetch = received.request, received.fetch
+        request, head, fetch, _ = received
         traits = traits_of(fields) if traits is None else traits
-        times = Times(fetch.request_time, fetch.response_time)
-        arrival = arrival_of(status, fields, times, traits.said)
+        came = fetch.response_time
+        age = initial_age(fields, fetch.request_time, came)
+        arrival = Arrival(status, fields, traits.said, came, age)
         span = lifetime(arrival, request.target, self._policy)
-        head = received.head
         if fields is not head.fields or status != head.status:
             head = ResponseHead(status, head.reason, fields)
         rule = first_against(request, head, span, self._policy, traits)
@@ -318,21 +317,23 @@ class Receiver:
 
     def _take(self, received: Received, known: Record | None, unstored: str = "") -> Arrived:
         """The response, to be stored when its body has come, unless `unstored` says why not."""
-        head, exchange, policy = received.head, received.fetch.exchange, self._policy
+        request, head, fetch, _ = received
+        exchange, policy, status = fetch.exchange, self._policy, head.status
         traits = traits_of(head.fields)
-        arrival, span, rule = self._judge(received, head.status, head.fields, traits)
+        arrival, span, rule = self._judge(received, status, head.fields, traits)
         unstored = unstored or self._unfit(received)
-        shares = not unstored and may_be_shared(rule)
+        shares = not unstored and (rule is None or may_be_shared(rule))
         if rule is not None:
             unstored = unstored or rule.name
             shares = shares and exchange.length is not None  # it may have no end, and is not stored
         shared = self._template(received, traits) if shares else None
         useful_until = None
         if shared is not None and not unstored:
-            unstored = reason_to_keep(known, shared, received.request, arrival.time, policy)
-            if head.status != 206 and traits.kept_back.isdisjoint(traits.names):
+            if known is not None:
+                unstored = reason_to_keep(known, shared, request, arrival.time, policy)
+            if status != 206 and traits.kept_back.isdisjoint(traits.names):
                 useful_until = useful_from(arrival, span, policy)
-        failed = head.status in FAILURE_STATUSES and not (span.given or 0) > 0
+        failed = status in FAILURE_STATUSES and not (span.given or 0) > 0
         capped = span.seconds if span.capped else None
         kept = shared if not unstored else None
         codings = self._codings(received, kept) if policy.codings else ()

@@ -229,7 +229,7 @@ class Relay:
     def _carry_out(self, decision: Decision, caller: Caller) -> Answer | Waiting:
         request, verdict, key, seen, now = decision
         if isinstance(verdict, Bypass):
-            return self._forward(request, caller, verdict)
+            return self._forward(decision, caller, verdict.reason)
         record = seen.record if seen is not None else None
         place = _place_of(caller)
         if place is not None:
@@ -250,11 +250,12 @@ class Relay:
 
     # Nothing that is stored can answer.
 
-    def _forward(self, request: RequestHead, caller: Caller, verdict: Bypass) -> Answer:
+    def _forward(self, decision: Decision, caller: Caller, reason: str) -> Answer:
+        request, key = decision.request, decision.key
         if forwards_left(request) == 0:
             return final_answer(request)
-        query = Query(request, caller, Ask(verdict.reason))
-        return Transfer(self._tools, query, Leader("")).forward()
+        query = Query(request, caller, Ask(reason))
+        return Transfer(self._tools, query, Leader(key, "")).forward()
 
     # The upstream is needed: once for all who want the same.
 
@@ -315,11 +316,12 @@ class Relay:
             flight_key = self._flight_key(query.request, key)
             if self._is_unshared(query.request, flight_key):
                 return self._lead(
-                    query, Leader(flight_key), keeps_conditions=not query.ask.validate
+                    query, Leader(key, flight_key), keeps_conditions=not query.ask.validate
                 )
             landing, leads = self.flight.join(flight_key, place.landing)
             if leads:  # the landing is ours now; the transfer gives it back
-                lead = Leader(flight_key, landing, seen, self._lease_name(flight_key, key))
+                lease_name = self._lease_name(flight_key, key)
+                lead = Leader(key, flight_key, landing, seen, lease_name)
                 if query.ask.fallback is None or not query.caller.parks:
                     return self._lead(query, lead)
                 return self._send_out(query, place._replace(rounds=rounds, landing=landing), lead)
@@ -336,7 +338,7 @@ class Relay:
                 return self._from_elsewhere(query, verdict)
             if isinstance(verdict, Ask):
                 query = query._replace(ask=verdict, known=seen.record)
-        return self._lead(query, Leader(self._flight_key(query.request, key)))
+        return self._lead(query, Leader(key, self._flight_key(query.request, key)))
 
     def _lead(self, query: Query, lead: Leader, keeps_conditions: bool = False) -> Answer:
         return Transfer(self._tools, query, lead).run(keeps_conditions)

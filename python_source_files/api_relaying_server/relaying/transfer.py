@@ -132,11 +132,12 @@ class Tools(NamedTuple):
 
 
 class Leader(NamedTuple):
-    """What makes a request a leader: the key of its flight, the landing where its followers wait,
-    what it has seen stored, and the name of its lease among processes, empty where there is no
-    other. Without a landing nobody follows.
+    """What makes a request a leader: the key of its target and that of its flight, the landing
+    where its followers wait, what it has seen stored, and the name of its lease among processes,
+    empty where there is no other. Without a landing nobody follows.
     """
 
+    key: str
     flight_key: str
     landing: Landing[Outcome] | None = None
     seen: FoundRecord | None = None
@@ -150,9 +151,9 @@ class Transfer:
         self._fetcher, self._receiver, self._flight, self._coordinator = tools
         self._keeper, self._policy = self._fetcher.keeper, self._fetcher.policy
         self._query = query
-        self._key = self._keeper.key_of(query.request.target)
+        self._key, landing = lead.key, lead.landing
         self._lead = lead
-        self._lands = lead.landing is not None  # the landing is ours, until `_let_go`
+        self._lands = landing is not None  # the landing is ours, until `_let_go`
         self._lease: Lease | None = None  # ours until `_let_go`
         self._body: SharedBody | None = None
         self._reader: Reader | None = None  # ours until the answer has it

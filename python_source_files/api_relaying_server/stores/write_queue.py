@@ -95,10 +95,10 @@ class WriteQueue:
                 dropped = 1
             else:
                 had = self._writes.get(key)
-                if had is None:
-                    self._forget(key)
-                else:  # the change keeps its place, and with it its age
+                if had is not None:  # the change keeps its place, and with it its age
                     self._bytes -= had[1]
+                elif self._deletes or self._dropped:
+                    self._forget(key)
                 self._writes[key] = (record, size)
                 self._bytes += size
                 while len(self._writes) > self._most_writes or self._bytes > self._most_bytes:
