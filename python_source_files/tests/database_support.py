@@ -70,6 +70,8 @@ class DatabaseServer:
     def freeze(self) -> None:
         """Let it answer nothing, while its connections stay."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        os.waitpid(self._process.pid, os.WUNTRACED)  # a busy machine stops it later than asked
 
     def thaw(self) -> None:
         """Let it go on."""

@@ -545,8 +545,8 @@ class Reloading(WorkersCase):
         # A connection that was idle all the time has one answer more.
         last = idle.ask("/a")
         self.assertEqual((last.status, last.get("connection")), (200, "close"))
-        self.assertEqual(self.relay.get("/b").body, b"/b two.example")
         eventually(lambda: not any(map(is_alive, before)), "the old ones end")
+        self.assertEqual(self.relay.get("/b").body, b"/b two.example")
         self.assertEqual(len(self.workers()), 2)
 
     def test_what_does_not_work_changes_nothing(self) -> None:
@@ -570,6 +570,8 @@ class Reloading(WorkersCase):
         self.assertEqual(self.relay.get("/b").body, b"/b one.example")
         self.write("three.example", "workers = 2")
         self.reload("reloaded, these have changed: public-host")
+        # The old ones may still accept for a moment.
+        eventually(lambda: not any(map(is_alive, before)), "the old ones end")
         self.assertEqual(self.relay.get("/c").body, b"/c three.example")
 
 
@@ -592,12 +594,12 @@ class ReloadingAlone(Reloading):
         self.assertEqual(load.failures, [])
         last = idle.ask("/a")
         self.assertEqual((last.status, last.get("connection")), (200, "close"))
+        eventually(lambda: self.listeners() == 1, "the old ones end")
         self.assertEqual(self.relay.get("/b").body, b"/b three.example")
         # What was stored is there, and what was in the middle is finished.
         calls = self.calls("/a")
         self.assertEqual(self.relay.get("/a").body, b"/a one.example")
         self.assertEqual(self.calls("/a"), calls)
-        eventually(lambda: self.listeners() == 1, "the old ones end")
 
     def listeners(self) -> int:
         return listeners_of(self.relay.pid, self.relay.port)
