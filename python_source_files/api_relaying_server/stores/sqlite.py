@@ -51,7 +51,7 @@ from api_relaying_server.stores.sqlite_file import (
     name_aside,
     pages_of,
     pragma,
-    put,
+    put_all,
     raise_worth,
     retire_tables,
     settle,
@@ -361,11 +361,15 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
         """Write what has been prepared; the number evicted."""
         evicted = self._evict(connection, sum(len(entry.value) for entry in entries))
         floor = floor_of(connection)
+        written: list[Row] = []
         for change, entry in zip(changes, entries):
             if change.data is None:
+                put_all(connection, written, floor)
+                written = []
                 connection.execute("DELETE FROM responses WHERE key=?", (entry.key,))
             else:
-                put(connection, entry, floor)
+                written.append(entry)
+        put_all(connection, written, floor)
         return evicted + self._evict(connection)
 
     def _prepared(self, change: Change) -> tuple[Row, int]:

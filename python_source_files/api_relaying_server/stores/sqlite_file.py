@@ -10,8 +10,9 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Callable, NamedTuple
 from urllib.parse import quote_from_bytes
@@ -33,6 +34,10 @@ Identity = tuple[int, int]  # device and inode
 LOG_ENDINGS = ("-wal", "-shm")  # of the files that SQLite keeps beside a database
 MOST_SET_ASIDE = 8  # damaged files kept beside the store; then it stays off, lest it fill the disk
 PAGE = 4096
+PUT_TOGETHER = (32, 8)
+"""So many new entries are written by one statement: to begin one
+takes as long as to write an entry, and each gives way to other threads several times.
+"""
 COLUMNS = {
     "responses": ["id", "key", "value", "expires"],
     "usage": ["id", "pages", "uses", "worth", "parts"],
@@ -276,10 +281,59 @@ def pages_of(size: int) -> int:
     return max(1, -(-size // PAGE))
 
 
+def put_all(connection: sqlite3.Connection, entries: Sequence[Row], floor: float) -> None:
+    """Insert or replace entries, in their order. `floor` is that of now. Needs a transaction that
+    writes.
+    """
+    rest = entries
+    for size in PUT_TOGETHER:
+        while len(rest) >= size:
+            if not _insert_together(connection, rest[:size], floor):
+                for entry in rest[:size]:
+                    put(connection, entry, floor)
+            rest = rest[size:]
+    for entry in rest:
+        put(connection, entry, floor)
+
+
+def _insert_together(connection: sqlite3.Connection, entries: Sequence[Row], floor: float) -> bool:
+    """Insert entries that are all new; False, and nothing is done, where they are not."""
+    keys = [entry.key for entry in entries]
+    select, insert, note = _statements(len(keys))
+    if len(set(keys)) < len(keys) or connection.execute(select, keys).fetchone() is not None:
+        return False
+    number = connection.execute("SELECT MAX(id) FROM responses").fetchone()[0] or 0
+    values: list[object] = []
+    uses: list[object] = []
+    for key, value, expires, pages, named in entries:
+        number += 1
+        values += number, key, value, _column_of(expires)
+        uses += number, pages, floor + 1.0 / pages, named
+    connection.execute(insert, values)
+    connection.execute(note, uses)
+    return True
+
+
+@lru_cache(len(PUT_TOGETHER))
+def _statements(count: int) -> tuple[str, str, str]:
+    """Looks whether one of so many keys is there; inserts so many entries, and their usage."""
+    keys, values, uses = (",".join([one] * count) for one in ("?", "(?,?,?,?)", "(?,?,1,?,?)"))
+    return (
+        f"SELECT 1 FROM responses WHERE key IN ({keys}) LIMIT 1",
+        f"INSERT INTO responses(id, key, value, expires) VALUES {values}",
+        f"INSERT OR REPLACE INTO usage(id, pages, uses, worth, parts) VALUES {uses}",
+    )
+
+
+def _column_of(expires: float) -> int:
+    """The expiry as it is stored: infinity and worse have a place in a column too."""
+    return int(min(max(0.0, expires), 2.0**53))
+
+
 def put(connection: sqlite3.Connection, entry: Row, floor: float) -> None:
     """Insert or replace one entry. Written again counts as used again: somebody asked for it."""
     key, value, expires, pages, named = entry
-    until = int(min(max(0.0, expires), 2.0**53))  # infinity and worse have a place in a column too
+    until = _column_of(expires)
     # Most are new: to look first would be a third statement for each.
     cursor = connection.execute(
         "INSERT OR IGNORE INTO responses(key, value, expires) VALUES(?,?,?)", (key, value, until)
