@@ -89,6 +89,29 @@ class Edited(unittest.TestCase):
             for one in [*anew.names(), "absent"]:
                 self.assertEqual(made.all(one), anew.all(one))
 
+    @given(
+        st.lists(st.tuples(NAMES, VALUES), max_size=8),
+        st.lists(st.tuples(NAMES, VALUES), max_size=4),
+        WAYS,
+        WAYS,
+    )
+    def test_one_behind_another_is_found_by_name(
+        self,
+        pairs: list[tuple[str, str]],
+        more: list[tuple[str, str]],
+        prepare: Callable[[Fields], None],
+        prepare_more: Callable[[Fields], None],
+    ) -> None:
+        fields, behind, anew = Fields(pairs), Fields(more), Fields([*pairs, *more])
+        prepare(fields)
+        prepare_more(behind)
+        made = fields.followed_by(behind)
+        self.assertEqual(made, anew)
+        self.assertEqual((made.names(), made.lines), (anew.names(), anew.lines))
+        for one in [*anew.names(), "absent"]:
+            self.assertEqual(made.all(one), anew.all(one))
+        self.assertEqual((fields, behind), (Fields(pairs), Fields(more)))
+
     def test_packing_what_is_stored_leaves_what_is_answered(self) -> None:
         fields = Fields([("A", "1")])
         stored = fields.apart()

@@ -134,6 +134,14 @@ def cache_fetched(reason: str, status: int, unstored: str) -> Field:
     return cache_forwarded(reason, status, stored=not unstored, detail=unstored)
 
 
+@lru_cache(256)
+def fetched_fields(reason: str, status: int, unstored: str) -> Fields:
+    """All fields that the relay adds to such an answer."""
+    fields = Fields(relay_fields(cache_fetched(reason, status, unstored)))
+    fields.render()
+    return fields
+
+
 def cache_collapsed(reason: str, ttl: float | None = None) -> Field:
     """The request was to go to the upstream for `reason`, and another one's fetch answered it too
     (RFC 9211, 2.6); `ttl` where the answer is a stored one by now.

@@ -72,7 +72,7 @@ class Fields:
 
     def render(self) -> None:
         """Keeps the field lines beside the pairs: they are to be sent more than once, be it with
-        fields behind them (`plus`).
+        fields behind them (`plus`, `followed_by`).
         """
         self._lines = self.lines
 
@@ -182,6 +182,20 @@ class Fields:
             (self._items or self.items) + more,
             index,
             None if lines is None else lines + lines_of(more),
+        )
+
+    def followed_by(self, more: Fields) -> Fields:
+        """The section with another one behind it: less work than `plus` where that is used again
+        and again.
+        """
+        index, other = self._index or self._by_name(), more._index or more._by_name()
+        if not index.keys().isdisjoint(other):
+            return self.plus(*more.items)
+        mine, theirs = self._lines, more._lines
+        return self._derived(
+            (self._items or self.items) + (more._items or more.items),
+            {**index, **other},
+            None if mine is None or theirs is None else mine + theirs,
         )
 
     def replaced(self, name: str, value: str) -> Fields:

@@ -17,9 +17,9 @@ from api_relaying_server.caching.reuse import Assessed
 from api_relaying_server.http1.fields import (
     ALLOWED,
     cache_collapsed,
-    cache_fetched,
     cache_forwarded,
     cache_hit,
+    fetched_fields,
     relay_fields,
     with_key,
 )
@@ -116,7 +116,7 @@ def fetched_answer(
     """
     head = arrived.received.head
     status, phrase, fields = head.status, head.reason, arrived.fields
-    cache_status = cache_fetched(reason, status, arrived.unstored)
+    own = fetched_fields(reason, status, arrived.unstored)
     if request.fields.has_any(CLIENT_CONDITIONS) and arrived.is_not_modified_for(request):
         status, phrase = 304, reason_phrase(304)
         fields = _not_modified(request, fields, arrived.codings)
@@ -124,8 +124,7 @@ def fetched_answer(
         fields = in_form(fields, "", arrived.codings)
     elif arrived.codings:
         fields = fields_of_passed_304(fields, request.fields)
-    fields = fields.plus(*relay_fields(cache_status))
-    return Answer(status, phrase, fields, content, reader, head.status)
+    return Answer(status, phrase, fields.followed_by(own), content, reader, head.status)
 
 
 def shared_answer(

@@ -254,14 +254,15 @@ class Transfer:
     # 6: the leader's answer.
 
     def _answer_from(self, response: Response) -> Answer:
-        request, ask, now = self._query.request, self._query.ask, self._keeper.clock()
+        request, ask = self._query.request, self._query.ask
         if isinstance(response, Confirmed):
+            now = self._keeper.clock()
             found = self._keeper.assess(request.target, response.variant)
             return confirmed_answer(request, ask.reason, response, found, now)
         if response.failed and ask.fallback is not None:
             if self._reader is not None:
                 self._reader.close()
-            why = f"upstream-{response.status}"
+            now, why = self._keeper.clock(), f"upstream-{response.status}"
             return hit_answer(request, ask.fallback, now, why, response.status)
         return fetched_answer(request, ask.reason, response, self._reader, self._content or b"")
 
