@@ -24,7 +24,13 @@ from api_relaying_server.caching.traits import Traits, personal_fields, traits_o
 from api_relaying_server.caching.vary import varying_names
 from api_relaying_server.http1.credentials import credentials_of
 from api_relaying_server.http1.grammar import content_length, parse_content_range
-from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
+from api_relaying_server.http1.message import (
+    Fields,
+    HeaderSection,
+    RequestHead,
+    ResponseHead,
+    once_for_shared,
+)
 
 UNDERSTOOD_STATUSES = frozenset(
     (200, 203, 204, 206, 300, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 406, 409, 410, 411)
@@ -298,9 +304,15 @@ def _is_usual(request: RequestHead, status: int, policy: Policy) -> bool:
     """True where no rule finds anything in the request, and none looks at a value of the response
     that is no trait.
     """
-    if request.method != "GET" or request.credentialed or policy.client_refresh or status == 206:
+    if request.method != "GET" or policy.client_refresh or status == 206:
         return False
-    return not request.fields.has_any(_TOLD_APART)
+    return _says_nothing(request.section)
+
+
+@once_for_shared(512)
+def _says_nothing(section: HeaderSection) -> bool:
+    """True where no rule finds anything in these fields of a request."""
+    return not (section.credentialed or section.fields.has_any(_TOLD_APART))
 
 
 @lru_cache(1024)

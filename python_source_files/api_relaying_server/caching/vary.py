@@ -192,6 +192,16 @@ def selecting_values(names: tuple[str, ...], request_fields: Fields) -> Selectin
     return tuple([(name, _value(name, request_fields)) for name in names])
 
 
+def text_of(selecting: Selecting) -> str:
+    """These fields as a text, which is another one for others."""
+    return _PLAIN_TEXTS.get(selecting) or repr(selecting)
+
+
+_PLAIN: tuple[Selecting, ...] = ((), ((ANY_ORIGIN, None),), ((ANY_ORIGIN, _THERE),))
+_PLAIN_TEXTS = {selecting: repr(selecting) for selecting in _PLAIN}
+"""Those of answers that do not vary: a text costs a microsecond to write."""
+
+
 def _value(name: str, request_fields: Fields) -> str | None:
     if name == ANY_ORIGIN:
         return _THERE if ORIGIN in request_fields else None

@@ -176,7 +176,8 @@ class Fields:
         index = dict(self._index or self._by_name())
         for name, value in more:
             lower = name.lower()
-            index[lower] = [*index.get(lower, ()), value]
+            had = index.get(lower)
+            index[lower] = [value] if had is None else [*had, value]
         lines = self._lines
         return self._derived(
             (self._items or self.items) + more,

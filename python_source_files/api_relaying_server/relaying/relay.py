@@ -48,7 +48,7 @@ from api_relaying_server.caching.reuse import (
     may_answer,
 )
 from api_relaying_server.caching.stored import Selecting
-from api_relaying_server.caching.vary import fields_that_select, selecting_values
+from api_relaying_server.caching.vary import fields_that_select, selecting_values, text_of
 from api_relaying_server.coordination import ALONE, Alone, Coordinator
 from api_relaying_server.errors import NotAllowed, NotCached, RelayError, UpstreamTimeout
 from api_relaying_server.http1.credentials import credentials_of, is_credential
@@ -263,8 +263,13 @@ class Relay:
         """What those requests have in common that one fetch may answer. It begins with the tick of
         the last invalidation: a request that comes after that never joins a fetch from before.
         """
-        tick = self._keeper.facts.invalidations.last(key)
-        return f"{tick} {self._wanted(request, key)}"
+        facts = self._keeper.facts
+        selecting = text_of(selecting_values(facts.selecting(key), request.seen))
+        wanted = f"{facts.invalidations.last(key)} {key} {request.method} {selecting}"
+        if request.fields.has_any(_ANY_TOLD_APART):
+            told_apart = [repr(request.fields.all(name)) for name in _TOLD_APART]
+            return " ".join([wanted, *told_apart])
+        return wanted
 
     def _lease_name(self, flight_key: str, key: str) -> str:
         """The same for all processes, whose ticks differ: it begins with the time of the last
@@ -276,13 +281,6 @@ class Relay:
         at = self._keeper.facts.invalidations.last_time(key)
         apart = f"{at:.6f}" if self._clock() < at + LEASE_AT_MOST else ""
         return f"{apart} {flight_key.partition(' ')[2]}"
-
-    def _wanted(self, request: RequestHead, key: str) -> str:
-        names = self._keeper.facts.selecting(key)
-        parts = [key, request.method, repr(selecting_values(names, request.seen))]
-        if request.fields.has_any(_ANY_TOLD_APART):
-            parts += [repr(request.fields.all(name)) for name in _TOLD_APART]
-        return " ".join(parts)
 
     def would_follow(self, request: RequestHead, key: str) -> bool:
         """True where a request that needs the upstream would wait for another one's fetch, which

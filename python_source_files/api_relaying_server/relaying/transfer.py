@@ -147,6 +147,13 @@ class Leader(NamedTuple):
 class Transfer:
     """One fetch, for its leader and all who follow. `run` is called once."""
 
+    _lease: Lease | None = None  # ours until `_let_go`
+    _body: SharedBody | None = None
+    _reader: Reader | None = None  # ours until the answer has it
+    _content: bytes | None = None  # the whole body, in place of these two
+    _arrived: Arrived | None = None  # what `_store` stores with the content
+    _is_noted = False  # what has become of it
+
     def __init__(self, tools: Tools, query: Query, lead: Leader) -> None:
         self._fetcher, self._receiver, self._flight, self._coordinator = tools
         self._keeper, self._policy = self._fetcher.keeper, self._fetcher.policy
@@ -154,12 +161,6 @@ class Transfer:
         self._key, landing = lead.key, lead.landing
         self._lead = lead
         self._lands = landing is not None  # the landing is ours, until `_let_go`
-        self._lease: Lease | None = None  # ours until `_let_go`
-        self._body: SharedBody | None = None
-        self._reader: Reader | None = None  # ours until the answer has it
-        self._content: bytes | None = None  # the whole body, in place of these two
-        self._arrived: Arrived | None = None  # what `_store` stores with the content
-        self._is_noted = False  # what has become of it
 
     def run(self, keeps_conditions: bool = False) -> Answer:
         """Steps 2 to 7: the leader's answer. Raises UpstreamError where there is none. The
@@ -348,10 +349,11 @@ class Transfer:
         Does nothing the second time; the two callers come one after the other.
         """
         lands, self._lands = self._lands, False
-        lease, self._lease = self._lease, None
         if lands and self._lead.landing is not None:
             self._flight.leave(self._lead.flight_key, self._lead.landing)
+        lease = self._lease
         if lease is not None:
+            self._lease = None
             self._keeper.when_stored(self._key, lease.release)  # the lease is the store's now
 
     # The same for a request that passes by the store: nobody leads it and nobody follows.
