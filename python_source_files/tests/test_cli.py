@@ -638,6 +638,11 @@ class RunTest(CommandTest):
         self.assertEqual(codes, [0])
 
 
+def without_settings() -> dict[str, str]:
+    """The environment of these tests, less what a relay would take for a setting."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("RELAY_")}
+
+
 class ChildTest(unittest.TestCase):
     """The command in a process of its own, where signals can be sent to it."""
 
@@ -654,7 +659,7 @@ class ChildTest(unittest.TestCase):
         child = subprocess.Popen(
             [sys.executable, *words],
             cwd=SOURCES,
-            env={**os.environ, **(environ or {})},
+            env={**without_settings(), **(environ or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -827,7 +832,7 @@ class ChildTest(unittest.TestCase):
             [sys.executable, "-W", "error", *first, *words],
             cwd=SOURCES,
             # Unbuffered output fails sooner than that of most users.
-            env={name: os.environ[name] for name in os.environ if name != "PYTHONUNBUFFERED"},
+            env={k: v for k, v in without_settings().items() if k != "PYTHONUNBUFFERED"},
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
