@@ -41,21 +41,34 @@ class Playing:
         self._fault = fault
         self._begun = False
         self.sent = threading.Event()
+        self.seen = threading.Event()  # the client has got the beginning
 
     def __call__(self, talk: Talk) -> bool:
         if self._begun:
             talk.send(ok(b"good"))
             return True
         self._begun = True
-        for piece in self._fault.sent:
+        last = len(self._fault.sent) - 1
+        for number, piece in enumerate(self._fault.sent):
+            if number == last > 0:
+                self._let_it_begin()
             talk.send(piece)
             talk.pause()
+        if last == 0:
+            self._let_it_begin()
         self.sent.set()
         if self._fault.then == HANG:
             talk.wait_for_end()
         if self._fault.then == RESET:
             return talk.reset()
         return self._fault.then not in (CLOSE, HANG)
+
+    def _let_it_begin(self) -> None:
+        """What is to be cut must have gone on before the fault comes: a busy relay may read both
+        at once, and answer 502.
+        """
+        if self._fault.seen == CUT and self._fault.then != HANG:
+            self.seen.wait(PATIENCE)
 
 
 def begin(case: type[WireTestCase], fault: Fault) -> tuple[Client, Playing]:
@@ -80,6 +93,8 @@ def check_begun(case: WireTestCase, fault: Fault, client: Client, playing: Playi
     """What is seen; then the same again, which is answered anew unless the first was whole."""
     case.addCleanup(client.sock.close)
     if fault.seen == CUT:
+        client.sock.recv(1, socket.MSG_PEEK)
+        playing.seen.set()
         with case.assertRaises(Wrong):
             client.final()
         case.assertTrue(client.ended)
