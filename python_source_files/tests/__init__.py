@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import unittest
@@ -49,6 +50,16 @@ class _LastFinder(MetaPathFinder):
             names = ", ".join(sorted(self.missing))
             sys.stderr.write(f"skipped: tests that need {names}; pip install '.[test]'\n")
 
+
+if "unittest" in sys.argv[0]:
+    with contextlib.suppress(ImportError):
+        from hypothesis import HealthCheck, settings
+
+        # How long an example takes on a busy machine shows nothing.
+        settings.register_profile(
+            "busy", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+        )
+        settings.load_profile("busy")
 
 _last = _LastFinder()
 sys.meta_path.append(_last)

@@ -15,6 +15,7 @@ is on loopback and free ports; nothing waits longer than `PATIENCE`.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import struct
@@ -96,6 +97,11 @@ Script = Union[bytes, Iterable[Step]]
 """What one request is answered with: bytes, or steps; a generator may wait between its steps.
 Without a `Cut` at its end the connection stays open for the next request."""
 Handler = Callable[[Asked], Script]
+
+
+def without_settings() -> dict[str, str]:
+    """The environment of these tests, less what a relay would take for a setting."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("RELAY_")}
 
 
 def http_date(offset: float = 0.0) -> str:

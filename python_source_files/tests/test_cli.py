@@ -36,7 +36,7 @@ from api_relaying_server.process import (
 )
 from api_relaying_server.settings import TABLE, Settings
 from api_relaying_server.stores.sqlite_file import APPLICATION_ID
-from tests.relay_support import CLOSE, ScriptedOrigin, response
+from tests.relay_support import CLOSE, ScriptedOrigin, response, without_settings
 
 SOURCES = Path(__file__).resolve().parents[1]
 
@@ -636,11 +636,6 @@ class RunTest(CommandTest):
             thread.start()
             thread.join(DEADLINE)
         self.assertEqual(codes, [0])
-
-
-def without_settings() -> dict[str, str]:
-    """The environment of these tests, less what a relay would take for a setting."""
-    return {name: text for name, text in os.environ.items() if not name.startswith("RELAY_")}
 
 
 class ChildTest(unittest.TestCase):

@@ -24,6 +24,7 @@ from tests.relay_support import (
     ScriptedOrigin,
     eventually,
     response,
+    without_settings,
 )
 
 FRESH = [("Cache-Control", "max-age=60")]
@@ -178,6 +179,7 @@ class RunningTest(Folder):
             [sys.executable, "-m", "api_relaying_server", "--demo", "--cache=memory://"]
             + ["--admin=off", *flags],
             cwd=SOURCES,
+            env=without_settings(),
             capture_output=True,
             text=True,
             timeout=PATIENCE,

@@ -34,6 +34,7 @@ from tests.relay_support import (
     read_reply,
     request_bytes,
     response,
+    without_settings,
 )
 
 FRESH = [("Cache-Control", "max-age=600")]
@@ -590,6 +591,7 @@ class WrongFilesTest(TlsTestCase):
             [sys.executable, "-m", "api_relaying_server", "--demo", "--cache=memory://"]
             + ["--admin=off", *flags],
             cwd=SOURCES,
+            env=without_settings(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -637,6 +639,7 @@ class WrongFilesTest(TlsTestCase):
             [sys.executable, "-m", "api_relaying_server", "--demo", "--cache=memory://", "--check"]
             + ["--port=0", f"--tls-cert={certificate}", f"--tls-key={key}"],
             cwd=SOURCES,
+            env=without_settings(),
             capture_output=True,
             text=True,
             timeout=PATIENCE,
