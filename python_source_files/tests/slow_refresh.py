@@ -159,9 +159,8 @@ class AheadTest(unittest.TestCase):
 
     def answer(self, target: str, times: int = 1, nth: int = 0) -> None:
         """Let a stored response answer so many requests, as the event loop does."""
-        entry = self.hot.get(cache_key(target))
+        entry = self.hot.peek(cache_key(target))
         assert entry is not None
-        entry.used = False
         request = RequestHead.of("GET", target, Fields())
         found = assess(entry.record.variants[nth], target, Policy())
         shape = shape_of(request, found)

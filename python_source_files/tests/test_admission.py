@@ -6,7 +6,38 @@ import random
 import tracemalloc
 import unittest
 
-from api_relaying_server.memory.admission import REMEMBERED, Admission
+from api_relaying_server.memory.admission import Admission, Place
+from api_relaying_server.memory.marks import PLACES, Marks
+
+
+class Item(Place):
+    """What is kept of a key: whether it was used."""
+
+    __slots__ = ("used",)
+
+    def __init__(self, key: str, size: int = 1, used: bool = False) -> None:
+        super().__init__(key, size)
+        self.used = used
+
+    def was_used(self) -> bool:
+        """See `Place`."""
+        used, self.used = self.used, False
+        return used
+
+
+class Order(Admission[Item]):
+    """The order, by key."""
+
+    def put(self, key: str, size: int = 1, *, known: bool = False, used: bool = False) -> Item:
+        """A key comes in: what is kept of it."""
+        item = Item(key, size, used)
+        self.add(item, known=known)
+        return item
+
+    def next_key(self) -> str | None:
+        """The key that leaves now."""
+        gone = self.victim()
+        return None if gone is None else gone.key
 
 
 class Tier:
@@ -14,25 +45,20 @@ class Tier:
 
     def __init__(self, room: int) -> None:
         self.room = room
-        self.order = Admission(room)
-        self.used: dict[str, bool] = {}
+        self.order = Order(room)
+        self.items: dict[str, Item] = {}
         self.hits = 0
 
-    def was_used(self, key: str) -> bool:
-        used, self.used[key] = self.used[key], False
-        return used
-
     def ask(self, key: str) -> None:
-        if key in self.used:
+        if key in self.items:
             self.hits += 1
-            self.used[key] = True
+            self.items[key].used = True
             return
-        self.used[key] = False
-        self.order.add(key, 1)
-        if len(self.used) > self.room:
-            gone = self.order.victim(self.was_used)
+        self.items[key] = self.order.put(key)
+        if len(self.items) > self.room:
+            gone = self.order.next_key()
             assert gone is not None
-            del self.used[gone]
+            del self.items[gone]
 
 
 class AdmissionTest(unittest.TestCase):
@@ -44,97 +70,94 @@ class AdmissionTest(unittest.TestCase):
         for n in range(1000):
             tier.ask(f"scan {n}")
             tier.ask(f"hot {n % 80}")
-        self.assertLessEqual({f"hot {n}" for n in range(80)}, set(tier.used))
+        self.assertLessEqual({f"hot {n}" for n in range(80)}, set(tier.items))
 
     def test_another_room_has_its_own_share_for_new_keys(self) -> None:
-        order = Admission(0)
+        order = Order(0)
         order.resize(100)
-        order.add("main", 1, known=True)
-        order.add("new", 10)
-        self.assertEqual(order.victim(lambda key: False), "main")
+        order.put("main", 1, known=True)
+        order.put("new", 10)
+        self.assertEqual(order.next_key(), "main")
 
     def test_what_comes_back_is_kept(self) -> None:
         tier = Tier(10)
         tier.ask("a")
         for n in range(10):
             tier.ask(f"{n}")
-        self.assertNotIn("a", tier.used)
+        self.assertNotIn("a", tier.items)
         tier.ask("a")
         for n in range(100):
             tier.ask(f"x{n}")
-        self.assertIn("a", tier.used)
+        self.assertIn("a", tier.items)
 
     def test_sizes_decide_and_add_up(self) -> None:
-        order = Admission(100)
-        order.add("big", 5)
-        order.add("next", 1)
-        order.grow("big", 20)
-        self.assertEqual(order.victim(lambda key: False), "big")
-        self.assertFalse(order.discard("big"))
-        self.assertFalse(order.discard("next"))
-        self.assertIsNone(order.victim(lambda key: False))
+        order = Order(100)
+        big, after = order.put("big", 5), order.put("next")
+        order.grow(big, 20)
+        self.assertEqual((big.size, order.next_key()), (25, "big"))
+        self.assertFalse(order.discard(after))
+        self.assertIsNone(order.next_key())
 
     def test_the_small_queue_gives_way_only_beyond_its_share(self) -> None:
         """In the order in which they came, whatever their size has become since."""
         for grown, first in ((0, "proven"), (1, "small")):
-            order = Admission(100)
-            order.add("proven", 50, known=True)
-            order.add("later", 50, known=True)
-            order.add("small", 4)
-            order.add("next", 6)
-            order.grow("small", grown)
-            self.assertEqual(order.victim(lambda key: False), first)
-            self.assertEqual(order.victim(lambda key: False), "later" if not grown else "proven")
+            order = Order(100)
+            order.put("proven", 50, known=True)
+            order.put("later", 50, known=True)
+            small = order.put("small", 4)
+            order.put("next", 6)
+            order.grow(small, grown)
+            self.assertEqual(order.next_key(), first)
+            self.assertEqual(order.next_key(), "later" if not grown else "proven")
 
     def test_what_has_shrunk_or_is_gone_counts_no_more(self) -> None:
         for shrunk in (False, True):
-            order = Admission(100)
-            order.add("proven", 1, known=True)
-            order.add("small", 10)
-            order.add("next", 10)
+            order = Order(100)
+            order.put("proven", 1, known=True)
+            small = order.put("small", 10)
+            order.put("next", 10)
             if shrunk:
-                order.grow("small", -10)
+                order.grow(small, -10)
             else:
-                self.assertFalse(order.discard("small"))
-            self.assertEqual(order.victim(lambda key: False), "proven")
+                self.assertFalse(order.discard(small))
+            self.assertEqual(order.next_key(), "proven")
 
     def test_what_was_used_in_the_small_queue_moves_on_with_its_size(self) -> None:
-        order = Admission(100)
-        order.add("proven", 10, known=True)
-        order.add("used", 11)
-        order.add("next", 10)
-        order.grow("proven", 50)
-        order.grow("nobody", 50)
+        order = Order(100)
+        proven, used = order.put("proven", 10, known=True), order.put("used", 11, used=True)
+        order.put("next", 10)
+        order.grow(proven, 50)
         # The other one is within the share then: the longest proven leaves.
-        self.assertEqual(order.victim({"used"}.__contains__), "proven")
-        self.assertTrue(order.discard("used"))
+        self.assertEqual(order.next_key(), "proven")
+        self.assertTrue(order.discard(used))
 
     def test_what_is_used_stays_another_round(self) -> None:
-        order = Admission(100)
+        order = Order(100)
         for name in "abc":
-            order.add(name, 1, known=True)
-        used = {"a", "b"}
-
-        def was_used(key: str) -> bool:
-            found = key in used
-            used.discard(key)
-            return found
-
-        self.assertEqual([order.victim(was_used) for _ in range(4)], ["c", "a", "b", None])
+            order.put(name, known=True, used=name != "c")
+        self.assertEqual([order.next_key() for _ in range(4)], ["c", "a", "b", None])
 
     def test_a_known_key_keeps_its_place_among_the_proven(self) -> None:
-        order = Admission(100)
-        order.add("a", 1, known=True)
-        self.assertTrue(order.discard("a"))
-        self.assertFalse(order.discard("a"))
+        order = Order(100)
+        for known in (True, False):
+            self.assertEqual(order.discard(order.put("a", known=known)), known)
+
+    def test_what_is_gone_knows_no_neighbour(self) -> None:
+        """Nor do they know it, so that it is freed."""
+        order = Order(100)
+        first, gone, last = [order.put(name) for name in "abc"]
+        order.discard(gone)
+        self.assertFalse(hasattr(gone, "before") or hasattr(gone, "after"))
+        self.assertIs(first.after, last)
+        self.assertIs(last.before, first)
 
     def test_what_is_asked_for_again_is_wanted(self) -> None:
         """Where not too many others were asked for meanwhile: twice as many as are here, or a bit
         more.
         """
-        order = Admission(100)
+        order = Order(100)
         for n in range(10):
-            order.add(f"here {n}", 1)
+            order.put(f"here {n}", 1)
         for between, wanted in ((0, True), (19, True), (39, False)):
             name = f"a {between}"
             self.assertFalse(order.is_wanted(name))
@@ -143,9 +166,9 @@ class AdmissionTest(unittest.TestCase):
             self.assertEqual(order.is_wanted(name), wanted, between)
 
     def test_notes_are_counted(self) -> None:
-        order = Admission(100_000)
+        order = Order(100_000)
         for n in range(20_000):
-            order.add(f"here {n}", 1)
+            order.put(f"here {n}", 1)
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         before = tracemalloc.get_traced_memory()[0]
@@ -156,26 +179,37 @@ class AdmissionTest(unittest.TestCase):
         self.assertLess(order.noted_size, held * 2)
 
     def test_nothing_is_wanted_where_nothing_is(self) -> None:
-        order = Admission(100)
+        order = Order(100)
         self.assertFalse(order.is_wanted("a"))
         self.assertFalse(order.is_wanted("b"))
 
     def test_memory_of_the_gone_is_bounded(self) -> None:
-        order = Admission(0)
-        for n in range(REMEMBERED + 10):
-            order.add(f"{n}", 1)
-            order.victim(lambda key: False)
-        for n, known in ((0, False), (9, False), (10, True), (REMEMBERED + 9, True)):
-            order.add(f"{n}", 1)
-            self.assertEqual(order.discard(f"{n}"), known, n)
+        """Nearly all that left of late are remembered, and nearly none of those long before."""
+        order = Order(0)
+        for n in range(20 * PLACES):
+            order._left.add(hash(f"{n}"))
+        for n in range(100):
+            order.put(f"gone {n}")
+            order.next_key()
+        late = [order.discard(order.put(f"gone {n}")) for n in range(100)]
+        early = [order.discard(order.put(f"{n}")) for n in range(100)]
+        self.assertGreater(sum(late), 90)
+        self.assertLess(sum(early), 10)
+
+    def test_what_came_back_is_forgotten_among_the_gone(self) -> None:
+        order = Order(0)
+        order.put("a")
+        order.next_key()
+        for is_known in (True, False):
+            self.assertEqual(order.discard(order.put("a")), is_known)
 
     def test_memory_of_the_gone_does_not_grow_with_their_names(self) -> None:
-        order, size = Admission(0), 1 << 16
+        order, size = Order(0), 1 << 16
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
         for n in range(100):
-            order.add(f"{n}" + "x" * size, 1)
-            order.victim(lambda key: False)
+            order.put(f"{n}" + "x" * size, 1)
+            order.next_key()
         self.assertLess(tracemalloc.get_traced_memory()[0], 10 * size)
 
     def test_most_of_what_could_be_had_by_zipf_is_had(self) -> None:
@@ -187,6 +221,24 @@ class AdmissionTest(unittest.TestCase):
             tier.ask(f"{n}")
         best = sum(weights[:room]) / sum(weights)
         self.assertGreater(tier.hits / len(asked), 0.9 * best)
+
+
+class MarksTest(unittest.TestCase):
+    def test_one_takes_the_place_of_another_and_of_no_third(self) -> None:
+        marks, other = Marks(), 5 + (1 << 40)  # of the same place
+        for mark in (5, -7, other):
+            self.assertFalse(marks.has(mark))
+            marks.add(mark)
+            self.assertTrue(marks.has(mark))
+        self.assertEqual([marks.has(mark) for mark in (5, -7, other)], [False, True, True])
+        marks.discard(5)
+        self.assertTrue(marks.has(other))
+        marks.discard(other)
+        self.assertFalse(marks.has(other))
+
+    def test_nothing_is_in_it_at_first(self) -> None:
+        marks = Marks()
+        self.assertFalse([mark for mark in (0, 1, -1, 1 << 62) if marks.has(mark)])
 
 
 if __name__ == "__main__":

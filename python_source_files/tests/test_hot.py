@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import sys
 import unittest
 from unittest import mock
 
@@ -12,6 +14,7 @@ from api_relaying_server.caching.reuse import CLOCK_SLACK, assess
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.memory import hot as hot_module
+from api_relaying_server.memory import marks as marks_module
 from api_relaying_server.memory import reply as reply_module
 from api_relaying_server.memory.hot import Entry, HotCache
 from api_relaying_server.memory.reply import Ending, Reply
@@ -302,7 +305,7 @@ class HitCountTest(unittest.TestCase):
                     self.assertEqual(hot.answered(NOW + second + more), {200: (total, 5 * total)})
                 else:
                     hot.answered(NOW + second + more)
-            self.assertEqual((reply.listed, len(hot._hit_count)), (False, 0))
+            self.assertEqual((reply.listed, len(hot._hit_count)), (None, 0))
         reply.renew(NOW + 91)
         self.assertEqual(hot.answered(NOW + 91), {200: (total, 5 * total)})
 
@@ -466,6 +469,23 @@ class DemandTest(unittest.TestCase):
         self.assertEqual((entry.replies, entry.quick), ((), {}))
         self.assertIs(reply.entry, entry)
 
+    def test_what_leaves_is_freed_at_once(self) -> None:
+        """Neither its neighbours in the order nor what counts hits keeps it."""
+        body = bytes(100)  # in nobody else's hands
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for end in (self.hot.drop, lambda _: self.hot.clear()):
+            for key in ("GET /a", "GET /b", "GET /c"):
+                entry = keep(self.hot, key, body)
+                assert entry is not None
+                self.assertTrue(reply_of(self.hot, entry).renew(NOW))
+                del entry
+            before = sys.getrefcount(body)
+            end("GET /b")
+            self.assertLess(sys.getrefcount(body), before)
+            self.hot.clear()
+            self.assertEqual(sys.getrefcount(body), 2)
+
 
 class BoundsTest(unittest.TestCase):
     def test_a_head_is_learned_the_second_time(self) -> None:
@@ -557,7 +577,6 @@ class BoundsTest(unittest.TestCase):
             reply = reply_of(hot, entry)
             if gone:
                 hot.drop("GET /x")
-                reply.kept = True
             if not kept:
                 reply.retire()
             size = hot.size
@@ -615,7 +634,7 @@ class BoundsTest(unittest.TestCase):
             self.assertEqual(sizes[1] - sizes[0], hot_module.HEAD_COST + len(b"head 1"))
 
     def test_what_has_been_seen_once_is_bounded(self) -> None:
-        with mock.patch.object(hot_module, "MAX_HEADS", 3):
+        with mock.patch.object(marks_module, "PLACES", 1):
             hot = HotCache(1 << 20)
             entry = keep(hot, "GET /x")
             assert entry is not None
@@ -623,8 +642,17 @@ class BoundsTest(unittest.TestCase):
             for number in (0, 1, 2, 3, 0):
                 hot.learn(b"head %d" % number, reply)
             self.assertEqual(hot.heads, {})
-            hot.learn(b"head 3", reply)
-            self.assertEqual(hot.heads, {b"head 3": reply})
+            hot.learn(b"head 0", reply)
+            self.assertEqual(hot.heads, {b"head 0": reply})
+
+    def test_what_most_have_alike_is_one_object(self) -> None:
+        hot = HotCache(1 << 20)
+        one, other = keep(hot, "GET /x"), keep(hot, "GET /y")
+        assert one is not None and other is not None
+        self.assertIs(one.influential, other.influential)
+        self.assertIs(reply_of(hot, one).lifetime, reply_of(hot, other).lifetime)
+        self.assertIs(one.quick, other.quick)
+        self.assertIs(one.past, other.past)
 
     def test_there_is_room_for_an_entry_of_the_usual_size(self) -> None:
         self.assertTrue(HotCache(4 * hot_module.USUAL_SIZE + 4).has_room)
@@ -685,7 +713,7 @@ class BoundsTest(unittest.TestCase):
                     grows(hot, entry, known)
                 self.assertEqual(hot.evicted, 1)
                 self.assertLess(hot.size, before)
-                self.assertEqual(grow.call_args_list[0][0][0], "GET /x")
+                self.assertIs(grow.call_args_list[0][0][0], entry)
                 self.assertGreater(grow.call_args_list[0][0][1], 0)
 
     def test_what_a_reply_holds_beside_its_record(self) -> None:

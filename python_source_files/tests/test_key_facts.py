@@ -123,6 +123,11 @@ class NotesTest(unittest.TestCase):
         self.notes.remember_selecting("a", ("accept", "origin"))
         self.assertEqual(self.notes.selecting("a"), ("accept", "origin"))
 
+    def test_names_that_many_keys_have_are_one_object(self) -> None:
+        for key in "ab":
+            self.notes.remember_selecting(key, tuple(name.lower() for name in ("Accept", "Origin")))
+        self.assertIs(self.notes.selecting("a"), self.notes.selecting("b"))
+
     def test_what_is_known_already_does_not_make_a_note_newer(self) -> None:
         """Such a note is written for every answer that is stored: most take no lock."""
         with mock.patch.object(notes_module, "LIMIT", 2):

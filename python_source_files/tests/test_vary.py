@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.caching.vary import (
     ANY_ORIGIN,
+    SHARED_LENGTH,
     Selectors,
     accepts_coding,
     content_codings,
@@ -505,6 +506,12 @@ class Choosing(unittest.TestCase):
         one, two = stored("Vary: A", asked=["A: 1"]), stored("Vary: A", asked=["A: 2"])
         self.assertEqual(select((one, two), fields("A: 2")), [two])
         self.assertEqual(select((one, two), fields("A: 3")), [])
+
+    def test_short_values_that_many_requests_have_are_one_object(self) -> None:
+        for value, shared in (("x" * SHARED_LENGTH, True), ("y" * (SHARED_LENGTH + 1), False)):
+            one, other = [selecting_values(("foo",), fields(f"Foo: {value}")) for _ in range(2)]
+            self.assertEqual(one, other)
+            self.assertEqual(one is other, shared)
 
     def test_selecting_values(self) -> None:
         chosen = selecting_values(("accept", "foo"), fields("Foo: x"))

@@ -184,11 +184,17 @@ def _given(arrival: Arrival) -> tuple[float | None, str]:
     said = arrival.said
     told = said.directives.freshness()
     if told is not None:
-        return float(told[0]), told[1]
+        return _as_float(told[0]), told[1]
     # RFC 9213, 2.2: Expires does not count beside a targeted field
     if said.targeted or "expires" not in arrival.fields:
         return None, ""
     return _until_expires(arrival), "Expires"
+
+
+@lru_cache(256)
+def _as_float(seconds: int) -> float:
+    """One object for all responses that have it."""
+    return float(seconds)
 
 
 def _until_expires(arrival: Arrival) -> float:

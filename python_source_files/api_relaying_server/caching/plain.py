@@ -193,7 +193,7 @@ def _lifetime(single: Single, layout: _Layout, age: float, policy: Policy) -> fl
         if validates:
             return None
         if seconds is not None:
-            return float(seconds)
+            return seconds
     if layout.expires < 0 and single.status in DEFAULT_TTL_STATUSES and policy.default_ttl > 0:
         return age + policy.default_ttl
     return None
@@ -215,13 +215,14 @@ def _layout(names: tuple[str, ...]) -> _Layout | None:
 
 
 @lru_cache(1024)
-def _said(cache_control: str) -> tuple[bool, int | None]:
-    """Whether it asks for validation before each use, and the seconds of freshness that it
-    gives.
+def _said(cache_control: str) -> tuple[bool, float | None]:
+    """Whether it asks for validation before each use, and the seconds of freshness that it gives:
+    one object for all responses that say so.
     """
     said = parse_cache_control([cache_control])
-    seconds = said.seconds("s-maxage")
-    return said.is_unqualified("no-cache"), said.seconds("max-age") if seconds is None else seconds
+    told = [said.seconds("s-maxage"), said.seconds("max-age")]
+    seconds = next((float(seconds) for seconds in told if seconds is not None), None)
+    return said.is_unqualified("no-cache"), seconds
 
 
 @lru_cache(256)

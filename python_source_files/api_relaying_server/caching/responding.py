@@ -34,6 +34,9 @@ coding that was made here.
 WHOLE: Shape = ("whole", (), "")
 """All of it, as it is stored."""
 
+_HEAD: Shape = ("head", (), "")
+_UNMODIFIED: Shape = ("not-modified", (), "")
+
 BODILESS_STATUSES = frozenset((204, 304))
 
 _OF_ALL_THAT_CAME = frozenset(("content-range", "content-length", "content-digest"))
@@ -66,15 +69,15 @@ def shape_of(request: RequestHead, found: Assessed) -> Shape:
     coding = wanted_coding(fields, found.codings) if found.codings else ""
     form = stored.form(coding) if coding else None
     if is_not_modified(fields, stored.status, stored.fields, made):
-        return "not-modified", (), coding if form != b"" else ""
+        return _UNMODIFIED if form == b"" or not coding else ("not-modified", (), coding)
     coding = coding if form else ""
     if request.method == "HEAD":
-        return "head", (), coding
+        return ("head", (), coding) if coding else _HEAD
     if stored.status in (200, 206):
         specs = asked_ranges(fields)
         if specs is not None and if_range_holds(fields, stored.status, stored.fields, made):
             return _range_shape(specs, stored)
-    return "whole", (), coding
+    return ("whole", (), coding) if coding else WHOLE
 
 
 def missing_form(request: RequestHead, found: Assessed) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Optional
 
 from api_relaying_server.http1.message import Fields
 
-VARIANT_COST = 384
+VARIANT_COST = 448
 """Bytes reckoned for a stored response beside its content and its fields."""
 
 FORM_COST = 128

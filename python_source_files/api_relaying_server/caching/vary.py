@@ -23,6 +23,11 @@ in its place where it only matters whether there is an `Origin`, not which. It i
 no `Vary` and no request can name it.
 """
 
+SHARED_LENGTH = 512
+"""Characters of all values of a response's selecting fields that are shared with other
+responses.
+"""
+
 _THERE = "any"
 _PERMISSION = "access-control-allow-origin"
 
@@ -189,7 +194,20 @@ def selecting_values(names: tuple[str, ...], request_fields: Fields) -> Selectin
     """The normalised values of these fields in a request, whose fields are those that the upstream
     sees.
     """
-    return tuple([(name, _value(name, request_fields)) for name in names])
+    return one_object(tuple([(name, _value(name, request_fields)) for name in names]))
+
+
+def one_object(selecting: Selecting) -> Selecting:
+    """The same, as one object for all responses that have it, unless it is long: most have the
+    values of a few browsers.
+    """
+    long = sum([len(value or "") for _, value in selecting]) > SHARED_LENGTH
+    return selecting if long else _as_known(selecting)
+
+
+@lru_cache(256)
+def _as_known(selecting: Selecting) -> Selecting:
+    return selecting
 
 
 def text_of(selecting: Selecting) -> str:

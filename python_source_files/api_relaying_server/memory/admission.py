@@ -15,14 +15,12 @@ costs more than to read it.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Callable
+from typing import Generic, TypeVar, cast
+
+from api_relaying_server.memory.marks import Marks
 
 SMALL_SHARE = 0.1
 """Share of the room for keys that have not shown that they are used again; the paper's figure."""
-
-REMEMBERED = 65536
-"""Keys that are remembered after they left, by their hashes: a key is as long as a client likes."""
 
 
 NOTED = 2
@@ -36,14 +34,68 @@ NOTE_COST = 72
 """Bytes that a noted key takes."""
 
 
-class Admission:
+class Place:
+    """The place of a key in the order, and its `size`. What is kept under the key is this itself:
+    so the order takes no more than the two neighbours that each one knows.
+    """
+
+    __slots__ = ("after", "before", "is_main", "key", "size")
+
+    after: Place
+    before: Place
+
+    def __init__(self, key: str, size: int) -> None:
+        self.key = key
+        self.size = size
+        self.is_main = False
+
+    def was_used(self) -> bool:
+        """True if it was used since this was last asked."""
+        raise NotImplementedError
+
+
+class _Queue:
+    """Places, in the order in which they came. Between the last and the first is one that is none,
+    so that all have neighbours.
+    """
+
+    __slots__ = ("ends",)
+
+    def __init__(self) -> None:
+        self.ends = Place("", 0)
+        self.ends.after = self.ends.before = self.ends
+
+    @property
+    def first(self) -> Place | None:
+        """The one that came first; None where there is none."""
+        first = self.ends.after
+        return None if first is self.ends else first
+
+    def append(self, place: Place) -> None:
+        """One more comes."""
+        ends = self.ends
+        last = ends.before
+        place.before, place.after = last, ends
+        last.after = ends.before = place
+
+
+def _take_out(place: Place) -> None:
+    before, after = place.before, place.after
+    before.after, after.before = after, before
+    del place.before, place.after  # else what is gone would keep others in memory
+
+
+Kept = TypeVar("Kept", bound=Place)
+
+
+class Admission(Generic[Kept]):
     """The order in which keys leave. Not thread-safe: its owner has the lock. Sizes in bytes."""
 
     def __init__(self, room: int) -> None:
         self._small_room = int(room * SMALL_SHARE)
-        self._small: OrderedDict[str, int] = OrderedDict()
-        self._main: OrderedDict[str, int] = OrderedDict()
-        self._left: OrderedDict[int, None] = OrderedDict()
+        self._small, self._main = _Queue(), _Queue()
+        self._count = 0  # of both
+        self._left = Marks()
         self._small_size = 0
         # Hashes of keys that were asked for and did not come in: of late, and before that.
         self._noted: set[int] = set()
@@ -57,7 +109,7 @@ class Admission:
         mark = hash(key)
         if mark in self._noted or mark in self._noted_before:
             return True
-        if len(self._noted) >= NOTED * (len(self._small) + len(self._main)):
+        if len(self._noted) >= NOTED * self._count:
             self._noted, self._noted_before = set(), self._noted
         self._noted.add(mark)
         return False
@@ -71,52 +123,46 @@ class Admission:
         """From now on there is so much room."""
         self._small_room = int(room * SMALL_SHARE)
 
-    def add(self, key: str, size: int, *, known: bool = False) -> None:
+    def add(self, place: Kept, *, known: bool = False) -> None:
         """A key comes in; `known` where it takes the place of what was in the main queue."""
-        mark = hash(key)
-        if known or mark in self._left:
-            self._left.pop(mark, None)
-            self._main[key] = size
+        mark = hash(place.key)
+        if known or self._left.has(mark):
+            self._left.discard(mark)
+            place.is_main = True
+            self._main.append(place)
         else:
-            self._small[key] = size
+            self._small.append(place)
+            self._small_size += place.size
+        self._count += 1
+
+    def grow(self, place: Kept, size: int) -> None:
+        """What is kept of a key became larger, or smaller, by this."""
+        place.size += size
+        if not place.is_main:
             self._small_size += size
 
-    def grow(self, key: str, size: int) -> None:
-        """A key's entry became larger, or smaller, by this."""
-        if key in self._small:
-            self._small[key] += size
-            self._small_size += size
-        elif key in self._main:
-            self._main[key] += size
-
-    def discard(self, key: str) -> bool:
+    def discard(self, place: Kept) -> bool:
         """A key is gone for another reason; True where it was in the main queue."""
-        size = self._small.pop(key, None)
-        if size is not None:
-            self._small_size -= size
-            return False
-        return self._main.pop(key, None) is not None
+        _take_out(place)
+        self._count -= 1
+        if not place.is_main:
+            self._small_size -= place.size
+        return place.is_main
 
-    def victim(self, was_used: Callable[[str], bool]) -> str | None:
-        """The key that leaves now; None where there is none. `was_used` tells of a key whether
-        it was used since it was last asked, and forgets it.
-        """
-        while self._small or self._main:
-            if self._small and (self._small_size > self._small_room or not self._main):
-                key, size = self._small.popitem(last=False)
-                self._small_size -= size
-                if was_used(key):
-                    self._main[key] = size
-                    continue
-                self._remember(key)
-                return key
-            key, size = self._main.popitem(last=False)
-            if not was_used(key):
-                return key
-            self._main[key] = size
-        return None
-
-    def _remember(self, key: str) -> None:
-        self._left[hash(key)] = None
-        if len(self._left) > REMEMBERED:
-            self._left.popitem(last=False)
+    def victim(self) -> Kept | None:
+        """What leaves now; None where there is nothing."""
+        while True:
+            small, main = self._small.first, self._main.first
+            is_small = small is not None and (self._small_size > self._small_room or main is None)
+            first = small if is_small else main
+            if first is None:
+                return None
+            was_used = first.was_used()
+            self.discard(cast(Kept, first))
+            if not was_used:
+                if is_small:
+                    self._left.add(hash(first.key))
+                return cast(Kept, first)
+            first.is_main = True
+            self._main.append(first)
+            self._count += 1

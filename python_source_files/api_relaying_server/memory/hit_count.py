@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
-from weakref import ref
 
 from api_relaying_server.memory.use_count import UseCount
 
@@ -27,8 +26,9 @@ class HitCount:
 
     def __init__(self) -> None:
         self.uses = UseCount()
-        # Replies that were rendered of late; the references keep none in memory.
-        self._listed: deque[ref[Reply]] = deque()  # appending is atomic
+        # Replies that were rendered of late, each in a list of its own, which is empty once it is
+        # no more: it is not to be kept in memory.
+        self._listed: deque[list[Reply]] = deque()  # appending is atomic
         # guards `_counts`, taking from `_listed`, `counted` of replies, and `uses` of their entries
         self._lock = threading.Lock()
         self._counts: dict[int, tuple[int, int]] = {}
@@ -40,8 +40,8 @@ class HitCount:
         """Lists a reply that was rendered for `now` (Unix time), and is not listed. The event loop
         calls it: it does not wait for those who count.
         """
-        reply.listed = True
-        self._listed.append(ref(reply))
+        reply.listed = listed = [reply]
+        self._listed.append(listed)
         # Two are looked at for one that comes, so that those whose time is over leave.
         if self._lock.acquire(blocking=False):
             try:
@@ -54,6 +54,8 @@ class HitCount:
         """Counts what a reply has answered that is sent no more."""
         with self._lock:
             self._add(reply)
+            if reply.listed is not None:
+                reply.listed.clear()
 
     def add(self, status: int, size: int, key: str) -> None:
         """Counts an answer that comes from no reply, and is a use of a key."""
@@ -80,17 +82,17 @@ class HitCount:
 
     def _look_at_first(self, now: float) -> None:
         """Counts what is listed first; lists it again unless its time is long over."""
-        reference = self._listed.popleft()
-        reply = reference()
-        if reply is None:
+        listed = self._listed.popleft()
+        if not listed:
             return
+        reply = listed[0]
         # In this order: the loop sets `valid_until` before it asks whether a reply is listed. So
         # either it finds that it is not, or its new time is found here.
-        reply.listed = False
+        reply.listed = None
         self._add(reply)
         if reply.valid_until + LOOKED_AT > now:
-            reply.listed = True
-            self._listed.append(reference)
+            reply.listed = listed
+            self._listed.append(listed)
 
     def _add(self, reply: Reply) -> None:
         hits = reply.hits

@@ -26,8 +26,9 @@ from api_relaying_server.caching.responding import WHOLE, Prepared, Shape, build
 from api_relaying_server.caching.reuse import INFLUENTIAL_FIELDS, Assessed
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import is_written_here
-from api_relaying_server.memory.admission import Admission
+from api_relaying_server.memory.admission import Admission, Place
 from api_relaying_server.memory.hit_count import HitCount
+from api_relaying_server.memory.marks import Marks
 from api_relaying_server.memory.reply import Ending, Reply, Wires
 
 MAX_HEADS = 65536
@@ -36,13 +37,13 @@ MAX_HEADS = 65536
 MAX_HEAD_SIZE = 2048
 """Bytes of the longest head that is remembered; a browser sends 300 to 800 without cookies."""
 
-ENTRY_COST = 616
+ENTRY_COST = 400
 """Bytes that an entry takes beside its key and its record, its places in all tables included."""
 
 USUAL_SIZE = 4096
 """Bytes of an entry with a small body."""
 
-HEAD_COST = 208
+HEAD_COST = 112
 """Bytes that a remembered head or field takes beside its text."""
 
 WIRES_SHARE = 8
@@ -62,13 +63,20 @@ the field lines with influential names.
 MAX_QUICK = 256
 """Decisions remembered for one entry; when there are so many, all are forgotten."""
 
+WRITTEN_HERE = frozenset(("written here",))
+"""In place of the names of influential fields where the relay itself may write one of them: what a
+client sends does not tell the answer then.
+"""
+
 
 @lru_cache(256)
-def _selected_by(selecting: tuple[str, ...]) -> tuple[frozenset[str], bool]:
-    """Those and the selecting fields of a record, and whether one of these is written here; most
-    records have the same.
-    """
-    return INFLUENTIAL_FIELDS.union(selecting), is_written_here(selecting)
+def _influential(selecting: tuple[str, ...]) -> frozenset[str]:
+    """Those and the selecting fields of a record; most records have the same."""
+    return WRITTEN_HERE if is_written_here(selecting) else INFLUENTIAL_FIELDS.union(selecting)
+
+
+def _quick_cost(quick: QuickKey) -> int:
+    return HEAD_COST + sum([len(name) + len(value) + HEAD_COST for name, value in quick[3]])
 
 
 def _reply_for(
@@ -84,76 +92,114 @@ _NO_HITS: Mapping[int, int] = {}
 _NO_QUICK: dict[QuickKey, Reply] = {}  # of an entry that has none: never written to
 
 
-class Entry:
-    """One key in memory: its record, and the replies made from it."""
+_USED = -1
+"""In place of the hits that were seen: it was used beside them."""
+
+
+class Entry(Place):
+    """One key in memory: its record, and the replies made from it. There may be very many: what
+    most have alike is one object, and what is seldom there has no attribute of its own.
+    """
 
     __slots__ = (
+        "_heads",
         "_hits_seen",
+        "_replies",
         "asked_for",
         "doubts",
-        "influential",
-        "quick",
-        "quick_size",
         "gone",
-        "heads",
-        "key",
+        "influential",
         "own",
         "past",
         "plain",
+        "quick",
         "record",
-        "replies",
-        "selected_here",
-        "size",
-        "used",
         "uses",
     )
 
     def __init__(self, key: str, record: Record, asked_for: bool = False, doubts: int = 0) -> None:
-        self.key = key
+        super().__init__(key, record.size + len(key) + ENTRY_COST)
         # Hits that are no use: what was read for a request answers that one first.
         self.own = int(asked_for)
         self.record = record
         self.doubts = doubts
         self.asked_for = asked_for
-        self.replies: tuple[Reply, ...] = ()
+        self._replies: Reply | tuple[Reply, ...] = ()  # one, or none or several
         # Hits of replies that are no more, by their stored response.
         self.past: Mapping[int, int] = _NO_HITS
-        self.heads: list[bytes] | None = None  # those that it answers
-        self.size = record.size + len(key) + ENTRY_COST
-        self.used = False
+        self._heads: bytes | list[bytes] | None = None  # one, or several
         self.uses = 0  # of the key, as far as they are counted; see HitCount
         self.gone = False
         # The replies that the rules have chosen before, by all of a request that they depend on:
         # one lookup in place of a decision.
         self.quick: dict[QuickKey, Reply] = _NO_QUICK
-        self.quick_size = 0
         self.plain: Reply | None = None  # the one for the plain case (`caching.plain`)
         selecting = tuple([name for stored in record.variants for name, _ in stored.selecting])
-        self.influential, self.selected_here = _selected_by(selecting)
+        self.influential = _influential(selecting)
         self._hits_seen = self.own
+
+    @property
+    def replies(self) -> tuple[Reply, ...]:
+        """The replies made from its record, the oldest first."""
+        replies = self._replies
+        return (replies,) if isinstance(replies, Reply) else replies
+
+    def set_replies(self, replies: tuple[Reply, ...]) -> None:
+        """These are all from now on."""
+        self._replies = replies[0] if len(replies) == 1 else replies
+
+    @property
+    def heads(self) -> list[bytes]:
+        """The heads that it answers."""
+        heads = self._heads
+        return [heads] if isinstance(heads, bytes) else heads or []
+
+    def add_head(self, head: bytes) -> None:
+        """It answers one more."""
+        heads = self._heads
+        if isinstance(heads, list):
+            heads.append(head)
+        else:
+            self._heads = head if heads is None else [heads, head]
+
+    def forget_heads(self) -> int:
+        """It answers none; the bytes that they took."""
+        heads, self._heads = self.heads, None
+        return sum([len(head) + HEAD_COST for head in heads])
+
+    @property
+    def used(self) -> bool:
+        """True if somebody else than its replies has used it since `was_used` was last asked."""
+        return self._hits_seen == _USED
+
+    def use(self) -> None:
+        """It was used, and not by a hit."""
+        self._hits_seen = _USED
 
     def is_answered(self) -> None:
         """The request for which it was read has its answer, which was no reply from here."""
-        self.own = self._hits_seen = 0
+        self.own, self._hits_seen = 0, min(self._hits_seen, 0)
 
     def forget_replies(self) -> None:
         """Ends the circle of entry and replies, so that both are freed at once: the collector would
         have to look through all that is in memory to find them.
         """
-        self.replies = ()
+        self._replies = ()
         self.quick = _NO_QUICK
         self.plain = None
 
     def hits(self) -> int:
         """How often its replies were sent."""
-        return sum([reply.hits for reply in self.replies], sum(self.past.values()))
+        replies, past = self._replies, sum(self.past.values()) if self.past else 0
+        if isinstance(replies, Reply):
+            return past + replies.hits
+        return past + sum([reply.hits for reply in replies])
 
     def was_used(self) -> bool:
         """True if it answered anything since the last call of this."""
-        hits = self.hits()
-        used = self.used or hits > self._hits_seen
-        self.used, self._hits_seen = False, max(hits, self._hits_seen)
-        return used
+        hits, seen = self.hits(), self._hits_seen
+        self._hits_seen = max(hits, self.own)
+        return hits > seen
 
 
 class HotCache:
@@ -185,8 +231,8 @@ class HotCache:
         # The entry of a key, in one call for the event loop; counts as no use, as its replies count
         # their own.
         self.peek: Callable[[str], Entry | None] = self._entries.get
-        self._order = Admission(self.room)
-        self._seen_once: set[int] = set()
+        self._order: Admission[Entry] = Admission(self.room)
+        self._seen_once = Marks()
         # Guards changes of heads, size, evicted, doubts, _watchers, _entries, _order, and of an
         # entry and its lists; not of _seen_once, which the event loop alone uses, nor of a reply's
         # bytes, which the event loop alone renders. One thread may take it twice: making room
@@ -229,7 +275,7 @@ class HotCache:
         """The entry of a key; counts as a use."""
         entry = self._entries.get(key)
         if entry is not None:
-            entry.used = True
+            entry.use()
         return entry
 
     def put(
@@ -281,8 +327,7 @@ class HotCache:
             if self._entries.get(entry.key) is not entry or entry.doubts == doubts:
                 return
             if record is entry.record:
-                self._grow(entry, -sum(len(head) + HEAD_COST for head in entry.heads or ()))
-                entry.heads = None  # `doubt` has forgotten them
+                self._grow(entry, -entry.forget_heads())  # as `doubt` has
                 entry.doubts = doubts
             else:
                 if record is not None:
@@ -330,19 +375,25 @@ class HotCache:
 
     def _remove(self, key: str) -> bool:
         """Forgets a key; True where it was in the main queue of `admission`."""
-        entry = self._entries.pop(key, None)
+        entry = self._entries.get(key)
         if entry is None:
             return False
+        known = self._order.discard(entry)
+        self._forget(entry)
+        return known
+
+    def _forget(self, entry: Entry) -> None:
+        """Forgets what is in the order no more."""
+        del self._entries[entry.key]
         entry.gone = True
         for reply in entry.replies:
             reply.valid_until = 0.0
             self.wires.drop(reply)
             self._hit_count.leaves(reply)
-        for head in entry.heads or ():
+        for head in entry.heads:
             self.heads.pop(head, None)
         entry.forget_replies()
         self._size -= entry.size
-        return self._order.discard(key)
 
     def _replace(self, entry: Entry) -> bool:
         """Keeps an entry in place of the one of its key, if there is one; False where it is too
@@ -362,24 +413,20 @@ class HotCache:
             return False
         self._make_room(entry.size)  # before it is there, so that it is not what leaves
         self._entries[entry.key] = entry
-        self._order.add(entry.key, entry.size, known=known)
+        self._order.add(entry, known=known)
         self._size += entry.size
         return True
 
     def _make_room(self, wanted: int = 0) -> None:
         while self._size + self._order.noted_size + wanted > self.room:
-            key = self._order.victim(self._was_used)
-            if key is None:
+            entry = self._order.victim()
+            if entry is None:
                 return
-            entry = self._entries[key]
             uses = entry.hits() - entry.own  # reading it for the first has told the store
             if uses > 0 and self._on_evicted is not None:
-                self._on_evicted(key, uses)
-            self._remove(key)
+                self._on_evicted(entry.key, uses)
+            self._forget(entry)
             self.evicted += 1
-
-    def _was_used(self, key: str) -> bool:
-        return self._entries[key].was_used()
 
     def reply(
         self,
@@ -410,8 +457,8 @@ class HotCache:
             if not entry.gone:
                 if len(entry.replies) >= MAX_REPLIES:
                     self._retire_oldest(entry)
-                entry.replies += (reply,)
-                reply.kept, reply.wires = True, self.wires
+                entry.set_replies((*entry.replies, reply))
+                reply.wires = self.wires
                 self._grow(entry, reply.size)
                 self._make_room()
         return reply
@@ -419,7 +466,7 @@ class HotCache:
     def _retire_oldest(self, entry: Entry) -> None:
         """Forgets a reply. Only the event loop comes here, and it sends nothing meanwhile."""
         oldest, *rest = entry.replies
-        entry.replies = tuple(rest)
+        entry.set_replies(tuple(rest))
         self.wires.drop(oldest)
         self._hit_count.leaves(oldest)
         stored = id(oldest.stored)
@@ -455,19 +502,16 @@ class HotCache:
 
     def remember(self, entry: Entry, quick: QuickKey, reply: Reply) -> None:
         """Remembers the reply for requests that are alike in all that it depends on."""
-        cost = HEAD_COST + sum(len(name) + len(value) + HEAD_COST for name, value in quick[3])
         with self._lock:
             if entry.gone or not reply.kept:
                 return
             if entry.quick is _NO_QUICK:
                 entry.quick = {}
             if len(entry.quick) >= MAX_QUICK:
+                self._grow(entry, -sum(map(_quick_cost, entry.quick)))
                 entry.quick = {}
-                self._grow(entry, -entry.quick_size)
-                entry.quick_size = 0
             if quick not in entry.quick:
-                entry.quick_size += cost
-                self._grow(entry, cost)
+                self._grow(entry, _quick_cost(quick))
             entry.quick[quick] = reply
             self._make_room()
 
@@ -476,9 +520,7 @@ class HotCache:
         if len(head) > MAX_HEAD_SIZE:
             return
         mark = hash(head)
-        if mark not in self._seen_once:
-            if len(self._seen_once) >= MAX_HEADS:
-                self._seen_once.clear()
+        if not self._seen_once.has(mark):
             self._seen_once.add(mark)
             return
         with self._lock:
@@ -492,22 +534,16 @@ class HotCache:
             if len(self.heads) >= MAX_HEADS:
                 self._forget_heads()
             self.heads[head] = reply
-            if reply.entry.heads is None:
-                reply.entry.heads = [head]
-            else:
-                reply.entry.heads.append(head)
-            self._grow(reply.entry, len(head) + HEAD_COST)
+            entry.add_head(head)
+            self._grow(entry, len(head) + HEAD_COST)
             self._make_room()
 
     def _forget_heads(self) -> None:
         """Forgets all heads at once; those in use are back after two requests."""
         self.heads.clear()
         for entry in self._entries.values():
-            cost = sum(len(head) + HEAD_COST for head in entry.heads or ())
-            entry.heads = None
-            self._grow(entry, -cost)
+            self._grow(entry, -entry.forget_heads())
 
     def _grow(self, entry: Entry, size: int) -> None:
-        entry.size += size
         self._size += size
-        self._order.grow(entry.key, size)
+        self._order.grow(entry, size)

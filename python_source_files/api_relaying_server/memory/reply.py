@@ -26,7 +26,7 @@ WIRE = b"%b%b%bAge: %d\r\n" + STATUS_OF_HIT + b"\r\n%b"
 JOINED_BODY = 65536
 """Bytes up to which head and body are kept as one piece, so that a hit is one `send`."""
 
-REPLY_COST = 352
+REPLY_COST = 240
 """Bytes that a reply takes beside the bytes that it sends."""
 
 WIRE_COST = 192
@@ -48,14 +48,13 @@ class Reply:
     uncopied.
 
     `hits` counts how often it was sent; only the event loop counts. `counted` of them are in the
-    sums of `HitCount`, which looks for more where it is `listed`. `closes`: the connection ends
-    after it; `kept`: it may be sent at all. `size` is the bytes that it takes beside its entry's
-    record, without `wire`: that takes `joined`, which `Wires` counts, and may empty at any time.
-    Then `rendered` has the bytes.
+    sums of `HitCount`, which looks for more where it is `listed`: that list has it alone. `closes`:
+    the connection ends after it. `size` is the bytes that it takes beside its entry's record,
+    without `wire`: that takes `joined`, which `Wires` counts, and may empty at any time. Then
+    `rendered` has the bytes.
     """
 
     __slots__ = (
-        "__weakref__",
         "_body",
         "_before",
         "_born",
@@ -67,7 +66,6 @@ class Reply:
         "entry",
         "hits",
         "joined",
-        "kept",
         "lifetime",
         "listed",
         "shape",
@@ -89,12 +87,11 @@ class Reply:
         self.closes = ending.closes
         self.hits = self.counted = 0
         self._before = 0  # hits when it was rendered last
-        self.kept = False
-        self.listed = False
+        self.listed: list[Reply] | None = None
         self.wire = b""
         self.joined = 0
         self.valid_until = 0.0
-        self.wires: Wires | None = None
+        self.wires: Wires | None = None  # as long as it is kept
         self._status_line = render_status_line(prepared.status, prepared.reason)
         self._fields = prepared.fields.lines
         self._ending = ending
@@ -103,6 +100,11 @@ class Reply:
         self.tail: tuple[Buffer, ...] = () if small else pieces_of(prepared.body)
         self._born = found.born
         self.lifetime = found.lifetime
+
+    @property
+    def kept(self) -> bool:
+        """True where it may be sent."""
+        return self.wires is not None
 
     @property
     def body_size(self) -> int:
@@ -133,24 +135,24 @@ class Reply:
         """Renders the bytes for this second; False where the response is no longer fresh or its
         entry is gone.
         """
-        born, lifetime = self._born, self.lifetime
+        born, lifetime, wires = self._born, self.lifetime, self.wires
         in_time = self.stored.response_time - CLOCK_SLACK <= now < born + lifetime
-        if not in_time or self.entry.gone or not self.kept:
+        if not in_time or self.entry.gone or wires is None:
             self.valid_until = 0.0
             return False
         age = self._age(now)
-        if self.hits - self._before == 1 and self.wires is not None:
+        if self.hits - self._before == 1:
             # Sent once in all this time: it is joined for each request alone.
             if self.joined:
-                self.wires.drop(self)
+                wires.drop(self)
         else:
             self.wire = self._joined_at(age)
-            if self.wires is not None and not self.joined:
-                self.wires.keep(self, len(self.wire), now)
+            if not self.joined:
+                wires.keep(self, len(self.wire), now)
         self._before = self.hits
         self.valid_until = min(born + age + 1, born + lifetime)
-        if self.wires is not None and not self.listed:
-            self.wires.on_render(self, now)
+        if self.listed is None:
+            wires.on_render(self, now)
         # Closes a race: another thread may have dropped the entry since it was looked at above, and
         # have set `valid_until` to 0 before this set it. `gone` was set before that.
         if self.entry.gone:
@@ -177,7 +179,7 @@ class Reply:
 
     def retire(self) -> None:
         """Ends it for good. It keeps its bytes: another event loop may be about to send them."""
-        self.kept, self.valid_until = False, 0.0
+        self.wires, self.valid_until = None, 0.0
 
 
 class Passing:

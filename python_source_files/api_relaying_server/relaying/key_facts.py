@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Callable, Generic, TypeVar
 
 from api_relaying_server.caching.purging import (
@@ -27,6 +28,12 @@ Names = tuple[str, ...]
 
 LIMIT = 16384
 """Keys in each map; the oldest leaves first."""
+
+
+@lru_cache(256)
+def _one_object(names: Names) -> Names:
+    """The same, as one object for all keys that have it."""
+    return names
 
 
 class BoundedMap(Generic[Value]):
@@ -180,7 +187,7 @@ class KeyFacts:
     def remember_selecting(self, key: str, names: Names) -> None:
         """The key's answers are selected by these request fields."""
         if self.selecting(key) != names:
-            self._selecting.put(key, names)
+            self._selecting.put(key, _one_object(names))
 
     def selecting(self, key: str) -> Names:
         """The request fields that select among the key's answers, as far as is known."""

@@ -28,7 +28,7 @@ from api_relaying_server.http1.heads import known_lines, wants_close
 from api_relaying_server.http1.message import RequestHead, values_of
 from api_relaying_server.http1.rendering import render_fields
 from api_relaying_server.http1.request_id import given_id
-from api_relaying_server.memory.hot import Entry
+from api_relaying_server.memory.hot import WRITTEN_HERE, Entry
 from api_relaying_server.memory.reply import Ending, Passing, Reply
 from api_relaying_server.relaying.forms import Forms
 from api_relaying_server.relaying.keeping import FoundRecord, Keeper, Looked
@@ -80,7 +80,7 @@ class MemoryAnswers:
         if entry is None or (entry.doubts != hot.doubts and not self._keeper.settle(entry)):
             return None
         # Where the relay's own word selects, the client's bytes do not hold it.
-        if entry.selected_here or not _may_be_answered(request, policy):
+        if entry.influential is WRITTEN_HERE or not _may_be_answered(request, policy):
             return None
         if policy.ignored_fields or policy.codings:
             request = as_counted(request, policy)
