@@ -56,7 +56,11 @@ class Place:
         self._turnstile.give_turn_back(self)
 
 
-_here = threading.local()  # `place`, in threads that have one
+class _Here(threading.local):
+    place: Place | None = None
+
+
+_here = _Here()  # its `place` is that of the thread that asks, None in those without one
 
 
 class _Waiting:
@@ -69,12 +73,12 @@ class _Waiting:
     """
 
     def __enter__(self) -> None:
-        place: Place | None = getattr(_here, "place", None)
+        place = _here.place
         if place is not None:
             place.leave()
 
     def __exit__(self, *_: object) -> None:
-        place: Place | None = getattr(_here, "place", None)
+        place = _here.place
         if place is not None:
             place.enter()
 

@@ -74,11 +74,11 @@ class Traits:
 
 def traits_of(fields: Fields) -> Traits:
     """The traits of a response with these fields."""
-    names = tuple(fields.names())
-    if len(names) > MOST_NAMES or sum(map(len, names)) > MOST_TEXT:
+    names, is_short = tuple(fields.names()), fields.text_size <= MOST_TEXT
+    if len(names) > MOST_NAMES or not (is_short or sum(map(len, names)) <= MOST_TEXT):
         return Traits(fields)
     values = tuple([tuple(fields.all(name)) for name in _read_of(names)])
-    if sum(map(len, chain.from_iterable(values))) > MOST_TEXT:
+    if not is_short and sum(map(len, chain.from_iterable(values))) > MOST_TEXT:
         return Traits(fields)
     return _traits(names, values)
 

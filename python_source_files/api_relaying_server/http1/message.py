@@ -74,7 +74,8 @@ class Fields:
         """Keeps the field lines beside the pairs: they are to be sent more than once, be it with
         fields behind them (`plus`, `followed_by`).
         """
-        self._lines = self.lines
+        if self._lines is None:
+            self._lines = lines_of(self.items)
 
     def pack(self) -> None:
         """Keeps the field lines as one piece of bytes and nothing else, a quarter of what the pairs

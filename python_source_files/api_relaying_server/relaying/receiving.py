@@ -319,6 +319,7 @@ class Receiver:
         """The response, to be stored when its body has come, unless `unstored` says why not."""
         request, head, fetch, _ = received
         exchange, policy, status = fetch.exchange, self._policy, head.status
+        head.fields.render()  # once for the answer, and mostly for memory and the store, too
         traits = traits_of(head.fields)
         arrival, span, rule = self._judge(received, status, head.fields, traits)
         unstored = unstored or self._unfit(received)
@@ -378,7 +379,6 @@ class Receiver:
                 return None
             first, complete = placed[0], placed[2]
         fields = stored_fields(head.fields, traits)
-        fields.render()  # once for the store, for memory and for the answer
         return StoredResponse(
             head.status,
             head.reason,

@@ -234,13 +234,14 @@ class Transfer:
         """Has the body stream: it takes over the connection, and calls back at its end. One that is
         here already needs no reader.
         """
-        exchange, limit = arrived.received.fetch.exchange, self._policy.max_object
+        exchange = arrived.received.fetch.exchange
         self._arrived = arrived  # before the body can end
         self._content = exchange.buffered_body()
         if self._content is not None:
             self._store(self._content)
             return arrived
         on_whole = self._store if arrived.shared is not None else None
+        limit = self._policy.max_object
         body = SharedBody(exchange, limit, on_whole, self._at_end, self._fetcher.room)
         if arrived.shared is not None and not body.is_kept:
             # No room: it is passed on, and who is quick may share it all the same.
@@ -309,15 +310,15 @@ class Transfer:
 
     def _stored(self, arrived: Arrived, whole: bytes) -> str:
         """Stores a response; why it is not stored, empty where it is."""
-        if arrived.shared is None or arrived.unstored:
-            return arrived.unstored or "partial"
-        received, seen = arrived.received, self._lead.seen
+        received, shared, unstored, *_, until = arrived
+        if shared is None or unstored:
+            return unstored or "partial"
+        request, _, _, began = received
         try:
-            stored = with_content(arrived.shared, whole)
+            stored = with_content(shared, whole)
             if stored is None:
                 return "partial"
-            until = arrived.useful_until
-            record = self._keeper.add(received.request, stored, received.began, seen, until)
+            record = self._keeper.add(request, stored, began, self._lead.seen, until)
             return "invalidated" if record is None else ""
         except Exception:  # what cannot be stored is answered all the same
             _log.exception("an answer could not be stored")

@@ -54,15 +54,13 @@ def dumps_single(record: Record, key: str) -> bytes | None:
     stored = record.variants[0]
     if stored.must_validate or stored.purged or stored.is_partial or stored.forms:
         return None
-    reason, lines = stored.reason.encode("latin-1", "replace"), stored.fields.lines
+    reason, lines = _reason_bytes(stored.reason), stored.fields.lines
     # Older versions cannot read this form: they have to find the marks of purges, which have no
     # fields, and epochs. And what is as short as a tombstone would be taken for one.
     if stored.status == 206 or record.epoch or len(lines) < SHORTEST_LINES:
         return None
     selecting = _selecting_bytes(stored.selecting)
-    if not is_printable(lines.replace(b"\r\n", b"") + reason):
-        return None
-    if not is_plain_json(selecting) or len(reason) > _MOST or len(selecting) > _MOST:
+    if reason is None or selecting is None or not is_printable(lines.replace(b"\r\n", b"")):
         return None
     times = record.expires, stored.request_time, stored.response_time
     lengths = len(reason), len(lines), len(selecting)
@@ -185,6 +183,16 @@ def _selecting(text: bytes) -> Selecting:
         raise ValueError(f"the selecting fields are none: {error}") from None
 
 
+# None for what takes the general form.
+
+
 @lru_cache(256)
-def _selecting_bytes(selecting: Selecting) -> bytes:
-    return encode_json([text for pair in selecting for text in pair]).encode()
+def _reason_bytes(reason: str) -> bytes | None:
+    text = reason.encode("latin-1", "replace")
+    return text if is_printable(text) and len(text) <= _MOST else None
+
+
+@lru_cache(256)
+def _selecting_bytes(selecting: Selecting) -> bytes | None:
+    text = encode_json([text for pair in selecting for text in pair]).encode()
+    return text if is_plain_json(text) and len(text) <= _MOST else None

@@ -68,8 +68,8 @@ class OfflineUpstream:
 class GuardedUpstream:
     """An upstream with the checks before it. Thread-safe.
 
-    `tokens` None: no limit of the rate. `refused` counts refusals by their reason. `queued` calls
-    wait for a slot or a token, `in_flight` ones are under way.
+    `tokens` None: no limit of the rate. `refused` counts refusals by their reason. So many calls
+    are under way as `in_flight` says.
     """
 
     def __init__(
@@ -85,13 +85,19 @@ class GuardedUpstream:
         self.slots = slots
         self.tokens = tokens
         self.refused: Counter[str | None] = Counter()
-        self.queued = self.in_flight = 0
-        # guards `refused`, `queued`, `in_flight`, `_lack_said_at`, `_skew_said`
+        self.in_flight = 0
+        self._for_token = 0  # calls that wait for a token
+        # guards `refused`, `in_flight`, `_for_token`, `_lack_said_at`, `_skew_said`
         self._lock = threading.Lock()
         self._lack_said_at = float("-inf")
         self._skew_said = False
         self._upstream = upstream
         self._clock = clock
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait for a slot or a token."""
+        return self.slots.waiting + self._for_token
 
     def fetch(self, request: UpstreamRequest) -> Fetch:
         """The upstream's response, as `Upstream.fetch` gives it. Raises UpstreamPaused where the
@@ -137,28 +143,25 @@ class GuardedUpstream:
             raise
 
     def _queue(self, began: float) -> bool:
-        with self._lock:
-            self.queued += 1
-        has_begun = False
-        try:
-            waited = self._take(began)
-            has_begun = True
-            return waited
-        finally:
-            with self._lock:
-                self.queued -= 1
-                self.in_flight += has_begun
-
-    def _take(self, began: float) -> bool:
         waited = self.slots.take(PATIENCE)
-        if self.tokens is None:
-            return waited
-        try:
+        if self.tokens is not None:
             patience = PATIENCE - (self._clock() - began) if waited else PATIENCE
-            return self.tokens.take(patience) or waited
+            waited = self._take_token(self.tokens, patience) or waited
+        with self._lock:
+            self.in_flight += 1
+        return waited
+
+    def _take_token(self, tokens: TokenBucket, patience: float) -> bool:
+        with self._lock:
+            self._for_token += 1
+        try:
+            return tokens.take(patience)
         except BaseException:
             self.slots.give_back()
             raise
+        finally:
+            with self._lock:
+                self._for_token -= 1
 
     def _admit_again(self, request: UpstreamRequest) -> Call:
         """Checks the breaker once more: while the call waited, it may have opened."""

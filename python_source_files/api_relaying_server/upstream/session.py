@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
+from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.cookies import RequestsCookieJar
 from requests.structures import CaseInsensitiveDict
 from requests_cache import CachedSession
@@ -131,6 +131,11 @@ class RelaySession(CachedSession):
         Even with its cache disabled it takes many times as long as this one.
         """
         return requests.Session.send(self, request, **kwargs)
+
+    def get_adapter(self, url: str) -> BaseAdapter:
+        """The adapter for a URL: the first one, of the longest prefix, is that of the upstream."""
+        prefix, adapter = next(iter(self.adapters.items()))
+        return adapter if url.startswith(prefix) else super().get_adapter(url)
 
     def resolve_redirects(self, *_: Any, **__: Any) -> Iterator[Any]:
         """A redirect is the client's to follow."""
