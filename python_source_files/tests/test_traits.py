@@ -12,7 +12,13 @@ from api_relaying_server.caching.freshness import Lifetime, Times, arrival_of, l
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.reuse import useful_until
 from api_relaying_server.caching.stored import cache_key
-from api_relaying_server.caching.storing import RULES, Fetched, first_against, stored_fields
+from api_relaying_server.caching.storing import (
+    RULES,
+    Fetched,
+    first_against,
+    judged,
+    stored_fields,
+)
 from api_relaying_server.caching.traits import MOST_NAMES, MOST_TEXT, personal_fields, traits_of
 from api_relaying_server.caching.vary import names_origins, selecting_names
 from api_relaying_server.caching.wallclock import parse_path_rule
@@ -80,10 +86,15 @@ class RememberedTraits(unittest.TestCase):
             head = ResponseHead(status, "", some(chance, SAID, 6))
             arrival = arrival_of(status, head.fields, Times(NOW - 1, NOW))
             span = lifetime(arrival, "/x", policy)
-            rule = first_against(asked, head, span, policy, traits_of(head.fields))
+            traits = traits_of(head.fields)
+            rule = first_against(asked, head, span, policy, traits)
             name = None if rule is None else rule.name
             with self.subTest(asked=asked, head=head, policy=policy):
                 self.assertEqual(name, by_each_rule(asked, head, span, policy))
+                self.assertEqual(judged(asked, head, arrival, policy, traits), (span, rule))
+                if not policy.ttl_rules:  # with a rule that matches nothing, in all steps
+                    ruled = policy._replace(ttl_rules=(parse_path_rule("/none=1"),))
+                    self.assertEqual(lifetime(arrival, "/x", ruled), span)
             found.add(name)
         self.assertEqual(found, {None, *(rule.name for rule in RULES)})
 

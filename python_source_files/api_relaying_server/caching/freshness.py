@@ -143,7 +143,7 @@ def lifetime(arrival: Arrival, target: str, policy: Policy) -> Lifetime:
     if not (policy.ttl_rules or policy.max_ttl_rules):
         told = arrival.said.directives.freshness()
         if told is not None:
-            return _told(*told)
+            return told_lifetime(*told)
     given, giver = _given(arrival)
     by_rule = arrival.status in TTL_STATUSES
     chosen = policy.ttl_for(target, arrival.time) if by_rule else None
@@ -159,7 +159,7 @@ def lifetime(arrival: Arrival, target: str, policy: Policy) -> Lifetime:
 
 
 @lru_cache(256)
-def _told(seconds: int, name: str) -> Lifetime:
+def told_lifetime(seconds: int, name: str) -> Lifetime:
     """The lifetime where the origin gives it by this directive, and no rule another."""
     given = float(seconds)
     return Lifetime(given, given, False, False, name, name)

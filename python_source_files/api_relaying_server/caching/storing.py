@@ -17,7 +17,13 @@ from api_relaying_server.caching.directives import (
     response_directives,
     targeted_directives,
 )
-from api_relaying_server.caching.freshness import HEURISTIC_STATUSES, Lifetime
+from api_relaying_server.caching.freshness import (
+    HEURISTIC_STATUSES,
+    Arrival,
+    Lifetime,
+    lifetime,
+    told_lifetime,
+)
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import fits
 from api_relaying_server.caching.traits import Traits, personal_fields, traits_of
@@ -272,6 +278,33 @@ RULES: tuple[Rule, ...] = (
 """In this order: the rule whose ground is the use of storing comes last, so that it never hides one
 that forbids sharing.
 """
+
+
+def judged(
+    request: RequestHead, head: ResponseHead, arrival: Arrival, policy: Policy, traits: Traits
+) -> tuple[Lifetime, Rule | None]:
+    """The freshness lifetime of a response with these traits, and the first rule that forbids
+    storing it to this request: what `lifetime` and `first_against` find.
+    """
+    ruled = policy.ttl_rules or policy.max_ttl_rules
+    if traits.remembered and not ruled and _is_usual(request, head.status, policy):
+        found = _judged_by_directive(head.status, traits)
+        if found is not None:
+            return found
+    span = lifetime(arrival, request.target, policy)
+    return span, first_against(request, head, span, policy, traits)
+
+
+@lru_cache(1024)
+def _judged_by_directive(status: int, traits: Traits) -> tuple[Lifetime, Rule | None] | None:
+    """The same for a usual request where a directive gives the lifetime and no rule of the operator
+    another; None where no directive does.
+    """
+    told = traits.said.directives.freshness()
+    if told is None:
+        return None
+    span = told_lifetime(*told)
+    return span, _against_usual(status, traits, True, False, span.seconds > 0)
 
 
 def first_against(

@@ -17,12 +17,7 @@ from typing import NamedTuple, Union
 
 from api_relaying_server.caching.compression import may_be_compressed
 from api_relaying_server.caching.conditional import is_not_modified
-from api_relaying_server.caching.freshness import (
-    Arrival,
-    Lifetime,
-    initial_age,
-    lifetime,
-)
+from api_relaying_server.caching.freshness import Arrival, Lifetime, initial_age
 from api_relaying_server.caching.invalidation import (
     groups_to_invalidate,
     targets_to_invalidate,
@@ -37,6 +32,7 @@ from api_relaying_server.caching.storing import (
     Ground,
     Rule,
     first_against,
+    judged,
     keeps_from_caches,
     may_be_shared,
     stored_fields,
@@ -173,10 +169,9 @@ class Receiver:
         came = fetch.response_time
         age = initial_age(fields, fetch.request_time, came)
         arrival = Arrival(status, fields, traits.said, came, age)
-        span = lifetime(arrival, request.target, self._policy)
         if fields is not head.fields or status != head.status:
             head = ResponseHead(status, head.reason, fields)
-        rule = first_against(request, head, span, self._policy, traits)
+        span, rule = judged(request, head, arrival, self._policy, traits)
         if rule is not None and rule.ground is Ground.REQUEST and not self._has_hinted:
             self._hint(received.request, head, span)
         return arrival, span, rule
