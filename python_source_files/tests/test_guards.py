@@ -243,7 +243,7 @@ class SlotTest(GuardCase):
         post = RequestHead.of("POST", "/x", Fields())
         caller = Caller(Client("192.0.2.1"))
         with mock.patch(
-            "api_relaying_server.relaying.receiving.first_against", side_effect=ZeroDivisionError
+            "api_relaying_server.relaying.receiving.judged", side_effect=ZeroDivisionError
         ):
             for _ in range(9):
                 with self.assertRaises(ZeroDivisionError):
