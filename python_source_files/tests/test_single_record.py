@@ -6,6 +6,8 @@ import math
 import struct
 import unittest
 import zlib
+from io import BytesIO
+from typing import Any
 from unittest import mock
 
 from hypothesis import given, settings
@@ -16,7 +18,8 @@ from api_relaying_server.caching.stored import Record, Single, StoredResponse
 from api_relaying_server.http1.heads import MAX_FIELDS
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.relaying.marks_store import StoredMarks
-from api_relaying_server.stores import single_record
+from api_relaying_server.stores import cutting, single_record
+from api_relaying_server.stores.cutting import AT_ONCE
 from api_relaying_server.stores.record import (
     LARGEST_TOMBSTONE,
     MAGIC,
@@ -181,6 +184,34 @@ class NothingElse(unittest.TestCase):
         for whole in (SINGLE_MAGIC + data, sealed(data)):
             with self.assertRaises(ValueError):
                 loads(whole)
+
+    def test_a_large_body_is_copied_bit_by_bit(self) -> None:
+        """In both forms, and with what was made of it."""
+        sizes: list[int] = []
+
+        class Counting(BytesIO):
+            def write(self, piece: Any) -> int:
+                sizes.append(len(piece))
+                return super().write(piece)
+
+        for length in (0, 1, AT_ONCE, AT_ONCE + 1, 3 * AT_ONCE, 3 * AT_ONCE + 5):
+            body = bytes(range(256)) * (length // 256) + b"x" * (length % 256)
+            fields = Fields([("Content-Type", "text/plain"), ("X-A", "b")])
+            one = StoredResponse(200, "OK", fields, body, 1.0, 2.0, (), 0, length)
+            for stored in (one, one.changed(forms=(("gzip", body[::-1]),))):
+                record, contents = Record((stored,), 9.0), 1 + len(stored.forms)
+                sizes.clear()
+                with mock.patch.object(cutting, "BytesIO", Counting):
+                    self.assertEqual(loads(dumps(record, "k"), "k"), record)
+                self.assertEqual(sum(sizes), contents * length * (length > AT_ONCE))
+                self.assertLessEqual(max(sizes, default=0), AT_ONCE)
+
+    def test_a_part_of_bytes_is_what_a_slice_is(self) -> None:
+        data = bytes(range(200))
+        with mock.patch.object(cutting, "AT_ONCE", 7):
+            for begin in (0, 3, 150, 199, 200, 250):
+                for end in (0, 3, 9, 10, 11, 199, 200, 201, 300):
+                    self.assertEqual(cutting.cut(data, begin, end), data[begin:end], (begin, end))
 
     def test_a_pattern_is_made_of_few_short_names_that_come_again(self) -> None:
         """It takes long to make, and much memory."""

@@ -267,6 +267,13 @@ class Parts(LogCase):
             self.assertEqual(storage.fetch("GET /b"), data)
             self.assertEqual(self.count(), 2 if length > 0 else 0)
 
+    def test_they_are_no_copies(self) -> None:
+        """A copy of a part would hold up all threads."""
+        data = bytes(2 * sqlite_parts.PART + 1)
+        pieces = list(sqlite_parts.pieces(data))
+        self.assertEqual([len(piece) for piece in pieces], [sqlite_parts.PART] * 2 + [1])
+        self.assertTrue(all(piece.obj is data for piece in pieces))
+
     def test_they_leave_like_any_entry_of_their_size(self) -> None:
         storage = self.records()
         self.put(storage, "GET /small", 300)

@@ -32,6 +32,7 @@ from api_relaying_server.http1.grammar import (
 )
 from api_relaying_server.http1.heads import MAX_FIELDS
 from api_relaying_server.http1.message import Fields
+from api_relaying_server.stores.cutting import cut
 from api_relaying_server.stores.record_checks import (
     check_expiry,
     check_numbers,
@@ -194,7 +195,7 @@ def _variants(
             _check_framing(fields, length, framing)
         pairs = Fields(zip(fields[::2], fields[1::2]))
         reason = intern(reason)
-        body = data[at : at + length]
+        body = cut(data, at, at + length)
         at += length
         forms, at = _forms(more, data, at) if more else ((), at)
         variants.append(
@@ -230,7 +231,7 @@ def _forms(more: Sequence[Any], data: bytes, at: int) -> tuple[tuple[Form, ...],
     for name, length in zip(names, lengths):
         if type(length) is not int or length < 0:
             raise ValueError("the length of a form is none")
-        forms.append((name, data[at : at + length]))
+        forms.append((name, cut(data, at, at + length)))
         at += length
     return tuple(forms), at
 

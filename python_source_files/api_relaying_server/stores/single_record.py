@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from api_relaying_server.caching.stored import Record, Selecting, Single
 from api_relaying_server.http1.heads import MAX_FIELDS
+from api_relaying_server.stores.cutting import AT_ONCE, cut
 from api_relaying_server.stores.record_checks import (
     KNOWN_FIELDS,
     check_expiry,
@@ -92,7 +93,7 @@ def loads_single(data: bytes, key: str) -> Single:
         _reason(data[_HEAD.size : lines_at]),
         names,
         values,
-        data[body_at:],
+        data[body_at:] if length <= AT_ONCE else cut(data, body_at, len(data)),
         sent,
         arrived,
         _selecting(data[selecting_at:body_at]),

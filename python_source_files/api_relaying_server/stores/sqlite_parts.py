@@ -28,10 +28,11 @@ def new_name() -> int:
     return int.from_bytes(os.urandom(7), "big") + 1
 
 
-def pieces(data: bytes) -> Iterator[bytes]:
-    """`data` in parts."""
+def pieces(data: bytes) -> Iterator[memoryview]:
+    """`data` in parts, which are no copies."""
+    view = memoryview(data)
     for at in range(0, len(data), PART):
-        yield data[at : at + PART]
+        yield view[at : at + PART]
 
 
 def mark(name: int, length: int) -> bytes:
@@ -39,7 +40,7 @@ def mark(name: int, length: int) -> bytes:
     return _MARK.pack(_MAGIC, name, length)
 
 
-def add(connection: sqlite3.Connection, name: int, piece: bytes) -> None:
+def add(connection: sqlite3.Connection, name: int, piece: bytes | memoryview) -> None:
     """Write the next part."""
     connection.execute("INSERT INTO parts(name, data) VALUES(?,?)", (name, piece))
 
