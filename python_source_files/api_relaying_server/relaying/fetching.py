@@ -196,17 +196,19 @@ class Fetcher:
             if asked and caller.on_upstream is not None:
                 caller.on_upstream(time.monotonic() - started)
         head = fetch.exchange.head
+        received = head.fields
         if head.status == 304 and not _has_condition(call.fields):
             fetch.exchange.close()
             raise UpstreamError("the upstream answered 304 to a request without a condition")
-        received = head.fields
         if received.has_any(_LEFT_OR_CHANGED):
             received = _without_echo(localised(end_to_end(received), self.base), caller)
         if "date" not in received:  # RFC 9110, 6.6.1
             received = received.plus(("Date", format_date(fetch.response_time)))
         if received is not head.fields:
             head = ResponseHead(head.status, head.reason, received)
-        return Received(request.with_method(plan.method), head, fetch, began)
+        if plan.method != request.method:
+            request = request.with_method(plan.method)
+        return Received(request, head, fetch, began)
 
 
 def _without_echo(fields: Fields, caller: Caller) -> Fields:

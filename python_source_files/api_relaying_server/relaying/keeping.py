@@ -362,7 +362,7 @@ class Keeper:
         upstream; `known` is what was stored when that was decided.
         """
         self.catch_up()
-        return Moment(self.facts.invalidations.now, _epoch_of(known))
+        return Moment(self.facts.invalidations.now, 0 if known is None else known.epoch)
 
     def is_current(self, key: str, began: Moment, *fetched: StoredResponse) -> bool:
         """True while neither a key nor the groups of what was fetched have been invalidated since,

@@ -113,7 +113,7 @@ class GuardedUpstream:
             self.breaker.settle(call, signals)
             if isinstance(error, LackOfOwn):
                 self._say_lack(error)
-            self._leave(call)
+            self._give_back(self._clock() - call.at)
             raise
         fetch.exchange.then(partial(self._end, call))
         head, times = fetch.exchange.head, (fetch.request_time, fetch.response_time)
@@ -176,9 +176,6 @@ class GuardedUpstream:
     def _end(self, call: Call, fault: UpstreamError | None) -> None:
         if fault is not None:  # the head had promised more
             self.breaker.settle(Call(call.request, call.at), signals_of_error(fault))
-        self._leave(call)
-
-    def _leave(self, call: Call) -> None:
         self._give_back(self._clock() - call.at)
 
     def _give_back(self, held_for: float | None = None) -> None:

@@ -192,13 +192,10 @@ class ConnectionPool:
 
     def release(self, exchange: Exchange, reusable: bool) -> None:
         """Takes back the connection of an exchange that has ended."""
+        connection: _Connection = exchange.connection
         seconds = keep_alive_seconds(exchange.head.fields) if reusable else 0.0
-        self._give_back(exchange.connection, seconds)
-
-    def _give_back(self, connection: _Connection, seconds: float) -> None:
-        """A connection is idle from now on, for so many seconds at most; 0: it ends."""
-        now = time.monotonic()
-        if seconds > 0:
+        if seconds > 0:  # from now on it is idle, for so long at most
+            now = time.monotonic()
             with self._lock:
                 if not self._closed and len(self._idle) < self._most:
                     self._idle.append(_Idle(connection, now, now + seconds))
