@@ -15,6 +15,7 @@ from api_relaying_server.stores import queued_store
 from api_relaying_server.stores.databases import redis, redis_link
 from api_relaying_server.stores.databases.redis_link import MOST_CONNECTIONS
 from api_relaying_server.stores.databases.shared_store import open_shared
+from api_relaying_server.stores.storage import StorageFault, Trouble
 from tests.database_support import DatabaseServer, RedisServer
 from tests.shared_store_cases import (
     BudgetCases,
@@ -240,6 +241,15 @@ class RedisFaultsTest(RedisCase, FaultCases):
         self.assertEqual(found, [make_record(("GET /a", 0))] * (60 * MOST_CONNECTIONS))
         link = store.backend.responses._link  # type: ignore[attr-defined]
         self.assertLessEqual(link._count, MOST_CONNECTIONS)
+
+    def test_a_connection_that_another_thread_has_closed_is_a_fault(self) -> None:
+        """The driver then reads from a closed file, which Python calls a ValueError."""
+        link: Any = self.node().backend.responses._link  # type: ignore[attr-defined]
+        closed = ValueError("I/O operation on closed file.")
+        batch = mock.Mock(execute=mock.Mock(side_effect=closed))
+        with self.assertRaises(StorageFault) as told:
+            link.replies_of(batch)
+        self.assertIs(told.exception.trouble, Trouble.UNREACHABLE)
 
     def test_a_connection_that_has_ended_costs_no_read(self) -> None:
         store = self.node()

@@ -298,6 +298,24 @@ class WatchTest(unittest.TestCase):
         periodic.assert_called_once_with()
         self.assertIn("a bug", logs.output[0])
 
+    def test_a_periodic_task_that_lacks_memory_is_called_again(self) -> None:
+        """And each time that begins it is told once."""
+        results = iter([MemoryError(), MemoryError(), None, MemoryError()])
+        calls: list[int] = []
+
+        def periodic() -> None:
+            calls.append(1)
+            error = next(results, None)
+            if error is not None:
+                raise error
+
+        watch = LoopWatchdog(lambda: 1.0, Front.run.__code__, blocked_after=0.1, periodic=periodic)
+        with self.assertLogs("api_relaying_server.serving.watchdog", "WARNING") as logs:
+            watch.start()
+            eventually(lambda: len(calls) > 4, "it goes on")
+            watch.stop()
+        self.assertEqual(sum(["out of memory" in line for line in logs.output]), 2)
+
     def test_a_loop_that_waits_is_not_told(self) -> None:
         quick = functools.partial(LoopWatchdog, blocked_after=0.05)
         with mock.patch("api_relaying_server.serving.server.LoopWatchdog", quick):

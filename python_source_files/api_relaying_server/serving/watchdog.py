@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from types import CodeType, FrameType
 from typing import Callable
 
+from api_relaying_server.errors import own_lack
+
 _log = logging.getLogger(__name__)
 
 BLOCKED_AFTER = 1.0
@@ -37,6 +39,7 @@ class LoopWatchdog:
         self._waits_in = waits_in
         self._blocked_after = blocked_after
         self._periodic = periodic
+        self._lacks = False  # the periodic task failed for want of memory or threads
         self._ended = threading.Event()
         self.blocked = 0
 
@@ -70,9 +73,16 @@ class LoopWatchdog:
             return
         try:
             self._periodic()
-        except Exception:
-            _log.exception("a periodic task failed, and is not called again")
-            self._periodic = None
+        except Exception as error:
+            lack = own_lack(error)
+            if lack is None:
+                _log.exception("a periodic task failed, and is not called again")
+                self._periodic = None
+            elif not self._lacks:
+                _log.warning("a periodic task failed, and is called again: %s", lack.detail)
+            self._lacks = lack is not None
+        else:
+            self._lacks = False
 
 
 def _places(frame: FrameType | None) -> Iterator[str]:

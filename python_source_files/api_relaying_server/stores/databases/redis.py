@@ -20,10 +20,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from redis import exceptions
-
 from api_relaying_server.cluster.fencing_tokens import FencingTokens
-from api_relaying_server.stores.databases.redis_link import PATIENCE, RedisLink
+from api_relaying_server.stores.databases.redis_link import DRIVER_ERRORS, PATIENCE, RedisLink
 from api_relaying_server.stores.databases.shared_storage import (
     DELETION_LASTS,
     SharedStorage,
@@ -296,7 +294,7 @@ class RedisRecords(SharedStorage):
         self._link.denial.require_over()
         try:
             return self._link.patient.execute_command(*command)
-        except (exceptions.RedisError, OSError) as error:
+        except DRIVER_ERRORS as error:
             raise self._link.fault_of(error, self._link.opening) from error
 
     def _all(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -370,7 +368,7 @@ class RedisCoordination:
                 self._begin_to_hear()
                 return []
             return self._hear()
-        except (exceptions.RedisError, OSError) as error:
+        except DRIVER_ERRORS as error:
             self._stop_hearing()
             raise self._link.fault_of(error) from error
         except StorageFault:
@@ -420,7 +418,7 @@ class RedisCoordination:
         if hearing is not None:
             try:
                 hearing.close()
-            except (exceptions.RedisError, OSError):
+            except DRIVER_ERRORS:
                 pass  # it is of no more use in any case
 
     def count(self, seconds: float) -> int:

@@ -35,7 +35,8 @@ PATIENCE = 1.0
 
 DEFAULT_PORT = 6379
 
-_ERRORS = (exceptions.RedisError, OSError)
+DRIVER_ERRORS = (exceptions.RedisError, OSError, ValueError)
+"""What the driver raises. ValueError: another thread has closed the connection that it reads."""
 
 
 class RedisLink:
@@ -91,7 +92,7 @@ class RedisLink:
         connection: Any = self._connection_class(socket_timeout=PATIENCE, **self._options)
         try:
             connection.connect()
-        except _ERRORS as error:
+        except DRIVER_ERRORS as error:
             fault = self.fault_of(error, self.opening)
             with self._lock:
                 self._why_closed = fault
@@ -136,7 +137,7 @@ class RedisLink:
                 raise self.fault_of(error, opening) from error
             except BaseException as error:
                 self._discard(connection, opening)
-                if not isinstance(error, _ERRORS):
+                if not isinstance(error, DRIVER_ERRORS):
                     raise
                 fault = self.fault_of(error, opening)
                 if fault.trouble is not Trouble.UNREACHABLE:
@@ -224,7 +225,7 @@ class RedisLink:
         try:
             # Otherwise the driver would put the command, with all its bytes, before the error.
             replies = batch.execute(raise_on_error=False)
-        except _ERRORS as error:
+        except DRIVER_ERRORS as error:
             raise self.fault_of(error, opening) from error
         for reply in replies:
             if isinstance(reply, Exception):
@@ -282,6 +283,7 @@ _BY_CLASS = (
     (TimeoutError, Trouble.STALLED),
     (exceptions.ConnectionError, Trouble.UNREACHABLE),
     (OSError, Trouble.UNREACHABLE),
+    (ValueError, Trouble.UNREACHABLE),
 )
 
 
