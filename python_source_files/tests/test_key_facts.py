@@ -71,6 +71,13 @@ class InvalidationsTest(unittest.TestCase):
         self.assertEqual([self.invalidations.last(key) for key in "abcd"], [2, 3, 4, 2])
         self.assertEqual(self.invalidations.now, 4)
 
+    def test_a_key_that_is_marked_again_is_the_newest(self) -> None:
+        with mock.patch.object(notes_module, "LIMIT", 2):
+            for at, key in enumerate("abac", 1):
+                self.invalidations.mark(key, float(at))
+        self.assertEqual([self.invalidations.last(key) for key in "abcd"], [3, 2, 4, 2])
+        self.assertEqual([self.time_of(key) for key in "abc"], [3.0, 0.0, 4.0])
+
     def time_of(self, key: str) -> float:
         """The time of the key's last invalidation."""
         return self.invalidations.times_of(key)[Effect.INVALIDATED]

@@ -86,6 +86,12 @@ class SessionTest(unittest.TestCase):
         with self.assertRaises(TypeError):
             self.fetch("/a")
 
+    def test_what_is_not_the_upstream_has_its_own_adapter(self) -> None:
+        ours = self.session.get_adapter(self.origin.url + "/a")
+        self.assertIsInstance(ours, ExchangeAdapter)
+        for url in ("http://elsewhere.example/", "https://elsewhere.example/"):
+            self.assertNotIsInstance(self.session.get_adapter(url), ExchangeAdapter)
+
     def test_an_adapter_sends_what_an_upstream_has_prepared(self) -> None:
         with self.assertRaises(TypeError):
             self.session.get(self.origin.url + "/a")

@@ -53,7 +53,14 @@ class WritesTest(unittest.TestCase):
                 alone.apply(changes)
             self.assertEqual(self.rows(together), self.rows(alone))
 
-    def test_new_ones_take_three_statements(self) -> None:
+    def test_the_last_of_two_under_one_key_stays(self) -> None:
+        records = self.open("twice")
+        changes = [Change(f"GET /{n % 31}", b"%d" % n, 1e9) for n in range(32)]
+        records.apply(changes)
+        self.assertEqual(records.fetch("GET /0"), b"31")
+        self.assertEqual(len(self.rows(records)), 31)
+
+    def test_new_ones_take_two_statements(self) -> None:
         records = self.open("counted")
         size = sqlite_file.PUT_TOGETHER[0]
         said: list[str] = []
