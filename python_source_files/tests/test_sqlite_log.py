@@ -240,6 +240,7 @@ class Parts(LogCase):
 
     limit = 48 * MIB
     LENGTH = 10 * MIB
+    PARTS = 6  # with what is stored beside the body
 
     def count(self) -> int:
         """Parts that are in the file."""
@@ -251,10 +252,10 @@ class Parts(LogCase):
         storage = self.records()
         self.put(storage, "GET /a", self.LENGTH)
         self.assertEqual(storage["GET /a"], make_record(("GET /a", 0), self.LENGTH))
-        self.assertEqual(self.count(), 3)
+        self.assertEqual(self.count(), self.PARTS)
         self.put(storage, "GET /a", self.LENGTH - 3 * MIB, seed=1)
         self.assertEqual(storage["GET /a"], make_record(("GET /a", 1), self.LENGTH - 3 * MIB))
-        self.assertEqual(self.count(), 2)
+        self.assertEqual(self.count(), self.PARTS - 2)
         self.assertEqual((list(storage), storage.extent().entries), (["GET /a"], 1))
         self.put(storage, "GET /a", 300)
         self.assertEqual(self.count(), 0)
@@ -266,6 +267,14 @@ class Parts(LogCase):
             storage.apply([Change("GET /b", data, NEVER)])
             self.assertEqual(storage.fetch("GET /b"), data)
             self.assertEqual(self.count(), 2 if length > 0 else 0)
+
+    def test_larger_ones_are_read_too(self) -> None:
+        """Older versions wrote them."""
+        storage = self.records()
+        with mock.patch.object(sqlite_parts, "PART", 4 * MIB):
+            self.put(storage, "GET /a", self.LENGTH)
+            self.assertEqual(self.count(), 3)
+        self.assertEqual(storage["GET /a"], make_record(("GET /a", 0), self.LENGTH))
 
     def test_they_are_no_copies(self) -> None:
         """A copy of a part would hold up all threads."""
@@ -287,7 +296,7 @@ class Parts(LogCase):
         for key in keys[1:]:
             if key != "GET /small":
                 self.assertEqual(storage[key], make_record((key, 0), self.LENGTH))
-        self.assertEqual(self.count(), 3 * (len(keys) - 1))
+        self.assertEqual(self.count(), self.PARTS * (len(keys) - 1))
 
     def test_clearing_deletes_them_too(self) -> None:
         one = self.open(owner="one")
@@ -302,7 +311,7 @@ class Parts(LogCase):
         self.write(other, "GET /a", self.LENGTH, seed=1)
         one.clear()
         self.assertTrue(one.flush(PATIENCE))
-        self.assertEqual((one.read("GET /a"), self.count()), (None, 3))
+        self.assertEqual((one.read("GET /a"), self.count()), (None, self.PARTS))
         self.assertEqual(other.read("GET /a"), make_record(("GET /a", 1), self.LENGTH))
 
     def test_what_lacks_a_part_is_a_miss_and_can_be_replaced(self) -> None:
@@ -314,7 +323,7 @@ class Parts(LogCase):
         self.assertEqual(store.counters.misses, 1)
         self.write(store, "GET /a", self.LENGTH, seed=1)
         self.assertEqual(store.read("GET /a"), make_record(("GET /a", 1), self.LENGTH))
-        self.assertEqual(self.count(), 3)
+        self.assertEqual(self.count(), self.PARTS)
 
     def test_what_nobody_names_for_long_is_deleted(self) -> None:
         """A write that failed half way, or a process that was killed in it; but not the parts that
@@ -325,24 +334,26 @@ class Parts(LogCase):
             with self.assertRaises(StorageFault):
                 self.put(storage, "GET /a", self.LENGTH)
         self.tidy(storage)
-        self.assertEqual(self.count(), 3)
+        self.assertEqual(self.count(), self.PARTS)
         self.put(storage, "GET /b", self.LENGTH)
         with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
             for name in range(20):
                 sqlite_parts.add(connection, name, b"x")
         with mock.patch.object(sqlite, "NAMED_WITHIN", 0.0):
             self.tidy(storage)
-            self.assertEqual(self.count(), 26)  # these were not there when it looked
+            self.assertEqual(
+                self.count(), 20 + 2 * self.PARTS
+            )  # these were not there when it looked
             again = self.records()
             self.tidy(again)
-        self.assertEqual(self.count(), 3)
+        self.assertEqual(self.count(), self.PARTS)
         self.assertEqual(again["GET /b"], make_record(("GET /b", 0), self.LENGTH))
         with mock.patch.object(storage, "_write_all", side_effect=sqlite3.OperationalError("full")):
             with self.assertRaises(StorageFault):
                 self.put(storage, "GET /a", self.LENGTH)
         with mock.patch.object(sqlite, "NAMED_WITHIN", 0.0):
             self.tidy(storage)
-        self.assertEqual(self.count(), 3)
+        self.assertEqual(self.count(), self.PARTS)
 
     def tidy(self, storage: SQLiteRecords) -> None:
         """As often as it can be of use."""

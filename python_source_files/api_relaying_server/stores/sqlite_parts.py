@@ -12,10 +12,12 @@ import sqlite3
 import struct
 from collections.abc import Iterator
 
-PART = 4 << 20
-"""Bytes of a part, and of the largest record that is written whole."""
+PART = 2 << 20
+"""Bytes of a part, and of the largest record that is written whole. SQLite's driver copies a part
+in one step of the interpreter, which no other thread can interrupt: 1.7 ms.
+"""
 
-AT_ONCE = 8
+AT_ONCE = 16
 """Parts that are deleted in one transaction because nobody names them."""
 
 _MAGIC = b"RLP\x01"  # no record begins like this
