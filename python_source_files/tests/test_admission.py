@@ -6,8 +6,7 @@ import random
 import tracemalloc
 import unittest
 
-from api_relaying_server.memory.admission import Admission, Place
-from api_relaying_server.memory.marks import PLACES, Marks
+from api_relaying_server.memory.admission import REMEMBERED, Admission, Place
 
 
 class Item(Place):
@@ -186,8 +185,9 @@ class AdmissionTest(unittest.TestCase):
     def test_memory_of_the_gone_is_bounded(self) -> None:
         """Nearly all that left of late are remembered, and nearly none of those long before."""
         order = Order(0)
-        for n in range(20 * PLACES):
-            order._left.add(hash(f"{n}"))
+        for n in range(5 * REMEMBERED):
+            order.put(f"{n}")
+            order.next_key()
         for n in range(100):
             order.put(f"gone {n}")
             order.next_key()
@@ -221,24 +221,6 @@ class AdmissionTest(unittest.TestCase):
             tier.ask(f"{n}")
         best = sum(weights[:room]) / sum(weights)
         self.assertGreater(tier.hits / len(asked), 0.9 * best)
-
-
-class MarksTest(unittest.TestCase):
-    def test_one_takes_the_place_of_another_and_of_no_third(self) -> None:
-        marks, other = Marks(), 5 + (1 << 40)  # of the same place
-        for mark in (5, -7, other):
-            self.assertFalse(marks.has(mark))
-            marks.add(mark)
-            self.assertTrue(marks.has(mark))
-        self.assertEqual([marks.has(mark) for mark in (5, -7, other)], [False, True, True])
-        marks.discard(5)
-        self.assertTrue(marks.has(other))
-        marks.discard(other)
-        self.assertFalse(marks.has(other))
-
-    def test_nothing_is_in_it_at_first(self) -> None:
-        marks = Marks()
-        self.assertFalse([mark for mark in (0, 1, -1, 1 << 62) if marks.has(mark)])
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from api_relaying_server.caching.reuse import CLOCK_SLACK, assess
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.memory import hot as hot_module
-from api_relaying_server.memory import marks as marks_module
 from api_relaying_server.memory import reply as reply_module
 from api_relaying_server.memory.hot import Entry, HotCache
 from api_relaying_server.memory.reply import Ending, Reply
@@ -634,7 +633,7 @@ class BoundsTest(unittest.TestCase):
             self.assertEqual(sizes[1] - sizes[0], hot_module.HEAD_COST + len(b"head 1"))
 
     def test_what_has_been_seen_once_is_bounded(self) -> None:
-        with mock.patch.object(marks_module, "PLACES", 1):
+        with mock.patch.object(hot_module, "MAX_HEADS", 3):
             hot = HotCache(1 << 20)
             entry = keep(hot, "GET /x")
             assert entry is not None
@@ -642,8 +641,18 @@ class BoundsTest(unittest.TestCase):
             for number in (0, 1, 2, 3, 0):
                 hot.learn(b"head %d" % number, reply)
             self.assertEqual(hot.heads, {})
+            hot.learn(b"head 3", reply)
+            self.assertEqual(hot.heads, {b"head 3": reply})
+
+    def test_what_is_learned_takes_no_room_among_what_was_seen_once(self) -> None:
+        hot = HotCache(1 << 20)
+        entry = keep(hot, "GET /x")
+        assert entry is not None
+        reply = reply_of(hot, entry)
+        for number in range(9):
+            hot.learn(b"head %d" % number, reply)
             hot.learn(b"head 0", reply)
-            self.assertEqual(hot.heads, {b"head 0": reply})
+        self.assertEqual(len(hot._seen_once), 8)
 
     def test_what_most_have_alike_is_one_object(self) -> None:
         hot = HotCache(1 << 20)

@@ -15,12 +15,17 @@ costs more than to read it.
 
 from __future__ import annotations
 
+from array import array
 from typing import Generic, TypeVar, cast
-
-from api_relaying_server.memory.marks import Marks
 
 SMALL_SHARE = 0.1
 """Share of the room for keys that have not shown that they are used again; the paper's figure."""
+
+
+REMEMBERED = 65536
+"""Hashes of keys that left, at most: in a table of half a megabyte, whatever comes. Each stands at
+the place that it names, where it takes the place of an older one.
+"""
 
 
 NOTED = 2
@@ -95,7 +100,7 @@ class Admission(Generic[Kept]):
         self._small_room = int(room * SMALL_SHARE)
         self._small, self._main = _Queue(), _Queue()
         self._count = 0  # of both
-        self._left = Marks()
+        self._left = array("q", [0]) * REMEMBERED
         self._small_size = 0
         # Hashes of keys that were asked for and did not come in: of late, and before that.
         self._noted: set[int] = set()
@@ -126,8 +131,9 @@ class Admission(Generic[Kept]):
     def add(self, place: Kept, *, known: bool = False) -> None:
         """A key comes in; `known` where it takes the place of what was in the main queue."""
         mark = hash(place.key)
-        if known or self._left.has(mark):
-            self._left.discard(mark)
+        left_at = mark % REMEMBERED
+        if known or self._left[left_at] == mark:
+            self._left[left_at] = 0
             place.is_main = True
             self._main.append(place)
         else:
@@ -161,7 +167,8 @@ class Admission(Generic[Kept]):
             self.discard(cast(Kept, first))
             if not was_used:
                 if is_small:
-                    self._left.add(hash(first.key))
+                    mark = hash(first.key)
+                    self._left[mark % REMEMBERED] = mark
                 return cast(Kept, first)
             first.is_main = True
             self._main.append(first)

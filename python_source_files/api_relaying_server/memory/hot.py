@@ -28,7 +28,6 @@ from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import is_written_here
 from api_relaying_server.memory.admission import Admission, Place
 from api_relaying_server.memory.hit_count import HitCount
-from api_relaying_server.memory.marks import Marks
 from api_relaying_server.memory.reply import Ending, Reply, Wires
 
 MAX_HEADS = 65536
@@ -232,7 +231,7 @@ class HotCache:
         # their own.
         self.peek: Callable[[str], Entry | None] = self._entries.get
         self._order: Admission[Entry] = Admission(self.room)
-        self._seen_once = Marks()
+        self._seen_once: set[int] = set()
         # Guards changes of heads, size, evicted, doubts, _watchers, _entries, _order, and of an
         # entry and its lists; not of _seen_once, which the event loop alone uses, nor of a reply's
         # bytes, which the event loop alone renders. One thread may take it twice: making room
@@ -520,7 +519,9 @@ class HotCache:
         if len(head) > MAX_HEAD_SIZE:
             return
         mark = hash(head)
-        if not self._seen_once.has(mark):
+        if mark not in self._seen_once and head not in self.heads:
+            if len(self._seen_once) >= MAX_HEADS:
+                self._seen_once.clear()
             self._seen_once.add(mark)
             return
         with self._lock:
@@ -535,6 +536,7 @@ class HotCache:
                 self._forget_heads()
             self.heads[head] = reply
             entry.add_head(head)
+            self._seen_once.discard(mark)  # most heads are here soon: their marks would take more
             self._grow(entry, len(head) + HEAD_COST)
             self._make_room()
 
