@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import socket
@@ -188,9 +189,9 @@ class StoreTest(unittest.TestCase):
     def test_what_is_stored_is_in_the_sessions_cache(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for url in (f"sqlite:///{folder}/s.sqlite", "memory://"):
-                with self.subTest(url):
+                with self.subTest(url), contextlib.ExitStack() as ends:
                     store = open_store(url, 1 << 20)
-                    self.addCleanup(store.close, 1.0)
+                    ends.callback(store.close, 1.0)  # before its folder goes
                     with RelaySession(store.backend) as session:
                         self.assertIs(session.cache, store.backend)
                         record = Record((), 2e9, 7)

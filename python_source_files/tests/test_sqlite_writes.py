@@ -23,7 +23,7 @@ class WritesTest(unittest.TestCase):
         self.folder = Path(folder.name)
 
     def open(self, name: str) -> SQLiteRecords:
-        records = SQLiteRecords(self.folder / name, 64 << 20)
+        records = SQLiteRecords(self.folder / name, 64 << 20, read_deadline=60.0)
         records.open()
         self.addCleanup(records.close)
         return records
