@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import pygal
 from pygal.style import Style
 
+from .servers import kind_of
+
 COLOURS = {
     "relay": "#0b6e4f",
     "nginx": "#3b6fb6",
@@ -28,7 +30,7 @@ Line = tuple[str, Sequence[tuple[float, float]]]
 
 def _settings(title: str, names: Sequence[str]) -> dict[str, object]:
     """What all charts share; no script, so that a page may show it as a picture."""
-    colours = [COLOURS.get(name.partition("@")[0], PLAIN) for name in names]
+    colours = [COLOURS.get(kind_of(name), PLAIN) for name in names]
     style = Style(
         background="white",
         plot_background="white",

@@ -19,7 +19,7 @@ from .measure import Run
 from .processes import BenchmarkError, end_all, interrupts
 from .runner import Outcome, run_scenario
 from .scenarios import SESSION, Scenario, scenarios
-from .servers import BUILDERS, CHECKOUT, PROGRAMS, Bench, Origin, program
+from .servers import BUILDERS, CHECKOUT, PROGRAMS, Bench, Origin, kind_of, program
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument(
         "--servers",
         metavar="A,B,...",
-        help="only these, in this order; relay@X is the relay of another checkout or of a commit",
+        help="only these, in this order; relay@X is the relay of another checkout or of a commit, "
+        "relay+X the relay by another interpreter",
     )
     parse.add_argument("--rounds", type=_positive, default=5, help="per server (default: 5)")
     parse.add_argument("--seconds", type=_positive, default=3, help="per measurement (default: 3)")
@@ -110,12 +111,12 @@ def _chosen(names: Sequence[str] | None, urls: int) -> list[Scenario]:
 def _labels(scenario: Scenario, servers: str | None) -> list[str]:
     if servers is None:
         return list(scenario.labels)
-    return [label for label in servers.split(",") if label.partition("@")[0] in scenario.labels]
+    return [label for label in servers.split(",") if kind_of(label) in scenario.labels]
 
 
 def _check_servers(servers: str | None) -> None:
     for label in (servers or "relay").split(","):
-        if label.partition("@")[0] not in (*BUILDERS, SESSION):
+        if kind_of(label) not in (*BUILDERS, SESSION):
             raise BenchmarkError(f"no server {label!r}; there are {', '.join(BUILDERS)}, {SESSION}")
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .processes import BenchmarkError
-from .servers import CHECKOUT, HERE, PROGRAMS, Bench, program, relay_tree
+from .servers import CHECKOUT, HERE, PROGRAMS, Bench, kind_of, program, python_of, relay_tree
 
 RESULTS = HERE / "results"
 
@@ -72,9 +72,10 @@ def this_machine(python: str = sys.executable) -> dict[str, Any]:
 
 def describe(bench: Bench, labels: list[str]) -> dict[str, Any]:
     """The machine, the programs and the checkouts of a run of `compare`."""
-    commits = {}
+    commits, pythons = {}, {}
     for label in labels:
-        if label.partition("@")[0] == "relay":
+        if kind_of(label) == "relay":
+            pythons[label] = output_of([python_of(label, bench), "--version"]).strip()
             try:
                 commits[label] = commit(relay_tree(label, bench))
             except BenchmarkError as error:
@@ -83,6 +84,7 @@ def describe(bench: Bench, labels: list[str]) -> dict[str, Any]:
         **this_machine(bench.python),
         "versions": {PROGRAMS[name][1]: version(name) for name in PROGRAMS},
         "commits": commits,
+        "pythons": pythons,
     }
 
 

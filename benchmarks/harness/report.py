@@ -9,6 +9,7 @@ from typing import Any
 from .measure import Sample
 from .runner import FOREIGN_LIMIT, Outcome
 from .scenarios import Bar
+from .servers import kind_of
 
 # Metric: heading, format. Explained at the end of the table by LEGEND.
 COLUMNS = {
@@ -93,7 +94,7 @@ def verdict(outcome: Outcome, bar: Bar, label: str) -> tuple[str, bool | None]:
 
 def relays(outcome: Outcome) -> list[str]:
     """The labels that the bars are for."""
-    return [label for label in outcome.samples if label.partition("@")[0] == "relay"]
+    return [label for label in outcome.samples if kind_of(label) == "relay"]
 
 
 def table(outcome: Outcome) -> str:

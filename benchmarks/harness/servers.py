@@ -1,7 +1,8 @@
 """The servers that are compared, and the origin behind them: how each is configured and started.
 
 A server is known by its label: ``relay``, ``relay@PLACE`` (the relay of another checkout or of a
-commit), ``nginx``, ``haproxy``, ``varnish``, ``squid``, ``seed``, ``floor-c``, ``floor-python``.
+commit), ``relay+PYTHON`` (by another interpreter), ``nginx``, ``haproxy``, ``varnish``, ``squid``,
+``seed``, ``floor-c``, ``floor-python``.
 This file holds all that is particular to one of them; the tuning itself is in ``peers/``.
 """
 
@@ -68,6 +69,16 @@ class Bench:
     relay_tree: Path
     relay_flags: tuple[str, ...] = ()
     known_flags: dict[Path, frozenset[str]] = field(default_factory=dict)
+
+
+def kind_of(label: str) -> str:
+    """What a server is, without which one of its kind."""
+    return re.split("[@+]", label, maxsplit=1)[0]
+
+
+def python_of(label: str, bench: Bench) -> str:
+    """The interpreter that runs the relay of this label."""
+    return label.partition("+")[2] or bench.python
 
 
 def program(name: str) -> str | None:
@@ -178,7 +189,7 @@ class Server:
         # Servers that give up root's rights write here under another user.
         self.directory.chmod(0o777)
         self.access_log = self.directory / "access.log"
-        builder = BUILDERS[label.partition("@")[0]]
+        builder = BUILDERS[kind_of(label)]
         command = builder(self, bench, origin, options)
         self.child = Child(
             command.words,
@@ -291,7 +302,7 @@ def _squid(server: Server, bench: Bench, origin: Origin, options: Options) -> Co
 
 def relay_tree(label: str, bench: Bench) -> Path:
     """The checkout whose relay ``label`` means; a commit is unpacked into the run's directory."""
-    place = label.partition("@")[2]
+    place = label.partition("+")[0].partition("@")[2]
     tree = bench.relay_tree
     if place:
         tree = Path(place).resolve() if Path(place).is_dir() else _unpacked(place, bench)
@@ -334,7 +345,8 @@ def _known_flags(tree: Path, bench: Bench) -> frozenset[str]:
 def _relay(server: Server, bench: Bench, origin: Origin, options: Options) -> Command:
     tree = relay_tree(server.label, bench)
     known = _known_flags(tree, bench)
-    words = [bench.python, "-m", "api_relaying_server", "--upstream", origin.url]
+    words = [python_of(server.label, bench), "-m", "api_relaying_server"]
+    words += ["--upstream", origin.url]
     words += ["--host", "127.0.0.1", "--port", str(server.port)]
     words += ["--cache", f"sqlite:///{server.directory}/store.sqlite"]
     if options.log:

@@ -450,6 +450,20 @@ def mixed(data: Json) -> str:
     return table([*head, "misses/s", "their p99 ms"], rows) + "\n" + note
 
 
+def pythons(data: Json) -> str:
+    """The relay by several interpreters, and nginx."""
+    rows = []
+    names = data["machine"]["pythons"]
+    for one in data["scenarios"].values():
+        for name in one["servers"]:
+            rate, peer = median(one, name, "rate"), median(one, "nginx", "rate")
+            share = rate / peer if rate is not None and peer else None
+            row = [one["title"], names.get(name, name), cell(rate), cell(share, "{:.2f}")]
+            rows.append([*row, cell(median(one, name, "cpu"), "{:.1f}")])
+    note = f"Medians of {data['rounds']} rounds of {data['seconds']} s, in turns, one core each.\n"
+    return table(["load", "by", "req/s", "× nginx", "CPU µs"], rows) + "\n" + note
+
+
 def admin_cost(data: Json) -> str:
     """Hits per second without an admin address, and with one that is scraped."""
     rows = [
@@ -563,6 +577,7 @@ TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "stored-records": ("stored/records/compare", stored),
     "stored-little-memory": ("stored/records-stored/compare", stored),
     "mixed": ("mixed/compare", mixed),
+    "pythons": ("pythons/compare", pythons),
     "stored-zipf": ("stored/zipf/compare", stored),
     "admin-cost": ("admin_cost", admin_cost),
     "admin-crowds": ("admin_cost", admin_crowds),

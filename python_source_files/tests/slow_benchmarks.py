@@ -184,6 +184,9 @@ class Trees(unittest.TestCase):
             expected = Path(directory).resolve()
             self.assertEqual(servers.relay_tree("relay", bench).resolve(), expected)
             self.assertEqual(servers.relay_tree(f"relay@{directory}", bench), expected)
+            self.assertEqual(servers.relay_tree(f"relay@{directory}+/x/python", bench), expected)
+            self.assertEqual(servers.python_of("relay@a+/x/python", bench), "/x/python")
+            self.assertEqual(servers.python_of("relay@a", bench), sys.executable)
             with self.assertRaisesRegex(processes.BenchmarkError, "nonsense is n"):
                 servers.relay_tree("relay@nonsense", bench)
 
