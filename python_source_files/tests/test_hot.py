@@ -757,12 +757,12 @@ class BoundsTest(unittest.TestCase):
     def test_what_is_noted_takes_room(self) -> None:
         hot = HotCache(1 << 17)
         number = 0
-        while hot.wants(f"GET /{number}"):
+        while hot.wanted([f"GET /{number}"]):
             keep(hot, f"GET /{number}", b"x" * 200)
             number += 1
         filled, kept = hot.size, len(hot)
         for other in range(kept):
-            self.assertFalse(hot.wants(f"GET /other/{other}"))
+            self.assertEqual(hot.wanted([f"GET /other/{other}"]), [])
         self.assertGreater(hot.size, filled)
         keep(hot, "GET /last", b"x" * 200)
         self.assertLessEqual(hot.size, hot.room)

@@ -8,7 +8,7 @@ import random
 import tempfile
 import unittest
 
-from api_relaying_server.caching.plain import PlainFound
+from api_relaying_server.caching.plain import PlainFound, is_plain_policy
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.purging import Effect
 from api_relaying_server.caching.stored import Record, Single, StoredResponse, cache_key
@@ -18,11 +18,11 @@ from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.heads import parse_request_head
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.memory.hot import HotCache
-from api_relaying_server.memory.reply import Ending
+from api_relaying_server.memory.reply import Ending, Passing
 from api_relaying_server.relaying.forms import Forms
-from api_relaying_server.relaying.keeping import Keeper
+from api_relaying_server.relaying.keeping import FoundRecord, Keeper
 from api_relaying_server.relaying.memory_answers import Brought, MemoryAnswers
-from api_relaying_server.relaying.stored_answers import StoredAnswers
+from api_relaying_server.relaying.stored_answers import passing
 from api_relaying_server.stores.memory import NoStore
 from api_relaying_server.stores.record import dumps, loads_pieces
 from api_relaying_server.stores.store import open_store
@@ -119,14 +119,14 @@ class PlainTest(unittest.TestCase):
         self.now = NOW
         self.policy = Policy()
 
-    def answers(self) -> tuple[MemoryAnswers, StoredAnswers]:
-        """Both ways, over a memory of their own."""
+    def memory(self) -> MemoryAnswers:
+        """Answers from a memory of their own."""
         keeper = Keeper(HotCache(1 << 20), NoStore("none://"), self.policy, lambda: self.now)
-        return MemoryAnswers(keeper, Forms(keeper)), StoredAnswers(keeper)
+        return MemoryAnswers(keeper, Forms(keeper))
 
     def general(self, request: RequestHead, record: Record) -> bytes | None:
         """The bytes by the general rules; None where memory cannot answer."""
-        memory, _ = self.answers()
+        memory = self.memory()
         memory.forms.has_thread = lambda: False
         memory._plain = lambda *words: None  # type: ignore[method-assign]
         memory._keeper.hot.put(cache_key("/x"), record)
@@ -144,9 +144,10 @@ class PlainTest(unittest.TestCase):
         if not isinstance(single, Single):
             return None
         self.assertEqual(single.record, record)
-        _, stored = self.answers()
-        passing = stored.passing(request, single)
-        return None if passing is None else passing.wire
+        if not is_plain_policy(self.policy):
+            return None
+        answer = passing(request, single, self.now, self.policy)
+        return None if answer is None else answer.wire
 
     def test_a_clock_that_was_set_back_makes_nothing_younger(self) -> None:
         """At half a second before its arrival it is as old as then."""
@@ -185,7 +186,7 @@ class PlainTest(unittest.TestCase):
             record = dice.record()
             if dice.random() < 0.2:
                 record = record._replace(variants=(*record.variants, *dice.record().variants))
-            memory, _ = self.answers()
+            memory = self.memory()
             memory.forms.has_thread = lambda: False
             key = cache_key("/x")
             memory._keeper.hot.put(key, record)
@@ -206,7 +207,7 @@ class PlainTest(unittest.TestCase):
         """Neither one that made room for others, nor one of an entry that is no more."""
         fields = [("Content-Length", "3"), ("Cache-Control", "max-age=60")]
         stored = StoredResponse(200, "Fine", Fields(fields), b"abc", NOW, NOW, (), 0, 3)
-        memory, _ = self.answers()
+        memory = self.memory()
         hot, key = memory._keeper.hot, cache_key("/x")
         entry = hot.put(key, Record((stored,), NOW + 1000))
         request = parse_request_head(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -245,32 +246,37 @@ class PassingTest(unittest.TestCase):
         """Fills the memory with something else."""
         self.world.hot.resize(16384)
         key, filling = "GET /other", Dice(1).record()
-        while self.world.hot.wants(key):
+        while self.world.hot.wanted([key]):
             key += "x"
             self.world.hot.put(key, filling)
 
-    def bring(self) -> Brought:
-        """What the store gives."""
-        return self.world.relay.memory.bring(self.request)
+    def bring(self) -> tuple[Passing | None, Brought]:
+        """What the store gives: an answer, and what is in memory behind it."""
+        memory = self.world.relay.memory
+        (answer,), seen = memory.answer_together([self.request])
+        there = self.world.hot.peek(cache_key(TARGET)) is not None
+        if answer is not None:
+            return answer, Brought(FoundRecord(None, (0, 0)), there)
+        return None, memory.bring(self.request, seen)
 
     def test_what_comes_once_passes_by_a_full_memory(self) -> None:
         """It is answered from the store as memory would answer, and counted."""
         before = self.world.hot.answered().get(200, (0, 0))
-        seen, there, passing = self.bring()
-        self.assertEqual((seen, there), (None, False))
-        assert passing is not None
-        self.assertEqual(of_wire(passing), self.by_memory)
+        answer, (_, there) = self.bring()
+        self.assertFalse(there)
+        assert answer is not None
+        self.assertEqual(of_wire(answer), self.by_memory)
         after = self.world.hot.answered()[200]
         self.assertEqual(after, (before[0] + 1, before[1] + len(b"menu")))
 
     def test_the_second_time_it_comes_in(self) -> None:
         """Answered at once all the same; what memory answers then counts as a use of it."""
         self.bring()
-        _, there, passing = self.bring()
+        answer, (_, there) = self.bring()
         self.assertTrue(there)
         entry = self.world.hot.get(cache_key(TARGET))
-        assert passing is not None and entry is not None
-        self.assertEqual(of_wire(passing), self.by_memory)
+        assert answer is not None and entry is not None
+        self.assertEqual(of_wire(answer), self.by_memory)
         self.assertTrue(entry.was_used())
         self.assertFalse(entry.was_used())
         ready = self.world.relay.memory.from_memory(self.request, self.world.clock())
@@ -281,18 +287,18 @@ class PassingTest(unittest.TestCase):
     def test_a_purge_stops_what_it_covers_and_nothing_else(self) -> None:
         self.world.clock.now += 1.0
         self.world.keeper.mark_wide(("/other",), ("g",), Effect.GONE)
-        self.assertIsNotNone(self.bring().passing)
+        self.assertIsNotNone(self.bring()[0])
         self.world.keeper.mark_wide((TARGET,), (), Effect.GONE)
-        seen, there, passing = self.bring()
-        self.assertEqual((seen and seen.record, there, passing), (None, False, None))
+        answer, (seen, there) = self.bring()
+        self.assertEqual((answer, seen.record, there), (None, None, False))
 
     def test_an_invalidation_stops_it(self) -> None:
-        self.assertIsNotNone(self.bring().passing)
+        self.assertIsNotNone(self.bring()[0])
         self.world.clock.now += 1.0
         self.world.keeper.invalidate(TARGET)
         self.world.hot.clear()
         self.fill()
-        self.assertIsNone(self.bring().passing)
+        self.assertIsNone(self.bring()[0])
 
 
 if __name__ == "__main__":

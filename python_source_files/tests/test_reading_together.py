@@ -10,8 +10,10 @@ from contextlib import closing
 from unittest import mock
 
 from api_relaying_server.caching.purging import Effect
+from api_relaying_server.caching.query import QueryRules
 from api_relaying_server.caching.stored import Record, Single
 from api_relaying_server.http1.message import Fields, RequestHead
+from api_relaying_server.relaying.keeping import NOT_LOOKED, LookedTogether
 from api_relaying_server.stores import sqlite, sqlite_parts
 from api_relaying_server.stores.memory import MemoryStore
 from api_relaying_server.stores.storage import StorageFault, Trouble
@@ -113,24 +115,55 @@ class MemoryTest(StoreCase):
         self.requests = [RequestHead.of("GET", target, fields) for target in (TARGET, "/other")]
         self.key = self.keeper.key_of(TARGET)
 
+    def look(self) -> LookedTogether:
+        """What the store has."""
+        return self.keeper.look_together([self.keeper.key_of(one.target) for one in self.requests])
+
     def test_it_is_read_once(self) -> None:
         """What is there and what is not."""
-        looked = self.memory.look_together(self.requests)
-        self.assertEqual(sorted(looked), sorted((self.key, "GET /other")))
+        seen = self.look()
+        self.assertEqual(sorted(seen.found), sorted((self.key, "GET /other")))
         with mock.patch.object(self.keeper._store, "read_pieces") as read:
-            there, missing = [self.memory.bring(one, looked) for one in self.requests]
+            there, missing = [self.memory.bring(one, seen) for one in self.requests]
         read.assert_not_called()
         self.assertTrue(there.is_in_memory)
         self.assertFalse(missing.is_in_memory)
 
-    def test_a_single_one_is_read_alone(self) -> None:
-        self.assertEqual(dict(self.memory.look_together(self.requests[:1])), {})
+    def test_what_is_not_seen_is_read_alone(self) -> None:
+        self.assertTrue(self.memory.bring(self.requests[0], NOT_LOOKED).is_in_memory)
+
+    def test_those_that_are_stored_are_answered(self) -> None:
+        """And no others; what memory has is not read."""
+        (there, missing), seen = self.memory.answer_together(self.requests)
+        assert there is not None
+        self.assertTrue(there.wire.endswith(b"old"))
+        self.assertIsNone(missing)
+        self.assertEqual(sorted(seen.found), sorted((self.key, "GET /other")))
+        answers, seen = self.memory.answer_together(self.requests[:1] * 2)
+        self.assertEqual((answers, dict(seen.found)), ([None, None], {}))
+
+    def test_none_is_answered_by_what_asks_for_more_than_the_plain_case(self) -> None:
+        """Settings that change what is sent, and requests that do."""
+        for change in ({"query": QueryRules(("utm_*",))}, {"codings": ("gzip",)}):
+            with mock.patch.object(self.keeper, "policy", self.keeper.policy._replace(**change)):
+                answers, seen = self.memory.answer_together(self.requests[:1])
+            self.assertEqual((answers, list(seen.found)), ([None], [self.key]))
+        fields = Fields([("Host", "relay.test"), ("Range", "bytes=0-0")])
+        answers, _ = self.memory.answer_together([RequestHead.of("GET", TARGET, fields)])
+        self.assertEqual(answers, [None])
+
+    def test_two_that_ask_for_the_same_are_both_answered(self) -> None:
+        """And counted."""
+        before = self.world.hot.answered().get(200, (0, 0))
+        answers, _ = self.memory.answer_together(self.requests[:1] * 2)
+        self.assertEqual([one and one.wire[-3:] for one in answers], [b"old", b"old"])
+        self.assertEqual(self.world.hot.answered()[200], (before[0] + 2, before[1] + 6))
 
     def test_a_change_in_between_is_not_overwritten_in_memory(self) -> None:
-        looked = self.memory.look_together(self.requests)
+        seen = self.look()
         self.world.clock.now += 1.0
         self.keeper.forget(TARGET)
-        self.memory.bring(self.requests[0], looked)
+        self.memory.bring(self.requests[0], seen)
         self.assertIsNone(self.world.hot.peek(self.key))
 
     def test_a_change_during_the_read_is_not_overwritten_in_memory(self) -> None:
@@ -155,8 +188,8 @@ class MemoryTest(StoreCase):
                 return found
 
             with mock.patch.object(storage, "fetch_together", fetch_and_change):
-                looked = self.memory.look_together(self.requests)
-            self.memory.bring(self.requests[0], looked)
+                _, seen = self.memory.answer_together(self.requests)
+            self.memory.bring(self.requests[0], seen)
             now = self.world.clock()
             self.assertIsNone(self.memory.from_memory(self.requests[0], now), change)
 
@@ -175,30 +208,31 @@ class MemoryTest(StoreCase):
             return found
 
         with mock.patch.object(storage, "fetch_together", fetch_and_store):
-            looked = self.memory.look_together(self.requests)
-        self.memory.bring(self.requests[0], looked)
+            seen = self.look()
+        self.memory.bring(self.requests[0], seen)
         entry = self.world.hot.peek(self.key)
         self.assertIn(entry and entry.record, (None, new))
 
     def test_a_purge_in_between_is_obeyed_by_who_asks_next(self) -> None:
-        looked = self.memory.look_together(self.requests)
+        seen = self.look()
         self.world.clock.now += 1.0
         self.keeper.mark_wide((TARGET,), (), Effect.GONE)
-        self.memory.bring(self.requests[0], looked)
+        self.memory.bring(self.requests[0], seen)
         self.assertIsNone(self.memory.from_memory(self.requests[0], self.world.clock()))
 
     def test_a_purge_before_is_obeyed(self) -> None:
         self.world.clock.now += 1.0
         self.keeper.mark_wide((TARGET,), (), Effect.GONE)
-        looked = self.memory.look_together(self.requests)
-        brought = self.memory.bring(self.requests[0], looked)
+        seen = self.look()
+        brought = self.memory.bring(self.requests[0], seen)
         self.assertFalse(brought.is_in_memory)
-        self.assertIsNone(brought.passing)
+        self.assertEqual(self.memory.answer_together(self.requests)[0], [None, None])
 
     def test_nothing_is_read_while_marks_are_unknown(self) -> None:
         """What is stored may have been purged before the start."""
         with mock.patch.object(self.keeper, "know_marks", return_value=False):
-            self.assertEqual(dict(self.memory.look_together(self.requests)), {})
+            self.assertEqual(self.look().found, {})
+            self.assertEqual(self.memory.answer_together(self.requests)[0], [None, None])
 
 
 if __name__ == "__main__":

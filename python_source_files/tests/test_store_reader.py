@@ -31,7 +31,7 @@ class StoreReaderTest(unittest.TestCase):
         self.reading = threading.Event()
         self.now = self.slowness = 0.0
         self.together: list[list[str]] = []
-        loading = Loading(self.may_help, self.look_together, self.load)
+        loading = Loading(self.may_help, self.answer_together, self.load)
         self.reader = StoreReader(loading, self.on_loaded, self.on_missing, lambda: self.now)
         self.addCleanup(self.reader.close)
         self.addCleanup(self.held.set)
@@ -40,7 +40,7 @@ class StoreReaderTest(unittest.TestCase):
         """All but what is in memory."""
         return request.target != "/in-memory"
 
-    def look_together(self, conns: Sequence[Connection]) -> list[str]:
+    def answer_together(self, conns: Sequence[Connection]) -> list[str]:
         """Looks into the store for several."""
         targets = [conn.request.target for conn in conns if conn.request is not None]
         if "/bad" in targets:

@@ -1154,18 +1154,18 @@ class FromMemoryTest(PathTest):
         self.assertFalse(self.worth(world, "GET", ("Expect", "x")))
         self.assertFalse(self.worth(world, "GET", ("If-Match", "x")))
         request = RequestHead.of("GET", TARGET, Fields([("Host", "relay.test")]))
-        seen, there, _ = world.relay.memory.bring(request)
+        seen, there = world.relay.memory.bring(request)
         self.assertEqual((seen and seen.record, there), (None, False))
         world.ask()
         self.assertFalse(self.worth(world))
         world.hot.clear()
         self.assertTrue(self.worth(world))
-        seen, there, _ = world.relay.memory.bring(request)
+        seen, there = world.relay.memory.bring(request)
         self.assertTrue(there and seen and seen.record is not None)
         world.hot.clear()
         world.hot.limit = 0
         self.assertFalse(self.worth(world))
-        seen, there, _ = world.relay.memory.bring(request)
+        seen, there = world.relay.memory.bring(request)
         self.assertEqual((seen and seen.record is not None, there), (True, False))
 
     def test_what_a_client_limits_is_decided_each_time_where_it_counts(self) -> None:

@@ -36,26 +36,14 @@ _GENERAL = frozenset(("age", "cdn-cache-control", "content-range", "pragma"))
 _OTHER_BODY = frozenset((204, 205, 206, 304))
 """Statuses whose answers are not simply the stored body."""
 
-MOST_FIELDS = 64
-"""Fields of a response whose layout is remembered."""
-
-
-MOST_TEXT = 2048
-"""Characters of all their names."""
-
-
-class PlainHit(NamedTuple):
-    """A fresh answer: its field lines, the Unix time at which its age was 0, and for how many
-    seconds from then it is fresh.
-    """
-
-    lines: bytes
-    born: float
-    lifetime: float
+MOST_LINES = 4096
+"""Bytes of the field lines of a response whose layout is remembered."""
 
 
 class PlainFound(NamedTuple):
-    """A response that answers as it is, with the same times."""
+    """A response that answers as it is, the Unix time at which its age was 0, and for how many
+    seconds from then it is fresh.
+    """
 
     stored: StoredResponse
     born: float
@@ -92,17 +80,21 @@ def is_plain_policy(policy: Policy) -> bool:
     return not (policy.codings or policy.query)
 
 
-def plain_hit(request: RequestHead, single: Single, now: float, policy: Policy) -> PlainHit | None:
-    """The answer to a plain request under a plain policy; None where it takes the general rules to
-    decide. `now` is the Unix time.
+def plain_hit(
+    request: RequestHead, single: Single, now: float, policy: Policy
+) -> tuple[bytes, float, float] | None:
+    """The answer to a plain request under a plain policy: its field lines, the Unix time at which
+    its age was 0, and for how many seconds from then it is fresh. None where it takes the general
+    rules to decide. `now` is the Unix time.
     """
-    found = _fresh(request, single, now, policy)
-    if found is None:
+    layout = _layout_of(single)
+    times = None if layout is None else _times(request, single, layout, now, policy)
+    if layout is None or times is None:
         return None
-    (layout, times), lines = found, single.lines
+    lines = single.lines
     if layout.length < 0:
         lines += b"Content-Length: %d\r\n" % len(single.body)
-    return PlainHit(lines, times.born, times.lifetime)
+    return (lines, *times)
 
 
 def plain_found(
@@ -110,10 +102,11 @@ def plain_found(
 ) -> PlainFound | None:
     """The same for what is in memory, where all of its fields are sent as they are."""
     single = stored.pieces
-    found = None if single is None else _fresh(request, single, now, policy)
-    if found is None or found[0].length < 0:
+    layout = None if single is None else _layout_of(single)
+    if single is None or layout is None or layout.length < 0:
         return None
-    return PlainFound(stored, found[1].born, found[1].lifetime)
+    times = _times(request, single, layout, now, policy)
+    return None if times is None else PlainFound(stored, *times)
 
 
 def selects(selecting: Selecting, request: RequestHead) -> bool:
@@ -123,28 +116,9 @@ def selects(selecting: Selecting, request: RequestHead) -> bool:
     return not selecting or _are_selected(selecting, values_of(request.section, _names(selecting)))
 
 
-class _Times(NamedTuple):
-    born: float
-    lifetime: float
-    age: float  # when it arrived
-
-
-def _fresh(
-    request: RequestHead, single: Single, now: float, policy: Policy
-) -> tuple[_Layout, _Times] | None:
-    """What tells how a response answers the request; None where the general rules have to."""
-    layout = _layout_of(single)
-    times = None if layout is None else _times(request, single, layout, policy)
-    if layout is None or times is None or not _is_fresh(single, times, now):
-        return None
-    return layout, times
-
-
 def _layout_of(single: Single) -> _Layout | None:
     """None where more than a look at the names and the length tells what is sent."""
-    names = single.names
-    is_short = len(names) <= MOST_FIELDS and sum(map(len, names)) <= MOST_TEXT
-    layout = _layout(names) if is_short else None
+    layout = _layout(single.names) if len(single.lines) <= MOST_LINES else None
     if layout is None or single.status in _OTHER_BODY:
         return None
     if layout.length >= 0 and single.values[layout.length] != str(len(single.body)):
@@ -152,27 +126,25 @@ def _layout_of(single: Single) -> _Layout | None:
     return layout
 
 
-def _times(request: RequestHead, single: Single, layout: _Layout, policy: Policy) -> _Times | None:
-    """From when and for how long a response answers the request; None where that is not to be seen
-    at once, or it has to be validated first.
+def _times(
+    request: RequestHead, single: Single, layout: _Layout, now: float, policy: Policy
+) -> tuple[float, float] | None:
+    """The Unix time at which the age of a response was 0, and its freshness lifetime, where it is
+    fresh now; None where it is not, or the general rules have to tell.
     """
     arrived = single.response_time
-    if not selects(single.selecting, request):
+    if single.selecting and not selects(single.selecting, request):
         return None
     if (policy.ttl_rules or policy.max_ttl_rules) and _has_rule(request.target, arrived, policy):
         return None
     date = parse_date(single.values[layout.date], arrived) if layout.date >= 0 else None
     apparent_age = 0.0 if date is None else arrived - date  # RFC 9111, 4.2.3
     age = max(apparent_age, arrived - single.request_time, 0.0)
-    lifetime = _lifetime(single, layout, age, policy)
-    return None if lifetime is None else _Times(arrived - age, lifetime, age)
-
-
-def _is_fresh(single: Single, times: _Times, now: float) -> bool:
-    born, lifetime, age = times
-    if not single.response_time - CLOCK_SLACK <= now < born + lifetime:
-        return False
-    return lifetime > max(now - born, age)  # a clock that was set back makes nothing younger
+    lifetime, born = _lifetime(single, layout, age, policy), arrived - age
+    if lifetime is None or not arrived - CLOCK_SLACK <= now < born + lifetime:
+        return None
+    # A clock that was set back makes nothing younger.
+    return (born, lifetime) if lifetime > max(now - born, age) else None
 
 
 def _has_rule(target: str, arrived: float, policy: Policy) -> bool:

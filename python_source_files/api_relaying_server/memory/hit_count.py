@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from api_relaying_server.memory.use_count import UseCount
 
 if TYPE_CHECKING:
     from api_relaying_server.memory.hot import Entry
-    from api_relaying_server.memory.reply import Reply
+    from api_relaying_server.memory.reply import Passing, Reply
 
 LOOKED_AT = 2.0
 """Seconds after its time for which a reply is still looked at: the loop may be a bit behind."""
@@ -57,17 +58,18 @@ class HitCount:
             if reply.listed is not None:
                 reply.listed.clear()
 
-    def add(self, status: int, size: int, key: str) -> None:
-        """Counts an answer that comes from no reply, and is a use of a key."""
+    def add(self, answers: Iterable[tuple[str, Passing]]) -> None:
+        """Counts answers that come from no reply, each of them a use of its key."""
         with self._lock:
-            self._add_to(status, 1, size)
-            self.uses.note(key, self.uses.of(key) + 1)
+            for key, answer in answers:
+                self._add_to(answer.status, 1, answer.body_size)
+                self.uses.add(key)
 
     def used(self, key: str, entry: Entry | None) -> None:
         """Counts a use of a key, whose entry this is if it is in memory."""
         with self._lock:
             if entry is None:
-                self.uses.note(key, self.uses.of(key) + 1)
+                self.uses.add(key)
             else:
                 self._use(entry, 1)
 

@@ -17,7 +17,7 @@ repeat (request ids, tracing) take no room. Which entry leaves is decided by `ad
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Callable
 
@@ -28,7 +28,7 @@ from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.caching.vary import is_written_here
 from api_relaying_server.memory.admission import Admission, Place
 from api_relaying_server.memory.hit_count import HitCount
-from api_relaying_server.memory.reply import Ending, Reply, Wires
+from api_relaying_server.memory.reply import Ending, Passing, Reply, Wires
 
 MAX_HEADS = 65536
 """Request heads remembered; with `MAX_HEAD_SIZE` at most 128 MiB, in practice a hundredth."""
@@ -253,13 +253,13 @@ class HotCache:
         """Bytes of all that is kept."""
         return self._size + self._order.noted_size + self.wires.size
 
-    def wants(self, key: str) -> bool:
-        """True where what was read for a key that is not here is to be put here: there is room, or
+    def wanted(self, keys: Iterable[str]) -> list[str]:
+        """Which of the keys that were read and are not here are to be put here: there is room, or
         the key is asked for again and again. The others are noted.
         """
         with self._lock:
-            size = self._size + self._order.noted_size
-            return size + USUAL_SIZE <= self.room or self._order.is_wanted(key)
+            has_room = self._size + self._order.noted_size + USUAL_SIZE <= self.room
+            return [key for key in keys if has_room or self._order.is_wanted(key)]
 
     @property
     def has_room(self) -> bool:
@@ -482,9 +482,9 @@ class HotCache:
         """
         return self._hit_count.totals(now)
 
-    def count(self, status: int, size: int, key: str) -> None:
-        """One more answer has been sent that was not kept."""
-        self._hit_count.add(status, size, key)
+    def count(self, answers: Iterable[tuple[str, Passing]]) -> None:
+        """These answers have been sent, by their keys, and are not kept."""
+        self._hit_count.add(answers)
 
     def used_by_thread(self, key: str) -> None:
         """Counts an answer from what is stored that was not sent from here."""

@@ -40,6 +40,14 @@ class UseCount:
         if has_room or key in self._uses:
             self._uses[key] = uses
 
+    def add(self, key: str) -> None:
+        """A key that is not in memory has been used once more."""
+        uses = self._uses.get(key)
+        if uses is None:
+            self.note(key, 1)
+        else:
+            self._uses[key] = uses + 1
+
     def trim(self) -> None:
         """Keeps the most used alone, where there are too many. Not for the event loop."""
         if len(self._uses) < 2 * MOST_KEPT:

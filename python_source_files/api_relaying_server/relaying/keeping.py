@@ -15,7 +15,7 @@ import itertools
 import math
 import secrets
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Callable, NamedTuple
@@ -120,6 +120,20 @@ class Looked(NamedTuple):
     found: Single | Record | None
     version: tuple[int, int]
     doubts: int
+
+
+class LookedTogether(NamedTuple):
+    """What the store has under several keys, and the same of the moment before that was read, for
+    all keys. A key that is not in `found` has to be looked at alone.
+    """
+
+    found: Mapping[str, Single | Record | None]
+    changes: Sequence[int] = ()
+    news: int = 0
+    doubts: int = 0
+
+
+NOT_LOOKED = LookedTogether({})
 
 
 class Neighbours(NamedTuple):
@@ -241,18 +255,20 @@ class Keeper:
         found = self._from_store(key)
         return self._looked(key, found, (version, doubts))
 
-    def look_together(self, keys: Sequence[str]) -> dict[str, Looked]:
-        """The same for several keys, read at once. A key that is left out has to be looked at
-        alone.
-        """
-        before = {key: (self._version(key), self.hot.doubts) for key in keys}
-        if not self.know_marks():
-            return {}
-        found = self._store.read_together(list(before))
-        return {
-            key: self._looked(key, self._as_marked(key, one), before[key])
-            for key, one in found.items()
-        }
+    def look_together(self, keys: Sequence[str]) -> LookedTogether:
+        """The same for several keys, read at once."""
+        changes, news, doubts = self._changes.copy(), self._news(), self.hot.doubts
+        found = self._store.read_together(keys) if self.know_marks() else {}
+        if not self.facts.invalidations.knows_none:
+            found = {key: self._as_marked(key, one) for key, one in found.items()}
+        return LookedTogether(found, changes, news, doubts)
+
+    def looked_at(self, key: str, together: LookedTogether) -> Looked:
+        """What was looked at with others; what was not is looked at now."""
+        if key not in together.found:
+            return self.look(key)
+        version = together.changes[hash(key) % _STRIPES], together.news
+        return self._looked(key, together.found[key], (version, together.doubts))
 
     def _looked(
         self, key: str, found: Single | Record | None, before: tuple[tuple[int, int], int]

@@ -122,6 +122,11 @@ class Invalidations:
             self._floor = self.now
             self._ticks.clear()
 
+    @property
+    def knows_none(self) -> bool:
+        """True where no key has been marked, as far as is known."""
+        return not self._times and self.marks is NO_MARKS
+
     def times_of(self, key: str) -> Times:
         """The Unix times at which the key itself was last marked, as far as is known."""
         return self._times.get(key, NEVER)

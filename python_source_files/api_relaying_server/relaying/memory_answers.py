@@ -6,7 +6,6 @@ of the upstream.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,16 +21,21 @@ from api_relaying_server.caching.reuse import (
     decide,
     must_bypass,
 )
-from api_relaying_server.caching.stored import Single, cache_key
+from api_relaying_server.caching.stored import cache_key
 from api_relaying_server.http1.fields import relay_fields, with_key
 from api_relaying_server.http1.heads import known_lines, wants_close
 from api_relaying_server.http1.message import RequestHead, values_of
 from api_relaying_server.http1.rendering import render_fields
 from api_relaying_server.http1.request_id import given_id
 from api_relaying_server.memory.hot import WRITTEN_HERE, Entry
-from api_relaying_server.memory.reply import Ending, Passing, Reply
+from api_relaying_server.memory.reply import Ending, Reply
 from api_relaying_server.relaying.forms import Forms
-from api_relaying_server.relaying.keeping import FoundRecord, Keeper, Looked
+from api_relaying_server.relaying.keeping import (
+    NOT_LOOKED,
+    FoundRecord,
+    Keeper,
+    LookedTogether,
+)
 from api_relaying_server.relaying.stored_answers import StoredAnswers
 
 _NEVER_FROM_MEMORY = frozenset(
@@ -43,20 +47,15 @@ DECIDED_AGAIN = 2
 known by its bytes by then, and takes no room for that.
 """
 
-NOTHING: Mapping[str, Looked] = {}
-
 _SHOWS_KEY = (("", "key"),)
 """Tells replies whose `Cache-Status` shows a key from those that show none."""
 
 
 class Brought(NamedTuple):
-    """What came of reading the store for a request: the answer itself (`passing`), or what was
-    found, and whether memory has it now.
-    """
+    """What was found in the store for a request, and whether memory has it now."""
 
-    seen: FoundRecord | None
-    is_in_memory: bool = False
-    passing: Passing | None = None
+    seen: FoundRecord
+    is_in_memory: bool
 
 
 class MemoryAnswers:
@@ -65,7 +64,8 @@ class MemoryAnswers:
     def __init__(self, keeper: Keeper, forms: Forms) -> None:
         self._keeper = keeper
         self.forms = forms
-        self._stored = StoredAnswers(keeper)
+        # The answers to several requests from one read of the store; see there.
+        self.answer_together = StoredAnswers(keeper).together
         known_lines.deciding = INFLUENTIAL_FIELDS
 
     def from_memory(self, request: RequestHead, now: float) -> Reply | None:
@@ -154,37 +154,18 @@ class MemoryAnswers:
             return False
         return keeper.hot.peek(keeper.key_of(request.target)) is None
 
-    def look_together(self, requests: Sequence[RequestHead]) -> Mapping[str, Looked]:
-        """What the store has for several requests, read at once, by their keys. May wait for the
-        store.
-        """
-        keeper = self._keeper
-        if len(requests) < 2:
-            return NOTHING
-        keys = [keeper.key_of(request.target) for request in requests]
-        return keeper.look_together([key for key in keys if keeper.hot.peek(key) is None])
-
-    def bring(self, request: RequestHead, seen_together: Mapping[str, Looked] = NOTHING) -> Brought:
-        """Answers a request from what the store has, or reads that into memory. May wait for the
-        store, unless that was seen together with others.
+    def bring(self, request: RequestHead, together: LookedTogether = NOT_LOOKED) -> Brought:
+        """Reads what the store has for a request into memory. May wait for the store, unless that
+        was seen together with others.
         """
         keeper, hot = self._keeper, self._keeper.hot
         key = keeper.key_of(request.target)
-        passing = None
         if hot.peek(key) is None:
-            looked = seen_together.get(key) or keeper.look(key)
-            if isinstance(looked.found, Single):
-                passing = self._stored.passing(request, looked.found)
-                if passing is not None and not hot.wants(key):
-                    return Brought(None, passing=passing)
-            seen = keeper.take_in(key, looked)
+            seen = keeper.take_in(key, keeper.looked_at(key, together))
         else:  # another client's request has brought it
             seen = keeper.see(key)
         keeper.note_asked(key, request.target)
-        entry = hot.peek(key)
-        if entry is not None and passing is not None:
-            entry.is_answered()
-        return Brought(seen, seen.record is not None and entry is not None, passing)
+        return Brought(seen, seen.record is not None and hot.peek(key) is not None)
 
     def _found_in_memory(self, request: RequestHead, entry: Entry, now: float) -> Assessed | None:
         if request.method not in CACHED_METHODS:

@@ -411,7 +411,7 @@ class Front:
         """
         conn.move(READING)
         self._connections.watch(conn)
-        head = named(conn.head, conn.number)  # a handler may have given it an id
+        head = conn.head if not conn.number else named(conn.head, conn.number)  # of a handler
         if conn.waited is not None and conn.waited.is_own:
             self._dispatch(conn)
             return
@@ -424,7 +424,7 @@ class Front:
             self._reply(conn, head, reply, given_id(head))
         except Exception:
             self.refuse(conn, self._bug("answering a request failed"), head)
-        if conn.state == READING:
+        if conn.state == READING and (conn.buffer or self._closes_idle):
             self._go_on(conn)
 
     def _in_memory(self, request: RequestHead | None) -> Reply | None:

@@ -15,14 +15,14 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from http.server import HTTPServer
 from socketserver import ThreadingMixIn
 from typing import Any, Callable, NamedTuple
 
 from api_relaying_server.errors import Overloaded
 from api_relaying_server.memory.reply import Reply
-from api_relaying_server.relaying.keeping import Looked
+from api_relaying_server.relaying.keeping import LookedTogether
 from api_relaying_server.relaying.relay import Relay
 from api_relaying_server.serving.body import SILENCE
 from api_relaying_server.serving.connection import Connection, Limits
@@ -107,7 +107,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.on_hit = hooks.on_hit
         self._hooks = hooks
         self.ids = RequestIds()
-        loading = Loading(relay.memory.is_worth_bringing, self._look_together, self._load)
+        loading = Loading(relay.memory.is_worth_bringing, self._answer_together, self._load)
         self.store_reader = StoreReader(loading, self._on_loaded, self._on_missing)
         self._silence = min(SILENCE, limits.timeout_idle)
         self._trusted = TrustedPeers(listeners.trusted)
@@ -130,16 +130,18 @@ class RelayServer(ThreadingMixIn, HTTPServer):
 
     # For the store reader's thread, which owns these connections.
 
-    def _look_together(self, conns: Sequence[Connection]) -> Mapping[str, Looked]:
-        requests = [conn.request for conn in conns if conn.request is not None]
-        return self.relay.memory.look_together(requests)
+    def _answer_together(self, conns: Sequence[Connection]) -> LookedTogether:
+        asked = [(conn, conn.request) for conn in conns if conn.request is not None]
+        answers, seen = self.relay.memory.answer_together([request for _, request in asked])
+        for (conn, _), answer in zip(asked, answers):
+            conn.ready = answer
+        return seen
 
-    def _load(self, conn: Connection, seen_together: Mapping[str, Looked]) -> bool:
+    def _load(self, conn: Connection, seen: LookedTogether) -> bool:
         if conn.request is None:
             return False
-        memory = self.relay.memory
-        conn.seen, is_in_memory, conn.ready = memory.bring(conn.request, seen_together)
-        return is_in_memory or conn.ready is not None
+        conn.seen, is_in_memory = self.relay.memory.bring(conn.request, seen)
+        return is_in_memory
 
     def _on_loaded(self, conns: Sequence[Connection]) -> None:
         self.front.handover.loaded(conns)

@@ -54,12 +54,13 @@ reads; until then those behind a slow read do not wait for it either (`LONGEST_W
 
 class Loading(NamedTuple):
     """What the reader calls. `may_help` tells for which requests a read may help, and never blocks.
-    `look_together` reads what several connections ask for. `load` gets one of them, with that, and
-    tells whether its answer is ready or in memory now.
+    `answer_together` reads what several connections ask for; it has the answers of some `ready`,
+    and gives what it saw. `load` gets each of the others, with that, and tells whether what it asks
+    for is in memory now.
     """
 
     may_help: Callable[[RequestHead], bool]
-    look_together: Callable[[Sequence[Connection]], Any]
+    answer_together: Callable[[Sequence[Connection]], Any]
     load: Callable[[Connection, Any], bool]
 
 
@@ -77,7 +78,7 @@ class StoreReader:
         on_missing: Callable[[Connection], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._may_help, self._look_together, self._load = loading
+        self._may_help, self._answer_together, self._load = loading
         self._on_loaded = on_loaded
         self._on_missing = on_missing
         self._clock = clock
@@ -156,11 +157,12 @@ class StoreReader:
         self._began = began = self._clock()
         done = [False] * len(conns)
         try:
-            seen_together = None if self._is_late(since) else self._look_together(conns)
+            seen = None if self._is_late(since) else self._answer_together(conns)
             for number, conn in enumerate(conns):
-                if self._is_late(since):
-                    break
-                done[number] = self._is_loaded(conn, seen_together)
+                if conn.ready is not None:
+                    done[number] = True
+                elif not self._is_late(since):
+                    done[number] = self._is_loaded(conn, seen)
         except Exception:
             _log.debug("reading for several failed", exc_info=True)  # the handlers meet it, too
         finally:
@@ -169,8 +171,8 @@ class StoreReader:
             self.expected += (took - self.expected) * len(conns) / (len(conns) + AVERAGED)
         return done
 
-    def _is_loaded(self, conn: Connection, seen_together: Any) -> bool:
+    def _is_loaded(self, conn: Connection, seen: Any) -> bool:
         try:
-            return self._load(conn, seen_together)
+            return self._load(conn, seen)
         except Exception:
             return False  # the handler meets it too, and logs it

@@ -106,18 +106,17 @@ class QueuedStore(Store):
         if data is None:
             self._count_read("misses")
             return None
-        return self._decode(key, data)
+        decoded = self._decode(key, data)
+        if decoded is not None:
+            self._count_read("hits")
+            self.note_use(key)
+        return decoded
 
     def read_together(self, keys: Sequence[str]) -> dict[str, Single | Record | None]:
         if self._health.reading.fault is not None:
             return {}  # each read by itself finds out whether that is over
-        found: dict[str, Single | Record | None] = {}
-        stored = []
-        for key, one in self._queue.peek_all(keys).items():
-            if isinstance(one, Unqueued):
-                stored.append(key)
-            else:
-                found[key] = one
+        found: dict[str, Single | Record | None] = {**self._queue.peek_all(keys)}
+        stored = [key for key in keys if key not in found]
         try:
             fetched = self._storage.fetch_together(stored) if stored else {}
         except Exception as error:
@@ -127,11 +126,15 @@ class QueuedStore(Store):
             return {}
         found.update(dict.fromkeys([key for key in stored if key not in fetched]))
         missed = sum([one is None for one in found.values()])
+        whole = {key: data for key, data in fetched.items() if data is not None}
+        decoded = {key: self._decode(key, data) for key, data in whole.items()}
+        read = [key for key, one in decoded.items() if one is not None]
         self._count_read("misses", missed)
-        self._count_read("hits", len(found) - missed)
-        for key, data in fetched.items():
-            if data is not None:
-                found[key] = self._decode(key, data)
+        self._count_read("hits", len(found) - missed + len(read))
+        if self._storage.wants_credit:
+            for key in read:
+                self.note_use(key)
+        found.update(decoded)
         return found
 
     def peek(self, key: str) -> Record | None:
@@ -156,8 +159,6 @@ class QueuedStore(Store):
             self._said_unreadable = True
             _log.log(level, "the store %s has an unreadable record: %s", self.url, error)
             return None
-        self._count_read("hits")
-        self.note_use(key)
         return record
 
     def _read_failed(self, fault: StorageFault) -> None:

@@ -131,10 +131,11 @@ class WriteQueue:
         with self._lock:
             return self._peek(key)
 
-    def peek_all(self, keys: Iterable[str]) -> dict[str, Record | None | Unqueued]:
-        """The same for several keys."""
+    def peek_all(self, keys: Iterable[str]) -> dict[str, Record | None]:
+        """The same for several keys, without those of which nothing waits."""
         with self._lock:
-            return {key: self._peek(key) for key in keys}
+            found = {} if self._is_empty() else {key: self._peek(key) for key in keys}
+        return {key: one for key, one in found.items() if not isinstance(one, Unqueued)}
 
     def _peek(self, key: str) -> Record | None | Unqueued:
         written = self._writes.get(key)
