@@ -405,10 +405,26 @@ class Front:
             number = given_id(head)
         self._reply(conn, head, reply, number)
 
+    def _send_ready(self, conn: Connection, ready: Passing) -> None:
+        """Sends the answer that the store reader has for a request: LOADED -> READING."""
+        conn.move(READING)
+        self._connections.watch(conn)
+        head = conn.head
+        conn.request = conn.ready = None
+        try:
+            self._reply(conn, head, ready, given_id(head))
+        except Exception:
+            self.refuse(conn, self._bug("answering a request failed"), head)
+        if conn.state == READING and (conn.buffer or self._closes_idle):
+            self._go_on(conn)
+
     def _look_again(self, conn: Connection) -> None:
         """Answers a request whose answer is ready, or may be in memory by now, or has a handler do
         it: LOADED, WAITING -> READING.
         """
+        if conn.ready is not None:
+            self._send_ready(conn, conn.ready)
+            return
         conn.move(READING)
         self._connections.watch(conn)
         head = conn.head if not conn.number else named(conn.head, conn.number)  # of a handler
@@ -416,11 +432,11 @@ class Front:
             self._dispatch(conn)
             return
         try:
-            reply = conn.ready or self._in_memory(conn.request)
+            reply = self._in_memory(conn.request)
             if reply is None:
                 self._dispatch(conn)
                 return
-            conn.request = conn.waited = conn.seen = conn.ready = None
+            conn.request = conn.waited = conn.seen = None
             self._reply(conn, head, reply, given_id(head))
         except Exception:
             self.refuse(conn, self._bug("answering a request failed"), head)

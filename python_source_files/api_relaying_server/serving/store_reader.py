@@ -98,7 +98,7 @@ class StoreReader:
         waiting = len(self.batch) + self._submitted - self._done
         if waiting * self.expected > LONGEST_WAIT or self._is_late(self._began):
             return False
-        if not self._is_running():
+        if not self.batch and not self._is_running():
             return False
         self.batch.append(conn)
         return True
