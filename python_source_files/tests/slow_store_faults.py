@@ -17,7 +17,7 @@ import unittest
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 from unittest import mock
 
 from api_relaying_server.caching.stored import Record
@@ -32,10 +32,8 @@ from tests.store_support import MIB, PATIENCE, StoreCase, eventually, make_recor
 
 NOBODY = 65534
 
-SOON = 3.0
-"""Seconds in which a store that does not work must end: one, and what a busy machine adds. Without
-that bound it would be `PATIENCE`.
-"""
+SOON = 1.0
+"""Seconds in which a store that does not work must end."""
 
 
 class FaultCase(StoreCase):
@@ -592,54 +590,75 @@ class Ending(FaultCase):
         store.close(PATIENCE)
         return time.monotonic() - began
 
-    def test_a_link_that_leads_nowhere(self) -> None:
-        self.path.symlink_to(self.folder / "nowhere" / "cache.sqlite3")
+    def ends_soon(self, broken: Callable[[], QueuedStore]) -> None:
+        """One of three such stores ends in time: a busy machine may be late, but not each time."""
+        took: list[float] = []
+        while len(took) < 3 and min(took, default=SOON) >= SOON:
+            self.path = self.folder / f"{len(list(self.folder.iterdir()))}.sqlite3"
+            took.append(self.close(broken()))
+        self.assertLess(min(took), SOON, took)
+
+    def broken(self, **calls: Any) -> QueuedStore:
+        """A store whose storage does this in place of some of its calls."""
         store = self.open()
-        eventually(lambda: store.fault, "noticed")
-        self.assertLess(self.close(store), SOON)
+        patch = mock.patch.multiple(self.storage(store), **calls)
+        patch.start()
+        self.addCleanup(patch.stop)
+        return store
+
+    def test_a_link_that_leads_nowhere(self) -> None:
+        def broken() -> QueuedStore:
+            self.path.symlink_to(self.folder / "nowhere" / "cache.sqlite3")
+            store = self.open()
+            eventually(lambda: store.fault, "noticed")
+            return store
+
+        self.ends_soon(broken)
 
     def test_locked_full_or_failing(self) -> None:
         for error in ("database is locked", "database or disk is full", "disk I/O error"):
-            self.path = self.folder / error
-            store = self.open()
             fault = sqlite_file.fault_of(sqlite3.OperationalError(error))
-            with (
-                self.subTest(error),
-                mock.patch.object(self.storage(store), "apply", side_effect=fault),
-                mock.patch.object(self.storage(store), "probe", side_effect=fault),
-            ):
-                self.assertLess(self.close(store), SOON)  # before anybody has noticed
+            fails = mock.Mock(side_effect=fault)
+            with self.subTest(error):  # before anybody has noticed
+                self.ends_soon(lambda: self.broken(apply=fails, probe=fails))  # noqa: B023
                 self.assertIn("1 changes not stored", self.lines[-1])
 
     def test_locked_by_another_program_all_the_while(self) -> None:
-        store = self.open()
-        self.fill(store)
-        with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as connection:
+        def broken() -> QueuedStore:
+            store = self.open()
+            self.fill(store)
+            connection = sqlite3.connect(self.path, isolation_level=None)
+            self.addCleanup(connection.close)
             connection.execute("BEGIN IMMEDIATE")
-            self.assertLess(self.close(store), SOON)
-            self.assertIn("1 changes not stored", self.lines[-1])
+            return store
+
+        self.ends_soon(broken)
+        self.assertIn("1 changes not stored", self.lines[-1])
 
     def test_a_call_that_does_not_return(self) -> None:
-        store = self.open()
         returns = threading.Event()
         self.addCleanup(returns.set)
-        with mock.patch.object(self.storage(store), "apply", lambda *_: returns.wait(PATIENCE)):
-            self.assertLess(self.close(store), SOON)
+        self.ends_soon(lambda: self.broken(apply=lambda *_: returns.wait(PATIENCE)))
 
     def test_what_recovers_in_time_is_stored(self) -> None:
-        store = self.open()
-        self.fill(store)
-        storage = self.storage(store)
-        apply, tries = storage.apply, []
+        def broken() -> QueuedStore:
+            store = self.open()
+            self.fill(store)
+            storage = self.storage(store)
+            apply, tries = storage.apply, []
 
-        def later(*words: Any) -> int:
-            tries.append(words)
-            if len(tries) < 2:
-                raise StorageFault(Trouble.LOCKED, "for a while")
-            return apply(*words)
+            def later(*words: Any) -> int:
+                tries.append(words)
+                if len(tries) < 2:
+                    raise StorageFault(Trouble.LOCKED, "for a while")
+                return apply(*words)
 
-        with mock.patch.object(storage, "apply", later):
-            self.assertLess(self.close(store), SOON)
+            patch = mock.patch.object(storage, "apply", later)
+            patch.start()
+            self.addCleanup(patch.stop)
+            return store
+
+        self.ends_soon(broken)
         self.assertEqual(self.read_file("GET /new"), {"GET /new": make_record("new")})
 
 

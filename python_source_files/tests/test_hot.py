@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import sys
 import unittest
+from contextlib import nullcontext
 from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
@@ -16,7 +18,7 @@ from api_relaying_server.http1.message import Fields
 from api_relaying_server.memory import hot as hot_module
 from api_relaying_server.memory import reply as reply_module
 from api_relaying_server.memory.hot import Entry, HotCache
-from api_relaying_server.memory.reply import Ending, Reply
+from api_relaying_server.memory.reply import OWN_COST, Ending, Reply
 
 NOW = 1_800_000_000.0
 POLICY = Policy()
@@ -79,6 +81,17 @@ class DoubtTest(unittest.TestCase):
         self.assertNotEqual(self.entry.doubts, self.hot.doubts)
         learn(self.hot, b"head", self.reply)
         self.assertEqual(self.hot.heads, {})
+
+    def test_a_look_from_before_the_last_one_settles_nothing(self) -> None:
+        """Else the heads that it has learned since would be nobody's."""
+        seen = self.hot.doubts
+        self.hot.doubt()
+        self.hot.settle(self.entry, self.entry.record, self.hot.doubts)
+        learn(self.hot, b"head", self.reply)
+        self.hot.settle(self.entry, self.entry.record, seen)
+        self.assertEqual((self.entry.doubts, self.entry.heads), (self.hot.doubts, [b"head"]))
+        self.hot.drop("GET /x")
+        self.assertEqual((self.hot.heads, self.hot.size), ({}, 0))
 
     def test_another_record_takes_its_place_or_none(self) -> None:
         for record in (self.entry.record._replace(expires=1.0), None):
@@ -734,7 +747,7 @@ class BoundsTest(unittest.TestCase):
         part = range_of(hot, entry, 0, 1)
         part.renew(NOW)
         fields = part.wire.index(b"Age: ") - part.wire.index(b"\r\n") - 2
-        self.assertEqual(part.size, reply_module.REPLY_COST + fields + part.body_size)
+        self.assertEqual(part.size, reply_module.REPLY_COST + OWN_COST + fields + part.body_size)
 
     def test_what_is_too_large_drives_out_what_it_would_replace(self) -> None:
         hot = HotCache(20_000)
@@ -753,6 +766,51 @@ class BoundsTest(unittest.TestCase):
                 hot.remember(entry, ("GET", (1, 1), False, (("range", f"bytes={n}-"),)), reply)
         hot.clear()
         self.assertEqual((hot.size, len(hot), hot.heads), (0, 0, {}))
+
+    def test_what_leaves_while_memory_lacks_can_be_purged(self) -> None:
+        """Wherever in making room a step fails: no answer stays behind that nobody can remove."""
+        lack = MemoryError()
+        places = (
+            ("api_relaying_server.memory.hot.Entry.hits", lack),
+            ("api_relaying_server.memory.hot.HotCache._forget", lack),
+            ("api_relaying_server.memory.hot.Entry.was_used", lack),
+            ("api_relaying_server.memory.admission._Queue.append", lack),
+            (None, lack),
+        )
+        for place, error in places:
+            with self.subTest(place):
+                told = mock.Mock(side_effect=None if place else error)
+                hot = HotCache(1 << 16, told)
+                entries = {f"GET /{n}": keep(hot, f"GET /{n}", b"x" * 2000) for n in range(12)}
+                heads = {}
+                for key, entry in entries.items():
+                    if entry is not None and not entry.gone:
+                        heads[key] = reply_of(hot, entry)
+                        learn(hot, key.encode(), heads[key])
+                        heads[key].hits += 2
+                patch = mock.patch(place, side_effect=error) if place else nullcontext()
+                with contextlib.suppress(MemoryError), patch:
+                    for number in range(40):
+                        keep(hot, f"GET /more/{number}", b"x" * 2000)
+                if place is None or place.endswith("hits"):  # it has left, as it was to
+                    there = [hot.peek(key) for key in hot.keys()]
+                    self.assertEqual([e for e in there if not hasattr(e, "before")], [])
+                for key in [*entries, *hot.keys()]:
+                    hot.drop(key)
+                self.assertEqual((hot.keys(), hot.heads), ([], {}))
+                self.assertEqual([reply for reply in heads.values() if reply.renew(NOW)], [])
+                keep(hot, "GET /again", b"x")
+                hot.clear()
+                self.assertEqual(len(hot), 0)
+
+    def test_notes_are_forgotten_with_the_room(self) -> None:
+        hot = HotCache(1 << 20)
+        while hot.wanted([f"GET /{len(hot)}"]):
+            keep(hot, f"GET /{len(hot)}", b"x" * 2000)
+        for number in range(len(hot)):
+            hot.wanted([f"GET /noted/{number}"])
+        hot.resize(1 << 16)
+        self.assertEqual(hot.size, 0)
 
     def test_what_is_noted_takes_room(self) -> None:
         hot = HotCache(1 << 17)

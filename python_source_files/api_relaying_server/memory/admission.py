@@ -84,10 +84,14 @@ class _Queue:
         last.after = ends.before = place
 
 
-def _take_out(place: Place) -> None:
-    before, after = place.before, place.after
+def _take_out(place: Place) -> bool:
+    """False where it is out already: want of memory may have ended a step that came after that."""
+    before, after = getattr(place, "before", None), getattr(place, "after", None)
+    if before is None or after is None:
+        return False
     before.after, after.before = after, before
     del place.before, place.after  # else what is gone would keep others in memory
+    return True
 
 
 Kept = TypeVar("Kept", bound=Place)
@@ -125,8 +129,9 @@ class Admission(Generic[Kept]):
         return NOTE_COST * (len(self._noted) + len(self._noted_before))
 
     def resize(self, room: int) -> None:
-        """From now on there is so much room."""
+        """From now on there is so much room; the notes of before are forgotten."""
         self._small_room = int(room * SMALL_SHARE)
+        self._noted, self._noted_before = set(), set()
 
     def add(self, place: Kept, *, known: bool = False) -> None:
         """A key comes in; `known` where it takes the place of what was in the main queue."""
@@ -149,10 +154,10 @@ class Admission(Generic[Kept]):
 
     def discard(self, place: Kept) -> bool:
         """A key is gone for another reason; True where it was in the main queue."""
-        _take_out(place)
-        self._count -= 1
-        if not place.is_main:
-            self._small_size -= place.size
+        if _take_out(place):
+            self._count -= 1
+            if not place.is_main:
+                self._small_size -= place.size
         return place.is_main
 
     def victim(self) -> Kept | None:
@@ -163,12 +168,12 @@ class Admission(Generic[Kept]):
             first = small if is_small else main
             if first is None:
                 return None
-            was_used = first.was_used()
+            was_used, mark = first.was_used(), hash(first.key)
+            left_at = mark % REMEMBERED
             self.discard(cast(Kept, first))
             if not was_used:
                 if is_small:
-                    mark = hash(first.key)
-                    self._left[mark % REMEMBERED] = mark
+                    self._left[left_at] = mark
                 return cast(Kept, first)
             first.is_main = True
             self._main.append(first)

@@ -323,7 +323,7 @@ class HotCache:
     def settle(self, entry: Entry, record: Record | None, doubts: int) -> None:
         """Ends a doubt: this record, or none, is what is left of an entry at that number."""
         with self._lock:
-            if self._entries.get(entry.key) is not entry or entry.doubts == doubts:
+            if self._entries.get(entry.key) is not entry or entry.doubts >= doubts:
                 return
             if record is entry.record:
                 self._grow(entry, -entry.forget_heads())  # as `doubt` has
@@ -421,11 +421,13 @@ class HotCache:
             entry = self._order.victim()
             if entry is None:
                 return
-            uses = entry.hits() - entry.own  # reading it for the first has told the store
+            try:
+                uses = entry.hits() - entry.own  # reading it for the first has told the store
+            finally:
+                self._forget(entry)  # first, and whatever fails: it has no place any more
+            self.evicted += 1
             if uses > 0 and self._on_evicted is not None:
                 self._on_evicted(entry.key, uses)
-            self._forget(entry)
-            self.evicted += 1
 
     def reply(
         self,

@@ -29,6 +29,11 @@ JOINED_BODY = 65536
 REPLY_COST = 240
 """Bytes that a reply takes beside the bytes that it sends."""
 
+OWN_COST = 288
+"""Bytes more where its fields are not those of the stored response: objects for these, for its
+status line and for its shape, which else it shares.
+"""
+
 WIRE_COST = 192
 """Bytes that a joined answer takes beside its own length."""
 
@@ -117,7 +122,8 @@ class Reply:
         stored = self.stored
         is_there = self._body is stored.body or any(self._body is body for _, body in stored.forms)
         own = 0 if is_there else len(self._body)
-        own += 0 if self._fields is self.stored.fields.lines else len(self._fields)
+        if self._fields is not stored.fields.lines:
+            own += OWN_COST + len(self._fields)
         return REPLY_COST + own
 
     def is_for(self, found: Assessed | PlainFound, shape: Shape, ending: Ending) -> bool:
