@@ -21,6 +21,7 @@ from api_relaying_server.http1.rendering import render_fields, render_status_lin
 from api_relaying_server.stores import record as record_form
 from api_relaying_server.stores import record_checks
 from api_relaying_server.stores.record import MAGIC, dumps, dumps_any, loads, pipeline
+from api_relaying_server.stores.record_checks import MOST_FIELDS
 from tests.store_support import make_record
 
 ANY_TEXT = st.text(max_size=12)
@@ -115,9 +116,10 @@ def assert_can_be_sent(record: Record) -> None:
     """Each variant has a head that a strict reader takes for the same, and times that are dates."""
     assert record.variants
     for variant in record.variants:
-        head = render_status_line(variant.status, variant.reason) + render_fields(variant.fields)
+        fields = variant.fields.items[-MAX_FIELDS:]  # that which is one more is read by others
+        head = render_status_line(variant.status, variant.reason) + render_fields(fields)
         read = parse_response_head(head + b"\r\n")
-        assert (read.status, len(read.fields)) == (variant.status, len(variant.fields))
+        assert (read.status, len(read.fields)) == (variant.status, len(fields))
         assert not {"transfer-encoding", "connection", "upgrade"}.intersection(read.fields.names())
         formatdate(variant.response_time)
         formatdate(variant.request_time)
@@ -216,7 +218,7 @@ class NothingElse(unittest.TestCase):
     def test_wrong_values(self) -> None:
         part: dict[str, Any] = {"status": 206, "complete": 9}
         place = ["Content-Range", "bytes 0-1/9"]
-        many = ["a", "b"] * MAX_FIELDS
+        many = ["a", "b"] * MOST_FIELDS
         wrong: tuple[dict[str, Any], ...] = (
             *({"status": value} for value in ("200", True, -1, 0, 100, 199, 304, 600, 10**30, 2e2)),
             *({"status": value} for value in (204, 205)),  # which have no body
@@ -375,7 +377,7 @@ class NothingElse(unittest.TestCase):
         for body, changes in (
             (b"xy", {"status": 206, "complete": 9, "fields": placed}),
             (b"xy", {"status": 206, "complete": None, "first": 10**17, "fields": placed}),
-            (b"xy", {"fields": ["a", "b"] * MAX_FIELDS}),
+            (b"xy", {"fields": ["a", "b"] * MOST_FIELDS}),
             (b"xy", {"fields": ["CONTENT-length", "2"], "selecting": []}),
             (b"", {"status": 204, "length": 0, "complete": 0, "fields": []}),
         ):

@@ -6,6 +6,7 @@ orders in which several can meet, and `test_caching_model` whole histories.
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 import unittest
@@ -28,7 +29,7 @@ from api_relaying_server.errors import (
 )
 from api_relaying_server.http1.fields import VIA
 from api_relaying_server.http1.grammar import format_date
-from api_relaying_server.http1.heads import parse_request_head
+from api_relaying_server.http1.heads import MAX_FIELDS, parse_request_head
 from api_relaying_server.http1.message import Field, Fields, RequestHead
 from api_relaying_server.memory.reply import Reply as Ready
 from api_relaying_server.relaying import memory_answers, receiving
@@ -38,6 +39,7 @@ from api_relaying_server.relaying.keeping import Keeper
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import FOLLOW_AT_MOST, STALE_AFTER
+from api_relaying_server.stores.store import open_store
 from api_relaying_server.upstream.translation import Client
 from tests.relay_world import TARGET, Call, Got, Reply, World, bodies_come_with_heads, reply
 from tests.upstream_support import NOW
@@ -127,6 +129,23 @@ class AskingTest(PathTest):
         self.assertEqual((got.body, self.told(got)), (b"menu", "hit; ttl=3592"))
         self.assertEqual((got.fields.get("age"), got.fields.get("via")), ("7", VIA))
         self.assertEqual(len(world.calls), 1)
+
+    def test_as_many_fields_as_may_come_are_stored_with_a_date_of_ours(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            store = open_store(f"sqlite:///{folder}/cache.sqlite", 1 << 20)
+            self.addCleanup(store.close, 1.0)
+            many = [(f"X-{number}", "\xe5" if number else "1") for number in range(MAX_FIELDS - 2)]
+            for fields in (many, [(name, "1") for name, _ in many]):  # in both forms of a record
+                world = World(
+                    lambda call: reply(200, HOUR, ("Content-Length", "0"), *fields),  # noqa: B023
+                    store=store,
+                )
+                world.ask()
+                self.assertTrue(store.flush(5.0))
+                world.hot.clear()
+                self.assertEqual(self.told(world.ask()), "hit; ttl=3600")
+                world.keeper.forget(TARGET)
+                self.assertEqual(store.counters.unreadable, 0)
 
     def test_the_origins_own_date_counts(self) -> None:
         date = format_date(NOW - 5)

@@ -30,10 +30,10 @@ from api_relaying_server.http1.grammar import (
     content_length,
     parse_content_range,
 )
-from api_relaying_server.http1.heads import MAX_FIELDS
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.stores.cutting import cut
 from api_relaying_server.stores.record_checks import (
+    MOST_FIELDS,
     check_expiry,
     check_numbers,
     encode_json,
@@ -248,7 +248,7 @@ def _check_text(text: str) -> None:
 
 def _check_fields(fields: Any) -> int:
     """How many fields are called Content-Length, all names being right and all values text."""
-    if type(fields) is not list or len(fields) % 2 or len(fields) > 2 * MAX_FIELDS:
+    if type(fields) is not list or len(fields) % 2 or len(fields) > 2 * MOST_FIELDS:
         raise ValueError("the fields are no list of pairs, or too many")
     "".join(fields)
     try:

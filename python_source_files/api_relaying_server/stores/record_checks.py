@@ -24,6 +24,11 @@ LAST_EPOCH = 2**53
 MOST_NAMES = 2048
 """Names that are remembered as right, of response fields and of selecting ones."""
 
+MOST_FIELDS = MAX_FIELDS + 1
+"""Field lines of a stored response: as many as may arrive, and a `Date` of our own (RFC 9110,
+6.6.1).
+"""
+
 KNOWN_FIELDS = 24
 """Fields of a response up to which their names are remembered together."""
 

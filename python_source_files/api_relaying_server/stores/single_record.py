@@ -20,12 +20,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from api_relaying_server.caching.stored import Record, Selecting, Single
-from api_relaying_server.http1.heads import MAX_FIELDS
 from api_relaying_server.stores.cutting import AT_ONCE, cut
 from api_relaying_server.stores.record_checks import (
     KNOWN_FIELDS,
     LAST_EPOCH,
     LATEST,
+    MOST_FIELDS,
     WITHOUT_BODY,
     encode_json,
     is_plain_json,
@@ -143,7 +143,7 @@ class _FieldReader:
 def _split(text: str) -> tuple[tuple[str, ...], Sequence[str], tuple[int, ...]]:
     """The names and the values of lines, and the places of `Content-Length`."""
     *pieces, end = text.split("\r\n")
-    if end or len(pieces) > MAX_FIELDS or not "".join(pieces).isprintable():
+    if end or len(pieces) > MOST_FIELDS or not "".join(pieces).isprintable():
         raise ValueError("the fields are no lines of text, or too many")
     pairs = [piece.split(": ", 1) for piece in pieces]
     values = [value for _, value in pairs]  # raises where a line is no pair
