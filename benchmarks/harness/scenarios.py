@@ -393,6 +393,7 @@ FIXED_SCENARIOS: tuple[Scenario, ...] = (
         "the same, relay with 4 MiB of memory",
         at_least(0.8, "nginx"),
         at_most(45, "", "cpu"),
+        labels=(*CACHES, "floor-stored"),
         options=Options(relay_flags=("--hot-size=4MiB",)),
     ),
     _repeated("large", "1 MiB", Probe("/large.bin", body="large.bin"), at_least(1.5, "nginx")),

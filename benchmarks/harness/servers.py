@@ -2,7 +2,7 @@
 
 A server is known by its label: ``relay``, ``relay@PLACE`` (the relay of another checkout or of a
 commit), ``relay+PYTHON`` (by another interpreter), ``nginx``, ``haproxy``, ``varnish``, ``squid``,
-``seed``, ``floor-c``, ``floor-python``.
+``seed``, ``floor-c``, ``floor-python``, ``floor-stored``.
 This file holds all that is particular to one of them; the tuning itself is in ``peers/``.
 """
 
@@ -46,6 +46,7 @@ LABELS = (
     "seed",
     "floor-c",
     "floor-python",
+    "floor-stored",
 )
 
 
@@ -383,6 +384,11 @@ def _floor_python(server: Server, bench: Bench, origin: Origin, options: Options
     return Command([*words, _answer_file(server, origin)])
 
 
+def _floor_stored(server: Server, bench: Bench, origin: Origin, options: Options) -> Command:
+    words = [bench.python, str(HERE / "floor_stored.py"), str(server.port), str(origin.port)]
+    return Command([*words, str(server.directory / "store.sqlite")])
+
+
 BUILDERS: dict[str, Builder] = {
     "relay": _relay,
     "nginx": _nginx,
@@ -392,6 +398,7 @@ BUILDERS: dict[str, Builder] = {
     "seed": _seed,
     "floor-c": _floor_c,
     "floor-python": _floor_python,
+    "floor-stored": _floor_stored,
 }
 
 

@@ -419,11 +419,14 @@ def connections(data: Json) -> str:
 
 
 def stored(data: Json) -> str:
-    """A row of `compare` beside the relay of an earlier commit, and nginx."""
+    """A row of `compare`: an earlier commit, this one, nginx, and the floor where there is one."""
     rows = []
     for one in data["scenarios"].values():
         before = next(name for name in one["servers"] if name.startswith("relay@"))
-        for name, what in ((before, "before"), ("relay", "now"), ("nginx", "nginx")):
+        names = [(before, "before"), ("relay", "now"), ("nginx", "nginx")]
+        if "floor-stored" in one["servers"]:
+            names.append(("floor-stored", "a Python that only reads and sends"))
+        for name, what in names:
             rate, peer = median(one, name, "rate"), median(one, "nginx", "rate")
             share = rate / peer if rate is not None and peer else None
             row = [f"{one['title']}: {what}", cell(rate), cell(share, "{:.2f}")]

@@ -38,14 +38,19 @@ CLIENTS = 12
 SLOW_DISK = """
 import time
 from api_relaying_server.stores.sqlite import SQLiteRecords
-fetch, apply = SQLiteRecords.fetch, SQLiteRecords.apply
+fetch, fetch_together = SQLiteRecords.fetch, SQLiteRecords.fetch_together
+apply = SQLiteRecords.apply
 def slow_fetch(records, key):
     time.sleep(0.04)
     return fetch(records, key)
+def slow_fetch_together(records, keys):
+    time.sleep(0.04 * len(keys))
+    return fetch_together(records, keys)
 def slow_apply(records, changes, clear=False):
     time.sleep(0.3)
     return apply(records, changes, clear)
-SQLiteRecords.fetch, SQLiteRecords.apply = slow_fetch, slow_apply
+SQLiteRecords.fetch, SQLiteRecords.fetch_together = slow_fetch, slow_fetch_together
+SQLiteRecords.apply = slow_apply
 """
 
 # Asks for a hit every few milliseconds, until its input ends. Times in seconds: `hit` is the
