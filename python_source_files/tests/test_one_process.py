@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import socket
 import tempfile
 import threading
@@ -127,6 +128,16 @@ class OneProcessTest(unittest.TestCase):
             self.assertIn("fwd=uri-miss", self.ask("/a"))
         self.assertFalse(relay.thread.is_alive())
         self.assertEqual(relay._serving, [])
+
+    def test_no_listener_ever_blocks(self) -> None:
+        """Not even before the loop runs: a duplicate of one that blocks makes all of them block."""
+        relay = OneProcess(Settings.of(**self.texts), self.origin.url, self.read, mock.Mock())
+        self.addCleanup(relay._bound.close)
+        front = relay._worker.server.front
+        self.assertEqual([sock.gettimeout() for sock in front.listeners], [0.0])
+        with front.listeners[0].dup() as again:
+            self.assertFalse(os.get_blocking(again.fileno()))
+        self.assertFalse(os.get_blocking(front.listeners[0].fileno()))
 
     def test_counters_outlive_another_store(self) -> None:
         asked = {"hit": 0, "miss": 0}

@@ -85,6 +85,10 @@ class Acceptor:
         on_accept: Callable[[int, int, Any], bool],
     ) -> None:
         self._listeners = {sock.fileno(): sock for sock in listeners.sockets}
+        # Now, not when it opens: a reload duplicates them before that, and a duplicate of one that
+        # blocks would make both block.
+        for sock in listeners.sockets:
+            sock.setblocking(False)
         self._balance = listeners.balance
         self._limits = limits
         self._connections = connections
@@ -107,8 +111,7 @@ class Acceptor:
         """Begins to accept."""
         if self._balance is not None:
             self._balance.say_ready()
-        for fd, sock in self._listeners.items():
-            sock.setblocking(False)
+        for fd in self._listeners:
             self._watch(fd)
 
     def _watch(self, fd: int) -> None:
