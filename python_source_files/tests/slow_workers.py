@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import shutil
@@ -530,6 +531,16 @@ class Reloading(WorkersCase):
         self.relay.signal(signal.SIGHUP)
         eventually(lambda: self.relay.log().count(said) > before, said)
 
+    def new_clients_get(self, host: str) -> None:
+        """Who connects from now on soon gets the new settings, while the old workers drain."""
+        targets = (f"/new/{number}" for number in itertools.count())
+
+        def is_new() -> bool:
+            target = next(targets)
+            return self.relay.get(target).body == f"{target} {host}".encode()
+
+        eventually(is_new, "the new settings")
+
     def test_new_settings_without_a_lost_request(self) -> None:
         self.start("--config", str(self.file))
         [idle] = self.clients(1)
@@ -542,6 +553,7 @@ class Reloading(WorkersCase):
             answers = load.answers
             eventually(lambda: load.answers > answers + 100, "it goes on")
         self.assertEqual(load.failures, [])
+        self.new_clients_get("two.example")
         # A connection that was idle all the time has one answer more.
         last = idle.ask("/a")
         self.assertEqual((last.status, last.get("connection")), (200, "close"))
@@ -570,7 +582,7 @@ class Reloading(WorkersCase):
         self.assertEqual(self.relay.get("/b").body, b"/b one.example")
         self.write("three.example", "workers = 2")
         self.reload("reloaded, these have changed: public-host")
-        # The old ones may still accept for a moment.
+        self.new_clients_get("three.example")
         eventually(lambda: not any(map(is_alive, before)), "the old ones end")
         self.assertEqual(self.relay.get("/c").body, b"/c three.example")
 
@@ -592,6 +604,7 @@ class ReloadingAlone(Reloading):
                 self.write(host)
                 self.reload("reloaded, these have changed: public-host")
         self.assertEqual(load.failures, [])
+        self.new_clients_get("three.example")
         last = idle.ask("/a")
         self.assertEqual((last.status, last.get("connection")), (200, "close"))
         eventually(lambda: self.listeners() == 1, "the old ones end")

@@ -100,8 +100,7 @@ def _date_of(fields: Fields, response_time: float) -> float | None:
 
 def initial_age(fields: Fields, request_time: float, response_time: float) -> float:
     """Seconds of age that a response had on arrival: corrected_initial_age (RFC 9111, 4.2.3)."""
-    text = fields.first("date")
-    date = None if text is None else parse_date(text, response_time)
+    date = _date_of(fields, response_time)
     apparent_age = 0.0 if date is None else response_time - date
     response_delay = max(0.0, response_time - request_time)
     told = age_value(fields) if "age" in fields else 0
@@ -160,7 +159,9 @@ def lifetime(arrival: Arrival, target: str, policy: Policy) -> Lifetime:
 
 @lru_cache(256)
 def told_lifetime(seconds: int, name: str) -> Lifetime:
-    """The lifetime where the origin gives it by this directive, and no rule another."""
+    """The lifetime where the origin gives it by this directive, and no rule another: one object for
+    all responses that have it.
+    """
     given = float(seconds)
     return Lifetime(given, given, False, False, name, name)
 
@@ -184,17 +185,11 @@ def _given(arrival: Arrival) -> tuple[float | None, str]:
     said = arrival.said
     told = said.directives.freshness()
     if told is not None:
-        return _as_float(told[0]), told[1]
+        return told_lifetime(*told).seconds, told[1]
     # RFC 9213, 2.2: Expires does not count beside a targeted field
     if said.targeted or "expires" not in arrival.fields:
         return None, ""
     return _until_expires(arrival), "Expires"
-
-
-@lru_cache(256)
-def _as_float(seconds: int) -> float:
-    """One object for all responses that have it."""
-    return float(seconds)
 
 
 def _until_expires(arrival: Arrival) -> float:

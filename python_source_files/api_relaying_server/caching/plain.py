@@ -192,9 +192,8 @@ def _said(cache_control: str) -> tuple[bool, float | None]:
     one object for all responses that say so.
     """
     said = parse_cache_control([cache_control])
-    told = [said.seconds("s-maxage"), said.seconds("max-age")]
-    seconds = next((float(seconds) for seconds in told if seconds is not None), None)
-    return said.is_unqualified("no-cache"), seconds
+    told = said.freshness()
+    return said.is_unqualified("no-cache"), None if told is None else float(told[0])
 
 
 @lru_cache(256)

@@ -352,8 +352,7 @@ class RequestHead:
     @property
     def fields(self) -> Fields:
         """The field section."""
-        section = self.section
-        return section.fields if section._fields is None else section._fields
+        return self.section.fields
 
     @property
     def seen(self) -> Fields:

@@ -18,8 +18,8 @@ LONGEST_KEY = 512
 
 
 class UseCount:
-    """Uses by key. Thread-safe but for `note`, which is for one thread at a time: each step on the
-    table is one of the interpreter's own.
+    """Uses by key. Thread-safe but for `note` and `add`, which are for one thread at a time: each
+    step on the table is one of the interpreter's own.
     """
 
     def __init__(self) -> None:

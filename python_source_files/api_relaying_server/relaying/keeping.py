@@ -378,7 +378,7 @@ class Keeper:
         upstream; `known` is what was stored when that was decided.
         """
         self.catch_up()
-        return Moment(self.facts.invalidations.now, 0 if known is None else known.epoch)
+        return Moment(self.facts.invalidations.now, _epoch_of(known))
 
     def is_current(self, key: str, began: Moment, *fetched: StoredResponse) -> bool:
         """True while neither a key nor the groups of what was fetched have been invalidated since,

@@ -28,7 +28,7 @@ from api_relaying_server.http1.fields import relay_fields
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.http1.rendering import render_fields, render_status_line
 from api_relaying_server.memory.reply import JOINED_BODY, WIRE, Passing
-from api_relaying_server.relaying.keeping import NOT_LOOKED, Keeper, LookedTogether
+from api_relaying_server.relaying.keeping import Keeper, LookedTogether
 
 
 class Together(NamedTuple):
@@ -50,10 +50,9 @@ class StoredAnswers:
         """Reads the store once for several requests, and answers those that it can; an answer
         counts as sent. May wait for the store.
         """
-        keeper, hot = self._keeper, self._keeper.hot
-        keys = [keeper.key_of(request.target) for request in requests]
+        keeper, hot, policy = self._keeper, self._keeper.hot, self._keeper.policy
+        keys = [policy.key_of(request.target) for request in requests]
         seen = keeper.look_together([key for key in keys if hot.peek(key) is None])
-        policy = keeper.policy
         if not is_plain_policy(policy):
             return Together([None] * len(keys), seen)
         now, found = keeper.clock(), seen.found
@@ -73,9 +72,6 @@ class StoredAnswers:
             if entry is not None:
                 entry.is_answered()
         return Together(answers, seen)
-
-
-NOTHING = Together((), NOT_LOOKED)
 
 
 def passing(request: RequestHead, single: Single, now: float, policy: Policy) -> Passing | None:

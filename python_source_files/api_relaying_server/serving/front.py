@@ -427,7 +427,7 @@ class Front:
             return
         conn.move(READING)
         self._connections.watch(conn)
-        head = conn.head if not conn.number else named(conn.head, conn.number)  # of a handler
+        head = named(conn.head, conn.number)  # a handler may have given it an id
         if conn.waited is not None and conn.waited.is_own:
             self._dispatch(conn)
             return
@@ -440,7 +440,7 @@ class Front:
             self._reply(conn, head, reply, given_id(head))
         except Exception:
             self.refuse(conn, self._bug("answering a request failed"), head)
-        if conn.state == READING and (conn.buffer or self._closes_idle):
+        if conn.state == READING:
             self._go_on(conn)
 
     def _in_memory(self, request: RequestHead | None) -> Reply | None:

@@ -19,7 +19,7 @@ from api_relaying_server.errors import ClientGone, RelayError, UpstreamError, ow
 from api_relaying_server.http1.chunked import LAST_CHUNK, encode_chunk
 from api_relaying_server.http1.fields import end_to_end
 from api_relaying_server.http1.heads import wants_close
-from api_relaying_server.http1.message import Field, RequestHead, ResponseHead, lines_of
+from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import pieces_of, render_fields, render_status_line
 from api_relaying_server.http1.request_id import REQUEST_ID
 from api_relaying_server.relaying.answer import Answer, Waiting
@@ -129,15 +129,15 @@ class RelayHandler(BaseHTTPRequestHandler):
 
     def _caller(self, request: RequestHead, body: RequestBody | None) -> Caller:
         conn = self.conn
-        return Caller(  # in its order: names would cost as much again
-            self.server.client_at(conn.address, conn.number),
-            body,
-            body.length if body is not None else None,
-            self._send_interim if request.version >= (1, 1) else None,
-            self._count_upstream,
-            conn.seen,
-            self._ticket,
-            body is None,
+        return Caller(
+            client=self.server.client_at(conn.address, conn.number),
+            body=body,
+            length=body.length if body is not None else None,
+            on_interim=self._send_interim if request.version >= (1, 1) else None,
+            on_upstream=self._count_upstream,
+            seen=conn.seen,
+            ticket=self._ticket,
+            parks=body is None,
         )
 
     def _count_upstream(self, seconds: float) -> None:
@@ -171,12 +171,10 @@ class RelayHandler(BaseHTTPRequestHandler):
         has_body = request.method != "HEAD" and answer.status not in _BODILESS
         framing, chunked, until_close = self._framing(request, answer, has_body)
         keeps = keeps and not until_close
-        own = framing
-        if not keeps or request.version < (1, 1):
-            own += _connection_fields(request, keeps)
+        own = framing + _connection_fields(request, keeps)
         if "x-request-id" not in answer.fields:  # else it is the upstream's own
             own.append((REQUEST_ID, self.conn.number))
-        fields = answer.fields.lines + lines_of(own)  # both are written once
+        fields = render_fields(answer.fields) + render_fields(own)
         head = render_status_line(answer.status, answer.reason) + fields + b"\r\n"
         if not has_body:
             self._writer.send(head)
@@ -253,18 +251,18 @@ class RelayHandler(BaseHTTPRequestHandler):
     def _served(self, request: RequestHead) -> Served:
         """The request as it is reported."""
         begun, conn = self._begun, self.conn
-        return Served(  # in its order: names would cost as much again
-            conn.address,
-            request.raw or b"",
-            begun.status if begun is not None else CLIENT_LEFT,
-            self._sent,
-            result_of(begun.fields) if begun is not None else NONE,
-            self._upstream,
-            time.monotonic() - conn.since,
-            time.time(),
-            self._number,
-            conn.number,
-            request.target,
+        return Served(
+            address=conn.address,
+            head=request.raw or b"",
+            status=begun.status if begun is not None else CLIENT_LEFT,
+            size=self._sent,
+            result=result_of(begun.fields) if begun is not None else NONE,
+            upstream=self._upstream,
+            took=time.monotonic() - conn.since,
+            at=time.time(),
+            number=self._number,
+            request_id=conn.number,
+            target=request.target,
         )
 
 
