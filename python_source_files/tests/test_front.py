@@ -11,6 +11,7 @@ from unittest import mock
 
 from api_relaying_server.errors import Overloaded
 from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.memory.reply import Passing
 from api_relaying_server.relaying.answer import Waiting
 from api_relaying_server.serving import gathering
 from api_relaying_server.serving.connection import LINGERING, Connection, Limits
@@ -561,6 +562,78 @@ class WaitingTest(FrontTestCase):
         self.later(1)
         self.client()
         self.assertEqual((self.said(waiting), self.said(idle)), (None, b""))
+
+
+class ReadyTest(FrontTestCase):
+    """Answers that the store reader has made ready, which the front sends."""
+
+    def setUp(self) -> None:
+        self.taken: list[Connection] = []
+        self.store_reader = mock.Mock(batch=(), add=self.take)
+        super().setUp()
+
+    def take(self, conn: Connection) -> bool:
+        """The reader has it from now on."""
+        self.taken.append(conn)
+        return True
+
+    def ready(self, wire: bytes) -> None:
+        """The reader gives back all that it has, with this answer."""
+        taken = self.taken.copy()
+        self.taken.clear()
+        for conn in taken:
+            conn.ready = Passing(200, wire, 2)
+        self.front.handover.loaded(taken)
+        self.turn(wait=True)
+
+    def test_each_is_sent_once(self) -> None:
+        client = self.client(request("/a"))
+        self.assertEqual((len(self.taken), self.said(client)), (1, None))
+        self.ready(b"first")
+        self.assertEqual(self.said(client), b"first")
+        self.say(client, request("/b"))
+        self.ready(b"second")
+        self.assertEqual(self.said(client), b"second")
+        self.assertEqual(self.dispatched, [])
+
+    def test_the_next_request_never_gets_it(self) -> None:
+        """Which the reader has loaded into memory."""
+        client = self.client(request("/a"))
+        self.ready(b"first")
+        self.assertEqual(self.said(client), b"first")
+        self.say(client, request("/b"))
+        self.memory["/b"] = Ready(b"from memory", self.wall + 60)
+        self.front.handover.loaded(self.taken)
+        self.turn(wait=True)
+        self.assertEqual(self.said(client), b"from memory")
+
+    def test_the_id_of_the_request_is_given_back(self) -> None:
+        head = b"GET /a HTTP/1.1\r\nHost: a\r\nX-Request-Id: mine\r\n\r\n"
+        client = self.client(head)
+        self.ready(b"HTTP/1.1 200 OK\r\n\r\nhi")
+        self.assertEqual(self.said(client), b"HTTP/1.1 200 OK\r\nX-Request-Id: mine\r\n\r\nhi")
+
+    def test_the_request_behind_it_is_next(self) -> None:
+        self.memory["/b"] = Ready(b"from memory", self.wall + 60)
+        client = self.client(request("/a") + request("/b"))
+        self.ready(b"ready, ")
+        self.assertEqual(self.said(client), b"ready, from memory")
+
+    def test_what_came_meanwhile_is_heard(self) -> None:
+        client = self.client(request("/a"))
+        self.memory["/b"] = Ready(b"from memory", self.wall + 60)
+        self.say(client, request("/b"))
+        self.ready(b"ready, ")
+        self.turn(wait=True)
+        self.assertEqual(self.said(client), b"ready, from memory")
+
+    def test_it_is_the_last_one_when_the_relay_stops(self) -> None:
+        client = self.client(request("/a"))
+        self.front.stop(5.0)
+        self.turn(wait=True)
+        self.ready(b"HTTP/1.1 200 OK\r\n\r\nhi")
+        self.assertEqual(self.said(client), b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhi")
+        self.assertEqual(self.said(client), b"")
 
 
 class EmptyLinesTest(FrontTestCase):

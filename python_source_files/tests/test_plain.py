@@ -8,7 +8,7 @@ import random
 import tempfile
 import unittest
 
-from api_relaying_server.caching.plain import PlainFound, is_plain_policy
+from api_relaying_server.caching.plain import MOST_LINES, PlainFound, is_plain_policy
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.purging import Effect
 from api_relaying_server.caching.stored import Record, Single, StoredResponse, cache_key
@@ -18,7 +18,7 @@ from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.heads import parse_request_head
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.memory.hot import HotCache
-from api_relaying_server.memory.reply import Ending, Passing
+from api_relaying_server.memory.reply import JOINED_BODY, Ending, Passing
 from api_relaying_server.relaying.forms import Forms
 from api_relaying_server.relaying.keeping import FoundRecord, Keeper
 from api_relaying_server.relaying.memory_answers import Brought, MemoryAnswers
@@ -148,6 +148,33 @@ class PlainTest(unittest.TestCase):
             return None
         answer = passing(request, single, self.now, self.policy)
         return None if answer is None else answer.wire
+
+    def test_lines_are_remembered_up_to_a_length(self) -> None:
+        """And a body is joined up to one; longer ones are for the general rules."""
+        request = parse_request_head(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+        told = ("Cache-Control", "max-age=60")
+        rest = len(Fields([told, ("X", "")]).lines)
+        for more, body, is_plain in (
+            (MOST_LINES - rest, b"", True),
+            (MOST_LINES - rest + 1, b"", False),
+            (0, b"x" * JOINED_BODY, True),
+            (0, b"x" * (JOINED_BODY + 1), False),
+        ):
+            fields = Fields([told, ("X", "x" * more)])
+            stored = StoredResponse(200, "Fine", fields, body, NOW, NOW, (), 0, len(body))
+            single = stored.pieces
+            assert single is not None
+            answer = passing(request, single, NOW, self.policy)
+            self.assertEqual(answer is not None, is_plain, (more, len(body)))
+
+    def test_an_ignored_field_asks_for_nothing_more(self) -> None:
+        request = parse_request_head(b"GET /x HTTP/1.1\r\nHost: a\r\nCookie: a=b\r\n\r\n")
+        fields = Fields([("Cache-Control", "max-age=60")])
+        single = StoredResponse(200, "Fine", fields, b"", NOW, NOW, (), 0, 0).pieces
+        assert single is not None
+        self.assertIsNone(passing(request, single, NOW, self.policy))
+        ignoring = self.policy._replace(ignored_fields=frozenset(("cookie",)))
+        self.assertIsNotNone(passing(request, single, NOW, ignoring))
 
     def test_a_clock_that_was_set_back_makes_nothing_younger(self) -> None:
         """At half a second before its arrival it is as old as then."""

@@ -70,6 +70,12 @@ class StoreTest(StoreCase):
         grown = {name: after[name] - before[name] for name in ("reads", "hits", "misses")}
         self.assertEqual(grown, {"reads": 4, "hits": 3, "misses": 1})
 
+    def test_each_is_a_use(self) -> None:
+        self.fill(self.store, 3)
+        with mock.patch.object(type(self.store._storage), "wants_credit", True):
+            self.together("GET /0", "GET /1", "GET /none")
+        self.assertEqual(self.store._uses, {"GET /0": 1, "GET /1": 1})
+
     def test_what_cannot_be_read_is_nothing_and_is_replaced(self) -> None:
         self.fill(self.store, 2)
         with closing(sqlite3.connect(self.path)) as connection, connection:

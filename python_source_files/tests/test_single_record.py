@@ -61,6 +61,12 @@ def response(**changes: object) -> StoredResponse:
     return plain.changed(**changes)
 
 
+def shorter_than_told() -> bytes:
+    """A record whose lengths, all under a right checksum, tell of one byte more than it has."""
+    lengths = 2, len(LINES) - 19, len(b"[]") + 1
+    return sealed(NUMBERS.pack(*RIGHT, *lengths) + b"OK" + LINES[:-19] + b"[]")
+
+
 class WhatHasIt(unittest.TestCase):
     """One whole response of plain text."""
 
@@ -113,6 +119,10 @@ class WhatHasIt(unittest.TestCase):
 
 class NothingElse(unittest.TestCase):
     """What could not be sent, or was not written so, is no record."""
+
+    def test_one_byte_less_than_it_tells(self) -> None:
+        with self.assertRaisesRegex(ValueError, "shorter than its parts"):
+            loads(shorter_than_told())
 
     def test_the_right_one(self) -> None:
         self.assertEqual(loads(form_of()).variants[0].body, b"xy")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from api_relaying_server.http1.heads import parse_request_head
 from api_relaying_server.http1.message import RequestHead
+from api_relaying_server.memory.reply import Passing
 from api_relaying_server.serving.connection import Connection
 from api_relaying_server.serving.store_reader import AT_ONCE, LONGEST_WAIT, Loading, StoreReader
 
@@ -29,7 +30,7 @@ class StoreReaderTest(unittest.TestCase):
         self.held.set()
         self.threads: set[int] = set()
         self.reading = threading.Event()
-        self.now = self.slowness = 0.0
+        self.now = self.slowness = self.slowness_together = 0.0
         self.together: list[list[str]] = []
         loading = Loading(self.may_help, self.answer_together, self.load)
         self.reader = StoreReader(loading, self.on_loaded, self.on_missing, lambda: self.now)
@@ -46,6 +47,10 @@ class StoreReaderTest(unittest.TestCase):
         if "/bad" in targets:
             raise ZeroDivisionError
         self.together.append(targets)
+        self.now += self.slowness_together
+        for conn in conns:
+            if conn.request is not None and conn.request.target == "/plain":
+                conn.ready = Passing(200, b"", 0)
         return targets
 
     def load(self, conn: Connection, seen_together: Sequence[str]) -> bool:
@@ -105,6 +110,13 @@ class StoreReaderTest(unittest.TestCase):
         conn.request = None
         self.assertFalse(self.reader.add(conn))
         self.assertEqual(self.reader.batch, [])
+
+    def test_those_that_are_ready_are_loaded(self) -> None:
+        """However long that took, and without another look."""
+        self.slowness_together = 2 * LONGEST_WAIT
+        self.take("/stored", "/plain")
+        self.reader.submit()
+        self.expect(("missing", ["/stored"]), ("loaded", ["/plain"]))
 
     def test_fault(self) -> None:
         """A fault is left to the handler, which tells of it; the reader goes on."""
