@@ -42,6 +42,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "relaying/relay.py": (*PATH, *LAST),
     "relaying/memory_answers.py": (*PATH, *LAST),
     "relaying/transfer.py": (*PATH, *LAST),
+    "relaying/plain_miss.py": ("test_plain_miss", *PATH, *LAST),
     "relaying/fetching.py": (*PATH, *LAST),
     "relaying/receiving.py": (*PATH, *LAST),
     "relaying/answering.py": ("test_answering", *PATH, *LAST),

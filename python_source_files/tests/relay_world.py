@@ -97,11 +97,15 @@ class MemoryExchange(Exchange):
         self._fault: UpstreamError | None = None
         self._release = self._given_back
 
+    @property
+    def has_whole_body(self) -> bool:
+        """Where it comes with the head it is in one piece, and has an end."""
+        comes = self.with_head and not self._cut
+        return comes and len(self._pieces) == 1 and self._left is not None
+
     def buffered_body(self) -> bytes | None:
-        """All of it where it comes with the head: it is in one piece, and has an end."""
-        if not self.with_head or self._cut or len(self._pieces) != 1 or self._left is None:
-            return None
-        return self.read()[0]
+        """All of it where it comes with the head."""
+        return self.read()[0] if self.has_whole_body else None
 
     def _given_back(self, exchange: Exchange, reusable: bool) -> None:
         self.closed = True

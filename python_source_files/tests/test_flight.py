@@ -69,6 +69,28 @@ class FlightTest(unittest.TestCase):
         flights.leave("k", newer)
         self.assertEqual(len(flights), 0)
 
+    def test_who_leaves_alone_tells_nobody(self) -> None:
+        flights: Flight[str] = Flight()
+        landing, _ = flights.join("k")
+        self.assertTrue(flights.leave_alone("k", landing))
+        self.assertEqual((len(flights), landing.finished), (0, False))
+        newer, leads = flights.join("k")
+        self.assertTrue(leads)
+        self.assertTrue(flights.leave_alone("k", landing))  # not the newer one
+        self.assertEqual(flights.join("k"), (newer, False))
+
+    def test_nobody_leaves_alone_whom_somebody_may_follow(self) -> None:
+        """Who follows; and those who tried the same one, who follow though it is over."""
+        flights: Flight[str] = Flight()
+        landing, _ = flights.join("k")
+        flights.join("k")
+        self.assertFalse(flights.leave_alone("k", landing))
+        self.assertTrue(flights.is_under_way("k"))
+        newer, _ = flights.join("k", landing)
+        self.assertFalse(flights.leave_alone("k", newer))
+        flights.leave("k", newer)
+        self.assertEqual(flights.join("k", landing), (newer, False))
+
     def test_the_first_outcome_counts(self) -> None:
         landing: Landing[str] = Landing()
         self.assertIsNone(landing.wait(0))

@@ -38,7 +38,7 @@ from api_relaying_server.relaying.fetching import SMALL_BODY, Caller
 from api_relaying_server.relaying.keeping import Keeper
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.refresh import Job, Refresher
-from api_relaying_server.relaying.relay import FOLLOW_AT_MOST, STALE_AFTER
+from api_relaying_server.relaying.relay import FOLLOW_AT_MOST, STALE_AFTER, Place
 from api_relaying_server.stores.store import open_store
 from api_relaying_server.upstream.translation import Client
 from tests.relay_world import TARGET, Call, Got, Reply, World, bodies_come_with_heads, reply
@@ -951,6 +951,9 @@ class ParkingTest(PathTest):
         waiting.give_up()
         later.jobs.pop()()
         self.assertEqual((world.ask().body, len(world.calls)), (b"new", 2))
+        place = waiting.place  # one who came back now would see that it is over
+        assert isinstance(place, Place) and place.landing is not None
+        self.assertTrue(place.landing.finished)
 
     def test_where_there_is_no_room_for_it_the_client_waits(self) -> None:
         policy = NO_GUESS._replace(stale_if_error=100.0)

@@ -267,7 +267,8 @@ DEMANDS: tuple[Demand, ...] = (
 )
 """What demands validation even of a fresh response."""
 
-_MISSING = Ask("uri-miss", rule="nothing is stored for this target (RFC 9111, 4)")
+MISSING = Ask("uri-miss", rule="nothing is stored for this target (RFC 9111, 4)")
+"""What `decide` says where nothing is stored."""
 
 _STALE = Demand("stale", "the stored response is stale (RFC 9111, 4.2)", lambda c: True)
 
@@ -297,7 +298,7 @@ def _among(
     request: RequestHead, record: Record | None, asked: Directives, now: float, policy: Policy
 ) -> Verdict:
     if record is None or not record.variants:
-        return _MISSING
+        return MISSING
     fitting = select(record.variants, request.seen)
     if not fitting:
         others = tuple(to_validate(None, record.variants, request.seen))

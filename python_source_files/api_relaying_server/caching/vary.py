@@ -194,6 +194,8 @@ def selecting_values(names: tuple[str, ...], request_fields: Fields) -> Selectin
     """The normalised values of these fields in a request, whose fields are those that the upstream
     sees.
     """
+    if names == _ANY_NAMES:  # nearly always
+        return _WITH_ORIGIN if ORIGIN in request_fields else _WITHOUT_ORIGIN
     return one_object(tuple([(name, _value(name, request_fields)) for name in names]))
 
 
@@ -215,8 +217,12 @@ def text_of(selecting: Selecting) -> str:
     return _PLAIN_TEXTS.get(selecting) or repr(selecting)
 
 
-_PLAIN: tuple[Selecting, ...] = ((), ((ANY_ORIGIN, None),), ((ANY_ORIGIN, _THERE),))
-_PLAIN_TEXTS = {selecting: repr(selecting) for selecting in _PLAIN}
+_ANY_NAMES = (ANY_ORIGIN,)
+_WITHOUT_ORIGIN: Selecting = ((ANY_ORIGIN, None),)
+_WITH_ORIGIN: Selecting = ((ANY_ORIGIN, _THERE),)
+_PLAIN_TEXTS: dict[Selecting, str] = {
+    selecting: repr(selecting) for selecting in ((), _WITHOUT_ORIGIN, _WITH_ORIGIN)
+}
 """Those of answers that do not vary: a text costs a microsecond to write."""
 
 

@@ -352,7 +352,8 @@ class RequestHead:
     @property
     def fields(self) -> Fields:
         """The field section."""
-        return self.section.fields
+        known = self.section._fields
+        return self.section.fields if known is None else known
 
     @property
     def seen(self) -> Fields:

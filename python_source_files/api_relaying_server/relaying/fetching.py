@@ -97,14 +97,6 @@ class Received(NamedTuple):
     fetch: Fetch
     began: Moment
 
-    def __enter__(self) -> Received:
-        return self
-
-    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        """Closes the exchange where the block raises: nobody would ever read it."""
-        if error is not None:
-            self.fetch.exchange.close()
-
 
 class Plan(NamedTuple):
     """One call: its method, the client's fields that stay behind, and fields of our own."""
@@ -167,34 +159,32 @@ class Fetcher:
         return self._send(query, Plan(query.request.method))
 
     def _call_of(self, query: Query, plan: Plan) -> UpstreamRequest:
-        request, caller = query.request, query.caller
+        request, caller, ask, _ = query
         method, drop, add = plan
-        has_body = caller.body is not None
+        target, is_chunked = target_for_upstream(request.target, self.base), False
+        if caller.body is not None:
+            add, is_chunked = add + _framing(caller), caller.length is None
+        fields = for_one_call(request.seen, drop, add)
         return UpstreamRequest(
-            method,
-            target_for_upstream(request.target, self.base),
-            for_one_call(request.seen, drop, add + _framing(caller) if has_body else add),
-            None,
-            has_body and caller.length is None,
-            caller.on_interim,
-            query.ask.reason,
+            method, target, fields, None, is_chunked, caller.on_interim, ask.reason
         )
 
     def _send(self, query: Query, plan: Plan) -> Received:
-        request, caller = query.request, query.caller
+        request, caller, _, known = query
         call = self._call_of(query, plan)
         # Before the first byte goes out: what is invalidated from here on outdates the response.
-        began = self.keeper.begin(query.known)
-        body = None if caller.body is None else _body_to_send(request, caller)
-        started, asked = time.monotonic(), True
+        began = self.keeper.begin(known)
+        if caller.body is not None:
+            call = call._replace(body=_body_to_send(request, caller))
+        on_upstream, started, asked = caller.on_upstream, time.monotonic(), True
         try:
-            fetch = self._upstream.fetch(call if body is None else call._replace(body=body))
+            fetch = self._upstream.fetch(call)
         except UpstreamPaused:
             asked = False
             raise
         finally:
-            if asked and caller.on_upstream is not None:
-                caller.on_upstream(time.monotonic() - started)
+            if asked and on_upstream is not None:
+                on_upstream(time.monotonic() - started)
         head = fetch.exchange.head
         received = head.fields
         if head.status == 304 and not _has_condition(call.fields):

@@ -22,18 +22,22 @@ class Landing(Generic[Outcome]):
 
     `next` is the fetch to follow where this outcome did not fit; `body` the body that the fetch
     brings, while it is under way. The leader writes `outcome` and `body`, the flight `next`.
+    `followed`: somebody else may want the outcome, as the flight sees it, or a leader who comes
+    back for it.
     """
+
+    next: Landing[Outcome] | None = None
+    followed = False  # set once, never reset
+    body: SharedBody | None = None
+    outcome: Outcome | None = None
+    _delivered = False  # set after `outcome` is written, never reset
+    _ended = False  # set once, never reset
+    _heard: threading.Event | None = None  # of those who wait for the outcome
 
     def __init__(self, key: str = "") -> None:
         self.key = key
-        self.next: Landing[Outcome] | None = None
-        self.body: SharedBody | None = None
-        self.outcome: Outcome | None = None
-        self._delivered = False  # set after `outcome` is written, never reset
-        self._ended = False  # set once, never reset
         # guards _waiting: who comes in and who is called; _heard: made before it is set
         self._lock = threading.Lock()
-        self._heard: threading.Event | None = None  # of those who wait for the outcome
         self._waiting: list[Callable[[], None]] = []
 
     def deliver(self, outcome: Outcome, body: SharedBody | None = None) -> None:
@@ -99,7 +103,8 @@ class Flight(Generic[Outcome]):
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards _landings and each landing's `next`
+        # guards _landings and each landing's `next` and `followed`
+        self._lock = threading.Lock()
         self._landings: dict[str, Landing[Outcome]] = {}
         self._numbers = itertools.count()
 
@@ -124,8 +129,11 @@ class Flight(Generic[Outcome]):
             leads = landing is None or landing is tried
             if landing is None or landing is tried:
                 landing = self._landings[key] = Landing(key)
+            else:
+                landing.followed = True
             if tried is not None:
                 tried.next = landing
+                landing.followed = True  # by the others who tried that one
             return landing, leads
 
     def leave(self, key: str, landing: Landing[Outcome]) -> None:
@@ -134,6 +142,17 @@ class Flight(Generic[Outcome]):
             if self._landings.get(key) is landing:  # else the next fetch has taken the place
                 del self._landings[key]
         landing.end()
+
+    def leave_alone(self, key: str, landing: Landing[Outcome]) -> bool:
+        """The same where nobody follows, nor ever will: nobody is told the outcome then. False
+        where somebody may; then nothing has happened.
+        """
+        with self._lock:
+            if landing.followed:
+                return False
+            if self._landings.get(key) is landing:
+                del self._landings[key]
+            return True
 
     def is_under_way(self, key: str) -> bool:
         """True where a request for this key would follow a fetch."""

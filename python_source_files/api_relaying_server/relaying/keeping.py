@@ -195,7 +195,8 @@ class Keeper:
 
     def key_of(self, target: str) -> str:
         """The key of a target, by the settings of now."""
-        return self.policy.key_of(target)
+        policy = self.policy
+        return cache_key(target) if policy.query is None else policy.key_of(target)
 
     def note_asked(self, key: str, target: str) -> None:
         """Remembers a target by which a key was asked for, where they can differ."""
@@ -377,14 +378,16 @@ class Keeper:
         """This moment in the order of invalidations, to be taken before a request is sent to the
         upstream; `known` is what was stored when that was decided.
         """
-        self.catch_up()
-        return Moment(self.facts.invalidations.now, _epoch_of(known))
+        if not self._alone:
+            self.catch_up()
+        return Moment(self.facts.invalidations.now, 0 if known is None else known.epoch)
 
     def is_current(self, key: str, began: Moment, *fetched: StoredResponse) -> bool:
         """True while neither a key nor the groups of what was fetched have been invalidated since,
         as far as is known here.
         """
-        self.catch_up()
+        if not self._alone:
+            self.catch_up()
         if self.facts.invalidations.now <= began.tick:
             return True  # nothing has been
         groups = [group for stored in fetched for group in groups_of(stored.fields)]
@@ -771,7 +774,7 @@ class Keeper:
         for variant in record.variants:
             variant.fields.pack()  # as memory does: before anybody counts their bytes
         self._store.write(key, record)
-        self._touch(key)
+        self._changes[hash(key) % _STRIPES] = next(self._ticks)
         self._last_known.forget(key)
         self.hot.put(key, record, doubts=doubts)
         return record
@@ -788,7 +791,7 @@ class _Locked:
 
     def __init__(self, keeper: Keeper, key: str, seen: FoundRecord | None) -> None:
         self._keeper, self._key, self._seen = keeper, key, seen
-        self._lock = keeper.lock_of(key)
+        self._lock = keeper._locks[hash(key) % _STRIPES]
 
     def __enter__(self) -> Record | None:
         self._lock.__enter__()

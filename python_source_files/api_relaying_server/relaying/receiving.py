@@ -119,6 +119,15 @@ class Arrived(NamedTuple):
 Response = Union[Confirmed, Arrived]
 
 
+class Usual(NamedTuple):
+    """A whole response that is to be stored as it is, and shared; and the Unix time until which it
+    is worth storing.
+    """
+
+    stored: StoredResponse
+    useful_until: float
+
+
 class Receiver:
     """Stores, merges and marks what a response allows. Thread-safe."""
 
@@ -156,6 +165,37 @@ class Receiver:
             return self._take(received, None, "bypass")
         return self._take(received._replace(began=own), None)
 
+    def usual(self, received: Received) -> Usual | None:
+        """The response to a plain GET of what is not stored, with its body, where that is here and
+        `receive` would have all of it stored and shared as it is. None where it would not, or where
+        it takes more to know; then nothing has been read.
+        """
+        request, head, fetch, _ = received
+        exchange, policy, fields = fetch.exchange, self._policy, head.fields
+        if head.status != 200 or policy.codings or not exchange.has_whole_body:
+            return None
+        fields.render()  # once for the answer, for memory and for the store
+        traits = traits_of(fields)
+        arrival, span, rule = self._judge(received, 200, fields, traits)
+        if rule is not None or span.capped or traits.kept_back or self._unfit(received):
+            return None
+        names = self._selecting_names(traits)
+        body = exchange.buffered_body() if names is not None else None
+        if names is None or body is None:
+            return None
+        stored = StoredResponse(
+            200,
+            head.reason,
+            fields.apart(),  # the answer reads the other one
+            body,
+            fetch.request_time,
+            fetch.response_time,
+            selecting_values(names, request.seen),
+            0,
+            len(body),
+        )
+        return Usual(stored, useful_from(arrival, span, policy))
+
     # The gate.
 
     def _judge(
@@ -165,7 +205,8 @@ class Receiver:
         the first rule against storing it for the request that was sent.
         """
         request, head, fetch, _ = received
-        traits = traits_of(fields) if traits is None else traits
+        if traits is None:
+            traits = traits_of(fields)
         came = fetch.response_time
         age = initial_age(fields, fetch.request_time, came)
         arrival = Arrival(status, fields, traits.said, came, age)
@@ -313,15 +354,16 @@ class Receiver:
     def _take(self, received: Received, known: Record | None, unstored: str = "") -> Arrived:
         """The response, to be stored when its body has come, unless `unstored` says why not."""
         request, head, fetch, _ = received
-        exchange, policy, status = fetch.exchange, self._policy, head.status
+        policy, status = self._policy, head.status
         head.fields.render()  # once for the answer, and mostly for memory and the store, too
         traits = traits_of(head.fields)
         arrival, span, rule = self._judge(received, status, head.fields, traits)
         unstored = unstored or self._unfit(received)
-        shares = not unstored and (rule is None or may_be_shared(rule))
+        shares = not unstored
         if rule is not None:
             unstored = unstored or rule.name
-            shares = shares and exchange.length is not None  # it may have no end, and is not stored
+            # Without a length it may have no end, and is not stored.
+            shares = shares and may_be_shared(rule) and fetch.exchange.length is not None
         shared = self._template(received, traits) if shares else None
         useful_until = None
         if shared is not None and not unstored:
@@ -331,8 +373,9 @@ class Receiver:
                 useful_until = useful_from(arrival, span, policy)
         failed = status in FAILURE_STATUSES and not (span.given or 0) > 0
         capped = span.seconds if span.capped else None
-        kept = shared if not unstored else None
-        codings = self._codings(received, kept) if policy.codings else ()
+        codings: tuple[str, ...] = ()
+        if policy.codings:
+            codings = self._codings(received, shared if not unstored else None)
         return Arrived(received, shared, unstored, failed, capped, codings, useful_until)
 
     def _codings(self, received: Received, kept: StoredResponse | None) -> tuple[str, ...]:
@@ -350,19 +393,20 @@ class Receiver:
 
     def _unfit(self, received: Received) -> str:
         """Why a response can neither be stored nor shared; empty where it can."""
-        exchange = received.fetch.exchange
+        _, head, fetch, _ = received
+        exchange = fetch.exchange
         length = exchange.length
         if exchange.undecoded:
             return "transfer-coding"  # RFC 9112, 6.1: it has a coding that is unknown here
         if length is not None and length > self._policy.max_object:
             return "too-large"
-        if received.head.status == 206 and "range" not in received.request.fields:
+        if head.status == 206 and "range" not in received.request.fields:
             return "partial"  # no part was asked for
         return ""
 
     def _template(self, received: Received, traits: Traits | None = None) -> StoredResponse | None:
         """The response as it is stored, still without content; None where it cannot be."""
-        head, fetch = received.head, received.fetch
+        request, head, fetch, _ = received
         traits = traits_of(head.fields) if traits is None else traits
         names = self._selecting_names(traits)
         if names is None:
@@ -381,7 +425,7 @@ class Receiver:
             b"",
             fetch.request_time,
             fetch.response_time,
-            selecting_values(names, received.request.seen),
+            selecting_values(names, request.seen),
             first,
             complete,
         )

@@ -14,7 +14,7 @@
        |     (a stale one too where it may: renewed behind it)             `_renew_meanwhile`
        |
        |-- Ask: the upstream is needed                                     `_ask`, `_join`
-       |     |-- first for this key: lead a transfer ----------> answer    transfer
+       |     |-- first for this key: lead a transfer ----------> answer    transfer, plain_miss
        |     |-- others: wait for its outcome, then
        |           |-- it fits -------------------------------> answer     `_follow`
        |           `-- it does not: ask again, `ROUNDS` times at most
@@ -67,6 +67,7 @@ from api_relaying_server.relaying.flight import Flight, Landing
 from api_relaying_server.relaying.forms import Forms
 from api_relaying_server.relaying.keeping import FoundRecord
 from api_relaying_server.relaying.memory_answers import MemoryAnswers
+from api_relaying_server.relaying.plain_miss import fetch_plainly, is_plain_miss
 from api_relaying_server.relaying.receiving import Receiver
 from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.transfer import (
@@ -318,7 +319,7 @@ class Relay:
                 )
             landing, leads = self.flight.join(flight_key, place.landing)
             if leads:  # the landing is ours now; the transfer gives it back
-                lease_name = self._lease_name(flight_key, key)
+                lease_name = "" if self._alone else self._lease_name(flight_key, key)
                 lead = Leader(key, flight_key, landing, seen, lease_name)
                 if query.ask.fallback is None or not query.caller.parks:
                     return self._lead(query, lead)
@@ -339,6 +340,8 @@ class Relay:
         return self._lead(query, Leader(key, self._flight_key(query.request, key)))
 
     def _lead(self, query: Query, lead: Leader, keeps_conditions: bool = False) -> Answer:
+        if not keeps_conditions and is_plain_miss(query, lead):
+            return fetch_plainly(self._tools, query, lead)
         return Transfer(self._tools, query, lead).run(keeps_conditions)
 
     def _send_out(self, query: Query, place: Place, lead: Leader) -> Answer | Waiting:
@@ -346,6 +349,8 @@ class Relay:
         longer than a second when the upstream hangs.
         """
         quiet = query._replace(caller=Caller(query.caller.client))
+        if lead.landing is not None:
+            lead.landing.followed = True  # by this client, when it comes back
         fetch = BackgroundFetch(partial(self._lead, quiet, lead))
         if self._background is None or not self._background.submit(lead.flight_key, fetch.run):
             return self._lead(query, lead)

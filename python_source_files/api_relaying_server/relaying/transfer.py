@@ -53,7 +53,7 @@ from api_relaying_server.relaying.answering import (
     fetched_answer,
     hit_answer,
 )
-from api_relaying_server.relaying.fetching import Fetcher, Query
+from api_relaying_server.relaying.fetching import Fetcher, Query, Received
 from api_relaying_server.relaying.flight import Flight, Landing
 from api_relaying_server.relaying.keeping import FoundRecord, Moment
 from api_relaying_server.relaying.receiving import Arrived, Confirmed, Receiver, Response
@@ -144,6 +144,15 @@ class Leader(NamedTuple):
     lease_name: str = ""
 
 
+class Begun(NamedTuple):
+    """What somebody has received for a transfer, and the number that the flight had before it was
+    asked for.
+    """
+
+    received: Received
+    sent: int
+
+
 class Transfer:
     """One fetch, for its leader and all who follow. `run` is called once."""
 
@@ -162,22 +171,26 @@ class Transfer:
         self._lead = lead
         self._lands = landing is not None  # the landing is ours, until `_let_go`
 
-    def run(self, keeps_conditions: bool = False) -> Answer:
+    def run(self, keeps_conditions: bool = False, begun: Begun | None = None) -> Answer:
         """Steps 2 to 7: the leader's answer. Raises UpstreamError where there is none. The
         followers learn the outcome in any case.
 
         `keeps_conditions` leaves the client's own conditions in the request: for keys whose answers
-        are not stored.
+        are not stored. With what was `begun` it goes on from step 4.
         """
         outcome: Outcome = NOT_SHARED
         try:
-            found = self._found_meanwhile()
-            if found is not None:
-                outcome = StoredMeanwhile()
-                query, now = self._query, self._keeper.clock()
-                return collapsed_answer(query.request, query.ask.reason, found, now)
-            sent = self._flight.number()  # who has a smaller one came before this request is sent
-            response = self._fetch(self._query, keeps_conditions)
+            if begun is not None:
+                received, sent = begun
+                response = self._of_received(self._query, received)
+            else:
+                found = self._found_meanwhile()
+                if found is not None:
+                    outcome = StoredMeanwhile()
+                    query, now = self._query, self._keeper.clock()
+                    return collapsed_answer(query.request, query.ask.reason, found, now)
+                sent = self._flight.number()  # who has a smaller one came before this is sent
+                response = self._fetch(self._query, keeps_conditions)
             outcome = self._outcome_of(response, sent)
             return self._answer_from(response)
         except UpstreamError as error:
@@ -219,15 +232,20 @@ class Transfer:
     # 3 to 5: what is sent, what comes, and its body.
 
     def _fetch(self, query: Query, keeps_conditions: bool) -> Response:
-        received = self._fetcher.send(query, keeps_conditions)  # the connection is ours
-        with received:
+        return self._of_received(query, self._fetcher.send(query, keeps_conditions))
+
+    def _of_received(self, query: Query, received: Received) -> Response:
+        """What the response is, whose connection is ours."""
+        try:
             response = self._receiver.receive(query, received)
             if isinstance(response, Arrived):
-                response = self._open(response)  # the connection is the body's
+                return self._open(response)  # the connection is the body's
+        except BaseException:
+            received.fetch.exchange.close()  # nobody would ever read it
+            raise
         if response is None:  # what is stored did not fit: all of it, then
             return self._fetch(query._replace(ask=Ask(query.ask.reason)), False)
-        if isinstance(response, Confirmed):
-            self._note(response.unstored)
+        self._note(response.unstored)
         return response
 
     def _open(self, arrived: Arrived) -> Arrived:
@@ -235,11 +253,11 @@ class Transfer:
         here already needs no reader.
         """
         exchange = arrived.received.fetch.exchange
-        self._arrived = arrived  # before the body can end
-        self._content = exchange.buffered_body()
-        if self._content is not None:
-            self._store(self._content)
+        self._content = content = exchange.buffered_body()
+        if content is not None:
+            self._note(self._stored(arrived, content))
             return arrived
+        self._arrived = arrived  # before the body can end
         on_whole = self._store if arrived.shared is not None else None
         limit = self._policy.max_object
         body = SharedBody(exchange, limit, on_whole, self._at_end, self._fetcher.room)
@@ -256,7 +274,7 @@ class Transfer:
     # 6: the leader's answer.
 
     def _answer_from(self, response: Response) -> Answer:
-        request, ask = self._query.request, self._query.ask
+        request, _, ask, _ = self._query
         if isinstance(response, Confirmed):
             now = self._keeper.clock()
             found = self._keeper.assess(request.target, response.variant)
@@ -273,12 +291,13 @@ class Transfer:
     def _outcome_of(self, response: Response, sent: int) -> Outcome:
         request, facts, key = self._query.request, self._keeper.facts, self._lead.flight_key
         failed = isinstance(response, Arrived) and response.failed
-        status = response.received.head.status
-        if response.shared is not None and request.method == "GET":
+        shared = response.shared
+        if shared is not None and request.method == "GET":
             facts.mark_shared(key)
             if not (failed and self._query.ask.fallback is not None):
                 began = response.received.began
-                return SharedResponse(response.shared, self._body, self._content, began, sent)
+                return SharedResponse(shared, self._body, self._content, began, sent)
+        status = response.received.head.status
         if failed:
             return FailureStatus(status, credentials_of(request.fields))
         # An error is likely about this one request, and so is a 304: neither says anything about
@@ -296,8 +315,11 @@ class Transfer:
         body = outcome.body if isinstance(outcome, SharedResponse) else None
         landing = self._lead.landing
         if landing is not None:
-            landing.deliver(outcome, body)
-        if body is None:
+            if body is None and self._flight.leave_alone(self._lead.flight_key, landing):
+                self._lands = False
+            else:
+                landing.deliver(outcome, body)
+        if body is None and (self._lands or self._lease is not None):
             self._let_go()
 
     # 8 and 9: called by the body, in the thread of the reader that has fetched its last piece.
@@ -310,10 +332,9 @@ class Transfer:
 
     def _stored(self, arrived: Arrived, whole: bytes) -> str:
         """Stores a response; why it is not stored, empty where it is."""
-        received, shared, unstored, *_, until = arrived
+        (request, _, _, began), shared, unstored, _, _, _, until = arrived
         if shared is None or unstored:
             return unstored or "partial"
-        request, _, _, began = received
         try:
             stored = with_content(shared, whole)
             if stored is None:
@@ -375,8 +396,11 @@ class Transfer:
             if is_unsafe(request) and not isinstance(error, _NOTHING_SENT):
                 self._keeper.invalidate(request.target)  # nobody knows what it has done
             raise
-        with received:
+        try:
             arrived = self._open(self._receiver.receive_unsafe(received, self._bypasses))
+        except BaseException:
+            received.fetch.exchange.close()
+            raise
         reason = self._query.ask.reason
         return fetched_answer(request, reason, arrived, self._reader, self._content or b"")
 

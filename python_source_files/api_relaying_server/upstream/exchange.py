@@ -483,14 +483,18 @@ class Exchange:
             self._fault = copy(error)  # that one leads back to no frame
             raise
 
+    @property
+    def has_whole_body(self) -> bool:
+        """True where `buffered_body` has it, of a response to another method than HEAD."""
+        left = self._left
+        return left is not None and len(self._buffer) >= left
+
     def buffered_body(self) -> bytes | None:
         """The whole body where it came with the head, and the exchange ends; None where some of it
         is still to come, or where the head does not tell its length.
         """
         left = self._left
-        if left is None or len(self._buffer) < left:
-            return None
-        if self._method == "HEAD":
+        if left is None or len(self._buffer) < left or self._method == "HEAD":
             return None
         data, self._buffer = self._buffer[:left], self._buffer[left:]
         self._left = 0

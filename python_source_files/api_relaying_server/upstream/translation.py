@@ -242,9 +242,9 @@ def check_no_loop(seen: Fields) -> None:
     """Raises LoopDetected where a request, as the upstream would see it, has come through this
     relay `MOST_ROUNDS` times before (RFC 9110, 7.6.3).
     """
-    via = (seen.get("via") or "").lower()
-    if via.count(PSEUDONYM) > MOST_ROUNDS:
-        rounds = [_received_by(member) for member in split_list(via)].count(PSEUDONYM)
+    via = seen.get("via")
+    if via is not None and via.count(",") >= MOST_ROUNDS:
+        rounds = [_received_by(member) for member in split_list(via.lower())].count(PSEUDONYM)
         if rounds > MOST_ROUNDS:
             raise LoopDetected(f"the request has come through {PSEUDONYM} {rounds - 1} times")
 
