@@ -159,10 +159,10 @@ class AdmissionTest(unittest.TestCase):
             order.put(f"here {n}", 1)
         for between, wanted in ((0, True), (19, True), (39, False)):
             name = f"a {between}"
-            self.assertFalse(order.is_wanted(name))
+            self.assertFalse(order.wanted([name]))
             for n in range(between):
-                self.assertFalse(order.is_wanted(f"{between} {n}"))
-            self.assertEqual(order.is_wanted(name), wanted, between)
+                self.assertFalse(order.wanted([f"{between} {n}"]))
+            self.assertEqual(order.wanted([name]), [name] * wanted, between)
 
     def test_notes_are_counted(self) -> None:
         order = Order(100_000)
@@ -172,15 +172,15 @@ class AdmissionTest(unittest.TestCase):
         self.addCleanup(tracemalloc.stop)
         before = tracemalloc.get_traced_memory()[0]
         for n in range(30_000):
-            order.is_wanted(f"{n}")
+            order.wanted([f"{n}"])
         held = tracemalloc.get_traced_memory()[0] - before
         self.assertGreater(order.noted_size, held / 2)
         self.assertLess(order.noted_size, held * 2)
 
     def test_nothing_is_wanted_where_nothing_is(self) -> None:
         order = Order(100)
-        self.assertFalse(order.is_wanted("a"))
-        self.assertFalse(order.is_wanted("b"))
+        self.assertFalse(order.wanted(["a"]))
+        self.assertFalse(order.wanted(["b"]))
 
     def test_memory_of_the_gone_is_bounded(self) -> None:
         """Nearly all that left of late are remembered, and nearly none of those long before."""

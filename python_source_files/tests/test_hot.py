@@ -277,8 +277,7 @@ class WiresTest(unittest.TestCase):
             wire = reply.wire or reply.rendered(NOW + second)
             self.assertIn(b"\r\nAge: %d\r\n" % second, wire)
 
-    def test_what_is_larger_than_the_share_is_joined_for_each_request(self) -> None:
-        size = self.wires.limit - reply_module.WIRE_COST
+    def test_what_is_larger_than_all_their_room_is_joined_for_each_request(self) -> None:
         for more in (0, 1):
             hot = HotCache(self.hot.limit)
             entry = keep(hot, "GET /x", b"")
@@ -286,9 +285,27 @@ class WiresTest(unittest.TestCase):
             reply = reply_of(hot, entry)
             reply.renew(NOW)
             hot.wires.drop(reply)
-            hot.wires.keep(reply, size + more, NOW)
+            hot.wires.keep(reply, hot.wires.limit - reply_module.WIRE_COST + more, NOW)
             self.assertEqual(reply.joined > 0, not more)
             self.assertEqual(hot.wires.size, 0 if more else hot.wires.limit)
+
+    def test_they_have_what_entries_leave(self) -> None:
+        """And give it back to entries that come; their own share stays theirs."""
+        share = self.hot.limit - self.hot.room
+        replies = [self.reply(number) for number in range(10)]
+        self.assertGreater(self.wires.size, share)
+        self.assertTrue(all(reply.wire for reply in replies))
+        number = 10
+        while not self.hot.evicted:
+            self.assertEqual(self.wires.limit, self.hot.limit - (self.hot.size - self.wires.size))
+            keep(self.hot, f"GET /{number}", b"x" * 1000)
+            self.assertLessEqual(self.hot.size, self.hot.limit)
+            number += 1
+        self.assertEqual(self.wires.limit, share)
+        self.assertLessEqual(self.wires.size, share)
+        self.assertEqual(self.wires.size, sum(reply.joined for reply in replies))
+        self.hot.resize(self.hot.limit // 2)
+        self.assertEqual(self.wires.limit, self.hot.limit)
 
     def test_nothing_is_kept_of_what_is_gone(self) -> None:
         for end in (lambda: self.hot.drop("GET /1"), self.hot.clear):

@@ -411,7 +411,7 @@ class Alone(KeepingTest):
         self.shelf.quick = False
         self.assertFalse(self.keeper.reading_helps)
         self.shelf.quick = True
-        self.hot.limit = 4 * USUAL_SIZE
+        self.hot.resize(4 * USUAL_SIZE)
         self.assertFalse(self.keeper.reading_helps)
 
     def test_new_settings_count_at_once(self) -> None:

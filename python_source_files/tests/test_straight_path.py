@@ -1184,8 +1184,7 @@ class FromMemoryTest(PathTest):
         self.assertTrue(self.worth(world))
         seen, there = world.relay.memory.bring(request)
         self.assertTrue(there and seen and seen.record is not None)
-        world.hot.clear()
-        world.hot.limit = 0
+        world.hot.resize(0)
         self.assertFalse(self.worth(world))
         seen, there = world.relay.memory.bring(request)
         self.assertEqual((seen and seen.record is not None, there), (True, False))

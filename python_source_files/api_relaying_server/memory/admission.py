@@ -9,13 +9,14 @@ a while without its entry: when it comes back it goes straight to the main queue
 A use only sets a mark at the entry: hits take no lock.
 
 What comes from the store may also not come in at all: while there is no room, only a key that was
-asked for before, not long ago (`is_wanted`). To take in and put out what nobody asks for again
+asked for before, not long ago (`wanted`). To take in and put out what nobody asks for again
 costs more than to read it.
 """
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 from typing import Generic, TypeVar, cast
 
 SMALL_SHARE = 0.1
@@ -110,18 +111,22 @@ class Admission(Generic[Kept]):
         self._noted: set[int] = set()
         self._noted_before: set[int] = set()
 
-    def is_wanted(self, key: str) -> bool:
-        """True where a key that is not here was asked for before; else that is noted. The keys of
-        this time and the last are remembered, where a time ends with `NOTED` keys for each that is
-        here.
+    def wanted(self, keys: Iterable[str]) -> list[str]:
+        """Which of some keys that are not here were asked for before; the others are noted. The
+        keys of this time and the last are remembered, where a time ends with `NOTED` keys for each
+        that is here.
         """
-        mark = hash(key)
-        if mark in self._noted or mark in self._noted_before:
-            return True
-        if len(self._noted) >= NOTED * self._count:
-            self._noted, self._noted_before = set(), self._noted
-        self._noted.add(mark)
-        return False
+        found = []
+        noted, before = self._noted, self._noted_before
+        for key in keys:
+            mark = hash(key)
+            if mark in noted or mark in before:
+                found.append(key)
+                continue
+            if len(noted) >= NOTED * self._count:
+                self._noted, self._noted_before = noted, before = set(), noted
+            noted.add(mark)
+        return found
 
     @property
     def noted_size(self) -> int:

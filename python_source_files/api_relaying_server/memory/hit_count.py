@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from api_relaying_server.memory.use_count import UseCount
@@ -58,18 +58,18 @@ class HitCount:
             if reply.listed is not None:
                 reply.listed.clear()
 
-    def add(self, answers: Iterable[tuple[str, Passing]]) -> None:
+    def add(self, answers: Sequence[tuple[str, Passing]]) -> None:
         """Counts answers that come from no reply, each of them a use of its key."""
         with self._lock:
-            for key, answer in answers:
+            for _, answer in answers:
                 self._add_to(answer.status, 1, answer.body_size)
-                self.uses.add(key)
+            self.uses.add([key for key, _ in answers])
 
     def used(self, key: str, entry: Entry | None) -> None:
         """Counts a use of a key, whose entry this is if it is in memory."""
         with self._lock:
             if entry is None:
-                self.uses.add(key)
+                self.uses.add([key])
             else:
                 self._use(entry, 1)
 

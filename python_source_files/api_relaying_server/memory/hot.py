@@ -17,7 +17,7 @@ repeat (request ids, tracing) take no room. Which entry leaves is decided by `ad
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Callable
 
@@ -46,7 +46,9 @@ HEAD_COST = 112
 """Bytes that a remembered head or field takes beside its text."""
 
 WIRES_SHARE = 8
-"""The part of the limit, as 1 to this, that answers may take whose pieces are joined."""
+"""The part of the limit, as 1 to this, that answers may take whose pieces are joined, however much
+else there is.
+"""
 
 MAX_REPLIES = 64
 """Replies kept of one entry; beyond it the oldest goes."""
@@ -202,8 +204,8 @@ class Entry(Place):
 
 
 class HotCache:
-    """Entries by key and replies by request head, within `limit` bytes, of which `room` is for what
-    is kept and the rest for joined answers. Thread-safe.
+    """Entries by key and replies by request head, within `limit` bytes: at most `room` for what is
+    kept, and what that leaves for joined answers. Thread-safe.
 
     `on_evicted` gets the key of an entry that leaves for want of room, and how often it answered.
 
@@ -216,12 +218,13 @@ class HotCache:
     def __init__(self, limit: int, on_evicted: Callable[[str, int], object] | None = None) -> None:
         self.limit = limit
         self.room = limit - limit // WIRES_SHARE
+        self.has_room = limit // 4 > USUAL_SIZE  # an entry of the usual size is kept
         self._on_evicted = on_evicted
         self._watchers: tuple[Watcher, ...] = ()
         self.heads: dict[bytes, Reply] = {}
         self._size = 0
         self._hit_count = HitCount()
-        self.wires = Wires(limit // WIRES_SHARE, self._hit_count.note)
+        self.wires = Wires(limit, self._hit_count.note)
         self.evicted = 0
         # Grows when any entry may be out of date; an entry of an earlier number is looked at before
         # it is used.
@@ -253,18 +256,13 @@ class HotCache:
         """Bytes of all that is kept."""
         return self._size + self._order.noted_size + self.wires.size
 
-    def wanted(self, keys: Iterable[str]) -> list[str]:
+    def wanted(self, keys: Sequence[str]) -> Sequence[str]:
         """Which of the keys that were read and are not here are to be put here: there is room, or
         the key is asked for again and again. The others are noted.
         """
         with self._lock:
             has_room = self._size + self._order.noted_size + USUAL_SIZE <= self.room
-            return [key for key in keys if has_room or self._order.is_wanted(key)]
-
-    @property
-    def has_room(self) -> bool:
-        """True where an entry of the usual size is kept."""
-        return self.limit // 4 > USUAL_SIZE
+            return keys if has_room else self._order.wanted(keys)
 
     def takes(self, key: str, record: Record) -> bool:
         """True where a record is not too large to be kept."""
@@ -342,10 +340,12 @@ class HotCache:
     def resize(self, limit: int) -> None:
         """Keeps to another limit from now on, and forgets everything."""
         with self._lock:
-            self.limit, self.wires.limit = limit, limit // WIRES_SHARE
-            self.room = limit - self.wires.limit
+            self.limit = limit
+            self.room = limit - limit // WIRES_SHARE
+            self.has_room = limit // 4 > USUAL_SIZE
             self._order.resize(self.room)
             self.clear()
+            self._make_room()
 
     def clear(self) -> None:
         """Forgets everything."""
@@ -417,6 +417,9 @@ class HotCache:
         return True
 
     def _make_room(self, wanted: int = 0) -> None:
+        # Joined answers have what entries leave, their own part of the limit at least.
+        used = self._size + self._order.noted_size + wanted
+        self.wires.fit(self.limit - min(used, self.room))
         while self._size + self._order.noted_size + wanted > self.room:
             entry = self._order.victim()
             if entry is None:
@@ -484,7 +487,7 @@ class HotCache:
         """
         return self._hit_count.totals(now)
 
-    def count(self, answers: Iterable[tuple[str, Passing]]) -> None:
+    def count(self, answers: Sequence[tuple[str, Passing]]) -> None:
         """These answers have been sent, by their keys, and are not kept."""
         self._hit_count.add(answers)
 

@@ -244,6 +244,14 @@ class Wires:
             while self.size > self.limit:
                 self._drop(next(iter(self._replies)))
 
+    def fit(self, limit: int) -> None:
+        """Keeps to another limit from now on."""
+        self.limit = limit
+        if self.size > limit:
+            with self._lock:
+                while self.size > limit:
+                    self._drop(next(iter(self._replies)))
+
     def drop(self, reply: Reply) -> None:
         """Empties the wire of a reply that is no more."""
         with self._lock:

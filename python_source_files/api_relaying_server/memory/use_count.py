@@ -6,7 +6,7 @@ has the counts of the most used, in memory or not. It must not know a reply or a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from heapq import nlargest
 
 MOST_KEPT = 2048
@@ -36,17 +36,21 @@ class UseCount:
         """A key has been used so often by now. The event loop calls it, so it removes nothing: a
         key that finds no room comes again with its next use.
         """
-        has_room = len(self._uses) < 2 * MOST_KEPT and len(key) <= LONGEST_KEY
-        if has_room or key in self._uses:
+        if key in self._uses or self._has_room_for(key):
             self._uses[key] = uses
 
-    def add(self, key: str) -> None:
-        """A key that is not in memory has been used once more."""
-        uses = self._uses.get(key)
-        if uses is None:
-            self.note(key, 1)
-        else:
-            self._uses[key] = uses + 1
+    def add(self, keys: Sequence[str]) -> None:
+        """Keys that are not in memory have been used once more."""
+        known = self._uses
+        for key in keys:
+            uses = known.get(key)
+            if uses is not None:
+                known[key] = uses + 1
+            elif self._has_room_for(key):
+                known[key] = 1
+
+    def _has_room_for(self, key: str) -> bool:
+        return len(self._uses) < 2 * MOST_KEPT and len(key) <= LONGEST_KEY
 
     def trim(self) -> None:
         """Keeps the most used alone, where there are too many. Not for the event loop."""
