@@ -151,6 +151,24 @@ class StoreReaderTest(unittest.TestCase):
         self.assertTrue(self.heard.acquire(timeout=PATIENCE))
         self.assertEqual([len(some) for some in self.together], [1, 1])
 
+    def test_what_came_meanwhile_is_read_together(self) -> None:
+        """As far as it is not more than is read at once; and all of it before the end."""
+        self.held.clear()
+        self.take("/stored")
+        self.reader.submit()
+        self.assertTrue(self.reading.wait(PATIENCE))
+        for size in (1, AT_ONCE - 2, 1, 3, 1):
+            self.take(*["/stored"] * size)
+            self.reader.submit()
+        self.reader.close()
+        self.held.set()
+        sizes = (1, AT_ONCE, 4)
+        self.expect(*[("loaded", ["/stored"] * size) for size in sizes])
+        self.assertEqual([len(some) for some in self.together], list(sizes))
+        assert self.reader._thread is not None
+        self.reader._thread.join(PATIENCE)
+        self.assertFalse(self.reader._thread.is_alive())
+
     def test_one_that_takes_long(self) -> None:
         """Those behind it are left to the handlers, and so is who comes while it is read."""
         self.stored.add("/large")

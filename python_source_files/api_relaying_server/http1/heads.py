@@ -178,10 +178,9 @@ class KnownLines:
         return lower
 
     def read_request(self, line: bytes) -> tuple[str, str, tuple[int, int]]:
-        """A request line: (method, path and query, version). Raises BadRequest."""
-        known = self.requests.get(line)
-        if known is not None:
-            return known
+        """A request line that is none of `requests`: (method, path and query, version). Raises
+        BadRequest.
+        """
         found = _parse_request_line(line)
         if len(line) <= KNOWN_LENGTH:
             if len(self.requests) >= KNOWN_LINES:

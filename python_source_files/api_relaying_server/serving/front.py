@@ -326,7 +326,9 @@ class Front:
 
     def _woken(self) -> None:
         for conn in self.handover.arrivals():
-            if conn.state == RETURNED:
+            if conn.ready is not None:
+                self._send_ready(conn, conn.ready)
+            elif conn.state == RETURNED:
                 self._take_back(conn)
             elif conn.state == NEW:
                 self._arrivals.begin(conn)
@@ -407,10 +409,10 @@ class Front:
 
     def _send_ready(self, conn: Connection, ready: Passing) -> None:
         """Sends the answer that the store reader has for a request: LOADED -> READING."""
-        conn.move(READING)
-        self._connections.watch(conn)
         head = conn.head
         conn.request = conn.ready = None
+        conn.move(READING)
+        self._connections.watch(conn)
         try:
             self._reply(conn, head, ready, given_id(head))
         except Exception:
@@ -464,10 +466,12 @@ class Front:
         except OSError:
             self._connections.close(conn)
             return
-        if rest is None:
+        if rest is not None:
+            self.sender.wait(conn, rest, self.loop_time)
+        elif conn.closes or self._closes_idle:
             self._sent_all(conn)
         else:
-            self.sender.wait(conn, rest, self.loop_time)
+            conn.deadline = self.loop_time + self._timeout_idle
 
     def sent_partly(self, conn: Connection, wire: bytes, sent: int) -> None:
         """Sends the rest of an answer when its client takes it: READING -> WRITING."""
@@ -535,7 +539,9 @@ class Front:
         self._left += 1
         conn.deadline = float("inf")
         conn.move(IN_THREAD)  # first: from the next call on it may be a thread's
-        if conn.seen is None and conn.waited is None and self._is_for_reader(conn):
+        # About a long head the loop does not decide, so loading its response would not help.
+        is_new = conn.seen is None and conn.waited is None
+        if is_new and len(conn.head) <= LONGEST_HERE and self._store_reader.add(conn):
             return
         try:
             self._backend.dispatch(conn)
@@ -547,10 +553,6 @@ class Front:
                 return
             conn.move(RETURNED)
             self.refuse(conn, error, conn.head)
-
-    def _is_for_reader(self, conn: Connection) -> bool:
-        # About a long head the loop does not decide, so loading its response would not help.
-        return len(conn.head) <= LONGEST_HERE and self._store_reader.add(conn)
 
     def _take_back(self, conn: Connection) -> None:
         """A handler is done: RETURNED -> READING, WRITING or LINGERING."""

@@ -22,7 +22,7 @@ from api_relaying_server.serving.connection import LOADED, NEW, RETURNED, WAITIN
 from api_relaying_server.serving.connections import Connections
 from api_relaying_server.serving.poller import Waker
 
-_COME_BACK = frozenset((NEW, RETURNED, LOADED))
+_COME_BACK = frozenset((NEW, RETURNED))
 
 
 class HandOver:
@@ -36,9 +36,10 @@ class HandOver:
         self._connections = connections
         self._timeout_idle = timeout_idle
         self._clock = clock
-        # No lock guards the two queues: appending to a deque and taking from it are atomic. The
+        # No lock guards the queues: appending to a deque and taking from it are atomic. The
         # loop alone takes. Whoever appends wakes the loop afterwards, so that it is never missed.
         self._queue: deque[tuple[Connection, Waiting | None]] = deque()
+        self._loaded: deque[Connection] = deque()
         self._calls: deque[Callable[[], None]] = deque()
         self._waker = Waker()
         self.fd = self._waker.fd
@@ -90,7 +91,7 @@ class HandOver:
         for conn in conns:
             conn.move(LOADED)
         # The loop owns them now.
-        self._queue.extend([(conn, None) for conn in conns])
+        self._loaded.extend(conns)
         self._waker.wake()
         if self._has_ended:
             for conn in conns:
@@ -128,6 +129,10 @@ class HandOver:
         self._waker.heard()  # first: whoever puts something from now on wakes the loop again
         while self._calls:
             self._calls.popleft()()
+        while self._loaded:
+            conn = self._loaded.popleft()
+            if conn.state == LOADED:
+                yield conn
         while self._queue:
             conn, waiting = self._queue.popleft()
             is_done = conn.state == WAITING and conn.waited is waiting

@@ -78,7 +78,7 @@ def body_of(request: RequestHead, limit: int) -> IncomingBody | None:
     """The body that a head announces, None where it announces none. Raises BadRequest with the
     status that fits.
     """
-    length = body_framing(request)
+    length = body_framing(request) if request.section.framed else 0
     if length == 0:
         return IncomingBody(0, 0) if request.method in _WITH_CONTENT else None
     expectation = request.fields.get("expect")

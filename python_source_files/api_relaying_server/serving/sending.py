@@ -35,16 +35,16 @@ class Sender:
 
     def send(self, conn: Connection, data: bytes, tail: Sequence[Buffer]) -> Unsent | None:
         """Sends what the client takes now; what is left of it. Raises OSError."""
-        unsent = None
-        try:
-            if tail:
-                self.limit_buffer(conn)
-                unsent = Unsent((data, *tail))
-                unsent.send(conn)
-            elif (sent := conn.send(data)) < len(data):
-                unsent = Unsent((memoryview(data)[sent:],))
-        except (BlockingIOError, InterruptedError):
-            unsent = unsent or Unsent((data,))
+        if not tail:
+            try:
+                sent = conn.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            return None if sent == len(data) else Unsent((memoryview(data)[sent:],))
+        self.limit_buffer(conn)
+        unsent = Unsent((data, *tail))
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            unsent.send(conn)
         return unsent or None
 
     def wait(self, conn: Connection, rest: Unsent, loop_time: float) -> None:

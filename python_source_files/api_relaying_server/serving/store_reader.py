@@ -86,6 +86,7 @@ class StoreReader:
         # No lock: each number has one writer, and the difference may be a little too large.
         self._submitted = 0  # connections, counted by the loop
         self._done = 0  # counted by the reader
+        self._room = 0  # connections that the batch may have; the loop's alone
         self._batches: SimpleQueue[list[Connection]] = SimpleQueue()
         self.expected = 0.0001  # written by the reader
         self._began: float | None = None  # when the read in progress began; written by the reader
@@ -95,13 +96,20 @@ class StoreReader:
         """Adds a connection to the batch; False where a handler has to take it."""
         if conn.request is None or not self._may_help(conn.request):
             return False
-        waiting = len(self.batch) + self._submitted - self._done
-        if waiting * self.expected > LONGEST_WAIT or self._is_late(self._began):
+        batch = self.batch
+        if not batch:
+            self._room = self._room_now()
+        if len(batch) >= self._room:
             return False
-        if not self.batch and not self._is_running():
-            return False
-        self.batch.append(conn)
+        batch.append(conn)
         return True
+
+    def _room_now(self) -> int:
+        """How many connections may come to those that wait already."""
+        if self._is_late(self._began) or not self._is_running():
+            return 0
+        most = int(LONGEST_WAIT / max(self.expected, 1e-6)) + 1
+        return most + self._done - self._submitted
 
     def _is_late(self, began: float | None) -> bool:
         return began is not None and self._clock() - began > LONGEST_WAIT
@@ -130,8 +138,7 @@ class StoreReader:
             self._batches.put([])
 
     def _work(self) -> None:
-        batch = self._batches.get()
-        while batch:
+        while batch := self._next():
             loaded = []
             began = self._clock()
             left = batch
@@ -146,7 +153,17 @@ class StoreReader:
             self._done += len(batch)
             if loaded:
                 self._on_loaded(loaded)
-            batch = self._batches.get()
+
+    def _next(self) -> list[Connection]:
+        """What waits, as many as are read at once, where there are so many; none: the end."""
+        batch = self._batches.get()
+        while len(batch) < AT_ONCE and not self._batches.empty():
+            more = self._batches.get()
+            if not more:
+                self._batches.put(more)  # the end comes behind this batch
+                break
+            batch = batch + more
+        return batch
 
     def _at_once(self) -> int:
         """Few where a read takes long: none of them is answered before all are read."""
