@@ -402,7 +402,7 @@ FIXED_SCENARIOS: tuple[Scenario, ...] = (
         "misses, storable, never the same URL",
         _measure_misses,
         _prepare_misses,
-        labels=(*CACHES, "seed", SESSION),
+        labels=(*CACHES, "seed", SESSION, "floor-stored"),
         bars=(at_least(0.6, SESSION), Bar("cpu", False, 250)),
         columns=("rate", "p50", "p99", "cpu", "pss", "stored"),
     ),

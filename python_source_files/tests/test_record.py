@@ -138,9 +138,12 @@ class RoundTrip(unittest.TestCase):
 
     def test_through_the_pipeline_of_requests_cache(self) -> None:
         serializer, record = pipeline(), make_record()
-        data = serializer.dumps(("key", record))
-        self.assertIsInstance(data, bytes)
-        self.assertEqual(serializer.loads(("key", data)), record)
+        other = make_record(length=3)
+        stored: Any = serializer.dumps({"key": record, "other": other})
+        self.assertEqual(set(map(type, stored.values())), {bytes})
+        self.assertEqual(serializer.loads(stored), {"key": record, "other": other})
+        with self.assertRaises(ValueError):
+            serializer.loads({"key": stored["other"]})
         self.assertTrue(serializer.is_binary)
         self.assertEqual(serializer.name, "relay-1")
 

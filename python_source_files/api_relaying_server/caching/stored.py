@@ -83,11 +83,15 @@ class StoredResponse(NamedTuple):
 
     @property
     def pieces(self) -> Single | None:
-        """The same for the plain case; None for a part, and where it has to be validated."""
+        """The same for the plain case; None for a part, for what has to be validated, and where a
+        `Content-Length` is not that of the body.
+        """
         if self.must_validate or self.purged or self.is_partial:
             return None
         fields = self.fields
         items = fields.items
+        if fields.all("content-length") not in ([], [str(len(self.body))]):
+            return None
         return Single(
             self.status,
             self.reason,
@@ -141,7 +145,8 @@ class Record(NamedTuple):
 class Single(NamedTuple):
     """A record of one whole response in the pieces that a store has of it: all that is needed to
     answer the plain case (`caching.plain`), and `record` for all others. `names` and `values` are
-    those of its fields, `lines` all of them as they are sent; the rest is as in the record.
+    those of its fields, `lines` all of them as they are sent; the rest is as in the record. A
+    `Content-Length` among them is that of the body.
     """
 
     status: int

@@ -244,10 +244,10 @@ class HeaderSection:
     requests have the same one, byte for byte, and share the object: what is found out about it once
     holds for all of them. Never changed. `framed`: it may announce a body; `hosts`: how many `Host`
     fields it has. `shared`: it is remembered for others, being short, so that what was found out
-    about it is worth remembering, too.
+    about it is worth remembering, too. `plain`: what `caching.plain` has found, None before that.
     """
 
-    __slots__ = ("_credentialed", "_fields", "framed", "hosts", "lines", "shared")
+    __slots__ = ("_credentialed", "_fields", "framed", "hosts", "lines", "plain", "shared")
 
     def __init__(
         self,
@@ -260,6 +260,7 @@ class HeaderSection:
         self.hosts = hosts
         self.framed = framed
         self.shared = False
+        self.plain: bool | None = None
         self._credentialed = credentialed
         self._fields: Fields | None = None
 

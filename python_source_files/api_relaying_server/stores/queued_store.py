@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Callable, cast
 
 from requests_cache.backends.base import BaseCache
@@ -115,8 +115,8 @@ class QueuedStore(Store):
     def read_together(self, keys: Sequence[str]) -> dict[str, Single | Record | None]:
         if self._health.reading.fault is not None:
             return {}  # each read by itself finds out whether that is over
-        found: dict[str, Single | Record | None] = {**self._queue.peek_all(keys)}
-        stored = [key for key in keys if key not in found]
+        waiting = self._queue.peek_all(keys)
+        stored = [key for key in keys if key not in waiting] if waiting else keys
         try:
             fetched = self._storage.fetch_together(stored) if stored else {}
         except Exception as error:
@@ -124,17 +124,16 @@ class QueuedStore(Store):
             return {}
         if fetched is None:
             return {}
-        found.update(dict.fromkeys([key for key in stored if key not in fetched]))
-        missed = sum([one is None for one in found.values()])
-        whole = {key: data for key, data in fetched.items() if data is not None}
-        decoded = {key: self._decode(key, data) for key, data in whole.items()}
+        missing = [key for key in stored if key not in fetched]
+        decoded = self._decode_all({k: data for k, data in fetched.items() if data is not None})
+        found = {**waiting, **dict.fromkeys(missing), **decoded}
         read = [key for key, one in decoded.items() if one is not None]
-        self._count_read("misses", missed)
-        self._count_read("hits", len(found) - missed + len(read))
+        waits = len(waiting) - list(waiting.values()).count(None)
+        self._count_read("misses", len(missing) + len(waiting) - waits)
+        self._count_read("hits", len(read) + waits)
         if self._storage.wants_credit:
             for key in read:
                 self.note_use(key)
-        found.update(decoded)
         return found
 
     def peek(self, key: str) -> Record | None:
@@ -149,9 +148,16 @@ class QueuedStore(Store):
         except Exception:  # the next read meets it too, and mends what can be mended
             return None
 
+    def _decode_all(self, stored: Mapping[str, bytes]) -> Mapping[str, Single | Record | None]:
+        """The records in these bytes, None for one that is unreadable."""
+        try:
+            return self._storage.decode_pieces(stored)
+        except ValueError:
+            return {key: self._decode(key, data) for key, data in stored.items()}
+
     def _decode(self, key: str, data: bytes) -> Single | Record | None:
         try:
-            record = self._storage.decode_pieces(key, data)
+            return self._storage.decode_pieces({key: data})[key]
         except ValueError as error:
             self._count_read("unreadable")
             self._queue.delete(key)  # so that it takes no room; the answer fetched next replaces it
@@ -159,7 +165,6 @@ class QueuedStore(Store):
             self._said_unreadable = True
             _log.log(level, "the store %s has an unreadable record: %s", self.url, error)
             return None
-        return record
 
     def _read_failed(self, fault: StorageFault) -> None:
         if fault.trouble in HARMLESS or self._queue.closed:

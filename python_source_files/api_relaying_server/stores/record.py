@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from sys import intern
 from typing import Any
 
@@ -101,10 +101,12 @@ def loads_pieces(data: bytes, key: str = "") -> Single | Record:
     """The same as pieces, where it is of one whole response and of plain text. Raises as `loads`
     does.
     """
-    if not isinstance(data, bytes) or len(data) < _PREFIX.size:
-        raise ValueError("too short for a record")
+    if not isinstance(data, bytes):
+        raise ValueError("a record is bytes")
     if data.startswith(SINGLE_MAGIC):
         return loads_single(data, key)
+    if len(data) < _PREFIX.size:
+        raise ValueError("too short for a record")
     magic, checksum, length = _PREFIX.unpack_from(data)
     if magic != MAGIC:
         raise ValueError("not a record of this version")
@@ -133,21 +135,19 @@ def in_record(text: str) -> set[bytes]:
 
 
 def pipeline() -> SerializerPipeline:
-    """The format for requests-cache: turns (key, record) to bytes, (key, bytes) to a record or to
-    its pieces, see `loads_pieces`.
+    """The format for requests-cache: turns records by key into their bytes by key, and those back
+    into records or their pieces (`loads_pieces`).
     """
-    stage = Stage(dumps=_dump_pair, loads=_load_pair)
+    stage = Stage(dumps=_dump_all, loads=_load_all)
     return SerializerPipeline([stage], name="relay-1", is_binary=True)
 
 
-def _dump_pair(pair: tuple[str, Record]) -> bytes:
-    key, record = pair
-    return dumps(record, key)
+def _dump_all(records: Mapping[str, Record]) -> dict[str, bytes]:
+    return {key: dumps(record, key) for key, record in records.items()}
 
 
-def _load_pair(pair: tuple[str, bytes]) -> Single | Record:
-    key, data = pair
-    return loads_pieces(data, key)
+def _load_all(stored: Mapping[str, bytes]) -> dict[str, Single | Record]:
+    return {key: loads_pieces(data, key) for key, data in stored.items()}
 
 
 def _variant_head(variant: StoredResponse) -> tuple[Any, ...]:

@@ -45,6 +45,7 @@ LONGEST_NAMES = 512
 """Characters of the names of fields, together, of which a pattern is made."""
 
 _HEAD = struct.Struct(">4sI3dQ2HIH")
+_HEAD_SIZE = _HEAD.size
 _STATUSES = frozenset(range(200, 600)) - {206, 304}
 _UNCHECKED = 8  # bytes before the checked part: the magic and the checksum itself
 _MOST = (1 << 16) - 1  # bytes of the reason, and of the selecting fields
@@ -75,18 +76,27 @@ def dumps_single(record: Record, key: str) -> bytes | None:
 
 def loads_single(data: bytes, key: str) -> Single:
     """What `dumps_single` made into `data` under `key`. Raises ValueError for anything else."""
-    if len(data) < _HEAD.size:
+    size = len(data)
+    if size < _HEAD_SIZE:
         raise ValueError("too short for a record")
-    _, checksum, expires, sent, arrived, epoch, status, *lengths = _HEAD.unpack_from(data)
+    (
+        _,
+        checksum,
+        expires,
+        sent,
+        arrived,
+        epoch,
+        status,
+        reason_size,
+        lines_size,
+        selecting_size,
+    ) = _HEAD.unpack_from(data)
     if zlib.crc32(memoryview(data)[_UNCHECKED:], seed_of(key)) != checksum:
         raise ValueError("wrong checksum")
-    lines_at = _HEAD.size + lengths[0]
-    selecting_at = lines_at + lengths[1]
-    body_at = selecting_at + lengths[2]
-    length = len(data) - body_at
-    reason, lines = data[_HEAD.size : lines_at], data[lines_at:selecting_at]
-    selecting = data[selecting_at:body_at]
-    body = data[body_at:] if length <= AT_ONCE else cut(data, body_at, len(data))
+    lines_at = _HEAD_SIZE + reason_size
+    selecting_at = lines_at + lines_size
+    body_at = selecting_at + selecting_size
+    length = size - body_at
     if length < 0:
         raise ValueError("shorter than its parts")
     if status not in _STATUSES or (length and status in WITHOUT_BODY):
@@ -96,10 +106,16 @@ def loads_single(data: bytes, key: str) -> Single:
         raise ValueError("a time is out of its bounds")
     if epoch > LAST_EPOCH:
         raise ValueError("no epoch")
+    reason = _reason(data[_HEAD_SIZE:lines_at])
+    lines = data[lines_at:selecting_at]
+    selecting = _selecting(data[selecting_at:body_at])
+    body = data[body_at:] if length <= AT_ONCE else cut(data, body_at, size)
     names, values = _reader.read(lines, length)
-    found = _reason(reason), names, values, body, sent, arrived, _selecting(selecting), expires
     # The same as `Single(...)`, which takes four times as long.
-    return tuple.__new__(Single, (status, *found, epoch, lines))
+    return tuple.__new__(
+        Single,
+        (status, reason, names, values, body, sent, arrived, selecting, expires, epoch, lines),
+    )
 
 
 class _Names(NamedTuple):
@@ -125,16 +141,16 @@ class _FieldReader:
 
     def read(self, lines: bytes, length: int) -> tuple[tuple[str, ...], Sequence[str]]:
         """The names and values of lines, as they were written, for a body of this length."""
-        text, known = lines.decode("ascii"), self._last
-        found = known.pattern.fullmatch(text)
+        text = lines.decode("ascii")
+        names, framing, pattern = self._last
+        found = pattern.fullmatch(text)
+        values: Sequence[str] = () if found is None else found.groups()
         if found is None:
             names, values, framing = _split(text)
             is_usual = len(names) <= KNOWN_FIELDS and sum(map(len, names)) <= LONGEST_NAMES
             if names == self._before and is_usual:
                 self._last = _names(names)
             self._before = names
-        else:
-            names, values, framing = known.names, found.groups(), known.framing
         if framing and (len(framing) > 1 or values[framing[0]] != str(length)):
             raise ValueError("the Content-Length is not that of the body")
         return names, values

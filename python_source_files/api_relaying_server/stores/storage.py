@@ -170,18 +170,20 @@ class RecordStorage(BaseStorage[str, Record]):
     def encode(self, key: str, record: Record) -> bytes:
         """`record` as the bytes to store under `key`."""
         pipeline: Any = self.serializer
-        data: bytes = pipeline.dumps((key, record))
+        data: bytes = pipeline.dumps({key: record})[key]
         return data
 
     def decode(self, key: str, data: bytes) -> Record:
         """The record in `data`; ValueError where there is none of this key."""
-        found = self.decode_pieces(key, data)
+        found = self.decode_pieces({key: data})[key]
         return found.record if isinstance(found, Single) else found
 
-    def decode_pieces(self, key: str, data: bytes) -> Single | Record:
-        """The same, in pieces where it is of one whole response."""
+    def decode_pieces(self, stored: Mapping[str, bytes]) -> dict[str, Single | Record]:
+        """The records of several keys, in pieces where one is of one whole response; ValueError
+        where one is none of its key.
+        """
         pipeline: Any = self.serializer
-        found: Single | Record = pipeline.loads((key, data))
+        found: dict[str, Single | Record] = pipeline.loads(stored)
         return found
 
     # The mapping that requests-cache calls, by `fetch` and `apply`
