@@ -151,13 +151,13 @@ class AdmissionTest(unittest.TestCase):
         self.assertIs(last.before, first)
 
     def test_what_is_asked_for_again_is_wanted(self) -> None:
-        """Where not too many others were asked for meanwhile: twice as many as are here, or a bit
+        """Where not too many others were asked for meanwhile: as many as are here, or a bit
         more.
         """
         order = Order(100)
         for n in range(10):
             order.put(f"here {n}", 1)
-        for between, wanted in ((0, True), (19, True), (39, False)):
+        for between, wanted in ((0, True), (9, True), (19, False)):
             name = f"a {between}"
             self.assertFalse(order.wanted([name]))
             for n in range(between):

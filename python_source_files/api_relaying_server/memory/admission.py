@@ -29,10 +29,10 @@ the place that it names, where it takes the place of an older one.
 """
 
 
-NOTED = 2
-"""Keys that are noted, as a multiple of those that are here, before the older half of the notes is
-forgotten (`benchmarks/hit_ratio`: with fewer a scan hides what comes again, with more the hits of
-Zipf's law alone grow fewer).
+NOTED = 1
+"""Keys that are noted, for each that is here, before the older half of the notes is forgotten
+(`benchmarks/hit_ratio`). With fewer a scan hides what comes again. With more the hits of Zipf's law
+alone grow fewer, and twice as many come in, to leave without having been asked for again.
 """
 
 

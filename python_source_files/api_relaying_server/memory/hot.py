@@ -418,9 +418,9 @@ class HotCache:
 
     def _make_room(self, wanted: int = 0) -> None:
         # Joined answers have what entries leave, their own part of the limit at least.
-        used = self._size + self._order.noted_size + wanted
-        self.wires.fit(self.limit - min(used, self.room))
-        while self._size + self._order.noted_size + wanted > self.room:
+        wanted += self._order.noted_size
+        self.wires.fit(self.limit - min(self._size + wanted, self.room))
+        while self._size + wanted > self.room:
             entry = self._order.victim()
             if entry is None:
                 return
