@@ -419,14 +419,18 @@ def connections(data: Json) -> str:
 
 
 def stored(data: Json) -> str:
-    """A row of `compare`: an earlier commit, this one, nginx, and the floor where there is one."""
+    """A row of `compare`: an earlier commit, this one, nginx, and what else was measured of what
+    shows the least that Python takes.
+    """
     rows = []
     for one in data["scenarios"].values():
         before = next(name for name in one["servers"] if name.startswith("relay@"))
         names = [(before, "before"), ("relay", "now"), ("nginx", "nginx")]
-        if "floor-stored" in one["servers"]:
-            names.append(("floor-stored", "a Python that only reads and sends"))
+        names.append(("floor-stored", "a Python that only fetches, stores, reads and sends"))
+        names.append(("session", "a bare `requests.Session` in as many threads"))
         for name, what in names:
+            if name not in one["servers"]:
+                continue
             rate, peer = median(one, name, "rate"), median(one, "nginx", "rate")
             share = rate / peer if rate is not None and peer else None
             row = [f"{one['title']}: {what}", cell(rate), cell(share, "{:.2f}")]
@@ -579,6 +583,7 @@ TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "encrypted": ("encrypted/compare", encrypted),
     "stored-records": ("stored/records/compare", stored),
     "stored-little-memory": ("stored/records-stored/compare", stored),
+    "stored-misses": ("stored/misses/compare", stored),
     "mixed": ("mixed/compare", mixed),
     "pythons": ("pythons/compare", pythons),
     "stored-zipf": ("stored/zipf/compare", stored),

@@ -4,10 +4,10 @@ The store reader's thread goes it, for several requests at a time; the event loo
 gives. The budget, in hundredths of the processor time of such an answer outside of the kernel
 (docs/performance.md, "A response from the store"):
 
-    25   the loop: the request's head, whether the store may help, both hand-overs
+    35   the loop: the request's head, whether the store may help, both hand-overs
     20   SQLite: one statement for several requests (`stores.sqlite.fetch_together`)
     20   the record: checked and taken apart (`stores.single_record`)
-    25   the rules (`caching.plain`) and rendering: this file
+    15   the rules (`caching.plain`) and rendering: this file
     10   what is asked once for all of them: writes that wait, purges, what memory wants, counting
 
 It makes no entry in memory, no reply and no section of fields. What is not plain goes into memory,

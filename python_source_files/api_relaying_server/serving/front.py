@@ -326,9 +326,7 @@ class Front:
 
     def _woken(self) -> None:
         for conn in self.handover.arrivals():
-            if conn.ready is not None:
-                self._send_ready(conn, conn.ready)
-            elif conn.state == RETURNED:
+            if conn.state == RETURNED:
                 self._take_back(conn)
             elif conn.state == NEW:
                 self._arrivals.begin(conn)
