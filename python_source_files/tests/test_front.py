@@ -15,7 +15,7 @@ from api_relaying_server.memory.reply import Passing
 from api_relaying_server.relaying.answer import Waiting
 from api_relaying_server.serving import gathering
 from api_relaying_server.serving.connection import LINGERING, Connection, Limits
-from api_relaying_server.serving.front import BUSY, GRACE, Clocks, Front
+from api_relaying_server.serving.front import BUSY, GRACE, LONGEST_HERE, Clocks, Front
 from api_relaying_server.serving.listeners import Listeners, listen
 from api_relaying_server.serving.pace import BOUNDS, LONGEST_WAIT
 from api_relaying_server.serving.request_bytes import EMPTY_LINES
@@ -595,6 +595,16 @@ class ReadyTest(FrontTestCase):
         self.ready(b"second")
         self.assertEqual(self.said(client), b"second")
         self.assertEqual(self.dispatched, [])
+
+    def test_a_head_that_takes_long_to_think_about_is_for_a_handler(self) -> None:
+        """Though memory might have the answer then, the loop would not look there."""
+        rest = len(request("/a", "X: "))
+        for length in (LONGEST_HERE, LONGEST_HERE + 1):
+            head = request("/a", "X: " + "x" * (length - rest))
+            self.assertEqual(len(head), length)
+            self.client(head)
+        self.assertEqual((len(self.taken), len(self.dispatched)), (1, 1))
+        self.dispatched += self.taken
 
     def test_the_next_request_never_gets_it(self) -> None:
         """Which the reader has loaded into memory."""
