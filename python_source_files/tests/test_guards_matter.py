@@ -105,7 +105,7 @@ def without_credentials() -> AbstractContextManager[Any]:
     """The credentials of those who follow."""
 
     def may_answer(request: RequestHead, *words: Any, validated: bool) -> bool:
-        anonymous = request.with_method("GET")._copy(request.method, request.seen)
+        anonymous = request.seen_as(request.seen)
         lines = anonymous.section.lines
         anonymous.section = HeaderSection(lines, credentialed=False)
         return reuse.may_answer(anonymous, *words, validated=validated)

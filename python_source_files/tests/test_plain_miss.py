@@ -12,7 +12,7 @@ from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.reuse import MISSING, Ask
-from api_relaying_server.caching.stored import Record, cache_key
+from api_relaying_server.caching.stored import Record, StoredResponse, cache_key
 from api_relaying_server.caching.wallclock import parse_path_rule
 from api_relaying_server.errors import RelayError, UpstreamTimeout
 from api_relaying_server.http1.grammar import format_date
@@ -23,7 +23,7 @@ from api_relaying_server.relaying.fetching import Caller, Query
 from api_relaying_server.relaying.flight import Flight
 from api_relaying_server.relaying.keeping import FoundRecord, Keeper
 from api_relaying_server.relaying.plain_miss import fetch_plainly, is_plain_miss
-from api_relaying_server.relaying.receiving import Receiver, Usual
+from api_relaying_server.relaying.receiving import Receiver
 from api_relaying_server.relaying.transfer import Leader
 from api_relaying_server.upstream.translation import Client
 from tests.interleavings import Scene, explore
@@ -153,7 +153,7 @@ class SameAsTransfer(unittest.TestCase):
         dice, tried, whole = Dice(18), 0, 0
         before = Receiver.usual
 
-        def usual(self: Receiver, *words: Any) -> Usual | None:
+        def usual(self: Receiver, *words: Any) -> tuple[StoredResponse, float] | None:
             nonlocal tried, whole
             found = before(self, *words)
             tried, whole = tried + 1, whole + (found is not None)

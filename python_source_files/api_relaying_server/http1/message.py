@@ -379,15 +379,16 @@ class RequestHead:
 
     def seen_as(self, seen: Fields) -> RequestHead:
         """The same request; the upstream will see these fields of it."""
-        return self._copy(self.method, seen)
+        head = RequestHead(self.method, self.target, self.section, self.version)
+        head.raw, head._seen = self.raw, seen
+        return head
 
     def with_method(self, method: str) -> RequestHead:
         """The same request by another method."""
-        return self if method == self.method else self._copy(method, self._seen)
-
-    def _copy(self, method: str, seen: Fields | None) -> RequestHead:
+        if method == self.method:
+            return self
         head = RequestHead(method, self.target, self.section, self.version)
-        head.raw, head._seen = self.raw, seen
+        head.raw, head._seen = self.raw, self._seen
         return head
 
     def without(self, names: frozenset[str]) -> RequestHead:

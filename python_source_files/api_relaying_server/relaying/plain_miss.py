@@ -16,12 +16,12 @@ from copy import copy
 
 from api_relaying_server.caching.plain import is_plain
 from api_relaying_server.caching.reuse import MISSING
+from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.errors import UpstreamError
 from api_relaying_server.http1.fields import fetched_fields
 from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.relaying.fetching import Query, Received
 from api_relaying_server.relaying.keeping import Keeper
-from api_relaying_server.relaying.receiving import Usual
 from api_relaying_server.relaying.transfer import (
     NOT_SHARED,
     Begun,
@@ -65,11 +65,13 @@ def fetch_plainly(tools: Tools, query: Query, lead: Leader) -> Answer:
         if usual is None:
             landing = None  # from here on it is the transfer's, and so is the connection
             return Transfer(tools, query, lead).run(begun=Begun(received, sent))
-        stored = usual.stored
-        _keep(keeper, received, usual, lead)
-        outcome = SharedResponse(stored, None, stored.body, received.began, sent)
-        own = fetched_fields(query.ask.reason, 200, "")
-        fields = received.head.fields.followed_by(own)
+        stored, until = usual
+        _keep(keeper, received, stored, until, lead)
+        if flight.leave_alone(flight_key, landing):
+            landing = None
+        else:
+            outcome = SharedResponse(stored, None, stored.body, received.began, sent)
+        fields = received.head.fields.followed_by(fetched_fields(query.ask.reason, 200, ""))
         return Answer(200, stored.reason, fields, stored.body, None, 200)
     except UpstreamError as error:
         outcome = UpstreamFailed(copy(error), ())  # a plain request has no credentials
@@ -80,10 +82,11 @@ def fetch_plainly(tools: Tools, query: Query, lead: Leader) -> Answer:
             flight.leave(flight_key, landing)
 
 
-def _keep(keeper: Keeper, received: Received, usual: Usual, lead: Leader) -> None:
+def _keep(
+    keeper: Keeper, received: Received, stored: StoredResponse, until: float, lead: Leader
+) -> None:
     """Stores a response, and remembers what has become of it."""
     request, _, _, began = received
-    stored, until = usual
     unstored = "fault"
     try:
         record = keeper.add(request, stored, began, lead.seen, until)

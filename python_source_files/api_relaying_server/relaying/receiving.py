@@ -119,15 +119,6 @@ class Arrived(NamedTuple):
 Response = Union[Confirmed, Arrived]
 
 
-class Usual(NamedTuple):
-    """A whole response that is to be stored as it is, and shared; and the Unix time until which it
-    is worth storing.
-    """
-
-    stored: StoredResponse
-    useful_until: float
-
-
 class Receiver:
     """Stores, merges and marks what a response allows. Thread-safe."""
 
@@ -165,10 +156,11 @@ class Receiver:
             return self._take(received, None, "bypass")
         return self._take(received._replace(began=own), None)
 
-    def usual(self, received: Received) -> Usual | None:
+    def usual(self, received: Received) -> tuple[StoredResponse, float] | None:
         """The response to a plain GET of what is not stored, with its body, where that is here and
-        `receive` would have all of it stored and shared as it is. None where it would not, or where
-        it takes more to know; then nothing has been read.
+        `receive` would have all of it stored and shared as it is; and the Unix time until which it
+        is worth storing. None where it would not, or where it takes more to know; then nothing has
+        been read.
         """
         request, head, fetch, _ = received
         exchange, policy, fields = fetch.exchange, self._policy, head.fields
@@ -194,7 +186,7 @@ class Receiver:
             0,
             len(body),
         )
-        return Usual(stored, useful_from(arrival, span, policy))
+        return stored, useful_from(arrival, span, policy)
 
     # The gate.
 

@@ -190,6 +190,8 @@ class Relay:
             raise
         _say_decided(decision.request, decision.verdict)
         answer = self._carry_out(decision, caller)
+        if self._policy.query is None:
+            return answer
         shown = self._policy.shown_key(request.target)
         return with_shown_key(answer, shown) if shown and isinstance(answer, Answer) else answer
 

@@ -23,7 +23,7 @@ MOST_DROPPED = 16384  # keys whose change was dropped; past it the oldest is for
 BATCH_WRITES = 64  # records in one transaction
 BATCH_BYTES = 4 << 20  # of records in one transaction
 BATCH_DELETES = 512  # keys deleted in one transaction
-LINGER = 0.01  # seconds that the first change waits for others; a crash loses as much
+LINGER = 0.02  # seconds that the first change waits for others; a crash loses as much
 
 _log = logging.getLogger(__name__)
 

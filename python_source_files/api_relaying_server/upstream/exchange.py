@@ -188,6 +188,17 @@ class Exchange:
     came, but it is not the content (RFC 9112, 6.1).
     """
 
+    head: ResponseHead
+
+    _buffer = b""
+    _heads: deque[ResponseHead] | None = None  # read while the request was sent
+    _heard = False
+    _may_keep = True
+    _keep_alive = False
+    _chunks: ChunkedDecoder | None = None
+    _left: int | None = None
+    _fault: UpstreamError | None = None
+    _listener: Listener | None = None
     _on_end: Callable[[UpstreamError | None], None] | None = None
 
     _original_response = None  # where `requests` looks for cookies; asked for at each call
@@ -207,16 +218,6 @@ class Exchange:
         self._method = method
         self._read_timeout = read_timeout
         self._release: Callable[[Exchange, bool], None] | None = release
-        self._buffer = b""
-        self._heads: deque[ResponseHead] = deque()
-        self._heard = False
-        self._may_keep = True
-        self._keep_alive = False
-        self._chunks: ChunkedDecoder | None = None
-        self._left: int | None = None
-        self._fault: UpstreamError | None = None
-        self._listener: Listener | None = None
-        self.head: ResponseHead
 
     # Sending the request...
 
@@ -335,6 +336,8 @@ class Exchange:
 
     def _is_final(self, head: ResponseHead) -> bool:
         """Keeps a head for `receive_head`; True where no other will come."""
+        if self._heads is None:
+            self._heads = deque()
         self._heads.append(head)
         return head.status >= 200
 
@@ -498,7 +501,8 @@ class Exchange:
             return None
         data, self._buffer = self._buffer[:left], self._buffer[left:]
         self._left = 0
-        return self._finish(data)[0]
+        self._close(self._keep_alive and not self._buffer)  # as `_finish` does
+        return data
 
     def stream(self) -> Iterator[bytes]:
         """The pieces of the body as they come."""

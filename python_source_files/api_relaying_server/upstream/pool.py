@@ -13,7 +13,7 @@ import ssl
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import finalize
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -110,14 +110,17 @@ class _SecureConnection(_Connection, HTTPSConnection):
     """The same with TLS."""
 
 
-class _Idle(NamedTuple):
+class _Idle:
     """A connection that waits for its next request: since when, and until when the upstream keeps
     it (monotonic).
     """
 
-    connection: _Connection
-    since: float
-    until: float
+    __slots__ = ("connection", "since", "until")
+
+    def __init__(self, connection: _Connection, since: float, until: float) -> None:
+        self.connection = connection
+        self.since = since
+        self.until = until
 
     def may_be_used(self, now: float, idle_max: float) -> bool:
         """True where it has been idle for less than `idle_max` seconds and its time is not over."""

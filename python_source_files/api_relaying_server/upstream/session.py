@@ -29,7 +29,7 @@ from api_relaying_server.errors import (
     UpstreamTlsError,
     is_own_lack,
 )
-from api_relaying_server.http1.message import Fields, ResponseHead
+from api_relaying_server.http1.message import Fields
 from api_relaying_server.http1.rendering import render_fields, render_request_line
 from api_relaying_server.upstream.exchange import ConnectionLost, Exchange, UpstreamRequest
 from api_relaying_server.upstream.pool import IDLE_MAX, IDLE_MAX_ONCE, ConnectionPool
@@ -41,6 +41,8 @@ IDEMPOTENT_METHODS = frozenset(("GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELET
 
 _ENDED = (ConnectionLost, UpstreamTlsAlert)
 """How a connection ends that is not to be used again, without a word about this request."""
+
+_REFUSED = f"{THE_PROXY} answered 407: it wants other credentials"
 
 _NO_PROXIES: dict[str, str] = {}
 
@@ -150,6 +152,7 @@ class ExchangeAdapter(HTTPAdapter):
     def __init__(self, route: Route, connections: int) -> None:
         super().__init__()
         self._route = route
+        self._forwards = route.forwarder is not None
         self.connections = ConnectionPool(route, connections)
 
     def send(
@@ -174,19 +177,22 @@ class ExchangeAdapter(HTTPAdapter):
 
     def _send(self, sent: UpstreamRequest, timeout: tuple[float, float]) -> Fetch:
         connect_timeout, read_timeout = timeout
-        target, fields = self._route.as_sent(sent.method, sent.target, sent.fields)
-        head = render_request_line(sent.method, target) + render_fields(fields) + b"\r\n"
-        again = sent.is_whole and sent.method in IDEMPOTENT_METHODS
+        method, target, fields, body, chunked, on_interim, _ = sent
+        if self._forwards:
+            target, fields = self._route.as_sent(method, target, fields)
+        head = render_request_line(method, target) + render_fields(fields) + b"\r\n"
+        again = method in IDEMPOTENT_METHODS and sent.is_whole
         pool = self.connections
         while True:
             idle = pool.take_idle(IDLE_MAX if again else IDLE_MAX_ONCE)
             connection = idle if idle is not None else pool.connect(connect_timeout, read_timeout)
-            exchange = Exchange(connection, sent.method, read_timeout, pool.release)
+            exchange = Exchange(connection, method, read_timeout, pool.release)
             try:
                 request_time = time.time()
-                if not exchange.send(head, sent.body, sent.chunked):
+                if not exchange.send(head, body, chunked):
                     exchange.forbid_reuse()
-                self._check(exchange.receive_head(sent.on_interim))
+                if exchange.receive_head(on_interim).status == 407 and self._forwards:
+                    raise ProxyWantsCredentials(_REFUSED)  # it is about us, not about the client
                 return Fetch(exchange, request_time, time.time())
             except BaseException as error:
                 exchange.close()
@@ -194,11 +200,6 @@ class ExchangeAdapter(HTTPAdapter):
                     raise LackOfOwn(str(error.__cause__ or "memory")) from error
                 if not (isinstance(error, _ENDED) and idle is not None and again):
                     raise
-
-    def _check(self, head: ResponseHead) -> None:
-        """A 407 of the proxy that gets our requests is about us, not about the client."""
-        if head.status == 407 and self._route.forwarder is not None:
-            raise ProxyWantsCredentials(f"{THE_PROXY} answered 407: it wants other credentials")
 
     def close(self) -> None:
         """Closes the idle connections, and from now on each that is given back. The pool manager of

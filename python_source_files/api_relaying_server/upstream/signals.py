@@ -121,7 +121,8 @@ def clock_skew(fields: Fields, request_time: float, response_time: float) -> flo
     It was made at `Date` (RFC 9110, 6.6.1), by the upstream's clock, and that lies between the
     request and its arrival by ours; one that a cache has kept, with an `Age`, before that.
     """
-    date = parse_date(fields.first("date") or "", response_time)
+    text = fields.first("date")
+    date = None if text is None else parse_date(text, response_time)
     if date is None:
         return 0.0
     if date > response_time:
