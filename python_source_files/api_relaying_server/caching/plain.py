@@ -16,7 +16,7 @@ from api_relaying_server.caching.directives import REMEMBERED_LENGTH, parse_cach
 from api_relaying_server.caching.freshness import DEFAULT_TTL_STATUSES
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.reuse import CLOCK_SLACK, INFLUENTIAL_FIELDS
-from api_relaying_server.caching.stored import Selecting, Single, StoredResponse
+from api_relaying_server.caching.stored import READ_APART, Selecting, Single, StoredResponse
 from api_relaying_server.caching.vary import is_written_here, selecting_values
 from api_relaying_server.http1.grammar import parse_date
 from api_relaying_server.http1.message import (
@@ -52,7 +52,9 @@ class PlainFound(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Where a response has those of its fields that matter, -1 where it has none."""
+    """Where a response has those of its fields that matter, as places in `Single.values`, -1 where
+    it has none.
+    """
 
     length: int
     date: int
@@ -149,12 +151,11 @@ def _layout(names: tuple[str, ...]) -> _Layout | None:
     decide.
     """
     lower = [name.lower() for name in names]
+    read = [name for name in lower if name in READ_APART]
+    if len(set(read)) < len(read) or not _GENERAL.isdisjoint(lower):
+        return None
     single = ("content-length", "date", "cache-control", "expires")
-    if any(lower.count(name) > 1 for name in single):
-        return None
-    if not _GENERAL.isdisjoint(lower):
-        return None
-    length, date, control, expires = [lower.index(n) if n in lower else -1 for n in single]
+    length, date, control, expires = [read.index(n) if n in read else -1 for n in single]
     return _Layout(length, date, control, expires)
 
 

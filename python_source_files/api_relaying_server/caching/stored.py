@@ -22,6 +22,10 @@ Selecting = tuple[tuple[str, Optional[str]], ...]
 """The request fields that select a variant, by lower-case name, with their normalised values."""
 
 
+READ_APART = frozenset(("cache-control", "content-length", "date", "expires"))
+"""Response fields whose values the plain rules look at (`Single.values`)."""
+
+
 def cache_key(target: str, method: str = "GET") -> str:
     """The key of a target (RFC 9111, 2): readable, and different for any two targets.
 
@@ -96,7 +100,7 @@ class StoredResponse(NamedTuple):
             self.status,
             self.reason,
             tuple([name for name, _ in items]),
-            [value for _, value in items],
+            [value for name, value in items if name.lower() in READ_APART],
             self.body,
             self.request_time,
             self.response_time,
@@ -144,9 +148,10 @@ class Record(NamedTuple):
 
 class Single(NamedTuple):
     """A record of one whole response in the pieces that a store has of it: all that is needed to
-    answer the plain case (`caching.plain`), and `record` for all others. `names` and `values` are
-    those of its fields, `lines` all of them as they are sent; the rest is as in the record. A
-    `Content-Length` among them is that of the body.
+    answer the plain case (`caching.plain`), and `record` for all others. `names` are those of its
+    fields, `values` those of the ones that are `READ_APART`, in their order; `lines` are all fields
+    as they are sent. A `Content-Length` among them is that of the body. The rest is as in the
+    record.
     """
 
     status: int

@@ -84,22 +84,23 @@ def check_numbers(status: Any, length: Any, sent: Any, arrived: Any) -> None:
         raise ValueError("a time is out of its bounds")
 
 
-def names_of(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+def names_of(names: tuple[str, ...]) -> tuple[str, ...]:
     """The same names, all being right, as one object for all records that have them, where they are
-    not too many; and the places of `Content-Length`, None where there is none.
+    not too many.
     """
     return _known_names(names) if len(names) <= KNOWN_FIELDS else _checked_names(names)
 
 
 @lru_cache(256)
-def _known_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+def _known_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return _checked_names(names)
 
 
-def _checked_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+def _checked_names(names: tuple[str, ...]) -> tuple[str, ...]:
     "".join(names)  # all text
-    places = tuple([at for at, name in enumerate(names) if mark_of(name)])
-    return names, places or None
+    for name in names:
+        mark_of(name)  # raises for a wrong one
+    return names
 
 
 def mark_of(name: str) -> int:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from api_relaying_server.caching.stored import Record, Selecting, Single
+from api_relaying_server.caching.stored import READ_APART, Record, Selecting, Single
 from api_relaying_server.stores.cutting import AT_ONCE, cut
 from api_relaying_server.stores.record_checks import (
     KNOWN_FIELDS,
@@ -91,7 +91,9 @@ def loads_single(data: bytes, key: str) -> Single:
         lines_size,
         selecting_size,
     ) = _HEAD.unpack_from(data)
-    if zlib.crc32(memoryview(data)[_UNCHECKED:], seed_of(key)) != checksum:
+    # A copy takes less than a view, up to a size.
+    checked = data[_UNCHECKED:] if size <= AT_ONCE else memoryview(data)[_UNCHECKED:]
+    if zlib.crc32(checked, seed_of(key)) != checksum:
         raise ValueError("wrong checksum")
     lines_at = _HEAD_SIZE + reason_size
     selecting_at = lines_at + lines_size
@@ -119,8 +121,8 @@ def loads_single(data: bytes, key: str) -> Single:
 
 
 class _Names(NamedTuple):
-    """Names of fields, the places of `Content-Length` among them, and the pattern of lines that
-    have these names and printable values.
+    """Names of fields, the places of `Content-Length` among those that are `READ_APART`, and the
+    pattern of lines that have these names and printable values, with a group for each of those.
     """
 
     names: tuple[str, ...]
@@ -140,7 +142,7 @@ class _FieldReader:
         self._before: tuple[str, ...] = ()
 
     def read(self, lines: bytes, length: int) -> tuple[tuple[str, ...], Sequence[str]]:
-        """The names and values of lines, as they were written, for a body of this length."""
+        """All names in lines, and the values that are `READ_APART`, for a body of this length."""
         text = lines.decode("ascii")
         names, framing, pattern = self._last
         found = pattern.fullmatch(text)
@@ -157,21 +159,30 @@ class _FieldReader:
 
 
 def _split(text: str) -> tuple[tuple[str, ...], Sequence[str], tuple[int, ...]]:
-    """The names and the values of lines, and the places of `Content-Length`."""
+    """The same of lines whose pattern is not known, and the places of `Content-Length` among the
+    values.
+    """
     *pieces, end = text.split("\r\n")
     if end or len(pieces) > MOST_FIELDS or not "".join(pieces).isprintable():
         raise ValueError("the fields are no lines of text, or too many")
     pairs = [piece.split(": ", 1) for piece in pieces]
-    values = [value for _, value in pairs]  # raises where a line is no pair
-    names, framing = names_of(tuple([name for name, _ in pairs]))
-    return names, values, framing or ()
+    values = [value for name, value in pairs if name.lower() in READ_APART]  # or raises: no pair
+    names = names_of(tuple([name for name, _ in pairs]))
+    return names, values, _framing(names)
+
+
+def _framing(names: tuple[str, ...]) -> tuple[int, ...]:
+    """The places of `Content-Length` among the names that are `READ_APART`."""
+    read = [lower for name in names if (lower := name.lower()) in READ_APART]
+    return tuple([at for at, name in enumerate(read) if name == "content-length"])
 
 
 @lru_cache(32)
 def _names(names: tuple[str, ...]) -> _Names:
-    names, framing = names_of(names)
-    pattern = "".join([re.escape(name) + ": ([ -~]*)\r\n" for name in names])
-    return _Names(names, framing or (), re.compile(pattern))
+    names = names_of(names)
+    value = {True: ": ([ -~]*)\r\n", False: ": [ -~]*\r\n"}
+    lines = [re.escape(name) + value[name.lower() in READ_APART] for name in names]
+    return _Names(names, _framing(names), re.compile("".join(lines)))
 
 
 _reader = _FieldReader()
