@@ -51,6 +51,14 @@ class UseCountTest(unittest.TestCase):
             self.uses.note("k" * length, 1)
             self.assertEqual(self.uses.of("k" * length), kept)
 
+    def test_what_is_not_in_memory_is_counted_within_the_same_bounds(self) -> None:
+        self.uses.add(["a", "k" * (LONGEST_KEY + 1), "a"])
+        self.assertEqual((len(self.uses), self.uses.of("a")), (1, 2))
+        self.uses.add([str(number) for number in range(3 * MOST_KEPT)])
+        self.assertEqual(len(self.uses), 2 * MOST_KEPT)
+        self.uses.add(["a", "0"])
+        self.assertEqual((self.uses.of("a"), self.uses.of("0")), (3, 2))
+
     def test_what_is_used_while_it_is_trimmed_stays(self) -> None:
         for number in range(2 * MOST_KEPT):
             self.uses.note(str(number), number)
