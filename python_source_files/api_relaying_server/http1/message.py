@@ -32,24 +32,27 @@ class Fields:
 
     __slots__ = ("_index", "_items", "_lines")
 
-    def __init__(self, items: Iterable[Field] = ()) -> None:
+    def __init__(
+        self,
+        items: Iterable[Field] = (),
+        index: dict[str, list[str]] | None = None,
+        lines: bytes | None = None,
+    ) -> None:
+        """`index` and `lines` are what these items are by name, and as they are sent, where that is
+        known.
+        """
         # Pairs, with their lines once it is rendered, or the lines alone once it is packed.
         self._items: tuple[Field, ...] | None = tuple(items)
-        self._lines: bytes | None = None
-        self._index: dict[str, list[str]] | None = None
+        self._index = index
+        self._lines = lines
 
     @classmethod
     def of_lines(cls, lines: Sequence[Line]) -> Fields:
         """The section that these lines are."""
-        pairs: list[Field] = []
-        index: dict[str, list[str]] = {}
-        for lower, name, value, _ in lines:
-            pairs.append((name, value))
-            if lower in index:
-                index[lower].append(value)
-            else:
-                index[lower] = [value]
-        return cls._derived(tuple(pairs), index)
+        index = {lower: [value] for lower, _, value, _ in lines}
+        if len(index) < len(lines):  # some of them have the same name
+            index = _indexed([(lower, value) for lower, _, value, _ in lines])
+        return cls([(name, value) for _, name, value, _ in lines], index)
 
     @classmethod
     def packed(cls, lines: bytes) -> Fields:
@@ -60,15 +63,7 @@ class Fields:
 
     def apart(self) -> Fields:
         """The same in an object of its own: packing one does not make the other slow to read."""
-        return self._derived(self._items or self.items, self._index or self._by_name(), self._lines)
-
-    @staticmethod
-    def _derived(
-        items: tuple[Field, ...], index: dict[str, list[str]], lines: bytes | None = None
-    ) -> Fields:
-        made = Fields.__new__(Fields)
-        made._items, made._lines, made._index = items, lines, index
-        return made
+        return Fields(self._items or self.items, self._index or self._by_name(), self._lines)
 
     def render(self) -> None:
         """Keeps the field lines beside the pairs: they are to be sent more than once, be it with
@@ -168,19 +163,16 @@ class Fields:
         if not gone:
             return self
         left = {name: values for name, values in index.items() if name not in gone}
-        return self._derived(
-            tuple([item for item in self.items if item[0].lower() not in gone]), left
-        )
+        return Fields([item for item in self.items if item[0].lower() not in gone], left)
 
     def plus(self, *more: Field) -> Fields:
         """The section with `more` behind it."""
         index = dict(self._index or self._by_name())
         for name, value in more:
             lower = name.lower()
-            had = index.get(lower)
-            index[lower] = [value] if had is None else [*had, value]
+            index[lower] = [*index.get(lower, ()), value]
         lines = self._lines
-        return self._derived(
+        return Fields(
             (self._items or self.items) + more,
             index,
             None if lines is None else lines + lines_of(more),
@@ -194,7 +186,7 @@ class Fields:
         if not index.keys().isdisjoint(other):
             return self.plus(*more.items)
         mine, theirs = self._lines, more._lines
-        return self._derived(
+        return Fields(
             (self._items or self.items) + (more._items or more.items),
             {**index, **other},
             None if mine is None or theirs is None else mine + theirs,

@@ -203,7 +203,8 @@ class Relay:
             raise NotAllowed("the settings of this relay do not allow this method for this path")
         self._keeper.catch_up()  # before anything is decided by what is stored
         bypassed = self._policy.bypasses(request)  # before fields are ignored
-        request = as_counted(request, self._policy)
+        if self._policy.ignored_fields or self._policy.codings:
+            request = as_counted(request, self._policy)
         request = self.fetcher.as_seen(request, caller.client)
         key, now = self._keeper.key_of(request.target), self._clock()
         has_key = request.method in CACHED_METHODS
@@ -234,7 +235,7 @@ class Relay:
         if isinstance(verdict, Bypass):
             return self._forward(decision, caller, verdict.reason)
         record = seen.record if seen is not None else None
-        place = _place_of(caller)
+        place = None if caller.ticket is None else _place_of(caller.ticket)
         if place is not None:
             return self._resume(Query(request, caller, Ask(place.reason), record), verdict, place)
         if isinstance(verdict, Fresh):
@@ -478,10 +479,9 @@ def _is_under_way(landing: Landing[Outcome] | None) -> bool:
     return landing is not None and not landing.finished
 
 
-def _place_of(caller: Caller) -> Place | None:
+def _place_of(ticket: Waiting) -> Place | None:
     """The place of a request that has waited."""
-    place = caller.ticket.place if caller.ticket is not None else None
-    return place if isinstance(place, Place) else None
+    return ticket.place if isinstance(ticket.place, Place) else None
 
 
 def _waiting(on_done: Callable[[Callable[[], None]], None], ask: Ask, place: Place) -> Waiting:

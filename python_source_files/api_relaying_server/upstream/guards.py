@@ -115,11 +115,12 @@ class GuardedUpstream:
                 self._say_lack(error)
             self._give_back(self._clock() - call.at)
             raise
-        fetch.exchange.then(partial(self._end, call))
-        head, times = fetch.exchange.head, (fetch.request_time, fetch.response_time)
-        signals = signals_of_response(request.method, request.target, head, *times)
+        exchange, asked, came = fetch.exchange, fetch.request_time, fetch.response_time
+        exchange.then(partial(self._end, call))
+        head = exchange.head
+        signals = signals_of_response(request.method, request.target, head, asked, came)
         self.breaker.settle(call, signals)
-        self._look_at_clock(clock_skew(head.fields, *times))
+        self._look_at_clock(clock_skew(head.fields, asked, came))
         return fetch
 
     # Before the call...
