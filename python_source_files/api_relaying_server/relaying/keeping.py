@@ -54,6 +54,7 @@ from api_relaying_server.coordination import (
     Purged,
     claim_on,
 )
+from api_relaying_server.http1.made import made
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.memory.hot import Entry, HotCache
 from api_relaying_server.relaying.key_facts import KeyFacts
@@ -380,7 +381,8 @@ class Keeper:
         """
         if not self._alone:
             self.catch_up()
-        return Moment(self.facts.invalidations.now, 0 if known is None else known.epoch)
+        epoch = 0 if known is None else known.epoch
+        return made(Moment, (self.facts.invalidations.now, epoch))
 
     def is_current(self, key: str, began: Moment, *fetched: StoredResponse) -> bool:
         """True while neither a key nor the groups of what was fetched have been invalidated since,

@@ -22,6 +22,7 @@ from typing import Callable, NamedTuple
 
 from api_relaying_server.coordination import ALONE, Coordinator, Lease, Message
 from api_relaying_server.errors import UpstreamPaused
+from api_relaying_server.http1.made import made
 from api_relaying_server.upstream.cooldown import (
     ANONYMOUS,
     WHOLE,
@@ -145,8 +146,8 @@ class CircuitBreaker:
         still arriving: how long that takes is up to its client.
         """
         now = self._clock()
-        if not self._cooldowns:
-            return Call(request, now)
+        if self._cooldowns.is_empty():
+            return made(Call, (request, now, (), None))
         subjects = subjects_of(request)
         with self._lock:
             cooldowns = self._cooldowns_of(subjects, now)
