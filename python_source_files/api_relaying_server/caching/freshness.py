@@ -104,7 +104,8 @@ def initial_age(fields: Fields, request_time: float, response_time: float) -> fl
     date = None if text is None else parse_date(text, response_time)
     apparent_age = 0.0 if date is None else response_time - date
     response_delay = max(0.0, response_time - request_time)
-    return max(apparent_age, age_value(fields) + response_delay)
+    told = age_value(fields) if "age" in fields else 0
+    return max(apparent_age, told + response_delay)
 
 
 class Times(NamedTuple):

@@ -18,7 +18,6 @@ from api_relaying_server.caching.validation import conditions
 from api_relaying_server.errors import UpstreamError, UpstreamPaused
 from api_relaying_server.http1.fields import HOP_BY_HOP, end_to_end
 from api_relaying_server.http1.grammar import format_date
-from api_relaying_server.http1.made import made
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.http1.request_id import REQUEST_ID
 from api_relaying_server.relaying.answer import Waiting
@@ -166,8 +165,9 @@ class Fetcher:
         if caller.body is not None:
             add, is_chunked = add + _framing(caller), caller.length is None
         fields = for_one_call(request.seen, drop, add)
-        on_interim, reason = caller.on_interim, ask.reason
-        return made(UpstreamRequest, (method, target, fields, None, is_chunked, on_interim, reason))
+        return UpstreamRequest(
+            method, target, fields, None, is_chunked, caller.on_interim, ask.reason
+        )
 
     def _send(self, query: Query, plan: Plan) -> Received:
         request, caller, _, known = query
@@ -192,13 +192,13 @@ class Fetcher:
             raise UpstreamError("the upstream answered 304 to a request without a condition")
         if received.has_any(_LEFT_OR_CHANGED):
             received = _without_echo(localised(end_to_end(received), self.base), caller)
-        if received.first("date") is None:  # RFC 9110, 6.6.1
+        if "date" not in received:  # RFC 9110, 6.6.1
             received = received.plus(("Date", format_date(fetch.response_time)))
         if received is not head.fields:
             head = ResponseHead(head.status, head.reason, received)
         if plan.method != request.method:
             request = request.with_method(plan.method)
-        return made(Received, (request, head, fetch, began))
+        return Received(request, head, fetch, began)
 
 
 def _without_echo(fields: Fields, caller: Caller) -> Fields:

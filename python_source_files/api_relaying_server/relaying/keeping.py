@@ -54,7 +54,6 @@ from api_relaying_server.coordination import (
     Purged,
     claim_on,
 )
-from api_relaying_server.http1.made import made
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.memory.hot import Entry, HotCache
 from api_relaying_server.relaying.key_facts import KeyFacts
@@ -381,8 +380,7 @@ class Keeper:
         """
         if not self._alone:
             self.catch_up()
-        epoch = 0 if known is None else known.epoch
-        return made(Moment, (self.facts.invalidations.now, epoch))
+        return Moment(self.facts.invalidations.now, 0 if known is None else known.epoch)
 
     def is_current(self, key: str, began: Moment, *fetched: StoredResponse) -> bool:
         """True while neither a key nor the groups of what was fetched have been invalidated since,

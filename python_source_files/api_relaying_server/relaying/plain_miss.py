@@ -19,7 +19,6 @@ from api_relaying_server.caching.reuse import MISSING
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.errors import UpstreamError
 from api_relaying_server.http1.fields import fetched_fields
-from api_relaying_server.http1.made import made
 from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.relaying.fetching import Query, Received
 from api_relaying_server.relaying.keeping import Keeper
@@ -73,7 +72,7 @@ def fetch_plainly(tools: Tools, query: Query, lead: Leader) -> Answer:
         else:
             outcome = SharedResponse(stored, None, stored.body, received.began, sent)
         fields = received.head.fields.followed_by(fetched_fields(query.ask.reason, 200, ""))
-        return made(Answer, (200, stored.reason, fields, stored.body, None, 200))
+        return Answer(200, stored.reason, fields, stored.body, None, 200)
     except UpstreamError as error:
         outcome = UpstreamFailed(copy(error), ())  # a plain request has no credentials
         raise

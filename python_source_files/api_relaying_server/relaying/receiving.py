@@ -48,7 +48,6 @@ from api_relaying_server.caching.vary import selecting_values
 from api_relaying_server.errors import UpstreamCut, UpstreamError
 from api_relaying_server.http1.credentials import credentials_of
 from api_relaying_server.http1.grammar import parse_content_range
-from api_relaying_server.http1.made import made
 from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
 from api_relaying_server.relaying.fetching import Query, Received
 from api_relaying_server.relaying.keeping import Keeper, Moment
@@ -202,7 +201,7 @@ class Receiver:
             traits = traits_of(fields)
         came = fetch.response_time
         age = initial_age(fields, fetch.request_time, came)
-        arrival = made(Arrival, (status, fields, traits.said, came, age))
+        arrival = Arrival(status, fields, traits.said, came, age)
         if fields is not head.fields or status != head.status:
             head = ResponseHead(status, head.reason, fields)
         span, rule = judged(request, head, arrival, self._policy, traits)

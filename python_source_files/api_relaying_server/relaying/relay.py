@@ -52,7 +52,6 @@ from api_relaying_server.caching.vary import fields_that_select, selecting_value
 from api_relaying_server.coordination import ALONE, Alone, Coordinator
 from api_relaying_server.errors import NotAllowed, NotCached, RelayError, UpstreamTimeout
 from api_relaying_server.http1.credentials import credentials_of, is_credential
-from api_relaying_server.http1.made import made
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.relaying.answer import Answer, Waiting
 from api_relaying_server.relaying.answering import (
@@ -224,7 +223,7 @@ class Relay:
             raise NotCached(
                 "the relay is offline and this request cannot be answered from the store"
             )
-        return made(Decision, (request, verdict, key, seen, now))
+        return Decision(request, verdict, key, seen, now)
 
     def _look(self, caller: Caller, key: str, request: RequestHead) -> FoundRecord:
         seen = self._keeper.see(key, caller.seen)
@@ -241,8 +240,7 @@ class Relay:
             return self._resume(Query(request, caller, Ask(place.reason), record), verdict, place)
         if isinstance(verdict, Fresh):
             return self._from_stored(request, verdict, now)
-        query = made(Query, (request, caller, verdict, record))
-        return self._ask(query, key, seen)
+        return self._ask(Query(request, caller, verdict, record), key, seen)
 
     # What is stored does.
 
@@ -308,8 +306,7 @@ class Relay:
     def _ask(self, query: Query, key: str, seen: FoundRecord | None) -> Answer | Waiting:
         """Leads a fetch, or follows the one that is under way."""
         came = self.flight.number()
-        place = made(Place, (came, query.ask.reason, 0, None, None, False))
-        return self._join(query, key, seen, place)
+        return self._join(query, key, seen, Place(came, query.ask.reason, 0))
 
     def _join(
         self, query: Query, key: str, seen: FoundRecord | None, place: Place
@@ -326,7 +323,7 @@ class Relay:
             landing, leads = self.flight.join(flight_key, place.landing)
             if leads:  # the landing is ours now; the transfer gives it back
                 lease_name = "" if self._alone else self._lease_name(flight_key, key)
-                lead = made(Leader, (key, flight_key, landing, seen, lease_name))
+                lead = Leader(key, flight_key, landing, seen, lease_name)
                 if query.ask.fallback is None or not query.caller.parks:
                     return self._lead(query, lead)
                 return self._send_out(query, place._replace(rounds=rounds, landing=landing), lead)

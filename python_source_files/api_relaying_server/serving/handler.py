@@ -172,7 +172,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         framing, chunked, until_close = self._framing(request, answer, has_body)
         keeps = keeps and not until_close
         own = framing + _connection_fields(request, keeps)
-        if answer.fields.first("x-request-id") is None:  # else it is the upstream's own
+        if "x-request-id" not in answer.fields:  # else it is the upstream's own
             own.append((REQUEST_ID, self.conn.number))
         fields = render_fields(answer.fields) + render_fields(own)
         head = render_status_line(answer.status, answer.reason) + fields + b"\r\n"
@@ -240,8 +240,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         is chunked, and whether it ends with the connection.
         """
         if answer.stream is None:
-            known = answer.fields.first("content-length") is not None
-            known = known or answer.status in _BODILESS
+            known = "content-length" in answer.fields or answer.status in _BODILESS
             return ([] if known else [("Content-Length", str(len(answer.body)))]), False, False
         if not has_body or "content-length" in answer.fields:
             return [], False, False

@@ -22,7 +22,6 @@ from typing import Callable, NamedTuple
 
 from api_relaying_server.coordination import ALONE, Coordinator, Lease, Message
 from api_relaying_server.errors import UpstreamPaused
-from api_relaying_server.http1.made import made
 from api_relaying_server.upstream.cooldown import (
     ANONYMOUS,
     WHOLE,
@@ -146,8 +145,8 @@ class CircuitBreaker:
         still arriving: how long that takes is up to its client.
         """
         now = self._clock()
-        if self._cooldowns.is_empty():
-            return made(Call, (request, now, (), None))
+        if not self._cooldowns:
+            return Call(request, now)
         subjects = subjects_of(request)
         with self._lock:
             cooldowns = self._cooldowns_of(subjects, now)

@@ -101,10 +101,6 @@ class Cooldowns:
     def __len__(self) -> int:
         return len(self._found)
 
-    def is_empty(self) -> bool:
-        """True where there are none: asked at each call, for which `len` costs twice as much."""
-        return not self._found
-
     def __iter__(self) -> Iterator[tuple[Subject, Cooldown]]:
         """Those of the whole upstream and of all anonymous calls first."""
         return iter(sorted(self._found.items(), key=lambda item: item[0].who != ""))
