@@ -169,6 +169,8 @@ def _measure_browser(run: Run, server: Server, turn: int) -> Sample:
 
 
 def _prepare_records(run: Run, server: Server) -> None:
+    if server.label in FLOORS:
+        return
     _fill(run, server, RECORDS, _record)
 
 
@@ -387,7 +389,12 @@ FIXED_SCENARIOS: tuple[Scenario, ...] = (
         Probe("/page.json", body="page.json"),
         at_least(1.0, "nginx"),
     ),
-    _records("records", "20,000 URLs of 2 kB in random order", at_least(1.5, "nginx")),
+    _records(
+        "records",
+        "20,000 URLs of 2 kB in random order",
+        at_least(1.5, "nginx"),
+        labels=(*CACHES, "floor-c"),
+    ),
     _records(
         "records-stored",
         "the same, relay with 4 MiB of memory",

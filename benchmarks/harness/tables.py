@@ -427,6 +427,7 @@ def stored(data: Json) -> str:
         before = next(name for name in one["servers"] if name.startswith("relay@"))
         names = [(before, "before"), ("relay", "now"), ("nginx", "nginx")]
         names.append(("floor-stored", "a Python that only fetches, stores, reads and sends"))
+        names.append(("floor-c", "a C loop that sends the same bytes to whoever asks"))
         names.append(("session", "a bare `requests.Session` in as many threads"))
         for name, what in names:
             if name not in one["servers"]:
