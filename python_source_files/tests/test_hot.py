@@ -6,6 +6,7 @@ import contextlib
 import gc
 import random
 import sys
+import threading
 import unittest
 from contextlib import nullcontext
 from unittest import mock
@@ -285,7 +286,7 @@ class WiresTest(unittest.TestCase):
             reply = reply_of(hot, entry)
             reply.renew(NOW)
             hot.wires.drop(reply)
-            hot.wires.keep(reply, hot.wires.limit - reply_module.WIRE_COST + more, NOW)
+            hot.wires.keep(reply, bytes(hot.wires.limit - reply_module.WIRE_COST + more), NOW)
             self.assertEqual(reply.joined > 0, not more)
             self.assertEqual(hot.wires.size, 0 if more else hot.wires.limit)
 
@@ -307,12 +308,36 @@ class WiresTest(unittest.TestCase):
         self.hot.resize(self.hot.limit // 2)
         self.assertEqual(self.wires.limit, self.hot.limit)
 
+    def test_what_is_joined_is_counted_whoever_makes_room_meanwhile(self) -> None:
+        """A thread that puts may empty a wire at any moment of its rendering."""
+        other = threading.Thread(target=self.wires.fit, args=(0,))
+        joined_at = Reply._joined_at
+
+        def meanwhile(reply: Reply, age: int) -> bytes:
+            if not other.ident:
+                other.start()
+                other.join()
+                self.wires.fit(1 << 16)
+            return joined_at(reply, age)
+
+        reply = self.reply(1)
+        for second in range(1, 4):
+            reply.hits += 2
+            with mock.patch.object(Reply, "_joined_at", meanwhile):
+                self.assertTrue(reply.renew(NOW + second))
+            self.assertEqual(reply.joined, len(reply.wire) + reply_module.WIRE_COST, second)
+            self.assertEqual(self.wires.size, reply.joined)
+        self.wires.keep(reply, b"a longer wire" * 999, NOW)
+        self.assertEqual(self.wires.size, 13 * 999 + reply_module.WIRE_COST)
+        self.wires.keep(reply, bytes(1 << 17), NOW)
+        self.assertEqual((reply.wire, reply.joined, self.wires.size), (b"", 0, 0))
+
     def test_nothing_is_kept_of_what_is_gone(self) -> None:
         for end in (lambda: self.hot.drop("GET /1"), self.hot.clear):
             reply = self.reply(1)
             end()
             self.assertEqual((reply.wire, reply.joined, self.wires.size), (b"", 0, 0))
-            self.wires.keep(reply, 100, NOW)
+            self.wires.keep(reply, b"wire", NOW)
             self.assertEqual((reply.joined, self.wires.size), (0, 0))
 
 
@@ -819,6 +844,42 @@ class BoundsTest(unittest.TestCase):
                 keep(hot, "GET /again", b"x")
                 hot.clear()
                 self.assertEqual(len(hot), 0)
+
+    def test_a_scan_leaves_memory_within_its_bound(self) -> None:
+        """Though nothing of it comes in: it is noted."""
+        hot, number = HotCache(1 << 17), 0
+        while not hot.evicted:
+            keep(hot, f"GET /{number}", b"")
+            number += 1
+        for scanned in range(4 * number):
+            self.assertEqual(list(hot.wanted([f"GET /scan/{scanned}"])), [])
+            self.assertLessEqual(hot.size - hot.wires.size, hot.room)
+        self.assertLess(hot.evicted, number / 2)
+
+    def test_a_large_entry_gets_its_room_bit_by_bit(self) -> None:
+        """Others come to their turn meanwhile, the event loop above all; one that is too large
+        drives nothing out.
+        """
+        hot, lengths = HotCache(1 << 22), []
+        for number in range(4000):
+            keep(hot, f"GET /{number}", b"x" * 1000)
+
+        def others_turn(seconds: float) -> None:
+            heard = threading.Thread(target=lambda: hot.wanted([]))
+            heard.start()
+            heard.join(5)
+            self.assertFalse(heard.is_alive())
+            lengths.append(len(hot))
+
+        with mock.patch("api_relaying_server.memory.hot.time.sleep", others_turn):
+            before = len(hot)
+            keep(hot, "GET /too large", bytes(hot.limit // 4 + 1))
+            self.assertEqual((len(hot), lengths), (before, []))
+            keep(hot, "GET /large", bytes(hot.limit // 4 - 2000))
+        lengths = [before, *lengths, len(hot)]
+        steps = [one - next for one, next in zip(lengths, lengths[1:])]
+        self.assertLess(max(steps), hot_module.ROOM_AT_ONCE // 1000 + 2)
+        self.assertGreater(sum(steps), 300)
 
     def test_notes_are_forgotten_with_the_room(self) -> None:
         hot = HotCache(1 << 20)

@@ -339,6 +339,31 @@ class PlainMissTest(unittest.TestCase):
         waiting.on_done(lambda: over.append(True))
         self.assertEqual(over, [True])
 
+    def test_want_of_memory_before_the_first_step_leaves_nothing_behind(self) -> None:
+        """Nobody waits for a leader who is no more, whichever way he was to go."""
+        stale = reply(200, ("Cache-Control", "max-age=0"), ("ETag", '"a"'), body=b"old")
+        for first, place in (
+            (None, "api_relaying_server.relaying.relay.Leader"),
+            (None, "api_relaying_server.relaying.relay.is_plain_miss"),
+            (None, "api_relaying_server.relaying.keeping.Keeper.changed_since"),
+            (stale, "api_relaying_server.relaying.relay.Transfer"),
+        ):
+            replies = [reply(200, HOUR, body=b"menu")] * 2
+            world = self.world(*(replies if first is None else [first, *replies]))
+            if first is not None:
+                world.ask()
+            waits: list[bool] = []
+
+            def lack(*words: Any, waits: list[bool] = waits, world: World = world) -> Any:
+                for landing in list(world.relay.flight._landings.values()):
+                    landing.on_finished(lambda: waits.append(True))
+                raise MemoryError
+
+            with mock.patch(place, lack), self.assertRaises(MemoryError):
+                world.ask()
+            self.assertEqual((len(world.relay.flight), waits), (0, [True]), place)
+            self.assertEqual(world.ask().body, b"menu")
+
     def test_nothing_is_known_of_what_was_seen(self) -> None:
         """As with one who has waited for another fetch; then the lease is asked for, too."""
         for seen, landing in ((None, True), (FoundRecord(None, (0, 0)), False)):

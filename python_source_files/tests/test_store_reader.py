@@ -6,6 +6,7 @@ import socket
 import threading
 import unittest
 from collections.abc import Sequence
+from unittest import mock
 
 from api_relaying_server.http1.heads import parse_request_head
 from api_relaying_server.http1.message import RequestHead
@@ -124,6 +125,49 @@ class StoreReaderTest(unittest.TestCase):
         self.reader.submit()
         self.expect(("missing", ["/fault"]), ("loaded", ["/stored"]))
 
+    def test_an_answer_before_a_fault_is_no_answer(self) -> None:
+        """A handler answers; what was ready must not wait for another request."""
+        self.take("/plain", "/stored")
+        plain = self.reader.batch[0]
+
+        def lack(conns: Sequence[Connection]) -> list[str]:
+            self.answer_together(conns)
+            self.assertIsNotNone(plain.ready)
+            raise MemoryError
+
+        with mock.patch.object(self.reader, "_answer_together", lack):
+            self.reader.submit()
+            self.expect(("missing", ["/plain"]), ("missing", ["/stored"]))
+        self.assertIsNone(plain.ready)
+
+    def test_none_is_lost_for_want_of_memory(self) -> None:
+        """Each gets to a handler, whatever fails; the reader goes on, and has as much room."""
+        targets = ["/stored", "/plain", "/new"]
+        for name in ("_load_some", "_at_once"):
+            self.told.clear()
+            self.take(*targets)
+            with mock.patch.object(self.reader, name, side_effect=MemoryError):
+                self.reader.submit()
+                self.expect(*[("missing", [target]) for target in targets])
+            self.told.clear()
+            self.take("/stored")
+            self.reader.submit()
+            self.expect(("loaded", ["/stored"]))
+
+    def test_a_thread_that_ended_is_followed_by_another_one(self) -> None:
+        """Which reads for those that were left, too."""
+        with (
+            mock.patch.object(self.reader, "_read_some", side_effect=MemoryError),
+            mock.patch.object(threading, "excepthook"),
+        ):
+            self.take("/stored")
+            self.reader.submit()
+            assert self.reader._thread is not None
+            self.reader._thread.join(PATIENCE)
+        self.take("/stored")
+        self.reader.submit()
+        self.expect(("loaded", ["/stored", "/stored"]))
+
     def test_a_fault_of_all(self) -> None:
         """All are left to the handlers; the reader goes on."""
         self.take("/stored", "/bad")
@@ -162,9 +206,8 @@ class StoreReaderTest(unittest.TestCase):
             self.reader.submit()
         self.reader.close()
         self.held.set()
-        sizes = (1, AT_ONCE, 4)
-        self.expect(*[("loaded", ["/stored"] * size) for size in sizes])
-        self.assertEqual([len(some) for some in self.together], list(sizes))
+        self.expect(("loaded", ["/stored"]), ("loaded", ["/stored"] * (AT_ONCE + 4)))
+        self.assertEqual([len(some) for some in self.together], [1, AT_ONCE, 4])
         assert self.reader._thread is not None
         self.reader._thread.join(PATIENCE)
         self.assertFalse(self.reader._thread.is_alive())

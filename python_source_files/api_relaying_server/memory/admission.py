@@ -133,6 +133,11 @@ class Admission(Generic[Kept]):
         """Bytes of the notes."""
         return NOTE_COST * (len(self._noted) + len(self._noted_before))
 
+    @property
+    def room_for_notes(self) -> int:
+        """Bytes that the notes may come to take, once there are any."""
+        return NOTE_COST * 2 * NOTED * self._count if self._noted or self._noted_before else 0
+
     def resize(self, room: int) -> None:
         """From now on there is so much room; the notes of before are forgotten."""
         self._small_room = int(room * SMALL_SHARE)

@@ -17,6 +17,7 @@ repeat (request ids, tracing) take no room. Which entry leaves is decided by `ad
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Callable
@@ -41,6 +42,10 @@ ENTRY_COST = 400
 
 USUAL_SIZE = 4096
 """Bytes of an entry with a small body."""
+
+ROOM_AT_ONCE = 65536
+"""Bytes for which room is made in one step: some dozens of small entries leave, in a millisecond.
+"""
 
 HEAD_COST = 112
 """Bytes that a remembered head or field takes beside its text."""
@@ -261,8 +266,12 @@ class HotCache:
         the key is asked for again and again. The others are noted.
         """
         with self._lock:
-            has_room = self._size + self._order.noted_size + USUAL_SIZE <= self.room
-            return keys if has_room else self._order.wanted(keys)
+            has_room = self._size + self._order.room_for_notes + USUAL_SIZE <= self.room
+            if has_room:
+                return keys
+            wanted = self._order.wanted(keys)
+            self._make_room()  # the others are noted, which takes room
+            return wanted
 
     def takes(self, key: str, record: Record) -> bool:
         """True where a record is not too large to be kept."""
@@ -285,6 +294,7 @@ class HotCache:
         for stored in record.variants:
             stored.fields.pack()
         entry = Entry(key, record, asked_for, self.doubts if doubts is None else doubts)
+        self._clear_the_way(entry.size)
         with self._lock:
             if not self._replace(entry):
                 return None
@@ -415,6 +425,16 @@ class HotCache:
         self._order.add(entry, known=known)
         self._size += entry.size
         return True
+
+    def _clear_the_way(self, size: int) -> None:
+        """Makes room for a large entry bit by bit: the event loop, which takes the lock too, is not
+        to wait until thousands of small ones have left.
+        """
+        if size <= self.limit // 4:
+            for wanted in range(ROOM_AT_ONCE, size, ROOM_AT_ONCE):
+                with self._lock:
+                    self._make_room(wanted)
+                time.sleep(0)  # lets others run
 
     def _make_room(self, wanted: int = 0) -> None:
         # Joined answers have what entries leave, their own part of the limit at least.

@@ -152,9 +152,7 @@ class Reply:
             if self.joined:
                 wires.drop(self)
         else:
-            self.wire = self._joined_at(age)
-            if not self.joined:
-                wires.keep(self, len(self.wire), now)
+            wires.keep(self, self._joined_at(age), now)
         self._before = self.hits
         self.valid_until = min(born + age + 1, born + lifetime)
         if self.listed is None:
@@ -223,26 +221,31 @@ class Wires:
         self._replies: OrderedDict[Reply, None] = OrderedDict()
         self._lock = threading.Lock()  # guards `size`, `_replies` and `joined` of each reply
 
-    def keep(self, reply: Reply, size: int, now: float) -> None:
-        """Keeps the wire of a reply that was rendered for `now`: so many bytes."""
+    def keep(self, reply: Reply, wire: bytes, now: float) -> None:
+        """Keeps the wire of a reply that was rendered for `now`, if there is room."""
+        size = len(wire) + WIRE_COST
         with self._lock:
-            if reply.joined or not reply.kept or reply.entry.gone:
+            if size > self.limit or not reply.kept or reply.entry.gone:
+                if reply.joined:
+                    self._drop(reply)
                 return
-            # What was not rendered again leaves. Two are looked at, so that they leave faster than
-            # others come.
-            for first in [*islice(self._replies, 2)]:
-                if first.valid_until > now:
-                    self._replies.move_to_end(first)
-                else:
-                    self._drop(first)
-            if size + WIRE_COST > self.limit:
-                reply.wire = b""
-                return
-            reply.joined = size + WIRE_COST
-            self._replies[reply] = None
-            self.size += reply.joined
+            if not reply.joined:
+                self._look_at_two(now)
+                self._replies[reply] = None
+            self.size += size - reply.joined
+            reply.wire, reply.joined = wire, size
             while self.size > self.limit:
                 self._drop(next(iter(self._replies)))
+
+    def _look_at_two(self, now: float) -> None:
+        """What was not rendered again leaves: two are looked at for one that comes, so that they
+        leave faster.
+        """
+        for first in [*islice(self._replies, 2)]:
+            if first.valid_until > now:
+                self._replies.move_to_end(first)
+            else:
+                self._drop(first)
 
     def fit(self, limit: int) -> None:
         """Keeps to another limit from now on."""

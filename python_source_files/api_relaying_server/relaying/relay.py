@@ -72,6 +72,7 @@ from api_relaying_server.relaying.receiving import Receiver
 from api_relaying_server.relaying.refresh import Refresher
 from api_relaying_server.relaying.transfer import (
     LEASE_AT_MOST,
+    NOT_SHARED,
     FailureStatus,
     Leader,
     Outcome,
@@ -322,11 +323,16 @@ class Relay:
                 )
             landing, leads = self.flight.join(flight_key, place.landing)
             if leads:  # the landing is ours now; the transfer gives it back
-                lease_name = "" if self._alone else self._lease_name(flight_key, key)
-                lead = Leader(key, flight_key, landing, seen, lease_name)
-                if query.ask.fallback is None or not query.caller.parks:
-                    return self._lead(query, lead)
-                return self._send_out(query, place._replace(rounds=rounds, landing=landing), lead)
+                try:
+                    lease_name = "" if self._alone else self._lease_name(flight_key, key)
+                    lead = Leader(key, flight_key, landing, seen, lease_name)
+                    if query.ask.fallback is None or not query.caller.parks:
+                        return self._lead(query, lead)
+                    place = place._replace(rounds=rounds, landing=landing)
+                    return self._send_out(query, place, lead)
+                except BaseException:  # before the transfer could, or after that
+                    self._give_back(flight_key, landing)
+                    raise
             place = place._replace(rounds=rounds, landing=landing)
             if query.caller.parks and not landing.finished:
                 return _waiting(landing.on_finished, query.ask, place)
@@ -341,6 +347,13 @@ class Relay:
             if isinstance(verdict, Ask):
                 query = query._replace(ask=verdict, known=seen.record)
         return self._lead(query, Leader(key, self._flight_key(query.request, key)))
+
+    def _give_back(self, flight_key: str, landing: Landing[Outcome]) -> None:
+        """Tells those who follow that nothing comes, unless they know already: else they would wait
+        for a leader who is no more.
+        """
+        landing.deliver(NOT_SHARED)
+        self.flight.leave(flight_key, landing)
 
     def _lead(self, query: Query, lead: Leader, keeps_conditions: bool = False) -> Answer:
         if not keeps_conditions and is_plain_miss(query, lead):

@@ -2,8 +2,8 @@
 
 A thread for each response that the store has costs more for being woken than for reading it
 (measured: 300 us of processor time, of which reading, deciding and answering took 60). So one
-thread reads for all, and wakes the loop once for each batch. That suits stores that are quick to
-read: what the reader cannot take in time goes to the handlers, which read side by side.
+thread reads for all, and wakes the loop once for all that waited. That suits stores that are quick
+to read: what the reader cannot take in time goes to the handlers, which read side by side.
 
 This file must not know what is in the store, nor how a request is answered.
 """
@@ -14,7 +14,7 @@ This file must not know what is in the store, nor how a request is answered.
 #            v
 #   reader: load each one              the reader owns them
 #            |
-#            +-- answer, or memory --> on_loaded: all of a batch, back to the loop
+#            +-- answer, or memory --> on_loaded: together, back to the loop
 #            +-- anything else ------> on_missing: one by one, to a handler's thread
 # fmt: on
 
@@ -23,6 +23,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Any, Callable, NamedTuple
@@ -67,8 +68,8 @@ class Loading(NamedTuple):
 class StoreReader:
     """Reads the store for connections. `add` and `submit` are for the event loop.
 
-    `on_loaded` and `on_missing` get the connections. `batch` is what has been added and not
-    submitted; `expected` is the time of a read, in seconds of `clock`.
+    `on_loaded` and `on_missing` get the connections, and never raise. `batch` is what has been
+    added and not submitted; `expected` is the time of a read, in seconds of `clock`.
     """
 
     def __init__(
@@ -83,11 +84,12 @@ class StoreReader:
         self._on_missing = on_missing
         self._clock = clock
         self.batch: list[Connection] = []  # the loop's alone
-        # No lock: each number has one writer, and the difference may be a little too large.
-        self._submitted = 0  # connections, counted by the loop
-        self._done = 0  # counted by the reader
-        self._room = 0  # connections that the batch may have; the loop's alone
-        self._batches: SimpleQueue[list[Connection]] = SimpleQueue()
+        self._room = 0  # connections that it may have; the loop's alone
+        # The loop appends, the reader takes: a connection is here, and then in `_loaded`, until it
+        # is given away, so that none is lost, whatever fails.
+        self._waiting: deque[Connection] = deque()
+        self._loaded: list[Connection] = []  # to be given back to the loop; the reader's alone
+        self._bell: SimpleQueue[bool] = SimpleQueue()  # there is more; False: the end
         self.expected = 0.0001  # written by the reader
         self._began: float | None = None  # when the read in progress began; written by the reader
         self._thread: threading.Thread | None = None
@@ -108,8 +110,7 @@ class StoreReader:
         """How many connections may come to those that wait already."""
         if self._is_late(self._began) or not self._is_running():
             return 0
-        most = int(LONGEST_WAIT / max(self.expected, 1e-6)) + 1
-        return most + self._done - self._submitted
+        return int(LONGEST_WAIT / max(self.expected, 1e-6)) + 1 - len(self._waiting)
 
     def _is_late(self, began: float | None) -> bool:
         return began is not None and self._clock() - began > LONGEST_WAIT
@@ -128,42 +129,39 @@ class StoreReader:
         """Gives the batch to the reader: all at once, since the reader and the loop wait for each
         other at every system call of either.
         """
-        batch, self.batch = self.batch, []
-        self._submitted += len(batch)
-        self._batches.put(batch)
+        self._waiting.extend(self.batch)
+        self.batch = []
+        self._bell.put(True)
 
     def close(self) -> None:
         """Ends the thread after what was submitted. Nothing may be added after this."""
         if self._thread is not None:
-            self._batches.put([])
+            self._bell.put(False)
 
     def _work(self) -> None:
-        while batch := self._next():
-            loaded = []
-            began = self._clock()
-            left = batch
-            while left:
-                count = self._at_once()
-                some, left = left[:count], left[count:]
-                for conn, is_loaded in zip(some, self._load_some(some, began)):
-                    if is_loaded:
-                        loaded.append(conn)
-                    else:
-                        self._on_missing(conn)  # it may not be touched here any more
-            self._done += len(batch)
-            if loaded:
+        while self._bell.get():
+            began, left = self._clock(), len(self._waiting)  # of several batches, where they came
+            while left > 0:
+                left -= self._read_some(left, began)
+            if self._loaded:
+                loaded, self._loaded = self._loaded, []
                 self._on_loaded(loaded)
 
-    def _next(self) -> list[Connection]:
-        """What waits, as many as are read at once, where there are so many; none: the end."""
-        batch = self._batches.get()
-        while len(batch) < AT_ONCE and not self._batches.empty():
-            more = self._batches.get()
-            if not more:
-                self._batches.put(more)  # the end comes behind this batch
-                break
-            batch = batch + more
-        return batch
+    def _read_some(self, most: int, since: float) -> int:
+        """Reads for those that have waited longest; how many are loaded now, or have a handler."""
+        try:
+            some = [self._waiting[at] for at in range(min(most, self._at_once()))]
+            done = self._load_some(some, since)
+            missing = [conn for conn, is_loaded in zip(some, done) if not is_loaded]
+            self._loaded += [conn for conn, is_loaded in zip(some, done) if is_loaded]
+        except Exception:  # there is no memory, not even for a list
+            some = missing = [self._waiting[0]]
+        for _ in some:
+            self._waiting.popleft()
+        for conn in missing:
+            conn.ready = None  # a fault may have come behind its answer
+            self._on_missing(conn)  # it may not be touched here any more
+        return len(some)
 
     def _at_once(self) -> int:
         """Few where a read takes long: none of them is answered before all are read."""
