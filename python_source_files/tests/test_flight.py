@@ -72,11 +72,11 @@ class FlightTest(unittest.TestCase):
     def test_who_leaves_alone_tells_nobody(self) -> None:
         flights: Flight[str] = Flight()
         landing, _ = flights.join("k")
-        self.assertTrue(flights.leave_alone("k", landing))
+        self.assertTrue(flights.leave_if_unfollowed("k", landing))
         self.assertEqual((len(flights), landing.finished), (0, False))
         newer, leads = flights.join("k")
         self.assertTrue(leads)
-        self.assertTrue(flights.leave_alone("k", landing))  # not the newer one
+        self.assertTrue(flights.leave_if_unfollowed("k", landing))  # not the newer one
         self.assertEqual(flights.join("k"), (newer, False))
 
     def test_nobody_leaves_alone_whom_somebody_may_follow(self) -> None:
@@ -84,10 +84,10 @@ class FlightTest(unittest.TestCase):
         flights: Flight[str] = Flight()
         landing, _ = flights.join("k")
         flights.join("k")
-        self.assertFalse(flights.leave_alone("k", landing))
+        self.assertFalse(flights.leave_if_unfollowed("k", landing))
         self.assertTrue(flights.is_under_way("k"))
         newer, _ = flights.join("k", landing)
-        self.assertFalse(flights.leave_alone("k", newer))
+        self.assertFalse(flights.leave_if_unfollowed("k", newer))
         flights.leave("k", newer)
         self.assertEqual(flights.join("k", landing), (newer, False))
 

@@ -719,8 +719,8 @@ class BoundsTest(unittest.TestCase):
         self.assertIs(one.past, other.past)
 
     def test_there_is_room_for_an_entry_of_the_usual_size(self) -> None:
-        self.assertTrue(HotCache(4 * hot_module.USUAL_SIZE + 4).has_room)
-        self.assertFalse(HotCache(4 * hot_module.USUAL_SIZE + 3).has_room)
+        self.assertTrue(HotCache(4 * hot_module.USUAL_SIZE + 4).keeps_usual)
+        self.assertFalse(HotCache(4 * hot_module.USUAL_SIZE + 3).keeps_usual)
 
     def test_a_quarter_of_the_tier_is_the_largest_that_is_taken(self) -> None:
         probe = HotCache(1 << 20)
@@ -880,6 +880,17 @@ class BoundsTest(unittest.TestCase):
         steps = [one - next for one, next in zip(lengths, lengths[1:])]
         self.assertLess(max(steps), hot_module.ROOM_AT_ONCE // 1000 + 2)
         self.assertGreater(sum(steps), 300)
+
+    def test_a_large_entry_in_the_place_of_another_one_drives_nothing_out(self) -> None:
+        hot, number = HotCache(1 << 22), 0
+        keep(hot, "GET /large", bytes(hot.limit // 4 - 2000))
+        while not hot.evicted:
+            keep(hot, f"GET /{number}", b"x" * 1000)
+            hot.get("GET /large")
+            number += 1
+        before = hot.keys()
+        keep(hot, "GET /large", bytes(hot.limit // 4 - 2000))
+        self.assertEqual(sorted(hot.keys()), sorted(before))
 
     def test_notes_are_forgotten_with_the_room(self) -> None:
         hot = HotCache(1 << 20)

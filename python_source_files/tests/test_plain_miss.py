@@ -216,11 +216,11 @@ def nothing_meanwhile() -> AbstractContextManager[Any]:
 def nobody_follows() -> AbstractContextManager[Any]:
     """A fetch is left as if nobody followed."""
 
-    def leave_alone(self: Flight[Any], key: str, landing: Any) -> bool:
+    def leave_if_unfollowed(self: Flight[Any], key: str, landing: Any) -> bool:
         self._landings.pop(key, None)
         return True
 
-    return mock.patch.object(Flight, "leave_alone", leave_alone)
+    return mock.patch.object(Flight, "leave_if_unfollowed", leave_if_unfollowed)
 
 
 class PlainMissTest(unittest.TestCase):
@@ -363,6 +363,16 @@ class PlainMissTest(unittest.TestCase):
                 world.ask()
             self.assertEqual((len(world.relay.flight), waits), (0, [True]), place)
             self.assertEqual(world.ask().body, b"menu")
+
+    def test_want_of_memory_for_the_transfer_that_goes_on_ends_the_call(self) -> None:
+        for name in ("Transfer", "Begun"):
+            private = reply(200, ("Cache-Control", "private"), body=b"mine")
+            world = self.world(private, reply(200, HOUR, body=b"menu"))
+            with mock.patch.object(plain_miss, name, side_effect=MemoryError):
+                with self.assertRaises(MemoryError):
+                    world.ask()
+            self.assertTrue(world.upstream.exchanges[0].closed, name)
+            self.assertEqual((len(world.relay.flight), world.ask().body), (0, b"menu"))
 
     def test_nothing_is_known_of_what_was_seen(self) -> None:
         """As with one who has waited for another fetch; then the lease is asked for, too."""

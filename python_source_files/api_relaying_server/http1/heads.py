@@ -252,7 +252,7 @@ def check_beginning(data: bytes) -> None:
     _check_line_ends(data)
     line, end, _ = data.partition(b"\r\n")
     if end:
-        _known.read_request(line)
+        _parse_request_line(line)
     elif line and not is_token(line[:1].decode("latin-1")) and line != b"\r":
         raise BadRequest("a request line begins with its method")
 

@@ -135,8 +135,9 @@ class Admission(Generic[Kept]):
 
     @property
     def room_for_notes(self) -> int:
-        """Bytes that the notes may come to take, once there are any."""
-        return NOTE_COST * 2 * NOTED * self._count if self._noted or self._noted_before else 0
+        """Bytes that the notes take, or may come to take once there are any."""
+        noted = self.noted_size
+        return max(noted, NOTE_COST * 2 * NOTED * self._count) if noted else 0
 
     def resize(self, room: int) -> None:
         """From now on there is so much room; the notes of before are forgotten."""

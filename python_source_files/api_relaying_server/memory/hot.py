@@ -223,7 +223,7 @@ class HotCache:
     def __init__(self, limit: int, on_evicted: Callable[[str, int], object] | None = None) -> None:
         self.limit = limit
         self.room = limit - limit // WIRES_SHARE
-        self.has_room = limit // 4 > USUAL_SIZE  # an entry of the usual size is kept
+        self.keeps_usual = limit // 4 > USUAL_SIZE  # entries of the usual size
         self._on_evicted = on_evicted
         self._watchers: tuple[Watcher, ...] = ()
         self.heads: dict[bytes, Reply] = {}
@@ -294,7 +294,8 @@ class HotCache:
         for stored in record.variants:
             stored.fields.pack()
         entry = Entry(key, record, asked_for, self.doubts if doubts is None else doubts)
-        self._clear_the_way(entry.size)
+        known = self._entries.get(key)  # it leaves
+        self._clear_the_way(entry.size - (0 if known is None else known.size), entry.size)
         with self._lock:
             if not self._replace(entry):
                 return None
@@ -352,7 +353,7 @@ class HotCache:
         with self._lock:
             self.limit = limit
             self.room = limit - limit // WIRES_SHARE
-            self.has_room = limit // 4 > USUAL_SIZE
+            self.keeps_usual = limit // 4 > USUAL_SIZE
             self._order.resize(self.room)
             self.clear()
             self._make_room()
@@ -426,12 +427,13 @@ class HotCache:
         self._size += entry.size
         return True
 
-    def _clear_the_way(self, size: int) -> None:
-        """Makes room for a large entry bit by bit: the event loop, which takes the lock too, is not
-        to wait until thousands of small ones have left.
+    def _clear_the_way(self, more: int, size: int) -> None:
+        """Makes room bit by bit for an entry of this size, which takes so much more than the one in
+        its place: the event loop, which takes the lock too, is not to wait until thousands of small
+        ones have left.
         """
         if size <= self.limit // 4:
-            for wanted in range(ROOM_AT_ONCE, size, ROOM_AT_ONCE):
+            for wanted in range(ROOM_AT_ONCE, more, ROOM_AT_ONCE):
                 with self._lock:
                     self._make_room(wanted)
                 time.sleep(0)  # lets others run

@@ -143,9 +143,9 @@ class Flight(Generic[Outcome]):
                 del self._landings[key]
         landing.end()
 
-    def leave_alone(self, key: str, landing: Landing[Outcome]) -> bool:
-        """The same where nobody follows, nor ever will: nobody is told the outcome then. False
-        where somebody may; then nothing has happened.
+    def leave_if_unfollowed(self, key: str, landing: Landing[Outcome]) -> bool:
+        """Ends a fetch that nobody follows, nor ever will; True where it did. Nobody is told its
+        outcome then. Where somebody may follow, nothing happens.
         """
         with self._lock:
             if landing.followed:

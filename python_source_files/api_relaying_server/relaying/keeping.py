@@ -223,7 +223,7 @@ class Keeper:
         """True where what is not in memory can be read into it, and takes no longer than a read
         of this machine's disk.
         """
-        return self._store.quick and self.hot.has_room
+        return self._store.quick and self.hot.keeps_usual
 
     def read(self, key: str) -> Record | None:
         """What is stored under a key, from memory or from the store."""
@@ -791,7 +791,7 @@ class _Locked:
 
     def __init__(self, keeper: Keeper, key: str, seen: FoundRecord | None) -> None:
         self._keeper, self._key, self._seen = keeper, key, seen
-        self._lock = keeper._locks[hash(key) % _STRIPES]
+        self._lock = keeper.lock_of(key)
 
     def __enter__(self) -> Record | None:
         self._lock.__enter__()

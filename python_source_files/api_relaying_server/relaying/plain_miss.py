@@ -33,7 +33,7 @@ from api_relaying_server.relaying.transfer import (
     UpstreamFailed,
 )
 
-_log = logging.getLogger(Transfer.__module__)  # what that would tell
+_log = logging.getLogger(Transfer.__module__)  # a transfer would write to it
 
 
 def is_plain_miss(query: Query, lead: Leader) -> bool:
@@ -59,15 +59,17 @@ def fetch_plainly(tools: Tools, query: Query, lead: Leader) -> Answer:
         received = fetcher.send(query)  # the connection is ours
         try:
             usual = receiver.usual(received)
+            if usual is None:
+                transfer, begun = Transfer(tools, query, lead), Begun(received, sent)
         except BaseException:
             received.fetch.exchange.close()
             raise
         if usual is None:
             landing = None  # from here on it is the transfer's, and so is the connection
-            return Transfer(tools, query, lead).run(begun=Begun(received, sent))
+            return transfer.run(begun=begun)
         stored, until = usual
         _keep(keeper, received, stored, until, lead)
-        if flight.leave_alone(flight_key, landing):
+        if flight.leave_if_unfollowed(flight_key, landing):
             landing = None
         else:
             outcome = SharedResponse(stored, None, stored.body, received.began, sent)
@@ -77,7 +79,7 @@ def fetch_plainly(tools: Tools, query: Query, lead: Leader) -> Answer:
         outcome = UpstreamFailed(copy(error), ())  # a plain request has no credentials
         raise
     finally:
-        if landing is not None and not flight.leave_alone(flight_key, landing):
+        if landing is not None and not flight.leave_if_unfollowed(flight_key, landing):
             landing.deliver(outcome)
             flight.leave(flight_key, landing)
 

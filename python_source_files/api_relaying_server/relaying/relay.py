@@ -322,7 +322,7 @@ class Relay:
                     query, Leader(key, flight_key), keeps_conditions=not query.ask.validate
                 )
             landing, leads = self.flight.join(flight_key, place.landing)
-            if leads:  # the landing is ours now; the transfer gives it back
+            if leads:  # the landing is ours now; whoever fetches gives it back
                 try:
                     lease_name = "" if self._alone else self._lease_name(flight_key, key)
                     lead = Leader(key, flight_key, landing, seen, lease_name)
@@ -330,7 +330,7 @@ class Relay:
                         return self._lead(query, lead)
                     place = place._replace(rounds=rounds, landing=landing)
                     return self._send_out(query, place, lead)
-                except BaseException:  # before the transfer could, or after that
+                except BaseException:  # whatever failed: who follows must not wait
                     self._give_back(flight_key, landing)
                     raise
             place = place._replace(rounds=rounds, landing=landing)

@@ -315,11 +315,11 @@ class Transfer:
         body = outcome.body if isinstance(outcome, SharedResponse) else None
         landing = self._lead.landing
         if landing is not None:
-            if body is None and self._flight.leave_alone(self._lead.flight_key, landing):
+            if body is None and self._flight.leave_if_unfollowed(self._lead.flight_key, landing):
                 self._lands = False
             else:
                 landing.deliver(outcome, body)
-        if body is None and (self._lands or self._lease is not None):
+        if body is None:
             self._let_go()
 
     # 8 and 9: called by the body, in the thread of the reader that has fetched its last piece.

@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 LONGEST_WAIT = 0.01
 """Seconds that a request may be expected to wait for the reader, and after which the reader leaves
-the rest of its batch to the handlers: one large body must not hold up many small ones.
+those that still wait to the handlers: one large body must not hold up many small ones.
 """
 
 AT_ONCE = 16
@@ -68,8 +68,8 @@ class Loading(NamedTuple):
 class StoreReader:
     """Reads the store for connections. `add` and `submit` are for the event loop.
 
-    `on_loaded` and `on_missing` get the connections, and never raise. `batch` is what has been
-    added and not submitted; `expected` is the time of a read, in seconds of `clock`.
+    `on_loaded` and `on_missing` get the connections. `batch` is what has been added and not
+    submitted; `expected` is the time of a read, in seconds of `clock`.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class StoreReader:
 
     def _work(self) -> None:
         while self._bell.get():
-            began, left = self._clock(), len(self._waiting)  # of several batches, where they came
+            began, left = self._clock(), len(self._waiting)  # of one pass of the loop, or several
             while left > 0:
                 left -= self._read_some(left, began)
             if self._loaded:
@@ -154,7 +154,7 @@ class StoreReader:
             done = self._load_some(some, since)
             missing = [conn for conn, is_loaded in zip(some, done) if not is_loaded]
             self._loaded += [conn for conn, is_loaded in zip(some, done) if is_loaded]
-        except Exception:  # there is no memory, not even for a list
+        except Exception:  # for want of memory; what was answered is answered anew by a handler
             some = missing = [self._waiting[0]]
         for _ in some:
             self._waiting.popleft()

@@ -488,7 +488,7 @@ class Exchange:
 
     @property
     def has_whole_body(self) -> bool:
-        """True where `buffered_body` has it, of a response to another method than HEAD."""
+        """True where the whole body is here. Not to be asked about the response to a HEAD."""
         left = self._left
         return left is not None and len(self._buffer) >= left
 
