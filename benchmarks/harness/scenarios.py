@@ -298,7 +298,7 @@ def _zipf(urls: int) -> Scenario:
         f"{urls:,} stored URLs by Zipf's law, hot tier for a tenth",
         _measure_zipf,
         _prepare_zipf,
-        labels=(*CACHES, "seed"),
+        labels=(*CACHES, "seed", "floor-stored"),
         bars=(at_least(20, "seed"), at_least(0.8, "nginx")),
         columns=("rate", "p50", "p99", "cpu", "pss", "origin"),
         options=Options(relay_flags=(f"--hot-size={urls * HOT_TIER_PER_URL // 1024}KiB",)),

@@ -418,33 +418,61 @@ def connections(data: Json) -> str:
     return table(head, rows) + "\n" + note
 
 
-def stored(data: Json) -> str:
-    """A row of `compare`: an earlier commit, this one, nginx, and what else was measured of what
-    shows the least that Python takes.
-    """
-    rows = []
-    for one in data["scenarios"].values():
-        before = next(name for name in one["servers"] if name.startswith("relay@"))
-        names = [(before, "before"), ("relay", "now"), ("nginx", "nginx")]
-        names.append(("floor-stored", "a Python that only fetches, stores, reads and sends"))
-        names.append(("floor-c", "a C loop that sends the same bytes to whoever asks"))
-        names.append(("session", "a bare `requests.Session` in as many threads"))
+FLOORS = (
+    ("records", "floor-c", "a C loop that sends the same bytes to whoever asks"),
+    ("records-stored", "floor-stored", "a Python that only reads and sends"),
+    ("zipf", "floor-stored", "a Python that only reads and sends"),
+    ("misses", "floor-stored", "a Python that only fetches, stores and sends"),
+    ("misses", "session", "a bare `requests.Session` in as many threads"),
+)
+"""The least that was measured for a row of `compare`, and what it is."""
+
+
+def stored(row: str) -> Callable[[Json], str]:
+    """Makes the table of a row of `compare`: an earlier commit, this one, nginx, and the floors."""
+
+    def make(data: Json) -> str:
+        one, rows = data["scenarios"][row], []
+        names = [(_before(one), "before"), ("relay", "now"), ("nginx", "nginx")]
+        names += [(server, what) for load, server, what in FLOORS if load == row]
         for name, what in names:
-            if name not in one["servers"]:
-                continue
             rate, peer = median(one, name, "rate"), median(one, "nginx", "rate")
             share = rate / peer if rate is not None and peer else None
-            row = [f"{one['title']}: {what}", cell(rate), cell(share, "{:.2f}")]
-            row += [cell(median(one, name, "p99")), cell(median(one, name, "cpu"), "{:.1f}")]
-            rows.append([*row, cell(median(one, name, "pss"))])
-    note = f"Medians of {data['rounds']} rounds of {data['seconds']} s, in turns, one core each.\n"
-    return table(["load", "req/s", "× nginx", "p99 µs", "CPU µs", "MiB"], rows) + "\n" + note
+            cells = [f"{one['title']}: {what}", cell(rate), cell(share, "{:.2f}")]
+            cells += [cell(median(one, name, "p99")), cell(median(one, name, "cpu"), "{:.1f}")]
+            rows.append([*cells, cell(median(one, name, "pss"))])
+        rounds = f"{data['rounds']} rounds of {data['seconds']} s"
+        head = ["load", "req/s", "× nginx", "p99 µs", "CPU µs", "MiB"]
+        return table(head, rows) + f"\nMedians of {rounds}, in turns, one core each.\n"
+
+    return make
+
+
+def _before(scenario: Json) -> str:
+    """The server that is the relay of an earlier commit."""
+    return next(name for name in scenario["servers"] if name.startswith("relay@"))
+
+
+def compare_before(data: Json) -> str:
+    """All loads: the relay of an earlier commit, and this one."""
+    rows = []
+    for one in data["scenarios"].values():
+        before, now = (
+            [median(one, name, what) for what in ("rate", "p99", "cpu")]
+            for name in (_before(one), "relay")
+        )
+        if before[0] and now[0]:
+            cells = [cell(each) for pair in zip(before[:2], now[:2]) for each in pair]
+            cells += [cell(each, "{:.1f}") for each in (before[2], now[2])]
+            rows.append([one["title"], *cells, f"{now[0] / before[0]:.2f}"])
+    head = ["scenario", "req/s before", "now", "p99 µs before", "now", "CPU µs before", "now"]
+    return table([*head, "req/s, now / before"], rows)
 
 
 def mixed(data: Json) -> str:
     """Hits beside misses: the relay of an earlier commit, this one, and nginx."""
     one = data["scenarios"]["mixed"]
-    before = next(name for name in one["servers"] if name.startswith("relay@"))
+    before = _before(one)
     nginx = median(one, "nginx", "p99") or 1.0
     rows = []
     for name, what in ((before, "before"), ("relay", "now"), ("nginx", "nginx")):
@@ -562,6 +590,7 @@ TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "compare-behind": ("compare", compare_behind),
     "compare": ("compare", compare),
     "compare-more": ("compare", compare_more),
+    "compare-before": ("compare", compare_before),
     "micro": ("micro", micro),
     "miss-budget": ("miss_budget", miss_budget),
     "compression": ("compression", compression),
@@ -582,12 +611,12 @@ TABLES: dict[str, tuple[str, Callable[[Json], str]]] = {
     "soak": ("soak", soak),
     "upgrade": ("upgrade", upgrade),
     "encrypted": ("encrypted/compare", encrypted),
-    "stored-records": ("stored/records/compare", stored),
-    "stored-little-memory": ("stored/records-stored/compare", stored),
-    "stored-misses": ("stored/misses/compare", stored),
-    "mixed": ("mixed/compare", mixed),
+    "stored-records": ("stored/records/compare", stored("records")),
+    "stored-little-memory": ("compare", stored("records-stored")),
+    "stored-misses": ("compare", stored("misses")),
+    "mixed": ("compare", mixed),
     "pythons": ("pythons/compare", pythons),
-    "stored-zipf": ("stored/zipf/compare", stored),
+    "stored-zipf": ("stored/zipf/compare", stored("zipf")),
     "admin-cost": ("admin_cost", admin_cost),
     "admin-crowds": ("admin_cost", admin_crowds),
     "purge": ("purge", purge_times),

@@ -100,8 +100,7 @@ def _date_of(fields: Fields, response_time: float) -> float | None:
 
 def initial_age(fields: Fields, request_time: float, response_time: float) -> float:
     """Seconds of age that a response had on arrival: corrected_initial_age (RFC 9111, 4.2.3)."""
-    text = fields.first("date")
-    date = None if text is None else parse_date(text, response_time)
+    date = _date_of(fields, response_time)
     apparent_age = 0.0 if date is None else response_time - date
     response_delay = max(0.0, response_time - request_time)
     told = age_value(fields) if "age" in fields else 0

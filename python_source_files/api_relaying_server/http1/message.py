@@ -345,8 +345,7 @@ class RequestHead:
     @property
     def fields(self) -> Fields:
         """The field section."""
-        known = self.section._fields
-        return self.section.fields if known is None else known
+        return self.section.fields
 
     @property
     def seen(self) -> Fields:

@@ -378,16 +378,14 @@ class Keeper:
         """This moment in the order of invalidations, to be taken before a request is sent to the
         upstream; `known` is what was stored when that was decided.
         """
-        if not self._alone:
-            self.catch_up()
+        self.catch_up()
         return Moment(self.facts.invalidations.now, 0 if known is None else known.epoch)
 
     def is_current(self, key: str, began: Moment, *fetched: StoredResponse) -> bool:
         """True while neither a key nor the groups of what was fetched have been invalidated since,
         as far as is known here.
         """
-        if not self._alone:
-            self.catch_up()
+        self.catch_up()
         if self.facts.invalidations.now <= began.tick:
             return True  # nothing has been
         groups = [group for stored in fetched for group in groups_of(stored.fields)]
@@ -774,7 +772,7 @@ class Keeper:
         for variant in record.variants:
             variant.fields.pack()  # as memory does: before anybody counts their bytes
         self._store.write(key, record)
-        self._changes[hash(key) % _STRIPES] = next(self._ticks)
+        self._touch(key)
         self._last_known.forget(key)
         self.hot.put(key, record, doubts=doubts)
         return record

@@ -44,6 +44,7 @@ SHORTEST_LINES = 16
 LONGEST_NAMES = 512
 """Characters of the names of fields, together, of which a pattern is made."""
 
+_APART, _OTHER = ": ([ -~]*)\r\n", ": [ -~]*\r\n"  # what follows a name, with a group and without
 _HEAD = struct.Struct(">4sI3dQ2HIH")
 _HEAD_SIZE = _HEAD.size
 _STATUSES = frozenset(range(200, 600)) - {206, 304}
@@ -99,15 +100,10 @@ def loads_single(data: bytes, key: str) -> Single:
     selecting_at = lines_at + lines_size
     body_at = selecting_at + selecting_size
     length = size - body_at
-    if length < 0:
-        raise ValueError("shorter than its parts")
-    if status not in _STATUSES or (length and status in WITHOUT_BODY):
-        raise ValueError("the status is not that of a whole stored response")
     # No time is NaN.
     if not (0 <= sent <= LATEST and 0 <= arrived <= LATEST and -LATEST <= expires <= LATEST):
         raise ValueError("a time is out of its bounds")
-    if epoch > LAST_EPOCH:
-        raise ValueError("no epoch")
+    _check_numbers(status, epoch, length)
     reason = _reason(data[_HEAD_SIZE:lines_at])
     lines = data[lines_at:selecting_at]
     selecting = _selecting(data[selecting_at:body_at])
@@ -118,6 +114,16 @@ def loads_single(data: bytes, key: str) -> Single:
         Single,
         (status, reason, names, values, body, sent, arrived, selecting, expires, epoch, lines),
     )
+
+
+def _check_numbers(status: int, epoch: int, length: int) -> None:
+    """Raises ValueError for what no whole stored response has; `length` is that of its body."""
+    if length < 0:
+        raise ValueError("shorter than its parts")
+    if status not in _STATUSES or (length and status in WITHOUT_BODY):
+        raise ValueError("the status is not that of a whole stored response")
+    if epoch > LAST_EPOCH:
+        raise ValueError("no epoch")
 
 
 class _Names(NamedTuple):
@@ -180,8 +186,7 @@ def _framing(names: tuple[str, ...]) -> tuple[int, ...]:
 @lru_cache(32)
 def _names(names: tuple[str, ...]) -> _Names:
     names = names_of(names)
-    value = {True: ": ([ -~]*)\r\n", False: ": [ -~]*\r\n"}
-    lines = [re.escape(name) + value[name.lower() in READ_APART] for name in names]
+    lines = [re.escape(n) + (_APART if n.lower() in READ_APART else _OTHER) for n in names]
     return _Names(names, _framing(names), re.compile("".join(lines)))
 
 
