@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import signal
 import subprocess
@@ -111,6 +112,17 @@ class SharedCases(unittest.TestCase):
             cls.here, cls.there = (future.result() for future in started)
         for node in (cls.here, cls.there):
             cls.addClassCleanup(node.stop)
+        numbers = itertools.count()
+        eventually(lambda: cls._is_shared(f"/ready/{next(numbers)}"), "the nodes share")
+
+    @classmethod
+    def _is_shared(cls, target: str) -> bool:
+        """Whether one node has what the other has fetched. On a busy machine a database may accept
+        connections some seconds before it answers.
+        """
+        for node in (cls.here, cls.there):
+            node.get(target)
+        return sum(asked.target == target for asked in cls.origin.requests) == 1
 
     def setUp(self) -> None:
         self.script.seconds = 0.0
