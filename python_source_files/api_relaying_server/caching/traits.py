@@ -77,7 +77,7 @@ def traits_of(fields: Fields) -> Traits:
     names, is_short = tuple(fields.names()), fields.text_size <= MOST_TEXT
     if len(names) > MOST_NAMES or not (is_short or sum(map(len, names)) <= MOST_TEXT):
         return Traits(fields)
-    values = tuple(map(tuple, map(fields.all, _read_of(names))))
+    values = tuple([tuple(fields.all(name)) for name in _read_of(names)])
     if not is_short and sum(map(len, chain.from_iterable(values))) > MOST_TEXT:
         return Traits(fields)
     return _traits(names, values)

@@ -370,16 +370,15 @@ class RequestHead:
 
     def seen_as(self, seen: Fields) -> RequestHead:
         """The same request; the upstream will see these fields of it."""
-        head = RequestHead(self.method, self.target, self.section, self.version)
-        head.raw, head._seen = self.raw, seen
-        return head
+        return self._copy(self.method, seen)
 
     def with_method(self, method: str) -> RequestHead:
         """The same request by another method."""
-        if method == self.method:
-            return self
+        return self if method == self.method else self._copy(method, self._seen)
+
+    def _copy(self, method: str, seen: Fields | None) -> RequestHead:
         head = RequestHead(method, self.target, self.section, self.version)
-        head.raw, head._seen = self.raw, self._seen
+        head.raw, head._seen = self.raw, seen
         return head
 
     def without(self, names: frozenset[str]) -> RequestHead:

@@ -195,8 +195,7 @@ class Keeper:
 
     def key_of(self, target: str) -> str:
         """The key of a target, by the settings of now."""
-        policy = self.policy
-        return cache_key(target) if policy.query is None else policy.key_of(target)
+        return self.policy.key_of(target)
 
     def note_asked(self, key: str, target: str) -> None:
         """Remembers a target by which a key was asked for, where they can differ."""

@@ -191,8 +191,6 @@ class Relay:
             raise
         _say_decided(decision.request, decision.verdict)
         answer = self._carry_out(decision, caller)
-        if self._policy.query is None:
-            return answer
         shown = self._policy.shown_key(request.target)
         return with_shown_key(answer, shown) if shown and isinstance(answer, Answer) else answer
 
@@ -204,8 +202,7 @@ class Relay:
             raise NotAllowed("the settings of this relay do not allow this method for this path")
         self._keeper.catch_up()  # before anything is decided by what is stored
         bypassed = self._policy.bypasses(request)  # before fields are ignored
-        if self._policy.ignored_fields or self._policy.codings:
-            request = as_counted(request, self._policy)
+        request = as_counted(request, self._policy)
         request = self.fetcher.as_seen(request, caller.client)
         key, now = self._keeper.key_of(request.target), self._clock()
         has_key = request.method in CACHED_METHODS
@@ -324,7 +321,7 @@ class Relay:
             landing, leads = self.flight.join(flight_key, place.landing)
             if leads:  # the landing is ours now; whoever fetches gives it back
                 try:
-                    lease_name = "" if self._alone else self._lease_name(flight_key, key)
+                    lease_name = self._lease_name(flight_key, key)
                     lead = Leader(key, flight_key, landing, seen, lease_name)
                     if query.ask.fallback is None or not query.caller.parks:
                         return self._lead(query, lead)
