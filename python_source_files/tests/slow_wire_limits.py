@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import select
+import statistics
 import threading
 import time
 import unittest
@@ -29,6 +30,8 @@ from tests.wire_support import (
 )
 
 FOREVER = ("Cache-Control", "max-age=600")
+HELD_UP = 5.0
+"""Seconds: half as long as a request waits for a thread; it is refused then."""
 
 
 class SizeTest(WireTestCase):
@@ -114,7 +117,7 @@ class SlowClientTest(WireTestCase):
         dripping = self.client(b"GET /drip HTTP/1.1\r\nHost: a\r\n")
         empty_lines = self.client(request("/x"))
         empty_lines.reply()
-        slowest = 0.0
+        took = []
         until = time.monotonic() + 2.2
         while time.monotonic() < until:
             dripping.send(b"X: y\r\n")
@@ -122,9 +125,9 @@ class SlowClientTest(WireTestCase):
             began = time.monotonic()
             with Client(self.relay.port, request("/hit")) as good:
                 self.assertEqual(good.reply().body, b"hit")
-            slowest = max(slowest, time.monotonic() - began)
+            took.append(time.monotonic() - began)
             time.sleep(0.05)
-        self.assertLess(slowest, 1.0)
+        _check_quick(took)
         for name in ("half a head", "half a line", "half a body", "half a chunk"):
             self.assertEqual(slow[name].reply().status, 408, name)
         self.assertEqual(dripping.reply().status, 408)
@@ -217,11 +220,13 @@ class CrowdTest(WireTestCase):
                 for _ in range(300):
                     stack.enter_context(Client(relay.port, data))
                 until = time.monotonic() + 3
+                took = []
                 while time.monotonic() < until:
                     began = time.monotonic()
                     client = stack.enter_context(Client(relay.port, request(f"/x?{began}")))
                     self.assertEqual(client.reply().status, 200)
-                    self.assertLess(time.monotonic() - began, 1.0)
+                    took.append(time.monotonic() - began)
+                _check_quick(took)
 
     def test_held_bodies_do_not_take_all_threads_that_become_free(self) -> None:
         """Those that are not here yet get half the threads at most, whenever they are looked at."""
@@ -232,10 +237,12 @@ class CrowdTest(WireTestCase):
                 slow[0].send(b"llo")  # its thread becomes free
                 self.assertEqual(slow[0].reply().status, 200)
                 until = time.monotonic() + 1.3  # they are looked at every second
+                took = []
                 while time.monotonic() < until:
                     began = time.monotonic()
                     self.assertTrue(_is_served(relay.port))
-                    self.assertLess(time.monotonic() - began, 1.0)
+                    took.append(time.monotonic() - began)
+                _check_quick(took)
 
     def test_a_held_body_that_turns_bad(self) -> None:
         self.play("/wait", self._wait)
@@ -366,6 +373,12 @@ def _ready(clients: list[Client]) -> list[Client]:
     """Those to whom something has come."""
     ready = select.select([client.sock for client in clients], [], [], 0)[0]
     return [client for client in clients if client.sock in ready]
+
+
+def _check_quick(took: list[float]) -> None:
+    """None of these requests waited for other clients; the machine may have stopped for some."""
+    assert max(took) < HELD_UP, took
+    assert statistics.median(took) < 0.5, took
 
 
 def _is_served(port: int) -> bool:
