@@ -26,6 +26,8 @@ KEYS = 20_000
 READERS = 4
 LENGTH = 30_000
 LIMIT = 50_000_000
+LEAST = 11
+"""Records that each worker writes, however long that takes."""
 ENDING = 60.0  # seconds that a worker may take to start and to end
 
 
@@ -62,7 +64,7 @@ def work(path: str, seconds: float, limit: int, length: int) -> int:
     for reader in readers:
         reader.start()
     at_once = max(1, 2 * MIB // length)
-    while time.monotonic() < until:
+    while time.monotonic() < until or store.counters.writes < LEAST:
         for _ in range(at_once):
             store.write(f"GET /{chance.randrange(KEYS)}", record)
         store.flush(5.0)
