@@ -36,6 +36,9 @@ from tests.relay_support import (
 
 FRESH = [("Cache-Control", "max-age=600")]
 
+LONG_DRAIN = ("--drain", str(3 * PATIENCE))
+"""Flags, where nothing but the end of the drain would come later than anybody here waits."""
+
 # The parent of workers may have no threads when it forks: newer Pythons warn of that.
 STRICT = {"PYTHONWARNINGS": "error"}
 
@@ -276,7 +279,7 @@ class Sharing(AskingCase):
             began = time.monotonic()
             client.ask("/version?stopped")
             longest = max(longest, time.monotonic() - began)
-        self.assertLess(longest, 2.0)
+        self.assertLess(longest, PATIENCE / 2)  # who came to one would wait for ever
 
     def test_one_call_for_one_cold_key_of_many_clients(self) -> None:
         with ThreadPoolExecutor(60) as pool:
@@ -376,7 +379,7 @@ class Killed(WorkersCase):
         with ThreadPoolExecutor(16) as pool:
             replies = list(pool.map(lambda _: self.relay.get("/version"), range(64)))
         self.assertEqual({reply.status for reply in replies}, {200})
-        self.assertLess(time.monotonic() - began, 5.0)  # a busy machine; one second else
+        self.assertLess(time.monotonic() - began, PATIENCE / 2)  # one second, mostly
         self.assertGreater(len(children_of(self.relay.pid)), 1)
         self.script.let_go()
         for number, client in enumerate(clients):
@@ -455,17 +458,16 @@ class Stopping(WorkersCase):
         self.assertFalse(any(map(is_alive, workers)))
 
     def test_the_second_signal_ends_it_at_once(self) -> None:
-        self.start()
+        self.start(*LONG_DRAIN)
         [client] = self.clients(1)
         client.send("/held")
         self.origin.wait_for(1)
         workers = self.workers()
-        began = time.monotonic()
         self.relay.signal(signal.SIGTERM)
-        eventually(lambda: self.refuses(), "it takes nothing new")
+        eventually(lambda: "draining" in self.relay.log(), "the first has arrived")
+        eventually(self.refuses, "it takes nothing new")
         self.relay.signal(signal.SIGTERM)
         self.assertEqual(self.relay.wait(PATIENCE), 0)
-        self.assertLess(time.monotonic() - began, 4.5)
         self.assertFalse(any(map(is_alive, workers)))
 
     def refuses(self) -> bool:
@@ -542,7 +544,7 @@ class Reloading(WorkersCase):
         eventually(is_new, "the new settings")
 
     def test_new_settings_without_a_lost_request(self) -> None:
-        self.start("--config", str(self.file))
+        self.start("--config", str(self.file), *LONG_DRAIN)
         [idle] = self.clients(1)
         self.assertEqual(idle.ask("/a").body, b"/a one.example")
         before = self.workers()
@@ -594,7 +596,7 @@ class ReloadingAlone(Reloading):
         super().start(*words, workers=0, env=env)
 
     def test_new_settings_without_a_lost_request(self) -> None:
-        self.start("--config", str(self.file))
+        self.start("--config", str(self.file), *LONG_DRAIN)
         [idle] = self.clients(1)
         self.assertEqual(idle.ask("/a").body, b"/a one.example")
         with Load(self.relay) as load:
