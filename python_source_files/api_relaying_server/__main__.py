@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 
 from api_relaying_server import early
+from api_relaying_server.importing import quick_imports
 
 
 def main() -> int:
     """Run the command; signals count from here on, while all that it needs is still read."""
     early.begin()
-    from api_relaying_server.cli import main as command
+    with quick_imports():
+        from api_relaying_server.cli import main as command
 
     return command()
 

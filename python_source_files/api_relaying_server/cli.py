@@ -26,6 +26,7 @@ from api_relaying_server.configuration import command_line
 from api_relaying_server.configuration.sources import from_environment, from_file
 from api_relaying_server.configuration.values import cache_file, cores
 from api_relaying_server.errors import ConfigError, UsageError
+from api_relaying_server.importing import quick_imports
 from api_relaying_server.process import (
     Signals,
     Stoppable,
@@ -42,7 +43,7 @@ from api_relaying_server.settings import (
     place_of,
     resolve,
 )
-from api_relaying_server.stores.database_url import shown, without_drivers
+from api_relaying_server.stores.database_url import shown
 
 if TYPE_CHECKING:
     from api_relaying_server.one_process import OneProcess
@@ -160,7 +161,7 @@ def _check(settings: Settings) -> int:
     """Say what stands in the way, or what would run and what was found well."""
     faults, well = findings_of(settings)
     if settings.ask and not faults:
-        with without_drivers():
+        with quick_imports():
             from api_relaying_server.asking import ask
 
         configure_logging("error", settings.log_format)  # what is found is told once, here
@@ -261,7 +262,7 @@ def _run(settings: Settings, read: Callable[[], Settings], hooks: Hooks) -> int:
 
 def _one_process(settings: Settings, upstream: str, read: Callable[[], Settings]) -> Servable:
     # Imported only now: help and errors need not wait for the libraries of the relay.
-    with without_drivers():  # the store that needs a driver imports it itself
+    with quick_imports():  # the store that needs a driver imports it itself
         from api_relaying_server.one_process import OneProcess
 
     return OneProcess(settings, upstream, read, why_not)
@@ -300,7 +301,7 @@ def _run_workers(settings: Settings, read: Callable[[], Settings], hooks: Hooks)
         told = "--workers: %d share %d cores; one for each core is usually best"
         _log.warning(told, settings.workers, cores())
     _make_cache_folder(settings)
-    with without_drivers():
+    with quick_imports():
         from api_relaying_server.cluster.workers import Workers
     try:
         workers = Workers(settings, read, why_not)

@@ -1002,10 +1002,10 @@ class DriversTest(unittest.TestCase):
     def test_a_relay_with_a_file_imports_no_driver_and_others_still_can(self) -> None:
         out = self.run_python(
             "import sys\n"
-            "from api_relaying_server.stores.database_url import DRIVERS, without_drivers\n"
-            "with without_drivers():\n"
+            "from api_relaying_server.importing import DRIVERS, FORMATS, quick_imports\n"
+            "with quick_imports():\n"
             "    import api_relaying_server.assembly\n"
-            "print([name for name in DRIVERS if name in sys.modules])\n"
+            "print([name for name in DRIVERS + FORMATS if name in sys.modules])\n"
             "from api_relaying_server.stores.databases import mongodb, redis\n"
             "import pymongo, redis\n"
         )

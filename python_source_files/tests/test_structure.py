@@ -30,7 +30,7 @@ CORE = (
     ("configuration",),
     ("settings",),
     ("checking", "admin_address"),
-    ("early", "version"),
+    ("early", "importing", "version"),
     ("runtime", "process"),
     ("assembly",),
     ("asking",),

@@ -1,16 +1,12 @@
-"""What the core knows of databases that nodes share: their URLs, and how to import no driver.
+"""What the core knows of databases that nodes share: their URLs.
 
-A URL is checked, and shown without its password, before any driver is imported. requests-cache
-imports the driver of every database for which one is installed; that takes longer than all the rest
-of a start, and memory in each worker.
+A URL is checked, and shown without its password, before any driver is imported.
 """
 
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import NamedTuple
 
 FORMS = {
@@ -25,9 +21,6 @@ NAMESPACE = "namespace"
 
 AUTHORITIES = "ca"
 """The option that names a file of certificate authorities in place of the system's."""
-
-DRIVERS = ("redis", "pymongo", "gridfs", "bson", "boto3", "botocore")
-"""The modules of drivers that requests-cache tries to import."""
 
 _OPTIONS = {
     "redis": frozenset((NAMESPACE,)),
@@ -133,23 +126,3 @@ def _wrong(url: str, why: str) -> ValueError:
     quoted = repr(text if len(text) <= 60 else text[:57] + "...")
     form = FORMS.get(url.partition("://")[0], " or ".join(FORMS.values()))
     return ValueError(f"{quoted} {why}; give {form}")
-
-
-@contextmanager
-def without_drivers() -> Iterator[None]:
-    """While the block runs an import of a driver that is not imported yet fails, as if it were not
-    installed.
-
-    requests-cache does without a driver then. Its modules for that database can be imported later:
-    they were not imported, and are not remembered as missing. Not for use beside other threads that
-    import.
-    """
-    missing = [name for name in DRIVERS if name not in sys.modules]
-    for name in missing:
-        sys.modules[name] = None  # type: ignore[assignment]  # the import system's mark for "no"
-    try:
-        yield
-    finally:
-        for name in missing:
-            if sys.modules.get(name, sys) is None:
-                del sys.modules[name]
