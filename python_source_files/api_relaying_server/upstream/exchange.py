@@ -250,10 +250,10 @@ class Exchange:
                 continue
             head = self._read_head()
             if head.status == 100:
-                break
+                return True
             if self._is_final(head):
                 return False
-        return True
+        return not self._is_answered()  # it may have come while this process stood still
 
     def _send_paced(self, pending: bytes, body: PacedBody, chunked: bool) -> bool:
         while True:
