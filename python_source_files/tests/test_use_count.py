@@ -203,9 +203,13 @@ class OverHttpTest(unittest.TestCase):
             used[target] += self.is_hit(relay, "http://any" + target)
         top = [("/299", used["/299"]), ("/250", used["/250"]), ("/001", used["/001"])]
         eventually(lambda: self.listed(relay, "order=uses&limit=3") == top, f"{top}")
-        self.assertEqual(self.listed(relay, "order=uses&prefix=/2&limit=2"), top[:2])
+        # A worker that is busy elsewhere is not waited for long: what it has counted comes later.
+        for query, expected in (
+            ("order=uses&prefix=/2&limit=2", top[:2]),
+            ("prefix=/29&after=/297", [("/298", 0), top[0]]),
+        ):
+            eventually(lambda: self.listed(relay, query) == expected, query)  # noqa: B023
         self.assertEqual(len(self.listed(relay, "order=uses")), 100)
-        self.assertEqual(self.listed(relay, "prefix=/29&after=/297"), [("/298", 0), top[0]])
         relay.call("/api/purge", "POST", {"paths": ["/299"]})
         relay.get("/299")
         eventually(lambda: self.listed(relay, "prefix=/299")[0][1] >= top[0][1], "it goes on")
