@@ -716,7 +716,7 @@ class ChildTest(unittest.TestCase):
         self.hold.touch()
         child = self.start()
         self.hears(child, "building")
-        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGHUP):
+        for number in (signal.SIGHUP, signal.SIGUSR1):
             child.send_signal(number)
         self.hold.unlink()
         assert child.stdout is not None
@@ -965,6 +965,13 @@ class SignalsTest(unittest.TestCase):
         for name in ("SIGHUP", "SIGCHLD", "SIGTERM", "SIGUSR1", "SIGINT"):
             signals.arrive(getattr(signal, name))
         self.assertEqual(self.called(worker), ["reload", "stop", "reopen_logs", "stop_now"])
+
+    def test_what_came_before_there_was_a_worker_is_done_once(self) -> None:
+        worker, signals = mock.Mock(), Signals()
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGHUP):
+            signals.arrive(number)
+        signals.act_on(worker)
+        self.assertEqual(self.called(worker), ["reload", "reopen_logs"])
 
     def test_a_worker_is_told_of_the_stop_before_it(self) -> None:
         for stops, expected in ((0, ["reload"]), (1, ["stop"]), (2, ["stop_now"])):
