@@ -248,14 +248,14 @@ class BugTest(unittest.TestCase):
 class WatchTest(unittest.TestCase):
     """A loop that stands still is told, with the place."""
 
-    def watched(self, run: Callable[[], None]) -> list[str]:
-        """What is logged of a loop that does this once and then waits for events."""
+    def watched(self, run: Callable[[list[str]], None]) -> list[str]:
+        """What is logged of a loop that does this once, with what is logged meanwhile, and ends."""
         front = mock.Mock(loop_time=1.0)
         watch = LoopWatchdog(lambda: front.loop_time, Front.run.__code__, blocked_after=0.1)
 
         def loop() -> None:
             watch.start()
-            run()
+            run(logs.output)
             watch.stop()
 
         with self.assertLogs("api_relaying_server.serving.watchdog") as logs:
@@ -268,8 +268,9 @@ class WatchTest(unittest.TestCase):
         return logs.output[1:]
 
     def test_a_blocked_loop_is_told_once(self) -> None:
-        def dawdling() -> None:
-            threading.Event().wait(0.4)
+        def dawdling(told: list[str]) -> None:
+            eventually(lambda: len(told) > 1, "it is told")
+            threading.Event().wait(0.3)  # and no second time
 
         (line,) = self.watched(dawdling)
         self.assertIn("dawdling", line)
@@ -282,7 +283,9 @@ class WatchTest(unittest.TestCase):
                 ServerInside() as server,
                 self.assertLogs("api_relaying_server.serving.watchdog") as logs,
             ):
-                server.server.front.handover.call_soon_threadsafe(lambda: time.sleep(0.3))
+                server.server.front.handover.call_soon_threadsafe(
+                    lambda: eventually(lambda: logs.output, "it is told")
+                )
                 with Client(server.port, request()) as client:
                     self.assertEqual(client.reply().status, 200)
         self.assertIn("event loop is blocked at", logs.output[0])
