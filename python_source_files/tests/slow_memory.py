@@ -166,7 +166,7 @@ class RelayMemoryTest(unittest.TestCase):
             with self.subTest(kind):
                 self.read_at_once([f"/{33 * MB}/{n}/{kind}" for n in range(CLIENTS)])
                 self.assertLess(self.resident("VmHWM"), 500 * MB)
-                eventually(lambda: self.resident() < 250 * MB, "memory given back", 10.0)
+                eventually(lambda: self.resident() < 250 * MB, "memory given back")
                 again = [f"/{33 * MB}/{n}/{kind}" for n in range(CLIENTS)]
                 hits = [self.relay.request("HEAD", target).cache_status for target in again]
                 self.assertTrue(any("hit" in told for told in hits))
@@ -177,7 +177,7 @@ class RelayMemoryTest(unittest.TestCase):
             targets = [f"/{size + n * size // count}/{n}" for n in range(count)]
             for first in range(0, count, CLIENTS):
                 self.read_at_once(targets[first : first + CLIENTS])
-        eventually(lambda: self.resident() < 250 * MB, "memory given back", 10.0)
+        eventually(lambda: self.resident() < 250 * MB, "memory given back")
 
     def read_at_once(self, targets: Sequence[str]) -> None:
         """Reads all of them, each on a connection of its own."""
