@@ -11,6 +11,7 @@ from unittest import mock
 
 from api_relaying_server.serving.connection import WRITING
 from tests.relay_support import (
+    PATIENCE,
     RunningRelay,
     ScriptedOrigin,
     eventually,
@@ -103,6 +104,12 @@ class OnlyRequestTest(FrontTestCase):
         self.assertEqual((self.reply.hits, len(self.front)), (1, 0))
 
 
+class PatientRelay(RunningRelay):
+    """A relay that stops, and waits as long as a test does for requests that are still to come."""
+
+    begin = f"from api_relaying_server.serving import front; front.GRACE = {PATIENCE}"
+
+
 class StoppingTest(unittest.TestCase):
     """A client that has connected, and sends its request when the relay stops."""
 
@@ -111,13 +118,14 @@ class StoppingTest(unittest.TestCase):
             with (
                 self.subTest(workers),
                 ScriptedOrigin(lambda asked: response(200, (), b"told")) as origin,
-                RunningRelay(origin.url, "--workers", workers, "--cache", "memory://") as relay,
+                PatientRelay(origin.url, "--workers", workers, "--drain", "60") as relay,
                 relay.connect() as silent,
             ):
                 relay.signal(signal.SIGTERM)
                 eventually(lambda: self.has_begun_to_stop(relay), "it stops")
                 silent.sendall(request_bytes("GET", "/x", (), None))
                 self.assertEqual(read_reply(silent).status, 200)
+                relay.signal(signal.SIGINT)  # the second one: nothing else is waited for
 
     @staticmethod
     def has_begun_to_stop(relay: RunningRelay) -> bool:

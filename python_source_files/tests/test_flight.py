@@ -19,6 +19,7 @@ from api_relaying_server.relaying.flight import Flight, Landing
 from api_relaying_server.relaying.shared_body import Room, Share, SharedBody, Until
 from api_relaying_server.relaying.transfer import LEASE_AT_MOST
 from api_relaying_server.upstream.exchange import Listener
+from tests.relay_support import PATIENCE
 from tests.relay_world import TARGET, World, reply
 from tests.upstream_support import NOW, HandClock
 
@@ -395,9 +396,10 @@ class SharedBodyTest(unittest.TestCase):
             done.set()
 
         thread = threading.Thread(target=run)
-        thread.start()
-        self.assertEqual(sum(map(len, slow)), 6 * len(piece))
-        thread.join(10)
+        with mock.patch.object(shared_body, "SLOWEST_WAIT", PATIENCE):
+            thread.start()
+            self.assertEqual(sum(map(len, slow)), 6 * len(piece))
+            thread.join(PATIENCE)
         self.assertTrue(done.is_set())
         self.assertEqual(sum(sizes), 6 * len(piece))
 

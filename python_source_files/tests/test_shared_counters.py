@@ -127,7 +127,7 @@ class TalliesTest(unittest.TestCase):
         self.assertGreaterEqual(time.monotonic() - began, 0.05)
         waiting = threading.Thread(target=self.other.await_rows, args=(PATIENCE,))
         waiting.start()
-        self.one.publish(counts, {**gauges, AT: int(time.monotonic() * 1000) + 1000})
+        self.one.publish(counts, {**gauges, AT: int((time.monotonic() + PATIENCE) * 1000)})
         waiting.join(PATIENCE / 2)
         self.assertFalse(waiting.is_alive())
 

@@ -41,6 +41,7 @@ from api_relaying_server.relaying.refresh import Job, Refresher
 from api_relaying_server.relaying.relay import FOLLOW_AT_MOST, STALE_AFTER, Place
 from api_relaying_server.stores.store import open_store
 from api_relaying_server.upstream.translation import Client
+from tests.relay_support import PATIENCE
 from tests.relay_world import TARGET, Call, Got, Reply, World, bodies_come_with_heads, reply
 from tests.upstream_support import NOW
 
@@ -133,7 +134,7 @@ class AskingTest(PathTest):
     def test_as_many_fields_as_may_come_are_stored_with_a_date_of_ours(self) -> None:
         with tempfile.TemporaryDirectory() as folder:
             store = open_store(f"sqlite:///{folder}/cache.sqlite", 1 << 20)
-            self.addCleanup(store.close, 1.0)
+            self.addCleanup(store.close, PATIENCE)
             many = [(f"X-{number}", "\xe5" if number else "1") for number in range(MAX_FIELDS - 2)]
             for fields in (many, [(name, "1") for name, _ in many]):  # in both forms of a record
                 world = World(
@@ -141,7 +142,7 @@ class AskingTest(PathTest):
                     store=store,
                 )
                 world.ask()
-                self.assertTrue(store.flush(5.0))
+                self.assertTrue(store.flush(PATIENCE))
                 world.hot.clear()
                 self.assertEqual(self.told(world.ask()), "hit; ttl=3600")
                 world.keeper.forget(TARGET)
