@@ -281,6 +281,12 @@ class TwoWorkersTest(SendingTest):
         self.key.write_text("Bearer N3W")
         relay.signal(signal.SIGHUP)
         eventually(lambda: "these have changed: upstream-header" in relay.log(), "the reload")
+
+        def is_new() -> bool:
+            relay.get("/x")
+            return self.world.calls("/x")[-1].all("authorization") == ["Bearer N3W"]
+
+        eventually(is_new, "the new value")
         for _ in range(9):
             relay.get("/x")
         relay.stop()
