@@ -399,8 +399,9 @@ class LogFileTest(unittest.TestCase):
             file.put(Piece(b"line 1\nline 2\n", 2))
             eventually(lambda: self.disk.calls > 2, "tries")
             self.path.rename(self.path.with_suffix(".1"))
-            self.disk.text, self.disk.room = b"", sys.maxsize
             file.reopen()
+            eventually(self.path.exists, "the new file")  # nothing more goes to the old one
+            self.disk.text, self.disk.room = b"", sys.maxsize
             file.close(20)
         self.assertEqual(self.disk.text, b"line 2\n")
         self.assertTrue(self.path.exists())
@@ -552,14 +553,17 @@ class RelayTest(unittest.TestCase):
         self.assertEqual(told, [("502", False), ("503", True)])
 
     def test_refused_requests(self) -> None:
-        with SampleMenuApi() as api, self.worker(api.url, timeout_head="0.2") as relay:
-            for data in (
-                b'GET /"x HTTP/1.1\r\nHost: a\r\n\r\n',
-                b"\x16\x03\x01\x02\x00\r\n\r\n",
-                b"GET /part HTTP/1.1\r\nHost:",
-                b"HEAD /.. HTTP/1.1\r\nHost: a\r\n\r\n",
+        with SampleMenuApi() as api:
+            for data, patience in (
+                (b'GET /"x HTTP/1.1\r\nHost: a\r\n\r\n', "20"),
+                (b"\x16\x03\x01\x02\x00\r\n\r\n", "20"),
+                (b"GET /part HTTP/1.1\r\nHost:", "0.2"),
+                (b"HEAD /.. HTTP/1.1\r\nHost: a\r\n\r\n", "20"),
             ):
-                with socket.create_connection(("127.0.0.1", relay.port), 20) as connection:
+                with (
+                    self.worker(api.url, timeout_head=patience) as relay,
+                    socket.create_connection(("127.0.0.1", relay.port), 20) as connection,
+                ):
                     connection.sendall(data)
                     while connection.recv(65536):
                         pass
@@ -653,6 +657,10 @@ class ProcessTest(unittest.TestCase):
                     if number == 1500:
                         self.path.rename(old)
                         relay.signal(signal.SIGHUP)
+                eventually(self.path.exists, "the new file")
+                connection.sendall(request_bytes("GET", MENU))
+                read_reply(connection)
+                asked += 1
             self.assertEqual(relay.stop(), 0)
         self.assertEqual(len(lines_of(old)) + len(lines_of(self.path)), asked)
         self.assertGreater(len(lines_of(self.path)), 0)
