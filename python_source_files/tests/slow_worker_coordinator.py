@@ -21,6 +21,7 @@ from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
 from api_relaying_server.coordination import MemoryLost
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.memory.hot import HotCache
+from api_relaying_server.relaying import keeping
 from api_relaying_server.relaying.keeping import TELL_AT_MOST, Keeper, Moment, Neighbours
 from api_relaying_server.stores.store import Store, open_store
 from api_relaying_server.stores.write_queue import WriteQueue
@@ -81,8 +82,15 @@ class TwoWorkers(unittest.TestCase):
         self.memory = SharedMemory(3)
         self.locks = lock_file()
         self.addCleanup(os.close, self.locks)
+        self.wait_to_tell(PATIENCE)
         url = self.url or f"sqlite:///{folder / 'cache.sqlite3'}"
         self.one, self.other = (self.worker(slot, url) for slot in (1, 2))
+
+    def wait_to_tell(self, seconds: float) -> None:
+        """Who changes something waits so long until it is stored and the others are told."""
+        patch = mock.patch.object(keeping, "TELL_AT_MOST", seconds)
+        patch.start()
+        self.addCleanup(patch.stop)
 
     def worker(self, slot: int, url: str) -> Worker:
         store = open_store(url, 16 * MIB, read_deadline=PATIENCE)
@@ -242,15 +250,17 @@ class Changes(TwoWorkers):
         with mock.patch.object(store, "after_write") as after_write:
             began = time.monotonic()
             self.one.add(response("new"))
-        self.assertLess(time.monotonic() - began, TELL_AT_MOST)
+        self.assertLess(time.monotonic() - began, PATIENCE / 2)
         self.assertEqual(after_write.call_args.kwargs, {"urgent": False})
 
     def test_a_store_that_hangs_holds_nobody_up_for_long(self) -> None:
         self.both_know()
+        self.assertLess(TELL_AT_MOST, 1.0)
+        self.wait_to_tell(TELL_AT_MOST)
         with mock.patch.object(self.one.store, "after_write"):
             began = time.monotonic()
             self.replace(self.one, "new")
-        self.assertLess(time.monotonic() - began, 1.0)
+        self.assertLess(time.monotonic() - began, PATIENCE / 2)  # a busy machine's second
 
     def test_who_looks_again_finds_what_was_stored_meanwhile(self) -> None:
         seen = self.other.keeper.see(KEY)
@@ -419,7 +429,7 @@ WORKERS, VARIANTS, OTHERS = 4, 6, 60
 url, memory, locks = "sqlite:///" + sys.argv[1], SharedMemory(WORKERS + 1), lock_file()
 
 def write(slot):
-    store = open_store(url, 1 << 24)
+    store = open_store(url, 1 << 24, read_deadline=20.0)
     worker = Worker(memory, slot, locks, store)
     for number in range(VARIANTS):
         name = f"{slot} {number}"
@@ -431,7 +441,7 @@ def write(slot):
     store.close(10.0)
 
 all_well(*[forked(write, slot) for slot in range(1, WORKERS + 1)])
-store = open_store(url, 1 << 24)
+store = open_store(url, 1 << 24, read_deadline=20.0)
 found = [variant.body.decode() for variant in store.read(KEY).variants]
 result([sorted(found), len(list(store.keys("GET /")))])
 store.close(2.0)
