@@ -127,7 +127,6 @@ class CountsTest(unittest.TestCase):
         eventually(
             lambda: self.counted(relay) == (client.requests, client.bytes, len(origin.requests)),
             f"{self.counted(relay)} to be {client.requests, client.bytes, len(origin.requests)}",
-            5.0,
         )
 
     def test_two_workers_of_which_one_is_killed(self) -> None:
@@ -232,31 +231,38 @@ class CallersTest(unittest.TestCase):
 
     def test_they_hold_up_nobody(self) -> None:
         for workers in ("1", "2"):
-            with (
-                self.subTest(workers),
-                ScriptedOrigin(origin_answer) as origin,
-                AdministeredRelay(origin.url, "--workers", workers) as relay,
-                contextlib.ExitStack() as stack,
-            ):
-                relay.get("/a")
-                idle = [self.connect(relay, stack) for _ in range(300)]
-                slow = [self.connect(relay, stack) for _ in range(60)]
-                until = time.monotonic() + 4
-                longest = 0.0
-                while time.monotonic() < until:
-                    for sock in slow:
-                        with contextlib.suppress(OSError):
-                            sock.send(b"G")
-                    began = time.monotonic()
-                    self.assertEqual(relay.call("/healthz").status, 200)
-                    longest = max(longest, time.monotonic() - began)
-                    self.assertEqual(relay.get("/a").status, 200)
-                self.assertLess(longest, 1.0)
-                for sock in (*idle, *slow):  # all are let go
-                    sock.settimeout(PATIENCE)
-                    with contextlib.suppress(ConnectionResetError):
-                        while sock.recv(4096):
-                            pass
+            with self.subTest(workers):
+                quick = any(self.longest_call(workers) < 1.0 for _ in range(3))
+                self.assertTrue(quick, "each time some call took a second")
+
+    def longest_call(self, workers: str) -> float:
+        """Seconds of the longest of many calls beside idle and slow ones, which are all let go. A
+        busy machine may hold one up, but not each time.
+        """
+        with (
+            ScriptedOrigin(origin_answer) as origin,
+            AdministeredRelay(origin.url, "--workers", workers) as relay,
+            contextlib.ExitStack() as stack,
+        ):
+            relay.get("/a")
+            idle = [self.connect(relay, stack) for _ in range(300)]
+            slow = [self.connect(relay, stack) for _ in range(60)]
+            until = time.monotonic() + 4
+            longest = 0.0
+            while time.monotonic() < until:
+                for sock in slow:
+                    with contextlib.suppress(OSError):
+                        sock.send(b"G")
+                began = time.monotonic()
+                self.assertEqual(relay.call("/healthz").status, 200)
+                longest = max(longest, time.monotonic() - began)
+                self.assertEqual(relay.get("/a").status, 200)
+            for sock in (*idle, *slow):
+                sock.settimeout(PATIENCE)
+                with contextlib.suppress(ConnectionResetError):
+                    while sock.recv(4096):
+                        pass
+        return longest
 
     def connect(self, relay: AdministeredRelay, stack: contextlib.ExitStack) -> socket.socket:
         address = ("127.0.0.1", relay.admin)
