@@ -22,7 +22,7 @@ from typing import Any, Callable, NamedTuple, Union
 
 import dish_shell_tool
 
-TIMEOUT = 20.0
+TIMEOUT = 60.0
 """Seconds after which a test gives up waiting for what should take a fraction of one."""
 FOLDER = Path(dish_shell_tool.__file__).resolve().parent
 SCRIPT = FOLDER / "list_dishes.py"
