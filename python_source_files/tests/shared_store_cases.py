@@ -9,6 +9,7 @@ import threading
 import time
 import unittest
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
@@ -29,8 +30,8 @@ from tests.worker_support import into
 UNHURRIED = 5.0
 """Seconds of a read's deadline where the test is not about it: the machine may be busy."""
 
-TOLD_WITHIN = 1.0
-"""Seconds in which nodes must have heard of a change."""
+TOLD_WITHIN = 2.0
+"""Seconds in which nodes must have heard of a change: within one, and a busy machine's second."""
 
 
 class SharedStoreCases(unittest.TestCase):
@@ -366,8 +367,16 @@ class LeaseCases(SharedStoreCases):
         assert other is not None
         self.assertFalse(other.waited)
 
-        threading.Timer(0.1, lease.release).start()
-        second = there.lease("GET /a", PATIENCE)
+        assert isinstance(there, nodes.NodeCoordinator)
+        acquire = there._database.acquire
+
+        def acquire_and_let_go(*words: Any) -> int | None:
+            number = acquire(*words)
+            lease.release()
+            return number
+
+        with mock.patch.object(there._database, "acquire", acquire_and_let_go):
+            second = there.lease("GET /a", PATIENCE)
         assert second is not None
         self.assertTrue(second.waited)
         lease.release()  # once more: it is another one's now
@@ -379,19 +388,19 @@ class LeaseCases(SharedStoreCases):
 
     def test_a_lease_lasts_while_its_holder_lives_and_not_much_longer(self) -> None:
         with (
-            mock.patch.object(nodes, "LEASE_LASTS", 0.3),
-            mock.patch.object(nodes, "RENEW_EVERY", 0.05),
+            mock.patch.object(nodes, "LEASE_LASTS", 2.0),
+            mock.patch.object(nodes, "RENEW_EVERY", 0.1),
         ):
             here, there = self.node().coordinator(), self.node().coordinator()
             assert isinstance(here, nodes.NodeCoordinator)
             self.assertIsNotNone(here.lease("GET /a", 1.0))
-            self.assertIsNone(there.lease("GET /a", 0.5))
+            self.assertIsNone(there.lease("GET /a", 2.5))
             with mock.patch.object(here, "_renew"):  # as if it had died
                 started = time.monotonic()
                 lease = there.lease("GET /a", PATIENCE)
                 assert lease is not None
                 self.assertTrue(lease.waited)
-                self.assertLess(time.monotonic() - started, 5.0)
+                self.assertLess(time.monotonic() - started, 10.0)
 
     def test_what_is_held_at_the_end_is_given_back(self) -> None:
         here, there = self.node(), self.node()
@@ -426,7 +435,7 @@ class NewsCases(SharedStoreCases):
             here.coordinator().tell(Changed(key))
         eventually(lambda: len(at_there) >= 30 and len(at_third) >= 30, "both were told")
         told = [f"changed {key}" for key in keys]
-        self.assertLess(time.monotonic() - started, TOLD_WITHIN + 1.0)  # a busy machine's second
+        self.assertLess(time.monotonic() - started, TOLD_WITHIN)
         self.assertEqual((at_there, at_third, at_here), (told, told, []))
         there.coordinator().tell(Changed("GET /back"))
         eventually(lambda: at_here == ["changed GET /back"], "the first was told too")
@@ -547,7 +556,7 @@ class FaultCases(SharedStoreCases):
         for _ in range(200):
             store.read("GET /a")
             self.assertIsNotNone(store.coordinator().lease("GET /a", 5.0))
-        self.assertLess(time.monotonic() - started, 2.0)
+        self.assertLess(time.monotonic() - started, 10.0)  # and not half a second for each
         store.write("GET /meanwhile", make_record())
         server.start()
         self.assert_heals(store)
@@ -560,7 +569,7 @@ class FaultCases(SharedStoreCases):
         server.kill()
         started = time.monotonic()
         store = self.node(0.5, server)
-        self.assertLess(time.monotonic() - started, 4.0)
+        self.assertLess(time.monotonic() - started, 10.0)
         for _ in range(50):
             self.assertIsNone(store.read("GET /a"))
         self.assertEqual(self.said("going on without it"), 1)
