@@ -28,7 +28,7 @@ from tests.relay_support import (
 )
 
 JOINS = 0.3
-"""Seconds after which a request that was sent follows the one before: nothing tells of that."""
+"""Seconds after which a request that was sent follows the one before, mostly."""
 
 KEYS = ("Cookie", "Authorization", "X-API-Key", "X-Auth-Token", "Ocp-Apim-Subscription-Key")
 """Fields by which users are told apart."""
@@ -115,6 +115,10 @@ class IsolationCases(unittest.TestCase):
         """Waits until a GET is a hit: what was stored reaches other processes in a moment."""
         eventually(lambda: "hit" in relay.get(target, headers).cache_status, "a hit")
 
+    def wait_for_followers(self, count: int) -> None:
+        """Waits for so many followers; where nothing tells of them, for as long as they take."""
+        threading.Event().wait(JOINS)
+
     def calls(self, target: str) -> int:
         """How often the origin was asked."""
         return len(self.world.calls(target))
@@ -186,7 +190,7 @@ class IsolationCases(unittest.TestCase):
                 target = self.play(answer)
                 clients = [self.later(self.here, target, []) for _ in range(12)]
                 self.until_called(target)
-                threading.Event().wait(JOINS)
+                self.wait_for_followers(11)
                 held.let_go.set()
                 self.assertEqual({client.result(20).status for client in clients}, {200})
                 self.assertLessEqual(self.calls(target), 2 * self.processes)
@@ -395,7 +399,7 @@ class IsolationCases(unittest.TestCase):
         self.here.get(target, [("X-Odd", "x")])
         clients = [self.later(self.here, target, []) for _ in range(8)]
         eventually(lambda: self.calls(target) > 1, "the first call")
-        threading.Event().wait(JOINS)
+        self.wait_for_followers(7)
         held.let_go.set()
         self.assertEqual({client.result(20).status for client in clients}, {200})
         self.assertLessEqual(self.calls(target), 1 + self.processes)
