@@ -23,8 +23,8 @@ IMAGE = "api_relaying_server"
 PORT = 9000  # by a flag behind the image's name: the image itself has another one
 CACHE_FILE = "var/cache/api_relaying_server/cache.sqlite3"
 FIRST_ANSWER_SECONDS = 30.0
-# Nothing is in flight when it is told to stop, so there is nothing to wait for.
-STOP_SECONDS = 5.0
+# Less than `--drain`: nothing is in flight when it is told to stop.
+STOP_SECONDS = 12.0
 
 
 def image_tool(*arguments: str) -> list[str]:
