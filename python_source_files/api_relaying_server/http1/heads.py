@@ -57,7 +57,8 @@ _ENCODED_FORBIDDEN = re.compile(
 )
 _ABSOLUTE = re.compile(r"(https?)://([^/?#]*)(.*)", re.IGNORECASE)
 _AUTHORITY = re.compile(
-    r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)(?::(?:[0-5]?[0-9]{0,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
+    r"(?:\[[0-9A-Fa-f:.]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+)"
+    r"(?::(?:[0-5]?[0-9]{0,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?"
 )
 
 
@@ -207,9 +208,8 @@ class KnownLines:
 
 
 # One for each direction: lines of responses must not crowd out lines of requests.
-_known, _answered = KnownLines(), KnownLines(of_requests=False)
-known_lines = _known
-read_trailer_line = _answered.read_field
+known_lines, _known_of_responses = KnownLines(), KnownLines(of_requests=False)
+read_trailer_line = _known_of_responses.read_field
 
 
 def _read_fields(lines: list[bytes], lines_known: KnownLines) -> list[Line]:
@@ -219,8 +219,10 @@ def _read_fields(lines: list[bytes], lines_known: KnownLines) -> list[Line]:
     return [known.get(line) or read(line) for line in lines]
 
 
-def parse_request_head(head: bytes, known: KnownLines = _known) -> RequestHead:
-    """The request that a whole head means. Raises BadRequest with the status that fits."""
+def parse_request_head(head: bytes, known: KnownLines = known_lines) -> RequestHead:
+    """The request that a whole head means, read with the lines that are `known`. Raises BadRequest
+    with the status that fits.
+    """
     # A CR or LF that is not part of a CRLF stays within its line and is refused there.
     first, _, rest = head[:-4].partition(b"\r\n")
     method, target, version = known.requests.get(first) or known.read_request(first)
@@ -356,13 +358,18 @@ def _check_framing(request: RequestHead) -> None:
 
 
 def _check_codings(values: list[str]) -> None:
-    members = [member.strip(" \t").lower() for value in values for member in value.split(",")]
+    members = _lower_members(values)
     if members == ["chunked"]:
         return
     understood_shape = members[-1] == "chunked" and members.count("chunked") == 1
     if understood_shape and all(map(is_token, members)) and "identity" not in members:
         raise BadRequest("the only transfer coding known here is chunked", status=501)
     raise BadRequest("the Transfer-Encoding is not chunked")
+
+
+def _lower_members(values: list[str]) -> list[str]:
+    """The members of a list in their order, in lower case; empty ones too, which no coding is."""
+    return [member.strip(" \t").lower() for value in values for member in value.split(",")]
 
 
 def body_framing(request: RequestHead) -> int | None:
@@ -381,7 +388,7 @@ def wants_close(version: tuple[int, int], fields: Fields) -> bool:
     values = fields.all("connection")
     if not values:
         return version < (1, 1)
-    options = [option.strip(" \t").lower() for v in values for option in v.split(",")]
+    options = _lower_members(values)
     if "close" in options:
         return True
     return version < (1, 1) and "keep-alive" not in options
@@ -394,7 +401,7 @@ def parse_response_head(head: bytes) -> ResponseHead:
     lines = head[:-4].split(b"\r\n")
     read_line = _read_status_line if len(lines[0]) <= KNOWN_LENGTH else _parse_status_line
     status, reason, minor = read_line(lines[0])
-    fields = _with_one_length(status, Fields.of_lines(_read_fields(lines[1:], _answered)))
+    fields = _with_one_length(status, Fields.of_lines(_read_fields(lines[1:], _known_of_responses)))
     return ResponseHead(status, reason, fields, (1, minor))
 
 
@@ -434,7 +441,7 @@ def _is_chunked(values: list[str]) -> bool:
 
     A name that nobody knows changes nothing: such a body ends with the connection (RFC 9112, 6.3).
     """
-    members = [member.strip(" \t").lower() for value in values for member in value.split(",")]
+    members = _lower_members(values)
     if members == ["chunked"]:
         return True
     coding = members[0]
