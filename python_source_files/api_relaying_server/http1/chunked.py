@@ -15,14 +15,14 @@ MAX_TRAILERS = 16384
 """Bytes of all trailer lines."""
 
 MAX_OVERHEAD = 16384
-"""Bytes of chunk-size lines beyond 16 a chunk and one for each byte of content: without this bound
-a sender could make a small body as large as it likes by extensions.
+"""Bytes that the chunk-size lines of a body may take beyond 16 for each chunk and one for each byte
+of content: without this bound extensions could make a small body as long as its sender likes.
 """
 
-_STRICT = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
+_QUOTED = r'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _TOKEN = TOKEN.pattern
 _SIZE_LINE = re.compile(
-    rf"([0-9A-Fa-f]{{1,15}})(?:[ \t]*;[ \t]*{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|{_STRICT}))?)*",
+    rf"([0-9A-Fa-f]{{1,15}})(?:[ \t]*;[ \t]*{_TOKEN}(?:[ \t]*=[ \t]*(?:{_TOKEN}|{_QUOTED}))?)*",
     re.ASCII,
 )
 # Where the decoder stands.

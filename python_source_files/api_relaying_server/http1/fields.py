@@ -175,8 +175,8 @@ _PLACE = re.compile(
     r"|x-sendfile-type|x-accel-.*|x-middleware-.*"
 )
 """Fields that tell an upstream where it is: it may build links or route by them, and then one
-client would write into everybody's answer. `Proxy` becomes HTTP_PROXY behind CGI; the last are
-words between a server and its own front. No one's goes on.
+client would write into everybody's answer. `Proxy` becomes HTTP_PROXY behind CGI; the last three
+are words between a server and its own front. They are never forwarded, whoever sends them.
 """
 
 _CLIENT = re.compile(
@@ -186,11 +186,14 @@ _CLIENT = re.compile(
     r"|(?:.+-)?(?:client|cluster|connecting|originating|proxyuser|real|remote|socket|source|user)"
     r"-?(?:ip|ipv4|ipv6|addr|address)"
 )
-"""Fields by which a proxy tells who its client is and how it came. A trusted one's go on."""
-
+"""Fields by which a proxy tells who its client is and how it came. Those of a trusted proxy are
+forwarded.
+"""
 
 _LONGEST_NAME = 64
-"""Characters of the longest name that is one of those."""
+"""Characters of the longest name that the patterns are asked about; of longer ones only those that
+begin with `x-forwarded-` count.
+"""
 
 
 def names_a_place(name: str) -> bool:

@@ -1,5 +1,5 @@
 """The words of HTTP: tokens, field values, lists, quoted strings, delta-seconds, dates,
-entity-tags.
+entity-tags, ranges.
 
 One strict grammar for both directions (RFC 9110, 5.6; RFC 9112). Every function takes any text and
 never raises: where the text has no meaning the result is None or an empty list.
@@ -22,7 +22,10 @@ FIELD_VALUE_FORBIDDEN = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 
 _DIGITS = re.compile(r"[0-9]+")
 QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-# Nothing here can fail after it has begun: else "\"\"\"... would be tried from each quote anew.
+"""quoted-string (RFC 9110, 5.6.4), of any characters."""
+
+# Once begun it cannot fail, so nothing is read twice: else """... would be read anew from each of
+# its quotes, in time that grows by the square of its length.
 _LIST_PIECE = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.?)*"?)+', re.DOTALL)
 
 DELTA_SECONDS_MAX = 2**31
