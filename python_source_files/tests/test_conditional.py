@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 
 from api_relaying_server.caching.conditional import (
-    CONDITIONS_FOR_CACHES,
+    CLIENT_CONDITIONS,
     CONDITIONS_FOR_ORIGINS,
     fields_of_304,
     if_range_holds,
@@ -104,7 +104,7 @@ class Applying(unittest.TestCase):
         self.assertFalse(current(has=('ETag: "a"', f"Last-Modified: {date(-5)}")))
 
     def test_whose_the_conditions_are(self) -> None:
-        self.assertEqual(CONDITIONS_FOR_CACHES, {"if-none-match", "if-modified-since"})
+        self.assertEqual(CLIENT_CONDITIONS, {"if-none-match", "if-modified-since"})
         self.assertEqual(CONDITIONS_FOR_ORIGINS, {"if-match", "if-unmodified-since"})
 
 

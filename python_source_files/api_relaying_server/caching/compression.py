@@ -44,10 +44,10 @@ def may_be_compressed(stored: StoredResponse) -> bool:
     if len(kinds) != 1:
         return False
     kind = kinds[0].partition(";")[0].strip(" \t").lower()
-    return _COMPRESSIBLE.fullmatch(kind) is not None and not _is_as_it_is(fields)
+    return _COMPRESSIBLE.fullmatch(kind) is not None and not _forbids_transforming(fields)
 
 
-def _is_as_it_is(fields: Fields) -> bool:
+def _forbids_transforming(fields: Fields) -> bool:
     """True where `no-transform` is said (RFC 9111, 5.2.2.6), or what looks like it; a targeted
     field takes nothing of that back (RFC 9110, 7.7).
     """
@@ -81,8 +81,9 @@ def _preferred(request: Fields, codings: Sequence[str]) -> str:
 
 
 def names_part_weakly(request: Fields, codings: Sequence[str]) -> bool:
-    """True for a part of something that is told by its date or a weak tag, where the client may
-    have it in one of these codings: both are the same of all forms, whose parts do not fit.
+    """True where a request wants a part of what its `If-Range` names by a date or by a weak tag,
+    and its client may have that in one of these codings. All forms have the same date and the same
+    weak tag, but parts of two forms do not fit together.
     """
     condition = request.first("if-range")
     if condition is None or condition.lstrip(" \t").startswith('"'):

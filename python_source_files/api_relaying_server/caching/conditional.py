@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from api_relaying_server.caching.freshness import date_value
+from api_relaying_server.caching.freshness import date_in, date_value
 from api_relaying_server.http1.grammar import parse_date, parse_entity_tag, parse_entity_tags
 from api_relaying_server.http1.message import Fields
 
-CONDITIONS_FOR_CACHES = frozenset(("if-none-match", "if-modified-since"))
-"""Conditions that a cache may answer with 304 itself."""
+CLIENT_CONDITIONS = frozenset(("if-none-match", "if-modified-since"))
+"""Conditions that a cache may answer with 304 itself. Without one of them `is_not_modified` is not
+true.
+"""
 
 CONDITIONS_FOR_ORIGINS = frozenset(("if-match", "if-unmodified-since"))
 """Conditions that only the origin can judge: a request that has one passes by the store (RFC 9110,
@@ -15,22 +17,9 @@ CONDITIONS_FOR_ORIGINS = frozenset(("if-match", "if-unmodified-since"))
 """
 
 _KEPT_IN_304 = frozenset(
-    (
-        "cache-control",
-        "cdn-cache-control",
-        "content-location",
-        "date",
-        "etag",
-        "expires",
-        "vary",
-        "last-modified",
-    )
-    + ("set-cookie", "link", "cache-status")
+    ("cache-control", "cdn-cache-control", "content-location", "date", "etag", "expires", "vary")
+    + ("last-modified", "set-cookie", "link", "cache-status")
 )
-
-
-CLIENT_CONDITIONS = frozenset(("if-none-match", "if-modified-since"))
-"""Fields of a request without which `is_not_modified` is not true."""
 
 
 def is_not_modified(request: Fields, status: int, stored: Fields, response_time: float) -> bool:
@@ -48,8 +37,7 @@ def is_not_modified(request: Fields, status: int, stored: Fields, response_time:
     since = parse_date(since_text, response_time)
     if since is None:
         return False
-    modified_text = stored.first("last-modified")
-    modified = parse_date(modified_text, response_time) if modified_text is not None else None
+    modified = date_in(stored, "last-modified", response_time)
     if modified is None:
         modified = date_value(stored, response_time)  # RFC 9111, 4.3.2
     return modified <= since
@@ -88,8 +76,7 @@ def if_range_holds(request: Fields, status: int, stored: Fields, response_time: 
         own = parse_entity_tag((stored.first("etag") or "").strip(" \t"))
         return not asked.weak and not own.weak and own.opaque == asked.opaque
     when = parse_date(condition, response_time)
-    modified_text = stored.first("last-modified")
-    modified = parse_date(modified_text, response_time) if modified_text is not None else None
+    modified = date_in(stored, "last-modified", response_time)
     return when is not None and modified == when and has_strong_date(stored, response_time)
 
 
@@ -97,8 +84,7 @@ def has_strong_date(stored: Fields, response_time: float) -> bool:
     """True where `Last-Modified` is a strong validator: at least a second old when the response
     was made (RFC 9110, 8.8.2.2).
     """
-    text = stored.first("last-modified")
-    modified = parse_date(text, response_time) if text is not None else None
+    modified = date_in(stored, "last-modified", response_time)
     if modified is None or "date" not in stored:
         return False
     return date_value(stored, response_time) - modified >= 1

@@ -6,12 +6,12 @@ counts against reuse, never for it (RFC 9111, 4.2.1).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Union
 
 from api_relaying_server.http1.grammar import (
+    TOKEN,
     delta_seconds,
     is_token,
     split_list,
@@ -19,8 +19,6 @@ from api_relaying_server.http1.grammar import (
     unquote,
 )
 from api_relaying_server.http1.message import Fields
-
-_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 MAX_DIRECTIVES = 1000
 """Directives that are read in one field; a longer one counts as `no-store`, which may follow."""
@@ -150,7 +148,7 @@ def _parse(values: Sequence[str]) -> Directives:
     arguments: dict[str, Argument] = {}
     members = split_lists(values)
     for member in members[:MAX_DIRECTIVES]:
-        found = _NAME.match(member)
+        found = TOKEN.match(member)
         if found is not None:
             name, argument = found[0].lower(), _argument(member[found.end() :])
             if name in _QUALIFIABLE and name in arguments:
@@ -167,7 +165,7 @@ def _parse(values: Sequence[str]) -> Directives:
 
 def _heed(member: str, arguments: dict[str, Argument]) -> None:
     """Heeds what an unreadable member may forbid, such as `max-age=60; private`."""
-    words = _NAME.findall(member.lower())
+    words = TOKEN.findall(member.lower())
     for name in ("no-store", "private"):
         if name in words:
             arguments[name] = None
@@ -189,7 +187,7 @@ def _argument(rest: str) -> Argument:
         # RFC 9111, 5.2: both forms are to be accepted, whichever the directive's definition uses.
         content = unquote(text)
         return INVALID if content is None else content
-    return text if _NAME.fullmatch(text) else INVALID
+    return text if TOKEN.fullmatch(text) else INVALID
 
 
 def targeted_directives(fields: Fields) -> Directives | None:

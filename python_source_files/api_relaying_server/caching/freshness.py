@@ -89,18 +89,21 @@ def date_value(fields: Fields, response_time: float) -> float:
     """Unix time at which the origin made the response; its arrival where `Date` is absent,
     invalid (RFC 9110, 6.6.1) or later: the origin's clock is ahead then.
     """
-    date = _date_of(fields, response_time)
+    date = date_in(fields, "date", response_time)
     return response_time if date is None else min(date, response_time)
 
 
-def _date_of(fields: Fields, response_time: float) -> float | None:
-    text = fields.first("date")
+def date_in(fields: Fields, name: str, response_time: float) -> float | None:
+    """Unix time of the HTTP-date in the field `name` (lower case), None where it is absent or
+    invalid.
+    """
+    text = fields.first(name)
     return parse_date(text, response_time) if text is not None else None
 
 
 def initial_age(fields: Fields, request_time: float, response_time: float) -> float:
     """Seconds of age that a response had on arrival: corrected_initial_age (RFC 9111, 4.2.3)."""
-    date = _date_of(fields, response_time)
+    date = date_in(fields, "date", response_time)
     apparent_age = 0.0 if date is None else response_time - date
     response_delay = max(0.0, response_time - request_time)
     told = age_value(fields) if "age" in fields else 0
@@ -199,7 +202,7 @@ def _until_expires(arrival: Arrival) -> float:
     if when is None:
         return 0.0
     # By the origin's own clock on both sides (RFC 9111, 4.2.1), be it ahead of ours or behind.
-    date = _date_of(fields, arrival.time)
+    date = date_in(fields, "date", arrival.time)
     span = when - (arrival.time if date is None else date)
     return min(max(0.0, span), float(DELTA_SECONDS_MAX))
 
@@ -216,15 +219,14 @@ def _implicit(arrival: Arrival, policy: Policy) -> tuple[float, str]:
 
 
 def _says_pragma_no_cache(fields: Fields) -> bool:
-    # Not specified for responses (RFC 9111, 5.4), but an origin that sends it alone means
-    # freshness.
+    # Not specified for responses (RFC 9111, 5.4); but an origin that sends it, and no
+    # Cache-Control, wants no freshness.
     pragma = split_lists(fields.all("pragma"))
     return "cache-control" not in fields and any(m.lower() == "no-cache" for m in pragma)
 
 
 def _heuristic(fields: Fields, response_time: float) -> float:
-    text = fields.first("last-modified")
-    modified = parse_date(text, response_time) if text is not None else None
+    modified = date_in(fields, "last-modified", response_time)
     if modified is None:
         return 0.0
     unchanged = date_value(fields, response_time) - modified

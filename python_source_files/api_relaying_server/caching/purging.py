@@ -261,8 +261,8 @@ class SavedMarks(NamedTuple):
 def saved_marks(data: bytes, now: float) -> SavedMarks:
     """The marks in JSON. Raises ValueError for anything else.
 
-    A time long after `now` is of a clock that was ahead, and counts as now: nothing could be stored
-    until it has come.
+    A time long after `now` is of a clock that was ahead, and counts as now: else nothing could be
+    stored until that time.
     """
     latest = now + MOST_AHEAD
 

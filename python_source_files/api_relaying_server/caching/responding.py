@@ -40,7 +40,7 @@ _UNMODIFIED: Shape = ("not-modified", (), "")
 BODILESS_STATUSES = frozenset((204, 304))
 
 _OF_ALL_THAT_CAME = frozenset(("content-range", "content-length", "content-digest"))
-"""Fields about the content of a response, which is another one in a part of it (RFC 9530, 2)."""
+"""Fields that describe all of the content: in a part of it they would be wrong (RFC 9530, 2)."""
 
 COPIED = 65536
 """Bytes up to which the parts of an answer are copied into one piece; larger ones stay where they

@@ -48,6 +48,9 @@ INFLUENTIAL_FIELDS = BYPASSING_FIELDS | frozenset(
 )
 """Request fields on which the answer can depend, beside the selecting ones."""
 
+USEFUL_AT_LEAST = 86400.0
+"""Seconds for which a response is worth storing at least, once it is stale: it can be validated."""
+
 _RANGE = frozenset(("range", "if-range"))
 _CODING = frozenset(("accept-encoding",))
 
@@ -59,8 +62,8 @@ _USUAL_OPTIONS = frozenset(
 
 def bypass_rule(fields: Fields) -> str:
     """Why no stored response may answer a request with these fields, nor its response any other
-    request; empty where they may. Something selects the response that is not in the key, or that
-    `Connection` keeps from the origin (RFC 9110, 7.6.1).
+    request; empty where they may. They may not where something selects the response that is not in
+    the key, or that `Connection` keeps from the origin (RFC 9110, 7.6.1).
     """
     if fields.has_any(BYPASSING_FIELDS):
         return "a field of the request asks for what only the origin can judge (RFC 9110, 13.1)"
@@ -459,5 +462,5 @@ def useful_from(arrival: Arrival, span: Lifetime, policy: Policy) -> float:
     """The same of a response with this arrival and lifetime."""
     fresh_until = arrival.time - arrival.age + span.seconds
     said = float(arrival.said.directives.seconds("stale-if-error") or 0)
-    keep = max(policy.stale_if_error, policy.stale_while_revalidate, said, 86400.0)
+    keep = max(policy.stale_if_error, policy.stale_while_revalidate, said, USEFUL_AT_LEAST)
     return max(fresh_until, arrival.time) + keep

@@ -352,7 +352,7 @@ def _says_nothing(section: HeaderSection) -> bool:
 def _against_usual(
     status: int, traits: Traits, explicit: bool, ruled: bool, lasts: bool
 ) -> Rule | None:
-    """What `first_against` finds then: it depends on nothing else."""
+    """What `first_against` finds where `_is_usual`: it depends on nothing else."""
     head, span = ResponseHead(status, "", traits.fields), Lifetime(float(lasts), None, ruled)
     if explicit:
         span = span._replace(given=span.seconds)

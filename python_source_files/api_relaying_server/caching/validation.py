@@ -26,7 +26,6 @@ _TIMES = frozenset(
     ("age", "cache-control", "cdn-cache-control", "date", "expires", "last-modified")
 )
 
-
 MAX_TAGS = 8
 """Entity-tags that one request asks about."""
 
@@ -114,8 +113,7 @@ def _newest(candidates: Sequence[StoredResponse]) -> StoredResponse | None:
 def freshened(
     stored: StoredResponse, fields: Fields, request_time: float, response_time: float
 ) -> StoredResponse:
-    """The stored response with the fields of a 304 or a HEAD response in place of its own (RFC
-    9111, 3.2).
+    """The stored response with the fields of a 304 in place of its own (RFC 9111, 3.2).
 
     `fields` are end-to-end fields. Each replaces all stored fields of its name; the rest stays.
     What of the result may be stored is decided by the gate (`storing`).

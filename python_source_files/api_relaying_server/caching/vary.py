@@ -36,6 +36,7 @@ _WRITTEN = frozenset(
     + ("if-none-match", "if-range", "if-unmodified-since", "max-forwards", "range", "te")
     + ("transfer-encoding", "via", "x-real-ip", "x-request-id")
 )
+"""Request fields that the relay may write, change or leave out: the upstream may see others."""
 
 _TOKEN = TOKEN.pattern
 _SEMICOLON = r"[ \t]*;[ \t]*"
@@ -61,7 +62,8 @@ _PREFERENCES = {
 _OLD_CODINGS = {"x-gzip": "gzip", "x-compress": "compress"}
 """RFC 9110, 8.4.1.1, 8.4.1.3: the same codings by other names."""
 
-# Nothing here can fail after it has begun; a quoted-string without an end reaches to the end.
+# Once begun they cannot fail (see `http1.grammar`); a quoted-string without an end reaches to the
+# end.
 _PARAMETER = re.compile(r'(?:[^";]|"(?:[^"\\]|\\.?)*"?)+', re.DOTALL)
 _PIECE = re.compile(r',|(?:[^",]|"(?:[^"\\]|\\.?)*"?)+', re.DOTALL)
 
@@ -403,7 +405,7 @@ def _as_shown(
     variants: tuple[StoredResponse, ...], fitting: list[StoredResponse]
 ) -> list[StoredResponse]:
     """Less those that seemed to be for any `Origin` because they had no CORS field, where another
-    variant shows that the upstream tells origins apart: it did not like that one.
+    variant shows that the upstream tells origins apart: it has refused this one.
     """
     if not any(_selects_one_origin(variant) for variant in variants):
         return fitting
@@ -415,9 +417,10 @@ def _selects_one_origin(variant: StoredResponse) -> bool:
 
 
 def within(variants: Sequence[StoredResponse], most: int) -> tuple[StoredResponse, ...]:
-    """At most so many variants, the most recently stored first: the last of those leaves of which
-    there are most that say something in the same fields. So one that says little, such as that of
-    clients without `Origin`, does not leave for many that say more.
+    """At most so many variants, the most recently stored first. While there are too many, one
+    leaves: of those that have values for the same selecting fields as most others have, the one
+    that was stored first. So a variant with few values, such as that of clients without `Origin`,
+    does not leave for many with more.
     """
     kept = list(variants)
     while len(kept) > most:

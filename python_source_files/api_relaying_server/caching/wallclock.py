@@ -79,7 +79,7 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_when(text: str) -> When:
-    """The meaning of `60`, `5m` or `midnight@Europe/Stockholm`; ValueError tells the mend."""
+    """The meaning of `60`, `5m` or `midnight@Europe/Stockholm`; ValueError says how to mend it."""
     if text.startswith(_MIDNIGHT):
         zone = text[len(_MIDNIGHT) :]
         check_zone(zone)
@@ -92,7 +92,7 @@ def parse_when(text: str) -> When:
 
 
 def check_zone(zone: str) -> None:
-    """Raises a ValueError that tells the mend where there is no time zone of that name."""
+    """Raises ValueError, which says how to mend it, where there is no time zone of that name."""
     try:
         ZoneInfo(zone)
     # Not found, not relative, a directory, another kind of file: each version raises its own.
