@@ -1,4 +1,4 @@
-"""Counts the answers from memory, at no cost for any of them.
+"""Counts the answers from memory at the cost of one addition for each.
 
 The event loop only adds one to `Reply.hits`. A reply is rendered anew in each second in which it is
 sent, and is listed here then. So those who count look at what is listed alone, whatever else is in
@@ -27,8 +27,8 @@ class HitCount:
 
     def __init__(self) -> None:
         self.uses = UseCount()
-        # Replies that were rendered of late, each in a list of its own, which is empty once it is
-        # no more: it is not to be kept in memory.
+        # Replies that were rendered of late, each in a list of its own. That list is emptied when
+        # the reply ends, so that this queue does not keep it in memory.
         self._listed: deque[list[Reply]] = deque()  # appending is atomic
         # guards `_counts`, taking from `_listed`, `counted` of replies, and `uses` of their entries
         self._lock = threading.Lock()

@@ -40,6 +40,9 @@ MAX_HEAD_SIZE = 2048
 ENTRY_COST = 400
 """Bytes that an entry takes beside its key and its record, its places in all tables included."""
 
+LARGEST_SHARE = 4
+"""One part in so many of the limit is the most that a single entry may take."""
+
 USUAL_SIZE = 4096
 """Bytes of an entry with a small body."""
 
@@ -51,9 +54,7 @@ HEAD_COST = 112
 """Bytes that a remembered head or field takes beside its text."""
 
 WIRES_SHARE = 8
-"""The part of the limit, as 1 to this, that answers may take whose pieces are joined, however much
-else there is.
-"""
+"""One part in so many of the limit is for joined answers (`Wires`), however much else there is."""
 
 MAX_REPLIES = 64
 """Replies kept of one entry; beyond it the oldest goes."""
@@ -221,9 +222,7 @@ class HotCache:
     """
 
     def __init__(self, limit: int, on_evicted: Callable[[str, int], object] | None = None) -> None:
-        self.limit = limit
-        self.room = limit - limit // WIRES_SHARE
-        self.keeps_usual = limit // 4 > USUAL_SIZE  # entries of the usual size
+        self._set_limit(limit)
         self._on_evicted = on_evicted
         self._watchers: tuple[Watcher, ...] = ()
         self.heads: dict[bytes, Reply] = {}
@@ -245,6 +244,12 @@ class HotCache:
         # bytes, which the event loop alone renders. One thread may take it twice: making room
         # removes entries.
         self._lock = threading.RLock()
+
+    def _set_limit(self, limit: int) -> None:
+        self.limit = limit
+        self.room = limit - limit // WIRES_SHARE
+        self._largest = limit // LARGEST_SHARE
+        self.keeps_usual = self._largest > USUAL_SIZE  # entries of the usual size
 
     def watch(self, watcher: Watcher) -> None:
         """Has a watcher called with each record that comes into memory or changes there."""
@@ -275,7 +280,7 @@ class HotCache:
 
     def takes(self, key: str, record: Record) -> bool:
         """True where a record is not too large to be kept."""
-        return Entry(key, record).size <= self.limit // 4
+        return Entry(key, record).size <= self._largest
 
     def get(self, key: str) -> Entry | None:
         """The entry of a key; counts as a use."""
@@ -351,9 +356,7 @@ class HotCache:
     def resize(self, limit: int) -> None:
         """Keeps to another limit from now on, and forgets everything."""
         with self._lock:
-            self.limit = limit
-            self.room = limit - limit // WIRES_SHARE
-            self.keeps_usual = limit // 4 > USUAL_SIZE
+            self._set_limit(limit)
             self._order.resize(self.room)
             self.clear()
             self._make_room()
@@ -419,7 +422,7 @@ class HotCache:
 
     def _insert(self, entry: Entry, known: bool) -> bool:
         """Keeps an entry whose key has none; False where it is too large."""
-        if entry.size > self.limit // 4:
+        if entry.size > self._largest:
             return False
         self._make_room(entry.size)  # before it is there, so that it is not what leaves
         self._entries[entry.key] = entry
@@ -432,7 +435,7 @@ class HotCache:
         its place: the event loop, which takes the lock too, is not to wait until thousands of small
         ones have left.
         """
-        if size <= self.limit // 4:
+        if size <= self._largest:
             for wanted in range(ROOM_AT_ONCE, more, ROOM_AT_ONCE):
                 with self._lock:
                     self._make_room(wanted)

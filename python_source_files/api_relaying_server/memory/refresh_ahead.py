@@ -80,7 +80,7 @@ class Renewals(NamedTuple):
 
 class RefreshAhead:
     """Watches what is in memory and has it renewed `ahead` seconds before its freshness ends, or
-    after half of that time where it is shorter than twice `ahead`.
+    when half of its freshness is over where that comes later.
 
     `fresh_until` gives the Unix time at which the freshness of a target's stored response ends.
     """
@@ -116,8 +116,9 @@ class RefreshAhead:
         looks = []
         for stored in record.variants:
             if _may_renew(stored):
-                self._note_gain(key, stored, self._fresh_until(target, stored))
-                looks.append(self._due(key, target, stored))
+                until = self._fresh_until(target, stored)
+                self._note_gain(key, stored, until)
+                looks.append(self._due(key, stored, until))
         with self._lock:
             if looks:
                 self._look_at(key, min(looks))
@@ -136,8 +137,8 @@ class RefreshAhead:
                 self._fixed[name] = until
                 _bound(self._fixed)
 
-    def _due(self, key: str, target: str, stored: StoredResponse) -> float:
-        until = self._fresh_until(target, stored)
+    def _due(self, key: str, stored: StoredResponse, until: float) -> float:
+        """When a response that is fresh `until` then (Unix times) is to be looked at."""
         if abs(self._fixed.get((key, stored.selecting), 0.0) - until) < NO_GAIN:
             return until
         return until - min(self._ahead, max(0.0, until - stored.response_time) / 2)
@@ -154,7 +155,7 @@ class RefreshAhead:
     # ...is looked at when it is due.
 
     def tick(self) -> None:
-        """Looks at all that is due by now, and has renewed what is in demand."""
+        """Looks at all that is due by now, and has what is in demand renewed."""
         now = self._clock()
         wanted: list[Wanted] = []
         for count, key in enumerate(self._take_due(now)):
@@ -201,7 +202,8 @@ class RefreshAhead:
         for stored, count in found:
             if not _may_renew(stored):
                 continue
-            due, until = self._due(key, target, stored), self._fresh_until(target, stored)
+            until = self._fresh_until(target, stored)
+            due = self._due(key, stored, until)
             if due > now:
                 looks.append(due)
                 continue
