@@ -148,14 +148,16 @@ class Fetcher:
         return self._send(query, _plan_of(query, keeps_conditions))
 
     def foresee(self, query: Query, as_it_came: bool = False) -> UpstreamRequest:
-        """The call that `send` would make, or with `as_it_came` the other one, less its body.
-        Raises LoopDetected.
+        """The call that `send` would make, or with `as_it_came` the one of `send_as_it_came`,
+        without its body. Raises LoopDetected.
         """
         plan = Plan(query.request.method) if as_it_came else _plan_of(query, False)
         return self._call_of(query, plan)
 
     def send_as_it_came(self, query: Query) -> Received:
-        """The same for a request that passes by the store, with its body."""
+        """Sends a request that passes by the store, with its body, and waits for the head of the
+        response. Raises UpstreamError.
+        """
         return self._send(query, Plan(query.request.method))
 
     def _call_of(self, query: Query, plan: Plan) -> UpstreamRequest:

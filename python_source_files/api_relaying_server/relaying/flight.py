@@ -36,7 +36,8 @@ class Landing(Generic[Outcome]):
 
     def __init__(self, key: str = "") -> None:
         self.key = key
-        # guards _waiting: who comes in and who is called; _heard: made before it is set
+        # Guards _waiting and _heard. Whoever finds no outcome has put its call, or its event, there
+        # before the calls are made and the event is set.
         self._lock = threading.Lock()
         self._waiting: list[Callable[[], None]] = []
 

@@ -32,6 +32,7 @@ room for another.
 """
 
 MOST_CLAIMS = 1024
+"""Forms that are claimed at a time; when there are so many, all claims are forgotten."""
 
 Name = tuple[str, Selecting, str]
 """What is made: the key, what selects the response, the coding."""

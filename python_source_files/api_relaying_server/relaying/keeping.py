@@ -84,6 +84,7 @@ fetch that began before is over by then.
 """
 
 _EPOCHS = 2**48
+"""Epochs (see `Moment`) are drawn from so many, at random: no two invalidations get the same."""
 
 
 class Moment(NamedTuple):
@@ -114,7 +115,7 @@ class FoundRecord(NamedTuple):
 
 class Looked(NamedTuple):
     """What the store has under a key, with what tells whether anything has changed since it was
-    looked at. Memory has it not.
+    looked at. It is not in memory.
     """
 
     found: Single | Record | None
@@ -123,8 +124,9 @@ class Looked(NamedTuple):
 
 
 class LookedTogether(NamedTuple):
-    """What the store has under several keys, and the same of the moment before that was read, for
-    all keys. A key that is not in `found` has to be looked at alone.
+    """What the store has under several keys, with what tells, for all of them, whether anything has
+    changed since the moment before that was read. A key that is not in `found` has to be looked at
+    alone.
     """
 
     found: Mapping[str, Single | Record | None]
@@ -669,7 +671,8 @@ class Keeper:
         """Does what a message of another process asks for; never blocks.
 
         The loop comes here, too, and whoever does holds a lock that the loop takes. So nothing here
-        may read a `QueuedStore` or wait for one: that is `waiting` (see there).
+        may read a `QueuedStore` or wait for one: a handler then waits for its next turn
+        (`turnstile.waiting`), which the loop would never give, as it waits for that lock.
         """
         if isinstance(message, Changed):
             self._forget_changed(message.key)
@@ -744,7 +747,7 @@ class Keeper:
             return None
         return self._judged(key, record)
 
-    # The order that `_read_stored` relies on: the store, then the stripe, then the memory.
+    # The order that `take_in` relies on: the store, then the stripe, then the memory.
 
     def _drop(self, key: str) -> None:
         self._touch(key)

@@ -149,8 +149,7 @@ class Invalidations:
 class KeyFacts:
     """What is known of each key: whether its answers can be shared (if not, its clients do not wait
     for each other), which request fields select among them, by which target it was asked for, and
-    when it was last invalidated.
-    Thread-safe.
+    when it was last invalidated. Thread-safe.
     """
 
     def __init__(self) -> None:

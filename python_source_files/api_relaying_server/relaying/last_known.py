@@ -29,7 +29,9 @@ class LastKnown:
         return len(self._records)
 
     def add(self, records: Mapping[str, Record], now: float, tick: int = 0) -> None:
-        """Keep records from now on; `tick` counts invalidations."""
+        """Keeps records for a while, from `now` (Unix time) on, which is `tick` in the order of
+        invalidations.
+        """
         with self._lock:
             for key, record in records.items():
                 self._remove(key)

@@ -41,6 +41,7 @@ from api_relaying_server.relaying.stored_answers import StoredAnswers
 _NEVER_FROM_MEMORY = frozenset(
     ("content-length", "transfer-encoding", "expect", "upgrade", "max-forwards")
 )
+"""Request fields with which a thread answers, whatever is in memory."""
 
 DECIDED_AGAIN = 2
 """Answers after which what the rules found is remembered: a head that comes again as it was is

@@ -37,7 +37,9 @@ _log = logging.getLogger(Transfer.__module__)  # a transfer would write to it
 
 
 def is_plain_miss(query: Query, lead: Leader) -> bool:
-    """True where nothing is stored, no other process is to be asked, and no log wants to know."""
+    """True where nothing is stored, no other process is to be asked, and nothing is logged of it
+    (at debug).
+    """
     return (
         query.ask is MISSING
         and is_plain(query.request)

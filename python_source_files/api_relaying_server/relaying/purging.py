@@ -93,8 +93,8 @@ class StoredTargets:
     """What is stored, by target. Thread-safe; for administration: a call may take seconds.
 
     A store in the memory of each worker is each worker's own: there a purge counts for all of them,
-    and tells what this one had. `on_purged` is told the number of each purge. `uses` are those of
-    this process, unless others are put there before the first call.
+    and tells what this one had. `on_purged` gets the number of targets of each purge. `uses` are
+    those of this process, unless others are put there before the first call.
     """
 
     def __init__(

@@ -359,7 +359,7 @@ class Relay:
 
     def _send_out(self, query: Query, place: Place, lead: Leader) -> Answer | Waiting:
         """Leads a fetch in the background, for a client who has a stale answer: so it waits no
-        longer than a second when the upstream hangs.
+        longer than `STALE_AFTER` when the upstream hangs.
         """
         quiet = query._replace(caller=Caller(query.caller.client))
         if lead.landing is not None:
@@ -380,8 +380,8 @@ class Relay:
             return self._from_elsewhere(query, verdict)
         query, key = query._replace(ask=verdict), self._keeper.key_of(query.request.target)
         if place.brief and verdict.fallback is None and _is_under_way(place.landing):
-            # The stale answer is gone: now it waits as long as one who has just come, and at no
-            # fetch from before an invalidation.
+            # The stale answer is gone: now it waits for as long as one who has just come, and not
+            # for a fetch from before an invalidation.
             return self._join(query, key, None, place._replace(landing=None, fetch=None))
         answer = self._follow(query, place)
         return answer if answer is not None else self._join(query, key, None, place)
@@ -410,8 +410,8 @@ class Relay:
 
     def _of_shared(self, query: Query, outcome: SharedResponse, came: int) -> Answer | None:
         request, reason, now = query.request, query.ask.reason, self._clock()
-        # Closes a race: the target may have been invalidated since the leader sent its request. One
-        # who was answered after that must not get what was made before.
+        # Closes a race: the target may have been invalidated since the leader sent its request. A
+        # client that knows of that must not get an answer from before it.
         key, stored = self._keeper.key_of(request.target), outcome.stored
         if not self._keeper.is_current(key, outcome.began, stored):
             return None

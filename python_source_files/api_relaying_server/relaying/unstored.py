@@ -13,7 +13,7 @@ from typing import Protocol
 from api_relaying_server.caching.storing import RULES
 
 PLACES = 8192
-"""Numbers in a table; a power of two. They take 64 KiB."""
+"""Numbers in a table; a power of two. Of 64 bits each, they take 64 KiB."""
 
 REASONS = {
     **{rule.name: rule.says for rule in RULES},

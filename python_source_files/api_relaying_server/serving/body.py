@@ -65,7 +65,7 @@ class RequestBody(PacedBody):
         return self._incoming.done
 
     @property
-    def waits(self) -> bool:  # type: ignore[override]
+    def waits(self) -> bool:  # type: ignore[override]  # found out each time it is asked
         """True where the client waits for `100 Continue`, and has sent nothing."""
         return self._incoming.to_ask and not self.comes_within(0)
 
