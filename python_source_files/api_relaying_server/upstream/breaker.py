@@ -38,7 +38,7 @@ from api_relaying_server.upstream.cooldown_news import (
     news_in,
     probe_of,
 )
-from api_relaying_server.upstream.exchange import LONGEST_NAME, UpstreamRequest
+from api_relaying_server.upstream.exchange import SHOWN_LENGTH, UpstreamRequest
 from api_relaying_server.upstream.signals import LONGEST_WAIT, Scope, UpstreamSignals
 
 _log = logging.getLogger(__name__)
@@ -126,7 +126,9 @@ class CircuitBreaker:
         self._clock = clock
         self._chance = chance
         self._coordinator = coordinator
-        self._lock = threading.Lock()  # guards `_cooldowns`, `_failed`, `_closed_at`, `_said_at`
+        # Guards `_cooldowns`, `_failed`, `_closed_at`, `_said_at`. Looking for a cooldown and
+        # emptying `_failed` take no lock: each is one step, and all is well in nearly every call.
+        self._lock = threading.Lock()
         self._cooldowns = Cooldowns()
         self._failed: dict[str, float] = {}  # targets that failed since the last answer, and when
         self._closed_at = float("-inf")
@@ -284,7 +286,7 @@ class CircuitBreaker:
                 mine.until = max(mine.until, whole.until + min(NEXT_TARGET, self._seconds))
         elif self._cooldowns.get(WHOLE) is None:
             self._failed = {t: at for t, at in self._failed.items() if at > now - WINDOW}
-            self._failed[call.request.target[:LONGEST_NAME]] = now
+            self._failed[call.request.target[:SHOWN_LENGTH]] = now
             if len(self._failed) >= TARGETS_FOR_ALL:
                 self._failed = {}
                 why = f"{signals.why} as {TARGETS_FOR_ALL} targets in a row fail"
@@ -391,9 +393,7 @@ class CircuitBreaker:
         """
         now = self._clock()
         cooldowns = [self._cooldowns.get(subject) for subject in (WHOLE, ANONYMOUS)]
-        return max(
-            0.0, *(cooldown.until - now for cooldown in cooldowns if cooldown is not None), 0.0
-        )
+        return max([0.0, *(one.until - now for one in cooldowns if one is not None)])
 
     @property
     def is_closed(self) -> bool:

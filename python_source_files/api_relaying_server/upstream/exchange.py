@@ -41,7 +41,7 @@ from api_relaying_server.http1.message import Field, ResponseHead
 from api_relaying_server.turnstile import waiting
 from api_relaying_server.upstream.tls import is_alert, tls_error_of
 
-LONGEST_NAME = 512
+SHOWN_LENGTH = 512
 """Characters of a target that are shown."""
 
 MAX_RESPONSE_HEAD = 65536
@@ -112,7 +112,7 @@ class UpstreamRequest(NamedTuple):
     def shown(self) -> str:
         """Method and path: a query may hold secrets."""
         path, query, _ = self.target.partition("?")
-        return f"{self.method} {path[:LONGEST_NAME]}" + (query and "?...")
+        return f"{self.method} {path[:SHOWN_LENGTH]}" + (query and "?...")
 
 
 class ConnectionLost(UpstreamError):

@@ -32,7 +32,6 @@ PATIENCE = 3.0
 thread that waits is needed by others.
 """
 
-
 QUIET = 60.0
 """Seconds between two lines in the log about lacks of our own."""
 
@@ -68,8 +67,8 @@ class OfflineUpstream:
 class GuardedUpstream:
     """An upstream with the checks before it. Thread-safe.
 
-    `tokens` None: no limit of the rate. `refused` counts refusals by their reason. So many calls
-    are under way as `in_flight` says.
+    `tokens` None: no limit of the rate. `refused` counts refusals by their reason; `in_flight` is
+    the number of calls under way.
     """
 
     def __init__(

@@ -41,7 +41,8 @@ _log = logging.getLogger(__name__)
 
 IDLE_MAX = 55.0
 """Seconds for which an idle connection is used again where the upstream says nothing; nginx and
-Apache close theirs after 75 and 5."""
+Apache close theirs after 75 and 5.
+"""
 
 IDLE_MAX_ONCE = 1.0
 """The same for a request that cannot be sent twice: the upstream may be closing it right now."""

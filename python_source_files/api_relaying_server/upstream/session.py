@@ -60,11 +60,11 @@ class _Prepared(requests.PreparedRequest):
         # That of `requests` sets what is set here, or above for all.
         self.method = request.method
         self.url = url
-        self.body = request.body  # type: ignore[assignment]
+        self.body = request.body  # type: ignore[assignment]  # pieces, which `requests` allows
         self.request = request
 
     @cached_property
-    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
+    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]  # as `cookies`
         """The fields by name, as `requests` has them."""
         return _by_name(Fields(self.request.fields))
 
@@ -84,7 +84,7 @@ class Fetch(requests.Response):
     encoding = None
     elapsed = timedelta(0)
     url = ""
-    request: requests.PreparedRequest = None  # type: ignore[assignment]
+    request: requests.PreparedRequest = None  # type: ignore[assignment]  # until it is sent
 
     def __init__(self, exchange: Exchange, request_time: float, response_time: float) -> None:
         self.raw = self.exchange = exchange
@@ -95,12 +95,12 @@ class Fetch(requests.Response):
         self.response_time = response_time
 
     @cached_property
-    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]
+    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]  # as `cookies`
         """The fields by name, as `requests` has them."""
         return _by_name(self.exchange.head.fields)
 
     @cached_property
-    def cookies(self) -> RequestsCookieJar:  # type: ignore[override]
+    def cookies(self) -> RequestsCookieJar:  # type: ignore[override]  # made when it is used
         """Empty: `Set-Cookie` is passed on and not read."""
         return RequestsCookieJar()
 
@@ -123,7 +123,7 @@ class RelaySession(CachedSession):
         super().__init__(backend=backend)
         self.trust_env = False  # no proxies and no netrc
 
-    def send(  # type: ignore[override]
+    def send(  # type: ignore[override]  # without the options of requests-cache
         self, request: requests.PreparedRequest, **kwargs: Any
     ) -> requests.Response:
         """Sends a request through the adapter for its URL, as `requests.Session` does.

@@ -85,7 +85,7 @@ def _reason(error: ssl.SSLError) -> str:
 def _as_file(content: bytes) -> Iterator[str]:
     """The name of a file in memory: the library takes a certificate's key from files only."""
     if hasattr(os, "memfd_create"):
-        file = open(os.memfd_create("pem"), "w+b")  # noqa: SIM115
+        file = open(os.memfd_create("pem"), "w+b")
     else:
         file = tempfile.TemporaryFile()
     with file:
