@@ -115,8 +115,8 @@ class QueuedStore(Store):
     def read_together(self, keys: Sequence[str]) -> dict[str, Single | Record | None]:
         if self._health.reading.fault is not None:
             return {}  # each read by itself finds out whether that is over
-        waiting = self._queue.peek_all(keys)
-        stored = [key for key in keys if key not in waiting] if waiting else keys
+        queued = self._queue.peek_all(keys)
+        stored = [key for key in keys if key not in queued] if queued else keys
         try:
             fetched = self._storage.fetch_together(stored) if stored else {}
         except Exception as error:
@@ -126,11 +126,11 @@ class QueuedStore(Store):
             return {}
         missing = [key for key in stored if key not in fetched]
         decoded = self._decode_all({k: data for k, data in fetched.items() if data is not None})
-        found = {**waiting, **dict.fromkeys(missing), **decoded}
+        found = {**queued, **dict.fromkeys(missing), **decoded}
         read = [key for key, one in decoded.items() if one is not None]
-        waits = len(waiting) - list(waiting.values()).count(None)
-        self._count_read("misses", len(missing) + len(waiting) - waits)
-        self._count_read("hits", len(read) + waits)
+        written = len(queued) - list(queued.values()).count(None)
+        self._count_read("misses", len(missing) + len(queued) - written)
+        self._count_read("hits", len(read) + written)
         if self._storage.wants_credit:
             for key in read:
                 self.note_use(key)
@@ -180,25 +180,25 @@ class QueuedStore(Store):
             uses[key] = uses.get(key, 0) + times  # two threads may lose one: it is an estimate
 
     def keys(self, prefix: str = "", holding: Sequence[str] = ()) -> Iterator[str]:
-        waiting, others_go = self._queue.waiting()
-        yield from (key for key, stays in waiting.items() if stays and key.startswith(prefix))
+        queued, others_go = self._queue.waiting()
+        yield from (key for key, stays in queued.items() if stays and key.startswith(prefix))
         if others_go:
             return
         try:
             keys = self._storage.walk(prefix, holding)
-            yield from (key for key in keys if key not in waiting)
+            yield from (key for key in keys if key not in queued)
         except Exception as error:
             self._read_failed(_as_fault(error))
 
     def keys_after(self, key: str, prefix: str, limit: int) -> list[str]:
-        waiting, others_go = self._queue.waiting()
+        queued, others_go = self._queue.waiting()
         new = sorted(
-            one for one, stays in waiting.items() if stays and one > key and one.startswith(prefix)
+            one for one, stays in queued.items() if stays and one > key and one.startswith(prefix)
         )
         try:
             while not others_go:
                 found = self._storage.keys_after(key, prefix, limit)
-                old = [one for one in found if one.startswith(prefix) and one not in waiting]
+                old = [one for one in found if one.startswith(prefix) and one not in queued]
                 is_all = len(found) < limit or not found[-1].startswith(prefix)
                 # Behind the last of them there may be others, before what is new.
                 near = new if is_all else [one for one in new if one <= found[-1]]
@@ -210,8 +210,8 @@ class QueuedStore(Store):
         return new[:limit]
 
     def count_keys(self, prefix: str) -> int:
-        waiting, others_go = self._queue.waiting()
-        here = {key: stays for key, stays in waiting.items() if key.startswith(prefix)}
+        queued, others_go = self._queue.waiting()
+        here = {key: stays for key, stays in queued.items() if key.startswith(prefix)}
         count = sum(here.values())
         try:
             if not others_go:

@@ -313,7 +313,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
             with self.connection() as connection:
                 rows = connection.execute(select, (*wanted, last, KEYS_AT_ONCE)).fetchall()
             more = len(rows) == KEYS_AT_ONCE
-            for last, key, may_hold in rows:  # noqa: B007
+            for last, key, may_hold in rows:  # noqa: B007 (`last` is where the next read begins)
                 if may_hold and key.startswith(begin):
                     yield key[len(self._begin) :]
 

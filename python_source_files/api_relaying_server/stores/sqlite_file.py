@@ -35,9 +35,10 @@ LOG_ENDINGS = ("-wal", "-shm")  # of the files that SQLite keeps beside a databa
 MOST_SET_ASIDE = 8  # damaged files kept beside the store; then it stays off, lest it fill the disk
 PAGE = 4096
 PUT_TOGETHER = (32, 8)
-"""So many new entries are written by one statement: to begin one
-takes as long as to write an entry, and each gives way to other threads several times.
+"""So many new entries are written by one statement: to begin one takes as long as to write an
+entry, and each gives way to other threads several times.
 """
+
 COLUMNS = {
     "responses": ["id", "key", "value", "expires"],
     "usage": ["id", "pages", "uses", "worth", "parts"],

@@ -1,4 +1,4 @@
-"""The bound of SQLite's write-ahead log: who writes empties it, and does not write where he cannot.
+"""The bound of SQLite's write-ahead log: whoever writes empties it, or else writes nothing.
 
 SQLite begins its log anew only when a writer finds that all of it has been copied into the file and
 nobody reads it. With several processes that write, somebody always has added to it meanwhile, so it
@@ -42,7 +42,7 @@ def begin(connection: sqlite3.Connection, log: str, until: float) -> None:
         if enough == MOST and time.monotonic() >= until:
             text = f"its log of {size >> 20} MiB cannot be emptied: somebody reads from it"
             raise StorageFault(Trouble.LOCKED, text)
-        # First what keeps nobody from writing: the disk may be slow. If another one is at it he
+        # First what keeps nobody from writing: the disk may be slow. Another process that is at it
         # may finish it, while there is room.
         if _checkpoint(connection, "PASSIVE") or size > MOST:
             empty(connection)

@@ -86,7 +86,7 @@ class Store(ABC):
 
     @property
     def trouble(self) -> Trouble | None:
-        """The kind of that."""
+        """The kind of that fault, None where the store works."""
         return None
 
     def coordinator(self) -> Coordinator:
