@@ -451,10 +451,34 @@ class SharedBodyTest(unittest.TestCase):
         taking = iter(fast)
         for _ in range(3):
             next(taking)
-        with mock.patch.object(body._changed, "wait", side_effect=[True, True, False]) as wait:
+        waits = [True, False, True, *[False] * shared_body.WAITS]
+        with mock.patch.object(body._changed, "wait", side_effect=waits) as wait:
             next(taking)
-        self.assertEqual((wait.call_count, slow.is_cut), (3, True))
-        self.assertEqual(wait.call_args[0], (shared_body.SLOWEST_WAIT,))
+        self.assertEqual((wait.call_count, slow.is_cut), (len(waits), True))
+        last = wait.call_args_list[-shared_body.WAITS :]
+        self.assertEqual(sum(call[0][0] for call in last), shared_body.SLOWEST_WAIT)
+
+    def test_nobody_is_cut_because_the_process_stood_still(self) -> None:
+        """All that waits has waited long enough then, and nobody has had a turn."""
+        piece = b"x" * (shared_body.WINDOW // 2)
+        body = SharedBody(Pieces(*[piece] * 6), 0, None)
+        fast, slow = body.attach(), body.attach()
+        assert fast is not None and slow is not None
+        taking, behind = iter(fast), iter(slow)
+        for _ in range(3):
+            next(taking)
+        waits: list[float] = []
+
+        def wait(seconds: float) -> bool:
+            waits.append(seconds)
+            if len(waits) == 1:
+                return False  # however long it was
+            next(behind)  # its turn
+            return True
+
+        with mock.patch.object(body._changed, "wait", wait):
+            next(taking)
+        self.assertEqual((len(waits), slow.is_cut), (2, False))
 
     def test_one_at_a_time_fetches(self) -> None:
         fetching: list[bool] = []

@@ -22,7 +22,12 @@ from api_relaying_server.upstream.exchange import Listener
 _log = logging.getLogger(__name__)
 
 SLOWEST_WAIT = 1.0
-"""Seconds for which those who share a body that is not kept wait for the slowest of them."""
+"""Seconds for which those who share a body that is not kept wait for the slowest of them..."""
+
+WAITS = 4
+"""...and in how many waits: where the whole process stands still one of them runs out, and the
+slowest has had no turn.
+"""
 
 STALLED_AFTER = 0.5
 """Seconds after which followers read a body themselves if its leader has stopped reading it."""
@@ -263,7 +268,7 @@ class SharedBody:
                 if self._finished:
                     return b""
                 if self._must_wait_for_others():
-                    if not self._changed.wait(SLOWEST_WAIT) and self._must_wait_for_others():
+                    if self._nobody_goes_on() and self._must_wait_for_others():
                         self._cut_the_slowest(reader)
                     continue
                 if self._fetching:
@@ -272,6 +277,9 @@ class SharedBody:
                 self._fetching = True  # from here on this reader owns the source
                 listener = self._waits_with(reader.listener)
             self._fetch_one(listener)  # and gives it back
+
+    def _nobody_goes_on(self) -> bool:
+        return not any(self._changed.wait(SLOWEST_WAIT / WAITS) for _ in range(WAITS))
 
     def _cut_the_slowest(self, waiting: Reader) -> None:
         """Ends the slowest readers: one that takes nothing must not hold up the others."""
