@@ -295,7 +295,7 @@ SMALL_PREPARE, SMALL_MEASURE = _repeat(SAME_URL)
 def _zipf(urls: int) -> Scenario:
     return Scenario(
         "zipf",
-        f"{urls:,} stored URLs by Zipf's law, hot tier for a tenth",
+        f"{urls:,} URLs by Zipf's law, memory for a tenth",
         _measure_zipf,
         _prepare_zipf,
         labels=(*CACHES, "seed", "floor-stored"),
@@ -397,7 +397,7 @@ FIXED_SCENARIOS: tuple[Scenario, ...] = (
     ),
     _records(
         "records-stored",
-        "the same, relay with 4 MiB of memory",
+        "20,000 URLs of 2 kB, relay with 4 MiB of memory",
         at_least(0.8, "nginx"),
         at_most(45, "", "cpu"),
         labels=(*CACHES, "floor-stored"),

@@ -414,7 +414,7 @@ def connections(data: Json) -> str:
         row = [label, cell(median(close, label, "rate")), cell(median(close, label, "p99"))]
         rows.append([*row, cell(cpu, "{:.1f}"), cell(cpu and cpu / nginx, "{:.2f}")])
     note = f"Medians of {data['rounds']} rounds of {data['seconds']} s, one core each.\n"
-    head = ["server", "connections/s", "p99 µs", "CPU µs of each", "× nginx"]
+    head = ["server", "connections/s", "p99 µs", "CPU µs of each", "CPU, × nginx"]
     return table(head, rows) + "\n" + note
 
 
@@ -481,7 +481,7 @@ def mixed(data: Json) -> str:
         row += [cell(p99 and p99 / nginx, "{:.2f}"), cell(median(one, name, "cpu"), "{:.1f}")]
         row += [cell(median(one, name, "miss_rate")), cell(median(one, name, "miss_p99"))]
         rows.append(row)
-    head = ["server", "hits/s", "p50 µs", "p99 µs", "× nginx", "CPU µs of a request"]
+    head = ["server", "hits/s", "p50 µs", "p99 µs", "p99, × nginx", "CPU µs of a request"]
     note = f"Medians of {data['rounds']} rounds of {data['seconds']} s, in turns, one core each.\n"
     return table([*head, "misses/s", "their p99 ms"], rows) + "\n" + note
 
