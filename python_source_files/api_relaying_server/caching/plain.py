@@ -1,10 +1,10 @@
 """The plain case of a hit, decided in one step: a GET without credentials, conditions, ranges and
 directives of its own, and one whole response that its origin lets answer while it is fresh.
 
-It gives what the general rules of `reuse` and `responding` give, at a tenth of their cost, and None
-wherever it does not know; `tests/test_plain.py` compares the two. What differs little from response
-to response is found out once: the names of the fields in their order (`_layout`), and what a
-`Cache-Control` says (`_said`).
+It gives what the general rules of `reuse` and `responding` give, at a fraction of their cost
+(`benchmarks/micro`: `plain`, beside `decide` and `prepare`), and None wherever it does not know;
+`tests/test_plain.py` compares the two. What differs little from response to response is found out
+once: the names of the fields in their order (`_layout`), and what a `Cache-Control` says (`_said`).
 """
 
 from __future__ import annotations

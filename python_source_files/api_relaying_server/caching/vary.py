@@ -129,7 +129,7 @@ def _normalised(name: str, values: Sequence[str]) -> str:
 
 
 _normalised_before = lru_cache(1024)(_normalised)
-"""Clients say the same again and again (measured: 0.5 us for what takes 10)."""
+"""Clients say the same again and again."""
 
 
 def _combined(values: Sequence[str]) -> str:

@@ -125,7 +125,7 @@ def parse_date(text: str, now: float) -> float | None:
 
 @lru_cache(maxsize=4096)
 def _parse_fixdate(text: str) -> float | None:
-    # Origins repeat their dates: Date by the second, Last-Modified for days (3.9 us become 0.1).
+    # Origins repeat their dates: Date by the second, Last-Modified for days.
     found = _FORMS[0].fullmatch(text)
     return None if found is None else _unix_time(found, 0.0)
 
