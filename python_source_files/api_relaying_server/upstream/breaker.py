@@ -274,6 +274,43 @@ class CircuitBreaker:
         if cooldown.until > cooled_until:
             self._coordinator.tell(message_of(News(subject, cooldown.until - now, signals.why)))
 
+    def _next(
+        self,
+        cooldown: Cooldown,
+        had: Cooldown | None,
+        probed: Cooldown | None,
+        signals: UpstreamSignals,
+        now: float,
+    ) -> Cooldown | None:
+        """The cooldown that follows from an outcome, None for none. `had` is the subject's present
+        one, `probed` the one that the call was the probe of.
+        """
+        if had is not None and had is not probed:
+            # A call from before the pause fails as the first did: the pause does not grow for it,
+            # but lasts as long as the upstream asks for.
+            had.until = max(had.until, now + min(signals.wait or 0.0, LONGEST_WAIT))
+            return had
+        seconds = self._span(cooldown.failures, signals.wait)
+        if seconds <= 0:
+            return None
+        cooldown.failures = cooldown.failures + 1 if signals.failed else 0
+        cooldown.until = now + seconds
+        cooldown.why = signals.why
+        return cooldown
+
+    def _span(self, failures: int, wait: float | None) -> float:
+        """Seconds of a cooldown that has that many failures before this one.
+
+        The first is as long as the upstream asks for, else `--cool-down`. Later ones grow, and are
+        never shorter than the upstream asks for.
+        """
+        asked = min(wait or 0.0, LONGEST_WAIT)
+        if failures == 0:
+            return asked or self._seconds
+        grown = min(self._longest, self._seconds * GROWTH ** min(failures, 64))
+        least = max(self._seconds, grown * (1 - JITTER))
+        return max(asked, least + (grown - least) * self._chance())
+
     def _count(self, call: Call, signals: UpstreamSignals, now: float) -> None:
         """Notes one more target that fails as all would if the upstream were down."""
         # How long is up to us: what the upstream asks for is about one target.
@@ -337,43 +374,6 @@ class CircuitBreaker:
             self._closed_at = now
         if cooldown.said:
             _log.info("%s answers again, according to another process", cooldown.of)
-
-    def _next(
-        self,
-        cooldown: Cooldown,
-        had: Cooldown | None,
-        probed: Cooldown | None,
-        signals: UpstreamSignals,
-        now: float,
-    ) -> Cooldown | None:
-        """The cooldown that follows from an outcome, None for none. `had` is the subject's present
-        one, `probed` the one that the call was the probe of.
-        """
-        if had is not None and had is not probed:
-            # A call from before the pause fails as the first did: the pause does not grow for it,
-            # but lasts as long as the upstream asks for.
-            had.until = max(had.until, now + min(signals.wait or 0.0, LONGEST_WAIT))
-            return had
-        seconds = self._span(cooldown.failures, signals.wait)
-        if seconds <= 0:
-            return None
-        cooldown.failures = cooldown.failures + 1 if signals.failed else 0
-        cooldown.until = now + seconds
-        cooldown.why = signals.why
-        return cooldown
-
-    def _span(self, failures: int, wait: float | None) -> float:
-        """Seconds of a cooldown that has that many failures before this one.
-
-        The first is as long as the upstream asks for, else `--cool-down`. Later ones grow, and are
-        never shorter than the upstream asks for.
-        """
-        asked = min(wait or 0.0, LONGEST_WAIT)
-        if failures == 0:
-            return asked or self._seconds
-        grown = min(self._longest, self._seconds * GROWTH ** min(failures, 64))
-        least = max(self._seconds, grown * (1 - JITTER))
-        return max(asked, least + (grown - least) * self._chance())
 
     # What operators see.
 
