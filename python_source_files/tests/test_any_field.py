@@ -193,7 +193,7 @@ class AnyBytes(unittest.TestCase):
         sent = RequestHead.of(method, "/x", asked)
         initial_age(told, NOW - 1, NOW)
         is_not_modified(asked, status, told, NOW)
-        if_range_holds(asked, status, told, NOW)
+        if_range_holds(asked, told, NOW)
         targets_to_invalidate(sent, status, told, "http://origin.test/base")
         kept = keep(sent, head, body)
         plain = keep(request(), head, body)

@@ -63,7 +63,7 @@ def fields_of_304(fields: Fields) -> Fields:
     )
 
 
-def if_range_holds(request: Fields, status: int, stored: Fields, response_time: float) -> bool:
+def if_range_holds(request: Fields, stored: Fields, response_time: float) -> bool:
     """True where a `Range` may be served: there is no `If-Range`, or its validator is strong and
     the same (13.1.5).
     """

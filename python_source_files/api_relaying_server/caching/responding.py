@@ -75,7 +75,7 @@ def shape_of(request: RequestHead, found: Assessed) -> Shape:
         return ("head", (), coding) if coding else _HEAD
     if stored.status in (200, 206):
         specs = asked_ranges(fields)
-        if specs is not None and if_range_holds(fields, stored.status, stored.fields, made):
+        if specs is not None and if_range_holds(fields, stored.fields, made):
             return _range_shape(specs, stored)
     return ("whole", (), coding) if coding else WHOLE
 

@@ -293,7 +293,7 @@ def decide(request: RequestHead, record: Record | None, now: float, policy: Poli
         asked = request_directives(fields)
     verdict = _among(request, record, asked, now, policy)
     if isinstance(verdict, Ask) and (policy.offline or "only-if-cached" in asked):
-        return _without_upstream(verdict, now, policy)
+        return _without_upstream(verdict, policy)
     return verdict
 
 
@@ -317,7 +317,7 @@ def _covers(request: RequestHead, stored: StoredResponse) -> bool:
         return True
     if request.method == "HEAD":
         return False
-    holds = if_range_holds(request.fields, stored.status, stored.fields, stored.response_time)
+    holds = if_range_holds(request.fields, stored.fields, stored.response_time)
     return covers(stored, asked_ranges(request.fields) if holds else None)
 
 
@@ -440,7 +440,7 @@ def reason_to_keep(
     return ""
 
 
-def _without_upstream(ask: Ask, now: float, policy: Policy) -> Verdict:
+def _without_upstream(ask: Ask, policy: Policy) -> Verdict:
     if policy.offline and ask.fallback is not None:
         return Fresh(ask.fallback, stale=True, why="offline")
     if policy.offline:
