@@ -2,7 +2,8 @@
 
 A child writes versions of a few hundred entries as fast as it can and tells which; it is killed in
 the middle. Then the store must open, every record must be the very one that was written under its
-key, and none may be older than what was written a second before the kill.
+key, and none may be older than what was written a second before the kill. Time in which the child
+got no turn does not count.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import NamedTuple
 
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.stores.store import open_store
+from tests.standstill import Standstill
 from tests.store_support import MIB, eventually, make_record
 
 SOURCES = Path(__file__).resolve().parents[1]
@@ -57,32 +59,45 @@ def write_for_ever(path: str) -> None:
     store = open_store(f"sqlite:///{path}", LIMIT)
     chance = random.Random(os.getpid())
     version = 0
+    standstill = Standstill()
+    standstill.__enter__()
+    began = time.monotonic()
     while True:
         version += 1
         number = chance.randrange(KEYS)
         store.write(f"GET /{number}", record_of(f"GET /{number}", version))
-        sys.stdout.write(f"{version} {number} {time.monotonic()}\n")
+        lived = time.monotonic() - began - standstill.since(began)
+        sys.stdout.write(f"{version} {number} {lived}\n")
         sys.stdout.flush()
         if version % 50 == 0:  # else the queue is full at once, and full queues drop
             store.flush(5.0)
 
 
+def written(told: int) -> list[list[str]]:
+    """The whole lines that a child has written to this file."""
+    text = os.pread(told, os.fstat(told).st_size, 0).decode()
+    return [line.split() for line in text.splitlines(keepends=True) if line[-1] == "\n"]
+
+
+def lived(told: int) -> float:
+    """The seconds of its own time at which it wrote the last of them."""
+    size = os.fstat(told).st_size
+    last = os.pread(told, 200, max(0, size - 200)).rpartition(b"\n")[0].rpartition(b"\n")[2]
+    return float(last.split()[2]) if last else 0.0
+
+
 def play_round(path: str, seconds: float) -> Round:
-    """Let a child write for `seconds`, kill it, and look."""
+    """Let a child write for `seconds` of its own time, kill it, and look."""
     command = [sys.executable, "-m", "tests.soak_store", "--child", path]
     with tempfile.TemporaryFile("w+") as told:
         child = subprocess.Popen(command, cwd=SOURCES, stdout=told)
         try:
-            until = time.monotonic() + 30
-            while not os.fstat(told.fileno()).st_size and time.monotonic() < until:
-                time.sleep(0.01)
-            time.sleep(seconds)
+            eventually(lambda: lived(told.fileno()) > seconds, "it has written for long", 60.0)
         finally:
-            killed = time.monotonic()
             child.send_signal(signal.SIGKILL)
             child.wait()
-        told.seek(0)
-        lines = [line.split() for line in told.read().splitlines(keepends=True) if line[-1] == "\n"]
+        lines = written(told.fileno())
+        killed = lived(told.fileno())
     settled: dict[str, int] = {}
     for version, number, when in lines:
         if float(when) < killed - ALLOWED:
@@ -114,11 +129,13 @@ def write_past_a_quota(path: str) -> dict[str, object]:
         store.write(f"GET /{number}", make_record(number, 10_000))
     eventually(lambda: store.fault, "the quota is met")
     report: dict[str, object] = {"fault": store.fault, "full": not store.flush(0)}
-    began = time.monotonic()
-    report["right"] = all(
-        store.read(f"GET /{number}") in (None, make_record(number, 10_000)) for number in range(300)
-    )
-    report["seconds"] = time.monotonic() - began
+    with Standstill() as standstill:
+        began = time.monotonic()
+        report["right"] = all(
+            store.read(f"GET /{number}") in (None, make_record(number, 10_000))
+            for number in range(300)
+        )
+        report["seconds"] = time.monotonic() - began - standstill.since(began)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
     flushed = store.flush(10.0)
     eventually(lambda: not store.fault, "the fault is over")
