@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -19,12 +20,17 @@ NX = Path(sys.executable).with_name("nx-27017")
 """A server with MongoDB's protocol that can be installed from Python 3.10 on."""
 
 
+PORTS = range(20_000, 32_000)
+"""Below those that the system gives to whoever asks for any, or connects to somebody."""
+
+
 def free_port() -> int:
-    """A port that nobody listens on at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port that nobody listens on at the moment, and nobody gets by chance."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 class DatabaseServer:
