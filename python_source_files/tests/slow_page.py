@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 import time
 import unittest
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from playwright.sync_api import Page, expect
 
 from tests.browser_support import PATIENCE_MS, Browser
+from tests.database_support import free_port
 from tests.relay_support import (
     Asked,
     RunningRelay,
@@ -162,8 +162,7 @@ class NumbersTest(PageCase):
 
     def test_a_restart_is_survived_and_nothing_is_negative(self) -> None:
         origin = self.origin()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            admin = f"127.0.0.1:{free.getsockname()[1]}"
+        admin = f"127.0.0.1:{free_port()}"
         with RunningRelay(origin.url, "--admin", admin) as relay:
             page = self.page(relay, may_err=(LOST,))
             self.well(page)
@@ -189,7 +188,7 @@ class NumbersTest(PageCase):
         self.assertTrue(heights)
         self.assertGreaterEqual(min(heights), 0)
         self.assertLessEqual(max(heights), 100)
-        self.assertEqual(self.lines(page), 2)
+        self.expect_a_gap(page)
         page.locator("#minutes summary").click()
         self.assertNotIn("-", page.locator("#minutes-body").text_content() or "")
 
@@ -207,7 +206,7 @@ class NumbersTest(PageCase):
         self.well(page)
         relay.get("/a")
         self.expect_requests(page, 2)
-        self.assertEqual(self.lines(page), 2)
+        self.expect_a_gap(page)
 
     def test_what_was_before_the_page_is_shown_at_once_and_after_a_reload(self) -> None:
         for workers in ("1", "2"):
@@ -229,10 +228,10 @@ class NumbersTest(PageCase):
         label = re.compile(f", {count} requests in all$")
         expect(page.locator("#charts svg").nth(0)).to_have_attribute("aria-label", label)
 
-    def lines(self, page: Page) -> int:
-        """How many lines the first chart has: one more than gaps."""
+    def expect_a_gap(self, page: Page) -> None:
+        """The line of the first chart is broken once; a busy machine may let more seconds pass."""
         line = page.locator("#charts path:not(.area)").first.get_attribute("d") or ""
-        return line.count("M")
+        self.assertIn(line.count("M"), range(2, 5), line)
 
     def test_more_pages_than_may_listen(self) -> None:
         relay = self.relay(self.origin())
