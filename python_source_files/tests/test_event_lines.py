@@ -8,15 +8,20 @@ import json
 import re
 import signal
 import tempfile
+import threading
 import unittest
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.relay_support import (
+    CLOSE,
+    PATIENCE,
     Asked,
     Reply,
     RunningRelay,
     Script,
     ScriptedOrigin,
+    Step,
     eventually,
     read_reply,
     request_bytes,
@@ -189,14 +194,24 @@ class RequestLinesTest(unittest.TestCase):
     """A line about a request carries its id; nothing of a client's makes a line."""
 
     def test_the_id_of_a_request_whose_answer_is_cut(self) -> None:
-        cut = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"
+        begun = threading.Event()  # what is cut at once might be a 502
+
+        def cut(asked: Asked) -> Iterator[Step]:
+            yield b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc"
+            begun.wait(PATIENCE)
+            yield CLOSE
+
         for form in ("text", "json"):
+            begun.clear()
             with (
                 self.subTest(form),
-                ScriptedOrigin(lambda asked: (cut,)) as origin,
-                RunningRelay(origin.url, "--log-format", form, "--timeout-read", "0.5") as relay,
+                ScriptedOrigin(cut) as origin,
+                RunningRelay(origin.url, "--log-format", form) as relay,
+                relay.connect() as connection,
             ):
-                relay.raw(request_bytes("GET", "/cut", [("X-Request-Id", "n-1")]), 5.0)
+                connection.sendall(request_bytes("GET", "/cut", [("X-Request-Id", "n-1")]))
+                self.assertTrue(connection.recv(1))
+                begun.set()
                 eventually(lambda: "was cut" in relay.log(), "the line")  # noqa: B023
                 relay.stop()
                 read = [Line.read(line, form) for line in logged(relay)]
@@ -216,13 +231,16 @@ class RequestLinesTest(unittest.TestCase):
             ):
                 before = len(logged(relay))
                 for raw in (
-                    b"GET /a%0Aforged HTTP/1.1\r\nHost: a\r\nX-Request-Id: a\x0bforged\r\n\r\n",
+                    b"GET /a%0Aforged HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+                    b"X-Request-Id: a\x0bforged\r\n\r\n",
                     b"GET /\xe2\x80\xa8forged HTTP/1.1\r\nHost: a\r\n\r\n",
-                    b"GET /a HTTP/1.1\r\nHost: a\r\nUser-Agent: a\rforged\r\n\r\n",
+                    b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+                    b"User-Agent: a\rforged\r\n\r\n",
                     b"GET /a HTTP/1.1\r\nHost: a\r\nX-Request-Id: a\nforged\r\n\r\n",
-                    b"GET /a HTTP/1.1\r\nHost: a\r\nX-Request-Id: \x85forged\r\n\r\n",
+                    b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+                    b"X-Request-Id: \x85forged\r\n\r\n",
                 ):
-                    relay.raw(raw, 0.5)
+                    self.assertTrue(relay.raw(raw))
                 relay.stop()
                 lines = logged(relay)[before:]
             for line in (*lines, *path.read_text("ascii").splitlines()):

@@ -31,7 +31,7 @@ from tests.wire_support import (
     sends,
 )
 
-FLAGS = ("--default-ttl", "60", "--cool-down", "0", "--timeout-read", "1")
+FLAGS = ("--default-ttl", "60", "--cool-down", "0")
 
 
 class Playing:
@@ -134,7 +134,7 @@ def check_hang(case: HangTest, fault: Fault) -> None:
 class HangTest(WireTestCase):
     """An upstream that falls silent, in each state."""
 
-    flags = FLAGS
+    flags = (*FLAGS, "--timeout-read", "3")
     begun: dict[Fault, tuple[Client, Playing]]
 
     @classmethod
@@ -253,7 +253,7 @@ class FaultTest(WireTestCase):
 class OwnFailureTest(WireTestCase):
     """What one client meets stays its own."""
 
-    flags = ("--cool-down", "5")
+    flags = ("--cool-down", "60")
 
     def ask(self, target: str, *fields: str, method: str = "GET") -> Got:
         """The answer to a request without a body."""
@@ -456,7 +456,7 @@ class UndecodedTest(unittest.TestCase):
     def test_by_framing(self) -> None:
         foo, chunked = b"Transfer-Encoding: foo\r\n", b"Transfer-Encoding: chunked\r\n"
         with PlayingOrigin() as origin, RelaySession("memory") as session:
-            upstream = Upstream(session, Route(parse_base(origin.url)), 5.0, 5.0, 4)
+            upstream = Upstream(session, Route(parse_base(origin.url)), PATIENCE, PATIENCE, 4)
             for number, (method, status, fields, body, undecoded) in enumerate(
                 (
                     ("GET", b"200", foo, b"abc", True),
