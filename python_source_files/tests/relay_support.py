@@ -306,7 +306,7 @@ class RunningRelay(Relay):
             connection.sendall(request_bytes(method, target, headers, body))
             return read_reply(connection, method)
 
-    def raw(self, data: bytes, timeout: float = 2.0, until: bytes | None = None) -> bytes:
+    def raw(self, data: bytes, timeout: float = PATIENCE, until: bytes | None = None) -> bytes:
         """All that comes back for these bytes until the relay closes the connection, `timeout`
         seconds are over, or what came ends with `until`.
         """

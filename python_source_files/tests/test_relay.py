@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import tempfile
 import threading
 import unittest
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from api_relaying_server.serving.server import QUEUE_PER_THREAD
 from sample_menu_api.server import SampleMenuApi
-from tests.relay_support import RunningRelay, ScriptedOrigin, eventually, response
+from tests.relay_support import PATIENCE, RunningRelay, ScriptedOrigin, eventually, response
 from tests.worker_support import LocalWorker, handler_threads
 
 MENU = "/restaurant/kopparlyktan"
@@ -187,7 +188,7 @@ class MaxForwardsTest(unittest.TestCase):
     def test_the_last_hop_answers_itself(self) -> None:
         with ScriptedOrigin([]) as origin, RunningRelay(origin.url) as relay:
             fields = b"Host: a\r\nMax-Forwards: 0\r\nCookie: secret\r\nX-Seen: 1\r\n\r\n"
-            echo = relay.raw(b"TRACE /x HTTP/1.1\r\n" + fields, until=b"X-Seen: 1")
+            echo = relay.raw(b"TRACE /x HTTP/1.1\r\n" + fields, until=b"Max-Forwards: 0\r\n\r\n")
             told = relay.raw(b"OPTIONS /x HTTP/1.1\r\n" + fields, until=b"\r\n\r\n")
             self.assertIn(b"HTTP/1.1 200 OK", echo)
             self.assertIn(b"message/http", echo)
@@ -251,12 +252,14 @@ class OneFetchTest(unittest.TestCase):
             gate.wait(20)
             yield b"def"
 
-        with ScriptedOrigin(slow) as origin, RunningRelay(origin.url) as relay:
-            leader = relay.connect()
+        with ScriptedOrigin(slow) as origin, LocalWorker(origin.url) as relay:
+            leader = socket.create_connection(("127.0.0.1", relay.port), PATIENCE)
             leader.sendall(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
             origin.wait_for(1)
+            server = relay.worker.server
             with ThreadPoolExecutor(3) as pool:
-                followers = [pool.submit(relay.get, "/x") for _ in range(3)]
+                followers = [pool.submit(relay.ask, "/x") for _ in range(3)]
+                eventually(lambda: len(server.front) == 4, "they are in")
                 leader.close()
                 gate.set()
                 self.assertEqual({job.result(20).body for job in followers}, {b"abcdef"})
