@@ -109,7 +109,7 @@ class ServerTest(unittest.TestCase):
             self.assertEqual(self.server.arrivals._buffered, 0)
 
     def test_who_is_late_is_told(self) -> None:
-        with mock.patch.object(arriving, "WHOLE_WITHIN", 0.2):
+        with mock.patch.object(arriving, "WHOLE_WITHIN", 1.0):
             port = self.serve(self.wait_here)
             silent, slow = self.connect(port), self.connect(port, b"GET /call")
             self.assertEqual(silent.recv(100), b"")

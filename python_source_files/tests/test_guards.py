@@ -275,7 +275,7 @@ class SlotTest(GuardCase):
         for thread in threads:
             thread.start()
         eventually(lambda: len(refused) == 4, "three are asking, five wait, four are refused")
-        self.assertEqual(len(inside), 3)
+        eventually(lambda: len(inside) == 3, "the three have got there")
         go.set()
         for thread in threads:
             thread.join(PATIENCE)

@@ -105,12 +105,20 @@ class OverHttpTest(unittest.TestCase):
         ):
             head = f"GET /api/events{query} HTTP/1.1\r\nHost: localhost\r\n{field}\r\n"
             sock.sendall(head.encode())
-            while stream.readline() != b"\r\n":
-                pass
+            self.lines(stream, b"\r\n")
             return self.event(stream), self.event(stream)
 
+    def lines(self, stream: Any, last: bytes) -> list[str]:
+        """The next lines before such a last one."""
+        found = []
+        for line in iter(stream.readline, last):
+            if not line:
+                raise ConnectionError("the stream has ended")
+            found.append(line.decode().strip())
+        return found
+
     def event(self, stream: Any) -> tuple[str, int, Any]:
-        found = dict(line.decode().strip().split(": ", 1) for line in iter(stream.readline, b"\n"))
+        found = dict(line.split(": ", 1) for line in self.lines(stream, b"\n"))
         self.assertEqual(set(found), {"event", "id", "data"})
         return found["event"], int(found["id"]), json.loads(found["data"])
 
