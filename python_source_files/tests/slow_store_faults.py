@@ -30,6 +30,7 @@ from api_relaying_server.stores.store import Store, open_store
 from tests.soak_store import SOURCES, play_round
 from tests.standstill import Standstill
 from tests.store_support import MIB, PATIENCE, StoreCase, eventually, make_record
+from tests.upstream_support import HandClock
 
 NOBODY = 65534
 
@@ -645,6 +646,34 @@ class Ending(FaultCase):
 
         self.ends_soon(broken)
         self.assertIn("1 changes not stored", self.lines[-1])
+
+    def test_a_process_that_stood_still_writes_all_the_same(self) -> None:
+        """It was not the storage that took so long."""
+        store, goes_on = self.open(), threading.Event()
+        apply, join = self.storage(store).apply, store._thread.join
+        clock, looks = HandClock(), []
+
+        def apply_later(*words: Any) -> int:
+            goes_on.wait(PATIENCE)
+            return apply(*words)
+
+        def look(seconds: float) -> None:
+            looks.append(seconds)
+            if len(looks) == 1:
+                clock.advance(5.0)
+            elif len(looks) == 3:
+                goes_on.set()
+            join(seconds)
+
+        with (
+            mock.patch.object(self.storage(store), "apply", apply_later),
+            mock.patch.object(store._thread, "join", look),
+            mock.patch.object(queued_store, "time", mock.Mock(wraps=time, monotonic=clock)),
+        ):
+            store.write("GET /new", make_record("new"))
+            store.close(PATIENCE)
+        self.assertEqual(store.counters.dropped, 0)
+        self.assertEqual(self.read_file("GET /new"), {"GET /new": make_record("new")})
 
     def test_a_call_that_does_not_return(self) -> None:
         returns = threading.Event()

@@ -424,7 +424,10 @@ from tests.slow_worker_coordinator import Fields, RequestHead, Worker, response,
 from api_relaying_server.cluster.file_locks import lock_file
 from api_relaying_server.cluster.message_text import encode
 from api_relaying_server.cluster.shared_memory import SharedMemory
+from api_relaying_server.relaying import keeping
+from api_relaying_server.stores import sqlite
 from api_relaying_server.stores.store import open_store
+keeping.CLAIM_AT_MOST = keeping.TELL_AT_MOST = sqlite.WRITE_DEADLINE = 20.0  # others may be slow
 WORKERS, VARIANTS, OTHERS = 4, 6, 60
 url, memory, locks = "sqlite:///" + sys.argv[1], SharedMemory(WORKERS + 1), lock_file()
 
@@ -438,6 +441,7 @@ def write(slot):
             asked = RequestHead.of("GET", f"/{name} {other}", Fields())
             worker.keeper.add(asked, response(name), worker.keeper.begin())
         worker.pass_loop()
+    assert store.flush(20.0)
     store.close(10.0)
 
 all_well(*[forked(write, slot) for slot in range(1, WORKERS + 1)])

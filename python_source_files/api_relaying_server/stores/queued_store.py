@@ -31,6 +31,7 @@ from api_relaying_server.stores.write_queue import Batch, Unqueued, WriteQueue
 from api_relaying_server.turnstile import waiting
 
 LAST_TRY = 0.6  # seconds without a change written after which the end waits no longer
+LAST_LOOK = 0.02  # seconds between two looks whether one was written
 GIVE_UP = 0.2  # seconds for what is under way then
 CHECK_EVERY = 1.0  # seconds between two looks whether the file is still the one that is open
 TRIM_EVERY = 0.02  # seconds between two steps of tidying, so that others can write too
@@ -270,14 +271,17 @@ class QueuedStore(Store):
 
     def _wait_for_the_last(self, deadline: float) -> None:
         """Wait until all changes are stored: at most `deadline` seconds, and not for a storage that
-        writes none of them for LAST_TRY seconds, because it fails, is locked or hangs.
+        writes none of them for LAST_TRY seconds, because it fails, is locked or hangs. These are
+        seconds of waiting: while the whole process stands still nothing can be written.
         """
         until = time.monotonic() + deadline
-        left, until_stuck = len(self._queue), time.monotonic() + LAST_TRY
-        while self._thread.is_alive() and time.monotonic() < min(until, until_stuck):
-            self._thread.join(min(0.02, deadline))
+        look = min(LAST_LOOK, deadline)
+        left, waited = len(self._queue), 0.0
+        while self._thread.is_alive() and waited < LAST_TRY and time.monotonic() < until:
+            self._thread.join(look)
+            waited += look
             if len(self._queue) != left:
-                left, until_stuck = len(self._queue), time.monotonic() + LAST_TRY
+                left, waited = len(self._queue), 0.0
 
     def _close_storage(self) -> None:
         """Close what the writing thread needs; it has ended."""
