@@ -72,6 +72,11 @@ class StoreCase(unittest.TestCase):
         self.addCleanup(store.close, 2.0)
         return store
 
+    def end(self, store: Store) -> None:
+        """Close a store, and wait for its writing thread as long as a busy machine takes."""
+        with mock.patch.multiple(queued_store, LAST_TRY=PATIENCE, GIVE_UP=PATIENCE):
+            store.close(PATIENCE)
+
     def fill(self, store: Store, count: int = 20, length: int = 300) -> dict[str, Record]:
         """Write `count` records and wait until they are in the file."""
         records = {f"GET /{number}": make_record(number, length) for number in range(count)}

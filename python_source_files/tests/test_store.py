@@ -245,14 +245,14 @@ class OverRestarts(StoreCase):
         store = self.open()
         records = self.fill(store)
         store.write("last", make_record("last"))
-        store.close(PATIENCE)
+        self.end(store)
         self.assertEqual(self.read_file(*records, "last"), {**records, "last": make_record("last")})
         self.assertFalse(os.path.exists(f"{self.path}-wal"))
 
     def test_a_closed_store_neither_raises_nor_logs(self) -> None:
         store = self.open()
         self.fill(store)
-        store.close(PATIENCE)
+        self.end(store)
         store.close(0)
         store.write("k", make_record())
         store.delete("GET /1")
@@ -302,7 +302,7 @@ class OverRestarts(StoreCase):
     def test_a_file_of_an_earlier_layout_is_emptied(self) -> None:
         store = self.open()
         self.fill(store)
-        store.close(PATIENCE)
+        self.end(store)
         self.set_layout(0)
         store = self.open()
         self.assertEqual(store.size().entries, 0)
@@ -312,7 +312,7 @@ class OverRestarts(StoreCase):
         """A downgrade loses nothing."""
         store = self.open()
         self.fill(store)
-        store.close(PATIENCE)
+        self.end(store)
         before = self.path.read_bytes()
         self.set_layout(999)
         with self.assertLogs("api_relaying_server.stores.sqlite", "WARNING") as told:
@@ -322,7 +322,7 @@ class OverRestarts(StoreCase):
         (kept,) = self.folder.glob("*.newer-*")
         self.assertIn(str(kept), told.output[0])
         self.assertEqual(len(kept.read_bytes()), len(before))
-        store.close(PATIENCE)
+        self.end(store)
         os.replace(kept, self.path)  # and back again, to the newer version
         self.set_layout(sqlite_file.LAYOUT)
         self.assertGreater(self.open().size().entries, 0)
@@ -345,7 +345,7 @@ class OverRestarts(StoreCase):
     def test_a_record_of_another_version_is_a_miss_and_replaced(self) -> None:
         store = self.open()
         self.fill(store)
-        store.close(PATIENCE)
+        self.end(store)
         for version in (1, 3, 255):
             with contextlib.closing(sqlite3.connect(self.path)) as connection:
                 rows = connection.execute("SELECT id, value FROM responses").fetchall()
@@ -361,7 +361,7 @@ class OverRestarts(StoreCase):
             self.assertEqual(store.counters.unreadable, unreadable + 1)
             self.fill(store)
             self.assertIsNotNone(store.read(key))
-            store.close(PATIENCE)
+            self.end(store)
 
     def test_only_its_owner_may_read_the_file(self) -> None:
         self.fill(self.open())
@@ -402,7 +402,7 @@ class Bound(StoreCase):
         self.assertGreater(size.bytes, MIB // 2)
         self.assertGreater(store.counters.evicted, 0)
         self.assertLess(os.path.getsize(self.path), MIB + MIB // 2)
-        store.close(PATIENCE)
+        self.end(store)
         with contextlib.closing(sqlite3.connect(self.path)) as connection:
             self.assertEqual(connection.execute("PRAGMA integrity_check").fetchone()[0], "ok")
             orphans = "SELECT COUNT(*) FROM usage WHERE id NOT IN (SELECT id FROM responses)"
@@ -499,7 +499,7 @@ class Bound(StoreCase):
         self.limit = 8 * MIB
         store = self.open()
         self.fill(store, 300, 20_000)
-        store.close(PATIENCE)
+        self.end(store)
         self.assertGreater(os.path.getsize(self.path), 5 * MIB)
         self.limit = MIB
         store = self.open()
@@ -588,7 +588,7 @@ class Reading(StoreCase):
             for thread in threads:
                 thread.join()
         self.assertLessEqual(len(opened), sqlite_readers.MOST_READERS + 1)
-        store.close(PATIENCE)
+        self.end(store)
         for connection in opened:
             with self.assertRaises(sqlite3.ProgrammingError):
                 connection.execute("SELECT 1")
@@ -599,7 +599,7 @@ class Reading(StoreCase):
         storage = store.backend.responses
         assert isinstance(storage, SQLiteRecords)
         with storage.connection() as connection:
-            store.close(PATIENCE)
+            self.end(store)
             self.assertEqual(connection.execute("SELECT 1").fetchone(), (1,))
         with self.assertRaises(sqlite3.ProgrammingError):
             connection.execute("SELECT 1")

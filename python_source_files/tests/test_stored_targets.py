@@ -162,7 +162,7 @@ class InSQLite(Contract, StoreCase):
     def again(self) -> None:
         """Another process, after this one."""
         self.targets.close()
-        self.store.close(PATIENCE)
+        self.end(self.store)
         clock = self.clock
         self.begin(self.open())
         self.clock.now = clock.now + 1
