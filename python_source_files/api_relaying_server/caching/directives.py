@@ -201,7 +201,7 @@ def targeted_directives(fields: Fields) -> Directives | None:
     values = fields.all("cdn-cache-control")
     if not values:
         return None
-    # Imported here: most upstreams never send the field, and the parser costs 20 ms at start.
+    # Imported here: most upstreams never send the field, and the parser takes time at each start.
     from http_sf import parse
 
     try:

@@ -128,7 +128,7 @@ def strings_in(value: str) -> frozenset[str] | None:
     """The members of a List of Strings, whatever their parameters are; None where it is no such
     list: it is ignored as a whole then (RFC 9651, 4.2).
     """
-    # Imported here: most upstreams never send the fields, and the parser costs 20 ms at start.
+    # Imported here: most upstreams never send the fields, and the parser takes time at each start.
     from http_sf import parse
 
     try:

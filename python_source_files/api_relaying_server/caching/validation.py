@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from api_relaying_server.caching.freshness import date_in
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.caching.storing import has_validator
 from api_relaying_server.caching.vary import Selectors, accepts, differs_in_form, made_at
 from api_relaying_server.http1.grammar import (
     EntityTag,
     content_length,
-    parse_date,
     parse_entity_tag,
     parse_entity_tags,
 )
@@ -157,10 +157,8 @@ def is_newer_or_same(old: StoredResponse, fields: Fields, response_time: float) 
     """False where a response was made before the stored one: it must not replace it (RFC 9111, 4:
     by `Date`).
     """
-    mine, theirs = old.fields.first("date"), fields.first("date")
-    if mine is None or theirs is None:
-        return True
-    before, after = parse_date(mine, response_time), parse_date(theirs, response_time)
+    before = date_in(old.fields, "date", response_time)
+    after = date_in(fields, "date", response_time)
     if before is None or after is None:
         return True
     # A clock that is ahead makes nothing newer than its arrival; dates are whole seconds.

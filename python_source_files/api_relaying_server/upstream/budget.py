@@ -122,7 +122,8 @@ class TokenBucket:
 
     All its state is one time, when it will be full if nobody takes any more, and a count. A caller
     that finds no token books the next one that nobody has booked, and sleeps until that is there:
-    so callers go in the order in which they came, and each knows at once whether to wait.
+    so callers go in the order in which they came, and each knows at once whether to wait. At most
+    `waiting` tokens are booked ahead.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ import re
 from enum import Enum
 from typing import NamedTuple
 
-from api_relaying_server.caching.freshness import Times, arrival_of, lifetime
+from api_relaying_server.caching.freshness import Times, arrival_of, date_in, lifetime
 from api_relaying_server.caching.invalidation import SAFE_METHODS
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.errors import LackOfOwn, UpstreamError, UpstreamTimeout
@@ -121,8 +121,7 @@ def clock_skew(fields: Fields, request_time: float, response_time: float) -> flo
     It was made at `Date` (RFC 9110, 6.6.1), by the upstream's clock, and that lies between the
     request and its arrival by ours; one that a cache has kept, with an `Age`, before that.
     """
-    text = fields.first("date")
-    date = None if text is None else parse_date(text, response_time)
+    date = date_in(fields, "date", response_time)
     if date is None:
         return 0.0
     if date > response_time:
