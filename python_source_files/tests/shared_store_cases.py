@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import re
 import threading
 import time
 import unittest
@@ -13,11 +14,11 @@ from typing import Any
 from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
-from api_relaying_server.caching.purging import Effect
+from api_relaying_server.caching.purging import Effect, times_of
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.cluster import node_coordinator as nodes
 from api_relaying_server.cluster.message_text import encode
-from api_relaying_server.coordination import Changed, Coordinator, Message, claim_on
+from api_relaying_server.coordination import Changed, Coordinator, Message, Purged, claim_on
 from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.stores import health, queued_store, storage
@@ -30,8 +31,8 @@ from tests.worker_support import into
 UNHURRIED = 5.0
 """Seconds of a read's deadline where the test is not about it: the machine may be busy."""
 
-TOLD_WITHIN = 2.0
-"""Seconds in which nodes must have heard of a change: within one, and a busy machine's second."""
+TOLD_WITHIN = 1.0
+"""Seconds in which nodes must have heard of a change."""
 
 
 class SharedStoreCases(unittest.TestCase):
@@ -168,11 +169,11 @@ class RecordCases(SharedStoreCases):
         self.put(self.node(), "GET /a")
         eventually(lambda: other.read("GET /a") is not None, "the other node has it in memory")
         one.mark_wide(("/a",), (), Effect.PURGED)
-        eventually(lambda: is_purged(other), "the other node hears of it", TOLD_WITHIN)
+        eventually(lambda: is_purged(other), "the other node hears of it")
         self.assertTrue(is_purged(one))
         self.assertTrue(is_purged(self.keeper()))
         other.mark_wide(("/",), (), Effect.GONE)
-        eventually(lambda: one.read("GET /a") is None, "the first node hears of it", TOLD_WITHIN)
+        eventually(lambda: one.read("GET /a") is None, "the first node hears of it")
         self.assertIsNone(self.keeper().read("GET /a"))
 
     def test_clearing_reaches_every_record_of_ours_and_none_of_others(self) -> None:
@@ -240,17 +241,16 @@ class ClockCases(SharedStoreCases):
             self.assertTrue(500 < self.remaining(gone) <= 601, self.remaining(gone))
 
     def test_it_is_said_once_that_they_differ(self) -> None:
-        for skew, words in (
-            (-90.0, "90 s behind"),
-            (0.0, ""),
-            (30.0, ""),
-            (3600.0, "3600 s ahead"),
-        ):
+        for skew, way in ((-90.0, "behind"), (0.0, ""), (30.0, ""), (3600.0, "ahead of")):
             self.lines.clear()
             with self.subTest(skew), clock_ahead(skew):
                 self.look_several_times()
-                self.assertEqual(self.said("the clock of this node"), bool(words), self.lines)
-                self.assertEqual(self.said(words) if words else 0, bool(words), self.lines)
+                told = [line for line in self.lines if "the clock of this node" in line]
+                self.assertEqual(len(told), bool(way), self.lines)
+                for line in told:
+                    found = re.search(f"is ([0-9]+) s {way} that of the store", line)
+                    assert found, line
+                    self.assertAlmostEqual(int(found[1]), abs(skew), delta=5)
 
     def look_several_times(self) -> None:
         """Open a store, and wait until it has looked after the database."""
@@ -429,14 +429,25 @@ class NewsCases(SharedStoreCases):
     def test_others_are_told_within_a_second_and_not_oneself(self) -> None:
         here, there, third = self.node(), self.node(), self.node()
         at_here, at_there, at_third = self.hear(here), self.hear(there), self.hear(third)
-        started = time.monotonic()
-        keys = [f"GET /{number}\xe5" for number in range(30)]
-        for key in keys:
-            here.coordinator().tell(Changed(key))
-        eventually(lambda: len(at_there) >= 30 and len(at_third) >= 30, "both were told")
-        told = [f"changed {key}" for key in keys]
-        self.assertLess(time.monotonic() - started, TOLD_WITHIN)
-        self.assertEqual((at_there, at_third, at_here), (told, told, []))
+
+        def took(attempt: int) -> float:
+            """Seconds until both were told."""
+            purged = Purged((f"GET /{attempt}",), (), times_of(Effect.PURGED, time.time()))
+            news: list[Message] = [Changed(f"GET /{attempt}/{number}\xe5") for number in range(30)]
+            news.append(purged)
+            told = [encode(message) for message in news]
+            at_there.clear()
+            at_third.clear()
+            started = time.monotonic()
+            for message in news:
+                here.coordinator().tell(message)
+            eventually(lambda: len(at_there) > 30 and len(at_third) > 30, "both were told")
+            seconds = time.monotonic() - started
+            self.assertEqual((at_there, at_third, at_here), (told, told, []))
+            return seconds
+
+        # A busy machine may be late, but not each time.
+        self.assertTrue(any(took(attempt) < TOLD_WITHIN for attempt in range(4)))
         there.coordinator().tell(Changed("GET /back"))
         eventually(lambda: at_here == ["changed GET /back"], "the first was told too")
 

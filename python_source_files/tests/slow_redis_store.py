@@ -27,7 +27,7 @@ from tests.shared_store_cases import (
     RecordCases,
     SharedStoreCases,
 )
-from tests.store_support import NEVER, eventually, make_record
+from tests.store_support import NEVER, PATIENCE, eventually, make_record
 
 _server: RedisServer
 
@@ -66,7 +66,7 @@ class RedisRecordsTest(RedisCase, RecordCases):
         store.write("GET /soon", make_record(expires=time.time() + 0.3))
         store.write("GET /later", make_record(expires=time.time() + 1000))
         store.write("GET /never", make_record(expires=float("inf")))
-        store.flush(5.0)
+        store.flush(PATIENCE)
         left = int(self.server.tell("PTTL", self.stored("GET /later"))[1:])
         self.assertTrue(900_000 < left <= 1_000_000, left)
         self.assertGreater(int(self.server.tell("PTTL", self.stored("GET /never"))[1:]), 10**12)
@@ -83,7 +83,7 @@ class RedisRecordsTest(RedisCase, RecordCases):
         self.put(store, "GET /a")
         self.assertEqual(list(store.keys()), ["GET /a"])
         store.clear()
-        self.assertTrue(store.flush(5.0))
+        self.assertTrue(store.flush(PATIENCE))
         self.assertEqual([self.server.tell("GET", name) for name in strangers], [b"mine"] * 7)
 
     def test_no_key_of_one_upstream_is_one_of_another(self) -> None:
@@ -106,7 +106,7 @@ class RedisRecordsTest(RedisCase, RecordCases):
             self.assertEqual(store.size().entries, 1)
             self.assert_stored(store, "GET /x", seed=id(store))
         stores[0].clear()
-        self.assertTrue(stores[0].flush(5.0))
+        self.assertTrue(stores[0].flush(PATIENCE))
         self.assertEqual([len(list(store.keys())) for store in (*stores, named)], [0] + [1] * 6)
 
     def test_a_record_is_the_number_of_its_write_and_our_format(self) -> None:
@@ -155,7 +155,8 @@ class RedisFaultsTest(RedisCase, FaultCases):
     def test_full_it_is_said_once_and_stores_again_when_there_is_room(self) -> None:
         server = RedisServer("--maxmemory", "3mb", "--maxmemory-policy", "noeviction")
         self.addCleanup(server.close)
-        store = self.node(server=server)
+        with mock.patch.object(redis_link, "PATIENCE", PATIENCE):  # a slow answer is no news here
+            store = self.node(server=server)
         for number in range(40):
             store.write(f"GET /{number}", make_record(number, 200_000))
         eventually(lambda: "no space left" in store.fault, f"it is full; {store.fault}")
@@ -225,7 +226,7 @@ class RedisFaultsTest(RedisCase, FaultCases):
         self.assertLess(time.monotonic() - began, 10.0)
 
     def test_more_readers_than_connections_share_them(self) -> None:
-        store = self.node()
+        store = self.node(10 * PATIENCE)  # a share of it is for waiting in line
         self.put(store, "GET /a")
         found = []
 
@@ -241,6 +242,22 @@ class RedisFaultsTest(RedisCase, FaultCases):
         self.assertEqual(found, [make_record(("GET /a", 0))] * (60 * MOST_CONNECTIONS))
         link = store.backend.responses._link  # type: ignore[attr-defined]
         self.assertLessEqual(link._count, MOST_CONNECTIONS)
+
+    def test_a_connection_that_comes_back_as_the_time_is_over_is_taken(self) -> None:
+        """Who is woken late has been given one: nobody else is woken for it."""
+        link: Any = self.node().backend.responses._link  # type: ignore[attr-defined]
+        eventually(lambda: not link._growing, "it has its first connections")
+        taken = [link._take(0.0) for _ in range(len(link._idle))]
+
+        def wait(seconds: float) -> bool:
+            link._idle.append(taken[0][0])
+            return False
+
+        with mock.patch.object(link, "_returned", mock.Mock(wait=wait)):
+            with mock.patch.object(link, "_growing", True):
+                self.assertEqual(link._take(time.monotonic() + 0.001), taken[0])
+        for connection, opening in taken:
+            link._give(connection, opening)
 
     def test_a_connection_that_another_thread_has_closed_is_a_fault(self) -> None:
         """The driver then reads from a closed file, which Python calls a ValueError."""
@@ -294,7 +311,7 @@ class RedisUrlTest(unittest.TestCase):
         for store in (first, second):
             self.addCleanup(store.close, 2.0)
         first.write("GET /a", make_record(expires=NEVER))
-        self.assertTrue(first.flush(5.0))
+        self.assertTrue(first.flush(PATIENCE))
         self.assertIsNotNone(first.read("GET /a"))
         self.assertIsNone(second.read("GET /a"))
 

@@ -164,8 +164,9 @@ class RedisLink:
             work.start()
         while not self._idle:
             left = until - time.monotonic()
-            if left <= 0 or not self._returned.wait(left):
+            if left <= 0:
                 raise StorageFault(Trouble.BUSY, f"all {self._count} connections are in use")
+            self._returned.wait(left)  # one may have come back although the time is over
             if self._count == 0:
                 raise StorageFault(Trouble.UNREACHABLE, "it was closed", self.opening)
 
