@@ -170,7 +170,7 @@ class Scene:
             meanwhile()
             return name in self.prometheus.firing()
 
-        eventually(is_firing, f"{name} fires", 40.0)
+        eventually(is_firing, f"{name} fires", 3 * PATIENCE)
 
 
 class AlertsTest(unittest.TestCase):
@@ -191,7 +191,8 @@ class AlertsTest(unittest.TestCase):
                 "all rules are evaluated",
             )
             self.assertEqual(len(rules), 5)
-            self.assertEqual(prometheus.firing(), set())
+            # A machine that stood still while the relay began has a lag to tell of, for a while.
+            eventually(lambda: not prometheus.firing(), "none fires")
 
             numbers = iter(range(1_000_000))
             scene.fires(
@@ -210,7 +211,7 @@ class AlertsTest(unittest.TestCase):
             )
             scene.fires("RelayUpstreamResting")
             eventually(lambda: prometheus.value("relay_store_up") == 1.0, "the store is well again")
-            self.assertEqual(prometheus.value("up"), 1.0)
+            eventually(lambda: prometheus.value("up") == 1.0, "a scrape that ends in time")
 
     @contextlib.contextmanager
     def locked(self, store: Path) -> Iterator[None]:
@@ -235,7 +236,7 @@ class AlertsTest(unittest.TestCase):
                 query = query.replace(name, value)
             self.assertNotIn("$", query)
             with self.subTest(query):
-                self.assertIsNotNone(prometheus.value(query))
+                eventually(lambda: prometheus.value(query) is not None, query)  # noqa: B023
 
 
 if __name__ == "__main__":
