@@ -10,8 +10,9 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-from api_relaying_server import __version__
+from api_relaying_server import __version__, version
 from api_relaying_server.version import commit_of, version_and_commit
+from tests.relay_support import PATIENCE
 
 
 class CommitTest(unittest.TestCase):
@@ -20,6 +21,9 @@ class CommitTest(unittest.TestCase):
         self.addCleanup(shutil.rmtree, self.root)
         self.package = self.root / "sources" / "package"
         self.package.mkdir(parents=True)
+        patch = mock.patch.object(version, "PATIENCE", PATIENCE)
+        patch.start()
+        self.addCleanup(patch.stop)
 
     def git(self, *words: str) -> str:
         who = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.org")
