@@ -403,10 +403,14 @@ class LeaseCases(SharedStoreCases):
                 self.assertLess(time.monotonic() - started, 10.0)
 
     def test_what_is_held_at_the_end_is_given_back(self) -> None:
-        here, there = self.node(), self.node()
-        self.assertIsNotNone(here.coordinator().lease("GET /a", 1.0))
-        here.close(1.0)
-        self.assertIsNotNone(there.coordinator().lease("GET /a", 1.0))
+        with (
+            mock.patch.object(nodes, "LEASE_LASTS", 10 * PATIENCE),
+            mock.patch.object(nodes, "GIVE_UP", PATIENCE),
+        ):
+            here, there = self.node(), self.node()
+            self.assertIsNotNone(here.coordinator().lease("GET /a", 1.0))
+            here.close(1.0)
+            self.assertIsNotNone(there.coordinator().lease("GET /a", PATIENCE))
 
     def test_processes_are_counted_while_they_are_there(self) -> None:
         with (
