@@ -190,27 +190,26 @@ _CLIENT = re.compile(
 forwarded.
 """
 
-_LONGEST_NAME = 64
-"""Characters of the longest name that the patterns are asked about; of longer ones only those that
-begin with `x-forwarded-` count.
-"""
+_KNOWN_LENGTH = 64
+"""Characters of the longest name that is remembered: clients choose names."""
 
 
 def names_a_place(name: str) -> bool:
     """True for the (lower-case) name of a field that tells an upstream where it is."""
-    return _names_a_place(name) if len(name) <= _LONGEST_NAME else name.startswith("x-forwarded-")
+    return _known_place(name) if len(name) <= _KNOWN_LENGTH else _is_place(name)
 
 
 def names_a_client(name: str) -> bool:
     """True for the (lower-case) name of a field by which a proxy tells who its client is."""
-    return _names_a_client(name) if len(name) <= _LONGEST_NAME else name.startswith("x-forwarded-")
+    return _known_client(name) if len(name) <= _KNOWN_LENGTH else _is_client(name)
 
 
-@lru_cache(maxsize=1024)
-def _names_a_place(name: str) -> bool:
+def _is_place(name: str) -> bool:
     return _PLACE.fullmatch(name) is not None
 
 
-@lru_cache(maxsize=1024)
-def _names_a_client(name: str) -> bool:
+def _is_client(name: str) -> bool:
     return _CLIENT.fullmatch(name) is not None
+
+
+_known_place, _known_client = lru_cache(1024)(_is_place), lru_cache(1024)(_is_client)
