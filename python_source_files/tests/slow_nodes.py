@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import random
 import subprocess
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 from unittest import mock
 
+from api_relaying_server import assembly
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.cluster import node_coordinator as nodes
@@ -36,7 +38,7 @@ from api_relaying_server.relaying.last_known import KEPT_FOR, LastKnown
 from api_relaying_server.stores.databases.redis import RedisCoordination
 from api_relaying_server.stores.databases.shared_store import WorkingBudget
 from api_relaying_server.stores.storage import StorageFault, Trouble
-from api_relaying_server.stores.store import Store, StoreCounters
+from api_relaying_server.stores.store import Store, StoreCounters, open_store
 from api_relaying_server.upstream.breaker import CircuitBreaker
 from api_relaying_server.upstream.budget import LATE, TokenBucket
 from api_relaying_server.upstream.signals import ANSWERED, LONGEST_WAIT, Scope, UpstreamSignals
@@ -53,6 +55,7 @@ from tests.relay_support import (
     eventually,
     response,
 )
+from tests.shared_store_cases import UNHURRIED
 from tests.standstill import Standstill
 from tests.store_support import make_record
 from tests.upstream_support import HandClock, Neighbour, call_for
@@ -82,7 +85,7 @@ class Slow:
         if self.seconds:
             time.sleep(self.seconds)
         if self.limited:
-            return response(429, [("Retry-After", "2")])
+            return response(429, [("Retry-After", "6")])
         if asked.method == "POST":
             return response(204)
         return response(200, [FRESH], f"{asked.target} {time.time()}".encode())
@@ -291,9 +294,12 @@ class DeafNodesTest(unittest.TestCase):
             time.sleep(0.02)
             return []
 
+        patient = functools.partial(open_store, read_deadline=UNHURRIED)
         for patch in (
             mock.patch.object(RedisCoordination, "receive", hear_nothing),
-            mock.patch.object(nodes, "QUICK", PATIENCE),  # as a database that has time
+            # As a database that has time, whatever the machine has.
+            mock.patch.object(nodes, "QUICK", UNHURRIED),
+            mock.patch.object(assembly, "open_store", patient),
         ):
             patch.start()
             self.addCleanup(patch.stop)
