@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 from tests import isolation_cases
+from tests.admin_support import AdministeredRelay
 from tests.database_support import RedisServer
 from tests.isolation_cases import World
-from tests.relay_support import RunningRelay
+from tests.relay_support import eventually
 from tests.test_isolation import FLAGS
 
 
-class TwoWorkersTest(isolation_cases.IsolationCases):
+class Counted(isolation_cases.IsolationCases):
+    """Relays that tell how many clients are there, wherever these are held up."""
+
+    here: ClassVar[AdministeredRelay]
+
+    def wait_for_followers(self, count: int) -> None:
+        """Waits until so many requests are there beside the first one."""
+
+        def there_are() -> float:
+            metrics = self.here.metrics()
+            return sum(metrics[f'relay_connections{{state="{s}"}}'] for s in ("waiting", "handled"))
+
+        eventually(lambda: there_are() > count, f"{count} beside the first")
+
+
+class TwoWorkersTest(Counted):
     """All histories against two workers on one file."""
 
     processes = 2
@@ -26,11 +43,11 @@ class TwoWorkersTest(isolation_cases.IsolationCases):
         cls.addClassCleanup(folder.cleanup)
         store = f"sqlite:///{Path(folder.name) / 'cache.sqlite3'}"
         flags = (*FLAGS, "--workers", "2", "--cache", store)
-        cls.here = cls.there = RunningRelay(cls.world.origin.url, *flags)
+        cls.here = cls.there = AdministeredRelay(cls.world.origin.url, *flags)
         cls.addClassCleanup(cls.here.stop)
 
 
-class TwoNodesTest(isolation_cases.IsolationCases):
+class TwoNodesTest(Counted):
     """All histories against two relays on one Redis."""
 
     @classmethod
@@ -41,7 +58,10 @@ class TwoNodesTest(isolation_cases.IsolationCases):
         redis = RedisServer()
         cls.addClassCleanup(redis.close)
         flags = (*FLAGS, "--cache", redis.url)
-        cls.here = RunningRelay(cls.world.origin.url, *flags)
+        cls.here = AdministeredRelay(cls.world.origin.url, *flags)
         cls.addClassCleanup(cls.here.stop)
-        cls.there = RunningRelay(cls.world.origin.url, *flags)
+        cls.there = AdministeredRelay(cls.world.origin.url, *flags)
         cls.addClassCleanup(cls.there.stop)
+
+
+del Counted
