@@ -156,28 +156,30 @@ class CompletionTest(ToolTestCase):
 class StartUpTest(ToolTestCase):
     """It starts fast, and loads no more than it needs."""
 
-    LONGEST_MS = 150
+    LONGEST = 10
+    """Times as long as a Python that does nothing: 150 ms where that takes 15."""
 
-    def cpu_milliseconds(self, *command: str) -> float:
-        """Return the least processor time of some calls: wall time is the other processes' too."""
-        times = []
-        for _ in range(3):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            subprocess.run(
-                [sys.executable, *command],
-                env=self.environment({}),
-                stdout=subprocess.DEVNULL,
-                check=True,
-                timeout=support.TIMEOUT,
-            )
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
-        return min(times) * 1000
+    def cpu_seconds(self, *command: str) -> float:
+        """Return the processor time of a call: wall time is the other processes' too."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [sys.executable, *command],
+            env=self.environment({}),
+            stdout=subprocess.DEVNULL,
+            check=True,
+            timeout=support.TIMEOUT,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
     def test_it_starts_in_time(self) -> None:
-        nothing = self.cpu_milliseconds("-c", "pass")
-        tool = self.cpu_milliseconds(str(support.SCRIPT), "--help")
-        self.assertLess(tool, self.LONGEST_MS, f"python -c pass takes {nothing:.0f} ms")
+        """In turns, since a machine is faster at one time than at another."""
+        times = [
+            (self.cpu_seconds("-c", "pass"), self.cpu_seconds(str(support.SCRIPT), "--help"))
+            for _ in range(5)
+        ]
+        nothing, tool = map(min, zip(*times))
+        self.assertLess(tool, self.LONGEST * nothing, times)
 
     def test_a_pipe_needs_neither_rich_nor_the_relay(self) -> None:
         code = (
