@@ -61,9 +61,9 @@ class TextLines(logging.Formatter):
         """The line, without its end."""
         message = record.getMessage().translate(_ESCAPED)
         line = f"{_when(record)} {record.levelname.lower():7} {record.name}: {message}"
-        number = getattr(record, "id", "")
-        if number:
-            line += f" id={number}"
+        request_id = getattr(record, "id", "")
+        if request_id:
+            line += f" id={request_id}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -92,9 +92,9 @@ class WithRequestId(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """True: all records pass."""
-        number = in_hand()
-        if number:
-            record.id = number
+        request_id = in_hand()
+        if request_id:
+            record.id = request_id
         return True
 
 

@@ -38,7 +38,7 @@ LONGEST_REMEMBERED = 2048
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _UNSAFE = re.compile(r"[^ !#-\[\]-~]")
-_NUMBER = re.compile(PLAIN)
+_USABLE_ID = re.compile(PLAIN)
 
 OTHER, REFERER, AGENT, REQUEST_ID, TRACE, FORWARDED_FOR = range(6)
 """Lines of a head, by what they are to a log."""
@@ -55,20 +55,20 @@ _OTHER_LINE = (OTHER, "")
 
 
 class Known(NamedTuple):
-    """What a head comes to: three parts of its lines, rendered; the number that the client gave
+    """What a head comes to: three parts of its lines, rendered; the id that the client gave
     the request, empty without a usable one; who it says has asked.
     """
 
     request: str
     referer: str
     agent: str
-    number: str
+    request_id: str
     forwarded_for: str
 
 
 Outcome = tuple[int, int, str, str, str, float, str]
 """What came of a request: status, bytes of the body, what the cache did, seconds of the upstream
-and in all, when it was answered (Unix time), its number.
+and in all, when it was answered (Unix time), its id.
 """
 
 
@@ -118,10 +118,10 @@ class Combined:
 
     def line(self, clock: str, address: str, known: Known, outcome: Outcome) -> str:
         """The line with its end."""
-        status, size, result, upstream, took, at, number = outcome
+        status, size, result, upstream, took, at, request_id = outcome
         return (
             f"{address} - - [{clock}] {known.request} {status} {size} {known.referer} {known.agent}"
-            f" cache={result} upstream={upstream} time={took} id={number}\n"
+            f" cache={result} upstream={upstream} time={took} id={request_id}\n"
         )
 
 
@@ -157,11 +157,11 @@ class JsonObjects:
 
     def line(self, clock: str, address: str, known: Known, outcome: Outcome) -> str:
         """The line with its end."""
-        status, size, result, upstream, took, at, number = outcome
+        status, size, result, upstream, took, at, request_id = outcome
         return (
             f'{{"time":"{clock}.{int(at % 1 * 1000):03d}Z","client":"{address}",{known.request}'
             f',"status":{status},"bytes":{size},"referer":{known.referer}'
-            f',"user_agent":{known.agent},"cache":"{result}","upstream_s":{upstream},"duration_s":{took},"id":"{number}"}}\n'
+            f',"user_agent":{known.agent},"cache":"{result}","upstream_s":{upstream},"duration_s":{took},"id":"{request_id}"}}\n'
         )
 
 
@@ -179,16 +179,16 @@ class Lines:
         self._known_lines: dict[bytes, tuple[int, str]] = {}
         self._known_requests: dict[bytes, str] = {}
         self._nothing = form.text("")
-        # Numbers for requests that brought none: they differ from process to process.
+        # Ids for requests that brought none: they differ from process to process.
         self._prefix = os.urandom(4).hex()
         self._count = itertools.count(1)
         self._second = -1
         self._clock = ""
 
     def hit(
-        self, address: str, head: bytes, reply: Reply | Passing, now: float, number: str = ""
+        self, address: str, head: bytes, reply: Reply | Passing, now: float, request_id: str = ""
     ) -> str:
-        """The line of an answer from memory; `number`: its id, where it has one."""
+        """The line of an answer from memory; `request_id`: its own, where it has one."""
         known = self._known.get(head) or self._learn(head)
         return self._form.line(
             self._clock if int(now) == self._second else self._next_clock(now),
@@ -201,7 +201,7 @@ class Lines:
                 self._form.nothing,
                 "0.000",
                 now,
-                number or known.number or f"{self._prefix}{next(self._count):x}",
+                request_id or known.request_id or f"{self._prefix}{next(self._count):x}",
             ),
         )
 
@@ -221,7 +221,7 @@ class Lines:
                 served.at,
                 served.number
                 or served.request_id
-                or known.number
+                or known.request_id
                 or f"{self._prefix}{next(self._count):x}",
             ),
         )
@@ -237,10 +237,10 @@ class Lines:
             place, text = known_lines.get(line) or self._read_line(line)
             if place and found[place] in ("", nothing):
                 found[place] = text
-        number = found[REQUEST_ID] or found[TRACE]
+        request_id = found[REQUEST_ID] or found[TRACE]
         request = self._known_requests.get(first) or self._read_request(first)
-        known = Known(request, found[REFERER], found[AGENT], number, found[FORWARDED_FOR])
-        if not number:  # the head of a request with a number never comes again
+        known = Known(request, found[REFERER], found[AGENT], request_id, found[FORWARDED_FOR])
+        if not request_id:  # the head of a request with an id never comes again
             _remember(self._known, head, known)
         return known
 
@@ -255,7 +255,7 @@ class Lines:
         place = _NAMES.get(name.lower(), OTHER)
         value = rest.strip(b" \t")[:LONGEST_TEXT].decode("latin-1") if place else ""
         if place == REQUEST_ID:
-            return place, value if _NUMBER.fullmatch(value) else ""
+            return place, value if _USABLE_ID.fullmatch(value) else ""
         if place == TRACE:
             return place, _trace_id(value)
         told = _OTHER_LINE

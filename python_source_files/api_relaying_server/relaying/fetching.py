@@ -207,8 +207,8 @@ def _without_echo(fields: Fields, caller: Caller) -> Fields:
     """The fields of a response without the id of the request, which many upstreams send back: it
     is this client's, and others may get the response too.
     """
-    number = caller.client.request_id
-    if number and fields.all("x-request-id") == [number]:
+    request_id = caller.client.request_id
+    if request_id and fields.all("x-request-id") == [request_id]:
         return fields.without(lambda name: name == "x-request-id")
     return fields
 

@@ -113,8 +113,8 @@ class Connection:
     - `recv`, `send`: the methods of `tls`, or the socket's own, looked up once.
     - `deadline`: when the loop ends it.
     - `buffer`: bytes that have come and belong to no request yet.
-    - `request`, `number`, `since`, `body`: the request in progress, its id once a handler has it,
-      when its head was there, and what has come of its body.
+    - `request`, `request_id`, `since`, `body`: the request in progress, its id once a handler has
+      it, when its head was there, and what has come of its body.
     - `counted`: bytes of its body that count against the loop's bound for all bodies.
     - `seen`: what the store reader found for the request; `ready`: its answer, where it has one.
     - `waited`: the fetch for which the request waits, or has waited.
@@ -131,7 +131,7 @@ class Connection:
         "counted",
         "deadline",
         "fd",
-        "number",
+        "request_id",
         "out",
         "ready",
         "recv",
@@ -159,7 +159,7 @@ class Connection:
         self.deadline = deadline
         self.buffer = b""
         self.request: RequestHead | None = None
-        self.number = ""
+        self.request_id = ""
         self.since = 0.0
         self.body: IncomingBody | None = None
         self.counted = 0

@@ -257,9 +257,9 @@ class Front:
             except OSError:
                 self._connections.close(conn)
                 continue
-            reply, number = heads.get(data), b""
+            reply, request_id = heads.get(data), b""
             if reply is None and known_lines.high_cardinality and len(data) <= self._max_head:
-                reply, number = reply_but_for_id(heads, data)
+                reply, request_id = reply_but_for_id(heads, data)
             # The straight path of a hit: no calls, allocations or locks but those that are here.
             # So it sends and catches errors itself, although `Sender.send` could do it.
             if (
@@ -272,7 +272,7 @@ class Front:
                 # Before the call: meanwhile the entry may leave memory, and its count be read.
                 reply.hits += 1
                 wire = reply.wire or reply.rendered(now)
-                wire = with_id(wire, number) if number else wire
+                wire = with_id(wire, request_id) if request_id else wire
                 try:
                     sent = conn.send(wire)
                 except OSError:
@@ -393,17 +393,17 @@ class Front:
 
     def _answer(self, conn: Connection, head: bytes) -> None:
         now = self.now
-        reply, number = self.heads.get(head), b""
+        reply, request_id = self.heads.get(head), b""
         if reply is None and known_lines.high_cardinality:
-            reply, number = reply_but_for_id(self.heads, head)
+            reply, request_id = reply_but_for_id(self.heads, head)
         if reply is None or not (now < reply.valid_until or reply.renew(now)):
             request = parse_request_head(head)
             reply = self._backend.from_memory(request, now) if len(head) <= LONGEST_HERE else None
             if reply is None or not (now < reply.valid_until or reply.renew(now)):
                 self._begin_request(conn, request)
                 return
-            number = given_id(head)
-        self._reply(conn, head, reply, number)
+            request_id = given_id(head)
+        self._reply(conn, head, reply, request_id)
 
     def _send_ready(self, conn: Connection, ready: Passing) -> None:
         """Sends the answer that the store reader has for a request: LOADED -> READING."""
@@ -427,7 +427,7 @@ class Front:
             return
         conn.move(READING)
         self._connections.watch(conn)
-        head = named(conn.head, conn.number)  # a handler may have given it an id
+        head = named(conn.head, conn.request_id)  # a handler may have given it an id
         if conn.waited is not None and conn.waited.is_own:
             self._dispatch(conn)
             return
@@ -451,14 +451,16 @@ class Front:
 
     # Replies.
 
-    def _reply(self, conn: Connection, head: bytes, reply: Reply | Passing, number: bytes) -> None:
+    def _reply(
+        self, conn: Connection, head: bytes, reply: Reply | Passing, request_id: bytes
+    ) -> None:
         reply.hits += 1
         if self.on_hit is not None:
             self.on_hit((conn.address, head, reply, self.now))
         conn.closes = reply.closes or self._stopping
         wire = reply.wire or reply.rendered(self.now)
         wire = wire if conn.closes == reply.closes else with_close(wire)
-        wire = with_id(wire, number) if number else wire
+        wire = with_id(wire, request_id) if request_id else wire
         try:
             rest = self.sender.send(conn, wire, reply.tail)
         except OSError:
@@ -500,7 +502,7 @@ class Front:
 
     def _begin_request(self, conn: Connection, request: RequestHead) -> None:
         """Reads the body, if there is one, and gives the request to a thread."""
-        conn.request, conn.number = request, ""
+        conn.request, conn.request_id = request, ""
         conn.since = self.loop_time
         body = conn.body = body_of(request, self._max_body)
         if body is not None and not body.done:
@@ -595,8 +597,8 @@ class Front:
         """
         _log.debug("refused a request from %s: %s", conn.address, error.detail)
         with_body = head is None or not head.startswith(b"HEAD ")
-        number = conn.number or self._backend.ids.of(head or b"")
-        answer = problem_bytes(error, number, with_body)
+        request_id = conn.request_id or self._backend.ids.of(head or b"")
+        answer = problem_bytes(error, request_id, with_body)
         size = len(answer) - answer.index(END_OF_HEAD) - len(END_OF_HEAD)
         self._backend.report(
             Served(
@@ -608,7 +610,7 @@ class Front:
                 upstream=None,
                 took=0.0,
                 at=self.now,
-                request_id=number,
+                request_id=request_id,
             )
         )
         try:

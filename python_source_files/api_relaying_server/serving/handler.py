@@ -68,8 +68,8 @@ class RelayHandler(BaseHTTPRequestHandler):
         conn.closes = True
         if request is None:
             return
-        conn.number = conn.number or self.server.ids.of(conn.head)
-        take_in_hand(conn.number)
+        conn.request_id = conn.request_id or self.server.ids.of(conn.head)
+        take_in_hand(conn.request_id)
         try:
             body = None
             if conn.body is not None:
@@ -96,7 +96,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         request = conn.request
         with_body = request is None or request.method != "HEAD"
         with contextlib.suppress(OSError):
-            conn.send(problem_bytes(error, conn.number, with_body))
+            conn.send(problem_bytes(error, conn.request_id, with_body))
         size = len(problem_answer(error).body) if with_body else 0
         took = time.monotonic() - conn.since
         return Served(
@@ -108,7 +108,7 @@ class RelayHandler(BaseHTTPRequestHandler):
             upstream=None,
             took=took,
             at=time.time(),
-            request_id=conn.number,
+            request_id=conn.request_id,
         )
 
     # The request...
@@ -130,7 +130,7 @@ class RelayHandler(BaseHTTPRequestHandler):
     def _caller(self, request: RequestHead, body: RequestBody | None) -> Caller:
         conn = self.conn
         return Caller(
-            client=self.server.client_at(conn.address, conn.number),
+            client=self.server.client_at(conn.address, conn.request_id),
             body=body,
             length=body.length if body is not None else None,
             on_interim=self._send_interim if request.version >= (1, 1) else None,
@@ -173,7 +173,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         keeps = keeps and not until_close
         own = framing + _connection_fields(request, keeps)
         if "x-request-id" not in answer.fields:  # else it is the upstream's own
-            own.append((REQUEST_ID, self.conn.number))
+            own.append((REQUEST_ID, self.conn.request_id))
         fields = render_fields(answer.fields) + render_fields(own)
         head = render_status_line(answer.status, answer.reason) + fields + b"\r\n"
         if not has_body:
@@ -261,7 +261,7 @@ class RelayHandler(BaseHTTPRequestHandler):
             took=time.monotonic() - conn.since,
             at=time.time(),
             number=self._number,
-            request_id=conn.number,
+            request_id=conn.request_id,
             target=request.target,
         )
 

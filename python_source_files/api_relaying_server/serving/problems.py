@@ -56,9 +56,9 @@ def _details(detail: str) -> str:
     return f'; details="{escaped}"'
 
 
-def problem_bytes(error: RelayError, number: str, with_body: bool = True) -> bytes:
-    """The same as bytes, for a connection that ends after it; `number` is the request's id."""
+def problem_bytes(error: RelayError, request_id: str, with_body: bool = True) -> bytes:
+    """The same as bytes, for a connection that ends after it, with the id of the request."""
     answer = problem_answer(error)
     head = render_status_line(answer.status, answer.reason) + render_fields(answer.fields)
-    head += render_fields([(REQUEST_ID, number)])
+    head += render_fields([(REQUEST_ID, request_id)])
     return head + b"Connection: close\r\n\r\n" + (bytes(answer.body) if with_body else b"")

@@ -67,21 +67,21 @@ def reply_but_for_id(heads: dict[bytes, Reply], head: bytes) -> tuple[Reply | No
     return reply, given_id(head) if "x-request-id" in names else b""
 
 
-def named(head: bytes, number: str) -> bytes:
+def named(head: bytes, request_id: str) -> bytes:
     """A request head that tells the id of the request, as if its client had given it."""
-    if not number or given_id(head):
+    if not request_id or given_id(head):
         return head
-    return b"%b%b%b\r\n\r\n" % (head[:-2], _ID_LINE, number.encode())
+    return b"%b%b%b\r\n\r\n" % (head[:-2], _ID_LINE, request_id.encode())
 
 
-def with_id(wire: bytes, number: bytes) -> bytes:
+def with_id(wire: bytes, request_id: bytes) -> bytes:
     """A reply from memory that tells its client the id which it gave the request, unless the
     upstream's own is there.
     """
     end = wire.find(END_OF_HEAD) + 2
     if wire[:end].lower().find(b"\r\nx-request-id:") >= 0:
         return wire
-    return b"".join((wire[:end], _ID_LINE, number, b"\r\n", wire[end:]))
+    return b"".join((wire[:end], _ID_LINE, request_id, b"\r\n", wire[end:]))
 
 
 def with_close(wire: bytes) -> bytes:

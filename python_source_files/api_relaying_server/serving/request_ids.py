@@ -10,7 +10,7 @@ import threading
 
 from api_relaying_server.http1.request_id import client_id
 
-_mine = threading.local()  # `number`: the id of the request that this thread answers
+_mine = threading.local()  # `request_id`: the id of the request that this thread answers
 
 
 class RequestIds:
@@ -25,12 +25,12 @@ class RequestIds:
         return client_id(head) or f"{self._prefix}-{next(self._count):x}"
 
 
-def take_in_hand(number: str) -> None:
+def take_in_hand(request_id: str) -> None:
     """This thread answers the request of this id from now on; empty: none."""
-    _mine.number = number
+    _mine.request_id = request_id
 
 
 def in_hand() -> str:
     """The id of the request that this thread answers, empty where there is none."""
-    number: str = getattr(_mine, "number", "")
-    return number
+    request_id: str = getattr(_mine, "request_id", "")
+    return request_id

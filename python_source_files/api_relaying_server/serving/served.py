@@ -92,13 +92,13 @@ def telling(on_hit: OnHit | None, rule: str, id_of: Callable[[bytes], str]) -> O
 
     def tell(hit: Hit) -> None:
         address, head, reply, now = hit[:4]
-        number = id_of(head)
+        request_id = id_of(head)
         if on_hit is not None:
-            on_hit((address, head, reply, now, number))
+            on_hit((address, head, reply, now, request_id))
         method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
         path, query, _ = rest.partition(" ")[0].partition("?")
         shown = path + "?..." * bool(query)
-        _log.debug("%s %s: fresh, %s, in memory", method, shown, rule, extra={"id": number})
+        _log.debug("%s %s: fresh, %s, in memory", method, shown, rule, extra={"id": request_id})
 
     return tell
 

@@ -161,7 +161,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
             self.shutdown_request(conn)
 
     def _refuse(self, conn: Connection, busy: Overloaded) -> None:
-        conn.number = conn.number or self.ids.of(conn.head)
+        conn.request_id = conn.request_id or self.ids.of(conn.head)
         self.report(RelayHandler.refuse(conn, busy))
         self.shutdown_request(conn)
 
