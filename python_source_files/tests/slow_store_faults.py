@@ -429,7 +429,7 @@ class NotAllowed(FaultCase):
 
     def folder_for_anybody(self) -> Path:
         """A folder that the user of `as_mortal` reaches; the usual place may be private to root."""
-        for base in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108
+        for base in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
             folder = Path(tempfile.mkdtemp(prefix="relay-store-", dir=base))
             if os.geteuid() == 0:
                 os.chown(folder, NOBODY, NOBODY)

@@ -26,7 +26,7 @@ PATIENCE = 15.0  # seconds that a condition may take to come true on a busy mach
 
 def make_record(seed: object = 0, length: int = 300, expires: float = NEVER) -> Record:
     """A record with a body of `length` bytes that the seed decides."""
-    body = random.Random(str(seed)).getrandbits(8 * length).to_bytes(length, "big")  # noqa: S311
+    body = random.Random(str(seed)).getrandbits(8 * length).to_bytes(length, "big")
     fields = Fields([("Content-Type", "application/json"), ("ETag", f'"{seed}"'), ("X", "\xe5")])
     whole = StoredResponse(200, "OK", fields, body, 1.5, 2.25, (("accept", None),), 0, length)
     return Record((whole,), expires)

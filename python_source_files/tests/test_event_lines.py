@@ -212,7 +212,7 @@ class RequestLinesTest(unittest.TestCase):
                 connection.sendall(request_bytes("GET", "/cut", [("X-Request-Id", "n-1")]))
                 self.assertTrue(connection.recv(1))
                 begun.set()
-                eventually(lambda: "was cut" in relay.log(), "the line")  # noqa: B023
+                eventually(lambda: "was cut" in relay.log(), "the line")
                 relay.stop()
                 read = [Line.read(line, form) for line in logged(relay)]
                 (line,) = [line for line in read if "was cut" in line["message"]]

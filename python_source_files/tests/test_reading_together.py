@@ -37,7 +37,7 @@ class StoreTest(StoreCase):
 
     def test_any_keys_as_each_alone(self) -> None:
         """Stored, waiting, deleted, never there."""
-        dice = random.Random(18)  # noqa: S311
+        dice = random.Random(18)
         names = [f"GET /{number}'\"%" for number in range(40)]
         for _ in range(60):
             for key in dice.sample(names, 4):

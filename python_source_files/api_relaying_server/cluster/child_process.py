@@ -63,7 +63,7 @@ class Parent:
             try:
                 self._channel.settimeout(patience())
                 received = self._channel.recv(64)
-            except socket.timeout:  # noqa: UP041  # Python 3.9 knows it by this name only
+            except socket.timeout:  # Python 3.9 knows it by this name only
                 yield NONE
                 continue
             except OSError:

@@ -190,7 +190,7 @@ class NodeCoordinator:
             if left <= 0:
                 return None
             with waiting:
-                self._closed.wait(min(left, pause * random.uniform(0.5, 1.5)))  # noqa: S311
+                self._closed.wait(min(left, pause * random.uniform(0.5, 1.5)))
             pause = min(pause * 1.5, POLL_MOST)
         return NodeLease(waited)
 

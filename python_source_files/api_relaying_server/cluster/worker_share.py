@@ -22,7 +22,7 @@ from api_relaying_server.cluster.worker_coordinator import WorkerCoordinator
 from api_relaying_server.cluster.workers_budget import Calls, Pace, WorkersSlots, WorkersTokens
 from api_relaying_server.upstream.budget import Slots, TokenBucket
 
-IN_MEMORY = "/dev/shm"  # noqa: S108  # where Linux has a file system in memory
+IN_MEMORY = "/dev/shm"  # where Linux has a file system in memory
 SHARE = 0.75
 """Part of the free room there that a store may take."""
 

@@ -27,7 +27,7 @@ READING = frozenset(("GET", "HEAD"))
 HERE = frozenset(("localhost", "127.0.0.1", "::1"))
 """This machine, as its own browsers and tunnels to it name it."""
 
-ANYWHERE = frozenset(("0.0.0.0", "::"))  # noqa: S104  # to be reached by others
+ANYWHERE = frozenset(("0.0.0.0", "::"))  # to be reached by others
 """Addresses that stand for all of a machine's."""
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/@?#\s]+)(?::[0-9]{1,5})?")

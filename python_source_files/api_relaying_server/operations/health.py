@@ -35,7 +35,7 @@ _COMMANDS = (
     "api_relaying_server.attached",  # those of tests
 )
 _LISTENS = "0A"
-_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # to ask there, ask here
+_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # to ask there, ask here
 
 
 class Question(NamedTuple):
