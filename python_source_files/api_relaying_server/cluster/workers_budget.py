@@ -91,12 +91,12 @@ class WorkersSlots(Slots):
     def __init__(
         self,
         limit: int,
-        waiting: int,
+        most_waiting: int,
         mutex: Mutex,
         calls: Calls,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(limit, waiting, clock)
+        super().__init__(limit, most_waiting, clock)
         self._calls = calls
         self._lock = _SharedLock(mutex, self._read)
         self._line: deque[object] = deque()  # those that wait here

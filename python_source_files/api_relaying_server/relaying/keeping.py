@@ -602,7 +602,7 @@ class Keeper:
 
     def _doubt_all(self) -> None:
         """What was read or found before is looked at again before it is used."""
-        self._changes[:] = [next(self._ticks)] * _STRIPES
+        self._touch_all()
         self.hot.doubt()
 
     def _leave_tombstone(self, key: str, epoch: int) -> None:
@@ -709,14 +709,14 @@ class Keeper:
             self._store.delete(key)
             self._drop(key)
 
-    def _forget_memory(self, words_too: bool) -> None:
-        """Forgets all that is in memory; `words_too`: news of an invalidation may be lost."""
+    def _forget_memory(self, messages_lost: bool) -> None:
+        """Forgets all that is in memory. Where `messages_lost`, one may be of an invalidation."""
         if not self._shares:
             self._store.clear()
-        if words_too:
+        if messages_lost:
             self.stored_marks.known = False
             self.facts.invalidations.mark_all()
-        self._changes[:] = [next(self._ticks)] * _STRIPES
+        self._touch_all()
         if self._shares:
             tick = self.facts.invalidations.now
             self._last_known.add(self.hot.records(), self.clock(), tick)
@@ -756,6 +756,10 @@ class Keeper:
 
     def _touch(self, key: str) -> None:
         self._changes[hash(key) % _STRIPES] = next(self._ticks)
+
+    def _touch_all(self) -> None:
+        """As if every key had been changed."""
+        self._changes[:] = [next(self._ticks)] * _STRIPES
 
     def learn_selecting(self, key: str, record: Record) -> None:
         """Remembers what selects, so that requests for the same share a flight with those of other

@@ -201,7 +201,7 @@ class RelayHandler(BaseHTTPRequestHandler):
             raise
         except UpstreamError as error:
             self.conn.resets = until_close and pending != head
-            return self._cut(request, answer, error, pending == head)
+            return self._cut(request, error, pending == head)
         if chunked:
             pending += LAST_CHUNK
         if pending:
@@ -221,9 +221,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         self._begun = answer
         self._sent = len(answer.body)
 
-    def _cut(
-        self, request: RequestHead, answer: Answer, error: UpstreamError, unsent: bool
-    ) -> bool:
+    def _cut(self, request: RequestHead, error: UpstreamError, unsent: bool) -> bool:
         """The upstream's answer broke off: its client gets an error while nothing is sent, else a
         connection that is cut.
         """

@@ -45,13 +45,13 @@ class _Waiter:
 
 
 class Slots:
-    """At most `limit` calls at a time; at most `waiting` callers wait for one to end."""
+    """At most `limit` calls at a time; at most `most_waiting` callers wait for one to end."""
 
     def __init__(
-        self, limit: int, waiting: int, clock: Callable[[], float] = time.monotonic
+        self, limit: int, most_waiting: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._limit = limit
-        self._most_waiting = waiting
+        self._most_waiting = most_waiting
         self._clock = clock
         # guards `_free`, `_queue`, `_held_for`
         self._lock: AbstractContextManager[object] = threading.Lock()
@@ -123,21 +123,21 @@ class TokenBucket:
     All its state is one time, when it will be full if nobody takes any more, and a count. A caller
     that finds no token books the next one that nobody has booked, and sleeps until that is there:
     so callers go in the order in which they came, and each knows at once whether to wait. At most
-    `waiting` tokens are booked ahead.
+    `most_waiting` tokens are booked ahead.
     """
 
     def __init__(
         self,
         per_second: float,
         burst: int,
-        waiting: int,
+        most_waiting: int,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._interval = 1.0 / per_second
         self._burst = burst
         self._span = burst * self._interval  # seconds in which an empty bucket fills
-        self._longest_queue = waiting * self._interval + LATE
+        self._longest_queue = most_waiting * self._interval + LATE
         self._clock = clock
         self._sleep = sleep
         # guards `_full_at`, `_taken`
