@@ -17,12 +17,11 @@ from collections.abc import Sequence
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.caching.vary import coding_weight, qvalues, varying_names
 from api_relaying_server.http1.grammar import content_length, parse_entity_tag, parse_entity_tags
-from api_relaying_server.http1.message import Field, Fields
+from api_relaying_server.http1.message import WITHOUT_CONTENT, Field, Fields
 
 SMALLEST = 1024
 """Bytes of content up to which nothing is compressed: it would save less than a packet."""
 
-_BODILESS = frozenset((204, 205))
 _COMPRESSIBLE = re.compile(r"text/(?!event-stream).*|[^/]+/(?:[^/]*\+)?(?:json|xml)", re.DOTALL)
 _OF_THE_CONTENT = frozenset(("content-digest", "repr-digest", "digest", "content-md5"))
 """Fields that are true of the content as the upstream sent it alone (RFC 9530)."""
@@ -33,7 +32,7 @@ def may_be_compressed(stored: StoredResponse) -> bool:
     whole, without a coding, where nobody forbids it. What is still to come is judged by its head.
     """
     fields = stored.fields
-    if stored.status in _BODILESS or "content-encoding" in fields:
+    if stored.status in WITHOUT_CONTENT or "content-encoding" in fields:
         return False
     if stored.is_partial if stored.status == 206 else "content-range" in fields:
         return False

@@ -17,7 +17,7 @@ from api_relaying_server.caching.ranges import Part, asked_ranges, cut, is_exces
 from api_relaying_server.caching.reuse import Assessed
 from api_relaying_server.caching.stored import StoredResponse
 from api_relaying_server.http1.grammar import split_lists
-from api_relaying_server.http1.message import Field, Fields, RequestHead
+from api_relaying_server.http1.message import BODILESS_STATUSES, Field, Fields, RequestHead
 from api_relaying_server.http1.rendering import (
     Buffer,
     Content,
@@ -36,8 +36,6 @@ WHOLE: Shape = ("whole", (), "")
 
 _HEAD: Shape = ("head", (), "")
 _UNMODIFIED: Shape = ("not-modified", (), "")
-
-BODILESS_STATUSES = frozenset((204, 304))
 
 _OF_ALL_THAT_CAME = frozenset(("content-range", "content-length", "content-digest"))
 """Fields that describe all of the content: in a part of it they would be wrong (RFC 9530, 2)."""

@@ -17,6 +17,11 @@ Field = tuple[str, str]
 Line = tuple[str, str, str, int]
 """A field line as it was read: lower-case name, name, value, and the reader's mark."""
 
+BODILESS_STATUSES = frozenset((204, 304))
+"""Statuses of responses that end with their head, whatever its fields say (RFC 9112, 6.3)."""
+
+WITHOUT_CONTENT = frozenset((204, 205))
+"""Statuses of responses that have no content to store (RFC 9110, 15.3.5, 15.3.6)."""
 
 PACKED_READ = 64
 """Packed sections whose fields are kept apart after they were asked for, those used last."""

@@ -19,7 +19,7 @@ from api_relaying_server.errors import ClientGone, RelayError, UpstreamError, ow
 from api_relaying_server.http1.chunked import LAST_CHUNK, encode_chunk
 from api_relaying_server.http1.fields import end_to_end
 from api_relaying_server.http1.heads import wants_close
-from api_relaying_server.http1.message import Field, RequestHead, ResponseHead
+from api_relaying_server.http1.message import BODILESS_STATUSES, Field, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import pieces_of, render_fields, render_status_line
 from api_relaying_server.http1.request_id import REQUEST_ID
 from api_relaying_server.relaying.answer import Answer, Waiting
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from api_relaying_server.serving.server import RelayServer
 
 _log = logging.getLogger(__name__)
-
-_BODILESS = frozenset((204, 304))
 
 _JOINED = 65536
 """Bytes of a body that are joined to the head, so that nearly every answer is one call."""
@@ -168,7 +166,7 @@ class RelayHandler(BaseHTTPRequestHandler):
 
     def _write(self, request: RequestHead, answer: Answer, keeps: bool) -> bool:
         """Writes the answer; False where the connection has to end after it."""
-        has_body = request.method != "HEAD" and answer.status not in _BODILESS
+        has_body = request.method != "HEAD" and answer.status not in BODILESS_STATUSES
         framing, chunked, until_close = self._framing(request, answer, has_body)
         keeps = keeps and not until_close
         own = framing + _connection_fields(request, keeps)
@@ -238,7 +236,7 @@ class RelayHandler(BaseHTTPRequestHandler):
         is chunked, and whether it ends with the connection.
         """
         if answer.stream is None:
-            known = "content-length" in answer.fields or answer.status in _BODILESS
+            known = "content-length" in answer.fields or answer.status in BODILESS_STATUSES
             return ([] if known else [("Content-Length", str(len(answer.body)))]), False, False
         if not has_body or "content-length" in answer.fields:
             return [], False, False

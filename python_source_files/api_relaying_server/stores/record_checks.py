@@ -14,6 +14,7 @@ from api_relaying_server.caching.vary import ANY_ORIGIN
 from api_relaying_server.http1.fields import HOP_BY_HOP
 from api_relaying_server.http1.grammar import is_token
 from api_relaying_server.http1.heads import MAX_FIELDS
+from api_relaying_server.http1.message import WITHOUT_CONTENT
 
 LATEST = 253402300799.0
 """The last second of the year 9999; a date has four digits for the year."""
@@ -31,9 +32,6 @@ MOST_FIELDS = MAX_FIELDS + 1
 
 KNOWN_FIELDS = 24
 """Fields of a response up to which their names are remembered together."""
-
-WITHOUT_BODY = (204, 205)
-"""Statuses whose responses have no content."""
 
 _TEXT_OR_NONE = frozenset((str, type(None)))
 _NUMBERS = (int, float)
@@ -76,7 +74,7 @@ def check_numbers(status: Any, length: Any, sent: Any, arrived: Any) -> None:
     """Raises for what is no status, no length of a body or no time of a stored response."""
     if not (type(status) is int and 200 <= status <= 599 and status != 304):
         raise ValueError("the status is not that of a stored response")
-    if type(length) is not int or length < 0 or (length and status in WITHOUT_BODY):
+    if type(length) is not int or length < 0 or (length and status in WITHOUT_CONTENT):
         raise ValueError("the length of the body is none")
     if type(sent) not in _NUMBERS or type(arrived) not in _NUMBERS:
         raise ValueError("a time is not a number")

@@ -20,13 +20,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from api_relaying_server.caching.stored import READ_APART, Record, Selecting, Single
+from api_relaying_server.http1.message import WITHOUT_CONTENT
 from api_relaying_server.stores.cutting import AT_ONCE, cut
 from api_relaying_server.stores.record_checks import (
     KNOWN_FIELDS,
     LAST_EPOCH,
     LATEST,
     MOST_FIELDS,
-    WITHOUT_BODY,
     encode_json,
     is_plain_json,
     is_printable,
@@ -120,7 +120,7 @@ def _check_numbers(status: int, epoch: int, length: int) -> None:
     """Raises ValueError for what no whole stored response has; `length` is that of its body."""
     if length < 0:
         raise ValueError("shorter than its parts")
-    if status not in _STATUSES or (length and status in WITHOUT_BODY):
+    if status not in _STATUSES or (length and status in WITHOUT_CONTENT):
         raise ValueError("the status is not that of a whole stored response")
     if epoch > LAST_EPOCH:
         raise ValueError("no epoch")
