@@ -1,5 +1,5 @@
-"""The relay's own errors as answers: JSON problem documents (RFC 9457) with `Proxy-Status` (RFC
-9209).
+"""The relay's own answers, which are JSON. Its errors are problem documents (RFC 9457) with
+`Proxy-Status` (RFC 9209).
 
 It must not know connections.
 """
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
 from api_relaying_server.errors import RelayError
 from api_relaying_server.http1.fields import ALLOWED, PSEUDONYM, relay_fields
 from api_relaying_server.http1.grammar import format_date
-from api_relaying_server.http1.message import Fields
+from api_relaying_server.http1.message import Field, Fields
 from api_relaying_server.http1.rendering import reason_phrase, render_fields, render_status_line
 from api_relaying_server.http1.request_id import REQUEST_ID
 from api_relaying_server.relaying.answer import Answer
@@ -27,14 +28,7 @@ def problem_answer(error: RelayError) -> Answer:
         "status": error.status,
         "detail": error.detail,
     }
-    body = json.dumps(document).encode() + b"\n"
-    fields = [
-        ("Content-Type", "application/problem+json"),
-        ("Content-Length", str(len(body))),
-        ("Cache-Control", "no-store"),
-        ("Date", format_date(time.time())),
-        *relay_fields(),
-    ]
+    fields = []
     if error.proxy_error is not None:
         failure = f"{PSEUDONYM}; error={error.proxy_error}{_details(error.detail)}"
         fields.append(("Proxy-Status", failure))
@@ -42,7 +36,25 @@ def problem_answer(error: RelayError) -> Answer:
         fields.append(("Retry-After", str(error.retry_after)))
     if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
         fields.append(("Allow", ALLOWED))
-    return Answer(error.status, reason_phrase(error.status), Fields(fields), body)
+    return json_answer(document, error.status, "application/problem+json", fields)
+
+
+def json_answer(
+    document: Mapping[str, object],
+    status: int = 200,
+    kind: str = "application/json",
+    fields: Iterable[Field] = (),
+) -> Answer:
+    """An answer that is stored nowhere, with `fields` of its own behind the usual ones."""
+    body = json.dumps(document).encode() + b"\n"
+    usual = [
+        ("Content-Type", kind),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        ("Date", format_date(time.time())),
+        *relay_fields(),
+    ]
+    return Answer(status, reason_phrase(status), Fields((*usual, *fields)), body)
 
 
 def _details(detail: str) -> str:

@@ -7,17 +7,15 @@ it: then it counts only from a proxy that is trusted, by the address that this o
 
 from __future__ import annotations
 
-import json
-import time
 from typing import Callable
 
 from api_relaying_server.caching.purging import PURGED_GROUPS, PurgeRule, groups_to_purge
 from api_relaying_server.errors import BadRequest, NotAllowed
-from api_relaying_server.http1.fields import names_a_client, relay_fields
-from api_relaying_server.http1.grammar import format_date
+from api_relaying_server.http1.fields import names_a_client
 from api_relaying_server.http1.message import Fields, RequestHead
 from api_relaying_server.relaying.answer import Answer
 from api_relaying_server.serving.peers import TrustedPeers
+from api_relaying_server.serving.problems import json_answer
 from api_relaying_server.upstream.translation import Client
 
 _OF_PROXIES = frozenset(("forwarded", "via"))
@@ -45,15 +43,7 @@ class PurgeRequests:
             if groups is None:
                 raise BadRequest('Purge-Groups is no list of strings, such as "a", "b"')
             rule = PurgeRule(groups=tuple(sorted(groups)))
-        body = json.dumps({"purged": self._purge(rule)}).encode() + b"\n"
-        fields = [
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(body))),
-            ("Cache-Control", "no-store"),
-            ("Date", format_date(time.time())),
-            *relay_fields(),
-        ]
-        return Answer(200, "OK", Fields(fields), body)
+        return json_answer({"purged": self._purge(rule)})
 
     def _may_purge(self, fields: Fields, client: Client) -> bool:
         if not any(name in _OF_PROXIES or names_a_client(name) for name in fields.names()):
