@@ -67,9 +67,12 @@ def ratio(scenario: Json, peer: str, metric: str = "rate") -> float | None:
     return own / other if own is not None and other else None
 
 
+NO_VALUE = "-"
+
+
 def cell(value: float | None, form: str = "{:,.0f}") -> str:
     """A number in a table."""
-    return "-" if value is None else form.format(value)
+    return NO_VALUE if value is None else form.format(value)
 
 
 def _loads(data: Json) -> list[Json]:
@@ -122,7 +125,9 @@ def compare(data: Json) -> str:
 
 
 def compare_more(data: Json) -> str:
-    """What is no rate beside a peer's: processor time, memory, start, the first design."""
+    """What is no rate beside a peer's: processor time, memory, start, the first design. What this
+    run has not measured is left out.
+    """
     scenarios = data["scenarios"]
     same, misses, start = scenarios["same-url"], scenarios["misses"], scenarios["start"]
     rows = [
@@ -151,7 +156,7 @@ def compare_more(data: Json) -> str:
         ],
         ["from the start to the first answer", cell(median(start, "relay", "first"), "{:.0f} ms")],
     ]
-    return table(["what", "measured"], rows)
+    return table(["what", "measured"], [row for row in rows if row[1] != NO_VALUE])
 
 
 # --- what is inside of a hit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import re
 import sys
@@ -130,6 +131,14 @@ class Compare(unittest.TestCase):
             if any(float(cell) < 1 for cell in row.split(" | ")[2:4] if cell != "-")
         ]
         self.assertEqual(rows, behind)
+
+    def test_what_a_run_has_not_measured_has_no_row(self) -> None:
+        data = copy.deepcopy(self.data)
+        servers = data["scenarios"]["same-url"]["servers"]
+        servers["seed"] = {"median": {"rate": 123.0}}
+        self.assertIn("the first design of this project | 123/s |", tables.compare_more(data))
+        del servers["seed"]
+        self.assertNotIn("first design", tables.compare_more(data))
 
     def test_the_chart_shows_this_run(self) -> None:
         picture = (tables.RESULTS / "compare.svg").read_text(encoding="utf-8")
