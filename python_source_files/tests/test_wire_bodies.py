@@ -136,10 +136,13 @@ class BackPressureTest(WireTestCase):
         client = self.client(post("/held", f"Content-Length: {10**9}"))
         client.sock.settimeout(0.3)
         piece = b"x" * 65536
-        pushed = 0
-        with self.assertRaises(socket.timeout):
-            while pushed < 2**28:
+        pushed = held_back = 0
+        while pushed < 2**26 and held_back < 4:  # once the relay may just be late
+            try:
                 pushed += client.sock.send(piece)
+                held_back = 0
+            except socket.timeout:
+                held_back += 1
         self.assertGreater(pushed, 0)
         self.assertLess(pushed, 2**26)
 
