@@ -2,18 +2,17 @@
 
 The allocator gives back memory that is free. glibc keeps what was freed for the next who asks, in
 an arena for each thread, and takes ever larger blocks from there once a large one was freed. So a
-relay that had many large bodies in hand keeps their memory for good (measured: 1.4 GB after 32
-bodies of 33 MB). With a fixed threshold large blocks are the system's own and go back when they are
-freed; of the rest, few arenas and a trim now and then leave little. Where there is another C
-library nothing is done.
+relay that had many large bodies in hand keeps their memory for good. With a fixed threshold large
+blocks are the system's own and go back when they are freed; of the rest, few arenas and a trim now
+and then leave little. Where there is another C library nothing is done.
 
 The cycle collector looks at little, for requests leave no cycles: nothing that a request makes
 refers to itself once it is answered, be it a hit, a miss or a failure (`tests/slow_collector.py`
 counts that), so reference counts free all of it. With its usual settings the collector looks at
-everything in memory again and again (measured with 10,000 responses in memory, a fourth of the
-requests read from the store: half the processor time, and pauses of 200 ms). What libraries leave
-behind after a fault is still found: young objects are looked at, those that live through it are not
-looked at again.
+everything in memory again and again, the more often the more is read from the store: with much in
+memory that takes a large part of the processor's time, and all clients wait meanwhile. What
+libraries leave behind after a fault is still found: young objects are looked at, those that live
+through it are not looked at again.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ CALM = 2.0
 """Seconds between two looks whether a trim is due."""
 
 WORTH_IT = 16 << 20
-"""Bytes that must have come and gone before a trim: it takes 20 to 100 ms, in a thread that nobody
-waits for (measured beside it: no hit was later than without).
+"""Bytes that must have come and gone before a trim: it takes long beside a hit, in a thread that
+nobody waits for, and without the interpreter's lock.
 """
 
 YOUNG = 10_000
-"""Objects made and not yet freed, at which they are looked at: about 1 ms."""
+"""Objects made and not yet freed, at which they are looked at: so few take little time."""
 
 ROUNDS = 5
 """Such looks before those that have lived through them are looked at once more, together."""

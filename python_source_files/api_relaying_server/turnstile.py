@@ -2,7 +2,7 @@
 
 Python lets one thread run at a time, in the order in which they ask. So the loop, which has to ask
 again at each `recv` and `send`, waits behind all handlers whose upstream answers at that moment:
-with 32 of them a hit beside them waited for 16 ms. A shorter `sys.setswitchinterval` changes
+the more of them, the longer a hit beside them waits. A shorter `sys.setswitchinterval` changes
 nothing, since each of them gives way by itself.
 
 A handler that is ready waits here instead, for a lock of its own. The loop lets them through before
@@ -21,7 +21,7 @@ from collections import deque
 from typing import Callable
 
 SHORTEST = 0.0005
-"""Seconds for which handlers go through at least: a miss takes 0.1 to 0.4 ms on each way."""
+"""Seconds for which handlers go through at least: a miss takes less on each way."""
 
 LONGEST = 0.005
 """Seconds for which they go through at most, after a pass that took long."""
@@ -29,7 +29,7 @@ LONGEST = 0.005
 NEEDED_FOR, FEW = 0.02, 2
 """Seconds after a pass with many hits in which handlers wait here; and how many more hits than
 other requests are many. Where nearly all requests are misses a turn for each of their ways would
-cost them half as much again, and hold up nobody.
+cost them much, and spare nobody a wait.
 """
 
 LATE = 0.001

@@ -93,7 +93,7 @@ def plain_hit(
     its age was 0, and for how many seconds from then it is fresh. None where it takes the general
     rules to decide. `now` is the Unix time.
     """
-    # All at once: looking each of them up takes five times as long.
+    # All at once: looking them up one by one takes longer.
     status, _, names, values, body, sent, arrived, selecting, _, _, lines = single
     layout = _layout(names) if len(lines) <= MOST_LINES else None
     if layout is None or status in _OTHER_BODY or (selecting and not selects(selecting, request)):

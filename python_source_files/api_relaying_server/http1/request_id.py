@@ -25,7 +25,7 @@ def given_id(head: bytes) -> bytes:
 
 
 def _given(head: bytes, lower: bytes) -> bytes:
-    at = lower.find(_NAME)  # `in` takes twice as long: for bytes it raises and catches an error
+    at = lower.find(_NAME)  # `in` takes longer: for bytes it raises and catches an error
     while at >= 0:
         found = _VALUE.match(head, at + len(_NAME))
         if found is not None:

@@ -30,7 +30,7 @@ a rest it would get it only after the switch interval of 5 ms.
 """
 
 SLICE = 256
-"""Records rendered at a stretch: about 0.2 ms, for which a hit may have to wait."""
+"""Records rendered at a stretch: for that time a hit may have to wait."""
 
 PIECE_LINES = 5000
 """Lines handed to the file at once, at most."""

@@ -789,7 +789,7 @@ class Keeper:
 
 
 class _Locked:
-    """The record of a key under the lock of its stripe; a generator would cost twice as much."""
+    """The record of a key under the lock of its stripe; a generator would cost more."""
 
     __slots__ = ("_keeper", "_key", "_lock", "_seen")
 

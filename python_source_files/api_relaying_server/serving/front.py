@@ -93,8 +93,8 @@ from api_relaying_server.turnstile import FEW, Turnstile
 _log = logging.getLogger(__name__)
 
 LONGEST_HERE = 4096
-"""Bytes of the longest head that the loop itself decides about; a longer one may take long to think
-about (measured: 0.5 s for a preference of 15,000 members and 32 variants), so a thread does it.
+"""Bytes of the longest head that the loop itself decides about; a longer one, such as a preference
+of thousands of members before many variants, may hold up all clients for long, so a thread does it.
 """
 
 TRY_AGAIN = 0.5

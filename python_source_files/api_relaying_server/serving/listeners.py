@@ -96,7 +96,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
 def defer(sockets: Sequence[socket.socket]) -> None:
     """Has the system keep each new connection to itself until a request comes on it, or `SILENT`
     seconds are over (Linux). So the first bytes are there when it is accepted: it needs to be
-    neither tried in vain nor registered (measured: 5 of 20 us, of a connection for one request).
+    neither tried in vain nor registered, which would take a large part of the time of a connection
+    for one request.
     """
     if hasattr(socket, "TCP_DEFER_ACCEPT"):
         for sock in sockets:

@@ -1,9 +1,9 @@
 """One thread that answers from the store, or loads into memory what is there, for many connections.
 
-A thread for each response that the store has costs more for being woken than for reading it
-(measured: 300 us of processor time, of which reading, deciding and answering took 60). So one
-thread reads for all, and wakes the loop once for all that waited. That suits stores that are quick
-to read: what the reader cannot take in time goes to the handlers, which read side by side.
+A thread for each response that the store has costs several times as much for being woken, and for
+handing the connection over and back, as for reading, deciding and answering. So one thread reads
+for all, and wakes the loop once for all that waited. That suits stores that are quick to read: what
+the reader cannot take in time goes to the handlers, which read side by side.
 
 This file must not know what is in the store, nor how a request is answered.
 """
@@ -48,7 +48,7 @@ AVERAGED = 16
 MOST_TIMES = 8
 """Times the expected time that one read counts as at most. A single pause, of the machine or for a
 large body, says nothing of the next reads: for it fifty of them would go to the handlers, which
-costs four times as much and takes the time from the reader. A slow store is known after a dozen
+costs more and takes the time from the reader. A slow store is known after a dozen
 reads; until then those behind a slow read do not wait for it either (`LONGEST_WAIT`).
 """
 

@@ -2,9 +2,9 @@
 
 A `TlsStream` has `recv` and `send` that behave as those of a socket that never blocks, so the event
 loop and the threads need not know which of the two they use. It holds no plaintext back: what has
-come is given at once, so whoever polls the socket misses nothing. A handshake takes 0.2 to 5 ms to
-compute, by the kind of key, so a thread of its own does that, one step after the other; the loop
-reads what each step needs, and keeps the deadline. This file must not know HTTP.
+come is given at once, so whoever polls the socket misses nothing. To compute a handshake takes as
+long as many hits, so a thread of its own does that, one step after the other; the loop reads what
+each step needs, and keeps the deadline. This file must not know HTTP.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""A part of large bytes, copied bit by bit: a slice of 30 MB is one step of the interpreter, and
-holds up all other threads for 16 ms.
+"""A part of large bytes, copied bit by bit: a slice is one step of the interpreter, and a large one
+holds up all other threads for as long as many hits take.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from io import BytesIO
 
 AT_ONCE = 256 * 1024
-"""Bytes that are copied in one step: about 0.1 ms."""
+"""Bytes that are copied in one step: few enough for others not to notice."""
 
 
 def cut(data: bytes, begin: int, end: int) -> bytes:

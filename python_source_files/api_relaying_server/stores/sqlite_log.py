@@ -2,10 +2,9 @@
 
 SQLite begins its log anew only when a writer finds that all of it has been copied into the file and
 nobody reads it. With several processes that write, somebody always has added to it meanwhile, so it
-grows without end (measured: 230 to 480 MB in ten seconds with two). Here a writer that has found
-the log too long keeps everybody from writing until it is copied and cut. What a transaction adds is
-known within bounds; so, beside a bound on how long the log may be when one begins, there is one on
-how long it ever is.
+grows without end, with two of them already. Here a writer that has found the log too long keeps
+everybody from writing until it is copied and cut. What a transaction adds is known within bounds;
+so, beside a bound on how long the log may be when one begins, there is one on how long it ever is.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 PART = 2 << 20
 """Bytes of a part, and of the largest record that is written whole. SQLite's driver copies a part
-in one step of the interpreter, which no other thread can interrupt: 1.7 ms.
+in one step of the interpreter, which no other thread can interrupt: a hit may have to wait for it.
 """
 
 AT_ONCE = 16

@@ -74,8 +74,8 @@ class Fetch(requests.Response):
     its head arrived (Unix time).
 
     The constructor of `requests` is not called: it makes a cookie jar for each response, which
-    costs twenty times as much as all the rest. What it would set has its default here, or is made
-    when it is used.
+    costs more than all the rest. What it would set has its default here, or is made when it is
+    used.
     """
 
     _content = False  # type: ignore[assignment]  # not read yet
@@ -130,7 +130,7 @@ class RelaySession(CachedSession):
 
         The `send` of requests-cache is skipped. It follows the rules of a private cache, obeys the
         client's fields and reads bodies whole; the relay follows RFC 9111 (`caching/`) and streams.
-        Even with its cache disabled it takes many times as long as this one.
+        Even with its cache disabled it does much more for each request than this one.
         """
         return requests.Session.send(self, request, **kwargs)
 

@@ -22,7 +22,7 @@ from api_relaying_server.stores.health import DENIED_FOR, PAUSE, Backoff
 from api_relaying_server.stores.storage import StorageFault, Trouble
 
 MOST_CONNECTIONS = 16
-"""Connections of each worker for those who answer requests: one is in use for some 0.1 ms."""
+"""Connections of each worker for those who answer requests: one is in use for one command."""
 
 FIRST_CONNECTIONS = 4
 """Those that are made at once when the database is opened."""
