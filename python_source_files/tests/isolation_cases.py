@@ -100,10 +100,11 @@ class IsolationCases(unittest.TestCase):
         self, target: str, held: Held, first: list[Field], second: list[Field]
     ) -> tuple[Reply, Reply]:
         """Two clients' answers, the second of whom asks while the first one's call is under way."""
+        before = self.calls(target)
         one = self.later(self.here, target, first)
-        eventually(lambda: self.world.calls(target), "the first call")
+        eventually(lambda: self.calls(target) > before, "the first call")
         two = self.later(self.there, target, second)
-        threading.Event().wait(JOINS)
+        self.wait_for_clients(2, target, before)
         held.let_go.set()
         return one.result(20), two.result(20)
 
@@ -115,8 +116,10 @@ class IsolationCases(unittest.TestCase):
         """Waits until a GET is a hit: what was stored reaches other processes in a moment."""
         eventually(lambda: "hit" in relay.get(target, headers).cache_status, "a hit")
 
-    def wait_for_followers(self, count: int) -> None:
-        """Waits for so many followers; where nothing tells of them, for as long as they take."""
+    def wait_for_clients(self, count: int, target: str, before: int = 0) -> None:
+        """Waits until the requests of so many, who get no answer yet, have led to a call beyond
+        those `before`, or follow one that has; here for as long as that takes, mostly.
+        """
         threading.Event().wait(JOINS)
 
     def calls(self, target: str) -> int:
@@ -190,7 +193,7 @@ class IsolationCases(unittest.TestCase):
                 target = self.play(answer)
                 clients = [self.later(self.here, target, []) for _ in range(12)]
                 self.until_called(target)
-                self.wait_for_followers(11)
+                self.wait_for_clients(12, target)
                 held.let_go.set()
                 self.assertEqual({client.result(20).status for client in clients}, {200})
                 self.assertLessEqual(self.calls(target), 2 * self.processes)
@@ -399,7 +402,7 @@ class IsolationCases(unittest.TestCase):
         self.here.get(target, [("X-Odd", "x")])
         clients = [self.later(self.here, target, []) for _ in range(8)]
         eventually(lambda: self.calls(target) > 1, "the first call")
-        self.wait_for_followers(7)
+        self.wait_for_clients(8, target, 1)
         held.let_go.set()
         self.assertEqual({client.result(20).status for client in clients}, {200})
         self.assertLessEqual(self.calls(target), 1 + self.processes)

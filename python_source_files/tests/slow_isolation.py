@@ -18,15 +18,19 @@ class Counted(isolation_cases.IsolationCases):
     """Relays that tell how many clients are there, wherever these are held up."""
 
     here: ClassVar[AdministeredRelay]
+    there: ClassVar[AdministeredRelay]
 
-    def wait_for_followers(self, count: int) -> None:
-        """Waits until so many requests are there beside the first one."""
+    def wait_for_clients(self, count: int, target: str, before: int = 0) -> None:
+        """Waits until so many are there."""
 
         def there_are() -> float:
-            metrics = self.here.metrics()
-            return sum(metrics[f'relay_connections{{state="{s}"}}'] for s in ("waiting", "handled"))
+            return sum(
+                relay.metrics()[f'relay_connections{{state="{state}"}}']
+                for relay in {self.here, self.there}
+                for state in ("waiting", "handled")
+            )
 
-        eventually(lambda: there_are() > count, f"{count} beside the first")
+        eventually(lambda: there_are() >= count, f"{count} clients")
 
 
 class TwoWorkersTest(Counted):

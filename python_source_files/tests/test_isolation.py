@@ -30,13 +30,14 @@ class OneWorkerTest(isolation_cases.IsolationCases):
         cls.here = cls.there = cls.relay
         cls.addClassCleanup(cls.relay.stop)
 
-    def wait_for_followers(self, count: int) -> None:
-        """Waits until so many requests wait for another one's fetch."""
+    def wait_for_clients(self, count: int, target: str, before: int = 0) -> None:
+        """Waits until so many have called the origin or follow one that has."""
 
-        def waiting() -> float:
-            return self.relay.metrics()['relay_connections{state="waiting"}']
+        def have_come() -> float:
+            followers = self.relay.metrics()['relay_connections{state="waiting"}']
+            return self.calls(target) - before + followers
 
-        eventually(lambda: waiting() >= count, f"{count} that wait")
+        eventually(lambda: have_come() >= count, f"{count} clients")
 
 
 class SettingsTest(unittest.TestCase):
