@@ -9,7 +9,7 @@ from api_relaying_server.importing import quick_imports
 
 
 def main() -> int:
-    """Run the command; signals count from here on, while all that it needs is still read."""
+    """Runs the command; signals count from here on, while all that it needs is still read."""
     early.begin()
     with quick_imports():
         from api_relaying_server.cli import main as command

@@ -19,7 +19,7 @@ from api_relaying_server import early
 
 
 def main() -> None:
-    """Run the command with the words of this process, and exit with its code."""
+    """Runs the command with the words of this process, and exits with its code."""
     early.begin()
     parent = socket.socket(fileno=0)
     _stop_without(parent)

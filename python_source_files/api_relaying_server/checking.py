@@ -47,7 +47,7 @@ def findings_of(settings: Settings) -> Findings:
 
 
 def require_rooms(settings: Settings) -> None:
-    """Raise ConfigError where a setting needs an optional part of the package that is absent."""
+    """Raises ConfigError where a setting needs an optional part of the package that is absent."""
     for fault in _room_fault(settings):
         raise ConfigError(fault)
 

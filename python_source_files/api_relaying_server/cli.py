@@ -81,7 +81,7 @@ class Servable(Stoppable, Protocol):
         """The URLs it listens on."""
 
     def serve(self) -> None:
-        """Answer requests until stopped."""
+        """Answers requests until stopped."""
 
 
 Build = Callable[[Settings, str], Servable]
@@ -106,7 +106,7 @@ def main(
     environ: Mapping[str, str] | None = None,
     hooks: Hooks = NO_HOOKS,
 ) -> int:
-    """Run the command line `argv` and return its exit code.
+    """Runs the command line `argv` and returns its exit code.
 
     Nothing is raised: what goes wrong is one line on standard error.
     """
@@ -158,7 +158,7 @@ def serve(words: Sequence[str], environ: Mapping[str, str], hooks: Hooks) -> int
 
 
 def _check(settings: Settings) -> int:
-    """Say what stands in the way, or what would run and what was found well."""
+    """Says what stands in the way, or what would run and what was found well."""
     faults, well = findings_of(settings)
     if settings.ask and not faults:
         with quick_imports():
@@ -332,7 +332,7 @@ def _upstream(settings: Settings) -> Iterator[str]:
 
 
 def _make_cache_folder(settings: Settings) -> None:
-    """Make the folder of the store's file, for this user alone, where it is missing."""
+    """Makes the folder of the store's file, for this user alone, where it is missing."""
     path = cache_file(settings.cache)
     folder = os.path.dirname(path) if path else ""
     if path:
@@ -366,7 +366,7 @@ def _what_would_run(settings: Settings) -> str:
 def _announce(
     settings: Settings, upstream: str, addresses: Sequence[str], admin: Sequence[str]
 ) -> None:
-    """Say on standard error what runs: the URLs to ask, the upstream, the cache, the URLs of the
+    """Says on standard error what runs: the URLs to ask, the upstream, the cache, the URLs of the
     admin address.
     """
     _log.info("starting: %s %s, process %d", PROGRAM, __version__, os.getpid())
@@ -401,13 +401,13 @@ def _say_unused_proxy(settings: Settings) -> None:
 
 
 def _complain(text: str, code: int) -> int:
-    """Say what is wrong in one line and return the exit code."""
+    """Says what is wrong in one line and returns the exit code."""
     _say(f"{PROGRAM}: {' '.join(text.split())}")
     return code
 
 
 def _say(line: str) -> None:
-    """Write a line to standard error, if anybody is there to read it."""
+    """Writes a line to standard error, if anybody is there to read it."""
     if sys.stderr is not None:
         try:
             sys.stderr.write(line + "\n")
@@ -417,7 +417,7 @@ def _say(line: str) -> None:
 
 
 def _print(text: str) -> int:
-    """Write to standard output as far as somebody reads it; return the exit code."""
+    """Writes to standard output as far as somebody reads it; returns the exit code."""
     if sys.stdout is None:
         return STOPPED_AS_ASKED
     encoding = sys.stdout.encoding or "utf-8"

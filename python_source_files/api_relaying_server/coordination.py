@@ -110,7 +110,7 @@ class Lease(Protocol):
         """
 
     def release(self) -> None:
-        """Let others have it. Safe to call twice, from any thread."""
+        """Lets others have it. Safe to call twice, from any thread."""
 
 
 class Coordinator(Protocol):
@@ -129,7 +129,7 @@ class Coordinator(Protocol):
         """
 
     def tell(self, message: Message, wait: float = 0.0) -> bool:
-        """Send a message to all other processes.
+        """Sends a message to all other processes.
 
         True once each of them will see it before it decides anything: a worker does when it calls
         `catch_up`, a node as soon as it listens. For nodes the database has to confirm that, within
@@ -137,17 +137,17 @@ class Coordinator(Protocol):
         """
 
     def on_message(self, hear: Hear, near: Hear | None = None) -> None:
-        """Call `hear` with each message from another process, from now on; where it is given,
+        """Calls `hear` with each message from another process, from now on; where it is given,
         `near` in its place with those from the same relay on this machine.
         """
 
     def catch_up(self) -> None:
-        """Pass on all that other workers sent before this call. For any thread, before it decides
+        """Passes on all that other workers sent before this call. For any thread, before it decides
         by what it knows. One comparison where there is nothing new; nodes are heard by a thread.
         """
 
     def close(self) -> None:
-        """End threads and connections."""
+        """Ends threads and connections."""
 
 
 class Alone:

@@ -40,16 +40,16 @@ class Stoppable(Protocol):
     """What signals act on. Each method returns soon and may be called from any thread."""
 
     def stop(self) -> None:
-        """Begin to stop: take nothing new, finish what runs."""
+        """Begins to stop: takes nothing new, finishes what runs."""
 
     def stop_now(self) -> None:
-        """Stop at once, whatever runs."""
+        """Stops at once, whatever runs."""
 
     def reopen_logs(self) -> None:
-        """Open the log files anew: their names may have been given to others."""
+        """Opens the log files anew: their names may have been given to others."""
 
     def reload(self) -> None:
-        """Read the settings anew and go on with them; open the log files anew."""
+        """Reads the settings anew and goes on with them; opens the log files anew."""
 
 
 class TextLines(logging.Formatter):
@@ -110,7 +110,7 @@ def keep_stacks_small() -> None:
 
 
 def configure_logging(level: str, form: str) -> None:
-    """Send the log to standard error: `form` is text or json; libraries speak from warnings on."""
+    """Sends the log to standard error: `form` is text or json; libraries speak from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     handler.addFilter(WithRequestId())
@@ -121,7 +121,7 @@ def configure_logging(level: str, form: str) -> None:
 
 
 def notify_systemd(state: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Tell the service manager, where there is one, that the state is now `READY=1` or such."""
+    """Tells the service manager, where there is one, that the state is now `READY=1` or such."""
     address = environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
@@ -135,13 +135,13 @@ def notify_systemd(state: str, environ: Mapping[str, str] = os.environ) -> None:
 
 
 def notify_reloading() -> None:
-    """Tell the service manager that settings are read anew; READY=1 is to follow."""
+    """Tells the service manager that settings are read anew; READY=1 is to follow."""
     notify_systemd(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 @contextmanager
 def arriving(numbers: Iterable[int], writer: socket.socket) -> Iterator[None]:
-    """Write the number of each of these signals that arrives while the block runs to a socket.
+    """Writes the number of each of these signals that arrives while the block runs to a socket.
 
     Main thread only. The interpreter writes at once, whatever the main thread does; the socket is
     closed at the end.
@@ -174,7 +174,7 @@ class Signals:
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Take the signals of this process while the block runs; give them back at its end."""
+        """Takes the signals of this process while the block runs; gives them back at its end."""
         if threading.current_thread() is not threading.main_thread():
             # Python lets the main thread alone set handlers: whoever called us keeps theirs.
             yield
@@ -190,7 +190,7 @@ class Signals:
             reader.close()
 
     def act_on(self, worker: Stoppable) -> None:
-        """Tell the worker from now on, and what arrived before there was one."""
+        """Tells the worker from now on, and what arrived before there was one."""
         with self._lock:
             self._worker = worker
             if self._stops:
@@ -200,7 +200,7 @@ class Signals:
                 self._obey(worker, number)
 
     def arrive(self, number: int) -> None:
-        """Do what is due for one signal: stop, stop at once, leave; read settings, open logs."""
+        """Does what is due for one signal: stop, stop at once, leave; read settings, open logs."""
         with self._lock:
             if number in STOP_SIGNALS:
                 self._stops += 1
@@ -239,7 +239,7 @@ class Signals:
 
 
 def say_draining() -> None:
-    """Tell those who look on that nothing new is taken any more."""
+    """Tells those who look on that nothing new is taken any more."""
     notify_systemd("STOPPING=1")
     _log.info("draining: finishing running requests; a second signal stops at once")
 

@@ -148,11 +148,11 @@ class Relay:
         return os.pread(number, os.fstat(number).st_size, 0).decode(errors="replace")
 
     def signal(self, number: int) -> None:
-        """Send a signal to it: `SIGHUP` makes it read its settings again."""
+        """Sends a signal to it: `SIGHUP` makes it read its settings again."""
         self._process.send_signal(number)
 
     def stop(self, patience: float = STOP_SECONDS) -> int:
-        """Stop it as `SIGTERM` does, if it runs; return its exit code. Kill it when it is late."""
+        """Stops it as `SIGTERM` does, if it runs, and kills it when it is late; its exit code."""
         self._process.terminate()
         try:
             return self.wait(patience)
@@ -160,7 +160,7 @@ class Relay:
             return self.kill()
 
     def wait(self, patience: float = STOP_SECONDS) -> int:
-        """Wait for its end; return its exit code, negative for a signal. Raises
+        """Waits for its end; returns its exit code, negative for a signal. Raises
         subprocess.TimeoutExpired.
         """
         code = self._process.wait(patience)
@@ -170,7 +170,7 @@ class Relay:
         return code
 
     def kill(self) -> int:
-        """End it at once."""
+        """Ends it at once."""
         self._process.kill()
         return self.wait()
 
@@ -223,7 +223,7 @@ def _environment() -> dict[str, str]:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run a command beside a relay; return its exit code."""
+    """Runs a command beside a relay; returns its exit code."""
     if list(words[:1]) in (["-h"], ["--help"]):
         print(USAGE)  # noqa: T201
         return DONE

@@ -31,22 +31,22 @@ class ChainedCoordinator:
         return self._near.is_leased(name) or self._far.is_leased(name)
 
     def tell(self, message: Message, wait: float = 0.0) -> bool:
-        """Tell both."""
+        """Tells both."""
         near = self._near.tell(message, wait)
         return self._far.tell(message, wait) and near
 
     def on_message(self, hear: Hear, near: Hear | None = None) -> None:
-        """Hear both."""
+        """Hears both."""
         self._near.on_message(hear, near)
         self._far.on_message(hear)
 
     def catch_up(self) -> None:
-        """Catch up with both."""
+        """Catches up with both."""
         self._near.catch_up()
         self._far.catch_up()
 
     def close(self) -> None:
-        """Close both."""
+        """Closes both."""
         self._far.close()
         self._near.close()
 
@@ -69,6 +69,6 @@ class _ChainedLease:
         return self._near.unheard or self._far.unheard
 
     def release(self) -> None:
-        """Release both."""
+        """Releases both."""
         self._far.release()
         self._near.release()

@@ -65,7 +65,7 @@ class FencingTokens:
             return OLDEST if key in self._restored else None
 
     def mark_restored(self, key: str, restored: bool) -> None:
-        """Note whether the write of a key that waits is a restored old record."""
+        """Notes whether the write of a key that waits is a restored old record."""
         with self._lock:
             if not restored:
                 self._restored.discard(key)

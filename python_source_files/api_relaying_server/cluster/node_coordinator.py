@@ -77,16 +77,16 @@ class DatabaseCoordination(Protocol):
         """The number of a new lease that `token` holds for so long; None if another one has it."""
 
     def check(self) -> None:
-        """Raise if the database does not answer."""
+        """Raises if the database does not answer."""
 
     def renew(self, held: Sequence[tuple[str, str]], seconds: float) -> None:
-        """Let leases, each with its token, last so long from now if they still are the holder's."""
+        """Lets leases, each with its token, last so long from now, where the holder has it yet."""
 
     def release(self, held: Sequence[tuple[str, str]]) -> None:
-        """End leases, each with its token, that still are the holder's."""
+        """Ends leases, each with its token, that still are the holder's."""
 
     def publish(self, texts: Sequence[str | None]) -> None:
-        """Send messages to all others: texts of `message_text`, None for `MessagesLost`."""
+        """Sends messages to all others: texts of `message_text`, None for `MessagesLost`."""
 
     def receive(self) -> Iterable[str | None]:
         """The texts from others since the last call; waits a fraction of a second for one.
@@ -98,7 +98,7 @@ class DatabaseCoordination(Protocol):
         """How many processes share the database now. This one is there for so many seconds."""
 
     def close(self) -> None:
-        """Close the connections that are for this alone."""
+        """Closes the connections that are for this alone."""
 
 
 class NodeLease:
@@ -195,7 +195,7 @@ class NodeCoordinator:
         return NodeLease(waited)
 
     def _hold(self, key: str, name: str, token: str, number: int) -> Callable[[], None]:
-        """Keep a lease that was got; what gives it back."""
+        """Keeps a lease that was got; what gives it back."""
         self._fences.hold(key, number)
         with self._lock:
             self._held[token] = name
@@ -253,7 +253,7 @@ class NodeCoordinator:
             return self._published_to >= number
 
     def on_message(self, hear: Hear, near: Hear | None = None) -> None:
-        """Have a thread call `hear` with each message of another node."""
+        """Has a thread call `hear` with each message of another node."""
         self._hearers = [*self._hearers, hear]
         self._fences.when_late(self._refused)
         with self._lock:
@@ -324,7 +324,7 @@ class NodeCoordinator:
         return left if self._leases_health.fault is None else min(left, self._leases_health.pause())
 
     def _try_again(self) -> None:
-        """Find out whether leases can be had again, which no request waits for."""
+        """Finds out whether leases can be had again, which no request waits for."""
         if self._leases_health.fault is not None and self._leases_health.may_try():
             self._database.check()
             self._leases_health.worked()

@@ -41,12 +41,12 @@ class WorkerCoordinator:
         return self._leases.is_leased(name)
 
     def tell(self, message: Message, wait: float = 0.0) -> bool:
-        """Send a message to all other workers: each hears it at its next `catch_up`."""
+        """Sends a message to all other workers: each hears it at its next `catch_up`."""
         self._writer.write(encode(message))
         return True
 
     def on_message(self, hear: Hear, near: Hear | None = None) -> None:
-        """Have `catch_up` call `hear`, or `near`, with each message of another worker."""
+        """Has `catch_up` call `hear`, or `near`, with each message of another worker."""
         self._hearers.append(near or hear)
 
     def news(self) -> int:
@@ -54,7 +54,7 @@ class WorkerCoordinator:
         return int(self.bell[0])
 
     def catch_up(self) -> None:
-        """Pass on all messages sent before this call. From any thread that holds no lock which
+        """Passes on all messages sent before this call. From any thread that holds no lock which
         `hear` takes; one comparison where there is no news.
         """
         if self.bell[0] == self._heard:

@@ -61,7 +61,7 @@ class Rate(NamedTuple):
 
 
 def refuse(text: str, why: str, mend: str) -> NoReturn:
-    """Raise the ValueError that quotes `text`, says `why` it will not do, and how to mend it."""
+    """Raises the ValueError that quotes `text`, says `why` it will not do, and how to mend it."""
     quoted = repr(text if len(text) <= 60 else text[:57] + "...")
     raise ValueError(f"{quoted} {why}; {mend}")
 

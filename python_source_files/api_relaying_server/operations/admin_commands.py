@@ -64,7 +64,7 @@ Work = Callable[[AdminClient, argparse.Namespace], int]
 
 
 def main(program: str, words: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run the command that is the first of `words`, with those behind it; its exit code."""
+    """Runs the command that is the first of `words`, with those behind it; its exit code."""
     name = words[0]
     make, work = COMMANDS[name]
     program = f"{program} {name}"

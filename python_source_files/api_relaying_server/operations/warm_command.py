@@ -51,7 +51,7 @@ Tell = Callable[[PathOutcome, int], None]
 
 
 def main(program: str, words: Sequence[str], environ: Mapping[str, str]) -> int:
-    """Run `warm` with these words behind it; return its exit code."""
+    """Runs `warm` with these words behind it; returns its exit code."""
     logging.getLogger(PACKAGE).addHandler(logging.NullHandler())  # what fails is told here, once
     parser = _parser(f"{program} warm")
     try:

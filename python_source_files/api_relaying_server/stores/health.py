@@ -52,7 +52,7 @@ class PathHealth:
             return True
 
     def failed(self, fault: StorageFault) -> None:
-        """Note that it did not do what it was asked, and why."""
+        """Notes that it did not do what it was asked, and why."""
         with self._lock:
             if self.fault is None:  # else the one who tried has set the time of the next try
                 self._pause = RETRY_FIRST
@@ -60,7 +60,7 @@ class PathHealth:
             self.fault = fault
 
     def worked(self) -> None:
-        """Note that it does what it is asked."""
+        """Notes that it does what it is asked."""
         if self.fault is not None:
             with self._lock:
                 self.fault = None
@@ -89,7 +89,7 @@ class Health:
         return self.writing.fault or self.reading.fault
 
     def failed(self, path: PathHealth, fault: StorageFault) -> None:
-        """Note that `path` failed, and say so if it is the first failure."""
+        """Notes that `path` failed, and says so if it is the first failure."""
         path.failed(fault)
         with self._lock:
             first = self._since is None
@@ -101,7 +101,7 @@ class Health:
         _log.log(level, "the store %s fails: %s; going on without it%s", self._url, fault, mend)
 
     def tell(self) -> None:
-        """Say that it works again, once it has done so for a while. To be called now and then."""
+        """Says that it works again, once it has done so for a while. To be called now and then."""
         if self._since is None or self.fault is not None:
             return
         with self._lock:
@@ -125,7 +125,7 @@ class Backoff:
         self._until = 0.0
 
     def require_over(self) -> None:
-        """Raise what began the pause, unless it is over."""
+        """Raises what began the pause, unless it is over."""
         why = self._why
         if why is not None:
             with self._lock:
@@ -134,7 +134,7 @@ class Backoff:
                 self._why = None
 
     def begin_after(self, fault: StorageFault) -> None:
-        """Begin a pause, if the failure concerns other calls too."""
+        """Begins a pause, if the failure concerns other calls too."""
         if fault.trouble not in HARMLESS:
             with self._lock:
                 if self._why is None:

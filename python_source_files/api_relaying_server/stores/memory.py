@@ -70,7 +70,7 @@ class MemoryRecords(BaseStorage[str, Record]):
         return len(self._records)
 
     def clear(self) -> None:
-        """Delete all entries."""
+        """Deletes all entries."""
         with self._lock:
             self._records.clear()
             self.used = 0

@@ -270,9 +270,9 @@ class QueuedStore(Store):
             self._close_storage()
 
     def _wait_for_the_last(self, deadline: float) -> None:
-        """Wait until all changes are stored: at most `deadline` seconds, and not for a storage that
-        writes none of them for LAST_TRY seconds, because it fails, is locked or hangs. These are
-        seconds of waiting: while the whole process stands still nothing can be written.
+        """Waits until all changes are stored: at most `deadline` seconds, and not for a storage
+        that writes none of them for LAST_TRY seconds, because it fails, is locked or hangs. These
+        are seconds of waiting: while the whole process stands still nothing can be written.
         """
         until = time.monotonic() + deadline
         look = min(LAST_LOOK, deadline)
@@ -284,7 +284,7 @@ class QueuedStore(Store):
                 left, waited = len(self._queue), 0.0
 
     def _close_storage(self) -> None:
-        """Close what the writing thread needs; it has ended."""
+        """Closes what the writing thread needs; it has ended."""
         self._storage.close()
 
     # The writing thread
@@ -310,7 +310,7 @@ class QueuedStore(Store):
         return min([TRIM_EVERY if self._more_to_trim else CHECK_EVERY, *pauses])
 
     def _save(self, batch: Batch) -> None:
-        """Write a batch, however long the storage fails; what the storage refuses is left out."""
+        """Writes a batch, however long the storage fails; what the storage refuses is left out."""
         parts = [self._encoded(batch)]
         clear = batch.clear
         while parts:
@@ -347,7 +347,7 @@ class QueuedStore(Store):
         return changes
 
     def _apply(self, changes: list[Change], clear: bool) -> StorageFault | None:
-        """Write `changes`; why it could not be done, if so."""
+        """Writes `changes`; why it could not be done, if so."""
         try:
             evicted = self._storage.apply(changes, clear)
         except Exception as error:
@@ -389,7 +389,7 @@ class QueuedStore(Store):
             self.counters.evicted += evicted
 
     def _try_again(self) -> None:
-        """Find out whether a failing storage works, though nobody asks for it."""
+        """Finds out whether a failing storage works, though nobody asks for it."""
         writing, reading = self._health.writing, self._health.reading
         if writing.fault is not None and writing.may_try():
             self._storage.probe()
@@ -403,7 +403,7 @@ class QueuedStore(Store):
                 reading.worked()
 
     def _examine(self) -> None:
-        """Mend what a reader ran into; look whether what is open is what the name leads to."""
+        """Mends what a reader ran into; looks whether what is open is what the name leads to."""
         fault, self._suspicion = self._suspicion, None
         if fault is None:
             try:

@@ -159,7 +159,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
     # Opening and closing
 
     def open(self, deadline: float = OPEN_DEADLINE) -> None:
-        """Open the file, or make it. `deadline`: seconds to wait for other processes."""
+        """Opens the file, or makes it. `deadline`: seconds to wait for other processes."""
         with self._writing(opening=True):
             if self._connection is not None:
                 return
@@ -175,7 +175,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
             self._readers = Readers(self._connect_reader, self._read_deadline, self._opening)
 
     def close(self) -> None:
-        """Close every connection; those in other threads' hands are closed when they come back.
+        """Closes every connection; those in other threads' hands are closed when they come back.
 
         SQLite deletes the log with the last connection to the file; if this is not it, or one is in
         other hands, what stays of the log is empty as far as others let it be emptied.
@@ -335,7 +335,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
     # Writing
 
     def apply(self, changes: Sequence[Change], clear: bool = False) -> int:
-        """Write all of `changes` or none, if `clear` after deleting everything; the number
+        """Writes all of `changes` or none, if `clear` after deleting everything; the number
         evicted.
         """
         if clear:
@@ -358,7 +358,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
     def _write_all(
         self, connection: sqlite3.Connection, changes: Sequence[Change], entries: Sequence[Row]
     ) -> int:
-        """Write what has been prepared; the number evicted."""
+        """Writes what has been prepared; the number evicted."""
         evicted = self._evict(connection, sum(len(entry.value) for entry in entries))
         floor = floor_of(connection)
         written: list[Row] = []
@@ -389,7 +389,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
         return Row(key, mark, change.expires, pages_of(len(data)), name), evicted
 
     def _make_room(self, size: int) -> int:
-        """Evict in steps, so that others can write too, until there is room for so many bytes; the
+        """Evicts in steps, so that others can write too, until there is room for so many bytes; the
         number evicted.
         """
         evicted = gone = 0
@@ -402,8 +402,8 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
         return evicted
 
     def _delete_all(self) -> None:
-        """Delete the entries of the namespace: at once where no others are in the file, else bit by
-        bit, and only those of now.
+        """Deletes the entries of the namespace: at once where no others are in the file, else bit
+        by bit, and only those of now.
         """
         with self.connection(commit=True) as connection:
             if not holds_others(connection, self._begin, self._end):
@@ -417,7 +417,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
                 deleted = delete_range(connection, self._begin, self._end, last)
 
     def trim(self) -> Tidying:
-        """Delete a few entries if too much is stored; else shrink a file that is too large."""
+        """Deletes a few entries if too much is stored; else shrinks a file that is too large."""
         if self._has_retired or self._used > self._limit:
             with self.connection(commit=True) as connection:
                 evicted = self._evict(connection)
@@ -427,7 +427,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
         return Tidying(0, self._delete_strays() or self._shrink())
 
     def _delete_strays(self) -> bool:
-        """Delete a few parts that nobody has named for long; whether there were any."""
+        """Deletes a few parts that nobody has named for long; whether there were any."""
         now = time.monotonic()
         if self._strays is None:
             with self.connection(commit=True) as connection:
@@ -441,7 +441,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
         return False
 
     def _shrink(self) -> bool:
-        """Give back a few free pages if the file is above its limit; whether it was."""
+        """Gives back a few free pages if the file is above its limit; whether it was."""
         with self._writing() as connection:
             try:
                 size = pragma(connection, "page_count") * pragma(connection, "page_size")
@@ -460,7 +460,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
         return self._used * 2 > self._file_limit
 
     def credit(self, uses: Mapping[str, int]) -> None:
-        """Note how often keys were used."""
+        """Notes how often keys were used."""
         keys = list(uses)
         for at in range(0, len(keys), CREDITED_AT_ONCE):
             self._credit({key: uses[key] for key in keys[at : at + CREDITED_AT_ONCE]})
@@ -474,14 +474,14 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
                     raise_worth(connection, row[0], times, floor)
 
     def probe(self) -> None:
-        """Raise if nothing can be written: writes one page and changes nothing."""
+        """Raises if nothing can be written: writes one page and changes nothing."""
         with self.connection(commit=True) as connection:
             version = pragma(connection, "user_version")  # a newer relay may have raised it
             connection.execute(f"PRAGMA user_version={version}")
 
     def _evict(self, connection: sqlite3.Connection, size: int = 0) -> int:
-        """Evict until there is room for so many bytes within the limit, but not too many entries at
-        once: those of no more use first, then the least worth. The number evicted.
+        """Evicts until there is room for so many bytes within the limit, but not too many entries
+        at once: those of no more use first, then the least worth. The number evicted.
 
         Before anything is written: what it is written into is then free already, and the file does
         not grow.
@@ -511,7 +511,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
     # Mending
 
     def check(self) -> None:
-        """Raise if the name leads to another file: SQLite would go on writing to the lost one."""
+        """Raises if the name leads to another file: SQLite would go on writing to the lost one."""
         opening, path = self._opening, Path(self.db_path)
         if self._connection is None:
             raise StorageFault(Trouble.UNREACHABLE, self._why_closed, opening)
@@ -525,7 +525,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
             raise StorageFault(Trouble.MISSING, f"{path} or its log was emptied", opening)
 
     def _require_same(self, path: Path) -> None:
-        """Raise if `path` does not lead to the file that is open."""
+        """Raises if `path` does not lead to the file that is open."""
         opening = self._opening
         try:
             same = identity_of(path) == self._identity
@@ -535,7 +535,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
             raise StorageFault(Trouble.MISSING, f"{path} is another file now", opening)
 
     def mend(self, fault: StorageFault) -> str:
-        """Open the file anew. A damaged one is set aside first, if no other process has done so."""
+        """Opens the file anew. A damaged one is set aside first, unless another process did so."""
         note = ""
         with self._writing(opening=True):
             if fault.opening not in (None, self._opening):
@@ -554,7 +554,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
         return note
 
     def _set_aside(self, kind: str) -> str:
-        """Rename the file with its log, never delete it; where it is, if it was there."""
+        """Renames the file with its log, never deletes it; where it is, if it was there."""
         path = Path(self.db_path)
         try:
             with folder_locked(path.parent, time.monotonic() + OPEN_DEADLINE):

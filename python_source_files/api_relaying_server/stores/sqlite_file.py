@@ -137,7 +137,7 @@ def _is_foreign(connection: sqlite3.Connection) -> bool:
 
 
 def settle(connection: sqlite3.Connection, until: float) -> None:
-    """Make the file ours, or find that it is: log, tables, marks. `until` is monotonic time."""
+    """Makes the file ours, or finds that it is: log, tables, marks. `until` is monotonic time."""
     if _is_foreign(connection):
         raise StorageFault(Trouble.FOREIGN, NOT_OURS)
     if pragma(connection, "user_version") > LAYOUT:
@@ -177,7 +177,7 @@ def _has_columns(connection: sqlite3.Connection, table: str) -> bool:
 
 
 def insist(connection: sqlite3.Connection, statement: str, until: float) -> None:
-    """Execute what SQLite gives up at once when another process is at it, until it works."""
+    """Executes what SQLite gives up at once when another process is at it, until it works."""
     while True:
         try:
             connection.execute(statement)
@@ -189,7 +189,7 @@ def insist(connection: sqlite3.Connection, statement: str, until: float) -> None
 
 
 def retire_tables(connection: sqlite3.Connection) -> None:
-    """Put every entry out of sight at once; `drop_retired` deletes them, for that takes long."""
+    """Puts every entry out of sight at once; `drop_retired` deletes them, for that takes long."""
     number = 1 + max(_retired(connection), default=0)
     connection.execute("DROP TRIGGER IF EXISTS forget")
     connection.execute("DROP INDEX IF EXISTS expires_idx")
@@ -202,7 +202,7 @@ def retire_tables(connection: sqlite3.Connection) -> None:
 
 
 def drop_retired(connection: sqlite3.Connection, most: int) -> int:
-    """Delete at most `most` entries of those that were retired; how many there were."""
+    """Deletes at most `most` entries of those that were retired; how many there were."""
     for number in _retired(connection):
         name = f"{RETIRED}{number}"
         some = f"SELECT id FROM {name} LIMIT {most}"
@@ -229,7 +229,7 @@ def holds_others(connection: sqlite3.Connection, begin: str, end: str) -> bool:
 
 
 def delete_range(connection: sqlite3.Connection, begin: str, end: str, last: int) -> int:
-    """Delete a few entries whose key is in the range, up to the id `last`; how many there were."""
+    """Deletes a few entries whose key is in the range, up to the id `last`; how many there were."""
     some = "SELECT id FROM responses WHERE key >= ? AND key < ? AND id <= ? LIMIT ?"
     values = (begin, end, last, DELETED_AT_ONCE)
     return connection.execute(f"DELETE FROM responses WHERE id IN ({some})", values).rowcount
@@ -283,7 +283,7 @@ def pages_of(size: int) -> int:
 
 
 def put_all(connection: sqlite3.Connection, entries: Sequence[Row], floor: float) -> None:
-    """Insert or replace entries, in their order. `floor` is that of now. Needs a transaction that
+    """Inserts or replaces entries, in their order. `floor` is that of now. Needs a transaction that
     writes.
     """
     rest = entries
@@ -298,7 +298,7 @@ def put_all(connection: sqlite3.Connection, entries: Sequence[Row], floor: float
 
 
 def _insert_together(connection: sqlite3.Connection, entries: Sequence[Row], floor: float) -> bool:
-    """Insert entries that are all new; False, and nothing is done, where they are not."""
+    """Inserts entries that are all new; False, and nothing is done, where they are not."""
     keys = [entry.key for entry in entries]
     select, insert, note = _statements(len(keys))
     if len(set(keys)) < len(keys) or connection.execute(select, keys).fetchone() is not None:
@@ -332,7 +332,7 @@ def _column_of(expires: float) -> int:
 
 
 def put(connection: sqlite3.Connection, entry: Row, floor: float) -> None:
-    """Insert or replace one entry. Written again counts as used again: somebody asked for it."""
+    """Inserts or replaces one entry. Written again counts as used again: somebody asked for it."""
     key, value, expires, pages, named = entry
     until = _column_of(expires)
     # Most are new: to look first would be a third statement for each.
@@ -354,7 +354,7 @@ def put(connection: sqlite3.Connection, entry: Row, floor: float) -> None:
 
 
 def raise_worth(connection: sqlite3.Connection, entry: int, times: int, floor: float) -> None:
-    """Note that the entry with this id was used `times` times more."""
+    """Notes that the entry with this id was used `times` times more."""
     row = connection.execute("SELECT uses, pages FROM usage WHERE id=?", (entry,)).fetchone()
     if row is not None:
         uses = min(row[0] + times, MOST_USES)
@@ -364,7 +364,7 @@ def raise_worth(connection: sqlite3.Connection, entry: int, times: int, floor: f
 
 
 def delete_least(connection: sqlite3.Connection, now: int, size: int) -> int:
-    """Delete the few entries of least use until so many bytes are free; how many there were."""
+    """Deletes the few entries of least use until so many bytes are free; how many there were."""
     rows = connection.execute(
         "SELECT id FROM responses WHERE expires < ? ORDER BY expires LIMIT ?",
         (now, EVICTED_AT_ONCE),
@@ -423,7 +423,7 @@ def log_identity_of(path: Path) -> Identity | None:
 
 
 def create(path: Path) -> None:
-    """Make an empty file if there is none. To be called with the folder locked."""
+    """Makes an empty file if there is none. To be called with the folder locked."""
     if not os.path.exists(path):
         delete_log(path)
         # Answers may be private to the users of this relay: nobody else reads the file.
@@ -431,7 +431,7 @@ def create(path: Path) -> None:
 
 
 def delete_log(path: Path) -> None:
-    """Delete a log that is not of the file at `path`, lest SQLite take it for its own."""
+    """Deletes a log that is not of the file at `path`, lest SQLite take it for its own."""
     for ending in LOG_ENDINGS:
         try:
             os.unlink(f"{path}{ending}")
@@ -457,7 +457,7 @@ def name_aside(path: Path, now: float, kind: str) -> Path:
 
 @contextmanager
 def folder_locked(folder: Path, until: float) -> Iterator[None]:
-    """Keep our other processes from making or renaming files in `folder`. `until`: monotonic time.
+    """Keeps our other processes from making or renaming files in `folder`. `until`: monotonic time.
 
     The lock is on the folder, for closing the database beside SQLite would lose SQLite's locks.
     """

@@ -25,7 +25,7 @@ some 20 MB in the worst case: 8 MiB of bodies, and the pages of a few hundred en
 
 
 def begin(connection: sqlite3.Connection, log: str, until: float) -> None:
-    """Begin to write, with room in the log at the path `log`.
+    """Begins to write, with room in the log at the path `log`.
 
     `until`: monotonic time at which emptying it is given up. Raises sqlite3.Error, and StorageFault
     where the log is kept from being emptied, for instance by a process that was stopped while it
@@ -49,7 +49,7 @@ def begin(connection: sqlite3.Connection, log: str, until: float) -> None:
 
 
 def empty(connection: sqlite3.Connection) -> bool:
-    """Copy all of the log into the file and cut it; False where others kept it from that for as
+    """Copies all of the log into the file and cuts it; False where others kept it from that for as
     long as the connection waits. Nobody else writes meanwhile.
     """
     return _checkpoint(connection, "TRUNCATE")

@@ -43,7 +43,7 @@ def mark(name: int, length: int) -> bytes:
 
 
 def add(connection: sqlite3.Connection, name: int, piece: bytes | memoryview) -> None:
-    """Write the next part."""
+    """Writes the next part."""
     connection.execute("INSERT INTO parts(name, data) VALUES(?,?)", (name, piece))
 
 
@@ -58,7 +58,7 @@ def whole(connection: sqlite3.Connection, found: bytes | None) -> bytes | None:
 
 
 def delete(connection: sqlite3.Connection, name: int | None) -> None:
-    """Delete all parts of one record, if it lies in parts."""
+    """Deletes all parts of one record, if it lies in parts."""
     if name is not None:
         connection.execute("DELETE FROM parts WHERE name=?", (name,))
 
@@ -70,7 +70,7 @@ def last(connection: sqlite3.Connection) -> int:
 
 
 def delete_nameless(connection: sqlite3.Connection, until: int) -> int:
-    """Delete a few parts up to this number that no entry names; how many there were."""
+    """Deletes a few parts up to this number that no entry names; how many there were."""
     named = "SELECT parts FROM usage WHERE parts IS NOT NULL"
     some = f"SELECT id FROM parts WHERE id <= ? AND name NOT IN ({named}) LIMIT {AT_ONCE}"
     return connection.execute(f"DELETE FROM parts WHERE id IN ({some})", (until,)).rowcount

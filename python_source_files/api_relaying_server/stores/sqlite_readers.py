@@ -69,7 +69,7 @@ class Readers:
             raise StorageFault(trouble, f"{MOST_READERS} reads are under way for up to {age:.2f} s")
 
     def give(self, connection: sqlite3.Connection) -> None:
-        """Take back a connection that is in order."""
+        """Takes back a connection that is in order."""
         with self._lock:
             del self._lent[id(connection)]
             if self._waiting:
@@ -80,14 +80,14 @@ class Readers:
         connection.close()
 
     def discard(self, connection: sqlite3.Connection) -> None:
-        """Take back a connection on which something failed."""
+        """Takes back a connection on which something failed."""
         with self._lock:
             del self._lent[id(connection)]
             self._returned.notify()
         connection.close()
 
     def close(self) -> None:
-        """Close the idle ones now and the others when they come back."""
+        """Closes the idle ones now and the others when they come back."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []

@@ -109,15 +109,15 @@ class RecordStorage(BaseStorage[str, Record]):
 
     @abstractmethod
     def apply(self, changes: Sequence[Change], clear: bool = False) -> int:
-        """Write all of `changes` or none, if `clear` to an empty table; the number evicted."""
+        """Writes all of `changes` or none, if `clear` to an empty table; the number evicted."""
 
     @abstractmethod
     def trim(self) -> Tidying:
-        """Do a short step of what keeps the storage within its bound, if anything is to be done."""
+        """Does a short step of what keeps the storage within its bound, if anything is due."""
 
     @abstractmethod
     def credit(self, uses: Mapping[str, int]) -> None:
-        """Note how often keys were used, so that those in demand are evicted last."""
+        """Notes how often keys were used, so that those in demand are evicted last."""
 
     @abstractmethod
     def keys_after(self, key: str, prefix: str, limit: int) -> list[str]:
@@ -148,19 +148,19 @@ class RecordStorage(BaseStorage[str, Record]):
 
     @abstractmethod
     def check(self) -> None:
-        """Raise if what is open is no longer what its name leads to. Cheap."""
+        """Raises if what is open is no longer what its name leads to. Cheap."""
 
     @abstractmethod
     def probe(self) -> None:
-        """Raise if nothing can be written."""
+        """Raises if nothing can be written."""
 
     @abstractmethod
     def mend(self, fault: StorageFault) -> str:
-        """Open the storage anew after `fault`; says what was done if an operator should know."""
+        """Opens the storage anew after `fault`; says what was done if an operator should know."""
 
     @abstractmethod
     def close(self) -> None:
-        """Close every connection."""
+        """Closes every connection."""
 
     @property
     @abstractmethod
@@ -212,11 +212,11 @@ class RecordStorage(BaseStorage[str, Record]):
         return self.extent().entries
 
     def bulk_delete(self, keys: Iterable[str]) -> None:
-        """Delete several entries, those that are not there too."""
+        """Deletes several entries, those that are not there too."""
         self.apply([Change(key, None, 0.0) for key in keys])
 
     def clear(self) -> None:
-        """Delete all entries."""
+        """Deletes all entries."""
         self.apply([], clear=True)
 
 

@@ -117,11 +117,11 @@ class Store(ABC):
 
     @abstractmethod
     def write(self, key: str, record: Record) -> None:
-        """Store `record` under `key` in place of what was there: now for readers, soon for good."""
+        """Stores `record` under `key` in place of what is there: now for readers, soon for good."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Delete what is stored under `key`, after the writes before it."""
+        """Deletes what is stored under `key`, after the writes before it."""
 
     def takes(self, key: str, record: Record) -> bool:
         """True where a record is not too large to be stored."""
@@ -134,13 +134,13 @@ class Store(ABC):
         return False
 
     def restore(self, key: str, record: Record) -> None:
-        """Store `record` under `key` if nothing is there and nobody has deleted it of late."""
+        """Stores `record` under `key` if nothing is there and nobody has deleted it of late."""
         if self.has_lost(key):
             self.write(key, record)
 
     @abstractmethod
     def clear(self) -> None:
-        """Delete everything, after the writes before it."""
+        """Deletes everything, after the writes before it."""
 
     @abstractmethod
     def keys(self, prefix: str = "", holding: Sequence[str] = ()) -> Iterator[str]:
@@ -167,19 +167,19 @@ class Store(ABC):
         """Counts uses of `key` from memory, so that the store does not evict it as unused."""
 
     def after_write(self, key: str, then: Callable[[], None], urgent: bool = False) -> None:
-        """Have `then` called when the last change of `key` is stored, or will not be for long.
+        """Has `then` called when the last change of `key` is stored, or will not be for long.
 
         It is called at once, or later on another thread. `urgent`: somebody waits for it.
         """
         then()
 
     def flush(self, deadline: float) -> bool:
-        """Wait until every change is stored, at most `deadline` seconds; whether all are."""
+        """Waits until every change is stored, at most `deadline` seconds; whether all are."""
         return True
 
     @abstractmethod
     def close(self, deadline: float) -> None:
-        """Store the changes that wait, within `deadline` seconds, then close."""
+        """Stores the changes that wait, within `deadline` seconds, then closes."""
 
 
 def open_store(

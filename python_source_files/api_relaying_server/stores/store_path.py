@@ -56,7 +56,7 @@ def why_unwritable(path: str | Path) -> str:
 
 
 def require_usable(url: str, path: Path) -> None:
-    """Raise ConfigError where the path is plainly wrong, so that its owner hears of it at once.
+    """Raises ConfigError where the path is plainly wrong, so that its owner hears of it at once.
     The folder of an absolute one is made.
     """
     lost = lost_folder(url.partition("://")[2][1:])

@@ -85,7 +85,7 @@ class WriteQueue:
     # For those who change and read
 
     def put(self, key: str, record: Record, size: int | None = None) -> None:
-        """Let `record` be written for `key`, in place of what waited for it. `size` is that of the
+        """Lets `record` be written for `key`, in place of what waited for it. `size` is that of the
         record, where it is known.
         """
         size = record.size if size is None else size
@@ -109,7 +109,7 @@ class WriteQueue:
             self._on_drop(dropped)
 
     def delete(self, key: str) -> None:
-        """Let what is stored for `key` be deleted."""
+        """Lets what is stored for `key` be deleted."""
         with self._lock:
             if self.closed:
                 return
@@ -120,7 +120,7 @@ class WriteQueue:
             self._wake_for(len(self._deletes), BATCH_DELETES)
 
     def clear(self) -> None:
-        """Let everything be deleted."""
+        """Lets everything be deleted."""
         with self._lock:
             if not self.closed:
                 self._clear_all()
@@ -160,7 +160,7 @@ class WriteQueue:
             return keys, self._clear or self._taken.clear
 
     def after(self, key: str, then: Callable[[], None], urgent: bool = False) -> None:
-        """Call `then` when no change of `key` waits any more: now, or later on the thread that
+        """Calls `then` when no change of `key` waits any more: now, or later on the thread that
         calls `done` or `give_up_waiting`. `urgent`: the next batch is not held back.
         """
         with self._lock:
@@ -180,12 +180,12 @@ class WriteQueue:
         _call_all(waiting.values())
 
     def flush(self, deadline: float) -> bool:
-        """Wait until nothing waits, at most `deadline` seconds; whether that came true."""
+        """Waits until nothing waits, at most `deadline` seconds; whether that came true."""
         with self._lock:
             return self._emptied.wait_for(self._is_empty, deadline)
 
     def close(self) -> None:
-        """Take no more changes; what waits can still be taken."""
+        """Takes no more changes; what waits can still be taken."""
         with self._lock:
             self.closed = True
             self._filled.notify_all()
@@ -205,7 +205,7 @@ class WriteQueue:
             return self._taken
 
     def wake(self) -> None:
-        """Let `take` return."""
+        """Lets `take` return."""
         with self._lock:
             self._woken = True
             self._filled.notify()
@@ -259,7 +259,7 @@ class WriteQueue:
         self._clear = True
 
     def _wake_for(self, count: int, full: int) -> None:
-        """Wake the writer at the first change and when its batch is full, not at each."""
+        """Wakes the writer at the first change and when its batch is full, not at each."""
         if count == 1 or count == full:
             self._filled.notify()
 

@@ -82,7 +82,7 @@ class MongoLink:
     # Nothing goes by the clock of the node, which may be wrong, or jump.
 
     def check(self) -> float:
-        """Raise if the server does not answer; by how many seconds our clock is ahead of its."""
+        """Raises if the server does not answer; by how many seconds our clock is ahead of its."""
         before = time.monotonic()
         told = self.patiently(lambda: self.database.command("hello")).get("localTime")
         if told is not None:  # not every server that is like a MongoDB says it
@@ -99,7 +99,7 @@ class MongoLink:
         return moment - time.time() + self.now()
 
     def close(self) -> None:
-        """Close the connections and end the threads, as soon as they come back."""
+        """Closes the connections and ends the threads, as soon as they come back."""
         self._asking.shutdown(wait=False)
         self.client.close()
 

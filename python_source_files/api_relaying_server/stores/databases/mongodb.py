@@ -98,7 +98,7 @@ class Numbers:
         return 0 if found is None else int(found["number"])
 
     def put(self, what: str, number: int) -> None:
-        """Set the number of `what`."""
+        """Sets the number of `what`."""
         while not self._numbers.update_one(
             {"_id": what}, {"$set": {"number": number}}
         ).matched_count:
@@ -124,7 +124,7 @@ class MongoRecords(SharedStorage):
         self._numbers = Numbers(link, namespace)
 
     def open(self) -> None:
-        """Connect, and make the indexes by which the database deletes what has expired."""
+        """Connects, and makes the indexes by which the database deletes what has expired."""
         self._link.patiently(self._make_indexes)
         self.check()
 
@@ -133,7 +133,7 @@ class MongoRecords(SharedStorage):
             collection.create_index("expires", name="expires", expireAfterSeconds=0)
 
     def close(self) -> None:
-        """Close every connection."""
+        """Closes every connection."""
         self._link.close()
 
     # Reading
@@ -183,7 +183,7 @@ class MongoRecords(SharedStorage):
     # Writing
 
     def apply(self, changes: Sequence[Change], clear: bool = False) -> int:
-        """Write all of `changes`, if `clear` after deleting everything; may be tried again if it
+        """Writes all of `changes`, if `clear` after deleting everything; may be tried again if it
         fails half way. What comes too late is left out.
         """
         late: list[str] = []
@@ -208,7 +208,7 @@ class MongoRecords(SharedStorage):
                 late.append(change.key)
 
     def _put(self, change: Change, number: int) -> bool:
-        """Write a change with its number; False where one with a higher number is there."""
+        """Writes a change with its number; False where one with a higher number is there."""
         data = change.data or b""
         expires = self._link.at(change.expires) if data else self._link.now() + DELETION_LASTS
         values = {
@@ -238,11 +238,11 @@ class MongoRecords(SharedStorage):
     # Whether it works
 
     def check(self) -> None:
-        """Raise if the database does not answer; note what its clock says."""
+        """Raises if the database does not answer; notes what its clock says."""
         self.ahead = self._link.check()
 
     def probe(self) -> None:
-        """Raise if nothing can be written."""
+        """Raises if nothing can be written."""
         self._link.patiently(lambda: self._numbers.put("probe", 0))
 
     def mend(self, fault: StorageFault) -> str:
@@ -295,11 +295,11 @@ class MongoCoordination:
         return self._numbers.draw_for_write()
 
     def check(self) -> None:
-        """Raise if the database does not answer."""
+        """Raises if the database does not answer."""
         self._link.patiently(lambda: self._link.database.command("ping"))
 
     def renew(self, held: Sequence[tuple[str, str]], seconds: float) -> None:
-        """Let leases last so long from now."""
+        """Lets leases last so long from now."""
         values = _until(self._now() + seconds)
 
         def renew() -> None:
@@ -309,7 +309,7 @@ class MongoCoordination:
         self._link.patiently(renew)
 
     def release(self, held: Sequence[tuple[str, str]]) -> None:
-        """End leases."""
+        """Ends leases."""
 
         def release() -> None:
             for name, token in held:
@@ -320,7 +320,7 @@ class MongoCoordination:
     # News
 
     def publish(self, texts: Sequence[str | None]) -> None:
-        """Send messages to all others."""
+        """Sends messages to all others."""
         self._link.patiently(lambda: self._publish(texts))
 
     def _publish(self, texts: Sequence[str | None]) -> None:
@@ -363,7 +363,7 @@ class MongoCoordination:
         return news
 
     def _advance(self, read: int, last: int) -> bool:
-        """Note up to which number all has been read; True where one is given up."""
+        """Notes up to which number all has been read; True where one is given up."""
         while read + 1 in self._ahead:
             read += 1
             self._ahead.discard(read)
@@ -452,7 +452,7 @@ class MongoBudget:
         return float(found["full_at"]), int(found["taken"]), int(found["number"])
 
     def _write(self, full_at: float, taken: int, number: int) -> bool:
-        """Write the state if it still is that of this number; whether it was."""
+        """Writes the state if it still is that of this number; whether it was."""
         values = {"full_at": full_at, "taken": taken, "number": number + 1}
         if number == 0:
             try:

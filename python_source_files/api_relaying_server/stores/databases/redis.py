@@ -166,11 +166,11 @@ class RedisRecords(SharedStorage):
         self._cleared_key = f"{namespace}:c"
 
     def open(self) -> None:
-        """Connect, and find out whether the database lets us read."""
+        """Connects, and finds out whether the database lets us read."""
         self._link.open()
 
     def close(self) -> None:
-        """Close every connection."""
+        """Closes every connection."""
         self._link.close()
 
     def _bkey(self, key: str) -> bytes:
@@ -238,7 +238,7 @@ class RedisRecords(SharedStorage):
     # Writing
 
     def apply(self, changes: Sequence[Change], clear: bool = False) -> int:
-        """Write all of `changes`, if `clear` after deleting everything; may be tried again if it
+        """Writes all of `changes`, if `clear` after deleting everything; may be tried again if it
         fails half way. What comes too late is left out.
         """
         if clear:
@@ -257,7 +257,7 @@ class RedisRecords(SharedStorage):
         return ("EVAL", WRITE, 3, *keys, change.data or b"", milliseconds, number or "")
 
     def _clear(self) -> None:
-        """Refuse what was claimed before, and delete what is there, bit by bit."""
+        """Refuses what was claimed before, and deletes what is there, bit by bit."""
         keys = (self._cleared_key, self._number_key)
         self._patiently("EVAL", CLEARED, 2, *keys, int(DELETION_LASTS))
         for names, _ in self._scan(""):
@@ -274,17 +274,17 @@ class RedisRecords(SharedStorage):
     # Whether it works
 
     def check(self) -> None:
-        """Raise if the database does not answer; note what its clock says."""
+        """Raises if the database does not answer; notes what its clock says."""
         before = time.time()
         seconds, microseconds = self._patiently("TIME")
         self.ahead = (before + time.time()) / 2 - seconds - microseconds / 1e6
 
     def probe(self) -> None:
-        """Raise if nothing can be written."""
+        """Raises if nothing can be written."""
         self._patiently("SET", self._begin, "", "PX", 1000)
 
     def mend(self, fault: StorageFault) -> str:
-        """Connect anew, unless that was done since."""
+        """Connects anew, unless that was done since."""
         if fault.opening is None or fault.opening == self._link.opening:
             self._link.open()
         return ""
@@ -331,22 +331,22 @@ class RedisCoordination:
         return None if reply is None else int(reply)
 
     def check(self) -> None:
-        """Raise if the database does not answer."""
+        """Raises if the database does not answer."""
         self._all([("PING",)])
 
     def renew(self, held: Sequence[tuple[str, str]], seconds: float) -> None:
-        """Let leases last so long from now."""
+        """Lets leases last so long from now."""
         milliseconds = int(seconds * 1000)
         self._all(
             [("EVAL", RENEW, 1, self._lease(name), token, milliseconds) for name, token in held]
         )
 
     def release(self, held: Sequence[tuple[str, str]]) -> None:
-        """End leases."""
+        """Ends leases."""
         self._all([("EVAL", RELEASE, 1, self._lease(name), token) for name, token in held])
 
     def publish(self, texts: Sequence[str | None]) -> None:
-        """Send messages to all others."""
+        """Sends messages to all others."""
         self._all([("PUBLISH", self._channel, self._signed(text)) for text in texts])
 
     def _signed(self, text: str | None) -> bytes:
@@ -429,7 +429,7 @@ class RedisCoordination:
         return int(numbers[-1][-1] if isinstance(numbers[-1], (list, tuple)) else numbers[-1])
 
     def close(self) -> None:
-        """Close the connections."""
+        """Closes the connections."""
         self._client.connection_pool.disconnect()
 
 

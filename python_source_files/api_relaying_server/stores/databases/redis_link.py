@@ -74,7 +74,7 @@ class RedisLink:
     # Opening and closing
 
     def open(self) -> None:
-        """Make the first connections; raises StorageFault where that fails.
+        """Makes the first connections; raises StorageFault where that fails.
 
         A database that has not let us in is not asked for 30 s.
         """
@@ -103,7 +103,7 @@ class RedisLink:
         return connection
 
     def close(self) -> None:
-        """End the connections; those in other threads' hands end when they come back."""
+        """Ends the connections; those in other threads' hands end when they come back."""
         with self._lock:
             self.opening += 1
             idle, self._idle, self._count = self._idle, [], 0
@@ -153,7 +153,7 @@ class RedisLink:
             return self._idle.pop(), self.opening
 
     def _await_one(self, until: float) -> None:
-        """Wait, with the lock, until a connection is idle."""
+        """Waits, with the lock, until a connection is idle."""
         if self._count == 0:
             raise StorageFault(self._why_closed.trouble, self._why_closed.detail, self.opening)
         if self._count < MOST_CONNECTIONS and not self._growing:
@@ -171,7 +171,7 @@ class RedisLink:
                 raise StorageFault(Trouble.UNREACHABLE, "it was closed", self.opening)
 
     def _grow(self, wanted: int) -> None:
-        """Make connections until there are as many as wanted, or one cannot be made."""
+        """Makes connections until there are as many as wanted, or one cannot be made."""
         try:
             while True:
                 with self._lock:

@@ -22,7 +22,7 @@ class SharedStorage(RecordStorage):
 
     @abstractmethod
     def open(self) -> None:
-        """Connect; raises StorageFault where that fails."""
+        """Connects; raises StorageFault where that fails."""
 
     @abstractmethod
     def has_lost(self, key: str) -> bool:
