@@ -251,6 +251,55 @@ class IsolationCases(unittest.TestCase):
         )
         self.assertEqual(self.there.get(target).get("x-who"), "all")
 
+    def test_a_304_for_a_user_that_ends_public_leaves_nobody_a_cookie(self) -> None:
+        def answer(asked: Asked, n: int) -> Script:
+            if asked.get("if-none-match"):
+                return response(304, [("ETag", '"a"'), ("Cache-Control", "max-age=60")])
+            said = [("Cache-Control", "public, max-age=0"), ("Set-Cookie", "sid=first")]
+            return response(200, [*said, ("ETag", '"a"')], b"x")
+
+        for who in ([], user("A")):
+            with self.subTest(who=who):
+                target = self.play(answer)
+                self.here.get(target)
+                self.here.get(target, who)
+                self.until_hit(self.here, target)
+                self.assertEqual(self.here.get(target).all("set-cookie"), [])
+
+    def test_what_is_read_here_is_not_kept_from_a_cache(self) -> None:
+        """Without its `Vary` or its lifetime a response would be for others, or for longer."""
+        for told in ('private="vary"', 'no-cache="Vary, x-a"'):
+            for tag in ([("ETag", '"a"')], []):
+                with self.subTest(told=told, tag=tag):
+
+                    def answer(
+                        asked: Asked, n: int, told: str = told, tag: list[Field] = tag
+                    ) -> Script:
+                        if asked.get("if-none-match"):
+                            return response(304, [*tag, ("Cache-Control", "max-age=60")])
+                        said = [("Cache-Control", f"max-age=0, {told}"), ("Vary", "X-User"), *tag]
+                        return response(200, said, (asked.get("x-user") or "").encode())
+
+                    target = self.play(answer)
+                    for name in ("A", "A", "B", "A", "B"):
+                        got = self.here.get(target, [("X-User", name)])
+                        self.assertEqual(got.body, name.encode())
+
+    def test_what_says_for_how_long_is_not_kept_from_a_cache(self) -> None:
+        for name, fields in (
+            ("cache-control", [("Cache-Control", "max-age=0")]),
+            ("expires", [("Expires", "0")]),
+            ("age", [("Age", "600"), ("Cache-Control", "max-age=60")]),
+            ("date", [("Date", http_date(-600)), ("Cache-Control", "max-age=60")]),
+            ("pragma", [("Pragma", "no-cache")]),
+        ):
+            for directive in ("private", "no-cache"):
+                said = [("Cache-Control", f'{directive}="{name}"'), *fields]
+                with self.subTest(said=said):
+                    target = self.play(lambda asked, n, said=said: response(200, said, b"%d" % n))
+                    got = [self.here.get(target).body for _ in range(3)]
+                    self.assertEqual(got, [b"1", b"2", b"3"])
+
     def test_a_part_that_is_private_is_nobody_elses(self) -> None:
         content = b"0123456789"
 

@@ -6,6 +6,7 @@ import unittest
 
 from api_relaying_server.caching.directives import (
     MAX_DIRECTIVES,
+    READ_HERE,
     Directives,
     parse_cache_control,
     request_directives,
@@ -86,6 +87,12 @@ class Reading(unittest.TestCase):
             both = directives(f'{name}="a"', f'{name}="b"')
             self.assertFalse(both.is_unqualified(name))
             self.assertEqual(both.field_names(name), {"a", "b"})
+
+    def test_not_by_the_name_of_a_field_that_a_cache_reads(self) -> None:
+        for name in READ_HERE:
+            for text in (f'private="{name}"', f'private="X-A, {name.title()}"', f"private={name}"):
+                self.assertTrue(directives(text).is_unqualified("private"), text)
+        self.assertFalse(directives('private="set-cookie, x-vary"').is_unqualified("private"))
 
     def test_qualified_by_field_names(self) -> None:
         said = directives('no-cache="Set-Cookie, X-One", private=x-two')

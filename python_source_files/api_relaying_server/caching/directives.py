@@ -26,6 +26,15 @@ MAX_DIRECTIVES = 1000
 _QUALIFIABLE = frozenset(("no-cache", "private"))
 """Directives whose argument, field names, limits them to these fields."""
 
+READ_HERE = frozenset(
+    ("access-control-allow-origin", "age", "cache-control", "cache-groups", "cdn-cache-control")
+    + ("content-encoding", "content-language", "content-length", "content-range", "content-type")
+    + ("date", "etag", "expires", "last-modified", "pragma", "vary")
+)
+"""Response fields that a cache reads itself. A response that is stored without one of them means
+something else: it is fresh for longer, or for others.
+"""
+
 _SECONDS = frozenset(("max-age", "s-maxage", "stale-if-error", "stale-while-revalidate"))
 _FORBIDDING = frozenset(("must-revalidate", "no-store", "proxy-revalidate")) | _QUALIFIABLE
 _PERMITTING = frozenset(("immutable", "must-understand", "public"))
@@ -95,7 +104,8 @@ class Directives:
 
     def field_names(self, name: str) -> frozenset[str]:
         """The lower-case field names that qualify `no-cache` or `private`; empty where it is
-        absent or unqualified, or where a member is no field name.
+        absent or unqualified, where a member is no field name, and where one is `READ_HERE`: a
+        cache may take the directive as unqualified (RFC 9111, 5.2.2.4, 5.2.2.7).
         """
         argument = self._arguments.get(name)
         if not isinstance(argument, str):
@@ -103,7 +113,8 @@ class Directives:
         members = split_list(argument)
         if not all(map(is_token, members)):
             return _NO_NAMES
-        return frozenset([member.lower() for member in members])
+        names = frozenset([member.lower() for member in members])
+        return names if names.isdisjoint(READ_HERE) else _NO_NAMES
 
     def permits(self, name: str) -> bool:
         """True where a directive that permits something is there and its argument can be read: an

@@ -240,7 +240,7 @@ class Receiver:
         if stored is None:
             return None
         merged = freshened(stored, head.fields, fetch.request_time, fetch.response_time)
-        kept = self._kept_of(stored, received)
+        kept = self._kept_of(stored, received, stored_fields(head.fields))
         names = self._selecting_names(traits_of(merged.fields))
         before = tuple(name for name, _ in stored.selecting)
         if names is not None and (query.ask.reason == "vary-miss" or names != before):
@@ -262,9 +262,13 @@ class Receiver:
             self._keeper.forget(request.target)  # it was for all, and is no longer
         return Confirmed(received, merged, None, rule.name if rule is not None else "")
 
-    def _kept_of(self, stored: StoredResponse, received: Received) -> StoredResponse:
-        """The stored response as a 304 freshens it for others: no field that is for one client."""
-        fetch, fields = received.fetch, stored_fields(received.head.fields)
+    def _kept_of(
+        self, stored: StoredResponse, received: Received, fields: Fields
+    ) -> StoredResponse:
+        """The stored response as these fields of a 304 freshen it for others: no field that is for
+        one client.
+        """
+        fetch = received.fetch
         merged = freshened(stored, fields, fetch.request_time, fetch.response_time)
         return merged.changed(fields=stored_fields(merged.fields))
 
@@ -284,8 +288,7 @@ class Receiver:
         """Gives the stored response new times, by a 304 whose other fields are not for others."""
         if not received.request.credentialed or not span.explicit:
             return
-        fetch, fields = received.fetch, times_alone(received.head.fields)
-        renewed = freshened(stored, fields, fetch.request_time, fetch.response_time)
+        renewed = self._kept_of(stored, received, times_alone(received.head.fields))
         self._keeper.replace(received.request.target, [(stored, renewed)], received.began)
 
     # A missing part completes.
