@@ -25,6 +25,7 @@ from tests.relay_support import (
     eventually,
     http_date,
     response,
+    set_reset_on_close,
 )
 
 JOINS = 0.3
@@ -115,6 +116,16 @@ class IsolationCases(unittest.TestCase):
     def until_hit(self, relay: RunningRelay, target: str, headers: Sequence[Field] = ()) -> None:
         """Waits until a GET is a hit: what was stored reaches other processes in a moment."""
         eventually(lambda: "hit" in relay.get(target, headers).cache_status, "a hit")
+
+    def until_asked(self, relay: RunningRelay, target: str) -> None:
+        """Waits until the origin is asked for what was stored."""
+        before = self.calls(target)
+
+        def is_asked() -> bool:
+            relay.get(target)
+            return self.calls(target) > before
+
+        eventually(is_asked, "a call for what is stored")
 
     def wait_for_clients(self, count: int, target: str, before: int = 0) -> None:
         """Waits until the requests of so many, who get no answer yet, have led to a call beyond
@@ -567,6 +578,30 @@ class IsolationCases(unittest.TestCase):
                 self.here.request(method, target, headers, body)
                 got, last = self.there.get(target).body, self.calls(target)
                 self.assertEqual(got, f"state {last}".encode())  # asked for now
+
+    def test_an_unsafe_request_whose_client_breaks_it_off(self) -> None:
+        """The origin may act on what came of it (RFC 9111, 4.4)."""
+
+        def answer(asked: Asked, n: int) -> Script:
+            if asked.method != "GET":
+                return b"HTTP/1.1 100 Continue\r\n\r\n"
+            return response(200, [("Cache-Control", "max-age=60")], f"state {n}".encode())
+
+        for end in ("is wrong", "leaves", "resets"):
+            with self.subTest(end):
+                target = self.play(answer)
+                self.here.get(target)
+                with self.here.connect() as client:
+                    asks = f"POST {target} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+                    client.sendall(asks.encode() + b"Expect: 100-continue\r\n\r\n")
+                    self.assertIn(b" 100 ", client.recv(100))  # the origin has the head
+                    client.sendall(b"5\r\nhello\r\n")
+                    if end == "is wrong":
+                        client.sendall(b"no length\r\n")
+                        self.assertIn(b" 400 ", client.recv(100))
+                    elif end == "resets":
+                        set_reset_on_close(client)
+                self.until_asked(self.there, target)
 
     # 13. Dates of a clock that is ahead
 

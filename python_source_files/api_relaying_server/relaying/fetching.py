@@ -10,12 +10,22 @@ from collections.abc import Iterable
 from typing import Callable, NamedTuple
 
 from api_relaying_server.caching.conditional import CLIENT_CONDITIONS, CONDITIONS_FOR_ORIGINS
+from api_relaying_server.caching.invalidation import is_unsafe
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.caching.ranges import has_strong_identity
 from api_relaying_server.caching.reuse import Ask
 from api_relaying_server.caching.stored import Record
 from api_relaying_server.caching.validation import conditions
-from api_relaying_server.errors import UpstreamError, UpstreamPaused
+from api_relaying_server.errors import (
+    BadRequest,
+    ClientGone,
+    LackOfOwn,
+    UpstreamError,
+    UpstreamNameUnknown,
+    UpstreamPaused,
+    UpstreamRefused,
+    UpstreamTlsError,
+)
 from api_relaying_server.http1.fields import HOP_BY_HOP, end_to_end
 from api_relaying_server.http1.grammar import format_date
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
@@ -49,6 +59,8 @@ _LEFT_OR_CHANGED = HOP_BY_HOP | frozenset(("content-location", "location", REQUE
 """Fields of a response that are not passed on, or not as they are; `Connection`, which is one of
 them, may name others.
 """
+
+_NOTHING_SENT = (UpstreamPaused, UpstreamRefused, UpstreamNameUnknown, UpstreamTlsError, LackOfOwn)
 
 _ALL_CONDITIONS = CLIENT_CONDITIONS.union(CONDITIONS_FOR_ORIGINS)
 
@@ -145,7 +157,7 @@ class Fetcher:
         `keeps_conditions` leaves the client's own conditions in the request: for keys whose answers
         are not stored.
         """
-        return self._send(query, _plan_of(query, keeps_conditions))
+        return self._send(query, self._call_of(query, _plan_of(query, keeps_conditions)))
 
     def foresee(self, query: Query, as_it_came: bool = False) -> UpstreamRequest:
         """The call that `send` would make, or with `as_it_came` the one of `send_as_it_came`,
@@ -156,9 +168,21 @@ class Fetcher:
 
     def send_as_it_came(self, query: Query) -> Received:
         """Sends a request that passes by the store, with its body, and waits for the head of the
-        response. Raises UpstreamError.
+        response. Raises UpstreamError, and what reading the body raises: BadRequest, ClientGone.
+
+        Where an unsafe request has gone out, wholly or in part, and nobody knows what it has done,
+        what is stored for its target is to be validated (RFC 9111, 4.4).
         """
-        return self._send(query, Plan(query.request.method))
+        request, caller, _, _ = query
+        call = self._call_of(query, Plan(request.method))
+        if caller.body is not None:
+            call = call._replace(body=_body_to_send(request, caller))
+        try:
+            return self._send(query, call)
+        except (UpstreamError, ClientGone, BadRequest) as error:
+            if is_unsafe(request) and not isinstance(error, _NOTHING_SENT):
+                self.keeper.invalidate(request.target)
+            raise
 
     def _call_of(self, query: Query, plan: Plan) -> UpstreamRequest:
         request, caller, ask, _ = query
@@ -171,13 +195,10 @@ class Fetcher:
             method, target, fields, None, is_chunked, caller.on_interim, ask.reason
         )
 
-    def _send(self, query: Query, plan: Plan) -> Received:
+    def _send(self, query: Query, call: UpstreamRequest) -> Received:
         request, caller, _, known = query
-        call = self._call_of(query, plan)
         # Before the first byte goes out: what is invalidated from here on outdates the response.
         began = self.keeper.begin(known)
-        if caller.body is not None:
-            call = call._replace(body=_body_to_send(request, caller))
         on_upstream, started, asked = caller.on_upstream, time.monotonic(), True
         try:
             fetch = self._upstream.fetch(call)
@@ -198,8 +219,8 @@ class Fetcher:
             received = received.plus(("Date", format_date(fetch.response_time)))
         if received is not head.fields:
             head = ResponseHead(head.status, head.reason, received)
-        if plan.method != request.method:
-            request = request.with_method(plan.method)
+        if call.method != request.method:
+            request = request.with_method(call.method)
         return Received(request, head, fetch, began)
 
 

@@ -31,18 +31,12 @@ import logging
 from copy import copy
 from typing import NamedTuple, Union
 
-from api_relaying_server.caching.invalidation import is_unsafe
 from api_relaying_server.caching.ranges import with_content
 from api_relaying_server.caching.reuse import Ask, Assessed, Fresh, decide
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.coordination import Coordinator, Lease
 from api_relaying_server.errors import (
-    LackOfOwn,
     UpstreamError,
-    UpstreamNameUnknown,
-    UpstreamPaused,
-    UpstreamRefused,
-    UpstreamTlsError,
 )
 from api_relaying_server.http1.credentials import credentials_of
 from api_relaying_server.http1.message import Field
@@ -69,8 +63,6 @@ side.
 
 LEASE_AT_MOST = 30.0
 """Seconds that a leader waits for another process's fetch before it fetches for itself."""
-
-_NOTHING_SENT = (UpstreamPaused, UpstreamRefused, UpstreamNameUnknown, UpstreamTlsError, LackOfOwn)
 
 
 class SharedResponse(NamedTuple):
@@ -390,12 +382,7 @@ class Transfer:
         What it makes doubtful is marked before its answer goes out (RFC 9111, 4.4).
         """
         request = self._query.request
-        try:
-            received = self._fetcher.send_as_it_came(self._query)
-        except UpstreamError as error:
-            if is_unsafe(request) and not isinstance(error, _NOTHING_SENT):
-                self._keeper.invalidate(request.target)  # nobody knows what it has done
-            raise
+        received = self._fetcher.send_as_it_came(self._query)
         try:
             arrived = self._open(self._receiver.receive_unsafe(received, self._bypasses))
         except BaseException:
