@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import secrets
 import socket
 import time
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from api_relaying_server.figures import gauges_of
 from api_relaying_server.http1.codings import compressors
 from api_relaying_server.memory.hot import HotCache
 from api_relaying_server.memory.refresh_ahead import RefreshAhead, Renewals
+from api_relaying_server.relaying.beside import Beside, Names
 from api_relaying_server.relaying.fetching import Fetcher
 from api_relaying_server.relaying.keeping import Keeper, Neighbours
 from api_relaying_server.relaying.purging import StoredTargets
@@ -92,6 +94,14 @@ class SharedState(NamedTuple):
     counters: Counters
     stored: StoredTargets
     hits: LoopHits
+    beside: Beside | None = None
+
+    def close(self, drain: float) -> None:
+        """Stores what waits, within so many seconds."""
+        if self.beside is not None:
+            self.beside.close()
+        self.stored.close()
+        self.store.close(drain)
 
     def store_counts(self) -> dict[str, int]:
         """A source of counters: what left memory and store, and what the store failed at."""
@@ -161,8 +171,7 @@ class Worker:
                 self._beside.ahead.close()
             self._beside.refresher.close()
             if self._owns_store:
-                self.kept.stored.close()
-                self.kept.store.close(self._drain)
+                self.kept.close(self._drain)
                 if self._beside.shared_counters is None:
                     self.kept.settle()
             self.publish_counts()
@@ -320,12 +329,25 @@ def _kept(
     others = Neighbours(_coordinator(neighbours, store))
     if neighbours is not None and share is not None:
         others = others._replace(news=neighbours.news, unstored=share.memory.unstored)
+    beside = _beside(settings, store, share)
+    if beside is not None:
+        others = others._replace(tell_beside=beside.tell)
     keeper = Keeper(hot, store, _policy(settings), time.time, others)
+    if beside is not None:
+        beside.begin(keeper)
     leases = others.coordinator if store.shared else ALONE
     stored = StoredTargets(keeper, store, leases, counters.purged)
-    kept = SharedState(store, keeper, counters, stored, LoopHits(hot.answered))
+    kept = SharedState(store, keeper, counters, stored, LoopHits(hot.answered), beside)
     counters.include(kept.hits, kept.store_counts)
     return kept
+
+
+def _beside(settings: Settings, store: Store, share: WorkerShare | None) -> Beside | None:
+    """The relays that may use the same file; None where there can be none."""
+    if store.news is None or (share is not None and share.store is not None):
+        return None
+    relay = secrets.token_hex(8) if share is None else share.relay
+    return Beside(store.news, Names(relay, owner_of(settings)), time.time)
 
 
 def _store(settings: Settings, share: WorkerShare | None) -> Store:
@@ -396,7 +418,7 @@ def _path(
     neighbours: WorkerCoordinator | None,
     share: WorkerShare | None,
 ) -> Path:
-    store, keeper, counters, stored, _ = kept
+    store, keeper, counters, stored, *_ = kept
     policy = _policy(settings)
     coordinator = _coordinator(neighbours, store)
     upstream = _upstream(settings, RelaySession(store.backend), upstream_url)

@@ -53,6 +53,7 @@ class MemoryFile:
 class WorkerShare(NamedTuple):
     """One worker's share. `memory` and `lock_file` are common to all; `slot` is its row in memory.
 
+    `relay` is a name that all workers of a relay have and no others.
     `seat` counts the workers from 0: the one of seat 0 does what one of them has to do for all.
     `store`: the file that they have in common where the settings name a store in memory.
     """
@@ -63,6 +64,7 @@ class WorkerShare(NamedTuple):
     lock_file: int
     seat: int = 0
     store: MemoryFile | None = None
+    relay: str = ""
 
     def coordinator(self) -> WorkerCoordinator:
         """The other workers, for messages and leases. To be made once."""

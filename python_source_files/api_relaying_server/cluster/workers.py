@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import secrets
 import selectors
 import signal
 import socket
@@ -109,6 +110,7 @@ class Workers(WorkerFactory):
         self._shared_counters = SharedCounters(self._memory, PARENTS_SLOT)
         self._shared_uses = SharedUses(self._memory, PARENTS_SLOT, self._shared_counters.workers)
         self._lock_file = lock_file()
+        self._name = secrets.token_hex(8)  # no other relay has it
         self._memory_file: MemoryFile | None = None
         self._free_slots = list(range(1, self._memory.slots))
         self._slots: dict[Child, int] = {}
@@ -300,7 +302,8 @@ class Workers(WorkerFactory):
     ) -> Child:
         store = self._common_store()
         slot = self._free_slots.pop(0)
-        share = WorkerShare(listeners, self._memory, slot, self._lock_file, seat, store)
+        common = self._memory, slot, self._lock_file
+        share = WorkerShare(listeners, *common, seat, store, self._name)
         try:
             useless = (*self._useless_to(), *not_his)
             child = fork(lambda parent: live(parent, share), useless)

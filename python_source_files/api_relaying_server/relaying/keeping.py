@@ -56,6 +56,7 @@ from api_relaying_server.coordination import (
 )
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.memory.hot import Entry, HotCache
+from api_relaying_server.relaying.beside import Outdated
 from api_relaying_server.relaying.key_facts import KeyFacts
 from api_relaying_server.relaying.last_known import LastKnown
 from api_relaying_server.relaying.marks_store import MARKS, StoredMarks
@@ -138,14 +139,20 @@ class LookedTogether(NamedTuple):
 NOT_LOOKED = LookedTogether({})
 
 
+def _tell_nobody(news: Outdated) -> None:
+    """There is no other relay."""
+
+
 class Neighbours(NamedTuple):
     """The other processes on the same store. `news` gives a number that changes with each
     message of theirs; `unstored` is the table that they share for what was not stored.
+    `tell_beside` tells relays of their own, which the coordinator does not know.
     """
 
     coordinator: Coordinator = ALONE
     news: Callable[[], int] = int  # which gives 0: there are no messages
     unstored: Table | None = None
+    tell_beside: Callable[[Outdated], None] = _tell_nobody
 
 
 NOBODY = Neighbours()
@@ -167,7 +174,7 @@ class Keeper:
         clock: Callable[[], float],
         neighbours: Neighbours = NOBODY,
     ) -> None:
-        coordinator, self._news, table = neighbours
+        coordinator, self._news, table, self._tell_beside = neighbours
         self.hot = hot
         self.facts = KeyFacts()
         self.unstored = Unstored(table)
@@ -517,6 +524,7 @@ class Keeper:
         self.catch_up()
         had = effect is Effect.GONE and self._is_there(key)  # with the mark nothing is
         before, now = self._mark_invalidated(key, effect)  # before the lock: see "Time order" above
+        self._tell_beside(Outdated((target,), (), (), effect))
         with self._changing(key) as record:
             found = had or (record is not None and bool(record.variants))
             epoch = secrets.randbelow(_EPOCHS) + 1 if self._far else 0
@@ -547,10 +555,12 @@ class Keeper:
         self.catch_up()
         ahead = CLOCK_SLACK if self._far else 0.0  # by which another node's times may be off
         times = times_of(effect, self.clock() + ahead)
-        keys, names = tuple(map(cache_key, prefixes)), tuple(groups)
+        prefixes, names = tuple(prefixes), tuple(groups)
+        keys = tuple(map(cache_key, prefixes))
         self._take_mark(keys, names, times)
         if not self._alone:
             self._coordinator.tell(Purged(keys, names, times), INVALIDATION_AT_MOST)
+        self._tell_beside(Outdated((), prefixes, names, effect))
         gone = effect is Effect.GONE
         self.save_marks(_named(keys, names), gone)
 
@@ -595,6 +605,34 @@ class Keeper:
         if self.facts.invalidations.learn(found):
             self._doubt_all()
         return True
+
+    # What another relay on the same store has told; each process of this one hears it by itself.
+
+    def outdate(self, news: Outdated, at: float) -> None:
+        """What was requested before `at` (Unix time) is not used as it is: neither what memory has,
+        nor what is on its way, nor what has been stored since the other one looked there. For a
+        thread of its own: it may wait for the store.
+        """
+        for target in news.targets:
+            key = self.key_of(target)
+            self.facts.invalidations.mark(key, at, news.effect)  # before the lock: "Time order"
+            with self.lock_of(key):
+                self._judge_stored(key)
+                self._drop(key)
+        if news.prefixes or news.groups:
+            keys = tuple(map(cache_key, news.prefixes))
+            self._take_mark(keys, news.groups, times_of(news.effect, at))
+
+    def _judge_stored(self, key: str) -> None:
+        """Stores a record as marks leave it."""
+        record = self._store.peek(key)
+        if record is None:
+            return
+        left = self._judged(key, record)
+        if left is None:
+            self._store.delete(key)
+        elif left is not record:
+            self._store.write(key, left)
 
     def _take_mark(self, keys: Iterable[str], groups: Iterable[str], times: Times) -> None:
         self.facts.invalidations.mark_wide(keys, groups, times)

@@ -15,12 +15,15 @@ from api_relaying_server.caching.stored import Record, Single
 from api_relaying_server.coordination import ALONE, Coordinator
 from api_relaying_server.errors import ConfigError
 from api_relaying_server.stores.database_url import is_database
+from api_relaying_server.stores.news_file import NewsFile
 from api_relaying_server.stores.storage import Extent, RecordCache, StorageFault, Trouble
 from api_relaying_server.stores.store_path import ANY_CACHE_FORM, require_usable, sqlite_path
 
 if TYPE_CHECKING:
     from api_relaying_server.upstream.budget import TokenBucket
 
+
+NEWS_ENDING = "-news"  # of the file beside a SQLite file
 
 READ_DEADLINE = 0.05  # seconds that a read waits, for a lock or a connection, until it is a miss
 
@@ -73,6 +76,11 @@ class Store(ABC):
 
     quick = True
     """True where a read is one of this machine's memory or disk: one thread can read for all."""
+
+    news: NewsFile | None = None
+    """Where relays of their own tell each other something that use the store without a
+    coordinator between them; None where there can be none.
+    """
 
     def __init__(self, url: str, backend: BaseCache) -> None:
         self.url = url
@@ -236,4 +244,6 @@ def _open_sqlite(
         fault = error
         if fault.trouble is Trouble.FOREIGN:
             raise ConfigError(f"cache {url!r}: {fault}; give another path") from None
-    return QueuedStore(url, RecordCache(str(path), records), fault)
+    store = QueuedStore(url, RecordCache(str(path), records), fault)
+    store.news = NewsFile(f"{path}{NEWS_ENDING}")
+    return store
