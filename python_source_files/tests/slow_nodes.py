@@ -470,6 +470,33 @@ class CoordinatorTest(unittest.TestCase):
         eventually(lambda: len(self.database.published) >= 2, "both were told")
         self.assertEqual(self.database.published, ["changed GET /a", "changed GET /b"])
 
+    def tell_long(self, number: int) -> None:
+        """Tells of a key of ten thousand characters; what then waits is counted right."""
+        self.coordinator.tell(Changed(f"GET /{number}" + "x" * 10_000))
+        with self.coordinator._lock:
+            size = sum([len(text or "") for text in self.coordinator._told])
+            self.assertEqual(self.coordinator._told_size, size)
+        self.assertLessEqual(size, 2 * 50_000, "those that wait, and those put back")
+
+    def test_what_cannot_be_told_is_bounded_in_characters(self) -> None:
+        self.database.fault = StorageFault(Trouble.UNREACHABLE, "test")
+        with mock.patch.object(nodes, "MOST_TOLD_SIZE", 50_000):
+            self.tell_long(0)
+            eventually(lambda: self.database.calls, "it was tried")
+            eventually(lambda: self.coordinator._told, "it is put back")
+            for number in range(1, 20):
+                self.tell_long(number)
+        self.database.fault = None
+        eventually(lambda: None in self.database.published, "that something is lost")
+
+    def test_what_has_been_told_leaves_its_room(self) -> None:
+        with mock.patch.object(nodes, "MOST_TOLD_SIZE", 50_000):
+            for number in range(20):
+                self.database.published.clear()
+                self.tell_long(number)
+                eventually(lambda: self.database.published, "it is told")
+                self.assertNotIn(None, self.database.published)
+
     def test_who_waits_is_told_that_the_database_has_it(self) -> None:
         for number in range(50):
             self.assertTrue(self.coordinator.tell(Changed(f"GET /{number}"), wait=30.0))

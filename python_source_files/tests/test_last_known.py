@@ -13,7 +13,7 @@ def record(body: bytes = b"x") -> Record:
     return Record((StoredResponse(200, "OK", Fields(), body, 0.0, 0.0),), 1e9)
 
 
-SIZE = record().size
+SIZE = len("a") + record().size
 
 
 class LastKnownTest(unittest.TestCase):

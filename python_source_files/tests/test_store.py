@@ -789,7 +789,7 @@ class Queue(unittest.TestCase):
             for number in range(4):
                 kept = make_record(number) if number >= 4 - most else None
                 self.assertEqual(self.queue.peek(str(number)), kept)
-        room = 2 * make_record(0, 2000).size
+        room = 2 * (len("0") + make_record(0, 2000).size)
         self.queue, self.dropped = self.make(most_bytes=room), 0
         for number in range(4):
             self.queue.put(str(number), make_record(number, 2000))
@@ -803,7 +803,7 @@ class Queue(unittest.TestCase):
         self.assertEqual(len(batch.changes), 5)
 
     def test_what_is_being_written_counts_until_it_is(self) -> None:
-        size = make_record(0, 2000).size
+        size = len("0") + make_record(0, 2000).size
         self.queue, self.dropped = self.make(most_bytes=2 * size), 0
         self.queue.put("0", make_record(0, 2000))
         self.queue.take(0)
@@ -822,7 +822,7 @@ class Queue(unittest.TestCase):
         self.assertEqual((self.dropped, self.queue.peek("6")), (5, None))
 
     def test_a_changed_entry_counts_once(self) -> None:
-        room = make_record(10, 2000).size + make_record(10, 1000).size
+        room = len("ab") + make_record(10, 2000).size + make_record(10, 1000).size
         self.queue = self.make(most_writes=2, most_bytes=room)
         for number in range(20):
             self.queue.put("a", make_record(number, 2000))

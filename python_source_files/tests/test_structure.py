@@ -16,7 +16,7 @@ NAME = "api_relaying_server"
 
 # From the ground up: a room imports only from rooms above it in this list, or from itself.
 CORE = (
-    ("errors",),
+    ("errors", "short_keys"),
     ("http1",),
     ("caching",),
     ("memory",),

@@ -29,13 +29,20 @@ def query_rules(ignored: tuple[str, ...], sorts: bool) -> QueryRules | None:
     return QueryRules(ignored, sorts) if ignored or sorts else None
 
 
-@lru_cache(maxsize=128)  # targets may be long; a request asks several times
+KNOWN_LENGTH = 2048
+"""Characters of the longest target of which many are remembered."""
+
+
 def selecting_target(target: str, ignored: tuple[str, ...] = (), sorts: bool = False) -> str:
     """The target less the parameters whose decoded names match one of the globs `ignored`; with
     `sorts` the others by name, those of one name in the order in which they came.
 
     A target without a query and one that ends in `?` stay two.
     """
+    return (_of_short if len(target) <= KNOWN_LENGTH else _of_long)(target, ignored, sorts)
+
+
+def _selecting_target(target: str, ignored: tuple[str, ...], sorts: bool) -> str:
     path, _, query = target.partition("?")
     if not query:
         return target
@@ -50,6 +57,10 @@ def selecting_target(target: str, ignored: tuple[str, ...] = (), sorts: bool = F
     if left == parameters:
         return target
     return f"{path}?{'&'.join(left)}" if left else path
+
+
+# A request asks several times. Long targets take long to read: the last few are remembered.
+_of_short, _of_long = lru_cache(128)(_selecting_target), lru_cache(8)(_selecting_target)
 
 
 def _name(parameter: str) -> str:

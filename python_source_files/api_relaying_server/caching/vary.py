@@ -205,8 +205,12 @@ def one_object(selecting: Selecting) -> Selecting:
     """The same, as one object for all responses that have it, unless it is long: most have the
     values of a few browsers.
     """
-    long = sum([len(value or "") for _, value in selecting]) > SHARED_LENGTH
-    return selecting if long else _as_known(selecting)
+    return _as_known(selecting) if is_short(selecting) else selecting
+
+
+def is_short(selecting: Selecting) -> bool:
+    """True where the values are no longer than what is remembered: clients choose them."""
+    return sum([len(value or "") for _, value in selecting]) <= SHARED_LENGTH
 
 
 @lru_cache(256)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 
 from api_relaying_server.coordination import claimed_key
+from api_relaying_server.short_keys import ShortKey, short
 
 OLDEST = 1
 """The number of a write that gives way to any other."""
@@ -25,7 +26,7 @@ class FencingTokens:
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards `_held`, `_restored`
         self._held: dict[str, list[int]] = {}
-        self._restored: set[str] = set()
+        self._restored: set[ShortKey] = set()
         self._on_late: Callable[[str], None] | None = None
 
     def when_late(self, call: Callable[[str], None]) -> None:
@@ -62,12 +63,13 @@ class FencingTokens:
             numbers = self._held.get(key)
             if numbers:
                 return max(numbers)
-            return OLDEST if key in self._restored else None
+            return OLDEST if self._restored and short(key) in self._restored else None
 
     def mark_restored(self, key: str, restored: bool) -> None:
         """Notes whether the write of a key that waits is a restored old record."""
         with self._lock:
-            if not restored:
-                self._restored.discard(key)
-            elif len(self._restored) < MOST_RESTORED:
-                self._restored.add(key)
+            if restored:
+                if len(self._restored) < MOST_RESTORED:
+                    self._restored.add(short(key))
+            elif self._restored:
+                self._restored.discard(short(key))

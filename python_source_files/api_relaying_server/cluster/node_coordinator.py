@@ -55,6 +55,9 @@ was a fetch that has not been heard of: a request waits for the database once, n
 MOST_TOLD = 4096
 """Changes that wait to be told to others; past it they are told to drop everything."""
 
+MOST_TOLD_SIZE = 8 << 20
+"""Characters of these changes, which have keys in them; past it the same."""
+
 RETRY_FIRST, RETRY_MOST = 0.1, 2.0
 """Seconds until the news are asked for again after a failure, doubled at each."""
 
@@ -148,12 +151,13 @@ class NodeCoordinator:
         self._closed = threading.Event()
         self.processes = 1
         """How many share the database, this one among them, as far as is known."""
-        # guards `_held`, `_ended`, `_told`, `_last_told`, `_threads`, `_wanted`, `_said_alone`. Not
-        # held while the database is asked.
+        # guards `_held`, `_ended`, `_told`, `_told_size`, `_last_told`, `_threads`, `_wanted`,
+        # `_said_alone`. Not held while the database is asked.
         self._lock = threading.Lock()
         self._held: dict[str, str] = {}  # names by token
         self._ended: deque[tuple[str, str]] = deque()
         self._told: deque[str | None] = deque()
+        self._told_size = 0  # characters of these
         self._last_told = 0  # the number of the last one of these
         self._threads: dict[str, threading.Thread] = {}
         self._wanted: dict[str, Callable[[], None]] = {"node-keeper": self._keep}
@@ -236,10 +240,11 @@ class NodeCoordinator:
         with self._lock:
             self._last_told += 1
             mine = self._last_told
-            self._told.append(encode(message) or None)
-            if len(self._told) > MOST_TOLD:
-                self._told.clear()
-                self._told.append(None)
+            text = encode(message)
+            self._told.append(text or None)
+            self._told_size += len(text)
+            if len(self._told) > MOST_TOLD or self._told_size > MOST_TOLD_SIZE:
+                self._told, self._told_size = deque([None]), 0
         self._start_threads()
         self._work.set()
         return wait > 0 and self._is_published(mine, wait)
@@ -336,6 +341,7 @@ class NodeCoordinator:
         """What has changed before what is given back: who gets a lease then finds it."""
         with self._lock:
             told, self._told, last = list(self._told), deque(), self._last_told
+            self._told_size = 0
             ended, self._ended = list(self._ended), deque()
         try:
             if told:
@@ -346,6 +352,7 @@ class NodeCoordinator:
         except StorageFault:
             with self._lock:  # leases end by themselves soon; a change must be told some time
                 self._told.extendleft(reversed(told[:MOST_TOLD]))
+                self._told_size = sum([len(text or "") for text in self._told])
             raise
 
     def _note_published(self, number: int = 0, mute: bool = False) -> None:

@@ -15,13 +15,18 @@ import time
 from typing import Callable, NamedTuple, TypeVar
 
 from api_relaying_server.caching.stored import Record, Selecting, StoredResponse, target_of
+from api_relaying_server.caching.vary import text_of
 from api_relaying_server.http1.credentials import is_credential
 from api_relaying_server.memory.hot import HotCache
+from api_relaying_server.short_keys import ShortKey, short
 
 _log = logging.getLogger(__name__)
 
 MAX_WATCHED = 65536
 """Keys that are watched; one more is not, and is fetched anew when it is asked for."""
+
+MAX_WATCHED_SIZE = 32 << 20
+"""Characters of these keys, which clients choose; past it the same."""
 
 LONGEST_PAUSE = 1.0
 """Seconds between two looks at the clock."""
@@ -59,11 +64,15 @@ class _Renewing(NamedTuple):
     fresh_until: float
 
 
-_Name = tuple[str, Selecting]
 Value = TypeVar("Value")
 
 
-def _bound(notes: dict[_Name, Value]) -> None:
+def _name_of(key: str, stored: StoredResponse) -> ShortKey:
+    """The name of a response under a key, in which there is one space."""
+    return short(f"{key} {text_of(stored.selecting)}")
+
+
+def _bound(notes: dict[ShortKey, Value]) -> None:
     while len(notes) > MAX_WATCHED:
         del notes[next(iter(notes))]
 
@@ -98,12 +107,15 @@ class RefreshAhead:
         self._fresh_until = fresh_until
         self._renew, self._spare = renewals
         self._clock = clock
-        # Guards _looks, _heap, _renewing, _fixed; not held while anything is renewed.
+        # Guards _looks, _size, _heap, _heap_size, _renewing, _fixed; not held while anything is
+        # renewed.
         self._lock = threading.Lock()
         self._looks: dict[str, float] = {}  # when each key is to be looked at
+        self._size = 0  # characters of these keys
         self._heap: list[tuple[float, str]] = []  # the same, with some that no longer count
-        self._renewing: dict[_Name, _Renewing] = {}  # what is being renewed, as it was
-        self._fixed: dict[_Name, float] = {}  # freshness that renewing does not prolong
+        self._heap_size = 0  # characters of the keys in it, as if none were there twice
+        self._renewing: dict[ShortKey, _Renewing] = {}  # what is being renewed, as it was
+        self._fixed: dict[ShortKey, float] = {}  # freshness that renewing does not prolong
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         hot.watch(self.watch)
@@ -123,11 +135,17 @@ class RefreshAhead:
             if looks:
                 self._look_at(key, min(looks))
             else:
-                self._looks.pop(key, None)
+                self._forget(key)
+
+    def _forget(self, key: str) -> None:
+        if self._looks.pop(key, None) is not None:
+            self._size -= len(key)
 
     def _note_gain(self, key: str, stored: StoredResponse, until: float) -> None:
         """Notes of a renewed response whether that has prolonged its freshness."""
-        name = key, stored.selecting
+        if not self._renewing:
+            return
+        name = _name_of(key, stored)
         with self._lock:
             before = self._renewing.get(name)
             if before is None or before.stored_at == stored.response_time:
@@ -139,17 +157,22 @@ class RefreshAhead:
 
     def _due(self, key: str, stored: StoredResponse, until: float) -> float:
         """When a response that is fresh `until` then (Unix times) is to be looked at."""
-        if abs(self._fixed.get((key, stored.selecting), 0.0) - until) < NO_GAIN:
+        if self._fixed and abs(self._fixed.get(_name_of(key, stored), 0.0) - until) < NO_GAIN:
             return until
         return until - min(self._ahead, max(0.0, until - stored.response_time) / 2)
 
     def _look_at(self, key: str, when: float) -> None:
-        if key not in self._looks and len(self._looks) >= MAX_WATCHED:
-            return
+        if key not in self._looks:
+            if len(self._looks) >= MAX_WATCHED or self._size + len(key) > MAX_WATCHED_SIZE:
+                return
+            self._size += len(key)
         self._looks[key] = when
         heapq.heappush(self._heap, (when, key))
-        if len(self._heap) > 2 * len(self._looks) + 64:
+        self._heap_size += len(key)
+        few = len(self._heap) <= 2 * len(self._looks) + 64
+        if not (few and self._heap_size <= 2 * MAX_WATCHED_SIZE):
             self._heap = [(when, key) for key, when in self._looks.items()]
+            self._heap_size = self._size
             heapq.heapify(self._heap)
 
     # ...is looked at when it is due.
@@ -173,7 +196,7 @@ class RefreshAhead:
                 self._look_at(one.key, now + AGAIN_AT_LEAST)
 
     def _ask(self, one: Wanted) -> None:
-        name = one.key, one.stored.selecting
+        name = _name_of(one.key, one.stored)
         with self._lock:
             self._renewing[name] = _Renewing(one.stored.response_time, one.fresh_until)
             _bound(self._renewing)
@@ -186,8 +209,9 @@ class RefreshAhead:
         with self._lock:
             while self._heap and self._heap[0][0] <= now:
                 when, key = heapq.heappop(self._heap)
+                self._heap_size -= len(key)
                 if self._looks.get(key) == when:
-                    del self._looks[key]
+                    self._forget(key)
                     due.append(key)
         return due
 

@@ -124,7 +124,7 @@ class Reply:
         own = 0 if is_there else len(self._body)
         if self._fields is not stored.fields.lines:
             own += OWN_COST + len(self._fields)
-        return REPLY_COST + own
+        return REPLY_COST + own + len(self._ending.key)
 
     def is_for(self, found: Assessed | PlainFound, shape: Shape, ending: Ending) -> bool:
         """True where this is the answer from such a response (who has credentials may have another

@@ -16,10 +16,12 @@ from typing import Callable
 
 from api_relaying_server.caching.responding import missing_form
 from api_relaying_server.caching.reuse import Assessed
-from api_relaying_server.caching.stored import Selecting, StoredResponse
+from api_relaying_server.caching.stored import StoredResponse
+from api_relaying_server.caching.vary import text_of
 from api_relaying_server.http1.codings import compressors
 from api_relaying_server.http1.message import RequestHead
 from api_relaying_server.relaying.keeping import Keeper
+from api_relaying_server.short_keys import ShortKey, short
 
 _log = logging.getLogger(__name__)
 
@@ -34,9 +36,6 @@ room for another.
 MOST_CLAIMS = 1024
 """Forms that are claimed at a time; when there are so many, all claims are forgotten."""
 
-Name = tuple[str, Selecting, str]
-"""What is made: the key, what selects the response, the coding."""
-
 
 class Forms:
     """Thread-safe. `has_thread` tells whether a thread is free for a form, without waiting."""
@@ -45,17 +44,20 @@ class Forms:
         self._keeper = keeper
         self.has_thread: Callable[[], bool] = lambda: True
         self._lock = threading.Lock()  # guards changes of _making
-        self._making: set[Name] = set()
+        self._making: set[ShortKey] = set()  # names of forms
         # Until when (Unix time) the event loop leaves a form to the thread that it has given it to.
         # The loop adds, threads remove: each is one instruction.
-        self._claims: dict[Name, float] = {}
+        self._claims: dict[ShortKey, float] = {}
 
     def goes_to_thread(self, request: RequestHead, found: Assessed, now: float) -> bool:
         """True where a form that a request wants is to be made, by the thread that this request is
         given to. The event loop alone calls this.
         """
-        name = self._missing(request, found)
-        if name is None or now < self._claims.get(name, 0.0) <= now + CLAIMED_FOR:
+        coding = missing_form(request, found)
+        if not coding:
+            return False
+        name = self._name_of(request, found, coding)
+        if now < self._claims.get(name, 0.0) <= now + CLAIMED_FOR:
             return False
         if name in self._making or len(self._making) >= AT_ONCE or not self.has_thread():
             return False
@@ -72,11 +74,14 @@ class Forms:
         """What was found, with the form that a request wants; as it was where somebody else makes
         it just now. For threads.
         """
-        name = self._missing(request, found)
-        if name is None or not self._begin(name):
+        coding = missing_form(request, found)
+        if not coding:
+            return found
+        name = self._name_of(request, found, coding)
+        if not self._begin(name):
             return found
         try:
-            return found._replace(stored=self._formed(request.target, found.stored, name[2]))
+            return found._replace(stored=self._formed(request.target, found.stored, coding))
         except Exception:  # what cannot be compressed is answered all the same
             _log.exception("an answer could not be compressed")
             return found
@@ -85,13 +90,14 @@ class Forms:
                 self._making.discard(name)
             self._claims.pop(name, None)
 
-    def _missing(self, request: RequestHead, found: Assessed) -> Name | None:
-        coding = missing_form(request, found)
-        if not coding:
-            return None
-        return self._keeper.key_of(request.target), found.stored.selecting, coding
+    def _name_of(self, request: RequestHead, found: Assessed, coding: str) -> ShortKey:
+        """What is made: the coding, in which there is no space; the key, in which there is one; and
+        what selects the response.
+        """
+        key = self._keeper.key_of(request.target)
+        return short(f"{coding} {key} {text_of(found.stored.selecting)}")
 
-    def _begin(self, name: Name) -> bool:
+    def _begin(self, name: ShortKey) -> bool:
         with self._lock:
             if name in self._making or len(self._making) >= AT_ONCE:
                 return False

@@ -1,4 +1,5 @@
-"""What the relay remembers about keys beside their responses: in memory, each in a bounded map.
+"""What the relay remembers about keys beside their responses: in memory, each in a map that is
+bounded in keys and in bytes, for clients choose targets and selecting values.
 
 Nothing here is stored, and nothing is lost that could not be learnt again. It knows no response.
 """
@@ -22,12 +23,16 @@ from api_relaying_server.caching.purging import (
     times_of,
 )
 from api_relaying_server.caching.vary import ANY_ORIGIN
+from api_relaying_server.short_keys import LONGEST, short
 
 Value = TypeVar("Value")
 Names = tuple[str, ...]
 
 LIMIT = 16384
 """Keys in each map; the oldest leaves first."""
+
+VALUES_SIZE = 4 << 20
+"""Characters of the values in each map, which may be texts; the oldest leaves first."""
 
 
 @lru_cache(256)
@@ -36,29 +41,56 @@ def _one_object(names: Names) -> Names:
     return names
 
 
-class BoundedMap(Generic[Value]):
-    """A map of at most `LIMIT` keys. Thread-safe."""
+def _no_size(value: object) -> int:
+    return 0  # a number: there are no more of them than keys
 
-    def __init__(self) -> None:
-        # Guards writing to _values: it takes a key out and puts it in again. Readers take no lock,
-        # as each makes one look-up.
+
+def _size_of_names(names: Names) -> int:
+    return sum(map(len, names))
+
+
+class BoundedMap(Generic[Value]):
+    """A map of at most `LIMIT` keys of any length, and of at most `VALUES_SIZE` characters in its
+    values, each of which has so many as `size_of` says. Thread-safe.
+    """
+
+    def __init__(self, size_of: Callable[[Value], int] = _no_size) -> None:
+        self._size_of = size_of
+        # Guards writing to _values, _size: it takes a key out and puts it in again. Readers take no
+        # lock, as each makes one look-up.
         self._lock = threading.Lock()
         self._values: dict[str, Value] = {}
-        # The value of a key, and what it is where there is none.
-        self.get: Callable[[str, Value], Value] = self._values.get
+        self._size = 0
+
+    def get(self, key: str, otherwise: Value) -> Value:
+        """The value of a key, and what it is where there is none."""
+        values = self._values
+        if not values:
+            return otherwise
+        # As in all look-ups here: for a short key the call would take longer than the rest.
+        return values.get(key if len(key) <= LONGEST else short(key), otherwise)
 
     def put(self, key: str, value: Value) -> None:
-        """Keeps a value, as the newest."""
+        """Keeps a value, as the newest; one that is too large is not kept."""
+        known, size = short(key), self._size_of(value)
         with self._lock:
-            self._values.pop(key, None)
-            while len(self._values) >= LIMIT:
-                del self._values[next(iter(self._values))]
-            self._values[key] = value
+            self._remove(known)
+            if size > VALUES_SIZE:
+                return
+            while len(self._values) >= LIMIT or self._size + size > VALUES_SIZE:
+                self._remove(next(iter(self._values)))
+            self._values[known] = value
+            self._size += size
 
     def remove(self, key: str) -> None:
         """Forgets a key."""
         with self._lock:
-            self._values.pop(key, None)
+            self._remove(short(key))
+
+    def _remove(self, known: str) -> None:
+        value = self._values.pop(known, None)
+        if value is not None:
+            self._size -= self._size_of(value)
 
 
 class Invalidations:
@@ -85,17 +117,18 @@ class Invalidations:
         """Invalidates or purges the key, now (Unix time). Returns the tick at which that was done
         last before, and that of now.
         """
+        known = short(key)
         with self._lock:
-            before = max(self._ticks.get(key, self._floor), self.marks.of(key).tick)
+            before = max(self._ticks.get(known, self._floor), self.marks.of(key).tick)
             self.now += 1
-            self._ticks[key] = self.now
-            self._ticks.move_to_end(key)
+            self._ticks[known] = self.now
+            self._ticks.move_to_end(known)
             while len(self._ticks) > LIMIT:
                 oldest = next(iter(self._ticks))
                 self._floor = self._ticks[oldest]
                 del self._ticks[oldest]
-            self._times[key] = later(self._times.get(key, NEVER), times_of(effect, now))
-            self._times.move_to_end(key)
+            self._times[known] = later(self._times.get(known, NEVER), times_of(effect, now))
+            self._times.move_to_end(known)
             while len(self._times) > LIMIT:
                 del self._times[next(iter(self._times))]
             return before, self.now
@@ -129,7 +162,8 @@ class Invalidations:
 
     def times_of(self, key: str) -> Times:
         """The Unix times at which the key itself was last marked, as far as is known."""
-        return self._times.get(key, NEVER)
+        times = self._times
+        return times.get(key if len(key) <= LONGEST else short(key), NEVER) if times else NEVER
 
     def last_time(self, key: str) -> float:
         """The Unix time at which the key was last invalidated, which other processes know as well:
@@ -139,7 +173,8 @@ class Invalidations:
 
     def last(self, key: str, groups: Iterable[str] = ()) -> int:
         """The tick at which a response of these groups under the key was last invalidated."""
-        tick = self._ticks.get(key)
+        ticks = self._ticks
+        tick = ticks.get(key if len(key) <= LONGEST else short(key)) if ticks else None
         if tick is None:
             tick = self._floor  # asked after the key: it may have been forgotten just now
         marks = self.marks
@@ -155,8 +190,8 @@ class KeyFacts:
     def __init__(self) -> None:
         self._unshared: BoundedMap[float] = BoundedMap()
         self._unshared_with_credentials: BoundedMap[float] = BoundedMap()
-        self._selecting: BoundedMap[Names] = BoundedMap()
-        self._targets: BoundedMap[str] = BoundedMap()
+        self._selecting: BoundedMap[Names] = BoundedMap(_size_of_names)
+        self._targets: BoundedMap[str] = BoundedMap(len)
         self.invalidations = Invalidations()
 
     def mark_unshared(self, key: str, until: float, *, credentialed: bool = False) -> None:

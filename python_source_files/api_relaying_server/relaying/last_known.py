@@ -17,7 +17,9 @@ KEPT_FOR = 300.0
 
 
 class LastKnown:
-    """Records by key within `limit` bytes; the longest kept leaves first. Thread-safe."""
+    """Records by key within `limit` bytes, keys among them; the longest kept leaves first.
+    Thread-safe.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -36,7 +38,7 @@ class LastKnown:
             for key, record in records.items():
                 self._remove(key)
                 self._records[key] = (record, now, tick)
-                self._size += record.size
+                self._size += len(key) + record.size
             self._make_room()
 
     def resize(self, limit: int) -> None:
@@ -67,4 +69,4 @@ class LastKnown:
     def _remove(self, key: str) -> None:
         found = self._records.pop(key, None)
         if found is not None:
-            self._size -= found[0].size
+            self._size -= len(key) + found[0].size

@@ -126,7 +126,7 @@ class MemoryAnswers:
             found = plain_found(request, only, now, policy) if only is not None else None
             if found is None:
                 return None
-            reply = self._keeper.hot.plain_reply(entry, found, _ending(False, False, None))
+            reply = self._keeper.hot.plain_reply(entry, found, _ending(False, False))
         return reply if now < reply.valid_until or reply.renew(now) else None
 
     def _is_for_now(self, request: RequestHead, found: Assessed, policy: Policy) -> bool:
@@ -185,19 +185,21 @@ class MemoryAnswers:
         closes = wants_close(request.version, request.fields)
         shape = shape_of(request, found)
         key = self._keeper.policy.shown_key(request.target)
-        ending = _ending(closes, request.version < (1, 1), key)
+        ending = _ending(closes, request.version < (1, 1))
+        if key:
+            ending = Ending(ending.lines, closes, with_key("", key).encode())
         return self._keeper.hot.reply(entry, found, shape, ending)
 
 
-@lru_cache(256)
-def _ending(closes: bool, old: bool, key: str | None) -> Ending:
+@lru_cache(4)
+def _ending(closes: bool, old: bool) -> Ending:
     """What is behind the response's own fields; `old`: the client speaks HTTP/1.0."""
     extra = relay_fields()
     if closes:
         extra.append(("Connection", "close"))
     elif old:
         extra.append(("Connection", "keep-alive"))
-    return Ending(render_fields(extra), closes, with_key("", key).encode() if key else b"")
+    return Ending(render_fields(extra), closes)
 
 
 def _may_be_answered(request: RequestHead, policy: Policy) -> bool:

@@ -36,7 +36,8 @@ GIVE_UP = 0.2  # seconds for what is under way then
 CHECK_EVERY = 1.0  # seconds between two looks whether the file is still the one that is open
 TRIM_EVERY = 0.02  # seconds between two steps of tidying, so that others can write too
 CREDIT_EVERY = 10.0  # seconds between two notes of what was used
-MOST_CREDITED = 4096  # keys in one such note; more are left out
+MOST_CREDITED = 4096  # keys in one such note; more are left out, and so are longer ones than this:
+LONGEST_CREDITED = 2048  # characters
 
 _log = logging.getLogger(__name__)
 
@@ -177,8 +178,11 @@ class QueuedStore(Store):
 
     def note_use(self, key: str, times: int = 1) -> None:
         uses = self._uses
-        if self._storage.wants_credit and (len(uses) < MOST_CREDITED or key in uses):
+        if self._storage.wants_credit and (key in uses or self._has_room_for(key)):
             uses[key] = uses.get(key, 0) + times  # two threads may lose one: it is an estimate
+
+    def _has_room_for(self, key: str) -> bool:
+        return len(self._uses) < MOST_CREDITED and len(key) <= LONGEST_CREDITED
 
     def keys(self, prefix: str = "", holding: Sequence[str] = ()) -> Iterator[str]:
         queued, others_go = self._queue.waiting()

@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from api_relaying_server.caching.stored import READ_APART, Record, Selecting, Single
+from api_relaying_server.caching.vary import is_short
 from api_relaying_server.http1.message import WITHOUT_CONTENT
 from api_relaying_server.stores.cutting import AT_ONCE, cut
 from api_relaying_server.stores.record_checks import (
@@ -33,6 +34,7 @@ from api_relaying_server.stores.record_checks import (
     known_selecting,
     names_of,
     seed_of,
+    selecting_of,
 )
 
 SINGLE_MAGIC = b"RLS\x01"
@@ -50,6 +52,7 @@ _HEAD_SIZE = _HEAD.size
 _STATUSES = frozenset(range(200, 600)) - {206, 304}
 _UNCHECKED = 8  # bytes before the checked part: the magic and the checksum itself
 _MOST = (1 << 16) - 1  # bytes of the reason, and of the selecting fields
+_KNOWN = 512  # bytes of the longest of these that are remembered: clients choose values
 
 
 def dumps_single(record: Record, key: str) -> bytes | None:
@@ -64,7 +67,8 @@ def dumps_single(record: Record, key: str) -> bytes | None:
     # fields, and epochs. And what is as short as a tombstone would be taken for one.
     if stored.status == 206 or record.epoch or len(lines) < SHORTEST_LINES:
         return None
-    selecting = _selecting_bytes(stored.selecting)
+    write = _known_selecting_bytes if is_short(stored.selecting) else _selecting_bytes
+    selecting = write(stored.selecting)
     if reason is None or selecting is None or not is_printable(lines.replace(b"\r\n", b"")):
         return None
     times = record.expires, stored.request_time, stored.response_time
@@ -106,7 +110,8 @@ def loads_single(data: bytes, key: str) -> Single:
     _check_numbers(status, epoch, length)
     reason = _reason(data[_HEAD_SIZE:lines_at])
     lines = data[lines_at:selecting_at]
-    selecting = _selecting(data[selecting_at:body_at])
+    read = _known_selecting if selecting_size <= _KNOWN else _read_selecting
+    selecting = read(data[selecting_at:body_at])
     body = data[body_at:] if length <= AT_ONCE else cut(data, body_at, size)
     names, values = _reader.read(lines, length)
     # The same as `Single(...)`, which takes longer: it is a function of Python.
@@ -201,17 +206,19 @@ def _reason(text: bytes) -> str:
     return reason
 
 
-@lru_cache(256)
-def _selecting(text: bytes) -> Selecting:
+def _read_selecting(text: bytes) -> Selecting:
     if not is_plain_json(text):
         raise ValueError("the selecting fields are no plain text")
     try:
         found = json.loads(text)
         if type(found) is list:
-            return known_selecting(tuple(found))
+            return known_selecting(tuple(found)) if len(text) <= _KNOWN else selecting_of(found)
         raise ValueError("the selecting fields are no list")
     except (TypeError, RecursionError) as error:
         raise ValueError(f"the selecting fields are none: {error}") from None
+
+
+_known_selecting = lru_cache(256)(_read_selecting)
 
 
 # None for what takes the general form.
@@ -223,7 +230,9 @@ def _reason_bytes(reason: str) -> bytes | None:
     return text if is_printable(text) and len(text) <= _MOST else None
 
 
-@lru_cache(256)
 def _selecting_bytes(selecting: Selecting) -> bytes | None:
     text = encode_json([text for pair in selecting for text in pair]).encode()
     return text if is_plain_json(text) and len(text) <= _MOST else None
+
+
+_known_selecting_bytes = lru_cache(256)(_selecting_bytes)

@@ -20,6 +20,7 @@ MOST_WRITES = 4096  # records waiting; at a thousand misses a second, four secon
 MOST_BYTES = 64 << 20  # of records waiting and being written: half of what --hot-size is by default
 MOST_DELETES = 65536  # keys to delete; past it everything is deleted, which is right too, and small
 MOST_DROPPED = 16384  # keys whose change was dropped; past it the oldest is forgotten
+MOST_OF_KEYS = 32 << 20  # characters of the keys to delete, and of those dropped; past it the same
 BATCH_WRITES = 64  # records in one transaction
 BATCH_BYTES = 4 << 20  # of records in one transaction
 BATCH_DELETES = 512  # keys deleted in one transaction
@@ -45,6 +46,40 @@ UNQUEUED = Unqueued()
 _EMPTY = Batch({}, False)
 
 
+class _Keys(OrderedDict[str, None]):
+    """Keys in the order in which they came, and the characters of all together: clients choose
+    them. Changed by these methods alone.
+    """
+
+    size = 0
+
+    def add(self, key: str) -> None:
+        """One more comes, which is not here."""
+        self[key] = None
+        self.size += len(key)
+
+    def discard(self, key: str) -> None:
+        """One leaves, if it is here."""
+        if key in self:
+            del self[key]
+            self.size -= len(key)
+
+    def take_first(self) -> str:
+        """The oldest, which leaves."""
+        key, _ = self.popitem(last=False)
+        self.size -= len(key)
+        return key
+
+    def leave(self) -> None:
+        """All leave."""
+        self.clear()
+        self.size = 0
+
+    def are_too_many(self, most: int) -> bool:
+        """True where there are more than `most`, or than `MOST_OF_KEYS` allows."""
+        return len(self) > most or self.size > MOST_OF_KEYS
+
+
 class WriteQueue:
     """The changes that wait, and the batch that one thread is writing."""
 
@@ -66,8 +101,7 @@ class WriteQueue:
         self._filled = threading.Condition(self._lock)  # something waits
         self._emptied = threading.Condition(self._lock)  # nothing waits any more
         self._writes: OrderedDict[str, tuple[Record, int]] = OrderedDict()  # with its size
-        self._deletes: OrderedDict[str, None] = OrderedDict()
-        self._dropped: OrderedDict[str, None] = OrderedDict()
+        self._deletes, self._dropped = _Keys(), _Keys()
         self._bytes = 0  # of what waits, and of what is being written
         self._taken_bytes = 0
         self._clear = False
@@ -88,7 +122,7 @@ class WriteQueue:
         """Lets `record` be written for `key`, in place of what waited for it. `size` is that of the
         record, where it is known.
         """
-        size = record.size if size is None else size
+        size = len(key) + (record.size if size is None else size)
         dropped = 0
         with self._lock:
             if self.closed:
@@ -114,8 +148,8 @@ class WriteQueue:
             if self.closed:
                 return
             self._forget(key)
-            self._deletes[key] = None
-            if len(self._deletes) > MOST_DELETES:
+            self._deletes.add(key)
+            if self._deletes.are_too_many(MOST_DELETES):
                 self._clear_all()
             self._wake_for(len(self._deletes), BATCH_DELETES)
 
@@ -241,20 +275,20 @@ class WriteQueue:
         if had is not None:
             self._bytes -= had[1]
         else:
-            self._deletes.pop(key, None)
-            self._dropped.pop(key, None)
+            self._deletes.discard(key)
+            self._dropped.discard(key)
 
     def _drop_oldest(self) -> None:
         key, (_, size) = self._writes.popitem(last=False)
         self._bytes -= size
-        self._dropped[key] = None
-        if len(self._dropped) > MOST_DROPPED:
-            self._dropped.popitem(last=False)
+        self._dropped.add(key)
+        while self._dropped.are_too_many(MOST_DROPPED):
+            self._dropped.take_first()
 
     def _clear_all(self) -> None:
         self._writes.clear()
-        self._deletes.clear()
-        self._dropped.clear()
+        self._deletes.leave()
+        self._dropped.leave()
         self._bytes = self._taken_bytes
         self._clear = True
 
@@ -275,7 +309,7 @@ class WriteQueue:
         taken = 0
         for waiting in (self._deletes, self._dropped):
             while waiting and len(changes) < BATCH_DELETES:
-                changes[waiting.popitem(last=False)[0]] = None
+                changes[waiting.take_first()] = None
         for _ in range(min(len(self._writes), BATCH_WRITES)):
             if taken >= BATCH_BYTES:
                 break
