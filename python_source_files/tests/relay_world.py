@@ -18,7 +18,7 @@ from unittest import mock
 
 from api_relaying_server.caching.policy import Policy
 from api_relaying_server.coordination import ALONE, Coordinator
-from api_relaying_server.errors import RelayError, UpstreamCut, UpstreamError
+from api_relaying_server.errors import ClientGone, RelayError, UpstreamCut, UpstreamError
 from api_relaying_server.http1.heads import parse_response_head
 from api_relaying_server.http1.message import Field, Fields, RequestHead, ResponseHead
 from api_relaying_server.http1.rendering import Buffer
@@ -111,6 +111,8 @@ class MemoryExchange(Exchange):
         self.closed = True
 
     def _read(self) -> tuple[bytes, bool]:
+        if self._listener is not None and self._listener.is_dismissed():
+            raise ClientGone("no piece is here before it is waited for")
         self._at("piece")
         piece = self._pieces.pop(0) if self._pieces else b""
         if self._left is not None:

@@ -214,5 +214,80 @@ class StreamsTest(unittest.TestCase):
                 self.assertEqual(connection.recv(65536), b"")
 
 
+class UnheardTest(unittest.TestCase):
+    """Streams that drip for ever, and that no client gets: they hold up nobody, and end."""
+
+    flags = ("--threads", "4", "--stale-while-revalidate", "600", "--upstream-connections", "8")
+
+    def setUp(self) -> None:
+        self.ended = threading.Semaphore(0)
+        self.is_over = threading.Event()
+        origin = PlayingOrigin()
+        self.addCleanup(origin.close)
+        self.addCleanup(self.is_over.set)
+        for number in range(4):
+            origin.plays[f"/drip{number}"] = self.drip
+            origin.plays[f"/later{number}"] = self.drip_later
+        origin.plays["/good"] = self.count
+        self.origin = origin
+        self.relay = RunningRelay(origin.url, *self.flags)
+        self.addCleanup(self.relay.__exit__, None, None, None)
+
+    def drip(self, talk: Talk) -> bool:
+        """A stream that is to be stored."""
+        talk.send(begun(("Cache-Control", "max-age=60"), ("Transfer-Encoding", "chunked")))
+        try:
+            while not self.is_over.wait(0.2):
+                talk.send(b"1\r\nx\r\n")
+        finally:
+            self.ended.release()
+        return False
+
+    def drip_later(self, talk: Talk) -> bool:
+        """An answer like any other at first."""
+        heard = self.origin.heard(talk.heard.target)
+        return self.drip(talk) if heard[1:] else self.count(talk)
+
+    def count(self, talk: Talk) -> bool:
+        """The number of the request, good for a second."""
+        number = len(self.origin.heard(talk.heard.target))
+        talk.send(ok(str(number).encode(), ("Cache-Control", "max-age=1")))
+        return True
+
+    def assert_ended(self, count: int) -> None:
+        """So many streams are read no more."""
+        for _ in range(count):
+            self.assertTrue(self.ended.acquire(timeout=2 * PATIENCE))
+
+    def test_after_a_304(self) -> None:
+        """Neither this client waits nor the others, though each thread has had one."""
+        for number in range(4):
+            with self.relay.connect() as connection:
+                fields = [("If-None-Match", "*")]
+                connection.sendall(request_bytes("GET", f"/drip{number}", fields))
+                self.assertIn(b" 304 ", connection.recv(65536))
+        began = time.monotonic()
+        self.assertEqual(self.relay.get("/good").status, 200)
+        self.assertLess(time.monotonic() - began, 8.0)  # it would be refused after ten
+        self.assert_ended(4)
+
+    def test_renewals(self) -> None:
+        """What else is to be renewed is so afterwards, and what is stored stays."""
+        paths = [f"/later{number}" for number in range(4)]
+        for path in (*paths, "/good"):
+            self.assertEqual(self.relay.get(path).body, b"1")
+        for path in paths:
+            eventually(lambda: self.is_renewed(path), "it is being renewed")  # noqa: B023
+        eventually(lambda: self.relay.get("/good").body != b"1", "the other one", 2 * PATIENCE)
+        self.assert_ended(4)
+        for path in paths:
+            self.assertEqual(self.relay.get(path).body, b"1")
+
+    def is_renewed(self, path: str) -> bool:
+        """True where the stale answer is given, and another asked for."""
+        self.relay.get(path)
+        return len(self.origin.heard(path)) > 1
+
+
 if __name__ == "__main__":
     unittest.main()

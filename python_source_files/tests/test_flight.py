@@ -14,10 +14,11 @@ from unittest import mock
 from api_relaying_server.caching.purging import Effect, times_of
 from api_relaying_server.coordination import ALONE, Hear, Lease, Message
 from api_relaying_server.errors import ClientGone, UpstreamCut, UpstreamError
-from api_relaying_server.relaying import shared_body
+from api_relaying_server.relaying import shared_body, unheard
 from api_relaying_server.relaying.flight import Flight, Landing
 from api_relaying_server.relaying.shared_body import Room, Share, SharedBody, Until
 from api_relaying_server.relaying.transfer import LEASE_AT_MOST
+from api_relaying_server.relaying.unheard import Brief
 from api_relaying_server.upstream.exchange import Listener
 from tests.relay_support import PATIENCE
 from tests.relay_world import TARGET, World, reply
@@ -35,10 +36,11 @@ class Pieces:
         self.listeners: list[Listener | None] = []
 
     def read(self, listener: Listener | None = None) -> tuple[bytes, bool]:
+        if listener is not None and listener.is_dismissed():
+            self.listeners.append(listener)
+            raise ClientGone
         self.reads += 1
         self.listeners.append(listener)
-        if listener is not None and listener.is_dismissed():
-            raise ClientGone
         piece = self.pieces.pop(0)
         if isinstance(piece, Exception):
             raise piece
@@ -349,7 +351,7 @@ class SharedBodyTest(unittest.TestCase):
         self.assertEqual(stored, [b"abcd"])
 
     def test_the_last_to_leave_cuts_what_is_far_from_whole_or_not_kept(self) -> None:
-        far = shared_body.DRAIN_LIMIT + 1
+        far = unheard.DRAIN_LIMIT + 1
         for source, on_whole in (
             (Pieces(b"ab", b"cd", length=far), lambda whole: None),
             (Pieces(b"ab", b"cd", length=2), None),
@@ -374,7 +376,7 @@ class SharedBodyTest(unittest.TestCase):
     def test_a_client_without_a_body_leaves_it_stored(self) -> None:
         stored: list[bytes] = []
         body = SharedBody(
-            Pieces(b"a" * 10, b"b", length=shared_body.DRAIN_LIMIT * 2), 1 << 30, stored.append
+            Pieces(b"a" * 10, b"b", length=unheard.DRAIN_LIMIT * 2), 1 << 30, stored.append
         )
         reader = body.attach()
         assert reader is not None
@@ -515,8 +517,8 @@ class SharedBodyTest(unittest.TestCase):
         """Up to the bound and no further, be the length known or not."""
         for known in (True, False):
             for size, whole in (
-                (shared_body.DRAIN_LIMIT, True),
-                (shared_body.DRAIN_LIMIT + 1, False),
+                (unheard.DRAIN_LIMIT, True),
+                (unheard.DRAIN_LIMIT + 1, False),
             ):
                 stored: list[bytes] = []
                 source = Pieces(b"ab", b"x" * size, *([] if known else [b""]))
@@ -629,7 +631,7 @@ class SharedBodyTest(unittest.TestCase):
         reader = body.attach()
         assert reader is not None
         next(iter(reader))
-        with mock.patch.object(shared_body, "DRAIN_SECONDS", 0.0):
+        with mock.patch.object(unheard, "DRAIN_SECONDS", 0.0):
             reader.close()
         self.assertEqual((source.closed, source.reads, stored), (True, 1, []))
 
@@ -641,7 +643,7 @@ class SharedBodyTest(unittest.TestCase):
         next(iter(reader))
         reader.close()
         self.assertTrue(source.closed)
-        self.assertIsInstance(source.listeners[-1], Until)
+        self.assertIsInstance(source.listeners[-1], Brief)
 
     # What is kept, and where.
 

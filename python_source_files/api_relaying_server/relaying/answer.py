@@ -11,6 +11,7 @@ from typing import Callable, NamedTuple
 from api_relaying_server.http1.message import Fields
 from api_relaying_server.http1.rendering import Buffer, Content, pieces_of
 from api_relaying_server.relaying.shared_body import Reader
+from api_relaying_server.relaying.unheard import Elsewhere
 
 
 class Answer(NamedTuple):
@@ -34,10 +35,12 @@ class Answer(NamedTuple):
         """The body, piece by piece. Raises UpstreamError where it is cut."""
         return self.stream if self.stream is not None else pieces_of(self.body)
 
-    def finish_unsent(self) -> None:
-        """The client gets no body; it is still fetched where it is to be stored."""
+    def finish_unsent(self, elsewhere: Elsewhere | None = None) -> None:
+        """The client gets no body; it is still fetched where it is to be stored. Where that takes
+        time a thread `elsewhere` does it, if that is given.
+        """
         if self.stream is not None:
-            self.stream.finish()
+            self.stream.finish(elsewhere)
 
     def close(self) -> None:
         """The client has it, or is gone."""

@@ -2,20 +2,17 @@
 
 The client's request is parked in the event loop. Whoever comes first decides who owns the answer: a
 client who comes back takes it, whole or still on its way. If the client has got a stale answer
-meanwhile, or has left, the background thread reads the new one to its end for the store.
+meanwhile, or has left, the background thread reads the new one for the store.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 from copy import copy
 from typing import Callable
 
-from api_relaying_server.errors import RelayError, UpstreamError
+from api_relaying_server.errors import RelayError
 from api_relaying_server.relaying.answer import Answer
-
-_log = logging.getLogger(__name__)
 
 
 class BackgroundFetch:
@@ -84,11 +81,8 @@ class BackgroundFetch:
 
 
 def drain(answer: Answer) -> None:
-    """Reads an answer that nobody is sent, so that what can be stored of it is."""
+    """Takes an answer that nobody is sent: what can be stored of it is."""
     try:
-        for _ in answer.pieces():
-            pass
-    except UpstreamError as error:
-        _log.debug("an answer that was fetched in the background was cut: %s", error.detail)
+        answer.finish_unsent()
     finally:
         answer.close()

@@ -45,12 +45,13 @@ from api_relaying_server.caching.validation import (
     validated,
 )
 from api_relaying_server.caching.vary import selecting_values
-from api_relaying_server.errors import UpstreamCut, UpstreamError
+from api_relaying_server.errors import ClientGone, UpstreamCut, UpstreamError
 from api_relaying_server.http1.credentials import credentials_of
 from api_relaying_server.http1.grammar import parse_content_range
 from api_relaying_server.http1.message import Fields, RequestHead, ResponseHead
 from api_relaying_server.relaying.fetching import Query, Received
 from api_relaying_server.relaying.keeping import Keeper, Moment
+from api_relaying_server.relaying.unheard import Steady
 from api_relaying_server.upstream.session import Fetch
 from api_relaying_server.upstream.translation import UpstreamBase
 
@@ -439,8 +440,16 @@ class Receiver:
 
 
 def _read_all(fetch: Fetch, limit: int) -> bytes:
-    whole = bytearray()
-    for piece in fetch.exchange.stream():
+    """The missing part, which no client gets as it comes: so it is read within the bounds for that.
+    Raises UpstreamError.
+    """
+    whole, done, bound = bytearray(), False, Steady(0)
+    while not done:
+        bound.allows(len(whole), None)
+        try:
+            piece, done = fetch.exchange.read(bound)
+        except ClientGone:
+            raise UpstreamCut("the missing part comes too slowly") from None
         whole += piece
         if len(whole) > limit:
             raise UpstreamCut("the missing part is larger than what is kept of one response")

@@ -17,6 +17,7 @@ from io import BytesIO
 from typing import Callable, NamedTuple, Protocol
 
 from api_relaying_server.errors import ClientGone, UpstreamCut, UpstreamError
+from api_relaying_server.relaying.unheard import Bound, Brief, Elsewhere, Steady
 from api_relaying_server.upstream.exchange import Listener
 
 _log = logging.getLogger(__name__)
@@ -32,11 +33,8 @@ slowest has had no turn.
 STALLED_AFTER = 0.5
 """Seconds after which followers read a body themselves if its leader has stopped reading it."""
 
-DRAIN_LIMIT = 1024 * 1024
-"""Bytes of a body that are still fetched for the store when all its readers have left."""
-
-DRAIN_SECONDS = 5.0
-"""Seconds that this may take."""
+LOOK_AGAIN = 0.5
+"""Seconds after which one who fetches for the store alone looks again while a reader fetches."""
 
 PIECE = 65536
 """Bytes that a reader who is behind is given at a time."""
@@ -54,6 +52,10 @@ class Until(NamedTuple):
     def is_dismissed(self) -> bool:
         """True from that moment on."""
         return time.monotonic() >= self.moment
+
+
+_AT_ONCE = Until(None, 0.0)
+"""The listener of one who waits for nothing: it gets what has come already."""
 
 
 class Source(Protocol):
@@ -185,6 +187,10 @@ class SharedBody:
     as the body turns out not to be kept. Both are called without the lock, by the reader that
     fetched.
 
+    While no client listens it is read for the store alone: only if it is kept and `is_wanted`, and
+    within the bounds of `unheard`, so that a body without end is read for nobody. What is here
+    already is taken in any case: its connection may be used again then.
+
     The source belongs to the body from the start, and is closed by it. A reader belongs to whoever
     attached it, and must be closed.
     """
@@ -202,8 +208,8 @@ class SharedBody:
         self._on_whole = on_whole
         self._on_end = on_end
         # Guards _keeps, _start, _start_size, _pieces, _dropped, _held, _size, _fetching, _finished,
-        # _error, _readers. Never held while bytes are waited for or stored: `_fetching` then keeps
-        # all others from the source.
+        # _error, _readers, _minders. Never held while bytes are waited for or stored: `_fetching`
+        # then keeps all others from the source.
         self._changed = threading.Condition()
         self._share = Share(room if room is not None else Room(limit))
         self._keeps = on_whole is not None and self._finds_place_for(source.length or 0)
@@ -218,6 +224,9 @@ class SharedBody:
         self._finished = False
         self._error: UpstreamError | None = None
         self._readers: list[Reader] = []
+        self._minders = 0  # threads that fetch for the store alone
+        self.is_wanted: Callable[[], bool] = _always
+        """Whether it is kept for anybody: the store, or those who wait to become readers."""
 
     def _finds_place_for(self, size: int) -> bool:
         return size <= self._limit and self._share.reaches(size)
@@ -399,6 +408,7 @@ class SharedBody:
         # for the collector to find. Under the lock, so that only one thread gets `on_end`.
         with self._changed:
             on_end, self._on_end, self._on_whole = self._on_end, None, None
+            self.is_wanted = _always
         if on_end is not None:
             on_end()
 
@@ -411,41 +421,102 @@ class SharedBody:
         self._tell_end()
 
     def detach(self, reader: Reader) -> None:
-        """A reader leaves. The last one fetches the rest where it is small and the body is to be
-        stored.
+        """A reader leaves. The last one fetches the rest where it is small and wanted."""
+        with self._changed:
+            if reader not in self._readers:
+                return
+            self._readers.remove(reader)
+            if self._readers or self._minders or self._has_ended():
+                if not self._keeps:
+                    self._forget_what_all_have()
+                return
+            self._minders += 1
+        # A new reader may attach from here on: a minder ends the body only where there is none.
+        if self._takes_what_is_here():
+            self._mind(Brief(self._size))
+        else:
+            self._leave_alone()
+
+    def finish(self, reader: Reader, elsewhere: Elsewhere | None = None) -> None:
+        """A reader leaves whose client gets no body: that is fetched for the store, by a thread
+        `elsewhere` where that is given. This one fetches what is here already, and where no other
+        is free what is small.
         """
         with self._changed:
             if reader not in self._readers:
                 return
             self._readers.remove(reader)
-            if self._readers or self._finished or self._error is not None:
+            if self._minders:  # one is enough
+                return
+            self._minders += 1
+        if not self._takes_what_is_here():
+            self._leave_alone()
+        elif elsewhere is None:
+            self._mind(Steady(self._size))
+        elif not elsewhere(lambda: self._mind(Steady(self._size))):
+            self._mind(Brief(self._size))
+
+    def _takes_what_is_here(self) -> bool:
+        """Fetches what need not be waited for; True where more is to be fetched for the store."""
+        with contextlib.suppress(ClientGone):
+            while self._is_left_alone():
+                self._fetch_one(_AT_ONCE)
+        with self._changed:
+            return self._is_for_store() and not self._has_ended()
+
+    def _is_left_alone(self) -> bool:
+        """True where no reader fetches: from here on the minder who asks owns the source."""
+        with self._changed:
+            if self._readers or self._fetching or self._has_ended():
+                return False
+            self._fetching = True
+            return True
+
+    def _mind(self, bound: Bound) -> None:
+        """Fetches for the store alone, as far as the bound allows. The caller has counted itself in
+        `_minders`.
+        """
+        try:
+            with contextlib.suppress(ClientGone):
+                while self._takes_turn(bound):
+                    self._fetch_one(bound)
+        finally:
+            self._leave_alone()
+
+    def _takes_turn(self, bound: Bound) -> bool:
+        """True where a minder is to fetch the next piece: from here on it owns the source."""
+        with self._changed:
+            while self._is_for_store() and not self._has_ended():
+                allowed = bound.allows(self._size, self._source.length)
+                if not allowed or bound.is_dismissed():
+                    return False
+                if not self._fetching:
+                    self._fetching = True
+                    return True
+                self._changed.wait(LOOK_AGAIN)  # a reader fetches
+            return False
+
+    def _is_for_store(self) -> bool:
+        return self._keeps and self.is_wanted()
+
+    def _leave_alone(self) -> None:
+        """A minder leaves; the body ends where nobody else wants it."""
+        with self._changed:
+            self._minders -= 1
+            if self._readers or self._minders or self._fetching or self._has_ended():
                 if not self._keeps:
                     self._forget_what_all_have()
                 return
-            stop_at = self._size + DRAIN_LIMIT
-        # A new reader may attach from here on: `_drain` looks again before each piece, and at last.
-        self._drain(stop_at, Until(None, time.monotonic() + DRAIN_SECONDS))
+            error = UpstreamCut("nobody reads the answer any more")
+            self._error = error  # before the lock is free: nobody attaches any more
+        self._end(error)
 
-    def _drain(self, stop_at: int, listener: Listener) -> None:
-        with contextlib.suppress(ClientGone):
-            while not listener.is_dismissed():
-                with self._changed:
-                    if self._has_readers_or_end():
-                        return
-                    left = self._source.length
-                    worth_it = self._keeps and self._size <= stop_at
-                    if not worth_it or (left is not None and self._size + left > stop_at):
-                        break
-                    self._fetching = True
-                self._fetch_one(listener)
-        with self._changed:
-            if self._has_readers_or_end():
-                return
-        self._end(UpstreamCut("nobody reads the answer any more"))
+    def _has_ended(self) -> bool:
+        return self._finished or self._error is not None
 
-    def _has_readers_or_end(self) -> bool:
-        ended = self._finished or self._error is not None
-        return bool(self._readers) or ended or self._fetching
+
+def _always() -> bool:
+    return True
 
 
 class Reader:
@@ -469,11 +540,11 @@ class Reader:
                 return
             yield piece
 
-    def finish(self) -> None:
-        """Fetches the body to its end for the store alone, where it is to be stored."""
-        if self._body.is_kept:
-            for _ in self:
-                pass
+    def finish(self, elsewhere: Elsewhere | None = None) -> None:
+        """This reader's client gets no body, which is fetched for the store where it is to be
+        stored: see `SharedBody.finish`. The reader is closed by it.
+        """
+        self._body.finish(self, elsewhere)
 
     def close(self) -> None:
         """This reader wants no more."""

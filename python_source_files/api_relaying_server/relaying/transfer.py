@@ -258,10 +258,16 @@ class Transfer:
             arrived = arrived._replace(unstored=arrived.unstored or "no-room")
         if arrived.unstored:
             self._note(arrived.unstored)
+            body.is_wanted = self._is_waited_for
         self._body, self._reader = body, body.attach()
         if exchange.length == 0:
             body.settle()
         return arrived
+
+    def _is_waited_for(self) -> bool:
+        """True where others wait for the body without a thread: they will read it."""
+        landing = self._lead.landing
+        return landing is not None and landing.waiting > 0
 
     # 6: the leader's answer.
 

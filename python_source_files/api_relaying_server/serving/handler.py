@@ -177,8 +177,8 @@ class RelayHandler(BaseHTTPRequestHandler):
         if not has_body:
             self._writer.send(head)
             self._begun = answer
-            with contextlib.suppress(UpstreamError):
-                answer.finish_unsent()
+            # Its next request does not wait for a body that it does not get.
+            answer.finish_unsent(self.server.finishers.run)
             return keeps
         if answer.stream is None:
             self._write_whole(head, answer)

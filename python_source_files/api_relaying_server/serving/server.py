@@ -24,6 +24,7 @@ from api_relaying_server.errors import Overloaded
 from api_relaying_server.memory.reply import Reply
 from api_relaying_server.relaying.keeping import LookedTogether
 from api_relaying_server.relaying.relay import Relay
+from api_relaying_server.relaying.unheard import Finishers
 from api_relaying_server.serving.body import SILENCE
 from api_relaying_server.serving.connection import Connection, Limits
 from api_relaying_server.serving.front import Front
@@ -114,6 +115,7 @@ class RelayServer(ThreadingMixIn, HTTPServer):
         self.scheme = "http" if listeners.tls is None else "https"
         self._most_threads = limits.threads
         self._most_slow = limits.slow_threads
+        self.finishers = Finishers(limits.slow_threads)
         self._mine = threading.local()  # `is_slow`: whether this thread's job is
         # Guards _jobs, _slow_jobs, _slow, _threads, _idle, bugs. The event loop takes it too, so it
         # is held for a few instructions, at most for the start of a thread, and never around a
