@@ -266,6 +266,7 @@ def build(
         # Only now: what raises before leaves the other worker as it is.
         keeper.renew(_policy(settings), settings.hot_size)
     kept_now.hits.watch(server.front.pace)
+    kept_now.store.twin = server.front.sender.backlog.twin
     inside = Inside(kept_now, path, upstream_url, kind_of(settings))
     return Worker(server, inside, beside, settings.drain)
 
@@ -571,6 +572,7 @@ def _limits(settings: Settings) -> Limits:
         max_body=settings.max_body,
         threads=settings.threads,
         slow_threads=_most_slow(settings),
+        waiting=max(Limits().waiting, settings.hot_size),
     )
 
 

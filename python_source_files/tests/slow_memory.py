@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests import test_slow_readers as slow_readers
 from tests.relay_support import (
     SOURCES,
     Asked,
@@ -185,6 +186,21 @@ class RelayMemoryTest(unittest.TestCase):
             got = list(pool.map(lambda target: read_to_end(self.relay, target), targets))
         for target, size in zip(targets, got):
             self.assertGreater(size, int(target.split("/")[1]))
+
+
+class SlowReadersTest(slow_readers.LargeBodiesCase):
+    """Clients that read the beginning of large bodies alone, each of another one."""
+
+    def test_of_those_who_want_others_some_are_reset(self) -> None:
+        targets = [f"/other/{number}" for number in range(14)]
+        before = self.stored(*targets)
+        clients = [self.asks(target) for target in targets]
+        self.assertLess(self.memory("VmHWM") - before, slow_readers.MOST + 100 * MB)
+        with self.assertRaises(ConnectionResetError):
+            self.rest_of(clients[0])
+        self.assertTrue(
+            self.rest_of(clients[-1]).endswith(slow_readers.body_of(targets[-1])[-1_000_000:])
+        )
 
 
 if __name__ == "__main__":

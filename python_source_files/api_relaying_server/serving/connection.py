@@ -91,7 +91,8 @@ class Limits(NamedTuple):
     """What clients may take: bytes, seconds, connections and threads.
 
     `per_client` is None where one client may have all connections. At most `threads` handlers run
-    at once, `slow_threads` of them for clients that are slow to send or to read.
+    at once, `slow_threads` of them for clients that are slow to send or to read. At most `waiting`
+    bytes of answers wait for clients that are slow to read.
     """
 
     max_head: int = 32768
@@ -102,6 +103,7 @@ class Limits(NamedTuple):
     max_body: int = 64 << 20
     threads: int = 64
     slow_threads: int = 32
+    waiting: int = 128 << 20
 
 
 class Connection:

@@ -126,6 +126,7 @@ class Connections:
             conn.waited.give_up()
         self.by_fd.pop(conn.fd, None)
         self._on_close(conn)
+        conn.out = None  # an idle thread may know the connection for a while
         if conn.watched:
             self._poller.closing(conn.fd)
         if conn.tls is not None and not conn.resets:

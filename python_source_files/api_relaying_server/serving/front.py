@@ -50,6 +50,7 @@ from api_relaying_server.http1.request_id import given_id
 from api_relaying_server.memory.reply import Passing, Reply
 from api_relaying_server.serving.acceptor import Acceptor
 from api_relaying_server.serving.arrivals import RECEIVE, Arrivals
+from api_relaying_server.serving.backlog import Backlog
 from api_relaying_server.serving.connection import (
     IN_THREAD,
     LINGERING,
@@ -182,7 +183,8 @@ class Front:
             listeners, limits, self._connections, self._poller, self._arrivals.welcome
         )
         self._gatherer = BodyGatherer(limits.timeout_idle, backend.has_room_for_slow)
-        self.sender = Sender(self._connections, limits.timeout_idle)
+        backlog = Backlog(limits.waiting)
+        self.sender = Sender(self._connections, limits.timeout_idle, backlog)
         self._bell = listeners.bell
         self._left = 0  # requests of this pass that are left to threads
         self._bell_seen = -1  # so that news from before now are heard in the first pass
@@ -672,6 +674,8 @@ class Front:
     def _on_close(self, conn: Connection) -> None:
         if conn.counted:
             self._gatherer.release(conn)
+        if conn.out is not None:
+            self.sender.backlog.drop(conn)
         self._acceptor.release(conn.address)
 
     def stop(self, drain: float, idle_too: bool = True) -> None:

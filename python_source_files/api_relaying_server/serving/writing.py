@@ -52,6 +52,11 @@ class Unsent:
     def __len__(self) -> int:
         return sum(map(len, self._pieces))
 
+    @property
+    def buffers(self) -> list[Buffer]:
+        """What it keeps in memory: the whole of each buffer of which anything is left."""
+        return [piece.obj for piece in self._pieces]  # type: ignore[misc]  # each is of bytes
+
     def send(self, conn: Connection) -> int:
         """Sends what the socket takes now; the number of bytes. Raises OSError."""
         first = self._pieces[0]

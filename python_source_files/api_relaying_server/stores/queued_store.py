@@ -36,6 +36,7 @@ GIVE_UP = 0.2  # seconds for what is under way then
 CHECK_EVERY = 1.0  # seconds between two looks whether the file is still the one that is open
 TRIM_EVERY = 0.02  # seconds between two steps of tidying, so that others can write too
 CREDIT_EVERY = 10.0  # seconds between two notes of what was used
+LARGE = 65536  # bytes of a record above which its bodies are shared with those who have them
 MOST_CREDITED = 4096  # keys in one such note; more are left out, and so are longer ones than this:
 LONGEST_CREDITED = 2048  # characters
 
@@ -96,6 +97,10 @@ class QueuedStore(Store):
         if failing and not self._health.reading.may_try():
             self._count_read("read_errors")
             return None
+        with self._storage.turns:
+            return self._fetched(key, failing)
+
+    def _fetched(self, key: str, failing: bool) -> Single | Record | None:
         try:
             with waiting:
                 data = self._storage.fetch(key)
@@ -112,7 +117,14 @@ class QueuedStore(Store):
         if decoded is not None:
             self._count_read("hits")
             self.note_use(key)
-        return decoded
+        return decoded if decoded is None or len(data) <= LARGE else self._in_use(decoded)
+
+    def _in_use(self, found: Single | Record) -> Single | Record:
+        """The same with the bodies that are in use by others already, where there are such."""
+        if isinstance(found, Single):
+            return found._replace(body=self.twin(found.body))
+        variants = [one.changed(body=self.twin(one.body)) for one in found.variants]
+        return found._replace(variants=tuple(variants))
 
     def read_together(self, keys: Sequence[str]) -> dict[str, Single | Record | None]:
         if self._health.reading.fault is not None:

@@ -27,6 +27,7 @@ from requests_cache.backends.sqlite import SQLiteDict
 
 from api_relaying_server.stores import sqlite_log as log
 from api_relaying_server.stores import sqlite_parts as parts
+from api_relaying_server.stores.large_reads import LargeReads
 from api_relaying_server.stores.record import in_record, pipeline
 from api_relaying_server.stores.sqlite_file import (
     EVICTED_AT_ONCE,
@@ -97,6 +98,11 @@ def _select_together(count: int) -> str:
     return f"SELECT key, CASE WHEN {whole} THEN value END FROM responses WHERE key IN ({places})"
 
 
+def _as_found(connection: sqlite3.Connection, found: bytes | None) -> bytes | None:
+    """A record, or the mark of its parts."""
+    return found
+
+
 class Strays(NamedTuple):
     """Parts up to the number `last` that nobody names are to be deleted from `due` on, monotonic
     time: before, somebody may be writing them.
@@ -133,6 +139,7 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
         read_deadline: float = 0.05,
         now: Callable[[], float] = time.time,
     ) -> None:
+        self.turns: LargeReads = LargeReads()
         self._readers: Readers | None = None
         self._identity: Identity | None = None  # of the file that is open, or could not be
         self._log_identity: Identity | None = None  # of its write-ahead log
@@ -257,11 +264,21 @@ class SQLiteRecords(RecordStorage, SQLiteDict):  # type: ignore[misc]  # its `bu
 
     def fetch(self, key: str) -> bytes | None:
         """The bytes stored for `key`, None if there are none."""
+        found = self._fetch(key, _as_found)
+        size = parts.length(found)
+        if not size:
+            return found
+        self.turns.need(size)  # without a connection, which others want meanwhile
+        return self._fetch(key, parts.whole)
+
+    def _fetch(
+        self, key: str, complete: Callable[[sqlite3.Connection, bytes | None], bytes | None]
+    ) -> bytes | None:
         readers = self._open_readers()
         connection = readers.take()
         try:
             row = connection.execute(_SELECT, (self._begin + key,)).fetchone()
-            found = None if row is None else parts.whole(connection, row[0])
+            found = None if row is None else complete(connection, row[0])
         except BaseException as error:
             readers.discard(connection)
             if isinstance(error, (sqlite3.Error, *REFUSALS)):

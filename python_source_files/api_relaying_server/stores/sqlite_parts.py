@@ -37,9 +37,9 @@ def pieces(data: bytes) -> Iterator[memoryview]:
         yield view[at : at + PART]
 
 
-def mark(name: int, length: int) -> bytes:
-    """What stands in place of a record of this length."""
-    return _MARK.pack(_MAGIC, name, length)
+def mark(name: int, size: int) -> bytes:
+    """What stands in place of a record of so many bytes."""
+    return _MARK.pack(_MAGIC, name, size)
 
 
 def add(connection: sqlite3.Connection, name: int, piece: bytes | memoryview) -> None:
@@ -47,14 +47,22 @@ def add(connection: sqlite3.Connection, name: int, piece: bytes | memoryview) ->
     connection.execute("INSERT INTO parts(name, data) VALUES(?,?)", (name, piece))
 
 
+def length(found: bytes | None) -> int:
+    """Bytes of the parts of a record, for what was found in its place; 0 where it has none."""
+    if type(found) is not bytes or len(found) != _MARK.size or not found.startswith(_MAGIC):
+        return 0
+    return int(_MARK.unpack(found)[2])
+
+
 def whole(connection: sqlite3.Connection, found: bytes | None) -> bytes | None:
     """The record for what was found in its place; None where it lacks a part."""
-    if type(found) is not bytes or len(found) != _MARK.size or not found.startswith(_MAGIC):
+    size = length(found)
+    if found is None or not size:
         return found
-    _, name, length = _MARK.unpack(found)
+    name = _MARK.unpack(found)[1]
     select = "SELECT data FROM parts WHERE name=? ORDER BY id"
     data = b"".join([row[0] for row in connection.execute(select, (name,)).fetchall()])
-    return data if len(data) == length else None
+    return data if len(data) == size else None
 
 
 def delete(connection: sqlite3.Connection, name: int | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 from requests_cache.backends.base import BaseCache, BaseStorage
@@ -96,6 +97,11 @@ class RecordStorage(BaseStorage[str, Record]):
 
     largest: int
     """Bytes of the largest record that it takes."""
+
+    turns: AbstractContextManager[object] = nullcontext()
+    """To be entered for a fetch and for all that is done with its bytes: large ones may have to
+    wait in it for others.
+    """
 
     @abstractmethod
     def fetch(self, key: str) -> bytes | None:
