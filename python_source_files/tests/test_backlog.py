@@ -159,7 +159,8 @@ class SlowReadersTest(FrontTestCase):
         while self.left_for(0) == left:
             got += len(first.recv(1 << 16))
             self.turn()
-        self.asks(2)
+        with self.assertLogs("api_relaying_server.serving.sending", "WARNING"):
+            self.asks(2)
         self.assertEqual((self.waiting(0), second.out), (True, None))
         while got < 4 + self.BODY:
             got += len(first.recv(1 << 20))
