@@ -728,7 +728,7 @@ class KeeperTest(unittest.TestCase):
                 self.assertEqual(self.shelf.restored, [])
 
     def test_what_is_kept_for_the_worst_case_is_bounded(self) -> None:
-        known = LastKnown(3 * self.record.size)
+        known = LastKnown(3 * (len("GET /0") + self.record.size))
         for number in range(5):
             known.add({f"GET /{number}": self.record}, self.now)
         found = [known.get(f"GET /{number}", self.now) is not None for number in range(5)]

@@ -412,7 +412,7 @@ class WaitingTest(unittest.TestCase):
         store: Any = QueuedStore.__new__(QueuedStore)
         store._queue = mock.Mock(peek=lambda _: UNQUEUED)
         store._health = mock.Mock(reading=mock.Mock(fault=None))
-        store._storage = mock.Mock(fetch=self.wait)
+        store._storage = mock.Mock(fetch=self.wait, turns=contextlib.nullcontext())
         store._count_read = self.wait_not
         with self.waits():
             store.read("key")
