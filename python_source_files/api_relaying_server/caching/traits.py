@@ -28,7 +28,7 @@ MOST_NAMES = 64
 MOST_TEXT = 1024
 """Characters of all its names, and of all its values that are read."""
 
-_COOKIES = frozenset(("set-cookie", "set-cookie2"))
+_COOKIES = frozenset(("set-cookie",))
 _CHALLENGES = frozenset(("www-authenticate", "proxy-authenticate"))
 
 
