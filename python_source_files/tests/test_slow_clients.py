@@ -90,7 +90,8 @@ class SlowClientsTest(unittest.TestCase):
         """For so long, most of them at once, and none after a long wait: a thread may be about to
         find out that its client is slow.
         """
-        until, took = time.monotonic() + seconds, []
+        until = time.monotonic() + seconds
+        took: list[float] = []
         while len(took) < 9 or time.monotonic() < until:
             began = time.monotonic()
             with Client(self.server.port, request("/other")) as client:
