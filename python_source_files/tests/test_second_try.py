@@ -93,6 +93,12 @@ class SecondTryTest(unittest.TestCase):
         broken_off = self.play("test_some").rpartition("FAILED")[0]
         self.assertIsNone(self.script.failed_tests(broken_off))
 
+    def test_one_that_is_not_told_apart_gets_none(self) -> None:
+        one = "FAIL: test_it (tests.test_some.Case.test_it)\n"
+        for count, found in ((1, ["tests.test_some.Case.test_it"]), (2, None)):
+            log = f"{one}\nFAILED (failures={count})\n"
+            self.assertEqual(self.script.failed_tests(log), found)
+
     def test_few_and_none_of_what_clients_see_of_each_other(self) -> None:
         few = [f"tests.test_some.Case.test_{number}" for number in range(self.script.MOST)]
         self.assertTrue(self.script.may_try_again(few))

@@ -35,9 +35,7 @@ from api_relaying_server.caching.ranges import with_content
 from api_relaying_server.caching.reuse import Ask, Assessed, Fresh, decide
 from api_relaying_server.caching.stored import Record, StoredResponse
 from api_relaying_server.coordination import Coordinator, Lease
-from api_relaying_server.errors import (
-    UpstreamError,
-)
+from api_relaying_server.errors import UpstreamError
 from api_relaying_server.http1.credentials import credentials_of
 from api_relaying_server.http1.message import Field
 from api_relaying_server.relaying.answer import Answer
