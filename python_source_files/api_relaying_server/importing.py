@@ -2,7 +2,7 @@
 
 requests-cache imports the driver of every database, and the library of every format, that is
 installed. That takes longer than all the rest of a start, and memory in each worker. And what an
-import makes stays: a third of a start went into looking for garbage among it.
+import makes stays: there is no garbage to look for among it.
 """
 
 from __future__ import annotations
